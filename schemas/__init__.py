@@ -1,0 +1,49 @@
+"""Wire formats of rillet: records, their Avro encoding, fids and the feature spec."""
+
+from schemas.codec import CODECS, Codec, decode, decode_as, encode
+from schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
+from schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
+from schemas.records import (
+    NO_TIME_MS,
+    ActionEvent,
+    DeltaBlock,
+    DenseRef,
+    ExampleBlock,
+    FeatureEvent,
+    LabelKind,
+    Record,
+)
+from schemas.spec import FeatureSpec, Slot, Task, dump_spec, load_spec, parse_spec, quantile_bins
+
+__all__ = [
+    "CODECS",
+    "NO_TIME_MS",
+    "PADDING_FID",
+    "ActionEvent",
+    "Codec",
+    "DecodeError",
+    "DeltaBlock",
+    "DenseRef",
+    "ExampleBlock",
+    "FeatureEvent",
+    "FeatureSpec",
+    "LabelKind",
+    "Record",
+    "RecordError",
+    "RilletError",
+    "Slot",
+    "SpecError",
+    "SpecMismatchError",
+    "Task",
+    "decode",
+    "decode_as",
+    "dump_spec",
+    "encode",
+    "load_spec",
+    "make_fids",
+    "parse_spec",
+    "quantile_bins",
+    "slot_of",
+    "token_values",
+    "value_of",
+]

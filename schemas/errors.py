@@ -1,0 +1,33 @@
+"""The root of rillet's exceptions and the ones raised by ``schemas``.
+
+RilletError
+├── SpecError            a feature spec that cannot be used (names file and key)
+└── RecordError          a record that cannot be used
+    ├── DecodeError      the bytes are no record of a known schema
+    └── SpecMismatchError     written under another feature spec than ours
+
+Every package derives its own tree from :class:`RilletError`, so that a command can turn whatever is
+the user's to mend into one line and let everything else surface as a bug.
+"""
+
+from __future__ import annotations
+
+
+class RilletError(Exception):
+    """Something the user or operator can mend; the message says what, where and how."""
+
+
+class SpecError(RilletError):
+    """The feature spec is malformed or inconsistent."""
+
+
+class RecordError(RilletError):
+    """One record is unusable; the stream it came from goes on."""
+
+
+class DecodeError(RecordError):
+    """The bytes do not decode to a record of a known schema."""
+
+
+class SpecMismatchError(RecordError):
+    """The record was written under a feature spec with another hash."""

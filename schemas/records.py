@@ -1,0 +1,129 @@
+"""The records of the wire as immutable values over NumPy arrays (views of the received bytes where possible).
+
+Shapes: N impressions, n rows, S slots (Sc context + Si item), Dd dense features, T tasks, F fids in all.
+Two-dimensional columns are kept flat: their width is the spec's business, not the record's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+UInt16s = npt.NDArray[np.uint16]
+UInt8s = npt.NDArray[np.uint8]
+Float32s = npt.NDArray[np.float32]
+
+#: Stands in time columns where there is no such time.
+NO_TIME_MS = -1
+
+
+def _no_dense() -> Float32s:
+    return np.empty(0, np.float32)
+
+
+class LabelKind(IntEnum):
+    """Why a row carries the label that it carries."""
+
+    POSITIVE = 0
+    NEGATIVE = 1
+    LATE_POSITIVE = 2
+    CORRECTION = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureEvent:
+    """What one request was shown: ``features`` topic, key request_id."""
+
+    request_id: str
+    event_time_ms: int
+    spec_hash: int
+    context_fids: Int64s
+    impression_ids: Int64s
+    item_fids: Int64s
+    context_lengths: UInt16s | None = None
+    item_lengths: UInt16s | None = None
+    dense: Float32s = field(default_factory=_no_dense)
+    served_logits: Float32s | None = None
+    model: str = ""
+    model_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActionEvent:
+    """What a user did with one impression: ``actions`` topic, key request_id."""
+
+    request_id: str
+    event_time_ms: int
+    impression_id: int
+    action: str
+    value: float | None = None
+    action_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleBlock:
+    """n labelled rows in columns: ``examples`` topic, key bucket."""
+
+    spec_hash: int
+    bucket: int
+    request_ids: list[str]
+    request_index: Int32s
+    impression_ids: Int64s
+    fids: Int64s
+    dense: Float32s
+    labels: UInt8s
+    mask: UInt8s
+    sampling_rate: Float32s
+    label_kind: UInt8s
+    feature_time_ms: Int64s
+    action_time_ms: Int64s
+    feature_ingest_ms: Int64s
+    action_ingest_ms: Int64s
+    lengths: UInt16s | None = None
+    served_logits: Float32s | None = None
+
+    def __len__(self) -> int:
+        return len(self.impression_ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaBlock:
+    """Absolute rows of a table shard that changed: ``deltas`` topic, key table|shard."""
+
+    model: str
+    table: str
+    shard: int
+    epoch: int
+    sequence: int
+    spec_hash: int
+    dim: int
+    newest_event_ms: int
+    newest_ingest_ms: int
+    fids: Int64s
+    rows: Float32s
+    tombstones: Int64s
+    action_ingest_ms: Int64s
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenseRef:
+    """Announces a version of the dense weights in the object store: ``deltas`` topic, key dense|shard."""
+
+    model: str
+    shard: int
+    epoch: int
+    sequence: int
+    spec_hash: int
+    version: int
+    path: str
+    sha256: str
+    newest_event_ms: int
+
+
+Record = FeatureEvent | ActionEvent | ExampleBlock | DeltaBlock | DenseRef

@@ -1,0 +1,410 @@
+"""The feature spec: one TOML file that says what is logged, trained on and served.
+
+It names the slots of a request (context) and of each impression (item), how a raw value becomes a
+fid, the dense features, and the tasks with their label windows and sampling rates. Its hash travels
+in every record; a reader with another hash refuses the record instead of mixing meanings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import RecordError, SpecError, SpecMismatchError
+from schemas.fid import MAX_SLOT, VALUE_BITS, Int64s, make_fids, token_values
+from schemas.records import ActionEvent, ExampleBlock, FeatureEvent, UInt16s
+
+Kind = Literal["id", "token", "number"]
+LatePolicy = Literal["drop", "emit"]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One categorical feature.
+
+    kind ``id`` keeps integers below 2**48 as they are, ``token`` hashes text, ``number`` finds the
+    quantile bin of a number. A slot with ``max_values`` above 1 is ragged: 0 to max_values values.
+    """
+
+    name: str
+    slot: int
+    kind: Kind
+    max_values: int = 1
+    bins: tuple[float, ...] = ()
+
+    def fids(self, values: Sequence[Any] | npt.NDArray[Any]) -> Int64s:
+        """Fids of raw values, int64[n].
+
+        :raises ValueError: a value that the kind cannot take.
+        """
+        if self.kind == "token":
+            return make_fids(self.slot, token_values(str(value) for value in values))
+        if self.kind == "number":
+            numbers = np.asarray(values, np.float64)
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"slot {self.name}: a number is not finite")
+            return make_fids(self.slot, np.searchsorted(np.asarray(self.bins), numbers, side="right"))
+        return make_fids(self.slot, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One label: the action that makes it positive, and how long after the impression it may come.
+
+    A negative is kept with probability ``negative_rate``. An action within its window that arrives after
+    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive.
+    """
+
+    name: str
+    action: str
+    window_ms: int
+    negative_rate: float = 1.0
+    late: LatePolicy = "drop"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Slots, dense features and tasks. Column order everywhere: context slots, then item slots, as declared."""
+
+    name: str
+    context: tuple[Slot, ...]
+    item: tuple[Slot, ...]
+    dense: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    sampling_seed: int = 0
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Context slots, then item slots: the S columns of an example."""
+        return self.context + self.item
+
+    @property
+    def ragged(self) -> bool:
+        """Whether any slot takes several values, so that lengths are stored."""
+        return any(slot.max_values > 1 for slot in self.slots)
+
+    @property
+    def context_width(self) -> int:
+        """Columns of the context part of the padded request tensor."""
+        return sum(slot.max_values for slot in self.context)
+
+    @property
+    def width(self) -> int:
+        """Columns of the padded request tensor: every slot at its ``max_values``."""
+        return sum(slot.max_values for slot in self.slots)
+
+    @cached_property
+    def hash(self) -> int:
+        """First 8 bytes of SHA-256 over the canonical JSON of the spec, as a signed 64-bit integer."""
+        canonical = json.dumps(
+            {"schema_version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True, separators=(",", ":")
+        )
+        return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "little", signed=True)
+
+    @cached_property
+    def _sides(self) -> dict[str, tuple[Int64s, Int64s]]:
+        """Slot numbers and max_values of each side's columns."""
+        sides = {"context": self.context, "item": self.item, "example": self.slots}
+        return {
+            side: (np.array([s.slot for s in slots], np.int64), np.array([s.max_values for s in slots], np.int64))
+            for side, slots in sides.items()
+        }
+
+    def task_index(self, name: str) -> int:
+        """Column of a task.
+
+        :raises SpecError: no such task.
+        """
+        for index, task in enumerate(self.tasks):
+            if task.name == name:
+                return index
+        raise SpecError(
+            f"feature spec {self.name} has no task {name!r}; it has {', '.join(t.name for t in self.tasks)}"
+        )
+
+    def encode_side(
+        self, side: Literal["context", "item"], columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+    ) -> tuple[Int64s, UInt16s | None]:
+        """Raw columns of r rows to packed fids (row after row) and lengths.
+
+        :param columns: slot name to r values; r sequences of values for a slot with max_values above 1.
+        :returns: fids int64[F] and lengths uint16[r x slots of the side], None when no slot of the side is ragged.
+        :raises RecordError: a column is missing, of another length, or holds a value out of its range.
+        """
+        slots = self.context if side == "context" else self.item
+        flat: list[Int64s] = []
+        counts: list[npt.NDArray[np.int64]] = []
+        rows = -1
+        for slot in slots:
+            if slot.name not in columns:
+                raise RecordError(f"{side} column {slot.name} is missing")
+            values = columns[slot.name]
+            if rows not in (-1, len(values)):
+                raise RecordError(f"{side} column {slot.name} has {len(values)} rows, the others {rows}")
+            rows = len(values)
+            try:
+                if slot.max_values == 1:
+                    flat.append(slot.fids(values))
+                    counts.append(np.ones(rows, np.int64))
+                else:
+                    lengths = np.fromiter((len(v) for v in values), np.int64, rows)
+                    if rows and lengths.max() > slot.max_values:
+                        raise ValueError(f"{lengths.max()} values, max_values is {slot.max_values}")
+                    flat.append(slot.fids([v for row in values for v in row]))
+                    counts.append(lengths)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise RecordError(f"{side} column {slot.name}: {error}") from error
+        if not slots:
+            return np.empty(0, np.int64), None
+        lengths_2d = np.stack(counts, axis=1)
+        # Values lie column after column; a stable sort by row brings them to row after row, slots in order.
+        row_of = np.concatenate([np.repeat(np.arange(rows), count) for count in counts])
+        fids = np.concatenate(flat)[np.argsort(row_of, kind="stable")]
+        ragged = any(slot.max_values > 1 for slot in slots)
+        return fids, lengths_2d.astype(np.uint16).reshape(-1) if ragged else None
+
+    def check_feature(self, event: FeatureEvent) -> None:
+        """Refuses an event that this spec does not describe.
+
+        :raises SpecMismatchError: written under another spec.
+        :raises RecordError: a column of the wrong width, a fid in a wrong slot, a number that is not finite.
+        """
+        self._check_hash(event.spec_hash)
+        impressions = len(event.impression_ids)
+        if impressions == 0:
+            raise RecordError("impression_ids: the request has no impressions")
+        if len(set(event.impression_ids.tolist())) != impressions:
+            raise RecordError("impression_ids: an id stands twice in the request")
+        self._check_fids("context", event.context_fids, event.context_lengths, 1)
+        self._check_fids("item", event.item_fids, event.item_lengths, impressions)
+        if len(event.dense) != impressions * len(self.dense):
+            raise RecordError(f"dense: {len(event.dense)} numbers, expected {impressions} x {len(self.dense)}")
+        if not np.isfinite(event.dense).all():
+            raise RecordError("dense: a number is not finite")
+        if event.served_logits is not None and len(event.served_logits) != impressions * len(self.tasks):
+            raise RecordError(
+                f"served_logits: {len(event.served_logits)} numbers, expected {impressions} x {len(self.tasks)}"
+            )
+        if event.event_time_ms < 0:
+            raise RecordError(f"event_time_ms: {event.event_time_ms} is before 1970")
+
+    def check_action(self, event: ActionEvent) -> None:
+        """Refuses an action with impossible numbers; an action that no task asks for is not an error.
+
+        :raises RecordError: a time before 1970 or a value that is not finite.
+        """
+        if event.event_time_ms < 0:
+            raise RecordError(f"event_time_ms: {event.event_time_ms} is before 1970")
+        if event.value is not None and not np.isfinite(event.value):
+            raise RecordError("value: not finite")
+
+    def check_block(self, block: ExampleBlock) -> None:
+        """Refuses an example block whose columns do not fit together or this spec.
+
+        :raises SpecMismatchError: written under another spec.
+        :raises RecordError: a column of the wrong length or a rate outside (0, 1].
+        """
+        self._check_hash(block.spec_hash)
+        n, tasks = len(block), len(self.tasks)
+        expected = {
+            "request_index": n,
+            "dense": n * len(self.dense),
+            "labels": n * tasks,
+            "mask": n * tasks,
+            "sampling_rate": n,
+            "label_kind": n,
+            "feature_time_ms": n,
+            "action_time_ms": n,
+            "feature_ingest_ms": n,
+            "action_ingest_ms": n,
+        }
+        for name, length in expected.items():
+            if len(getattr(block, name)) != length:
+                raise RecordError(f"{name}: {len(getattr(block, name))} values, expected {length}")
+        self._check_fids("example", block.fids, block.lengths, n)
+        if n and not ((block.sampling_rate > 0).all() and (block.sampling_rate <= 1).all()):
+            raise RecordError("sampling_rate: a rate is not in (0, 1]")
+        if n and (block.request_index.min() < 0 or block.request_index.max() >= len(block.request_ids)):
+            raise RecordError("request_index: points outside request_ids")
+        if not np.isfinite(block.dense).all():
+            raise RecordError("dense: a number is not finite")
+        if block.served_logits is not None and len(block.served_logits) != n * tasks:
+            raise RecordError(f"served_logits: {len(block.served_logits)} numbers, expected {n} x {tasks}")
+
+    def _check_hash(self, spec_hash: int) -> None:
+        if spec_hash != self.hash:
+            raise SpecMismatchError(
+                f"spec_hash: written under feature spec {spec_hash:#x}, ours is {self.hash:#x} ({self.name})"
+            )
+
+    def _check_fids(self, side: str, fids: Int64s, lengths: UInt16s | None, rows: int) -> None:
+        numbers, limits = self._sides[side]
+        if lengths is None:
+            if len(fids) != rows * len(numbers):
+                raise RecordError(f"{side} fids: {len(fids)} values, expected {rows} x {len(numbers)}")
+            expected = numbers if rows == 1 else np.tile(numbers, rows)
+        else:
+            if len(lengths) != rows * len(numbers):
+                raise RecordError(f"{side} lengths: {len(lengths)} values, expected {rows} x {len(numbers)}")
+            if (lengths.reshape(rows, -1) > limits).any():
+                raise RecordError(f"{side} lengths: a slot has more values than its max_values")
+            expected = np.repeat(numbers if rows == 1 else np.tile(numbers, rows), lengths)
+            if len(fids) != len(expected):
+                raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")
+        wrong = np.flatnonzero((fids >> VALUE_BITS) != expected)
+        if len(wrong):
+            at = wrong[0]
+            raise RecordError(
+                f"{side} fids: value {at} is of slot {fids[at] >> VALUE_BITS}, expected slot {expected[at]}"
+            )
+
+
+_TOP_KEYS = ("spec", "context", "item", "dense", "tasks")
+
+
+def load_spec(path: Path | str) -> FeatureSpec:
+    """Reads and checks a feature spec file.
+
+    :raises SpecError: unreadable, unknown or wrong keys; the message has the file and the key's path.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise SpecError(f"feature spec {path}: {error.strerror}") from error
+    try:
+        return parse_spec(text)
+    except SpecError as error:
+        raise SpecError(f"feature spec {path}: {error}") from error
+
+
+def parse_spec(text: str) -> FeatureSpec:
+    """A spec from TOML text.
+
+    :raises SpecError: with the path of the wrong key.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(str(error)) from error
+    for key in raw:
+        if key not in _TOP_KEYS:
+            raise SpecError(f"{key}: unknown table; known are {', '.join(_TOP_KEYS)}")
+    head = raw.get("spec", {})
+    for key in head:
+        if key not in ("name", "sampling_seed"):
+            raise SpecError(f"spec.{key}: unknown key; known are name, sampling_seed")
+    spec = FeatureSpec(
+        name=_typed("spec.name", head.get("name"), str),
+        sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
+        context=tuple(_slot(f"context[{i}]", entry) for i, entry in enumerate(raw.get("context", []))),
+        item=tuple(_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", []))),
+        dense=tuple(
+            _entry(f"dense[{i}]", entry, {"name": str})["name"] for i, entry in enumerate(raw.get("dense", []))
+        ),
+        tasks=tuple(_task(f"tasks[{i}]", entry) for i, entry in enumerate(raw.get("tasks", []))),
+    )
+    if not spec.item:
+        raise SpecError("item: at least one item slot is needed")
+    if not spec.tasks:
+        raise SpecError("tasks: at least one task is needed")
+    _refuse_twins("slot number", [slot.slot for slot in spec.slots])
+    _refuse_twins("slot name", [slot.name for slot in spec.slots])
+    _refuse_twins("dense name", spec.dense)
+    _refuse_twins("task name", [task.name for task in spec.tasks])
+    return spec
+
+
+def dump_spec(spec: FeatureSpec) -> str:
+    """The spec as TOML text that :func:`parse_spec` reads back to an equal spec."""
+    lines = ["[spec]", f"name = {json.dumps(spec.name)}", f"sampling_seed = {spec.sampling_seed}"]
+    for side in ("context", "item"):
+        for slot in getattr(spec, side):
+            lines += [
+                "",
+                f"[[{side}]]",
+                f"name = {json.dumps(slot.name)}",
+                f"slot = {slot.slot}",
+                f'kind = "{slot.kind}"',
+            ]
+            if slot.max_values > 1:
+                lines.append(f"max_values = {slot.max_values}")
+            if slot.bins:
+                lines.append(f"bins = [{', '.join(repr(b) for b in slot.bins)}]")
+    for name in spec.dense:
+        lines += ["", "[[dense]]", f"name = {json.dumps(name)}"]
+    for task in spec.tasks:
+        lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
+        lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
+    return "\n".join(lines) + "\n"
+
+
+def quantile_bins(values: npt.ArrayLike, count: int) -> tuple[float, ...]:
+    """Inner edges of ``count`` equally filled bins, for a slot of kind ``number``; repeated edges are merged."""
+    edges = np.quantile(np.asarray(values, np.float64), np.linspace(0, 1, count + 1)[1:-1])
+    return tuple(float(edge) for edge in np.unique(edges))
+
+
+def _refuse_twins(what: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise SpecError(f"{what} {value} stands twice")
+
+
+def _typed(path: str, value: Any, kind: type) -> Any:
+    accepted: Any = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise SpecError(f"{path}: expected {kind.__name__}, found {'nothing' if value is None else repr(value)}")
+    return float(value) if kind is float else value
+
+
+def _entry(path: str, entry: Any, kinds: Mapping[str, type], optional: Iterable[str] = ()) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise SpecError(f"{path}: expected a table")
+    for key in entry:
+        if key not in kinds:
+            raise SpecError(f"{path}.{key}: unknown key; known are {', '.join(kinds)}")
+    return {
+        key: _typed(f"{path}.{key}", entry.get(key), kind)
+        for key, kind in kinds.items()
+        if key in entry or key not in optional
+    }
+
+
+def _slot(path: str, entry: Any) -> Slot:
+    kinds = {"name": str, "slot": int, "kind": str, "max_values": int, "bins": list}
+    values = _entry(path, entry, kinds, optional=("max_values", "bins"))
+    values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
+    slot = Slot(**values)
+    if slot.kind not in get_args(Kind):
+        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
+    if not 1 <= slot.slot <= MAX_SLOT:
+        raise SpecError(f"{path}.slot: {slot.slot} is not in 1..{MAX_SLOT}")
+    if not 1 <= slot.max_values <= np.iinfo(np.uint16).max:
+        raise SpecError(f"{path}.max_values: {slot.max_values} is not in 1..65535")
+    if (slot.kind == "number") != bool(slot.bins):
+        raise SpecError(f"{path}.bins: needed for kind number, and only there")
+    if any(right <= left for left, right in zip(slot.bins, slot.bins[1:], strict=False)):
+        raise SpecError(f"{path}.bins: the edges must increase")
+    return slot
+
+
+def _task(path: str, entry: Any) -> Task:
+    kinds = {"name": str, "action": str, "window_ms": int, "negative_rate": float, "late": str}
+    task = Task(**_entry(path, entry, kinds, optional=("negative_rate", "late")))
+    if task.window_ms <= 0:
+        raise SpecError(f"{path}.window_ms: {task.window_ms} is not positive")
+    if not 0 < task.negative_rate <= 1:
+        raise SpecError(f"{path}.negative_rate: {task.negative_rate} is not in (0, 1]")
+    if task.late not in get_args(LatePolicy):
+        raise SpecError(f"{path}.late: {task.late!r} is none of {', '.join(get_args(LatePolicy))}")
+    return task

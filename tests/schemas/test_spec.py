@@ -1,0 +1,225 @@
+"""The feature spec: what it accepts, what it refuses and where it says so."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas import (
+    ExampleBlock,
+    FeatureEvent,
+    RecordError,
+    SpecError,
+    SpecMismatchError,
+    dump_spec,
+    load_spec,
+    make_fids,
+    parse_spec,
+    quantile_bins,
+    token_values,
+)
+
+TEXT = """
+[spec]
+name = "shop"
+[[context]]
+name = "user"
+slot = 1
+kind = "id"
+[[context]]
+name = "hour"
+slot = 2
+kind = "number"
+bins = [6, 12.5, 18]
+[[item]]
+name = "tags"
+slot = 9
+kind = "token"
+max_values = 3
+[[item]]
+name = "shop"
+slot = 10
+kind = "id"
+[[dense]]
+name = "price"
+[[tasks]]
+name = "click"
+action = "click"
+window_ms = 600_000
+negative_rate = 0.25
+[[tasks]]
+name = "buy"
+action = "buy"
+window_ms = 86_400_000
+late = "emit"
+"""
+SPEC = parse_spec(TEXT)
+
+
+def event(**changes: Any) -> FeatureEvent:
+    context, context_lengths = SPEC.encode_side("context", {"user": [7], "hour": [12.5]})
+    item, item_lengths = SPEC.encode_side("item", {"tags": [["a", "b"], []], "shop": [4, 5]})
+    made = FeatureEvent(
+        request_id="r",
+        event_time_ms=1,
+        spec_hash=SPEC.hash,
+        context_fids=context,
+        context_lengths=context_lengths,
+        impression_ids=np.array([1, 2]),
+        item_fids=item,
+        item_lengths=item_lengths,
+        dense=np.ones(2, np.float32),
+    )
+    return replace(made, **changes)
+
+
+def test_raw_values_become_fids_row_after_row_slots_in_order() -> None:
+    made = event()
+    assert made.context_fids.tolist() == [make_fids(1, 7), make_fids(2, 2)]
+    assert made.context_lengths is None
+    a, b = make_fids(9, token_values(["a", "b"]))
+    assert made.item_fids.tolist() == [a, b, make_fids(10, 4), make_fids(10, 5)]
+    assert made.item_lengths is not None
+    assert made.item_lengths.tolist() == [2, 1, 0, 1]
+    SPEC.check_feature(made)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": [1]}, "context column hour is missing"),
+        ({"user": [1, 2], "hour": [1]}, "hour has 1 rows, the others 2"),
+        ({"user": [-1], "hour": [1]}, "user: an id of slot 1"),
+        ({"user": ["x"], "hour": [1]}, "user: "),
+        ({"user": [1], "hour": [float("nan")]}, "hour: .*not finite"),
+    ],
+)
+def test_raw_values_that_do_not_fit_name_their_column(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        SPEC.encode_side("context", columns)
+
+
+def test_too_many_values_of_a_ragged_slot_are_refused() -> None:
+    with pytest.raises(RecordError, match="tags: 4 values, max_values is 3"):
+        SPEC.encode_side("item", {"tags": [list("abcd")], "shop": [1]})
+
+
+def test_text_and_spec_are_the_same_thing() -> None:
+    assert parse_spec(dump_spec(SPEC)) == SPEC
+    assert parse_spec(dump_spec(SPEC)).hash == SPEC.hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("slot = 9", "slot = 8"), ("12.5", "13"), ("0.25", "0.5"), ("600_000", "600_001"), ('"emit"', '"drop"')],
+)
+def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None:
+    assert parse_spec(TEXT.replace(*change)).hash != SPEC.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('kind = "id"', 'kind = "uuid"'), r"context\[0\]\.kind: 'uuid' is none of id, token, number"),
+        (('name = "user"', 'nam = "user"'), r"context\[0\]\.nam: unknown key"),
+        (("slot = 2", "slot = 1"), "slot number 1 stands twice"),
+        (("slot = 1\n", "slot = 0\n"), r"context\[0\]\.slot: 0 is not in 1\.\.32767"),
+        (("slot = 1\n", 'slot = "1"\n'), r"context\[0\]\.slot: expected int, found '1'"),
+        (("bins = [6, 12.5, 18]", ""), r"context\[1\]\.bins: needed for kind number"),
+        (("[6, 12.5, 18]", "[6, 6]"), r"context\[1\]\.bins: the edges must increase"),
+        (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \(0, 1\]"),
+        (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
+        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit"),
+        (("[spec]", "[specs]"), "specs: unknown table"),
+        (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),
+        (("[spec]", "[spec"), "line 2"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_the_path_of_the_wrong_key(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(TEXT.replace(*change, 1))
+    with pytest.raises(SpecError, match=message) as error:
+        load_spec(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"nowhere\.toml: No such file"):
+        load_spec(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"spec_hash": 1}, SpecMismatchError, "spec_hash: written under"),
+        ({"context_fids": make_fids(1, [7, 8])}, RecordError, "context fids: value 1 is of slot 1, expected slot 2"),
+        ({"context_fids": make_fids(1, [7])}, RecordError, "context fids: 1 values, expected 1 x 2"),
+        ({"item_lengths": np.ones(3, np.uint16)}, RecordError, "item lengths: 3 values, expected 2 x 2"),
+        ({"item_lengths": np.array([4, 1, 0, 1], np.uint16)}, RecordError, "more values than its max_values"),
+        ({"item_lengths": np.array([1, 1, 0, 1], np.uint16)}, RecordError, "item fids: 4 values, lengths ask for 3"),
+        ({"dense": np.ones(3, np.float32)}, RecordError, "dense: 3 numbers, expected 2 x 1"),
+        ({"dense": np.array([1, np.inf], np.float32)}, RecordError, "dense: a number is not finite"),
+        ({"impression_ids": np.array([1, 1])}, RecordError, "impression_ids: an id stands twice"),
+        ({"impression_ids": np.empty(0, np.int64)}, RecordError, "impression_ids: the request has no"),
+        ({"served_logits": np.zeros(3, np.float32)}, RecordError, "served_logits: 3 numbers, expected 2 x 2"),
+        ({"event_time_ms": -1}, RecordError, "event_time_ms: -1 is before 1970"),
+    ],
+)
+def test_an_event_that_the_spec_does_not_describe_is_refused(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        SPEC.check_feature(event(**changes))
+
+
+def block(**changes: Any) -> ExampleBlock:
+    columns: dict[str, Any] = {
+        "spec_hash": SPEC.hash,
+        "bucket": 0,
+        "request_ids": ["r"],
+        "request_index": np.zeros(1, np.int32),
+        "impression_ids": np.ones(1, np.int64),
+        "fids": np.concatenate([make_fids(1, [7]), make_fids(2, [2]), make_fids(10, [4])]),
+        "lengths": np.array([1, 1, 0, 1], np.uint16),
+        "dense": np.ones(1, np.float32),
+        "labels": np.array([1, 0], np.uint8),
+        "mask": np.array([1, 0], np.uint8),
+        "sampling_rate": np.array([0.25], np.float32),
+        "label_kind": np.zeros(1, np.uint8),
+        "feature_time_ms": np.ones(1, np.int64),
+        "action_time_ms": np.ones(1, np.int64),
+        "feature_ingest_ms": np.ones(1, np.int64),
+        "action_ingest_ms": np.ones(1, np.int64),
+    }
+    return ExampleBlock(**columns | changes)
+
+
+def test_an_example_block_must_fit_together() -> None:
+    SPEC.check_block(block())
+    for f in fields(ExampleBlock):
+        value = getattr(block(), f.name)
+        if isinstance(value, np.ndarray) and f.name not in ("impression_ids", "fids", "lengths"):
+            with pytest.raises(RecordError, match=rf"{f.name}: \d+ values, expected"):
+                SPEC.check_block(block(**{f.name: np.concatenate([value, value, value[:1]])}))
+    for changes, message in (
+        ({"sampling_rate": np.zeros(1, np.float32)}, "a rate is not in"),
+        ({"sampling_rate": np.array([np.nan], np.float32)}, "a rate is not in"),
+        ({"request_index": np.ones(1, np.int32)}, "points outside"),
+        ({"fids": make_fids(1, [7, 8, 9])}, "example fids: value 1 is of slot 1, expected slot 2"),
+        ({"spec_hash": 0}, "written under"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            SPEC.check_block(block(**changes))
+
+
+def test_quantile_bins_split_evenly_and_merge_repeated_edges() -> None:
+    values = np.arange(1000)
+    bins = quantile_bins(values, 4)
+    assert np.bincount(np.searchsorted(bins, values, side="right")).tolist() == [250, 250, 250, 250]
+    assert quantile_bins([1, 1, 1, 1, 9], 4) == (1.0,)
