@@ -1,0 +1,115 @@
+"""The cold tier: slices of entries in a local RocksDB, one column family a slice, dropped whole.
+
+A cache only: it is made empty for each attempt and may be deleted at any time after :meth:`close`; what
+it held is in the engine's checkpointed state. Keys are ``bucket uint16, big-endian | request_id``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    ColumnFamily,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from joiner.entry import Entry
+from joiner.errors import StoreError
+
+_BATCH = 1_000
+
+
+def _options(memory_bytes: int) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    # Half for unwritten data over all column families, half for blocks read back.
+    options.set_db_write_buffer_size(memory_bytes // 2)
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(memory_bytes // 2))
+    table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def _key(bucket: int, request_id: str) -> bytes:
+    return bucket.to_bytes(2, "big") + request_id.encode()
+
+
+class DiskTier:
+    """Entries of spilled slices.
+
+    :param directory: is created, and removed on close; must not exist.
+    :param memory_bytes: what RocksDB may use for write buffers and block cache together.
+    :raises StoreError: the directory cannot be used.
+    """
+
+    def __init__(self, directory: Path, memory_bytes: int = 32 << 20) -> None:
+        self._directory = directory
+        self._options = _options(memory_bytes)
+        # Rebuilt from the checkpoint after a crash, so a write-ahead log would only cost.
+        self._write = WriteOptions()
+        self._write.disable_wal = True  # type: ignore[method-assign,assignment] # the stub says method, it is a bool
+        try:
+            directory.mkdir(parents=True)
+            self._db = Rdict(str(directory / "db"), self._options, access_type=AccessType.read_write())
+        except Exception as error:  # rocksdict raises bare Exception subclasses
+            raise StoreError(f"local store {directory}: {error}") from error
+        self._families: dict[int, tuple[Rdict, ColumnFamily]] = {}
+
+    def slices(self) -> list[int]:
+        """The slices that have entries here, newest first."""
+        return sorted(self._families, reverse=True)
+
+    def write(self, slice_: int, entries: Iterable[tuple[int, str, Entry]]) -> None:
+        """Adds (bucket, request_id, entry) to a slice."""
+        _, family = self._family(slice_)
+        rows = iter(entries)
+        while part := list(islice(rows, _BATCH)):
+            batch = WriteBatch(raw_mode=True)
+            for bucket, request_id, entry in part:
+                batch.put(_key(bucket, request_id), entry.to_bytes(), family)
+            self._db.write(batch, self._write)
+
+    def get(self, slice_: int, bucket: int, request_id: str) -> Entry | None:
+        """An entry of a slice, None when it is not there."""
+        if slice_ not in self._families:
+            return None
+        data = self._families[slice_][0].get(_key(bucket, request_id))
+        return None if data is None else Entry.from_bytes(data)
+
+    def scan(self, slice_: int, bucket: int) -> Iterator[Entry]:
+        """Every entry of one bucket in a slice."""
+        if slice_ not in self._families:
+            return
+        prefix = bucket.to_bytes(2, "big")
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound((bucket + 1).to_bytes(2, "big"))
+        for data in self._families[slice_][0].values(from_key=prefix, read_opt=bounds):
+            yield Entry.from_bytes(data)
+
+    def drop(self, slice_: int) -> None:
+        """Forgets a whole slice."""
+        if self._families.pop(slice_, None) is not None:
+            self._db.drop_column_family(str(slice_))
+
+    def close(self) -> None:
+        """Closes and removes the directory."""
+        self._families.clear()
+        self._db.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _family(self, slice_: int) -> tuple[Rdict, ColumnFamily]:
+        if slice_ not in self._families:
+            rdict = self._db.create_column_family(str(slice_), self._options)
+            self._families[slice_] = (rdict, self._db.get_column_family_handle(str(slice_)))
+        return self._families[slice_]

@@ -1,0 +1,68 @@
+"""What the joiner remembers of one request: its feature event, and which impressions are positive for which task.
+
+The resolved pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. The form
+on disk is ``ingest_ms int64 | marks length uint32 | marks, little-endian | feature event, Avro``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas import FeatureEvent, decode_as, encode
+
+_HEAD = struct.Struct("<qI")
+#: what a FeatureEvent and its arrays cost beyond their numbers (measured with tracemalloc, rounded up)
+_OBJECT_BYTES = 1_600
+
+
+class Entry:
+    """A request waiting for its label windows to close."""
+
+    __slots__ = ("event", "ingest_ms", "resolved", "size_bytes")
+
+    def __init__(self, event: FeatureEvent, ingest_ms: int, resolved: int = 0) -> None:
+        self.event = event
+        self.ingest_ms = ingest_ms
+        self.resolved = resolved
+        self.size_bytes = (
+            _OBJECT_BYTES
+            + 8 * (len(event.context_fids) + len(event.item_fids) + len(event.impression_ids))
+            + 4 * len(event.dense)
+        )
+
+    def index_of(self, impression_id: int) -> int:
+        """Position of an impression in the request, -1 when it was not shown."""
+        at = np.flatnonzero(self.event.impression_ids == impression_id)
+        return int(at[0]) if len(at) else -1
+
+    def resolve(self, task: int, index: int) -> bool:
+        """Marks impression ``index`` positive for a task; false when it already was."""
+        bit = 1 << (task * len(self.event.impression_ids) + index)
+        if self.resolved & bit:
+            return False
+        self.resolved |= bit
+        return True
+
+    def unresolved(self, task: int) -> npt.NDArray[np.int64]:
+        """Indices of the impressions that are not positive for a task, int64[k]."""
+        n = len(self.event.impression_ids)
+        marks = (self.resolved >> (task * n)) & ((1 << n) - 1)
+        if not marks:
+            return np.arange(n)
+        return np.fromiter((i for i in range(n) if not marks >> i & 1), np.int64)
+
+    def to_bytes(self) -> bytes:
+        """The form on disk."""
+        marks = self.resolved.to_bytes((self.resolved.bit_length() + 7) // 8, "little")
+        return _HEAD.pack(self.ingest_ms, len(marks)) + marks + encode(self.event)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Entry:
+        """Reads back :meth:`to_bytes`."""
+        ingest_ms, length = _HEAD.unpack_from(data)
+        body = _HEAD.size + length
+        marks = int.from_bytes(data[_HEAD.size : body], "little")
+        return cls(decode_as(FeatureEvent, data[body:]), ingest_ms, marks)

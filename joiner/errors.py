@@ -1,0 +1,13 @@
+"""Errors of the joiner."""
+
+from __future__ import annotations
+
+from schemas import RilletError
+
+
+class JoinerError(RilletError):
+    """The join cannot go on, or its kept state cannot be read."""
+
+
+class StoreError(JoinerError):
+    """The local store cannot be written or read; it is a cache and may be rebuilt."""

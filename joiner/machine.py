@@ -1,0 +1,321 @@
+"""The online joiner as pure logic (Monolith, section 3.1.1): the engine calls it, it returns what to emit.
+
+It knows no clock, no topic and no engine: records come in with their bucket, time comes as watermarks, and
+what must survive a crash goes through :class:`BucketState`. Feeding the same records in the same order
+gives the same blocks, whenever the watermarks come, as long as no record is late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from joiner.blocks import BlockBuilder
+from joiner.config import JoinerConfig
+from joiner.entry import Entry
+from joiner.sampling import request_hash, uniforms
+from joiner.slices import Timeline
+from joiner.state import NEVER_MS, BucketHeader, BucketState, EntryKind, pack_entry, unpack_entry
+from joiner.store import SliceStore
+from schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode, decode_as
+
+#: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
+END_OF_TIME_MS = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened to the records; every record ends in exactly one place."""
+
+    features: int = 0
+    actions: int = 0
+    positives: int = 0
+    negatives: int = 0
+    late_positives: int = 0
+    duplicate_features: int = 0
+    duplicate_actions: int = 0
+    late_actions: int = 0
+    outside_window: int = 0
+    unknown_impressions: int = 0
+    unknown_actions: int = 0
+    orphan_actions: int = 0
+    discarded_at_end: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Name to count."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(slots=True)
+class _Waiting:
+    action: ActionEvent
+    ingest_ms: int
+
+
+class _Bucket:
+    """The joiner's memory of one bucket, beside the entries in the store."""
+
+    __slots__ = ("header", "waiting", "waiting_in")
+
+    def __init__(self, header: BucketHeader) -> None:
+        self.header = header
+        #: actions by request, in the order of their arrival
+        self.waiting: dict[str, list[_Waiting]] = {}
+        #: requests with an action waiting, or that waited, by slice of the action
+        self.waiting_in: dict[int, list[str]] = {}
+
+    def wait(self, slice_: int, waiting: _Waiting) -> None:
+        """Lets an action wait for its feature event."""
+        self.waiting.setdefault(waiting.action.request_id, []).append(waiting)
+        self.waiting_in.setdefault(slice_, []).append(waiting.action.request_id)
+
+
+class Joiner:
+    """Joins feature and action events of many buckets into example blocks.
+
+    :param directory: for the disk tier, made when first needed; must not exist.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: JoinerConfig, directory: Path) -> None:
+        self.counters = Counters()
+        self.store = SliceStore(config.memory_bytes, directory)
+        self._spec = spec
+        self._config = config
+        self._timeline = Timeline(spec, config)
+        self._builder = BlockBuilder(spec)
+        self._tasks_of: dict[str, list[int]] = {}
+        for index, task in enumerate(spec.tasks):
+            self._tasks_of.setdefault(task.action, []).append(index)
+        self._buckets: dict[int, _Bucket] = {}
+
+    def on_record(self, bucket: int, data: bytes, ingest_ms: int, state: BucketState) -> list[ExampleBlock]:
+        """Takes one feature or action event.
+
+        :param data: the record in single-object encoding.
+        :param ingest_ms: wall clock when it entered the topic, -1 unknown.
+        :raises RecordError: the record is unusable; nothing has changed.
+        """
+        record = decode(data)
+        if isinstance(record, FeatureEvent):
+            self._spec.check_feature(record)
+            self._check_ahead(record.event_time_ms, ingest_ms)
+            return self._on_feature(bucket, record, data, ingest_ms, state)
+        if isinstance(record, ActionEvent):
+            self._spec.check_action(record)
+            self._check_ahead(record.event_time_ms, ingest_ms)
+            return self._on_action(bucket, record, data, ingest_ms, state)
+        raise RecordError(f"a {type(record).__name__} is neither a feature nor an action event")
+
+    def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, state: BucketState) -> list[ExampleBlock]:
+        """A time that was asked for has come: closes slices, forgets what has expired.
+
+        :param due_ms: the time asked for.
+        :param watermark_ms: the watermark now, at or after ``due_ms``.
+        """
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        before, header.closed_ms = header.closed_ms, max(header.closed_ms, due_ms)
+        blocks: list[ExampleBlock] = []
+        for slice_ in sorted(header.slices):
+            for task in range(len(self._spec.tasks)):
+                if before < self._timeline.close_ms(slice_, task) <= due_ms:
+                    blocks += self._close(bucket, slice_, task, at_end=watermark_ms == END_OF_TIME_MS)
+            if self._timeline.expiry_ms(slice_) <= due_ms:
+                header.slices.discard(slice_)
+                self.store.drop(slice_, bucket)
+                state.clear("features", slice_, header.slices)
+        for slice_ in sorted(header.waiting_slices):
+            if self._timeline.waiting_expiry_ms(slice_) <= due_ms:
+                header.waiting_slices.discard(slice_)
+                state.clear("waiting", slice_, header.waiting_slices)
+                self._orphan(memory, slice_)
+        state.save_header(header.to_bytes())
+        return blocks
+
+    def close(self) -> None:
+        """Releases the local store."""
+        self.store.close()
+
+    def _check_ahead(self, event_time_ms: int, ingest_ms: int) -> None:
+        if ingest_ms >= 0 and event_time_ms > ingest_ms + self._config.max_ahead_ms:
+            raise RecordError(
+                f"event_time_ms: {event_time_ms} is more than max_ahead_ms after its ingestion at {ingest_ms}"
+            )
+
+    def _on_feature(
+        self, bucket: int, event: FeatureEvent, data: bytes, ingest_ms: int, state: BucketState
+    ) -> list[ExampleBlock]:
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        slice_ = self._timeline.slice_of(event.event_time_ms)
+        if self.store.find(bucket, event.request_id) is not None:
+            self.counters.duplicate_features += 1
+            return []
+        if self._timeline.expiry_ms(slice_) <= header.closed_ms:
+            # Whether it was seen before is no longer known, so no row may be made of it.
+            raise RecordError(f"event_time_ms: {event.event_time_ms} is later than every label window")
+        self.counters.features += 1
+        entry = Entry(event, ingest_ms)
+        self.store.put(slice_, bucket, entry)
+        state.append("features", slice_, pack_entry(EntryKind.FEATURE, ingest_ms, data))
+        if slice_ not in header.slices:
+            header.slices.add(slice_)
+            state.save_header(header.to_bytes())
+            for due_ms in self._timeline.timers_ms(slice_):
+                if due_ms > header.closed_ms:
+                    state.wake_at(due_ms)
+        blocks: list[ExampleBlock] = []
+        for waiting in memory.waiting.pop(event.request_id, ()):
+            blocks += self._label(bucket, slice_, entry, waiting.action, waiting.ingest_ms, state, closed_ms=NEVER_MS)
+        for task in range(len(self._spec.tasks)):
+            if self._timeline.close_ms(slice_, task) <= header.closed_ms:
+                blocks += self._negatives(bucket, [entry], task)
+        return blocks
+
+    def _on_action(
+        self, bucket: int, action: ActionEvent, data: bytes, ingest_ms: int, state: BucketState
+    ) -> list[ExampleBlock]:
+        self.counters.actions += 1
+        if action.action not in self._tasks_of:
+            self.counters.unknown_actions += 1
+            return []
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        found = self.store.find(bucket, action.request_id)
+        if found is not None:
+            slice_, entry = found
+            return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
+        slice_ = self._timeline.slice_of(action.event_time_ms)
+        if self._timeline.waiting_expiry_ms(slice_) <= header.closed_ms:
+            self.counters.orphan_actions += 1
+            return []
+        memory.wait(slice_, _Waiting(action, ingest_ms))
+        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, data))
+        if slice_ not in header.waiting_slices:
+            header.waiting_slices.add(slice_)
+            state.save_header(header.to_bytes())
+            state.wake_at(self._timeline.waiting_expiry_ms(slice_))
+        return []
+
+    def _label(
+        self,
+        bucket: int,
+        slice_: int,
+        entry: Entry,
+        action: ActionEvent,
+        ingest_ms: int,
+        state: BucketState,
+        closed_ms: int,
+    ) -> list[ExampleBlock]:
+        """Turns an action on a known request into positives, one for each task that asks for it."""
+        index = entry.index_of(action.impression_id)
+        if index < 0:
+            self.counters.unknown_impressions += 1
+            return []
+        blocks = []
+        for task in self._tasks_of[action.action]:
+            if action.event_time_ms >= entry.event.event_time_ms + self._timeline.windows_ms[task]:
+                self.counters.outside_window += 1
+                continue
+            late = self._timeline.close_ms(slice_, task) <= closed_ms
+            if late and self._spec.tasks[task].late == "drop":
+                self.counters.late_actions += 1
+                continue
+            if not entry.resolve(task, index):
+                self.counters.duplicate_actions += 1
+                continue
+            kind = LabelKind.LATE_POSITIVE if late else LabelKind.POSITIVE
+            if late:
+                self.counters.late_positives += 1
+            else:
+                self.counters.positives += 1
+            blocks.append(self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms))
+        if blocks:
+            self.store.update(slice_, bucket, entry)
+            resolved = _pack_resolved(entry)
+            state.append("features", slice_, pack_entry(EntryKind.ACTION, ingest_ms, resolved))
+        return blocks
+
+    def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
+        # In order of time, so that a block does not depend on how partitions were interleaved.
+        entries = sorted(self.store.scan(slice_, bucket), key=lambda e: (e.event.event_time_ms, e.event.request_id))
+        if at_end and self._config.negatives_at_end == "discard":
+            self.counters.discarded_at_end += sum(len(entry.unresolved(task)) for entry in entries)
+            return []
+        return self._negatives(bucket, entries, task)
+
+    def _negatives(self, bucket: int, entries: list[Entry], task: int) -> list[ExampleBlock]:
+        """Samples the unresolved impressions of some requests and makes blocks of them."""
+        if not entries:
+            return []
+        kept = [entry.unresolved(task) for entry in entries]
+        rate = self._spec.tasks[task].negative_rate
+        if rate < 1:
+            kept = self._sample(entries, kept, task, rate)
+        blocks = self._builder.negatives(bucket, entries, kept, task, self._config.block_rows)
+        self.counters.negatives += sum(len(block) for block in blocks)
+        return blocks
+
+    def _sample(
+        self, entries: list[Entry], unresolved: list[np.ndarray[tuple[int], np.dtype[np.int64]]], task: int, rate: float
+    ) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        name, seed = self._spec.tasks[task].name, self._spec.sampling_seed
+        counts = [len(indices) for indices in unresolved]
+        hashes = np.fromiter((request_hash(seed, name, e.event.request_id) for e in entries), np.uint64, len(entries))
+        ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, unresolved, strict=True)])
+        keep = uniforms(np.repeat(hashes, counts), ids) < rate
+        parts = np.split(keep, np.cumsum(counts)[:-1])
+        return [indices[part] for indices, part in zip(unresolved, parts, strict=True)]
+
+    def _orphan(self, memory: _Bucket, slice_: int) -> None:
+        for request_id in memory.waiting_in.pop(slice_, ()):
+            actions = memory.waiting.get(request_id, [])
+            left = [w for w in actions if self._timeline.slice_of(w.action.event_time_ms) != slice_]
+            self.counters.orphan_actions += len(actions) - len(left)
+            if left:
+                memory.waiting[request_id] = left
+            else:
+                memory.waiting.pop(request_id, None)
+
+    def _bucket(self, bucket: int, state: BucketState) -> _Bucket:
+        """The bucket's memory, rebuilt from the checkpointed state at the first touch after a start."""
+        memory = self._buckets.get(bucket)
+        if memory is None:
+            saved = state.load_header()
+            memory = _Bucket(BucketHeader() if saved is None else BucketHeader.from_bytes(saved))
+            for slice_ in sorted(memory.header.slices):
+                for entry in _rebuild(state.read("features", slice_)):
+                    self.store.put(slice_, bucket, entry)
+            for slice_ in sorted(memory.header.waiting_slices):
+                self._rebuild_waiting(bucket, memory, slice_, state.read("waiting", slice_))
+            self._buckets[bucket] = memory
+        return memory
+
+    def _rebuild_waiting(self, bucket: int, memory: _Bucket, slice_: int, entries: Iterable[bytes]) -> None:
+        for _, ingest_ms, record in map(unpack_entry, entries):
+            action = decode_as(ActionEvent, record)
+            # An action whose feature event came later stays in the journal; it is no longer waiting.
+            if self.store.find(bucket, action.request_id) is None:
+                memory.wait(slice_, _Waiting(action, ingest_ms))
+
+
+def _pack_resolved(entry: Entry) -> bytes:
+    """Which pairs of a request are positive by now; the last one in the journal counts."""
+    marks = entry.resolved.to_bytes((entry.resolved.bit_length() + 7) // 8, "little")
+    return len(marks).to_bytes(4, "little") + marks + entry.event.request_id.encode()
+
+
+def _rebuild(journal: Iterable[bytes]) -> Iterator[Entry]:
+    entries: dict[str, Entry] = {}
+    for kind, ingest_ms, record in map(unpack_entry, journal):
+        if kind is EntryKind.FEATURE:
+            event = decode_as(FeatureEvent, record)
+            entries[event.request_id] = Entry(event, ingest_ms)
+        else:
+            length = int.from_bytes(record[:4], "little")
+            request_id = record[4 + length :].decode()
+            entries[request_id].resolved = int.from_bytes(record[4 : 4 + length], "little")
+    return iter(entries.values())

@@ -1,0 +1,202 @@
+"""What the joiner's tests share: an in-memory checkpointed state, events, and a plain oracle of the join."""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from joiner import Joiner, JoinerConfig, JournalName
+from schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, encode, parse_spec
+
+SPEC = parse_spec("""
+[spec]
+name = "test"
+sampling_seed = 7
+[[context]]
+name = "user"
+slot = 1
+kind = "id"
+[[item]]
+name = "film"
+slot = 16
+kind = "id"
+[[item]]
+name = "genres"
+slot = 18
+kind = "token"
+max_values = 3
+[[dense]]
+name = "price"
+[[tasks]]
+name = "watch"
+action = "watch"
+window_ms = 10_000
+negative_rate = 0.5
+[[tasks]]
+name = "like"
+action = "like"
+window_ms = 60_000
+""")
+
+
+@dataclass
+class MemoryState:
+    """Checkpointed state of one bucket; ``wake_ups`` are the engine's timers."""
+
+    header: bytes | None = None
+    journals: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    wake_ups: set[int] = field(default_factory=set)
+
+    def load_header(self) -> bytes | None:
+        return self.header
+
+    def save_header(self, header: bytes) -> None:
+        self.header = header
+
+    def append(self, journal: JournalName, slice_: int, entry: bytes) -> None:
+        self.journals[journal, slice_].append(entry)
+
+    def read(self, journal: JournalName, slice_: int) -> list[bytes]:
+        return list(self.journals[journal, slice_])
+
+    def clear(self, journal: JournalName, slice_: int, living: Collection[int]) -> None:
+        assert slice_ not in living
+        self.journals.pop((journal, slice_), None)
+
+    def wake_at(self, watermark_ms: int) -> None:
+        self.wake_ups.add(watermark_ms)
+
+
+class Engine:
+    """A single-threaded stand-in for the stream engine: timers, watermarks, checkpoints, crashes.
+
+    It keeps what an exactly-once sink would: blocks since the last checkpoint are lost in a crash, and the
+    input is read again from the checkpoint's position.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: JoinerConfig, directory: Path) -> None:
+        self._spec, self._config, self._directory = spec, config, directory
+        self._attempt = 0
+        self.joiner = self._start()
+        self.states: dict[int, MemoryState] = defaultdict(MemoryState)
+        self.blocks: list[ExampleBlock] = []
+
+    def _start(self) -> Joiner:
+        self._attempt += 1
+        return Joiner(self._spec, self._config, self._directory / f"attempt-{self._attempt}")
+
+    def record(self, bucket: int, data: bytes, ingest_ms: int = -1) -> None:
+        self.blocks += self.joiner.on_record(bucket, data, ingest_ms, self.states[bucket])
+
+    def watermark(self, watermark_ms: int) -> None:
+        due = [(at, bucket) for bucket, state in self.states.items() for at in state.wake_ups if at <= watermark_ms]
+        heapq.heapify(due)
+        while due:
+            at, bucket = heapq.heappop(due)
+            state = self.states[bucket]
+            state.wake_ups.discard(at)
+            self.blocks += self.joiner.on_watermark(bucket, at, watermark_ms, state)
+
+    def checkpoint(self) -> tuple[dict[int, MemoryState], int]:
+        return copy.deepcopy(self.states), len(self.blocks)
+
+    def restore(self, saved: tuple[dict[int, MemoryState], int]) -> None:
+        self.joiner.close()
+        self.states, self.blocks = copy.deepcopy(saved[0]), self.blocks[: saved[1]]
+        self.joiner = self._start()
+
+
+def feature(request: int, time_ms: int, impressions: int = 3, rng: np.random.Generator | None = None) -> FeatureEvent:
+    """A feature event whose values follow from its request number."""
+    rng = rng or np.random.default_rng(request)
+    films = rng.integers(1, 1000, impressions)
+    genres = [[f"g{k}" for k in range(int(rng.integers(0, 4)))] for _ in range(impressions)]
+    context, context_lengths = SPEC.encode_side("context", {"user": [request % 50 + 1]})
+    item, item_lengths = SPEC.encode_side("item", {"film": films, "genres": genres})
+    return FeatureEvent(
+        request_id=f"r{request}",
+        event_time_ms=time_ms,
+        spec_hash=SPEC.hash,
+        context_fids=context,
+        context_lengths=context_lengths,
+        impression_ids=np.arange(impressions) + 100,
+        item_fids=item,
+        item_lengths=item_lengths,
+        dense=rng.random(impressions).astype(np.float32),
+        served_logits=rng.normal(size=impressions * len(SPEC.tasks)).astype(np.float32),
+    )
+
+
+def action(request: int, impression: int, name: str, time_ms: int) -> ActionEvent:
+    return ActionEvent(f"r{request}", time_ms, impression + 100, name)
+
+
+def kept(seed: int, task: str, request_id: str, impression_id: int, rate: float) -> bool:
+    """The documented sampling rule in plain integers, written apart from the joiner's arrays."""
+    mask = (1 << 64) - 1
+    x = int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
+    x = ((x ^ (impression_id & mask)) + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    x ^= x >> 31
+    return (x >> 11) * 2.0**-53 < rate
+
+
+def oracle(
+    spec: FeatureSpec, features: Iterable[FeatureEvent], actions: Iterable[ActionEvent]
+) -> list[tuple[object, ...]]:
+    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce when nothing is late."""
+    acted: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    for a in actions:
+        acted[a.request_id, a.impression_id, a.action].append(a.event_time_ms)
+    rows: list[tuple[object, ...]] = []
+    for event in {f.request_id: f for f in reversed(list(features))}.values():
+        for impression in event.impression_ids.tolist():
+            for task in spec.tasks:
+                times = [
+                    t
+                    for t in acted[event.request_id, impression, task.action]
+                    if t < event.event_time_ms + task.window_ms
+                ]
+                if times:
+                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, times[0]))
+                elif kept(spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate):
+                    rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1))
+    return sorted(rows)
+
+
+def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[tuple[object, ...]]:
+    """The same tuples from example blocks; every block must satisfy the spec."""
+    rows: list[tuple[object, ...]] = []
+    for block in blocks:
+        spec.check_block(block)
+        mask = block.mask.reshape(len(block), -1)
+        assert (mask.sum(axis=1) == 1).all()
+        labels = block.labels.reshape(len(block), -1)
+        for i in range(len(block)):
+            task = int(mask[i].argmax())
+            assert labels[i].sum() == labels[i, task]
+            assert labels[i, task] == (block.label_kind[i] != LabelKind.NEGATIVE)
+            rows.append(
+                (
+                    block.request_ids[block.request_index[i]],
+                    int(block.impression_ids[i]),
+                    spec.tasks[task].name,
+                    int(labels[i, task]),
+                    float(block.sampling_rate[i]),
+                    int(block.action_time_ms[i]),
+                )
+            )
+    return sorted(rows)
+
+
+def records(events: Iterable[FeatureEvent | ActionEvent]) -> list[tuple[int, bytes]]:
+    """(event time, encoded record) of each event."""
+    return [(event.event_time_ms, encode(event)) for event in events]

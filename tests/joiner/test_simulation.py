@@ -1,0 +1,101 @@
+"""Seeded streams with reordering, duplicates, spills and crashes against the plain oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joiner import END_OF_TIME_MS, JoinerConfig
+from schemas import ActionEvent, FeatureEvent, encode
+from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
+
+LATENESS_MS = 3_000
+
+
+def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
+    """Events in order of time, and (bucket, event time, record) as they arrive: at most LATENESS_MS out of order, some twice."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.integers(0, 200_000, requests))
+    features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
+    actions = []
+    for i, event in enumerate(features):
+        for index in range(len(event.impression_ids)):
+            if rng.random() < 0.3:
+                actions.append(action(i, index, "watch", event.event_time_ms + int(rng.integers(0, 15_000))))
+            if rng.random() < 0.2:
+                actions.append(action(i, index, "like", event.event_time_ms + int(rng.integers(0, 80_000))))
+    events: list[FeatureEvent | ActionEvent] = [*features, *actions]
+    events += [events[k] for k in rng.integers(0, len(events), requests // 10)]
+    arrival = [event.event_time_ms + int(rng.integers(0, LATENESS_MS)) for event in events]
+    order = np.argsort(arrival, kind="stable")
+    return (
+        features,
+        actions,
+        [(int(events[k].request_id[1:]) % 4, events[k].event_time_ms, encode(events[k])) for k in order],
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 40_000])
+def test_any_interleaving_with_crashes_gives_the_rows_of_the_oracle(
+    tmp_path: Path, seed: int, memory_bytes: int
+) -> None:
+    features, actions, arrivals = stream(seed, requests=150)
+    config = JoinerConfig(slice_ms=5_000, memory_bytes=memory_bytes, block_rows=16, action_wait_ms=120_000)
+    engine = Engine(SPEC, config, tmp_path)
+    rng = np.random.default_rng(100 + seed)
+    saved, position = engine.checkpoint(), 0
+    newest, spilled, crashes, at = -LATENESS_MS, 0, 0, 0
+    saved_newest = newest
+    while at < len(arrivals):
+        bucket, time_ms, data = arrivals[at]
+        engine.record(bucket, data)
+        newest, at = max(newest, time_ms), at + 1
+        dice = rng.random()
+        if dice < 0.2:
+            engine.watermark(newest - LATENESS_MS - 1)
+        elif dice < 0.25:
+            saved, position, saved_newest = engine.checkpoint(), at, newest
+        elif dice < 0.27 and crashes < 10:
+            spilled += engine.joiner.store.spilled_entries
+            engine.restore(saved)
+            at, newest, crashes = position, saved_newest, crashes + 1
+    engine.watermark(END_OF_TIME_MS)
+    spilled += engine.joiner.store.spilled_entries
+    assert rows_of(SPEC, engine.blocks) == oracle(SPEC, features, actions)
+    assert crashes > 3
+    assert (spilled > 50) == (memory_bytes < 1 << 20)
+    assert engine.joiner.counters.late_actions == 0
+    engine.joiner.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path) -> None:
+    _, _, arrivals = stream(5, requests=100)
+    config = JoinerConfig(slice_ms=5_000, action_wait_ms=120_000)
+    outcomes = []
+    for every in (1, 17, 10_000):
+        engine = Engine(SPEC, config, tmp_path / str(every))
+        newest = 0
+        for count, (bucket, time_ms, data) in enumerate(arrivals):
+            engine.record(bucket, data)
+            newest = max(newest, time_ms)
+            if count % every == 0:
+                engine.watermark(newest - LATENESS_MS - 1)
+        engine.watermark(END_OF_TIME_MS)
+        outcomes.append(sorted(encode(block) for block in engine.blocks))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_state_is_empty_once_everything_has_expired(tmp_path: Path) -> None:
+    _, _, arrivals = stream(6, requests=50)
+    engine = Engine(SPEC, JoinerConfig(slice_ms=5_000), tmp_path)
+    for bucket, _, data in arrivals:
+        engine.record(bucket, data)
+    engine.watermark(END_OF_TIME_MS)
+    assert engine.joiner.store.used_bytes == 0
+    for state in engine.states.values():
+        assert not any(state.journals.values())
+        assert not state.wake_ups
