@@ -1,0 +1,62 @@
+"""Settings of an embedding table, except its dim, which the model decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Optimizer = Literal["none", "adagrad", "lazy_adam"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """How rows are initialised, updated and stored.
+
+    :raises ValueError: a field out of range; the message starts with the field's name.
+    """
+
+    #: "none" has no optimiser slots and refuses gradients: the table of a replica
+    optimizer: Optimizer = "adagrad"
+    #: step size, both optimisers
+    learning_rate: float = 0.05
+    #: lazy_adam: decay of the mean of gradients, in [0, 1)
+    beta1: float = 0.9
+    #: lazy_adam: decay of the mean of squared gradients, in [0, 1)
+    beta2: float = 0.999
+    #: added to the root in the denominator, both optimisers
+    eps: float = 1e-8
+    #: adagrad: the sum of squared gradients that a new row starts with
+    initial_accumulator: float = 0.1
+    #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
+    init_scale: float = 0.01
+    #: of the initialiser: same fid and seed, same row, on any machine
+    seed: int = 0
+    #: rows a slab chunk holds, a power of two; a table grows by one chunk
+    chunk_rows: int = 65_536
+    #: keys the map has room for before it first grows
+    initial_capacity: int = 65_536
+    #: touched keys from which ``TouchedKeys.should_drain`` asks for an early take; none is ever dropped
+    touched_capacity: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer: {self.optimizer!r} is none of {', '.join(get_args(Optimizer))}")
+        for name, low, high in (
+            ("learning_rate", 0.0, math.inf),
+            ("beta1", 0.0, 1.0),
+            ("beta2", 0.0, 1.0),
+            ("eps", 0.0, math.inf),
+            ("initial_accumulator", 0.0, math.inf),
+            ("init_scale", 0.0, math.inf),
+        ):
+            if not low <= getattr(self, name) < high:
+                raise ValueError(f"{name}: {getattr(self, name)} is not in [{low:g}, {high:g})")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")
+        if not 1 <= self.chunk_rows <= 1 << 24 or self.chunk_rows & (self.chunk_rows - 1):
+            raise ValueError(f"chunk_rows: {self.chunk_rows} is not a power of two in 1..2**24")
+        if not 1 <= self.initial_capacity <= 1 << 28:
+            raise ValueError(f"initial_capacity: {self.initial_capacity} is not in 1..2**28")
+        if self.touched_capacity < 1:
+            raise ValueError(f"touched_capacity: {self.touched_capacity} is below 1")
