@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas import ExampleBlock
+from tables import TableConfig
+from tests.trainer.blocks import RAGGED, make_block
+from trainer import (
+    CheckpointError,
+    CheckpointStore,
+    CorruptCheckpointError,
+    ModelConfig,
+    ModelError,
+    OnlineTrainer,
+    Restored,
+    TrainerConfig,
+    TrainerError,
+    dense_state,
+)
+from trainer.online import REFUSED_STEPS_LIMIT
+
+MODEL = ModelConfig(dim=4, hidden=(8,), dense_learning_rate=0.01)
+CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, window_rows=500, freshness_samples=50)
+TABLE = TableConfig(initial_capacity=64)
+
+
+def _trainer(model: ModelConfig = MODEL, table: TableConfig = TABLE) -> OnlineTrainer:
+    return OnlineTrainer(RAGGED, model, table, CONFIG)
+
+
+def _blocks(count: int, seed: int = 0) -> list[ExampleBlock]:
+    rng = np.random.default_rng(seed)
+    return [make_block(rng, int(rng.integers(0, 40))) for _ in range(count)]
+
+
+def _refuse(error: CorruptCheckpointError) -> None:
+    raise error
+
+
+def _learned(trainer: OnlineTrainer) -> dict[str, np.ndarray]:
+    table = {f"table.{name}": array for name, array in trainer.table.state().items()}
+    optimizer = {f"optimizer.{name}": array for name, array in trainer.learner.optimizer_state().items()}
+    return {**dense_state(trainer.learner.model), **optimizer, **table}
+
+
+def _assert_same(left: OnlineTrainer, right: OnlineTrainer) -> None:
+    ours, theirs = _learned(left), _learned(right)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert left.counters == right.counters
+    assert left.positions == right.positions
+    for task in range(len(RAGGED.tasks)):
+        assert left.model_metrics.metrics(task) == right.model_metrics.metrics(task)
+        assert left.served_metrics.metrics(task) == right.served_metrics.metrics(task)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "lazy_adam"])
+@pytest.mark.parametrize(("saved_at", "killed_at"), [(0, 3), (5, 5), (7, 11), (12, 19)])
+def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
+    tmp_path: Path, optimizer: str, saved_at: int, killed_at: int
+) -> None:
+    blocks = _blocks(20)
+    table = TableConfig(initial_capacity=64, optimizer=optimizer)  # type: ignore[arg-type]
+    store = CheckpointStore(str(tmp_path), keep=2)
+    whole, killed = _trainer(table=table), _trainer(table=table)
+    for offset, block in enumerate(blocks):
+        whole.offer(0, offset, block, 0)
+        whole.train(0, more=True)
+    for offset, block in enumerate(blocks[: killed_at + 1]):
+        killed.offer(0, offset, block, 0)
+        killed.train(0, more=True)
+        if offset == saved_at:
+            killed.save(store, {"epoch": saved_at})
+    restored = _trainer(table=table)
+    assert restored.restore(store, _refuse) == Restored(1, {"epoch": saved_at})
+    start = restored.positions.get(0, (0, 0))[0]
+    for offset in range(start, len(blocks)):
+        restored.offer(0, offset, blocks[offset], 0)
+        restored.train(0, more=True)
+    whole.train(0, more=False, flush=True)
+    restored.train(0, more=False, flush=True)
+    _assert_same(whole, restored)
+
+
+def test_rows_touched_and_not_published_survive_a_kill(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=2)
+    first = _trainer()
+    for offset, block in enumerate(_blocks(3)):
+        first.offer(0, offset, block, 0)
+    first.train(0, more=False, flush=True)
+    expected = np.sort(first.table.touched.pending())
+    assert len(expected)
+    in_flight = first.table.touched.take()
+    assert len(in_flight) == len(expected)
+    first.save(store)
+    second = _trainer()
+    second.restore(store, _refuse)
+    np.testing.assert_array_equal(np.sort(second.table.touched.take()), expected)
+    np.testing.assert_array_equal(second.take_fresh().action_ingest_ms, first.take_fresh().action_ingest_ms)
+
+
+def test_learning_improves_progressive_auc() -> None:
+    trainer = _trainer()
+    rng = np.random.default_rng(5)
+    for offset in range(60):
+        trainer.offer(0, offset, make_block(rng, 64), 0)
+        trainer.train(0, more=True)
+    metrics = trainer.model_metrics.metrics(0)
+    assert metrics.auc > 0.75
+    assert 0.8 < metrics.calibration < 1.25
+    assert metrics.normalised_entropy < 0.95
+    assert 0.4 < trainer.served_metrics.metrics(0).auc < 0.6
+
+
+def test_a_short_batch_waits_until_it_is_old_and_nothing_more_is_at_hand() -> None:
+    trainer = _trainer()
+    trainer.offer(0, 0, make_block(np.random.default_rng(0), 5), 10_000)
+    assert trainer.train(10_999, more=False) == 0
+    assert trainer.train(11_000, more=True) == 0
+    assert trainer.train(11_000, more=False) == 1
+    assert trainer.counters.partial_batches == 1
+    assert trainer.positions == {0: (1, 0)}
+    assert trainer.waiting_rows == 0
+
+
+def test_a_record_before_the_position_is_refused() -> None:
+    trainer = _trainer()
+    trainer.offer(0, 5, None, 0)
+    with pytest.raises(TrainerError, match="offset 5 after position 6"):
+        trainer.offer(0, 5, None, 0)
+
+
+def test_a_gap_at_the_position_does_not_skip_rows_of_another_record(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    first = _trainer()
+    first.offer(0, 0, make_block(np.random.default_rng(0), 20), 0)
+    first.train(0, more=True)
+    assert first.positions == {0: (0, 16)}
+    first.save(store)
+    second = _trainer()
+    second.restore(store, _refuse)
+    second.offer(0, 4, make_block(np.random.default_rng(1), 7), 0)
+    assert second.waiting_rows == 7
+
+
+@pytest.mark.parametrize("model", [replace(MODEL, dim=5), replace(MODEL, hidden=(9,)), replace(MODEL, kind="logistic")])
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, model: ModelConfig) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    _trainer().save(store)
+    with pytest.raises(CheckpointError, match=r"kind|row_dim|hidden"):
+        _trainer(model).restore(store, _refuse)
+
+
+def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    _trainer().save(store)
+    second = _trainer(replace(MODEL, dense_learning_rate=0.5))
+    second.restore(store, _refuse)
+    assert second.learner.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
+    trainer = _trainer()
+    rng = np.random.default_rng(0)
+    trainer.offer(0, 0, make_block(rng, 16), 0)
+    trainer.train(0, more=True)
+    before = dense_state(trainer.learner.model)
+    known, rows = trainer.table.items()
+    block = make_block(rng, 16)
+    trainer.offer(0, 1, replace(block, dense=np.full_like(block.dense, np.inf)), 0)
+    trainer.train(0, more=True)
+    assert trainer.counters.refused_batches == 1
+    np.testing.assert_array_equal(trainer.table.values(known), rows)
+    for name, array in dense_state(trainer.learner.model).items():
+        np.testing.assert_array_equal(array, before[name])
+    for offset in range(2, 1 + REFUSED_STEPS_LIMIT):
+        trainer.offer(0, offset, replace(block, dense=np.full_like(block.dense, np.inf)), 0)
+    with pytest.raises(ModelError, match="not finite"):
+        trainer.train(0, more=True)
+
+
+def test_freshness_samples_are_bounded_and_handed_over_once() -> None:
+    trainer = _trainer()
+    rng = np.random.default_rng(0)
+    for offset in range(20):
+        trainer.offer(0, offset, make_block(rng, 32), 0)
+    trainer.train(0, more=True)
+    fresh = trainer.take_fresh()
+    assert len(fresh.action_ingest_ms) == CONFIG.freshness_samples
+    assert (np.diff(fresh.action_ingest_ms) != 0).any()
+    later = trainer.take_fresh()
+    assert len(later.action_ingest_ms) == 0
+    assert later.newest_event_ms == fresh.newest_event_ms > 0

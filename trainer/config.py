@@ -1,0 +1,86 @@
+"""Configuration of the model and of the training loop: plain values, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: {value} is not above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model, and how its dense part learns."""
+
+    #: names the model in deltas, in the store and in the serving URL
+    name: str = "model"
+    #: "logistic", "deepfm", or "package.module:Class" of an own ``torch.nn.Module``
+    kind: str = "deepfm"
+    #: columns of an embedding beside its linear weight; kind "logistic" has none
+    dim: int = 16
+    #: widths of the hidden layers
+    hidden: tuple[int, ...] = (32,)
+    #: Adam's step size for the dense part
+    dense_learning_rate: float = 3e-3
+    #: seed of the dense part's initial weights
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or "|" in self.name:
+            raise ValueError(f"name: {self.name!r} is empty or holds one of / |")
+        if self.kind not in ("logistic", "deepfm") and ":" not in self.kind:
+            raise ValueError(f"kind: {self.kind!r} is none of logistic, deepfm, package.module:Class")
+        if self.dim < 0 or (self.dim == 0 and self.kind != "logistic"):
+            raise ValueError(f"dim: {self.dim} is not above 0")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
+        _positive(dense_learning_rate=self.dense_learning_rate)
+
+    @property
+    def row_dim(self) -> int:
+        """E: columns of an embedding row. Column 0 is the linear weight."""
+        return 1 if self.kind == "logistic" else 1 + self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerConfig:
+    """How examples are batched, measured and saved."""
+
+    #: rows of a batch; one optimiser step each
+    batch_size: int = 512
+    #: a batch that is not full is trained when its oldest row waited this long and no more input is at hand
+    max_wait_ms: int = 1000
+    #: decoded rows held in memory ahead of training; the reader waits above it
+    queue_rows: int = 65536
+    #: seconds between checkpoints; also how much is trained again after a crash, at most
+    checkpoint_interval_s: float = 60.0
+    #: newest checkpoints that are kept
+    keep_checkpoints: int = 3
+    #: rows that the windowed metrics look back on, per task
+    window_rows: int = 20000
+    #: parts of the window; the oldest is dropped as a whole
+    window_parts: int = 10
+    #: ingest times of actions that travel with one publication to measure freshness, at most
+    freshness_samples: int = 4096
+    #: threads of the dense computation
+    threads: int = 1
+    #: seconds between two progress lines
+    progress_interval_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive(
+            batch_size=self.batch_size,
+            queue_rows=self.queue_rows,
+            checkpoint_interval_s=self.checkpoint_interval_s,
+            keep_checkpoints=self.keep_checkpoints,
+            window_rows=self.window_rows,
+            window_parts=self.window_parts,
+            freshness_samples=self.freshness_samples,
+            threads=self.threads,
+            progress_interval_s=self.progress_interval_s,
+        )
+        if self.max_wait_ms < 0:
+            raise ValueError(f"max_wait_ms: {self.max_wait_ms} is below 0")

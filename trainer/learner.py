@@ -1,0 +1,97 @@
+"""One training step: gather, forward, loss, backward, rows updated in the table, dense part by torch.optim.
+
+It knows nothing of queues, offsets or files. Prediction comes before the update, so what it returns is what
+progressive validation needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas import FeatureSpec
+from tables import EmbeddingTable, TableConfig
+from trainer.batch import Batch
+from trainer.config import ModelConfig
+from trainer.loss import sampled_bce
+from trainer.models import build_model
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step saw and did."""
+
+    #: float32[n, T], predicted before the update
+    logits: npt.NDArray[np.float32]
+    #: mean loss a row, nats, corrected for sampling
+    loss: float
+    #: embedding rows updated; 0 when refused
+    unique_rows: int
+    #: the loss or a gradient was not finite, so nothing was updated
+    refused: bool
+
+
+class Learner:
+    """A model, its table and its optimiser."""
+
+    def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig) -> None:
+        """
+        :raises ModelError: the model's own class cannot be used.
+        """
+        self.model = build_model(model, spec)
+        self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=model.dense_learning_rate, fused=True)
+        self._segments = len(spec.slots)
+
+    def step(self, batch: Batch, now_ms: int) -> StepResult:
+        """Learns from a batch.
+
+        :param now_ms: stamped on the rows as last seen; the batch's event time, so that a replay stamps alike.
+        """
+        rows = self.table.find_or_insert(batch.fids, now_ms)
+        pooled = self.table.gather_pooled(rows, batch.lengths)
+        n, segments = len(batch), self._segments
+        embeddings = torch.from_numpy(pooled.reshape(n, segments, -1)).requires_grad_()
+        logits = self.model(embeddings, torch.from_numpy(batch.dense))
+        loss = sampled_bce(
+            logits,
+            torch.from_numpy(batch.labels.astype(np.float32)),
+            torch.from_numpy(batch.mask.astype(np.float32)),
+            torch.from_numpy(batch.sampling_rate),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        predicted: npt.NDArray[np.float32] = logits.detach().numpy()
+        value = loss.item() / n
+        grad = embeddings.grad
+        # A sum is finite only if every term is: one pass, no mask.
+        if grad is None or not np.isfinite(value) or not bool(torch.isfinite(grad.sum())):
+            return StepResult(predicted, value, 0, True)
+        unique = self.table.apply_gradients(rows, batch.lengths, grad.numpy().reshape(n * segments, -1))
+        self.optimizer.step()
+        return StepResult(predicted, value, unique, False)
+
+    def optimizer_state(self) -> Arrays:
+        """Adam's moments and step counts, by parameter name."""
+        names = [name for name, _ in self.model.named_parameters()]
+        return {
+            f"{names[index]}.{key}": value.detach().numpy()
+            for index, entry in self.optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+
+    def load(self, dense: Arrays, optimizer: Arrays, table: EmbeddingTable) -> None:
+        """Replaces everything that was learned; learning rates stay as configured."""
+        self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in dense.items()})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        index_of = {name: index for index, (name, _) in enumerate(self.model.named_parameters())}
+        for path, value in optimizer.items():
+            name, _, key = path.rpartition(".")
+            state.setdefault(index_of[name], {})[key] = torch.from_numpy(np.array(value))
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.table = table

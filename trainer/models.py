@@ -1,0 +1,82 @@
+"""The dense part of a model: embeddings and dense features in, one logit a task out.
+
+Embedding rows live in ``tables``, not here. Column 0 of a row is its linear weight, the others are the
+latent vector. Source: Guo et al. 2017, "DeepFM" (sections 2.1 and 2.2); a task has its own bias, its own
+scale on the shared linear and FM terms and its own output of the network.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from schemas import FeatureSpec
+from trainer.config import ModelConfig
+from trainer.errors import ModelError
+
+
+class LogisticRegression(nn.Module):
+    """Sum of linear weights, scaled and shifted a task."""
+
+    def __init__(self, segments: int, row_dim: int, dense: int, tasks: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(tasks))
+        self.bias = nn.Parameter(torch.zeros(tasks))
+        self.dense_weight = nn.Parameter(torch.zeros(dense, tasks))
+
+    def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
+        """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
+        linear = embeddings[:, :, 0].sum(1, keepdim=True)
+        return self.bias + linear * self.scale + dense @ self.dense_weight
+
+
+class DeepFM(nn.Module):
+    """Linear term + second-order factorisation machine + network over the same embeddings."""
+
+    def __init__(self, segments: int, row_dim: int, dense: int, tasks: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linear = LogisticRegression(segments, row_dim, dense, tasks)
+        self.fm_scale = nn.Parameter(torch.ones(tasks))
+        layers: list[nn.Module] = []
+        width = segments * (row_dim - 1) + dense
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            width = units
+        self.network = nn.Sequential(*layers, nn.Linear(width, tasks, bias=False))
+
+    def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
+        """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
+        latent = embeddings[:, :, 1:]
+        summed = latent.sum(1)
+        # Rendle 2010, lemma 3.1: all pairwise products in time linear in S.
+        pairs = 0.5 * (summed.square() - latent.square().sum(1)).sum(1, keepdim=True)
+        deep = self.network(torch.cat([latent.flatten(1), dense], 1))
+        return cast(Tensor, self.linear(embeddings, dense) + pairs * self.fm_scale + deep)
+
+
+def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
+    """The model of a configuration with reproducible initial weights; the global random state is left as it was.
+
+    An own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
+    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks].
+
+    :raises ModelError: the class of ``kind`` cannot be imported or is no ``torch.nn.Module``.
+    """
+    shape = (len(spec.slots), config.row_dim, len(spec.dense), len(spec.tasks))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.kind == "logistic":
+            return LogisticRegression(*shape)
+        if config.kind == "deepfm":
+            return DeepFM(*shape, hidden=config.hidden)
+        module, _, name = config.kind.partition(":")
+        try:
+            model = getattr(importlib.import_module(module), name)(*shape, hidden=config.hidden)
+        except (ImportError, AttributeError) as error:
+            raise ModelError(f"model.kind {config.kind!r}: {error}; expected package.module:Class") from error
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"model.kind {config.kind!r} is no torch.nn.Module")
+        return model

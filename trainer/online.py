@@ -1,0 +1,263 @@
+"""The online trainer: blocks in, batches trained, measured, and saved with the place in the stream.
+
+It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_fresh`` for
+what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
+unkilled run, given the same order of records and no batches cut by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from tables import EmbeddingTable, TableConfig
+from trainer.batch import Batch, BatchAssembler, Positions
+from trainer.checkpoint import Arrays, CheckpointStore
+from trainer.config import ModelConfig, TrainerConfig
+from trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
+from trainer.evaluation import WindowedMetrics
+from trainer.export import dense_state
+from trainer.learner import Learner, StepResult
+
+#: Steps refused one after another until the trainer gives up: the model itself must be broken then.
+REFUSED_STEPS_LIMIT = 20
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the very first example; travels in checkpoints."""
+
+    batches: int = 0
+    partial_batches: int = 0
+    rows: int = 0
+    positive_rows: int = 0
+    #: batches whose loss or gradient was not finite and that taught nothing
+    refused_batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a run goes on."""
+
+    version: int
+    #: what :meth:`OnlineTrainer.save` was given to keep
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fresh:
+    """How new the examples are that were trained on, and what of that was not handed over yet."""
+
+    newest_event_ms: int
+    newest_ingest_ms: int
+    #: int64[k] of actions trained on, k bounded by configuration
+    action_ingest_ms: npt.NDArray[np.int64]
+
+
+class OnlineTrainer:
+    """A learner with its stream position, metrics and counters."""
+
+    def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig, config: TrainerConfig) -> None:
+        """
+        :raises ModelError: the model cannot be built.
+        """
+        self.spec = spec
+        self.model_config = model
+        self.table_config = table
+        self.config = config
+        torch.manual_seed(model.seed)
+        self.learner = Learner(spec, model, table)
+        self.counters = Counters()
+        #: behind the last row that was trained on
+        self.positions: Positions = {}
+        self.newest_event_ms = NO_TIME_MS
+        self.newest_ingest_ms = NO_TIME_MS
+        #: of the model's own predictions, before each update
+        self.model_metrics = self._window()
+        #: of the logits that were served, where recorded
+        self.served_metrics = self._window()
+        self._assembler = BatchAssembler(spec, config.batch_size)
+        self._resume: Positions = {}
+        self._next: dict[int, int] = {}
+        self._ingests: list[npt.NDArray[np.int64]] = []
+        self._refused_in_a_row = 0
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The embedding table; its touched set feeds the publisher."""
+        return self.learner.table
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows offered and not trained on yet."""
+        return len(self._assembler)
+
+    def offer(self, partition: int, offset: int, block: ExampleBlock | None, now_ms: int) -> None:
+        """Queues the next record; None for one that was refused.
+
+        :raises TrainerError: the record lies before the position, so training on it would count it twice.
+        """
+        expected = self._next.get(partition, 0)
+        if offset < expected:
+            raise TrainerError(
+                f"examples partition {partition}: got offset {offset} after position {expected};"
+                " the source must start at the trainer's positions and keep a partition's order"
+            )
+        self._next[partition] = offset + 1
+        at, rows = self._resume.pop(partition, (-1, 0))
+        self._assembler.add(partition, offset, block, now_ms, skip_rows=rows if at == offset else 0)
+
+    def train(self, now_ms: int, *, more: bool, flush: bool = False) -> int:
+        """Trains on every batch that is ready.
+
+        :param more: further input is at hand, so a batch that is not full waits whatever its age.
+        :param flush: train on what is left, however little.
+        :returns: steps taken.
+        :raises ModelError: every one of the last steps was refused because its loss was not finite.
+        """
+        steps = 0
+        while (batch := self._assembler.take()) is not None:
+            self._step(batch)
+            steps += 1
+        oldest = self._assembler.oldest_ms
+        due = oldest is not None and not more and now_ms - oldest >= self.config.max_wait_ms
+        if (flush or due) and (batch := self._assembler.take(partial=True)) is not None:
+            self.counters.partial_batches += 1
+            self._step(batch)
+            steps += 1
+        self.positions.update(self._assembler.drain_empty())
+        return steps
+
+    def take_fresh(self) -> Fresh:
+        """What the next publication tells of its freshness; its ingest times are handed over once."""
+        fresh = Fresh(self.newest_event_ms, self.newest_ingest_ms, self._ingest_sample())
+        self._ingests = []
+        return fresh
+
+    def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
+        """Writes everything as one version: table with its touched set, dense, optimiser, metrics, position.
+
+        Rows that were offered and not trained on are left out; the position makes the source give them again.
+
+        :param extra: plain JSON values to keep beside it, of the same moment.
+        :returns: the version.
+        """
+        progress: Arrays = {
+            "action_ingest_ms": self._ingest_sample(),
+            "torch_random": torch.get_rng_state().numpy(),
+        }
+        for name, window in self._windows().items():
+            progress |= {f"{name}.{key}": value for key, value in window.state().items()}
+        files: dict[str, Arrays] = {
+            "table": self.table.state(),
+            "dense": dense_state(self.learner.model),
+            "optimizer": self.learner.optimizer_state(),
+            "progress": progress,
+        }
+        meta = {
+            **self._identity(),
+            "positions": {str(partition): list(position) for partition, position in self.positions.items()},
+            "newest_event_ms": self.newest_event_ms,
+            "newest_ingest_ms": self.newest_ingest_ms,
+            "counters": asdict(self.counters),
+            "model": asdict(self.model_config),
+            "extra": dict(extra or {}),
+        }
+        return store.save(files, meta)
+
+    def restore(self, store: CheckpointStore, on_corrupt: Callable[[CorruptCheckpointError], None]) -> Restored | None:
+        """Goes on from the newest intact version; to be called before anything is offered.
+
+        :param on_corrupt: called for each newer version that was refused.
+        :returns: version and extras, None when there is no checkpoint.
+        :raises CorruptCheckpointError: there are versions, but none is intact.
+        :raises CheckpointError: it is of another spec or model.
+        """
+        checkpoint = store.load_newest(on_corrupt)
+        if checkpoint is None:
+            return None
+        meta, files = checkpoint.meta, checkpoint.files
+        self._refuse_foreign(checkpoint.version, meta)
+        table = EmbeddingTable.from_state(self.model_config.row_dim, self.table_config, files["table"])
+        self.learner.load(files["dense"], files["optimizer"], table)
+        progress = files["progress"]
+        torch.set_rng_state(torch.from_numpy(np.array(progress["torch_random"])))
+        for name, window in self._windows().items():
+            prefix = f"{name}."
+            window.load_state(
+                {key.removeprefix(prefix): value for key, value in progress.items() if key.startswith(prefix)}
+            )
+        self._ingests = [np.array(progress["action_ingest_ms"], np.int64)]
+        self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
+        self._resume = dict(self.positions)
+        self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
+        self.newest_event_ms = meta["newest_event_ms"]
+        self.newest_ingest_ms = meta["newest_ingest_ms"]
+        known = {f.name for f in fields(Counters)}
+        self.counters = Counters(**{name: count for name, count in meta["counters"].items() if name in known})
+        return Restored(checkpoint.version, meta["extra"])
+
+    def _step(self, batch: Batch) -> StepResult:
+        self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
+        result = self.learner.step(batch, self.newest_event_ms)
+        self.model_metrics.add(result.logits, batch.labels, batch.mask, batch.sampling_rate)
+        self.served_metrics.add(batch.served_logits, batch.labels, batch.mask, batch.sampling_rate)
+        self.positions.update(batch.positions)
+        counters = self.counters
+        counters.batches += 1
+        counters.rows += len(batch)
+        counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
+        self._refused_in_a_row = self._refused_in_a_row + 1 if result.refused else 0
+        if result.refused:
+            counters.refused_batches += 1
+            if self._refused_in_a_row >= REFUSED_STEPS_LIMIT:
+                raise ModelError(
+                    f"the loss of {REFUSED_STEPS_LIMIT} batches in a row is not finite, at positions {self.positions};"
+                    " lower the learning rates and restart from an earlier checkpoint"
+                )
+            return result
+        self.newest_ingest_ms = max(self.newest_ingest_ms, batch.newest_ingest_ms)
+        if len(batch.action_ingest_ms):
+            self._ingests.append(batch.action_ingest_ms)
+            # Long without a publication: thin out now and then instead of gathering without bound.
+            if len(self._ingests) > self.config.freshness_samples:
+                self._ingests = [self._ingest_sample()]
+        return result
+
+    def _ingest_sample(self) -> npt.NDArray[np.int64]:
+        ingests = np.concatenate(self._ingests) if self._ingests else np.empty(0, np.int64)
+        if len(ingests) > self.config.freshness_samples:
+            # Evenly spread over the time since the last publication.
+            ingests = ingests[np.linspace(0, len(ingests) - 1, self.config.freshness_samples).astype(np.int64)]
+        return ingests
+
+    def _window(self) -> WindowedMetrics:
+        return WindowedMetrics(len(self.spec.tasks), self.config.window_rows, self.config.window_parts)
+
+    def _windows(self) -> dict[str, WindowedMetrics]:
+        return {"model": self.model_metrics, "served": self.served_metrics}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal between a checkpoint and the run that restores it."""
+        model = self.model_config
+        return {
+            "spec_hash": self.spec.hash,
+            "kind": model.kind,
+            "row_dim": model.row_dim,
+            "hidden": [] if model.kind == "logistic" else list(model.hidden),
+            "table_optimizer": self.table_config.optimizer,
+        }
+
+    def _refuse_foreign(self, version: int, meta: dict[str, Any]) -> None:
+        for name, ours in self._identity().items():
+            if meta.get(name) != ours:
+                raise CheckpointError(
+                    f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"
+                    " restore the configuration, or give the new model another name or data directory"
+                )
