@@ -1,0 +1,120 @@
+"""Delta blocks out of rows, and the check that a block is what was built.
+
+Rows are absolute, so that applying a block twice is applying it once. The CRC-32C covers fids, rows and
+tombstones in this order, as their little-endian bytes.
+"""
+
+from __future__ import annotations
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from schemas import NO_TIME_MS, DeltaBlock
+from sync.errors import BlockError
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+
+NO_FIDS: Int64s = np.empty(0, np.int64)
+NO_FIDS.flags.writeable = False
+
+#: A claim is an empty block under this table name and the writer's: sequence 0 of an epoch.
+CLAIM_PREFIX = "claim:"
+
+
+def block_rows(dim: int, max_rows: int, max_bytes: int) -> int:
+    """Rows of a block that holds neither more than ``max_rows`` rows nor ``max_bytes`` bytes, at least 1."""
+    return max(1, min(max_rows, max_bytes // (8 + 4 * dim)))
+
+
+def checksum(fids: Int64s, rows: Float32s, tombstones: Int64s) -> int:
+    """CRC-32C of the three columns."""
+    crc = 0
+    for column, dtype in ((fids, "<i8"), (rows, "<f4"), (tombstones, "<i8")):
+        crc = google_crc32c.extend(crc, np.ascontiguousarray(column, dtype).tobytes())
+    return int(crc)
+
+
+def build_block(
+    *,
+    model: str,
+    table: str,
+    shard: int,
+    epoch: int,
+    sequence: int,
+    spec_hash: int,
+    dim: int,
+    fids: Int64s = NO_FIDS,
+    rows: Float32s | None = None,
+    tombstones: Int64s = NO_FIDS,
+    newest_event_ms: int = NO_TIME_MS,
+    newest_ingest_ms: int = NO_TIME_MS,
+    action_ingest_ms: Int64s = NO_FIDS,
+) -> DeltaBlock:
+    """A block with its checksum.
+
+    :param rows: float32[n, dim], the rows of ``fids`` int64[n].
+    :raises ValueError: the shapes do not fit.
+    """
+    values = np.empty((0, dim), np.float32) if rows is None else rows
+    if values.shape != (len(fids), dim):
+        raise ValueError(f"rows of shape {values.shape} for {len(fids)} fids of dim {dim}")
+    return DeltaBlock(
+        model=model,
+        table=table,
+        shard=shard,
+        epoch=epoch,
+        sequence=sequence,
+        spec_hash=spec_hash,
+        dim=dim,
+        newest_event_ms=newest_event_ms,
+        newest_ingest_ms=newest_ingest_ms,
+        fids=fids,
+        rows=values.reshape(-1),
+        tombstones=tombstones,
+        action_ingest_ms=action_ingest_ms,
+        crc32c=checksum(fids, values, tombstones),
+    )
+
+
+def build_claim(*, model: str, writer: str, shard: int, epoch: int, spec_hash: int) -> DeltaBlock:
+    """The empty block with which a writer opens its epoch."""
+    return build_block(
+        model=model,
+        table=CLAIM_PREFIX + writer,
+        shard=shard,
+        epoch=epoch,
+        sequence=0,
+        spec_hash=spec_hash,
+        dim=0,
+    )
+
+
+def verify_block(block: DeltaBlock) -> None:
+    """Returns if the block is as it was built.
+
+    :raises BlockError: wrong checksum, widths that do not fit, a number that is not finite, a fid below 1.
+    """
+    if (found := checksum(block.fids, block.rows, block.tombstones)) != block.crc32c:
+        raise BlockError(f"crc32c {found:#010x} instead of {block.crc32c:#010x}")
+    if len(block.rows) != len(block.fids) * block.dim:
+        raise BlockError(f"{len(block.rows)} numbers for {len(block.fids)} fids of dim {block.dim}")
+    if not np.isfinite(block.rows).all():
+        raise BlockError("a number in its rows is not finite")
+    for fids in (block.fids, block.tombstones):
+        if len(fids) and fids.min() <= 0:
+            raise BlockError(f"fid {fids.min()} cannot have a row")
+
+
+def rows_of(block: DeltaBlock) -> Float32s:
+    """The rows of a verified block, float32[n, dim]."""
+    return block.rows.reshape(len(block.fids), block.dim)
+
+
+def thin(times_ms: Int64s, limit: int) -> Int64s:
+    """At most ``limit`` of the times, evenly over their order, the first and the last among them."""
+    if len(times_ms) <= limit:
+        return times_ms
+    picks = np.linspace(0, len(times_ms) - 1, limit).round().astype(np.int64)
+    return times_ms[picks]

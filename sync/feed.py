@@ -1,0 +1,265 @@
+"""The fetching half of a replica: log and store in, a queue of checked work out.
+
+It reads, decodes, verifies and loads; it never touches a table that is being read. It belongs to one thread,
+which may be another than the one that works the queue off. No clock: ``now_ms`` is an argument.
+
+What can be missing, and what is done about it: a gap in the sequence or a damaged record is read once more from
+the log. If it is still there, the reader goes on (rows are absolute: what comes is right, others may be old)
+and takes the first base from behind it. A log truncated beyond the reader is answered by the newest base.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schemas import DeltaBlock, DenseRef
+from sync.config import SyncConfig
+from sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError
+from sync.fence import Fence
+from sync.intake import Incident, Intake
+from sync.log import DeltaLog, LogRecord
+from sync.manifest import Base, Dense, Manifest
+from sync.store import ModelStore
+from tables import EmbeddingTable, TableConfig
+
+OnIncident = Callable[[Incident, int, str], None]
+
+NO_POSITION = -1
+_UPSERT_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A verified block, and the position behind it."""
+
+    block: DeltaBlock
+    next_position: int
+    #: it was not in the log when this reader started, and not applied before
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A loaded version of the dense weights."""
+
+    version: int
+    dense: Dense
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swap:
+    """A base, loaded into a table of its own; ``base.rows`` are left out."""
+
+    base: Base
+    table: EmbeddingTable
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Everything below is dealt with."""
+
+    next_position: int
+
+
+Work = Rows | Weights | Swap | Mark
+
+
+class Feed:
+    """Follows the log for one reader."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        log: DeltaLog,
+        *,
+        spec_hash: int | None,
+        config: SyncConfig,
+        table_name: str,
+        shard: int,
+        on_incident: OnIncident | None,
+        stop_position: int | None,
+    ) -> None:
+        self.work: deque[Work] = deque()
+        #: rows and tombstones ever queued; the other side counts those it has taken off
+        self.rows_queued = 0
+        self.incidents: Counter[Incident] = Counter()
+        #: end of the log at the last look, and at the first
+        self.head = 0
+        self.first_head = 0
+        #: something below this position is missing: a base with its next offset there or later has it
+        self.damaged_below: int | None = None
+        #: the log does not hold the next position
+        self.lost = False
+        self._store = store
+        self._log = log
+        self._spec_hash = spec_hash
+        self._config = config
+        self._table_name = table_name
+        self._shard = shard
+        self._on_incident = on_incident
+        self._stop = stop_position
+        self._intake: Intake | None = None
+        self._fence = Fence(0, 0)
+        self._next = 0
+        self._newest_taken = 0
+        self._read_again_at = NO_POSITION
+        self._looked_ms: int | None = None
+        self._pending: DenseRef | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether :meth:`load` has been done."""
+        return self._intake is not None
+
+    def load(self) -> None:
+        """Queues the newest base that is whole and whose next offset the log still holds.
+
+        :raises BaseNotFoundError: there is none; LogUnavailableError, StoreUnavailableError: try again.
+        """
+        begin, end = self._log.begin(), self._end()
+        self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
+        self.head = self.first_head = self._newest_taken = end
+
+    def poll(self, now_ms: int, timeout_s: float, rows_waiting: int) -> int:
+        """Queues what is new; returns how many records were dealt with. See ``Replica.poll``."""
+        if self.damaged_below is not None and not self.lost and self._look_is_due(now_ms):
+            self._mend(self.damaged_below)
+        if rows_waiting >= self._config.max_queued_rows:
+            return 0
+        self.head = self._end()
+        if self._stop is not None and self._next >= self._stop:
+            records = []
+        else:
+            try:
+                records = self._log.read(self._next, self._config.fetch_records, timeout_s)
+            except PositionOutOfRangeError as error:
+                self._jump(error, now_ms)
+                return 0
+        taken = 0
+        for record in records:
+            if self._stop is not None and record.position >= self._stop:
+                self._next = self._stop
+            elif not self._take(record):
+                break
+            taken += 1
+        if taken:
+            self.work.append(Mark(self._next))
+        if self._next >= self.head:
+            self._load_pending()
+        return taken
+
+    # -- records -------------------------------------------------------------------------------------------
+
+    def _take(self, log_record: LogRecord) -> bool:
+        """Queues, refuses or skips one record; false when the log is to be read again from here."""
+        assert self._intake is not None  # noqa: S101  # poll comes after load
+        position = log_record.position
+        verdict = self._intake.judge(self._fence, log_record)
+        if verdict.damaging and self._read_again_at != position:
+            self._read_again_at = position
+            return False
+        if verdict.incident is not None:
+            self._report(verdict.incident, position, verdict.detail)
+        if verdict.damaging:
+            # What a gap left out lies before the record, which itself is taken.
+            self.damaged_below = position if verdict.incident is Incident.GAP else position + 1
+            self._looked_ms = None
+        if verdict.fence is not None:
+            self._fence = verdict.fence
+        self._next = position + 1
+        if isinstance(verdict.record, DeltaBlock):
+            block = verdict.record
+            self.work.append(Rows(block, self._next, position >= self._newest_taken))
+            self.rows_queued += len(block.fids) + len(block.tombstones)
+        elif verdict.record is not None:
+            self._pending = verdict.record
+        self._newest_taken = max(self._newest_taken, self._next)
+        return True
+
+    def _load_pending(self) -> None:
+        """Loads the newest dense blob announced; the ones before it are passed over."""
+        ref = self._pending
+        if ref is None:
+            return
+        try:
+            dense = self._store.load_dense(ref.path, ref.sha256)
+        except CorruptArtifactError as error:
+            self._report(Incident.BAD_DENSE, NO_POSITION, str(error))
+        else:
+            self.work.append(Weights(ref.version, dense))
+        self._pending = None
+
+    # -- bases ---------------------------------------------------------------------------------------------
+
+    def _queue_base(self, accept: Callable[[Manifest], bool]) -> None:
+        """Loads a base into a table of its own and queues the swap; reading goes on at its next offset."""
+        spec_hash = self._spec_hash
+
+        def fits(manifest: Manifest) -> bool:
+            return (
+                accept(manifest)
+                and manifest.table == self._table_name
+                and (spec_hash is None or manifest.spec_hash == spec_hash)
+            )
+
+        base = self._store.newest_base(fits, lambda error: self._report(Incident.BAD_BASE, NO_POSITION, str(error)))
+        manifest = base.manifest
+        table = EmbeddingTable(manifest.dim, TableConfig(optimizer="none", initial_capacity=max(manifest.rows, 1024)))
+        for start in range(0, len(base.fids), _UPSERT_ROWS):
+            part = slice(start, start + _UPSERT_ROWS)
+            table.upsert(base.fids[part], base.rows[part])
+        bare = replace(base, fids=base.fids[:0].copy(), rows=np.empty((0, manifest.dim), np.float32))
+        # A reader without a spec of its own holds to that of its first base.
+        self._spec_hash = manifest.spec_hash
+        self._intake = Intake(self._store.model, self._table_name, self._shard, manifest.spec_hash, manifest.dim)
+        # Fencing goes by position: back at the base's, what the log says from there on counts again.
+        self._fence = Fence(manifest.epoch, manifest.next_sequence)
+        self._next = manifest.next_offset
+        self._read_again_at = NO_POSITION
+        self.damaged_below = None
+        self.lost = False
+        self._pending = None
+        self.work.append(Swap(bare, table))
+
+    def _mend(self, damaged_below: int) -> None:
+        begin, end = self._log.begin(), self._end()
+        listed = self._store.bases().manifests
+        begin = max(begin, damaged_below)
+        if not any(begin <= manifest.next_offset <= end for manifest in listed):
+            return
+        try:
+            self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
+        except BaseNotFoundError as error:
+            # Those listed are damaged or of another spec; the reader stays as it is and looks again.
+            self._report(Incident.BAD_BASE, NO_POSITION, str(error))
+
+    def _jump(self, cause: PositionOutOfRangeError, now_ms: int) -> None:
+        """The log does not hold the next position: only a base can bring the reader back into it."""
+        if not self.lost:
+            self.lost = True
+            self._looked_ms = None
+            self._report(Incident.TRUNCATED, self._next, str(cause))
+        if not self._look_is_due(now_ms):
+            raise BaseNotFoundError(
+                f"{cause}; none is in the store, which is looked into every {self._config.base_check_interval_s:g} s"
+            )
+        self._queue_base(lambda manifest: cause.begin <= manifest.next_offset <= cause.end)
+
+    def _look_is_due(self, now_ms: int) -> bool:
+        if self._looked_ms is not None and now_ms - self._looked_ms < self._config.base_check_interval_s * 1000:
+            return False
+        self._looked_ms = now_ms
+        return True
+
+    def _end(self) -> int:
+        end = self._log.end()
+        return end if self._stop is None else min(end, self._stop)
+
+    def _report(self, incident: Incident, position: int, detail: str) -> None:
+        self.incidents[incident] += 1
+        if self._on_incident is not None:
+            self._on_incident(incident, position, detail)

@@ -1,0 +1,57 @@
+"""The model as it was at a position of the log: for scoring with a frozen model, and for looking back.
+
+The base taken is the newest whose next offset is at or before the position; the log is then replayed from there
+up to the position, by the same code that a replica runs. Which base it is makes no difference to the rows
+(``sync.publisher``), only to how much is replayed.
+"""
+
+from __future__ import annotations
+
+from sync.config import SyncConfig
+from sync.errors import BaseNotFoundError, CorruptArtifactError
+from sync.intake import Incident
+from sync.log import DeltaLog
+from sync.replica import Replica
+from sync.store import ModelStore
+
+
+def replica_as_of(
+    store: ModelStore,
+    log: DeltaLog,
+    position: int,
+    *,
+    spec_hash: int | None = None,
+    config: SyncConfig | None = None,
+    table_name: str = "embeddings",
+    timeout_s: float = 5.0,
+) -> Replica:
+    """A replica that has applied everything below ``position`` and nothing else; it stays there.
+
+    :param position: of the log, such as its ``end()`` at the moment to look back to.
+    :returns: ``table``, ``dense``, ``version`` and ``base`` (program, spec) of then.
+    :raises BaseNotFoundError: no whole base lies at or before the position and inside the log.
+    :raises CorruptArtifactError: a record or the dense blob of then is damaged or was collected (``keep_dense``).
+    :raises LogUnavailableError: StoreUnavailableError likewise.
+    """
+    if not 0 <= position <= log.end():
+        raise BaseNotFoundError(f"position {position} is not in the delta log, which ends at {log.end()}")
+    damage: list[str] = []
+
+    def report(incident: Incident, at: int, detail: str) -> None:
+        if incident in (Incident.BAD_DENSE, Incident.BAD_BLOCK, Incident.UNDECODABLE, Incident.TRUNCATED):
+            damage.append(f"{incident} at {at}: {detail}")
+
+    replica = Replica(
+        store,
+        log,
+        spec_hash=spec_hash,
+        config=config,
+        table_name=table_name,
+        on_incident=report,
+        stop_position=position,
+    )
+    replica.load()
+    replica.catch_up(0, timeout_s)
+    if damage:
+        raise CorruptArtifactError(f"model {store.model!r} cannot be rebuilt as of {position}: {'; '.join(damage)}")
+    return replica

@@ -1,0 +1,352 @@
+"""The writing side: touched rows to delta blocks, dense weights to blobs, the table to bases.
+
+One publisher runs beside one trainer and is called from its thread, between batches. It has no clock: the
+caller's ``now_ms`` decides what is due. Source: Monolith section 2.3 (touched keys, sparse and dense
+intervals); epochs, sequences and the reconciliation are not in the paper.
+
+How a reader's rows come to equal the writer's table:
+
+* A publication carries the absolute rows of all keys touched since the last acknowledged one. Keys are
+  forgotten on acknowledgement only. After a failure they're put back, the epoch is given up and a new one
+  claimed, so that whatever of the failed publication arrives late is refused by position (``sync.fence``).
+* A base is taken right after a publication, with no training between: no touched key is unpublished then, and
+  ``next_offset`` is the position up to which this writer has accounted for every record. So the base's rows
+  are those of a reader that applied everything below ``next_offset``: base + log from there is the same as
+  the log alone, whichever base is taken, and equals the writer's table at each acknowledged publication.
+  (With touched keys unpublished, a base would hold values that no log has: a reader that starts from it
+  would keep them for good if the writer died and its successor went on from an older checkpoint.)
+* A writer that takes over from a checkpoint finds in the log what its predecessor published after that
+  checkpoint, and publishes its own rows of those keys again (tombstones for those it does not have).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schemas import NO_TIME_MS, DeltaBlock, DenseRef
+from sync.blocks import NO_FIDS, Int64s, block_rows, build_block, thin
+from sync.config import SyncConfig
+from sync.errors import BaseNotFoundError, SyncError
+from sync.log import DeltaLog
+from sync.manifest import Base, Dense, Manifest
+from sync.store import ModelStore
+from sync.writer import UNKNOWN, EpochWriter
+from tables import EmbeddingTable
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one call of :meth:`Publisher.publish` brought to the log, acknowledged."""
+
+    epoch: int
+    blocks: int
+    rows: int
+    tombstones: int
+    #: encoded size of the blocks
+    bytes: int
+    #: version of the dense blob, None when none was published
+    dense_version: int | None = None
+
+
+class Publisher:
+    """Publishes one table of one model. Not thread-safe."""
+
+    def __init__(
+        self,
+        log: DeltaLog,
+        store: ModelStore,
+        *,
+        spec_hash: int,
+        writer: str,
+        config: SyncConfig | None = None,
+        table_name: str = "embeddings",
+        shard: int = 0,
+        state: Mapping[str, int] | None = None,
+    ) -> None:
+        """Touches neither log nor store; the first publication claims an epoch.
+
+        :param store: its model is the model published.
+        :param writer: unique to this process, such as host, pid and start time: tells claims apart.
+        :param state: what :meth:`state` gave for the checkpoint that the table was restored from. Without it
+            nothing is known of what readers hold: all rows are published once more.
+        """
+        self.config = config or SyncConfig()
+        self.model = store.model
+        self._store = store
+        self._table_name = table_name
+        self._key = f"{table_name}|{shard}".encode()
+        known = state or {"epoch": 0, "position": UNKNOWN}
+        self._writer = EpochWriter(
+            log,
+            model=store.model,
+            shard=shard,
+            spec_hash=spec_hash,
+            name=writer,
+            timeout_s=self.config.flush_timeout_s,
+            position=known["position"],
+            newest_epoch=known["epoch"],
+        )
+        #: keys to publish again whatever the touched set says, ascending, and where reading for them began
+        self._again: Int64s = NO_FIDS
+        self._again_from = known["position"]
+        self._version = UNKNOWN
+        #: ingest times not yet published
+        self._ingest: Int64s = NO_FIDS
+        self._newest_event_ms = NO_TIME_MS
+        self._newest_ingest_ms = NO_TIME_MS
+        self._last_sparse_ms: int | None = None
+        self._last_dense_ms: int | None = None
+        self._last_base_ms: int | None = None
+        self._base_time_known = False
+
+    # -- what is due ---------------------------------------------------------------------------------------
+
+    def sparse_due(self, now_ms: int, table: EmbeddingTable | None = None) -> bool:
+        """Whether touched rows are to be published: the interval is over, or ``table`` has too many pending."""
+        if table is not None and (table.touched.should_drain or len(table.touched) >= self.config.max_touched):
+            return True
+        return _over(self._last_sparse_ms, self.config.sparse_interval_s, now_ms)
+
+    def dense_due(self, now_ms: int) -> bool:
+        """Whether a publication that is about to be made should bring the dense weights."""
+        return _over(self._last_dense_ms, self.config.dense_interval_s, now_ms)
+
+    def base_due(self, now_ms: int) -> bool:
+        """Whether a base is to be written: the interval since the store's newest is over, or none is usable.
+
+        :raises StoreUnavailableError: on a first call, which looks into the store.
+        """
+        if not self._base_time_known:
+            manifests = self._store.bases().manifests
+            self._last_base_ms = manifests[0].created_ms if manifests else None
+            self._base_time_known = True
+        return _over(self._last_base_ms, self.config.base_interval_s, now_ms)
+
+    # -- what the trainer calls ----------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that this writer has held, 0 before its first."""
+        return self._writer.epoch
+
+    @property
+    def version(self) -> int:
+        """The newest version given to a dense blob or base, 0 before any."""
+        return max(self._version, 0)
+
+    def state(self) -> dict[str, int]:
+        """To be kept in the trainer's checkpoint, beside the table and its touched keys of the same moment."""
+        position = self._again_from if len(self._again) else self._writer.position
+        return {"epoch": self._writer.newest_epoch, "position": position}
+
+    def publish(
+        self,
+        table: EmbeddingTable,
+        *,
+        now_ms: int,
+        newest_event_ms: int,
+        newest_ingest_ms: int,
+        action_ingest_ms: Int64s = NO_FIDS,
+        dense: Dense | None = None,
+    ) -> Publication:
+        """Publishes all touched rows, and the dense weights where given. At least one block goes out each time.
+
+        :param table: tracks touched keys.
+        :param newest_event_ms: of the examples trained on so far; ``newest_ingest_ms`` likewise.
+        :param action_ingest_ms: int64[n], ingest times of the examples trained on since the last call. They
+            travel on the last block; this object keeps them if the call fails, so they're handed over once.
+        :raises LogUnavailableError: nothing is forgotten; call again at the next interval.
+        :raises StoreUnavailableError: the store could not be reached. Where only the dense blob failed, the rows
+            were published all the same.
+        :raises FencedError: a newer writer is at work: stop training.
+        """
+        self._last_sparse_ms = now_ms
+        self._newest_event_ms = max(self._newest_event_ms, newest_event_ms)
+        self._newest_ingest_ms = max(self._newest_ingest_ms, newest_ingest_ms)
+        # A long outage must not fill the memory with times: the sample on a block is far smaller anyway.
+        kept = 16 * self.config.max_ingest_samples
+        self._ingest = thin(np.concatenate([self._ingest, action_ingest_ms]), kept)
+        self._ensure_epoch(table)
+        ref: DenseRef | None = None
+        failure: SyncError | None = None
+        if dense is not None:
+            try:
+                ref = self._write_dense(dense)
+            except SyncError as error:
+                failure = error
+        publication = self._publish_rows(table, thin(self._ingest, self.config.max_ingest_samples), ref)
+        self._ingest = NO_FIDS
+        if failure is not None:
+            raise failure
+        if ref is not None:
+            self._last_dense_ms = now_ms
+        return publication
+
+    def snapshot(self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str) -> Base:
+        """A base in memory, for ``ModelStore.write_base``, which may run in another thread while training goes on.
+
+        Touched rows are published first where there are any (see the module's text).
+
+        :param program: the exported dense part, opaque here.
+        :raises LogUnavailableError: as :meth:`publish`; StoreUnavailableError and FencedError too.
+        """
+        self._ensure_epoch(table)
+        if len(table.touched) or len(self._again):
+            self._publish_rows(table, NO_FIDS, None)
+        else:
+            self._writer.account()
+        fids, rows = table.items()
+        self._version += 1
+        self._last_base_ms = now_ms
+        self._base_time_known = True
+        writer = self._writer
+        manifest = Manifest(
+            model=self.model,
+            table=self._table_name,
+            version=self._version,
+            epoch=writer.epoch,
+            next_sequence=writer.sequence,
+            next_offsets={writer.shard: writer.position},
+            spec_hash=writer.spec_hash,
+            dim=table.dim,
+            rows=len(fids),
+            newest_event_ms=self._newest_event_ms,
+            newest_ingest_ms=self._newest_ingest_ms,
+            created_ms=now_ms,
+        )
+        weights = {name: np.array(value) for name, value in dense.items()}
+        return Base(manifest, fids, rows, weights, program, spec_toml)
+
+    def write_base(
+        self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str
+    ) -> Manifest:
+        """:meth:`snapshot`, written to the store at once; older bases and dense blobs are then collected.
+
+        :raises LogUnavailableError: as :meth:`publish`; StoreUnavailableError and FencedError too.
+        """
+        base = self.snapshot(table, now_ms=now_ms, dense=dense, program=program, spec_toml=spec_toml)
+        try:
+            manifest = self._store.write_base(base)
+        except SyncError:
+            self.base_failed(now_ms)
+            raise
+        self._store.collect_garbage(self.config.keep_bases, self.config.keep_dense)
+        return manifest
+
+    def base_failed(self, now_ms: int) -> None:
+        """To be told when a snapshot could not be written: the next base is due a sparse interval from now."""
+        config = self.config
+        self._last_base_ms = now_ms - round((config.base_interval_s - config.sparse_interval_s) * 1000)
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _ensure_epoch(self, table: EmbeddingTable) -> None:
+        """Claims an epoch unless one is open, and collects what has to be published again."""
+        writer = self._writer
+        if writer.is_open:
+            return
+        if self._version == UNKNOWN:
+            # The log may have been truncated up to a base: epochs are in manifests too.
+            epochs = [manifest.epoch for manifest in self._store.bases().manifests]
+            writer.newest_epoch = max([writer.newest_epoch, *epochs])
+            self._version = self._store.newest_version()
+        if not writer.knows_position():
+            self._start_over(table)
+        start = writer.position
+        found = writer.open(self._table_name)
+        if len(found):
+            if not len(self._again):
+                self._again_from = start
+            self._again = np.union1d(self._again, found)
+
+    def _start_over(self, table: EmbeddingTable) -> None:
+        """Nothing is known of what readers hold: all that was ever published is published again or buried."""
+        fids, _ = table.items()
+        with suppress(BaseNotFoundError):
+            fids = np.union1d(fids, self._store.newest_base().fids)
+        self._again = np.union1d(self._again, fids)
+        self._again_from = UNKNOWN
+        # From the log's begin, not from the base's position: the base may be of a log that is no more.
+        self._writer.start_over()
+        self._last_base_ms = None
+        self._base_time_known = True
+
+    def _publish_rows(self, table: EmbeddingTable, ingest: Int64s, ref: DenseRef | None) -> Publication:
+        config, writer = self.config, self._writer
+        size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes)
+        taken = table.touched.take()
+        try:
+            fids = np.union1d(taken, self._again) if len(self._again) else taken
+            live = table.find(fids) >= 0
+            upserts, tombstones = fids[live], fids[~live]
+            pieces = [(upserts[i : i + size], NO_FIDS) for i in range(0, len(upserts), size)]
+            pieces += [(NO_FIDS, tombstones[i : i + size]) for i in range(0, len(tombstones), size)]
+            pieces = pieces or [(NO_FIDS, NO_FIDS)]
+            sent = 0
+            for number, (rows_of, gone) in enumerate(pieces, start=1):
+                times = ingest if number == len(pieces) else NO_FIDS
+                sent += writer.append(self._key, self._block(table, rows_of, gone, times))
+                if number % config.blocks_in_flight == 0:
+                    writer.flush()
+            if ref is not None:
+                writer.append(f"dense|{writer.shard}".encode(), replace(ref, sequence=writer.sequence))
+            writer.flush()
+        except BaseException:
+            # Whatever happened, some of it may be in the log or still come: this epoch is over.
+            table.touched.put_back()
+            writer.abandon()
+            raise
+        table.touched.acknowledge()
+        self._again = NO_FIDS
+        writer.account()
+        return Publication(
+            epoch=writer.epoch,
+            blocks=len(pieces),
+            rows=len(upserts),
+            tombstones=len(tombstones),
+            bytes=sent,
+            dense_version=None if ref is None else ref.version,
+        )
+
+    def _block(self, table: EmbeddingTable, fids: Int64s, tombstones: Int64s, ingest: Int64s) -> DeltaBlock:
+        writer = self._writer
+        return build_block(
+            model=self.model,
+            table=self._table_name,
+            shard=writer.shard,
+            epoch=writer.epoch,
+            sequence=writer.sequence,
+            spec_hash=writer.spec_hash,
+            dim=table.dim,
+            fids=fids,
+            rows=table.values(fids),
+            tombstones=tombstones,
+            newest_event_ms=self._newest_event_ms,
+            newest_ingest_ms=self._newest_ingest_ms,
+            action_ingest_ms=ingest,
+        )
+
+    def _write_dense(self, dense: Dense) -> DenseRef:
+        writer = self._writer
+        version = self._version + 1
+        path, sha256 = self._store.write_dense(version, dense)
+        self._version = version
+        return DenseRef(
+            model=self.model,
+            shard=writer.shard,
+            epoch=writer.epoch,
+            sequence=writer.sequence,
+            spec_hash=writer.spec_hash,
+            version=version,
+            path=path,
+            sha256=sha256,
+            newest_event_ms=self._newest_event_ms,
+        )
+
+
+def _over(last_ms: int | None, interval_s: float, now_ms: int) -> bool:
+    return last_ms is None or now_ms - last_ms >= interval_s * 1000

@@ -1,0 +1,303 @@
+"""The object store of one model: bases and dense blobs, on any fsspec file system.
+
+Layout: ``base-{version}/{embeddings.safetensors,dense.safetensors,program.pt2,spec.toml,manifest.json}`` with
+the manifest written last, and ``dense/{version}.safetensors``. Every file is checked by its SHA-256 when
+read. A folder without a manifest is no base: its writer is still at it, or died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from sync.errors import BaseNotFoundError, CorruptArtifactError, StoreUnavailableError
+from sync.manifest import Base, Dense, FileEntry, Manifest, base_name
+
+MANIFEST = "manifest.json"
+EMBEDDINGS = "embeddings.safetensors"
+DENSE = "dense.safetensors"
+PROGRAM = "program.pt2"
+SPEC = "spec.toml"
+_FILES = (EMBEDDINGS, DENSE, PROGRAM, SPEC)
+_VERSION_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class BaseListing:
+    """The bases of a store, newest first, and those whose manifest cannot be used."""
+
+    manifests: tuple[Manifest, ...]
+    refused: tuple[CorruptArtifactError, ...]
+
+
+class ModelStore:
+    """Bases and dense blobs of one model. Holds no state: any process may write, the newest writer's base wins."""
+
+    def __init__(self, url: str, model: str) -> None:
+        """Opens the store; nothing is read yet.
+
+        :param url: fsspec URL or path of the root; the model's folder is made below it when first written.
+        :raises StoreUnavailableError: no such file system.
+        """
+        self.url = url
+        self.model = model
+        with self._failing_as("opened", url):
+            self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = posixpath.join(root, model)
+
+    # -- bases ---------------------------------------------------------------------------------------------
+
+    def bases(self) -> BaseListing:
+        """All bases that have a manifest. Their files aren't looked at.
+
+        :raises StoreUnavailableError: the store cannot be read.
+        """
+        manifests: list[Manifest] = []
+        refused: list[CorruptArtifactError] = []
+        for version in self._base_versions():
+            path = self._path(base_name(version), MANIFEST)
+            try:
+                manifest = Manifest.from_json(self._read(path), path)
+            except FileNotFoundError:
+                continue
+            except CorruptArtifactError as error:
+                refused.append(error)
+                continue
+            if manifest.version != version or manifest.model != self.model:
+                refused.append(
+                    CorruptArtifactError(
+                        f"{path} describes version {manifest.version} of model {manifest.model!r}; delete its folder"
+                    )
+                )
+                continue
+            manifests.append(manifest)
+        manifests.sort(key=lambda manifest: manifest.order, reverse=True)
+        return BaseListing(tuple(manifests), tuple(refused))
+
+    def newest_base(
+        self,
+        accept: Callable[[Manifest], bool] = lambda manifest: True,
+        on_refused: Callable[[CorruptArtifactError], None] = lambda error: None,
+    ) -> Base:
+        """The newest acceptable base that is whole; a damaged one is refused by name and the one before it taken.
+
+        :raises BaseNotFoundError: there is none.
+        :raises StoreUnavailableError: the store cannot be read.
+        """
+        listing = self.bases()
+        refused = list(listing.refused)
+        for error in refused:
+            on_refused(error)
+        passed: list[str] = []
+        for manifest in listing.manifests:
+            if not accept(manifest):
+                passed.append(f"{manifest.name} (next offset {manifest.next_offset})")
+                continue
+            try:
+                return self.load_base(manifest)
+            except CorruptArtifactError as error:
+                refused.append(error)
+                on_refused(error)
+        raise BaseNotFoundError(
+            f"no usable base of model {self.model!r} in {self.url}"
+            + (f"; not fitting: {', '.join(passed)}" if passed else "")
+            + (f"; damaged: {'; '.join(map(str, refused))}" if refused else "")
+            + ". A running trainer writes one at its start and then at base_interval_s"
+        )
+
+    def load_base(self, manifest: Manifest) -> Base:
+        """All of a base, checked.
+
+        :raises CorruptArtifactError: a file is missing or isn't what was written.
+        :raises StoreUnavailableError: the store cannot be read.
+        """
+        content = {name: self._read_checked(manifest, name) for name in _FILES}
+        embeddings = self._arrays(content.pop(EMBEDDINGS), self._path(manifest.name, EMBEDDINGS))
+        fids, rows = embeddings.get("fids"), embeddings.get("rows")
+        if fids is None or rows is None or rows.shape != (len(fids), manifest.dim) or len(fids) != manifest.rows:
+            raise CorruptArtifactError(
+                f"{self._path(manifest.name, EMBEDDINGS)} does not hold {manifest.rows} rows of dim {manifest.dim}"
+            )
+        if not np.isfinite(rows).all():
+            raise CorruptArtifactError(f"{self._path(manifest.name, EMBEDDINGS)} holds a number that is not finite")
+        return Base(
+            manifest,
+            fids,
+            rows,
+            self._arrays(content[DENSE], self._path(manifest.name, DENSE)),
+            content[PROGRAM],
+            content[SPEC].decode(),
+        )
+
+    def write_base(self, base: Base) -> Manifest:
+        """Writes all files, then the manifest; until then no reader sees the base.
+
+        :returns: the manifest with the files' sizes and digests.
+        :raises StoreUnavailableError: the store cannot be written; what was written stays without a manifest.
+        """
+        name = base.manifest.name
+        content = {
+            EMBEDDINGS: safetensors.numpy.save({"fids": base.fids, "rows": base.rows}),
+            DENSE: save_arrays(base.dense),
+            PROGRAM: base.program,
+            SPEC: base.spec_toml.encode(),
+        }
+        entries = {file: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for file, data in content.items()}
+        manifest = replace(base.manifest, rows=len(base.fids), files=entries)
+        for file, data in content.items():
+            self._write(self._path(name, file), data)
+        self._write_whole(self._path(name, MANIFEST), manifest.to_json())
+        return manifest
+
+    # -- dense blobs ---------------------------------------------------------------------------------------
+
+    def write_dense(self, version: int, dense: Dense) -> tuple[str, str]:
+        """Writes a dense blob.
+
+        :returns: its path below the model's folder, and its SHA-256 in hexadecimal.
+        :raises StoreUnavailableError: the store cannot be written.
+        """
+        data = save_arrays(dense)
+        path = f"dense/{version:0{_VERSION_DIGITS}d}.safetensors"
+        self._write_whole(self._path(path), data)
+        return path, hashlib.sha256(data).hexdigest()
+
+    def load_dense(self, path: str, sha256: str) -> Dense:
+        """The arrays of a dense blob.
+
+        :raises CorruptArtifactError: it is missing or isn't what was announced.
+        :raises StoreUnavailableError: the store cannot be read.
+        """
+        full = self._path(path)
+        try:
+            data = self._read(full)
+        except FileNotFoundError as error:
+            raise CorruptArtifactError(f"{full} is missing: it was collected as old, or never written") from error
+        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+            raise CorruptArtifactError(f"{full} has SHA-256 {found} instead of {sha256}")
+        return self._arrays(data, full)
+
+    # -- housekeeping --------------------------------------------------------------------------------------
+
+    def newest_version(self) -> int:
+        """The highest version that any file bears, 0 when there is none; a finished writer or not."""
+        versions = [*self._base_versions(), *self._dense_versions()]
+        return max(versions, default=0)
+
+    def collect_garbage(self, keep_bases: int, keep_dense: int) -> list[str]:
+        """Deletes all but the newest bases and dense blobs, and older folders that never got a manifest.
+
+        :returns: what was deleted, paths below the model's folder.
+        :raises StoreUnavailableError: the store cannot be written.
+        """
+        listing = self.bases()
+        kept = {manifest.version for manifest in listing.manifests[:keep_bases]}
+        newest = max(kept, default=0)
+        deleted: list[str] = []
+        for version in self._base_versions():
+            # A folder above the newest base may be one that is being written.
+            if version in kept or version > newest:
+                continue
+            name = base_name(version)
+            with self._failing_as("deleted", self._path(name)):
+                manifest = self._path(name, MANIFEST)
+                if self._fs.exists(manifest):
+                    self._fs.rm_file(manifest)
+                self._fs.rm(self._path(name), recursive=True)
+            deleted.append(name)
+        for version in sorted(self._dense_versions(), reverse=True)[keep_dense:]:
+            path = f"dense/{version:0{_VERSION_DIGITS}d}.safetensors"
+            with self._failing_as("deleted", self._path(path)):
+                self._fs.rm_file(self._path(path))
+            deleted.append(path)
+        return deleted
+
+    # -- access --------------------------------------------------------------------------------------------
+
+    def _path(self, *parts: str) -> str:
+        return posixpath.join(self._root, *parts)
+
+    @contextmanager
+    def _failing_as(self, done: str, path: str) -> Iterator[None]:
+        """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreUnavailableError(
+                f"{path} cannot be {done} ({type(error).__name__}: {error}); check [sync] store and its rights"
+            ) from error
+
+    def _names(self, folder: str) -> list[str]:
+        with self._failing_as("listed", folder):
+            self._fs.invalidate_cache(folder)
+            try:
+                return [posixpath.basename(str(path).rstrip("/")) for path in self._fs.ls(folder, detail=False)]
+            except FileNotFoundError:
+                return []
+
+    def _base_versions(self) -> list[int]:
+        return sorted(_numbers(self._names(self._root), "base-", ""))
+
+    def _dense_versions(self) -> list[int]:
+        return sorted(_numbers(self._names(self._path("dense")), "", ".safetensors"))
+
+    def _read(self, path: str) -> bytes:
+        with self._failing_as("read", path):
+            data: bytes = self._fs.cat_file(path)
+        return data
+
+    def _read_checked(self, manifest: Manifest, name: str) -> bytes:
+        path = self._path(manifest.name, name)
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise CorruptArtifactError(f"{self._path(manifest.name, MANIFEST)} lists no {name}")
+        try:
+            data = self._read(path)
+        except FileNotFoundError as error:
+            raise CorruptArtifactError(f"{path} is missing though its manifest lists it") from error
+        if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
+            raise CorruptArtifactError(f"{path} has SHA-256 {found} instead of {entry.sha256} ({len(data)} bytes)")
+        return data
+
+    def _write(self, path: str, data: bytes) -> None:
+        with self._failing_as("written", path):
+            self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._fs.pipe_file(path, data)
+
+    def _write_whole(self, path: str, data: bytes) -> None:
+        """Writes under another name and moves, so that no reader on a local disk sees half a file."""
+        self._write(path + ".part", data)
+        with self._failing_as("written", path):
+            self._fs.mv(path + ".part", path)
+
+    def _arrays(self, data: bytes, path: str) -> dict[str, npt.NDArray[Any]]:
+        try:
+            arrays: dict[str, npt.NDArray[Any]] = safetensors.numpy.load(data)
+        except SafetensorError as error:
+            raise CorruptArtifactError(f"{path} is no safetensors file ({error})") from error
+        return arrays
+
+
+def save_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """A safetensors file of the arrays; names sorted, so that equal weights are equal bytes."""
+    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    return data
+
+
+def _numbers(names: list[str], prefix: str, suffix: str) -> Iterator[int]:
+    for name in names:
+        digits = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{digits}{suffix}" and len(digits) == _VERSION_DIGITS and digits.isdecimal():
+            yield int(digits)

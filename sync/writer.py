@@ -1,0 +1,193 @@
+"""Appending to the delta log as its one writer: claims, sequence numbers, and noticing that one was replaced.
+
+A writer opens an epoch by appending a claim (``sync.blocks.build_claim``) for newest epoch + 1 and reading
+the log up to it: the log's order decides between two claims of one epoch. After any failure the epoch is
+abandoned, since what was queued may arrive late. The writer does not know what the records say.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schemas import DeltaBlock, DenseRef, RecordError, decode, encode
+from sync.blocks import CLAIM_PREFIX, NO_FIDS, Int64s, build_claim
+from sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError
+from sync.log import DeltaLog
+
+UNKNOWN = -1
+_READ_RECORDS = 256
+
+
+class EpochWriter:
+    """Writes one shard of one model's deltas. Not thread-safe."""
+
+    def __init__(
+        self,
+        log: DeltaLog,
+        *,
+        model: str,
+        shard: int,
+        spec_hash: int,
+        name: str,
+        timeout_s: float,
+        position: int = UNKNOWN,
+        newest_epoch: int = 0,
+    ) -> None:
+        """:param name: unique to this process.
+        :param position: every record below it is accounted for; ``UNKNOWN`` = nothing is known of the log.
+        :param newest_epoch: the highest epoch known from elsewhere (checkpoint, bases).
+        """
+        self.model = model
+        self.shard = shard
+        self.spec_hash = spec_hash
+        self.name = name
+        #: epoch of the next record, 0 before the first claim
+        self.epoch = 0
+        #: sequence of the next record
+        self.sequence = 0
+        self.position = position
+        #: false before the first claim and after a failure
+        self.is_open = False
+        self._log = log
+        self._timeout_s = timeout_s
+        #: highest epoch in the log so far and who was the first to claim it; highest that this writer tried
+        self.newest_epoch = newest_epoch
+        self._newest_by = ""
+        self._tried = 0
+        self._appended = 0
+
+    def knows_position(self) -> bool:
+        """Whether the log still holds everything from the position on.
+
+        :raises LogUnavailableError: the log does not answer.
+        """
+        return self.position != UNKNOWN and self._log.begin() <= self.position <= self._log.end()
+
+    def start_over(self) -> None:
+        """Accounts for the whole log at the next :meth:`open`."""
+        self.position = self._log.begin()
+
+    def open(self, table: str) -> Int64s:
+        """Claims an epoch above all there are.
+
+        :returns: int64[n] ascending, the fids of ``table`` in all delta blocks from the position up to the claim.
+        :raises FencedError: this writer has held an epoch, and another writer a newer one since.
+        :raises LogUnavailableError: nothing is changed but that the epoch tried is not tried again.
+        """
+        found: list[Int64s] = []
+        position, _ = self._scan(self.position, self._log.end(), found, table)
+        self._check_fence()
+        while True:
+            # An epoch tried before isn't tried again, held or not: its claim may come to the log late.
+            epoch = self._tried = max(self.newest_epoch, self._tried) + 1
+            claim = build_claim(
+                model=self.model, writer=self.name, shard=self.shard, epoch=epoch, spec_hash=self.spec_hash
+            )
+            self._log.append(f"claim|{self.shard}".encode(), encode(claim))
+            self._log.flush(self._timeout_s)
+            position, first = self._scan(position, self._log.end(), found, table, claim=epoch)
+            if first is None:
+                raise LogUnavailableError(f"the delta log acknowledged a claim of epoch {epoch} and does not hold it")
+            if first == self.name and self.newest_epoch == epoch:
+                break
+            self._check_fence()
+        self.position = position
+        self.epoch, self.sequence = epoch, 1
+        self._appended = 0
+        self.is_open = True
+        return np.unique(np.concatenate(found)) if found else NO_FIDS
+
+    def append(self, key: bytes, record: DeltaBlock | DenseRef) -> int:
+        """Queues a record that bears the current epoch and sequence; returns its size in bytes.
+
+        :raises LogUnavailableError: the queue is full and stays so.
+        """
+        value = encode(record)
+        self._log.append(key, value)
+        self.sequence += 1
+        self._appended += 1
+        return len(value)
+
+    def flush(self) -> None:
+        """Returns once all appended records are acknowledged.
+
+        :raises LogUnavailableError: not all were, in time.
+        """
+        self._log.flush(self._timeout_s)
+
+    def abandon(self) -> None:
+        """Gives the epoch up: some record of it may be missing from the log, or still come."""
+        self.is_open = False
+
+    def account(self) -> None:
+        """Moves the position past what was acknowledged; looks who else is writing where not all is ours.
+
+        :raises FencedError: another one has a newer epoch.
+        :raises LogUnavailableError: the log does not answer. The epoch is abandoned.
+        """
+        expected = self.position + self._appended
+        try:
+            end = self._log.end()
+            if end < expected:
+                raise LogUnavailableError(f"the delta log acknowledged records up to {expected} and ends at {end}")
+            if end > expected:
+                end, _ = self._scan(self.position, end, [], "")
+                self._check_fence()
+        except BaseException:
+            self.abandon()
+            raise
+        self.position = end
+        self._appended = 0
+
+    def _scan(
+        self, position: int, end: int, found: list[Int64s], table: str, claim: int = UNKNOWN
+    ) -> tuple[int, str | None]:
+        """Reads up to ``end``: the newest epoch and its writer, and the fids of ``table`` into ``found``.
+
+        :returns: the position after the last record read, and who first claimed epoch ``claim``.
+        """
+        first: str | None = None
+        while position < end:
+            try:
+                records = self._log.read(position, _READ_RECORDS, self._timeout_s)
+            except PositionOutOfRangeError as error:
+                raise LogUnavailableError(f"the delta log moved on while it was read: {error}") from error
+            if not records:
+                raise LogUnavailableError(
+                    f"the delta log ends at {end} but gave nothing from {position} within {self._timeout_s:g} s"
+                )
+            for log_record in records:
+                record = _decoded(log_record.value)
+                if record is None or record.model != self.model or record.shard != self.shard:
+                    continue
+                by = ""
+                if isinstance(record, DeltaBlock):
+                    if record.table.startswith(CLAIM_PREFIX):
+                        by = record.table.removeprefix(CLAIM_PREFIX)
+                        if record.epoch == claim and first is None:
+                            first = by
+                    elif record.table == table:
+                        # A damaged block is refused by readers; its fids must still be valid to ask a table for.
+                        found += [record.fids[record.fids > 0], record.tombstones[record.tombstones > 0]]
+                if record.epoch > self.newest_epoch:
+                    self.newest_epoch, self._newest_by = record.epoch, by
+            position = records[-1].position + 1
+        return position, first
+
+    def _check_fence(self) -> None:
+        if self.epoch and self.newest_epoch > self.epoch and self._newest_by != self.name:
+            self.abandon()
+            raise FencedError(
+                f"writer {self.name} of model {self.model!r} held epoch {self.epoch}, but "
+                f"{self._newest_by or 'another writer'} has taken epoch {self.newest_epoch}: "
+                f"a newer trainer is at work; stop this one"
+            )
+
+
+def _decoded(value: bytes) -> DeltaBlock | DenseRef | None:
+    """The record, None for one that readers refuse too."""
+    try:
+        record = decode(value)
+    except RecordError:
+        return None
+    return record if isinstance(record, DeltaBlock | DenseRef) else None
