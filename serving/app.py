@@ -1,0 +1,298 @@
+"""Open Inference Protocol V2 over ASGI: paths, headers and status codes. No sockets and no scoring here.
+
+``infer`` is answered before Starlette's middleware and router see it: they cost more than the request.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from importlib import metadata
+
+import numpy as np
+import orjson
+from prometheus_client import exposition
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from schemas import FeatureSpec
+from schemas.records import Float32s
+from serving.config import ServingConfig
+from serving.engine import Engine, Scored
+from serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
+from serving.feature_log import FeatureRecorder
+from serving.features import RequestLayout, ScoreRequest, timeout_ms
+from serving.metrics import ServingMetrics
+from serving.protocol import (
+    InferRequest,
+    format_error,
+    format_infer_response,
+    parse_infer_request,
+    parse_json_length,
+)
+
+log = logging.getLogger(__name__)
+
+_JSON = b"application/json"
+_BINARY = b"application/octet-stream"
+_OUTPUTS = ("scores", "logits")
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class InferenceApp:
+    """The ASGI application of one model."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        spec: FeatureSpec,
+        engine: Engine,
+        recorder: FeatureRecorder | None,
+        metrics: ServingMetrics,
+        config: ServingConfig,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+    ) -> None:
+        """
+        :param model: name under which it is served.
+        :param recorder: where served features go; None serves without logging them.
+        :param now_ms: wall clock, the event time of requests that name none.
+        """
+        self._model = model
+        self._spec = spec
+        self._engine = engine
+        self._recorder = recorder
+        self._metrics = metrics
+        self._config = config
+        self._now_ms = now_ms
+        self._layout = RequestLayout(spec, config.max_request_rows)
+        self._infer_path = f"/v2/models/{model}/infer"
+        # Random once and counted from there: asking the system for randomness costs more than the rest of a request.
+        self._id_prefix = uuid.uuid4().hex[:20]
+        self._id_count = itertools.count()
+        self._rest = Starlette(routes=self._routes(), exception_handlers={HTTPException: _http_error})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._infer_path:
+            await self._infer(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
+
+    def _routes(self) -> list[Route]:
+        routes = [
+            Route("/v2", self._server),
+            Route("/v2/health/live", self._live),
+            Route("/v2/health/ready", self._ready),
+            Route("/metrics", self._scrape),
+        ]
+        for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(prefix, self._metadata),
+                Route(f"{prefix}/ready", self._model_ready),
+                Route(f"{prefix}/infer", _Asgi(self._infer), methods=["POST"]),
+            ]
+        return routes
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        json_length: int | None = None
+        status = 200
+        try:
+            self._check_model(scope.get("path_params", {}))
+            json_header = _checked_headers(scope)
+            body = await _read(receive, self._config.max_body_bytes)
+            request = parse_infer_request(body, parse_json_length(json_header, len(body)))
+            outputs = _wanted(request)
+            scoring = self._layout.parse(request, self._now_ms(), self._new_id())
+            scored = await self._engine.score(scoring, timeout_ms(request, self._config.default_timeout_ms))
+            body, json_length = self._answer(scoring, scored, outputs)
+        except RequestError as error:
+            status, body = error.status, format_error(str(error))
+            self._metrics.rejected(error.reason)
+        # A fault of ours must answer as the protocol says, too; the log has the trace.
+        except Exception as error:
+            log.exception("answering an infer request failed")
+            status, body = 500, format_error(f"internal error: {type(error).__name__}: {error}")
+            self._metrics.rejected(ScoringError.reason)
+        headers = [
+            (b"content-type", _JSON if json_length is None else _BINARY),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if json_length is not None:
+            headers.append((b"inference-header-content-length", str(json_length).encode()))
+        if status in (429, 503):
+            headers.append((b"retry-after", b"1"))
+        self._metrics.answered(status, time.perf_counter() - started)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(
+        self, request: ScoreRequest, scored: Scored, outputs: tuple[tuple[str, bool], ...]
+    ) -> tuple[bytes, int | None]:
+        """Logs what was served, then formats it."""
+        parameters: dict[str, bool] | None = None
+        if request.log and self._recorder is not None:
+            event = request.to_event(self._spec, scored.logits, self._model, scored.version)
+            if not self._recorder.record(event):
+                parameters = {"logged": False}
+        arrays = {"logits": scored.logits}
+        if any(name == "scores" for name, _ in outputs):
+            arrays["scores"] = _sigmoid(scored.logits)
+        return format_infer_response(
+            model=self._model,
+            version=str(scored.version),
+            request_id=request.request_id,
+            outputs=[(name, arrays[name], binary) for name, binary in outputs],
+            parameters=parameters,
+        )
+
+    def _new_id(self) -> str:
+        """A request id of 32 hexadecimal digits, unique over servers and restarts."""
+        return f"{self._id_prefix}{next(self._id_count):012x}"
+
+    def _check_model(self, path: dict[str, str]) -> None:
+        """
+        :raises UnknownModelError: a model or version that is not served now.
+        """
+        model = path.get("model", self._model)
+        if model != self._model:
+            raise UnknownModelError(f"model {model[:80]!r} is not served here; {self._model!r} is")
+        version = path.get("version")
+        if version is not None and not (self._engine.model.ready and version == str(self._engine.model.version)):
+            now = f"version {self._engine.model.version} is" if self._engine.model.ready else "none is yet"
+            raise UnknownModelError(f"version {version[:80]!r} of {self._model} is not served; {now}")
+
+    async def _server(self, request: Request) -> Response:
+        return _json({"name": "rillet", "version": _version(), "extensions": ["binary_tensor_data"]})
+
+    async def _live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        ready = self._engine.ready
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _model_ready(self, request: Request) -> Response:
+        try:
+            self._check_model(request.path_params)
+        except UnknownModelError as error:
+            return _error(error)
+        ready = self._engine.ready
+        return _json({"name": self._model, "ready": ready}, 200 if ready else 503)
+
+    async def _metadata(self, request: Request) -> Response:
+        try:
+            self._check_model(request.path_params)
+        except UnknownModelError as error:
+            return _error(error)
+        model = self._engine.model
+        tasks = [task.name for task in self._spec.tasks]
+        return _json(
+            {
+                "name": self._model,
+                "versions": [str(model.version)] if model.ready else [],
+                "platform": "rillet",
+                "inputs": self._layout.inputs(),
+                "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, len(tasks)]} for name in _OUTPUTS],
+                "parameters": {"spec": self._spec.name, "spec_hash": f"{self._spec.hash:#x}", "tasks": tasks},
+            }
+        )
+
+    async def _scrape(self, request: Request) -> Response:
+        text, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+        return Response(text(self._metrics.registry), media_type=content_type)
+
+
+class _Asgi:
+    """Makes Starlette's Route take a bare ASGI callable instead of wrapping it in a Request."""
+
+    def __init__(self, call: Callable[[Scope, Receive, Send], object]) -> None:
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._call(scope, receive, send)  # type: ignore[misc]
+
+
+def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
+    """The outputs to send: (name, as binary).
+
+    :raises InvalidRequestError: an output that the model does not have.
+    """
+    if request.outputs is None:
+        return tuple((name, request.binary_default) for name in _OUTPUTS)
+    for index, (name, _) in enumerate(request.outputs):
+        if name not in _OUTPUTS:
+            raise InvalidRequestError(f"outputs[{index}].name", f"{name[:40]!r} is none of {', '.join(_OUTPUTS)}")
+    return request.outputs
+
+
+def _checked_headers(scope: Scope) -> str | None:
+    """The Inference-Header-Content-Length header.
+
+    :raises InvalidRequestError: the body is compressed.
+    """
+    json_length: str | None = None
+    for name, value in scope["headers"]:
+        if name == b"inference-header-content-length":
+            json_length = value.decode("latin-1")
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidRequestError("Content-Encoding", f"{value[:40].decode('latin-1')} is not accepted")
+    return json_length
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    """The whole body.
+
+    :raises BodyTooLargeError: more than ``limit`` bytes.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequestError("body", "the client closed the connection within it")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError(f"the body is larger than max_body_bytes = {limit}")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _sigmoid(logits: Float32s) -> Float32s:
+    # By tanh: exp would overflow, with a warning, for large negative logits.
+    scores: Float32s = 0.5 + 0.5 * np.tanh(0.5 * logits)
+    return scores
+
+
+def _version() -> str:
+    try:
+        return metadata.version("rillet")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+checkout"
+
+
+def _json(document: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(document), status, media_type="application/json")
+
+
+def _error(error: RequestError) -> Response:
+    return Response(format_error(str(error)), error.status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, as the protocol's errors."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for this class only
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return Response(format_error(message), error.status_code, media_type="application/json", headers=error.headers)

@@ -1,0 +1,52 @@
+"""Settings of one serving process; not where the model comes from (that is ``sync``'s configuration)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServingConfig:
+    """Limits, times and address of the server. Rows are candidates: a request of ten candidates is ten rows."""
+
+    #: address to listen on
+    host: str = "127.0.0.1"
+    #: TCP port; 0 takes a free one and logs it
+    port: int = 8500
+    #: rows waiting for the model before requests are refused with 429
+    max_queue_rows: int = 8192
+    #: rows of one call of the model; a larger request is a batch of its own
+    max_batch_rows: int = 1024
+    #: rows of one request, refused with 400 above it
+    max_request_rows: int = 2048
+    #: how long a batch that is not full waits for more, from its first request on, in ms; 0 never waits
+    max_queue_delay_ms: float = 0.0
+    #: deadline of a request that names none, in ms from its arrival; 0 is no deadline
+    default_timeout_ms: float = 0.0
+    #: longest time between two batches that applying updates may take, in ms
+    apply_slice_ms: float = 2.0
+    #: pause between two looks at the delta log when it had nothing new, in ms
+    poll_interval_ms: float = 50.0
+    #: pause between two looks at the store while there is no base yet, in ms
+    base_poll_interval_ms: float = 1000.0
+    #: largest request body, in bytes; 413 above it
+    max_body_bytes: int = 16 * 1024 * 1024
+    #: how long shutdown waits for requests in flight and for the feature log, each, in seconds
+    drain_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port: {self.port} is not in 0..65535")
+        for name in ("max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        for name in ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "drain_timeout_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive and finite")
+        for name in ("max_queue_delay_ms", "default_timeout_ms"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: {getattr(self, name)} is negative or not finite")
+        if self.max_request_rows > self.max_queue_rows:
+            raise ValueError(
+                f"max_request_rows: {self.max_request_rows} rows never fit in max_queue_rows = {self.max_queue_rows}"
+            )

@@ -1,0 +1,240 @@
+"""The model that is served while it changes: a replica's table, and the dense program with its newest weights.
+
+Two sides. ``run`` fetches (its own thread); ``apply`` and what it calls belong to the batcher's thread. What a
+bad update does is decided here: it is counted and logged, and serving stays on what it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from schemas import DeltaBlock, FeatureSpec
+from schemas.fid import VALUE_BITS
+from serving.config import ServingConfig
+from serving.errors import ProgramError
+from serving.features import RequestLayout
+from serving.metrics import ServingMetrics
+from serving.predictor import Predictor
+from serving.program import DenseProgram
+from serving.protocol import InferRequest
+from serving.replica_metrics import ReplicaCollector
+from serving.report import Reporter
+from sync import Base, BaseNotFoundError, DeltaLog, Dense, Incident, ModelStore, Replica, SyncConfig, SyncError
+from tables import EmbeddingTable
+
+log = logging.getLogger(__name__)
+
+#: Rows applied between two looks at the clock: well below the shortest sensible slice.
+_PIECE_ROWS = 1024
+_RETRY_S = 1.0
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class LiveModel:
+    """A :class:`serving.engine.ServedModel` that follows a trainer."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        delta_log: DeltaLog,
+        spec: FeatureSpec,
+        *,
+        config: ServingConfig,
+        sync_config: SyncConfig,
+        metrics: ServingMetrics,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Touches neither store nor log; :meth:`run` does.
+
+        :param now_ms: wall clock, for freshness.
+        :param clock: monotonic seconds.
+        """
+        self._spec = spec
+        self._store = store
+        self._config = config
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._clock = clock
+        self._reporter = Reporter(log, clock)
+        self._replica = Replica(
+            store,
+            delta_log,
+            spec_hash=spec.hash,
+            config=sync_config,
+            on_applied=self._on_applied,
+            on_dense=self._on_dense,
+            on_incident=self._on_incident,
+        )
+        self._program: DenseProgram | None = None
+        #: the base that the program is from
+        self._base: Base | None = None
+        self._version = 0
+        self._loaded = False
+        self._announced = False
+        metrics.registry.register(ReplicaCollector(self._replica, now_ms))
+        self._refused_weights = metrics.counter(
+            "rillet_serving_refused_weights", "Dense weights that did not fit the program and were not served."
+        )
+        self._apply_failures = metrics.counter(
+            "rillet_serving_apply_failures", "Slices of updates that failed; serving goes on with what there is."
+        )
+
+    # -- read by the engine --------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a base is loaded and all that the log held then is applied."""
+        return self._loaded and self._replica.ready
+
+    @property
+    def version(self) -> int:
+        """Version of the dense weights that are served."""
+        return self._version
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The replica's table; ask each time."""
+        return self._replica.table
+
+    @property
+    def program(self) -> DenseProgram:
+        """The dense part; ask each time.
+
+        :raises ProgramError: no base is loaded yet.
+        """
+        if self._program is None:
+            raise ProgramError("no base is loaded yet")
+        return self._program
+
+    def apply(self, budget_s: float) -> bool:
+        """Applies queued updates for about ``budget_s``; True when more are queued. Never raises."""
+        if not self._loaded:
+            return False
+        started = self._clock()
+        applied = 0
+        try:
+            # One piece at least, so that no budget, however small, stops updates for good.
+            while more := (rows := self._replica.apply_slice(_PIECE_ROWS)) > 0:
+                applied += rows
+                if self._clock() - started >= budget_s:
+                    break
+        # The batcher must go on answering whatever an update contains; the next poll tries it again.
+        except Exception:
+            self._apply_failures.inc()
+            log.exception("applying updates failed; serving goes on with what there is")
+            return False
+        if applied:
+            self._metrics.apply_seconds.observe(self._clock() - started)
+        if not self._announced and self._replica.ready:
+            self._announce()
+        return more
+
+    # -- the fetching thread -------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event, wake: Callable[[], None]) -> None:
+        """Waits for the first base, then fetches until ``stop`` is set.
+
+        :param wake: called when the batcher should look for updates to apply.
+        :raises RilletError: the base cannot be served: its program does not load or is of another shape.
+        """
+        if not self._load(stop):
+            return
+        pause_s = self._config.poll_interval_ms / 1e3
+        while not stop.is_set():
+            started = self._clock()
+            try:
+                taken = self._replica.poll(self._now_ms(), pause_s)
+            except SyncError as error:
+                self._reporter.warn("poll", "updates are not arriving, serving goes on with what there is: %s", error)
+                stop.wait(_RETRY_S)
+                continue
+            wake()
+            if not taken:  # a log that did not wait itself
+                stop.wait(max(0.0, pause_s - (self._clock() - started)))
+
+    def _load(self, stop: threading.Event) -> bool:
+        model, url = self._store.model, self._store.url
+        while not stop.is_set():
+            try:
+                base = self._replica.load()
+            except BaseNotFoundError:
+                self._reporter.info(
+                    "base", "waiting for the trainer to write a first base of model %s to %s", model, url
+                )
+                stop.wait(self._config.base_poll_interval_ms / 1e3)
+            except SyncError as error:
+                self._reporter.warn("base", "the first base of model %s cannot be loaded yet: %s", model, error)
+                stop.wait(max(_RETRY_S, self._config.base_poll_interval_ms / 1e3))
+            else:
+                log.info(
+                    "loaded %s of model %s: %d rows; replaying the delta log from %d",
+                    base.manifest.name,
+                    model,
+                    self._replica.rows,
+                    base.manifest.next_offset,
+                )
+                self._warm_up()
+                self._loaded = True
+                return True
+        return False
+
+    def _warm_up(self) -> None:
+        """Scores one made-up request, so that the first real one does not pay for compiling the kernels."""
+        layout = RequestLayout(self._spec, 1)
+        numbers = np.concatenate([np.full(slot.max_values, slot.slot, np.int64) for slot in self._spec.slots])
+        inputs = {"fids": (numbers << VALUE_BITS)[None, :], "dense": np.zeros((1, len(self._spec.dense)), np.float32)}
+        if not self._spec.dense:
+            del inputs["dense"]
+        request = layout.parse(InferRequest("warm-up", {}, inputs, None, False), 0, "")
+        Predictor(self._spec).score(self.table, self.program, [request])
+
+    # -- called by the replica -----------------------------------------------------------------------------
+
+    def _on_dense(self, version: int, weights: Dense) -> None:
+        """Serves a version of the weights, with the program of its base where that is new. Applying thread."""
+        base = self._replica.base
+        try:
+            if base is not self._base:
+                self._program = DenseProgram(
+                    base.program,
+                    slots=len(self._spec.slots),
+                    embedding_width=base.manifest.dim,
+                    dense_width=len(self._spec.dense),
+                    tasks=len(self._spec.tasks),
+                )
+                self._base = base
+            self.program.load_weights(weights)
+        except ProgramError as error:
+            if not self._loaded:
+                raise
+            self._refused_weights.inc()
+            log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
+            return
+        self._version = version
+
+    def _on_applied(self, block: DeltaBlock) -> None:
+        known = block.action_ingest_ms[block.action_ingest_ms >= 0]
+        if len(known):
+            self._metrics.freshness_seconds.observe_many((self._now_ms() - known) / 1e3)
+
+    def _on_incident(self, kind: Incident, position: int, detail: str) -> None:
+        self._reporter.warn(f"incident {kind}", "delta log position %d: %s: %s", position, kind.value, detail)
+
+    def _announce(self) -> None:
+        self._announced = True
+        log.info(
+            "ready: model %s, dense weights %d, %d rows, delta log up to %d",
+            self._store.model,
+            self._version,
+            self._replica.rows,
+            self._replica.position,
+        )

@@ -1,0 +1,78 @@
+"""Scores batches: fids to rows, pooled rows to embeddings, embeddings to logits. Knows no queue and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas import FeatureSpec
+from schemas.records import Float32s, Int64s, UInt16s
+from serving.errors import ScoringError
+from serving.features import ScoreRequest
+
+
+class Table(Protocol):
+    """The part of ``tables.EmbeddingTable`` that scoring reads."""
+
+    def find(self, fids: Int64s, /) -> Int64s:
+        """Row numbers int64[F] of fids int64[F], -1 for unknown ones."""
+
+    def gather_pooled(self, rows: Int64s, lengths: UInt16s | None, /) -> Float32s:
+        """Mean rows float32[segments, E]; unknown rows read as zeros."""
+
+
+class Program(Protocol):
+    """The part of :class:`serving.program.DenseProgram` that scoring calls."""
+
+    def __call__(self, embeddings: Float32s, dense: Float32s) -> Float32s: ...
+
+
+class Predictor:
+    """Context slots are gathered once a request and repeated over its candidates."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._context_slots = len(spec.context)
+        self._item_slots = len(spec.item)
+        self._dense_width = len(spec.dense)
+        #: fids looked up so far, and those of them that the table did not know
+        self.fids = 0
+        self.unknown_fids = 0
+
+    def score(self, table: Table, program: Program, requests: Sequence[ScoreRequest]) -> list[Float32s]:
+        """Logits float32[rows, T] of each request; row numbers do not outlive the call.
+
+        :raises ScoringError: the model gave a logit that is not finite.
+        """
+        counts = np.array([request.rows for request in requests])
+        total = int(counts.sum())
+        context_fids = np.concatenate([request.context_fids for request in requests])
+        fids = np.concatenate([context_fids, *(request.item_fids for request in requests)])
+        rows = table.find(fids)
+        self.fids += len(fids)
+        self.unknown_fids += int(np.count_nonzero(rows < 0))
+        items = table.gather_pooled(rows[len(context_fids) :], _joined([request.item_lengths for request in requests]))
+        width = items.shape[1]
+        embeddings = np.empty((total, self._context_slots + self._item_slots, width), np.float32)
+        embeddings[:, self._context_slots :] = items.reshape(total, self._item_slots, width)
+        if self._context_slots:
+            context = table.gather_pooled(
+                rows[: len(context_fids)], _joined([request.context_lengths for request in requests])
+            )
+            embeddings[:, : self._context_slots] = np.repeat(
+                context.reshape(len(requests), self._context_slots, width), counts, axis=0
+            )
+        dense = np.concatenate([request.dense for request in requests]).reshape(total, self._dense_width)
+        logits = program(embeddings, dense)
+        if not np.isfinite(logits).all():
+            raise ScoringError("the model gave a logit that is not finite")
+        ends = np.cumsum(counts).tolist()
+        return [logits[end - request.rows : end] for end, request in zip(ends, requests, strict=True)]
+
+
+def _joined(lengths: list[UInt16s | None]) -> UInt16s | None:
+    # All requests are of one spec: either all sides are ragged or none is.
+    present: list[npt.NDArray[np.uint16]] = [array for array in lengths if array is not None]
+    return np.concatenate(present) if present else None

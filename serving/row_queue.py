@@ -1,0 +1,85 @@
+"""Requests waiting for the model, bounded and batched by rows; pure: the time is an argument, no lock, no thread.
+
+Batching as in Zemanta's auto-batching server and Triton's dynamic batcher: rows are what a batch costs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from serving.errors import QueueFullError, RequestError
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[P, R]):
+    """One request in the queue. Times are seconds of the batcher's monotonic clock."""
+
+    payload: P
+    rows: int
+    #: called once, by whoever delivers the batch, with the result or why there is none
+    done: Callable[[R | RequestError], None]
+    enqueued_s: float
+    #: not computed at or after this time; infinite for none
+    deadline_s: float = float("inf")
+
+
+class RowQueue(Generic[P, R]):
+    """First in, first out; at most ``max_rows`` rows."""
+
+    def __init__(self, max_rows: int, max_batch_rows: int, max_delay_s: float) -> None:
+        self._jobs: deque[Job[P, R]] = deque()
+        self._max_rows = max_rows
+        self._max_batch_rows = max_batch_rows
+        self._max_delay_s = max_delay_s
+        #: rows waiting now
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def offer(self, job: Job[P, R]) -> None:
+        """Appends a job.
+
+        :raises QueueFullError: its rows do not fit any more; the queue is as before.
+        """
+        if self.rows + job.rows > self._max_rows:
+            raise QueueFullError(
+                f"{self.rows} rows are waiting, {job.rows} more exceed max_queue_rows = {self._max_rows}; retry later"
+            )
+        self._jobs.append(job)
+        self.rows += job.rows
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Seconds until a batch should be taken: 0 when one is due, None when nothing waits."""
+        if not self._jobs:
+            return None
+        if self.rows >= self._max_batch_rows:
+            return 0.0
+        return max(0.0, self._jobs[0].enqueued_s + self._max_delay_s - now_s)
+
+    def take(self, now_s: float) -> tuple[list[Job[P, R]], list[Job[P, R]]]:
+        """The next batch, and the jobs met on the way whose deadline has passed.
+
+        A batch has at most ``max_batch_rows`` rows, or is one job that is larger by itself.
+        """
+        batch: list[Job[P, R]] = []
+        expired: list[Job[P, R]] = []
+        rows = 0
+        while self._jobs:
+            job = self._jobs[0]
+            if job.deadline_s <= now_s:
+                expired.append(job)
+            elif batch and rows + job.rows > self._max_batch_rows:
+                break
+            else:
+                batch.append(job)
+                rows += job.rows
+            self._jobs.popleft()
+            self.rows -= job.rows
+        return batch, expired

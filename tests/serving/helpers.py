@@ -1,0 +1,216 @@
+"""A small model, a table and a server thread for the serving tests; independent of trainer and sync."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+
+from schemas import FeatureSpec, make_fids, parse_spec
+from serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
+from serving.app import InferenceApp
+from serving.program import DenseProgram
+from serving.server import InferenceServer
+from tables import EmbeddingTable, TableConfig
+
+WIDTH = 17
+MODEL = "films"
+
+_SPEC = """
+[spec]
+name = "films"
+[[context]]
+name = "user"
+slot = 1
+kind = "id"
+[[context]]
+name = "age"
+slot = 2
+kind = "id"
+[[context]]
+name = "gender"
+slot = 3
+kind = "token"
+[[context]]
+name = "occupation"
+slot = 4
+kind = "id"
+[[context]]
+name = "zip"
+slot = 5
+kind = "token"
+[[item]]
+name = "film"
+slot = 16
+kind = "id"
+[[item]]
+name = "year"
+slot = 17
+kind = "id"
+[[item]]
+name = "genres"
+slot = 18
+kind = "token"
+max_values = 6
+[[tasks]]
+name = "watch"
+action = "watch"
+window_ms = 600000
+negative_rate = 0.5
+[[tasks]]
+name = "like"
+action = "like"
+window_ms = 3600000
+"""
+
+_DENSE = """
+[[dense]]
+name = "price"
+[[dense]]
+name = "age_days"
+"""
+
+
+def demo_spec(dense: bool = False) -> FeatureSpec:
+    """Five context slots, three item slots (one of up to six values), two tasks."""
+    return parse_spec(_SPEC + (_DENSE if dense else ""))
+
+
+def request_tensor(rng: np.random.Generator, rows: int, users: int = 1000, films: int = 3000) -> np.ndarray:
+    """A padded tensor int64[rows, 13] of the demo spec."""
+    out = np.zeros((rows, 13), np.int64)
+    out[:, 0] = make_fids(1, rng.integers(1, users))
+    for column, slot in ((1, 2), (2, 3), (3, 4), (4, 5)):
+        out[:, column] = make_fids(slot, rng.integers(1, 7))
+    out[:, 5] = make_fids(16, rng.choice(films, rows, replace=False))
+    out[:, 6] = make_fids(17, rng.integers(1, 80, rows))
+    lengths = rng.integers(0, 7, rows)
+    genres = make_fids(18, rng.integers(1, 19, (rows, 6)))
+    out[:, 7:] = np.where(np.arange(6) < lengths[:, None], genres, 0)
+    return out
+
+
+class Dense(torch.nn.Module):
+    """A DeepFM in small, so that the dense part costs what a real one does."""
+
+    def __init__(self, slots: int, dense: int, tasks: int) -> None:
+        super().__init__()
+        self.mlp = torch.nn.Sequential(
+            torch.nn.Linear(slots * (WIDTH - 1) + dense, 64),
+            torch.nn.ReLU(),
+            torch.nn.Linear(64, 32),
+            torch.nn.ReLU(),
+            torch.nn.Linear(32, tasks),
+        )
+
+    def forward(self, embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        vectors = embeddings[:, :, 1:]
+        pairs = 0.5 * (vectors.sum(1) ** 2 - (vectors**2).sum(1)).sum(1, keepdim=True)
+        linear = embeddings[:, :, 0].sum(1, keepdim=True)
+        out: torch.Tensor = self.mlp(torch.cat([vectors.flatten(1), dense], 1)) + linear + pairs
+        return out
+
+
+class Linear(torch.nn.Module):
+    """logit = bias + sum of column 0: what a table says can be read off a score."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(tasks))
+
+    def forward(self, embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        return embeddings[:, :, 0].sum(1, keepdim=True) + self.bias + 0 * dense.sum()
+
+
+def exported(module: torch.nn.Module, spec: FeatureSpec) -> bytes:
+    """The module as a torch.export program."""
+    rows = torch.export.Dim("n")
+    example = (torch.zeros(2, len(spec.slots), WIDTH), torch.zeros(2, len(spec.dense)))
+    out = io.BytesIO()
+    torch.export.save(torch.export.export(module.eval(), example, dynamic_shapes=({0: rows}, {0: rows})), out)
+    return out.getvalue()
+
+
+def program(module: torch.nn.Module, spec: FeatureSpec) -> DenseProgram:
+    """The module as serving loads it."""
+    return DenseProgram(
+        exported(module, spec),
+        slots=len(spec.slots),
+        embedding_width=WIDTH,
+        dense_width=len(spec.dense),
+        tasks=len(spec.tasks),
+    )
+
+
+def empty_table() -> EmbeddingTable:
+    return EmbeddingTable(WIDTH, TableConfig(optimizer="none", chunk_rows=4096, initial_capacity=4096))
+
+
+@dataclass
+class FakeModel:
+    """A model that changes when ``updates`` (run between batches) says so."""
+
+    table: EmbeddingTable
+    program: DenseProgram
+    version: int = 1
+    ready: bool = True
+    updates: Callable[[float], bool] | None = None
+
+    def apply(self, budget_s: float) -> bool:
+        return self.updates(budget_s) if self.updates is not None else False
+
+
+@dataclass
+class Running:
+    """A server in a thread."""
+
+    url: str
+    engine: Engine
+    model: FakeModel
+    metrics: ServingMetrics
+    features: MemoryFeatureLog
+    server: InferenceServer
+    thread: threading.Thread
+
+
+@contextlib.contextmanager
+def running_server(
+    spec: FeatureSpec, model: FakeModel, config: ServingConfig | None = None, capacity: int = 100_000
+) -> Iterator[Running]:
+    """Serves ``model`` on a free port until the block ends."""
+    config = config or ServingConfig(port=0)
+    registry = CollectorRegistry()
+    metrics = ServingMetrics(registry)
+    features = MemoryFeatureLog(capacity)
+    engine = Engine(spec, model, config, metrics)
+    app = InferenceApp(
+        model=MODEL,
+        spec=spec,
+        engine=engine,
+        recorder=FeatureRecorder(features, registry),
+        metrics=metrics,
+        config=config,
+    )
+    server = InferenceServer(app, engine, config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    url = f"127.0.0.1:{server.port}"
+    deadline = time.monotonic() + 10
+    while not server.started:
+        if time.monotonic() > deadline or not thread.is_alive():
+            raise TimeoutError("the server did not start")
+        time.sleep(0.005)
+    try:
+        yield Running(url, engine, model, metrics, features, server, thread)
+    finally:
+        server.stop()
+        thread.join(20)
+        if thread.is_alive():
+            raise TimeoutError("the server did not stop")

@@ -1,0 +1,223 @@
+"""The served model follows a publisher: ready when caught up, new rows and weights between batches, bad ones refused."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from schemas import dump_spec, make_fids
+from serving import ServingConfig, ServingMetrics
+from serving.live_model import LiveModel
+from sync import MemoryLog, ModelStore, Publisher, SyncConfig
+from tables import EmbeddingTable, TableConfig
+from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
+
+_NOW_MS = 1_000_000
+
+
+@dataclass
+class _Loop:
+    """A publisher, its log and store, and a model that follows them; the replica's thread is the test's to start."""
+
+    table: EmbeddingTable
+    publisher: Publisher
+    model: LiveModel
+    metrics: ServingMetrics
+    dense: dict[str, np.ndarray]
+    program: bytes
+
+    def write(self, fid_value: int, weight: float) -> None:
+        """Sets a film's linear weight in the trainer's table."""
+        row = np.zeros((1, WIDTH), np.float32)
+        row[0, 0] = weight
+        self.table.upsert(make_fids(16, [fid_value]), row)
+
+    def publish(self, dense: dict[str, np.ndarray] | None = None, ingest: tuple[int, ...] = ()) -> None:
+        self.publisher.publish(
+            self.table,
+            now_ms=_NOW_MS,
+            newest_event_ms=_NOW_MS - 7000,
+            newest_ingest_ms=_NOW_MS,
+            action_ingest_ms=np.array(ingest, np.int64),
+            dense=dense,
+        )
+
+    def base(self) -> None:
+        self.publisher.write_base(
+            self.table, now_ms=_NOW_MS, dense=self.dense, program=self.program, spec_toml=dump_spec(demo_spec())
+        )
+
+    def weight(self, fid_value: int) -> float:
+        """A film's linear weight as served."""
+        table = self.model.table
+        return float(table.gather_pooled(table.find(make_fids(16, [fid_value])), None)[0, 0])
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture(scope="module")
+def program_bytes() -> bytes:
+    return exported(Linear(2), demo_spec())
+
+
+@pytest.fixture
+def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
+    spec = demo_spec()
+    delta_log, store = MemoryLog(), ModelStore(str(tmp_path), MODEL)
+    metrics = ServingMetrics(CollectorRegistry())
+    sync_config = SyncConfig(max_block_rows=100)
+    return _Loop(
+        table=EmbeddingTable(
+            WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
+        ),
+        publisher=Publisher(delta_log, store, spec_hash=spec.hash, writer="test", config=sync_config),
+        model=LiveModel(
+            store,
+            delta_log,
+            spec,
+            config=ServingConfig(poll_interval_ms=5, base_poll_interval_ms=5),
+            sync_config=sync_config,
+            metrics=metrics,
+            now_ms=lambda: _NOW_MS,
+        ),
+        metrics=metrics,
+        dense={"bias": np.zeros(2, np.float32)},
+        program=program_bytes,
+    )
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+class _Following:
+    """Runs the fetching thread; the test's own thread is the batcher's."""
+
+    def __init__(self, model: LiveModel) -> None:
+        self.failure: BaseException | None = None
+        self._model = model
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> _Following:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._model.run(self._stop, lambda: None)
+        except BaseException as error:
+            self.failure = error
+
+    def apply_until(self, condition: Callable[[], bool]) -> None:
+        def step() -> bool:
+            while self._model.apply(0.002):
+                pass
+            return condition()
+
+        _until(step)
+
+
+def test_it_waits_for_the_first_base_and_is_ready_once_the_log_is_replayed(
+    loop: _Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), _Following(loop.model) as following:
+        _until(lambda: "waiting for the trainer to write a first base" in caplog.text)
+        assert not loop.model.ready
+        assert not loop.model.apply(0.002)
+        loop.write(1, 0.5)
+        loop.base()
+        loop.write(2, 0.25)
+        loop.publish()
+        following.apply_until(lambda: loop.model.ready and loop.weight(2) == 0.25)
+        assert loop.weight(1) == 0.5
+    assert "ready: model films" in caplog.text
+    assert loop.counted("rillet_replica_ready") == 1
+    assert loop.counted("rillet_replica_rows") == 2
+    assert loop.counted("rillet_replica_event_age_seconds") == 7
+
+
+def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: _Loop) -> None:
+    loop.write(1, 0.5)
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        version = loop.model.version
+        loop.write(1, 0.75)
+        loop.publish({"bias": np.array([1.0, 2.0], np.float32)}, (_NOW_MS - 1500, -1, _NOW_MS - 3000))
+        following.apply_until(lambda: loop.weight(1) == 0.75 and loop.model.version > version)
+        logits = loop.model.program(np.zeros((1, 8, WIDTH), np.float32), np.zeros((1, 0), np.float32))
+    np.testing.assert_array_equal(logits, [[1, 2]])
+    assert loop.metrics.freshness_seconds.count == 2
+    assert loop.counted("rillet_freshness_seconds_sum") == pytest.approx(4.5)
+
+
+def test_a_slice_ends_within_its_budget_and_the_rest_follows(loop: _Loop) -> None:
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        films = np.arange(1, 4001)
+        loop.table.upsert(make_fids(16, films), np.ones((4000, WIDTH), np.float32))
+        loop.publish()
+        _until(lambda: (loop.counted("rillet_replica_queued_rows") or 0) == 4000)
+        slices = 1
+        while loop.model.apply(1e-9):
+            slices += 1
+        assert slices >= 4
+        assert loop.counted("rillet_replica_queued_rows") == 0
+        assert len(loop.model.table) == 4000
+
+
+def test_weights_that_do_not_fit_are_counted_and_the_old_ones_stay(loop: _Loop) -> None:
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        version = loop.model.version
+        loop.publish({"bias": np.zeros(3, np.float32)})
+        following.apply_until(lambda: loop.counted("rillet_serving_refused_weights_total") == 1)
+        assert loop.model.version == version
+        assert loop.model.ready
+
+
+def test_a_base_whose_program_does_not_load_ends_the_follower_with_the_reason(loop: _Loop) -> None:
+    loop.program = b"no program"
+    loop.base()
+    with _Following(loop.model) as following:
+        _until(lambda: following.failure is not None)
+        assert "does not load" in str(following.failure)
+        assert not loop.model.ready
+
+
+def test_a_failing_slice_is_counted_and_does_not_reach_the_batcher(
+    loop: _Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+
+        def broken(*_: object) -> None:
+            raise MemoryError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.model.table, "upsert", broken)
+            loop.write(1, 0.5)
+            loop.publish()
+            following.apply_until(lambda: bool(loop.counted("rillet_serving_apply_failures_total")))
+        following.apply_until(lambda: loop.weight(1) == 0.5)

@@ -1,0 +1,98 @@
+"""The queue counts rows, keeps order, respects its bounds and drops what is too late."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.errors import QueueFullError
+from serving.row_queue import Job, RowQueue
+
+
+def _job(name: str, rows: int, at: float = 0.0, deadline: float = float("inf")) -> Job[str, str]:
+    return Job(name, rows, lambda outcome: None, at, deadline)
+
+
+def _names(jobs: list[Job[str, str]]) -> list[str]:
+    return [job.payload for job in jobs]
+
+
+def test_a_batch_is_full_by_rows_not_by_requests() -> None:
+    queue: RowQueue[str, str] = RowQueue(100, 10, 0.0)
+    for name, rows in (("a", 4), ("b", 6), ("c", 1)):
+        queue.offer(_job(name, rows))
+    assert _names(queue.take(0.0)[0]) == ["a", "b"]
+    assert queue.rows == 1
+    assert _names(queue.take(0.0)[0]) == ["c"]
+
+
+def test_a_request_larger_than_a_batch_is_a_batch_of_its_own() -> None:
+    queue: RowQueue[str, str] = RowQueue(100, 10, 0.0)
+    queue.offer(_job("large", 50))
+    queue.offer(_job("small", 1))
+    assert _names(queue.take(0.0)[0]) == ["large"]
+    assert _names(queue.take(0.0)[0]) == ["small"]
+
+
+def test_a_request_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+    queue: RowQueue[str, str] = RowQueue(10, 10, 0.0)
+    queue.offer(_job("a", 8))
+    with pytest.raises(QueueFullError, match="8 rows are waiting"):
+        queue.offer(_job("b", 3))
+    queue.offer(_job("c", 2))
+    assert queue.rows == 10
+    assert _names(queue.take(0.0)[0]) == ["a", "c"]
+
+
+def test_expired_requests_are_taken_out_and_cost_no_batch_rows() -> None:
+    queue: RowQueue[str, str] = RowQueue(100, 5, 0.0)
+    queue.offer(_job("late", 5, deadline=1.0))
+    queue.offer(_job("in time", 5, deadline=1.5))
+    batch, expired = queue.take(1.0)
+    assert (_names(batch), _names(expired)) == (["in time"], ["late"])
+    assert queue.rows == 0
+
+
+def test_the_delay_counts_from_the_first_request_and_ends_when_the_batch_is_full() -> None:
+    queue: RowQueue[str, str] = RowQueue(100, 10, 0.002)
+    assert queue.wait_s(5.0) is None
+    queue.offer(_job("a", 4, at=5.0))
+    assert queue.wait_s(5.0005) == pytest.approx(0.0015)
+    queue.offer(_job("b", 4, at=5.001))
+    assert queue.wait_s(5.001) == pytest.approx(0.001)
+    assert queue.wait_s(5.003) == 0.0
+    queue.offer(_job("c", 2, at=5.001))
+    assert queue.wait_s(5.001) == 0.0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(1, 12), st.just(0)), max_size=60),
+    st.integers(1, 40),
+    st.integers(1, 20),
+)
+def test_every_admitted_request_leaves_once_in_order(steps: list[int], max_rows: int, max_batch_rows: int) -> None:
+    """0 is a take, another number an offer of so many rows."""
+    queue: RowQueue[int, str] = RowQueue(max_rows, max_batch_rows, 0.0)
+    admitted: list[int] = []
+    served: list[int] = []
+    waiting = 0
+    for number, rows in enumerate([*steps, *([0] * len(steps))]):
+        if rows:
+            try:
+                queue.offer(Job(number, rows, lambda outcome: None, 0.0))
+            except QueueFullError:
+                assert waiting + rows > max_rows
+            else:
+                admitted.append(number)
+                waiting += rows
+        else:
+            batch, _ = queue.take(0.0)
+            size = sum(job.rows for job in batch)
+            assert size <= max_batch_rows or len(batch) == 1
+            served += [job.payload for job in batch]
+            waiting -= size
+        assert queue.rows == waiting
+    assert served == admitted
+    assert len(queue) == 0
