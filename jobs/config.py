@@ -1,0 +1,216 @@
+"""rillet.toml: one file for all services, composed of the packages' own settings.
+
+The packages declare plain dataclasses with ranges; here they are read, checked and resolved once. An
+unknown key, a wrong type or a value out of range is refused with its path in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from jobs.errors import ConfigError
+from joiner.config import JoinerConfig
+from schemas import FeatureSpec, load_spec
+from serving.config import ServingConfig
+from sync.config import SyncConfig
+from tables.config import TableConfig
+from trainer.config import ModelConfig, TrainerConfig
+
+BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """The topics of one loop."""
+
+    features: str = "features"
+    actions: str = "actions"
+    examples: str = "examples"
+    deltas: str = "deltas"
+    dead_letters: str = "dead_letters"
+
+    def __post_init__(self) -> None:
+        names = list(asdict(self).values())
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError(f"every topic needs a name of its own, found {', '.join(map(repr, names))}")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConfig:
+    """Where the broker is and how the topics are made."""
+
+    #: host:port, several separated by commas
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topics: TopicNames = field(default_factory=TopicNames)
+    #: partitions of features and actions
+    partitions: int = 2
+    #: partitions of examples; deltas and dead_letters have one
+    examples_partitions: int = 1
+    #: replicas of every topic; 3 on a real cluster
+    replication: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "examples_partitions", "replication"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
+        if not self.bootstrap_servers:
+            raise ValueError("bootstrap_servers: is empty")
+
+    @property
+    def topic_partitions(self) -> dict[str, int]:
+        """Name and number of partitions of every topic."""
+        topics = self.topics
+        return {
+            topics.features: self.partitions,
+            topics.actions: self.partitions,
+            topics.examples: self.examples_partitions,
+            topics.deltas: 1,
+            topics.dead_letters: 1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """Where joiner and trainer answer probes; the server has its own port in [serving]."""
+
+    #: address to listen on
+    host: str = "127.0.0.1"
+    #: 0 = off
+    join_port: int = 9101
+    #: 0 = off
+    train_port: int = 9102
+
+    def __post_init__(self) -> None:
+        for name in ("join_port", "train_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name}: {getattr(self, name)} is not in 0..65535")
+
+
+# "forbid" refuses unknown keys here and in the dataclasses below, which inherit it from this one.
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True)
+class RilletConfig:
+    """All settings. Paths are absolute once loaded."""
+
+    #: the feature spec, a TOML file
+    spec: Path
+    #: working folder of the services: store, checkpoints, logs, pid files
+    data_dir: Path = Path("var/rillet")
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+
+    @property
+    def store_url(self) -> str:
+        """Root of the object store: [sync] store as it stands when it is a URL, else under data_dir."""
+        return self.sync.store if "://" in self.sync.store else str(self.data_dir / self.sync.store)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the trainer keeps its checkpoints."""
+        return self.data_dir / "checkpoints"
+
+    def load_spec(self) -> FeatureSpec:
+        """Reads the feature spec.
+
+        :raises SpecError: see :func:`schemas.load_spec`.
+        """
+        return load_spec(self.spec)
+
+
+_ADAPTER = TypeAdapter(RilletConfig)
+
+
+def load_config(
+    path: Path | str, bootstrap_servers: str | None = None, environment: Mapping[str, str] = os.environ
+) -> RilletConfig:
+    """Reads a configuration file.
+
+    :param bootstrap_servers: replaces the file's; without it ``RILLET_KAFKA_BOOTSTRAP_SERVERS`` does, if set.
+    :raises ConfigError: unreadable, or a key is unknown or wrong; the message has the file and every wrong key.
+    """
+    path = Path(path).absolute()
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: name a configuration with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    config = parse_config(raw, str(path))
+    servers = bootstrap_servers or environment.get(BOOTSTRAP_VARIABLE)
+    return replace(
+        config,
+        spec=path.parent / config.spec,
+        data_dir=path.parent / config.data_dir,
+        kafka=replace(config.kafka, bootstrap_servers=servers) if servers else config.kafka,
+    )
+
+
+def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RilletConfig:
+    """Checks the tables of a configuration; relative paths stay relative.
+
+    :param source: what to call it in messages.
+    :raises ConfigError: with every wrong key.
+    """
+    try:
+        # By way of JSON: there, strict checking still takes a list for a tuple and text for a path.
+        return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from error
+
+
+def dump_config(config: RilletConfig) -> str:
+    """The configuration as TOML text that :func:`load_config` reads back to an equal one."""
+    lines: list[str] = []
+    _dump_table("", _ADAPTER.dump_python(config, mode="json"), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _dump_table(path: str, table: Mapping[str, Any], lines: list[str]) -> None:
+    if path:
+        lines += ["", f"[{path}]"]
+    for key, value in table.items():
+        if not isinstance(value, dict) and value is not None:
+            # JSON's strings, numbers, booleans and lists of them are TOML's, but for infinity
+            lines.append(f"{key} = {json.dumps(value).replace('Infinity', 'inf')}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _dump_table(f"{path}.{key}" if path else key, value, lines)
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `path: what is wrong`."""
+    where = [str(part) for part in error["loc"]]
+    path = ".".join(where)
+    if error["type"] == "unexpected_keyword_argument":
+        known = _keys_at(where[:-1])
+        close = difflib.get_close_matches(where[-1], known, 1)
+        return f"{path}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
+    if error["type"] == "missing":
+        return f"{path}: is missing"
+    if error["type"] == "value_error":
+        return f"{path}.{error['ctx']['error']}" if path else str(error["ctx"]["error"])
+    message: str = error["msg"]
+    return f"{path}: {message[0].lower()}{message[1:]}, found {error['input']!r}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """Keys of the table at ``path``."""
+    kind: Any = RilletConfig
+    for part in path:
+        kind = get_type_hints(kind)[part]
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []

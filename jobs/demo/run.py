@@ -1,0 +1,375 @@
+"""``rillet demo``: starts the real stack, drives it, lets it finish, audits and reports. What it starts, it stops.
+
+Every part is the product's own: the broker, ``rillet join``, ``rillet train`` and ``rillet serve`` as
+processes of their own. The demo only sends requests and actions and reads topics and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.audit import AuditReport, audit_topics
+from jobs.config import load_config
+from jobs.demo.display import Display
+from jobs.demo.driver import Driver, DriveStats
+from jobs.demo.errors import DemoError
+from jobs.demo.frozen import frozen_logits
+from jobs.demo.lag import JoinerLag, next_rate
+from jobs.demo.page import render
+from jobs.demo.report import (
+    FRESHNESS,
+    Report,
+    judge,
+    judged_requests,
+    latency_summary,
+    summarise_deltas,
+)
+from jobs.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
+from jobs.demo.timeline import Timeline
+from jobs.kafka import ActionProducer, topic_ends
+from jobs.local.stack import Stack, python_environment
+from jobs.plain_join import Joined
+from jobs.recordings import Event, Recording
+from jobs.recordings.datasets import fetch_movielens
+from jobs.recordings.movielens import convert_movielens
+from jobs.recordings.synthetic import generate_synthetic
+from jobs.recordings.topics import read_topic
+from schemas import FeatureEvent
+
+DEFAULT_REQUESTS = 50_000
+DEFAULT_OUT = Path("out/demo")
+#: In the order in which they are started.
+_SERVICES = ("train", "serve", "join")
+_MARKER = ".rillet-demo"
+_JOINER_TIMEOUT_S = 180.0
+_DRAIN_TIMEOUT_S = 180.0
+_CATCH_UP_TIMEOUT_S = 300.0
+_SETTLE_S = 0.5
+
+
+def run_demo(
+    requests: int | None = None,
+    recording: Path | None = None,
+    out: Path = DEFAULT_OUT,
+    *,
+    dataset: str = "movielens",
+    rate: float = DEFAULT_RATE,
+    console: Console | None = None,
+) -> int:
+    """Runs the whole demo.
+
+    :param requests: how many requests of the recording to drive; None for 50,000, or all of a given recording.
+    :param recording: a directory; None makes one of ``dataset``.
+    :param out: gets ``report.json``, ``report.html`` and ``run/`` with the run's data and logs.
+    :param dataset: ``movielens`` or ``synthetic``.
+    :param rate: requests a second to aim at.
+    :returns: 0, 1 when the audit found anything, 130 when interrupted.
+    :raises RilletError: whatever keeps it from running, in one sentence.
+    """
+    started_s = time.monotonic()
+    console = console or Console(highlight=False)
+    folder = _fresh_folder(Path(out) / "run")
+    with _interruptible():
+        try:
+            source = _recording(recording, dataset, requests, folder, console)
+            total = min(requests or source.info.requests, source.info.requests)
+            settings = make_settings(source.info, total, folder, rate)
+            demo = _Demo(source, total, settings, console)
+            report = demo.run(started_s)
+        except KeyboardInterrupt:
+            console.print(f"interrupted: everything that was started is stopped; logs are in {folder}", markup=False)
+            return 130
+    return _finish(report, Path(out), console)
+
+
+class _Demo:
+    """One run: the stack, the driver, and what they leave behind."""
+
+    def __init__(self, recording: Recording, total: int, settings: DemoSettings, console: Console) -> None:
+        self.recording = recording
+        self.total = total
+        self.settings = settings
+        self.stack = _stack(settings)
+        self.config = self.stack.config
+        self.console = console
+        self.stats = DriveStats(total)
+        self.display = Display(self.stats, console)
+        self.timeline = Timeline(self.config, self.stats, self.display.show)
+        self.started_ms = 0
+        #: end of the delta log when the first fifth was answered
+        self.frozen_position = 0
+
+    def run(self, started_s: float) -> Report:
+        """Starts, drives, drains, audits; stops everything whatever happens."""
+        try:
+            self._start()
+            with self.display:
+                self.timeline.start()
+                try:
+                    self._drive()
+                finally:
+                    self.timeline.close()
+            return self._conclude(started_s)
+        finally:
+            for name in reversed(_SERVICES):
+                self.stack.stop(name)
+            self.stack.broker.stop()
+
+    def _start(self) -> None:
+        say = self.display.say
+        self.stack.start_broker()
+        say(f"broker  ready at {self.config.kafka.bootstrap_servers}")
+        for name in _SERVICES:
+            start_joiner(self.stack) if name == "join" else self.stack.start(name)
+        for name in _SERVICES:
+            self.stack.wait_ready(name)
+            if name == "join":
+                wait_for_joiner(self.stack)
+            say(f"{name:7} ready (pid {self.stack.process(name).pid}), log {self.stack.process(name).log}")
+
+    def _drive(self) -> None:
+        kafka = self.config.kafka
+        spec = self.recording.info.spec
+        actions = ActionProducer(kafka.bootstrap_servers, kafka.topics.actions)
+        self.started_ms = time.time_ns() // 1_000_000
+        driver = Driver(
+            spec,
+            self.settings.drive,
+            actions,
+            self.stats,
+            watched=spec.tasks[0].action,
+            on_milestone=self._mark_fifth,
+            milestone=max(1, self.total // 5),
+        )
+        stop = threading.Event()
+        pacer = threading.Thread(target=self._pace, args=(driver, stop), name="pace", daemon=True)
+        pacer.start()
+        try:
+            asyncio.run(driver.run(self._events()))
+        except BaseExceptionGroup as group:
+            # The first failure is the cause; the others are its consequences.
+            raise group.exceptions[0] from group
+        finally:
+            stop.set()
+            pacer.join()
+            actions.close()
+
+    def _events(self) -> Iterator[Event]:
+        """The first ``total`` requests and all their actions, by event time."""
+        taken: set[str] = set()
+        for event in self.recording.events():
+            if isinstance(event, FeatureEvent):
+                if len(taken) == self.total:
+                    continue
+                taken.add(event.request_id)
+                yield event
+            elif event.request_id in taken:
+                yield event
+
+    def _mark_fifth(self) -> None:
+        ends = topic_ends(self.config.kafka.bootstrap_servers, self.config.kafka.topics.deltas)
+        self.frozen_position = ends[0][1] if ends else 0
+
+    def _conclude(self, started_s: float) -> Report:
+        say = self.display.say
+        say("all requests are answered; waiting for the joiner to read them, then closing the label windows")
+        self._wait_for_joining()
+        drain_joiner(self.stack)
+        say("auditing the topics")
+        kafka = self.config.kafka
+        audit, joined = audit_topics(
+            kafka.bootstrap_servers,
+            self.recording.info.spec,
+            features=kafka.topics.features,
+            actions=kafka.topics.actions,
+            examples=kafka.topics.examples,
+        )
+        for line in audit.lines():
+            say(line)
+        self._wait_for_training(audit)
+        final = self.timeline.read()
+        early = {event.request_id for event in self._first_fifth()}
+        judged = judged_requests(joined, early)
+        say("scoring the same impressions with the model of the first fifth")
+        frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
+        say_nothing = float("nan")
+        return Report(
+            dataset=self.recording.info.dataset,
+            audit=audit,
+            quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
+            deltas=summarise_deltas(read_topic(kafka.bootstrap_servers, kafka.topics.deltas), self.started_ms),
+            readings=self.timeline.readings,
+            freshness=self.timeline.served.histograms.get(FRESHNESS, ([say_nothing], [0.0])),
+            latency_ms=latency_summary(self.stats.latency_s),
+            replica_rows=final.replica_rows,
+            replica_lag=final.replica_lag,
+            wall_s=time.monotonic() - started_s,
+            drive_s=self.stats.finished_s - self.stats.started_s,
+            retries=self.stats.retries,
+            settings=self._described(joined),
+        )
+
+    def _first_fifth(self) -> Iterator[FeatureEvent]:
+        left = max(1, self.total // 5)
+        for event in self.recording.features():
+            if not left:
+                return
+            left -= 1
+            yield event
+
+    def _wait_for_joining(self) -> None:
+        """Until the joiner has read all of both topics: a drain closes windows, it does not read on."""
+        deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
+        with JoinerLag(self.config) as lag:
+            while behind := lag.records():
+                if time.monotonic() > deadline:
+                    process = self.stack.process("join")
+                    raise DemoError(
+                        f"after {_CATCH_UP_TIMEOUT_S:.0f} s the joiner is {behind:,} records behind, see {process.log}"
+                    )
+                self._require("join")
+                time.sleep(_SETTLE_S)
+
+    def _require(self, name: str) -> None:
+        process = self.stack.process(name)
+        if process.pid is None:
+            raise DemoError(f"{name} died, see {process.log}: {process.last_words()}")
+
+    def _pace(self, driver: Driver, stop: threading.Event) -> None:
+        """Slows the driver while the joiner cannot keep up."""
+        with JoinerLag(self.config) as lag:
+            while not stop.wait(1.0):
+                driver.rate = next_rate(driver.rate, self.settings.drive.rate, lag.records())
+
+    def _wait_for_training(self, audit: AuditReport) -> None:
+        """Until the trainer has learnt all examples, published what changed, and the server applied it."""
+        self.display.say("waiting for the trainer and the server to finish")
+        deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
+        while True:
+            reading = self.timeline.read()
+            unpublished = self.timeline.trained.get("rillet_train_touched_rows")
+            if reading.trained_rows >= audit.found and not unpublished and not reading.replica_lag:
+                time.sleep(_SETTLE_S)
+                return
+            for name in ("train", "serve"):
+                self._require(name)
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"after {_CATCH_UP_TIMEOUT_S:.0f} s the trainer has learnt {reading.trained_rows:,} of "
+                    f"{audit.found:,} examples and the server is {reading.replica_lag} records behind; "
+                    f"see {self.stack.process('train').log}"
+                )
+            time.sleep(_SETTLE_S)
+
+    def _described(self, joined: Joined) -> dict[str, object]:
+        config = self.config
+        span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
+        return {
+            "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
+            "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
+            "publication_interval": f"{config.sync.sparse_interval_s:g} s",
+            "joiner_checkpoint_interval": f"{config.joiner.checkpoint_interval_ms / 1000:g} s",
+            "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
+            "target_rate": f"{self.settings.drive.rate:g} requests/s",
+            "python": platform.python_version(),
+        }
+
+
+def start_joiner(stack: Stack) -> None:
+    """Starts the joiner so that a SIGTERM closes every open window (a drain) instead of keeping it for later."""
+    program = (
+        "import sys; from jobs.config import load_config; from jobs.join import run_join; "
+        "sys.exit(run_join(load_config(sys.argv[1]), drain=True))"
+    )
+    stack.process("join").start([sys.executable, "-c", program, stack.config_path], python_environment())
+
+
+def wait_for_joiner(stack: Stack) -> None:
+    """Waits for the first checkpoint: Flink calls a job running before its tasks are, and only tasks checkpoint.
+
+    :raises ServiceError: it died, or took too long.
+    """
+    checkpoints = stack.config.data_dir / "joiner" / "checkpoints"
+    stack.process("join").wait_until(lambda: any(checkpoints.glob("*/chk-*/_metadata")), _JOINER_TIMEOUT_S)
+
+
+def drain_joiner(stack: Stack) -> None:
+    """Lets the joiner emit what is still open, commit it, and end.
+
+    :raises DemoError: it failed, or did not end in time.
+    """
+    process = stack.process("join")
+    started = time.monotonic()
+    process.stop(timeout_s=_DRAIN_TIMEOUT_S)
+    if time.monotonic() - started >= _DRAIN_TIMEOUT_S:
+        raise DemoError(f"the joiner did not finish within {_DRAIN_TIMEOUT_S:.0f} s, see {process.log}")
+
+
+def _stack(settings: DemoSettings) -> Stack:
+    # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
+    return Stack(load_config(settings.config_path, environment={}), settings.config_path)
+
+
+def _recording(given: Path | None, dataset: str, requests: int | None, folder: Path, console: Console) -> Recording:
+    if given is not None:
+        return Recording(given)
+    wanted = requests or DEFAULT_REQUESTS
+    target = folder / "recording"
+    if dataset == "synthetic":
+        console.print(f"generating {wanted:,} synthetic requests", markup=False)
+        generate_synthetic(target, requests=wanted)
+    else:
+        console.print("MovieLens-1M: fetching it unless it is there, and making requests of its ratings", markup=False)
+        convert_movielens(fetch_movielens(), target, requests=wanted)
+    return Recording(target)
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """An empty folder; one that an earlier demo left is removed, anything else is left alone."""
+    if folder.exists():
+        if not (folder / _MARKER).exists() and any(folder.iterdir()):
+            raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARKER).touch()
+    return folder
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _finish(report: Report, out: Path, console: Console) -> int:
+    (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+    (out / "report.html").write_text(render(report), "utf-8")
+    quality = report.quality
+    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False)  # noqa: E731
+    say(
+        f"AUC served {quality.served_auc:.4f}, frozen at the first fifth {quality.frozen_auc:.4f}; "
+        f"calibration {quality.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
+        f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"
+    )
+    say(f"report: {out / 'report.html'}, {out / 'report.json'}")
+    return 0 if report.audit.ok else 1

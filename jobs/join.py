@@ -1,0 +1,152 @@
+"""``rillet join``: the joiner job in Flink's mini-cluster, in this process, until told to stop.
+
+A restart goes on from the savepoint of the last clean stop, or from the newest checkpoint after a crash.
+On a cluster the same job is submitted with ``flink run -py jobs/joiner_job.py`` instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.config import RilletConfig
+from jobs.errors import ServiceError
+from jobs.health import start_health_server
+from jobs.kafka import create_topics
+from jobs.local.toolchain import fetch_jars, find_java
+
+if TYPE_CHECKING:
+    from pyflink.common import JobClient
+    from pyflink.datastream import StreamExecutionEnvironment
+
+log = logging.getLogger("rillet.join")
+
+_POLL_S = 0.2
+#: the mini-cluster's JVM holds Flink, its network buffers and managed memory
+_HEAP = "1200m"
+
+
+def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = False) -> int:
+    """Runs the joiner until SIGTERM or SIGINT, or until the present ends of the topics.
+
+    :param until_latest: stop at the ends that the topics have now, closing every window.
+    :param drain: on a signal close every open window as at the end of input, instead of keeping them in a
+        savepoint for the next start.
+    :raises BrokerUnavailableError: no broker answers.
+    :raises ServiceError: the job failed; the message has Flink's root cause.
+    """
+    create_topics(config.kafka.bootstrap_servers, config.kafka.topic_partitions, replication=config.kafka.replication)
+    folder = config.data_dir / "joiner"
+    folder.mkdir(parents=True, exist_ok=True)
+    _prepare_process(config)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    from jobs.joiner_job import JobOptions, build
+
+    restore_from = newest_snapshot(folder)
+    if restore_from:
+        log.info("going on from %s", restore_from)
+    env = _mini_cluster(folder)
+    env.add_jars(fetch_jars().connector.as_uri())
+    options = JobOptions(until_latest=until_latest, restore_from=restore_from, local_dir=str(folder / "local"))
+    build(env, config, options)
+    client = env.execute_async("rillet joiner")
+    watch = _JobWatch(client)
+    if config.health.join_port:
+        start_health_server(config.health.join_port, watch.running, host=config.health.host)
+    log.info("joining %s and %s into %s", *_topics(config))
+    while not watch.finished(_POLL_S):
+        if stop.is_set():
+            log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
+            path = client.stop_with_savepoint(drain, (folder / "savepoints").as_uri()).result()
+            log.info("stopped with savepoint %s", path)
+            break
+    watch.raise_failure()
+    return 0
+
+
+def newest_snapshot(folder: Path) -> str | None:
+    """The newest complete savepoint or checkpoint below a folder, None when there is none."""
+    found = [*folder.glob("savepoints/*/_metadata"), *folder.glob("checkpoints/*/chk-*/_metadata")]
+    if not found:
+        return None
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent.as_uri()
+
+
+def _topics(config: RilletConfig) -> tuple[str, str, str]:
+    topics = config.kafka.topics
+    return topics.features, topics.actions, topics.examples
+
+
+def _prepare_process(config: RilletConfig) -> None:
+    """Settings that PyFlink reads from the environment of its Java process and of its workers."""
+    environment = Path(sys.prefix)
+    os.environ["VIRTUAL_ENV"] = str(environment)
+    # Thread mode starts its interpreter inside the JVM and finds packages through an activated environment.
+    os.environ["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", "")])
+    os.environ["JAVA_HOME"] = str(find_java().home)
+    root = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
+    if config.joiner.execution_mode == "process":
+        # By default all workers of a mini-cluster would share the client's interpreter.
+        os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
+
+
+def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
+    from pyflink.common import Configuration
+    from pyflink.datastream import StreamExecutionEnvironment
+
+    flink = Configuration()
+    flink.set_string("python.executable", sys.executable)
+    flink.set_string("python.client.executable", sys.executable)
+    flink.set_string("rest.bind-port", "0")
+    flink.set_string("execution.checkpointing.dir", (folder / "checkpoints").as_uri())
+    flink.set_string("execution.checkpointing.savepoint-dir", (folder / "savepoints").as_uri())
+    flink.set_string("taskmanager.memory.managed.size", "256m")
+    flink.set_string("taskmanager.memory.network.min", "64m")
+    flink.set_string("taskmanager.memory.network.max", "64m")
+    return StreamExecutionEnvironment.get_execution_environment(flink)
+
+
+class _JobWatch:
+    """Asks a job's state without blocking signals, and explains a failure in one line."""
+
+    def __init__(self, client: JobClient) -> None:
+        self._client = client
+        self._result = client.get_job_execution_result()
+
+    def running(self) -> bool:
+        """Whether the job's tasks run."""
+        return bool(self._client.get_job_status().result().name == "RUNNING")
+
+    def finished(self, wait_s: float) -> bool:
+        """Whether the job has ended, after at most ``wait_s``."""
+        if not self._result.done():
+            threading.Event().wait(wait_s)
+        return bool(self._result.done())
+
+    def raise_failure(self) -> None:
+        """Raises when the job ended by failing."""
+        try:
+            self._result.result()
+        except Exception as error:
+            raise ServiceError(f"the joiner job failed: {root_cause(error)}") from error
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost cause in a Java stack trace, or the error's own first line."""
+    text: str = str(error)
+    java: Any = getattr(error, "java_exception", None)
+    if java is not None:
+        while java.getCause() is not None:
+            java = java.getCause()
+        text = str(java.toString())
+    causes = [line for line in text.splitlines() if line.startswith("Caused by: ")]
+    return causes[-1].removeprefix("Caused by: ") if causes else text.strip().splitlines()[0]

@@ -1,0 +1,210 @@
+"""The joiner as a Flink job: two Kafka topics in, examples and dead letters out, exactly once.
+
+Runs in Flink's mini-cluster (``rillet join``) and on a cluster:
+``flink run -py jobs/joiner_job.py --config rillet.toml``. This is the only place that knows how PyFlink
+has to be talked to; the join itself is ``joiner/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyflink.common import Configuration, Types
+from pyflink.common.serialization import RowFieldExtractorSchema
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream.connectors.base import DeliveryGuarantee
+from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, KafkaSink
+from pyflink.datastream.data_stream import DataStream, KeyedStream
+from pyflink.java_gateway import get_gateway
+from pyflink.table import StreamTableEnvironment
+
+from jobs.config import RilletConfig, load_config
+from jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
+
+if TYPE_CHECKING:
+    from joiner import JoinerConfig
+
+#: below the broker's default maximum of 15 minutes, above any sane checkpoint interval
+_TRANSACTION_TIMEOUT_MS = 10 * 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What differs from run to run."""
+
+    #: stop at the ends that the topics have at the start, closing every window
+    until_latest: bool = False
+    #: savepoint or checkpoint to go on from
+    restore_from: str | None = None
+    #: makes transactional ids unique where several joiners share a broker
+    transaction_prefix: str = "rillet-joiner"
+    local_dir: str | None = None
+
+
+def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
+    """Flink settings that belong to the job, whichever cluster it runs on."""
+    flink = Configuration()
+    flink.set_string("python.execution-mode", config.execution_mode)
+    flink.set_string("python.fn-execution.bundle.time", str(config.bundle_time_ms))
+    flink.set_string("pipeline.name", "rillet joiner")
+    flink.set_string("pipeline.object-reuse", "true")
+    flink.set_string("parallelism.default", str(config.parallelism))
+    flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
+    flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
+    flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")
+    flink.set_string("execution.checkpointing.externalized-checkpoint-retention", "RETAIN_ON_CANCELLATION")
+    flink.set_string("state.backend.type", config.state_backend)
+    flink.set_string("execution.checkpointing.incremental", str(config.state_backend == "rocksdb").lower())
+    if config.max_restarts:
+        # Bounded: with checkpoints on, Flink would otherwise restart a job that cannot start for ever.
+        flink.set_string("restart-strategy.type", "exponential-delay")
+        flink.set_string("restart-strategy.exponential-delay.initial-backoff", "1 s")
+        flink.set_string("restart-strategy.exponential-delay.max-backoff", "30 s")
+        flink.set_string("restart-strategy.exponential-delay.attempts-before-reset-backoff", str(config.max_restarts))
+    else:
+        flink.set_string("restart-strategy.type", "none")
+    if options.restore_from:
+        flink.set_string("execution.state-recovery.path", options.restore_from)
+    return flink
+
+
+def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOptions) -> None:
+    """Adds the joiner's pipeline to an environment."""
+    join, topics = config.joiner, config.kafka.topics
+    env.configure(settings(join, options))
+    tables = StreamTableEnvironment.create(env)
+    for topic, table in ((topics.features, "features"), (topics.actions, "actions")):
+        tables.execute_sql(_source(config, topic, table, options))
+    union = " UNION ALL ".join(
+        _records(topic, table, join.buckets)
+        for topic, table in ((topics.features, "features"), (topics.actions, "actions"))
+    )
+    rows = tables.to_append_stream(tables.sql_query(union), Types.ROW([Types.INT(), BYTES]))
+    joined = _key_by_bucket(rows).process(JoinFunction(config.load_spec(), join, options.local_dir), KEY_VALUE)
+    joined.name("join").uid("join")
+    joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
+    letters = joined.get_side_output(DEAD_LETTERS)
+    letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
+
+
+def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
+    """DDL of a raw topic. The record's timestamp is the event time; a time in the future moves no watermark."""
+    join = config.joiner
+    more = {
+        "connector": "kafka",
+        "topic": topic,
+        "properties.bootstrap.servers": config.kafka.bootstrap_servers,
+        "properties.isolation.level": "read_committed",
+        "properties.group.id": f"{options.transaction_prefix}-{table}",
+        "scan.startup.mode": "earliest-offset",
+        "key.format": "raw",
+        "key.fields": "k",
+        "value.format": "raw",
+        "value.fields-include": "EXCEPT_KEY",
+    }
+    if options.until_latest:
+        more["scan.bounded.mode"] = "latest-offset"
+    if join.max_drift_ms:
+        more["scan.watermark.alignment.group"] = "rillet"
+        more["scan.watermark.alignment.max-drift"] = f"{join.max_drift_ms} ms"
+        more["scan.watermark.alignment.update-interval"] = "200 ms"
+    pairs = ", ".join(f"'{key}' = '{value}'" for key, value in more.items())
+    ahead_s = max(1, join.max_ahead_ms // 1000)
+    return f"""
+        CREATE TEMPORARY TABLE `{table}` (
+            k BYTES,
+            v BYTES,
+            `partition` INT METADATA VIRTUAL,
+            `offset` BIGINT METADATA VIRTUAL,
+            headers MAP<STRING, BYTES> METADATA VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            WATERMARK FOR ts AS
+                CASE WHEN ts < TIMESTAMPADD(SECOND, {ahead_s}, CURRENT_TIMESTAMP)
+                THEN {_earlier("ts", join.lateness_ms)} END
+        ) WITH ({pairs})"""
+
+
+def _earlier(column: str, span_ms: int) -> str:
+    """SQL for a time that lies a span before a column; interval literals have two digits a unit."""
+    seconds, milliseconds = divmod(span_ms, 1000)
+    days, seconds = divmod(seconds, 86_400)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milliseconds:03}"
+    return f"{column} - INTERVAL '{days} {clock}' DAY(3) TO SECOND(3)"
+
+
+def _records(topic: str, table: str, buckets: int) -> str:
+    """(bucket, record with its origin in front). Text of one byte a character carries the bytes through SQL."""
+    key = "COALESCE(DECODE(k, 'ISO-8859-1'), '')"
+    return f"""
+        SELECT
+            MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}),
+            ENCODE(CONCAT(
+                '{topic},', CAST(`partition` AS STRING), ',', CAST(`offset` AS STRING), ',',
+                CASE WHEN k IS NULL THEN '0' ELSE '1' END, ',',
+                COALESCE(DECODE(headers['ingest_ms'], 'ISO-8859-1'), ''), U&'\\000A',
+                COALESCE(DECODE(v, 'ISO-8859-1'), '')
+            ), 'ISO-8859-1')
+        FROM `{table}`"""  # noqa: S608 - topic names are checked, and come from our own configuration
+
+
+def _key_by_bucket(rows: DataStream) -> KeyedStream:
+    """Keys (bucket, bytes) rows on the JVM; the process function then receives the bytes alone.
+
+    ``DataStream.key_by`` would send every record through a Python operator just to find its key. PyFlink's
+    own key selector on an existing key column does without.
+    """
+    key_type = Types.ROW([Types.INT()])
+    selector = get_gateway().jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
+    return KeyedStream(rows._j_data_stream.keyBy(selector, key_type.get_java_type_info()), BYTES, rows)
+
+
+def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
+    record = (
+        KafkaRecordSerializationSchema.builder()
+        .set_topic(topic)
+        .set_key_serialization_schema(RowFieldExtractorSchema(0))
+        .set_value_serialization_schema(RowFieldExtractorSchema(1))
+        .build()
+    )
+    return (
+        KafkaSink.builder()
+        .set_bootstrap_servers(config.kafka.bootstrap_servers)
+        .set_record_serializer(record)
+        .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
+        .set_transactional_id_prefix(f"{options.transaction_prefix}-{topic}")
+        .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
+        .set_property("max.request.size", str(16 << 20))
+        .set_property("compression.type", "lz4")
+        .build()
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``flink run -py``."""
+    parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
+    parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
+    parser.add_argument("--until-latest", action="store_true", help="stop at the present ends of the topics")
+    parser.add_argument("--transaction-prefix", default="rillet-joiner")
+    parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
+    parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
+    known = parser.parse_args(arguments)
+    env = StreamExecutionEnvironment.get_execution_environment()
+    if known.jar:
+        # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
+        env.add_jars(known.jar.resolve().as_uri())
+    options = JobOptions(
+        until_latest=known.until_latest,
+        transaction_prefix=known.transaction_prefix,
+        local_dir=known.local_dir,
+    )
+    build(env, load_config(known.config, bootstrap_servers=known.bootstrap_servers), options)
+    env.execute()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

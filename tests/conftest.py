@@ -1,0 +1,51 @@
+"""Fixtures for tests that need the real thing: one broker a test session, and topics of one's own on it."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.kafka import create_topics
+from jobs.local.broker import Broker, start_broker
+
+
+def pytest_configure() -> None:
+    """A terminated run still unwinds its fixtures, so that no broker outlives its tests."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture(scope="session")
+def broker_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker of the session as a process. A test that stops it must start it again."""
+    folder: Path = tmp_path_factory.mktemp("broker")
+    broker = start_broker(folder)
+    try:
+        yield broker
+    finally:
+        broker.stop(kill=True)
+
+
+@pytest.fixture(scope="session")
+def broker(broker_process: Broker) -> str:
+    """Bootstrap servers of a real KRaft broker."""
+    return broker_process.bootstrap_servers
+
+
+@pytest.fixture
+def topics(broker: str) -> Callable[..., str]:
+    """``topics("features", partitions=2)`` makes a fresh topic and returns its name."""
+
+    def make(name: str = "topic", partitions: int = 1) -> str:
+        unique = f"{name}-{uuid.uuid4().hex[:8]}"
+        create_topics(broker, {unique: partitions})
+        return unique
+
+    return make

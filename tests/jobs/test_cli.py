@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+from jobs.local.process import free_port
+
+SPEC = """\
+[spec]
+name = "films"
+[[item]]
+name = "film"
+slot = 16
+kind = "id"
+[[tasks]]
+name = "watch"
+action = "watch"
+window_ms = 600000
+negative_rate = 0.5
+"""
+COMMANDS = ("demo", "up", "down", "status", "topics", "join", "train", "serve", "record", "replay", "check-config")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "films.spec.toml").write_text(SPEC)
+    path = tmp_path / "rillet.toml"
+    path.write_text(
+        f'spec = "films.spec.toml"\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "127.0.0.1:{free_port()}"\n'
+    )
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_lists_every_command_with_what_it_does() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    listed = dict(line.split(maxsplit=1) for line in result.output.partition("Commands:")[2].strip().splitlines())
+    assert tuple(listed) == COMMANDS
+    assert all(len(text) > 20 for text in listed.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert command == "demo" or "--config" in result.output
+
+
+def test_help_needs_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys, jobs.cli; heavy = {'torch', 'pyflink', 'numba', 'confluent_kafka', 'pydantic'} & set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "join", "train", "serve", "check-config"])
+def test_a_wrong_configuration_is_one_line_on_stderr(command: str, config: Path) -> None:
+    config.write_text('spec = "x"\n[joiner]\nslize_ms = 3\n')
+    result = run(command, "--config", config)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == (f"rillet {command}: {config}: joiner.slize_ms: unknown key; did you mean slice_ms?\n")
+
+
+def test_a_missing_configuration_says_how_to_name_one(tmp_path: Path) -> None:
+    result = run("check-config", "--config", tmp_path / "gone.toml")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "--config" in result.stderr
+
+
+def test_check_config_says_what_was_understood(config: Path) -> None:
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 0, result.stderr
+    for part in ("films.spec.toml", "film", "action watch within 10 min, 0.5 of negatives", "features, actions"):
+        assert part in result.stdout
+
+
+def test_check_config_refuses_a_wrong_spec_with_its_path(config: Path) -> None:
+    (config.parent / "films.spec.toml").write_text(SPEC.replace("600000", "-1"))
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 2
+    assert "films.spec.toml: tasks[0].window_ms: -1 is not positive" in result.stderr
+
+
+def test_status_without_a_broker_names_the_address(config: Path) -> None:
+    result = run("status", "--config", config, "--bootstrap-servers", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("rillet status: no Kafka broker answers at 127.0.0.1:1 ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_down_with_nothing_running_is_no_error(config: Path) -> None:
+    result = run("down", "--config", config)
+    assert result.exit_code == 0
+    assert result.output.count("was not running") == 4  # three services and the broker
+
+
+def test_a_recording_that_is_none_is_refused(config: Path, tmp_path: Path) -> None:
+    result = run("replay", tmp_path, "--config", config)
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("jobs.local.stack.down", broken)
+    assert isinstance(run("down", "--config", config).exception, ZeroDivisionError)
+
+
+def test_version_is_the_packages() -> None:
+    assert run("--version").output.startswith("rillet, version ")
