@@ -50,6 +50,11 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     from jobs.joiner_job import JobOptions, build
 
     restore_from = newest_snapshot(folder)
+    if restore_from and until_latest:
+        # Flink restores where to stop together with the offsets, so a bounded run must begin with none.
+        raise ServiceError(
+            f"--until-latest starts from nothing, but {restore_from} is left of an earlier run: remove it"
+        )
     if restore_from:
         log.info("going on from %s", restore_from)
     env = _mini_cluster(folder)
@@ -64,8 +69,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     while not watch.finished(_POLL_S):
         if stop.is_set():
             log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
-            path = client.stop_with_savepoint(drain, (folder / "savepoints").as_uri()).result()
-            log.info("stopped with savepoint %s", path)
+            log.info("stopped with savepoint %s", _stop_with_savepoint(client, (folder / "savepoints").as_uri(), drain))
             break
     watch.raise_failure()
     return 0
@@ -113,6 +117,15 @@ def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
     flink.set_string("taskmanager.memory.network.min", "64m")
     flink.set_string("taskmanager.memory.network.max", "64m")
     return StreamExecutionEnvironment.get_execution_environment(flink)
+
+
+def _stop_with_savepoint(client: JobClient, directory: str, drain: bool) -> str:
+    """What ``JobClient.stop_with_savepoint`` should do: in PyFlink 2.3 it calls a Java method that is gone."""
+    from pyflink.java_gateway import get_gateway
+
+    form = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
+    path: str = client._j_job_client.stopWithSavepoint(drain, directory, form).get()
+    return path
 
 
 class _JobWatch:

@@ -1,4 +1,12 @@
-"""From the trainer's table to the servers' tables: delta log, base snapshots, publisher and replica."""
+"""From the trainer's table to the servers' tables: delta log, base snapshots, publisher and replica.
+
+What works on tables loads numba when it is first asked for, so that reading a configuration file stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sync.config import SyncConfig
 from sync.errors import (
@@ -11,13 +19,15 @@ from sync.errors import (
     StoreUnavailableError,
     SyncError,
 )
-from sync.history import replica_as_of
-from sync.intake import Incident
 from sync.log import DeltaLog, LogRecord, MemoryLog
 from sync.manifest import Base, Dense, Manifest
-from sync.publisher import Publication, Publisher
-from sync.replica import Applied, Replica
-from sync.store import ModelStore
+
+if TYPE_CHECKING:
+    from sync.history import replica_as_of
+    from sync.intake import Incident
+    from sync.publisher import Publication, Publisher
+    from sync.replica import Applied, Replica
+    from sync.store import ModelStore
 
 __all__ = [
     "Applied",
@@ -43,3 +53,19 @@ __all__ = [
     "SyncError",
     "replica_as_of",
 ]
+
+_LAZY = {
+    "Applied": "sync.replica",
+    "Incident": "sync.intake",
+    "ModelStore": "sync.store",
+    "Publication": "sync.publisher",
+    "Publisher": "sync.publisher",
+    "Replica": "sync.replica",
+    "replica_as_of": "sync.history",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

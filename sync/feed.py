@@ -104,6 +104,7 @@ class Feed:
         self._stop = stop_position
         self._intake: Intake | None = None
         self._fence = Fence(0, 0)
+        self._base_order = (0, 0)
         self._next = 0
         self._newest_taken = 0
         self._read_again_at = NO_POSITION
@@ -131,13 +132,18 @@ class Feed:
         if rows_waiting >= self._config.max_queued_rows:
             return 0
         self.head = self._end()
-        if self._stop is not None and self._next >= self._stop:
-            records = []
-        else:
+        if self.lost:
+            self._jump(now_ms)
+            return 0
+        records: list[LogRecord] = []
+        if self._stop is None or self._next < self._stop:
             try:
                 records = self._log.read(self._next, self._config.fetch_records, timeout_s)
             except PositionOutOfRangeError as error:
-                self._jump(error, now_ms)
+                self._report(Incident.TRUNCATED, self._next, str(error))
+                self.lost = True
+                self._looked_ms = None
+                self._jump(now_ms)
                 return 0
         taken = 0
         for record in records:
@@ -164,10 +170,11 @@ class Feed:
             return False
         if verdict.incident is not None:
             self._report(verdict.incident, position, verdict.detail)
-        if verdict.damaging:
+        if verdict.damaging or verdict.incident is Incident.OTHER_SPEC:
+            if self.damaged_below is None:
+                self._looked_ms = None
             # What a gap left out lies before the record, which itself is taken.
             self.damaged_below = position if verdict.incident is Incident.GAP else position + 1
-            self._looked_ms = None
         if verdict.fence is not None:
             self._fence = verdict.fence
         self._next = position + 1
@@ -218,6 +225,7 @@ class Feed:
         self._intake = Intake(self._store.model, self._table_name, self._shard, manifest.spec_hash, manifest.dim)
         # Fencing goes by position: back at the base's, what the log says from there on counts again.
         self._fence = Fence(manifest.epoch, manifest.next_sequence)
+        self._base_order = manifest.order
         self._next = manifest.next_offset
         self._read_again_at = NO_POSITION
         self.damaged_below = None
@@ -226,28 +234,30 @@ class Feed:
         self.work.append(Swap(bare, table))
 
     def _mend(self, damaged_below: int) -> None:
-        begin, end = self._log.begin(), self._end()
-        listed = self._store.bases().manifests
-        begin = max(begin, damaged_below)
-        if not any(begin <= manifest.next_offset <= end for manifest in listed):
+        """Takes a newer base that holds what is missing, if there is one; the same again would miss it again."""
+        begin, end, last = max(self._log.begin(), damaged_below), self._end(), self._base_order
+
+        def mends(manifest: Manifest) -> bool:
+            return manifest.order > last and begin <= manifest.next_offset <= end
+
+        if not any(mends(manifest) for manifest in self._store.bases().manifests):
             return
         try:
-            self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
+            self._queue_base(mends)
         except BaseNotFoundError as error:
             # Those listed are damaged or of another spec; the reader stays as it is and looks again.
             self._report(Incident.BAD_BASE, NO_POSITION, str(error))
 
-    def _jump(self, cause: PositionOutOfRangeError, now_ms: int) -> None:
-        """The log does not hold the next position: only a base can bring the reader back into it."""
-        if not self.lost:
-            self.lost = True
-            self._looked_ms = None
-            self._report(Incident.TRUNCATED, self._next, str(cause))
+    def _jump(self, now_ms: int) -> None:
+        """The log did not hold the next position: only a base newer than the last can bring the reader back."""
         if not self._look_is_due(now_ms):
             raise BaseNotFoundError(
-                f"{cause}; none is in the store, which is looked into every {self._config.base_check_interval_s:g} s"
+                f"position {self._next} of the delta log is gone and no base of model {self._store.model!r} was there "
+                f"to go on from; the store is looked into every {self._config.base_check_interval_s:g} s"
             )
-        self._queue_base(lambda manifest: cause.begin <= manifest.next_offset <= cause.end)
+        begin, end = self._log.begin(), self._end()
+        last = self._base_order
+        self._queue_base(lambda manifest: manifest.order > last and begin <= manifest.next_offset <= end)
 
     def _look_is_due(self, now_ms: int) -> bool:
         if self._looked_ms is not None and now_ms - self._looked_ms < self._config.base_check_interval_s * 1000:

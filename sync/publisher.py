@@ -249,10 +249,10 @@ class Publisher:
         writer = self._writer
         if writer.is_open:
             return
+        # The log may have been truncated up to a base: epochs are in manifests too.
+        epochs = [manifest.epoch for manifest in self._store.bases().manifests]
+        writer.newest_epoch = max([writer.newest_epoch, *epochs])
         if self._version == UNKNOWN:
-            # The log may have been truncated up to a base: epochs are in manifests too.
-            epochs = [manifest.epoch for manifest in self._store.bases().manifests]
-            writer.newest_epoch = max([writer.newest_epoch, *epochs])
             self._version = self._store.newest_version()
         if not writer.knows_position():
             self._start_over(table)

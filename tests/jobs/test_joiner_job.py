@@ -16,6 +16,7 @@ from confluent_kafka import Producer
 
 from jobs.audit import AuditReport, audit_topics
 from jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
+from jobs.demo.joiner import JoinerLag
 from jobs.kafka import create_topics
 from jobs.local.cluster import FlinkCluster, start_cluster
 from jobs.local.process import Process
@@ -77,14 +78,17 @@ class Setup:
         )
 
     def join(self, *options: str) -> None:
-        done = subprocess.run(
+        done = self.run_join(*options)
+        assert done.returncode == 0, done.stderr[-3_000:]
+
+    def run_join(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "jobs.cli", "join", "--config", str(self.path), *options],
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-3_000:]
 
     def blocks(self) -> list[ExampleBlock]:
         values = read_topic(self.config.kafka.bootstrap_servers, self.config.kafka.topics.examples)
@@ -203,10 +207,10 @@ def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     assert report.impressions == 5 * REQUESTS
 
 
-def test_a_killed_local_joiner_goes_on_from_its_newest_checkpoint(
+def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
     setup: Callable[..., Setup], recording: Recording, tmp_path: Path
 ) -> None:
-    made = setup("local-kill")
+    made = setup("restarted")
     command = [sys.executable, "-m", "jobs.cli", "join", "--config", str(made.path)]
     process = Process("join", tmp_path)
     replaying = threading.Thread(target=made.replay, args=(recording, 10.0))
@@ -216,14 +220,29 @@ def test_a_killed_local_joiner_goes_on_from_its_newest_checkpoint(
         wait_until(lambda: len(made.blocks()) > 200, 60)
         process.stop(kill=True)
         process.start(command)
-        replaying.join()
         seen = len(made.blocks())
         wait_until(lambda: len(made.blocks()) > seen, 60)
+        process.stop(timeout_s=60)
+        assert list((made.path.parent / "data/joiner/savepoints").glob("*/_metadata")), "no savepoint of the clean stop"
+        process.start([*command, "--drain"])
+        replaying.join()
+        with JoinerLag(made.config) as lag:
+            wait_until(lambda: lag.records() == 0, 60)
     finally:
         process.stop(timeout_s=60)
-    made.join("--until-latest")
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.impressions == 5 * REQUESTS
+
+
+def test_a_bounded_run_does_not_go_on_from_an_earlier_one(setup: Callable[..., Setup]) -> None:
+    made = setup("stale")
+    left = made.path.parent / "data/joiner/savepoints/savepoint-1/_metadata"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    done = made.run_join("--until-latest")
+    assert done.returncode == 2
+    assert f"{left.parent.as_uri()} is left of an earlier run: remove it" in done.stderr
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -284,6 +284,30 @@ class TestEpochs:
         bench.publish(fourth, table)
         assert fourth.epoch == 4
 
+    def test_a_writer_without_a_checkpoint_learns_the_epoch_from_the_bases(self, bench: Bench) -> None:
+        table = trainer_table(FIDS)
+        bench.publish(bench.publisher(writer="first"), table)
+        bench.write_base(bench.publisher(writer="second"), table)
+        bench.log.truncate(bench.log.end())
+        third = bench.publisher(writer="third")
+        bench.publish(third, table)
+        assert third.epoch == 3
+
+    def test_a_checkpoint_before_the_first_claim_keeps_the_epoch_known(self, bench: Bench) -> None:
+        assert bench.publisher(state={"epoch": 7, "position": 0}).state() == {"epoch": 7, "position": 0}
+
+    def test_an_epoch_whose_claim_may_come_late_is_not_tried_again(self, bench: Bench) -> None:
+        link, table = bench.link(), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        link.fate = "late"
+        with pytest.raises(LogUnavailableError):
+            bench.publish(publisher, table)
+        bench.publish(publisher, table)
+        assert publisher.epoch == 2
+        link.deliver_late()
+        bench.publish(publisher, table)
+        assert publisher.epoch == 2
+
     def test_another_model_in_the_log_is_no_rival(self, bench: Bench, tmp_path: object) -> None:
         from sync import ModelStore, Publisher
 

@@ -272,7 +272,7 @@ class TestRefusing:
         assert replica.incidents == {incident: 1}
         assert np.array_equal(replica.table.values(FIDS), rows)
         assert replica.position == bench.log.end()
-        assert replica.degraded == (incident is Incident.BAD_BLOCK)
+        assert replica.degraded == (incident in (Incident.BAD_BLOCK, Incident.OTHER_SPEC))
 
     def test_bytes_that_are_no_record(self, bench: Bench, publisher: Publisher) -> None:
         replica = bench.replica()

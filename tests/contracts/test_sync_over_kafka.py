@@ -1,0 +1,95 @@
+"""Publisher and replica over a real broker, and the broker going away between two publications."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.kafka_log import KafkaLog
+from jobs.local.broker import Broker
+from sync import FencedError, LogUnavailableError, ModelStore, Publisher, Replica, SyncConfig, replica_as_of
+from tables import EmbeddingTable
+from tests.sync.fakes import DIM, same_rows, trainer_table
+
+pytestmark = pytest.mark.integration
+
+CONFIG = SyncConfig(max_block_rows=10, flush_timeout_s=2.0)
+FIDS = np.arange(1, 101, dtype=np.int64)
+
+
+def publish(publisher: Publisher, table: EmbeddingTable) -> None:
+    publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0)
+
+
+def write_base(publisher: Publisher, table: EmbeddingTable) -> None:
+    publisher.write_base(table, now_ms=0, dense={"w": np.ones(2, np.float32)}, program=b"p", spec_toml="")
+
+
+def change(table: EmbeddingTable, value: float) -> None:
+    table.upsert(FIDS[:30], np.full((30, DIM), value, np.float32))
+
+
+def test_a_replica_follows_over_kafka_and_the_past_can_be_rebuilt(
+    broker: str, topics: Callable[..., str], tmp_path: Path
+) -> None:
+    topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
+    with KafkaLog(broker, topic) as writing, KafkaLog(broker, topic) as rival, KafkaLog(broker, topic) as reading:
+        publisher = Publisher(writing, store, spec_hash=1, writer="first", config=CONFIG)
+        write_base(publisher, table)
+        replica = Replica(store, reading, config=CONFIG)
+        replica.load()
+        change(table, 1.0)
+        publish(publisher, table)
+        moment, then = writing.end(), table.items()[1]
+        change(table, 2.0)
+        publish(publisher, table)
+        replica.catch_up(0, 1.0)
+        assert same_rows(replica.table, table)
+        assert (replica.degraded, dict(replica.incidents)) == (False, {})
+
+        publish(Publisher(rival, store, spec_hash=1, writer="second", config=CONFIG), trainer_table(FIDS))
+        with pytest.raises(FencedError, match="second has taken epoch 2"):
+            publish(publisher, table)
+
+        past = replica_as_of(store, reading, moment, config=CONFIG)
+        assert np.array_equal(past.table.items()[1], then)
+
+
+def test_nothing_is_lost_while_the_broker_is_away(
+    broker_process: Broker, topics: Callable[..., str], tmp_path: Path
+) -> None:
+    topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
+    address = broker_process.bootstrap_servers
+    with (
+        KafkaLog(address, topic, answer_timeout_s=2.0) as writing,
+        KafkaLog(address, topic, answer_timeout_s=2.0) as reading,
+    ):
+        publisher = Publisher(writing, store, spec_hash=1, writer="w", config=CONFIG)
+        write_base(publisher, table)
+        replica = Replica(store, reading, config=CONFIG)
+        replica.load()
+        replica.catch_up(0, 1.0)
+        change(table, 1.0)
+        broker_process.stop(kill=True)
+        try:
+            with pytest.raises(LogUnavailableError, match=topic):
+                publish(publisher, table)
+            with pytest.raises(LogUnavailableError, match=topic):
+                replica.poll(0)
+            assert table.touched.pending().tolist() == FIDS[:30].tolist()
+        finally:
+            broker_process.start()
+        deadline = time.monotonic() + 60.0
+        while True:
+            try:
+                publish(publisher, table)
+                replica.catch_up(0, 1.0)
+                break
+            except LogUnavailableError:
+                assert time.monotonic() < deadline
+        assert same_rows(replica.table, table)
+        assert not replica.degraded
