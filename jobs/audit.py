@@ -8,15 +8,16 @@ memory as arrays (about 350 bytes an impression); examples are streamed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from jobs.audit_report import AuditReport, Offender
+from jobs.example_columns import due_fids, ranges, stack_columns
 from jobs.plain_join import Bools, Joined, PlainJoin
 from jobs.recordings.topics import read_topic
-from schemas import ActionEvent, DecodeError, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, decode_as
+from schemas import ActionEvent, DecodeError, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode_as
 from schemas.records import Int64s
 
 #: Columns compared with what the events say, apart from label and rate.
@@ -33,67 +34,7 @@ COLUMNS = (
 )
 _CHUNK_ROWS = 65_536
 
-
-@dataclass(frozen=True, slots=True)
-class Offender:
-    """One row that is not as it should be."""
-
-    problem: str
-    request_id: str
-    impression_id: int
-    task: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.problem}: request {self.request_id}, impression {self.impression_id}, task {self.task}: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """What the audit counted. Only ``positive`` to ``orphan_actions`` may be other than zero in a good run.
-
-    :param unexpected: rows of impressions that no event has, of negatives that the sample leaves out, or that
-        do not teach exactly one task.
-    :param duplicated: rows beyond the first of the same impression and task.
-    """
-
-    requests: int
-    impressions: int
-    actions: int
-    expected: int
-    found: int
-    positive: int
-    negative: int
-    duplicate_features: int
-    orphan_actions: int
-    lost: int
-    duplicated: int
-    unexpected: int
-    mislabelled: int
-    wrong_rate: int
-    wrong_spec: int
-    undecodable: int
-    wrong_columns: dict[str, int] = field(default_factory=dict)
-    offenders: tuple[Offender, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was lost, doubled or wrong."""
-        wrong = self.lost + self.duplicated + self.unexpected + self.mislabelled + self.wrong_rate
-        return not (wrong + self.wrong_spec + self.undecodable + sum(self.wrong_columns.values()))
-
-    def lines(self) -> list[str]:
-        """The report in words: a verdict, the counts, the offenders."""
-        problems = {
-            name: getattr(self, name)
-            for name in ("lost", "duplicated", "unexpected", "mislabelled", "wrong_rate", "wrong_spec", "undecodable")
-        }
-        problems |= {f"wrong {name}": count for name, count in self.wrong_columns.items()}
-        found = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in problems.items() if count)
-        verdict = (
-            f"audit: {self.expected:,} examples expected, {self.found:,} found: {found or 'all there, once, right'}"
-        )
-        return [verdict, *(f"  {offender}" for offender in self.offenders)]
+__all__ = ["Audit", "AuditReport", "Offender", "audit_examples", "audit_topics"]
 
 
 class Audit:
@@ -105,7 +46,8 @@ class Audit:
         :param name_at_most: offenders named for each kind of problem.
         """
         self.joined = joined
-        self.undecodable = joined.unusable
+        #: example records that are no block of this spec
+        self.undecodable = 0
         self._actions = actions
         self._name_at_most = name_at_most
         self._offenders: dict[str, list[Offender]] = {}
@@ -124,6 +66,12 @@ class Audit:
             self._count["wrong_spec"] += len(block)
             self._name("wrong spec", block.request_ids[0] if block.request_ids else "", -1, -1, f"{block.spec_hash:#x}")
             return
+        try:
+            self.joined.spec.check_block(block)
+        except RecordError as error:
+            self.undecodable += 1
+            self._name("undecodable", block.request_ids[0] if block.request_ids else "", -1, -1, str(error))
+            return
         self._waiting.append(block)
         self._waiting_rows += len(block)
         if self._waiting_rows >= _CHUNK_ROWS:
@@ -134,10 +82,12 @@ class Audit:
         self._compare()
         joined, seen = self.joined, self._seen
         lost = joined.expected & (seen == 0)
+        extra = np.maximum(seen - 1, 0)
+        # Named anew at each report: a row that is not there yet may still come.
+        self._offenders |= {"lost": [], "duplicated": []}
         for row, task in np.argwhere(lost)[: self._name_at_most]:
             label = "positive" if joined.positive[row, task] else "negative"
             self._name_row("lost", int(row), int(task), f"the {label} is not there")
-        extra = np.maximum(seen - 1, 0)
         for row, task in np.argwhere(extra)[: self._name_at_most]:
             self._name_row("duplicated", int(row), int(task), f"{seen[row, task]} rows")
         return AuditReport(
@@ -147,6 +97,7 @@ class Audit:
             expected=int(joined.expected.sum()),
             duplicate_features=joined.duplicate_features,
             orphan_actions=joined.orphan_actions,
+            unusable_events=joined.unusable,
             lost=int(lost.sum()),
             duplicated=int(extra.sum()),
             undecodable=self.undecodable,
@@ -161,7 +112,7 @@ class Audit:
         if not blocks:
             return
         joined, tasks = self.joined, len(self.joined.spec.tasks)
-        column = _columns(blocks, joined)
+        column = stack_columns(blocks, joined)
         rows = joined.find(column["request"], column["impression_ids"])
         mask, labels = column["mask"].reshape(-1, tasks), column["labels"].reshape(-1, tasks)
         one_task = (mask.sum(axis=1) == 1) & (mask.max(axis=1) == 1)
@@ -235,8 +186,8 @@ class Audit:
         sizes = lengths.sum(axis=1, dtype=np.int64)
         ends = column["fid_ends"][keep]
         same = np.flatnonzero(column["fid_counts"][keep] == sizes)
-        expected_fids = _due_fids(joined, requests[same], rows[same])
-        found_fids = column["fids"][_ranges(ends[same] - sizes[same], sizes[same])]
+        expected_fids = due_fids(joined, requests[same], rows[same])
+        found_fids = column["fids"][ranges(ends[same] - sizes[same], sizes[same])]
         differs = np.zeros(len(rows), np.bool_)
         row_of = np.repeat(same, sizes[same])
         differs[row_of[found_fids != expected_fids]] = True
@@ -248,7 +199,7 @@ class Audit:
             task,
             lambda i: (
                 f"{_show(column['fids'][ends[i] - column['fid_counts'][keep[i]] : ends[i]])}, "
-                f"due {_show(_due_fids(joined, requests[i : i + 1], rows[i : i + 1]))}"
+                f"due {_show(due_fids(joined, requests[i : i + 1], rows[i : i + 1]))}"
             ),
         )
 
@@ -278,63 +229,6 @@ def audit_examples(joined: Joined, blocks: Iterable[ExampleBlock], actions: int 
     for block in blocks:
         audit.add(block)
     return audit.report()
-
-
-def _columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
-    """The blocks' columns one below the other; absent ones filled with what they stand for."""
-    spec = joined.spec
-    slots, tasks = len(spec.slots), len(spec.tasks)
-    sizes = [len(block) for block in blocks]
-    column: dict[str, Any] = {
-        name: np.concatenate([getattr(block, name) for block in blocks])
-        for name in (
-            *("impression_ids", "fids", "dense", "labels", "mask", "sampling_rate", "label_kind"),
-            *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
-        )
-    }
-    request_ids = [request_id for block in blocks for request_id in block.request_ids]
-    first = np.cumsum([0] + [len(block.request_ids) for block in blocks])
-    request_at = np.concatenate([block.request_index + at for block, at in zip(blocks, first, strict=False)])
-    numbers = np.array([joined.number_of.get(request_id, -1) for request_id in request_ids], np.int64)
-    column["request_ids"], column["request_at"], column["request"] = request_ids, request_at, numbers[request_at]
-    column["lengths"] = np.concatenate(
-        [np.ones(n * slots, np.uint16) if b.lengths is None else b.lengths for b, n in zip(blocks, sizes, strict=True)]
-    )
-    # The column is there exactly if the spec is ragged.
-    column["has_lengths"] = np.repeat([(block.lengths is not None) == spec.ragged for block in blocks], sizes)
-    column["served_logits"] = np.concatenate(
-        [
-            np.full(n * tasks, np.nan, np.float32) if b.served_logits is None else b.served_logits
-            for b, n in zip(blocks, sizes, strict=True)
-        ]
-    )
-    column["fid_counts"] = column["lengths"].reshape(-1, slots).sum(axis=1, dtype=np.int64)
-    column["fid_ends"] = np.cumsum(column["fid_counts"])
-    return column
-
-
-def _due_fids(joined: Joined, requests: Int64s, rows: Int64s) -> Int64s:
-    """Context and item fids of impressions, one row after the other."""
-    context = joined.context_start[requests + 1] - joined.context_start[requests]
-    item = joined.item_start[rows + 1] - joined.item_start[rows]
-    starts = np.stack((joined.context_start[requests], joined.item_start[rows] + len(joined.context_fids)), axis=1)
-    sizes = np.stack((context, item), axis=1)
-    both = np.concatenate((joined.context_fids, joined.item_fids))
-    fids: Int64s = both[_ranges(starts.reshape(-1), sizes.reshape(-1))]
-    return fids
-
-
-def _ranges(starts: Int64s, sizes: Int64s) -> Int64s:
-    """start, start + 1, ... for each start, one range after the other."""
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    index: Int64s = np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
-    return index
-
-
-def _show(values: Any) -> str:
-    text = str(np.asarray(values).tolist())
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def audit_topics(
@@ -370,3 +264,8 @@ def audit_topics(
         except DecodeError:
             audit.undecodable += 1
     return audit.report(), joined
+
+
+def _show(values: Any) -> str:
+    text = str(np.asarray(values).tolist())
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -60,8 +60,12 @@ class Display:
         ]
         table.add_row(*(Text(name, style="dim") for name, _ in cells))
         table.add_row(*(Text(value, style="bold") for _, value in cells))
-        done = Text(f"{reading.requests:,} of {self._stats.total:,} requests, {reading.wall_s:,.0f} s")
-        return Group(ProgressBar(self._stats.total, reading.requests, width=72), done, table)
+        progress = Table.grid(padding=(0, 2))
+        progress.add_row(
+            ProgressBar(self._stats.total, reading.requests, width=48),
+            Text(f"{reading.requests:,} of {self._stats.total:,} requests, {reading.wall_s:,.0f} s"),
+        )
+        return Group(progress, table)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.audit import AuditReport
+from jobs.audit_report import AuditReport
 from jobs.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
 from jobs.demo.timeline import FRESHNESS, Reading
 from jobs.plain_join import Joined
@@ -22,7 +22,7 @@ from schemas import DeltaBlock, RecordError, decode
 from schemas.records import Float32s, Int64s
 from sync.blocks import CLAIM_PREFIX
 
-AUC_POINTS = 30
+AUC_POINTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,14 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All numbers of one run."""
+    """All numbers of one run.
+
+    :param unlogged: requests that were answered and are not on the features topic.
+    """
 
     dataset: str
     audit: AuditReport
+    unlogged: int
     quality: Quality
     deltas: DeltaSummary
     readings: list[Reading]
@@ -73,6 +77,19 @@ class Report:
     drive_s: float
     retries: int
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was lost, doubled or wrong on the way."""
+        return self.audit.ok and not self.unlogged
+
+    def verdict(self) -> str:
+        """One sentence on whether the loop held."""
+        if self.unlogged:
+            return f"Audit failed: {self.unlogged:,} answered requests are not on the features topic."
+        if self.audit.ok:
+            return f"Audit passed: all {self.audit.expected:,} expected examples are there, once, and right."
+        return f"Audit failed: {self.audit.lines()[0].removeprefix('audit: ')}."
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``report.json``; numbers that do not exist are null."""
@@ -87,9 +104,11 @@ class Report:
                 "examples": {"positive": audit.positive, "negative": audit.negative},
                 "audit": {
                     **{name: getattr(audit, name) for name in (*problems, "undecodable", "wrong_columns")},
-                    "ok": audit.ok,
+                    "ok": self.ok,
+                    "unlogged_requests": self.unlogged,
                     "duplicate_features": audit.duplicate_features,
                     "orphan_actions": audit.orphan_actions,
+                    "unusable_events": audit.unusable_events,
                     "offenders": [str(offender) for offender in audit.offenders],
                 },
                 "served_auc": self.quality.served_auc,

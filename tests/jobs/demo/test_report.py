@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from jobs.audit import AuditReport, Offender
+from jobs.audit_report import AuditReport, Offender
 from jobs.demo.page import number, render, size
 from jobs.demo.report import (
     DeltaSummary,
@@ -128,6 +128,7 @@ AUDIT = AuditReport(
     negative=6,
     duplicate_features=0,
     orphan_actions=0,
+    unusable_events=0,
     lost=0,
     duplicated=0,
     unexpected=0,
@@ -138,11 +139,12 @@ AUDIT = AuditReport(
 )
 
 
-def report(audit: AuditReport = AUDIT) -> Report:
+def report(audit: AuditReport = AUDIT, unlogged: int = 0) -> Report:
     nan = float("nan")
     return Report(
         dataset="Hand <made>",
         audit=audit,
+        unlogged=unlogged,
         quality=Quality(0.75, 0.5, 1.1, 4, [2, 4], [0.7, nan], [0.5, 0.5]),
         deltas=DeltaSummary(2, 5, 1, 300, [0.5, 12.0], [100, 200]),
         readings=[Reading(float(i), i, i, i, 10 * i, 0, nan, nan) for i in range(3)],
@@ -191,6 +193,14 @@ def test_the_page_says_that_the_audit_passed_or_names_what_failed() -> None:
     assert "Audit failed" in page
     assert "r&lt;1&gt;" in page
     assert "passed" not in page
+
+
+def test_an_answer_that_was_not_logged_fails_the_run() -> None:
+    assert report().ok
+    lost = report(unlogged=2)
+    assert not lost.ok
+    assert lost.to_json()["audit"]["ok"] is False
+    assert "2 answered requests are not on the features topic" in render(lost)
 
 
 def test_a_run_without_any_measure_still_makes_a_page() -> None:

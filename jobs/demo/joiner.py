@@ -1,4 +1,4 @@
-"""How far the joiner is behind: records on the raw topics that it has not joined and committed yet.
+"""The demo's joiner: started so that it can be drained, how far it is behind, drained.
 
 Flink commits its offsets to its consumer groups at each checkpoint; nothing but this reads them. From the lag
 follow the driver's pace, so that a slow machine is driven slower, and the moment when the joiner may be drained.
@@ -6,16 +6,22 @@ follow the driver's pace, so that a slow machine is driven slower, and the momen
 
 from __future__ import annotations
 
+import sys
+import time
 from types import TracebackType
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from jobs.config import RilletConfig
+from jobs.demo.errors import DemoError
 from jobs.errors import BrokerUnavailableError
 from jobs.kafka import client_settings, topic_ends
+from jobs.local.stack import Stack, python_environment
 
 _TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 180.0
+_DRAIN_TIMEOUT_S = 180.0
 #: the joiner's consumer groups are this and the name of the table (``jobs.joiner_job.JobOptions``)
 GROUP_PREFIX = "rillet-joiner"
 
@@ -71,3 +77,30 @@ def next_rate(rate: float, target: float, lag_records: int) -> float:
     if lag_records > 15 * rate:
         return max(0.1 * target, rate * 0.67)
     return min(target, rate * 1.1)
+
+
+def start_joiner(stack: Stack) -> None:
+    """Starts the joiner so that a SIGTERM closes every open window (a drain) instead of keeping it for later."""
+    command = [sys.executable, "-m", "jobs.cli", "join", "--drain", "--config", str(stack.config_path)]
+    stack.process("join").start(command, python_environment())
+
+
+def wait_for_joiner(stack: Stack) -> None:
+    """Waits for the first checkpoint: Flink calls a job running before its tasks are, and only tasks checkpoint.
+
+    :raises ServiceError: it died, or took too long.
+    """
+    checkpoints = stack.config.data_dir / "joiner" / "checkpoints"
+    stack.process("join").wait_until(lambda: any(checkpoints.glob("*/chk-*/_metadata")), _START_TIMEOUT_S)
+
+
+def drain_joiner(stack: Stack) -> None:
+    """Lets the joiner emit what is still open, commit it, and end.
+
+    :raises DemoError: it failed, or did not end in time.
+    """
+    process = stack.process("join")
+    started = time.monotonic()
+    process.stop(timeout_s=_DRAIN_TIMEOUT_S)
+    if time.monotonic() - started >= _DRAIN_TIMEOUT_S:
+        raise DemoError(f"the joiner did not finish within {_DRAIN_TIMEOUT_S:.0f} s, see {process.log}")
