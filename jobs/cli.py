@@ -172,8 +172,9 @@ def join(config: RilletConfig, config_path: Path, until_latest: bool, drain: boo
 
 
 @main.command()
+@click.option("--until-latest", is_flag=True, help="Stop at the present end of the examples topic.")
 @configured
-def train(config: RilletConfig, config_path: Path) -> None:
+def train(config: RilletConfig, config_path: Path, until_latest: bool) -> None:
     """Learn from examples as they come and publish what changed.
 
     Goes on where its last checkpoint ended. Runs until it gets SIGTERM or Ctrl-C.
@@ -181,7 +182,7 @@ def train(config: RilletConfig, config_path: Path) -> None:
     from jobs.train import run_train
 
     _log_to_stderr()
-    raise SystemExit(run_train(config) or 0)
+    raise SystemExit(run_train(config, until_latest=until_latest))
 
 
 @main.command()

@@ -62,7 +62,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     options = JobOptions(until_latest=until_latest, restore_from=restore_from, local_dir=str(folder / "local"))
     build(env, config, options)
     client = env.execute_async("rillet joiner")
-    watch = _JobWatch(client)
+    watch = _JobWatch(client, folder / "checkpoints")
     if config.health.join_port:
         start_health_server(config.health.join_port, watch.running, host=config.health.host)
     log.info("joining %s and %s into %s", *_topics(config))
@@ -131,13 +131,14 @@ def _stop_with_savepoint(client: JobClient, directory: str, drain: bool) -> str:
 class _JobWatch:
     """Asks a job's state without blocking signals, and explains a failure in one line."""
 
-    def __init__(self, client: JobClient) -> None:
+    def __init__(self, client: JobClient, checkpoints: Path) -> None:
         self._client = client
+        self._checkpoints = checkpoints / str(client.get_job_id())
         self._result = client.get_job_execution_result()
 
     def running(self) -> bool:
-        """Whether the job's tasks run."""
-        return bool(self._client.get_job_status().result().name == "RUNNING")
+        """Whether the job's tasks run. Flink calls a job running before they do, so: whether one checkpoint is there."""
+        return not self._result.done() and any(self._checkpoints.glob("chk-*/_metadata"))
 
     def finished(self, wait_s: float) -> bool:
         """Whether the job has ended, after at most ``wait_s``."""

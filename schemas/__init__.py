@@ -4,6 +4,7 @@ from schemas.codec import CODECS, Codec, decode, decode_as, encode
 from schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
 from schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
 from schemas.records import (
+    MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
     DeltaBlock,
@@ -17,6 +18,7 @@ from schemas.spec import FeatureSpec, Slot, Task, dump_spec, load_spec, parse_sp
 
 __all__ = [
     "CODECS",
+    "MAX_TIME_MS",
     "NO_TIME_MS",
     "PADDING_FID",
     "ActionEvent",

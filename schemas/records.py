@@ -20,6 +20,8 @@ Float32s = npt.NDArray[np.float32]
 
 #: Stands in time columns where there is no such time.
 NO_TIME_MS = -1
+#: Times of events lie before this (the year 2106): tables keep them as 32-bit seconds.
+MAX_TIME_MS = (1 << 32) * 1000
 
 
 def _no_dense() -> Float32s:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from schemas.errors import RecordError, SpecError, SpecMismatchError
 from schemas.fid import MAX_SLOT, VALUE_BITS, Int64s, make_fids, token_values
-from schemas.records import ActionEvent, ExampleBlock, FeatureEvent, UInt16s
+from schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, UInt16s
 
 Kind = Literal["id", "token", "number"]
 LatePolicy = Literal["drop", "emit"]
@@ -195,16 +195,14 @@ class FeatureSpec:
             raise RecordError(
                 f"served_logits: {len(event.served_logits)} numbers, expected {impressions} x {len(self.tasks)}"
             )
-        if event.event_time_ms < 0:
-            raise RecordError(f"event_time_ms: {event.event_time_ms} is before 1970")
+        _check_time(event.event_time_ms)
 
     def check_action(self, event: ActionEvent) -> None:
         """Refuses an action with impossible numbers; an action that no task asks for is not an error.
 
-        :raises RecordError: a time before 1970 or a value that is not finite.
+        :raises RecordError: a time before 1970 or after 2105, or a value that is not finite.
         """
-        if event.event_time_ms < 0:
-            raise RecordError(f"event_time_ms: {event.event_time_ms} is before 1970")
+        _check_time(event.event_time_ms)
         if event.value is not None and not np.isfinite(event.value):
             raise RecordError("value: not finite")
 
@@ -212,7 +210,7 @@ class FeatureSpec:
         """Refuses an example block whose columns do not fit together or this spec.
 
         :raises SpecMismatchError: written under another spec.
-        :raises RecordError: a column of the wrong length or a rate outside (0, 1].
+        :raises RecordError: a column of the wrong length, a label that is no label, an absurd time or rate.
         """
         self._check_hash(block.spec_hash)
         n, tasks = len(block), len(self.tasks)
@@ -232,6 +230,12 @@ class FeatureSpec:
             if len(getattr(block, name)) != length:
                 raise RecordError(f"{name}: {len(getattr(block, name))} values, expected {length}")
         self._check_fids("example", block.fids, block.lengths, n)
+        if n and (block.labels.max() > 1 or block.mask.max() > 1):
+            raise RecordError("labels, mask: a value is neither 0 nor 1")
+        for name, lowest in (("feature_time_ms", 0), ("action_time_ms", NO_TIME_MS)):
+            times = getattr(block, name)
+            if n and (times.min() < lowest or times.max() >= MAX_TIME_MS):
+                raise RecordError(f"{name}: a time is before 1970 or after 2105")
         if n and not ((block.sampling_rate > 0).all() and (block.sampling_rate <= 1).all()):
             raise RecordError("sampling_rate: a rate is not in (0, 1]")
         if n and (block.request_index.min() < 0 or block.request_index.max() >= len(block.request_ids)):
@@ -267,6 +271,11 @@ class FeatureSpec:
             raise RecordError(
                 f"{side} fids: value {at} is of slot {fids[at] >> VALUE_BITS}, expected slot {expected[at]}"
             )
+
+
+def _check_time(event_time_ms: int) -> None:
+    if not 0 <= event_time_ms < MAX_TIME_MS:
+        raise RecordError(f"event_time_ms: {event_time_ms} is before 1970 or after 2105")
 
 
 _TOP_KEYS = ("spec", "context", "item", "dense", "tasks")

@@ -123,10 +123,11 @@ class Driver:
                 now = time.monotonic()
                 if next_s > now:
                     await asyncio.sleep(next_s - now)
-                next_s = max(next_s, now - _MAX_DEBT_S) + 1 / self.rate
+                due_s = max(next_s, now - _MAX_DEBT_S)
+                next_s = due_s + 1 / self.rate
                 self._in_flight[event.request_id] = []
                 heapq.heappush(self._times, (event.event_time_ms, event.request_id))
-                group.create_task(self._ask(session, event))
+                group.create_task(self._ask(session, event, due_s))
         await asyncio.to_thread(self._actions.flush, 60.0)
         stats.finished_s = time.monotonic()
 
@@ -144,9 +145,9 @@ class Driver:
             async with self._changed:
                 await self._changed.wait_for(open_)
 
-    async def _ask(self, session: aiohttp.ClientSession, event: FeatureEvent) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, event: FeatureEvent, due_s: float) -> None:
+        """Sends one request; its latency counts from when it was due, so that waiting for a slow server shows."""
         body, headers = self._body(event)
-        started = time.monotonic()
         logits = None
         for _ in range(_MAX_TRIES):
             try:
@@ -172,8 +173,10 @@ class Driver:
         if logits is None:
             raise DemoError(f"{self._path}: request {event.request_id} had no answer in {_MAX_TRIES} tries")
         stats = self.stats
-        stats.latency_s.append(time.monotonic() - started)
+        stats.latency_s.append(time.monotonic() - due_s)
         stats.requests += 1
+        # Decided before the next await: other requests move the count on.
+        at_milestone = stats.requests == self._milestone
         stats.impressions += len(logits)
         self._shown[event.request_id] = (event.impression_ids, logits[:, self._column])
         for action in self._in_flight[event.request_id]:
@@ -181,7 +184,7 @@ class Driver:
         async with self._changed:
             del self._in_flight[event.request_id]
             self._changed.notify_all()
-        if stats.requests == self._milestone:
+        if at_milestone:
             await asyncio.to_thread(self._on_milestone)
         if len(self._shown) > 4 * self._settings.concurrency + 64:
             self._judge_oldest()

@@ -55,14 +55,14 @@ def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], q: 
 
     :param bounds: increasing upper bounds, the last may be infinite.
     :param cumulative: observations at most each bound.
-    :returns: NaN without observations; the last finite bound when the quantile lies beyond it.
+    :returns: NaN without observations; infinity when the quantile lies beyond the last finite bound.
     """
     total = cumulative[-1] if len(cumulative) else 0
     if not total:
         return float("nan")
     index = int(np.searchsorted(cumulative, q * total))
     if not np.isfinite(bounds[index]):
-        return float(bounds[index - 1]) if index else float("nan")
+        return float("inf")
     low, below = (bounds[index - 1], cumulative[index - 1]) if index else (0.0, 0.0)
     inside = cumulative[index] - below
     return float(low + (bounds[index] - low) * (q * total - below) / inside) if inside else float(bounds[index])

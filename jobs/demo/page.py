@@ -30,6 +30,8 @@ _VARIABLES = {
     _FIRST: "var(--first)",
     _SECOND: "var(--second)",
 }
+#: Width of a bar of the delta plot, seconds, or a multiple of it.
+_BIN_S = 6.0
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rillet",
@@ -159,7 +161,8 @@ def _delta_bins(report: Report) -> tuple[list[float], list[float]]:
     if not deltas.sizes:
         return [], []
     last = max(*deltas.times_s, 1.0)
-    step = max(5.0, math.ceil(last / 60 / 5) * 5)
+    # A multiple of the demo's publication interval: every bar holds the same number of publications.
+    step = _BIN_S * max(1, math.ceil(last / 60 / _BIN_S))
     bins = np.clip((np.asarray(deltas.times_s) // step).astype(np.int64), 0, None)
     sums = np.bincount(bins, weights=deltas.sizes)
     return [index * step for index in range(len(sums))], sums.tolist()

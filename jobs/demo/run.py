@@ -102,7 +102,7 @@ class _Demo:
         self.timeline = Timeline(self.config, self.stats, self.display.show)
         self.started_ms = 0
         #: end of the delta log when the first fifth was answered
-        self.frozen_position = 0
+        self.frozen_position: int | None = None
 
     def run(self, started_s: float) -> Report:
         """Starts, drives, drains, audits; stops everything whatever happens."""
@@ -180,7 +180,7 @@ class _Demo:
 
     def _mark_fifth(self) -> None:
         ends = topic_ends(self.config.kafka.bootstrap_servers, self.config.kafka.topics.deltas)
-        self.frozen_position = ends[0][1] if ends else 0
+        self.frozen_position = ends[0][1] if ends else None
 
     def _conclude(self, started_s: float) -> Report:
         say = self.display.say
@@ -203,6 +203,8 @@ class _Demo:
         early = {event.request_id for event in self._first_fifth()}
         judged = judged_requests(joined, early)
         say("scoring the same impressions with the model of the first fifth")
+        if self.frozen_position is None:
+            raise DemoError(f"topic {kafka.topics.deltas} was not there when the first fifth was answered")
         frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
         return Report(
             dataset=self.recording.info.dataset,
@@ -289,6 +291,7 @@ class _Demo:
             "joiner_checkpoint_interval": f"{config.joiner.checkpoint_interval_ms / 1000:g} s",
             "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",
+            "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
             "python": platform.python_version(),
         }
 

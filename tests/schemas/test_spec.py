@@ -169,6 +169,7 @@ def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
         ({"impression_ids": np.empty(0, np.int64)}, RecordError, "impression_ids: the request has no"),
         ({"served_logits": np.zeros(3, np.float32)}, RecordError, "served_logits: 3 numbers, expected 2 x 2"),
         ({"event_time_ms": -1}, RecordError, "event_time_ms: -1 is before 1970"),
+        ({"event_time_ms": 5 * 10**12}, RecordError, "event_time_ms: 5000000000000 is .* after 2105"),
     ],
 )
 def test_an_event_that_the_spec_does_not_describe_is_refused(
@@ -211,6 +212,11 @@ def test_an_example_block_must_fit_together() -> None:
         ({"sampling_rate": np.zeros(1, np.float32)}, "a rate is not in"),
         ({"sampling_rate": np.array([np.nan], np.float32)}, "a rate is not in"),
         ({"request_index": np.ones(1, np.int32)}, "points outside"),
+        ({"labels": np.array([7, 0], np.uint8)}, "neither 0 nor 1"),
+        ({"mask": np.array([0, 2], np.uint8)}, "neither 0 nor 1"),
+        ({"feature_time_ms": np.array([5 * 10**12])}, "feature_time_ms: a time is"),
+        ({"feature_time_ms": np.array([-1])}, "feature_time_ms: a time is"),
+        ({"action_time_ms": np.array([-2])}, "action_time_ms: a time is"),
         ({"fids": make_fids(1, [7, 8, 9])}, "example fids: value 1 is of slot 1, expected slot 2"),
         ({"spec_hash": 0}, "written under"),
     ):

@@ -47,7 +47,7 @@ def test_histogram_quantile_is_linear_within_its_bucket() -> None:
     assert histogram_quantile(bounds, cumulative, 0.25) == 1.5
     assert histogram_quantile(bounds, cumulative, 0.5) == 2.0
     assert histogram_quantile(bounds, cumulative, 0.75) == 3.0
-    assert histogram_quantile(bounds, [0.0, 0.0, 1.0, 100.0], 0.99) == 4.0  # beyond the last finite bound
+    assert histogram_quantile(bounds, [0.0, 0.0, 1.0, 100.0], 0.99) == math.inf  # beyond the last finite bound
     assert math.isnan(histogram_quantile(bounds, [0.0] * 4, 0.5))
     assert math.isnan(histogram_quantile([], [], 0.5))
 
