@@ -47,12 +47,13 @@ FROM base AS flink
 RUN apt-get update \
     && apt-get install -y --no-install-recommends openjdk-17-jre-headless libjemalloc2 gettext-base procps \
     && rm -rf /var/lib/apt/lists/* \
+    && ln -s "/usr/lib/jvm/java-17-openjdk-$(dpkg --print-architecture)" /usr/lib/jvm/java-17 \
     && useradd --create-home --uid 9999 flink && mkdir /data && chown flink /data
 COPY --from=official --chown=flink:flink /opt/flink /opt/flink
 COPY --from=official /docker-entrypoint.sh /docker-entrypoint.sh
 COPY --from=jars --chown=flink:flink /jars/flink/ /opt/flink/lib/
 ENV FLINK_HOME=/opt/flink PATH=/opt/flink/bin:$PATH
-ENV JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64
+ENV JAVA_HOME=/usr/lib/jvm/java-17
 USER flink
 VOLUME /data
 ENTRYPOINT ["/docker-entrypoint.sh"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -40,7 +41,10 @@ class TopicNames:
 
     def __post_init__(self) -> None:
         names = list(asdict(self).values())
-        if "" in names or len(set(names)) < len(names):
+        for name in names:
+            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name):
+                raise ValueError(f"{name!r} is no name of a Kafka topic: letters, digits, '.', '_' and '-' only")
+        if len(set(names)) < len(names):
             raise ValueError(f"every topic needs a name of its own, found {', '.join(map(repr, names))}")
 
 

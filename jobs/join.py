@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -43,6 +44,8 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     create_topics(config.kafka.bootstrap_servers, config.kafka.topic_partitions, replication=config.kafka.replication)
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
+    # What a joiner that was killed has left of its cache; nobody else uses this folder.
+    shutil.rmtree(folder / "local", ignore_errors=True)
     _prepare_process(config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,11 +123,20 @@ def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
 
 
 def _stop_with_savepoint(client: JobClient, directory: str, drain: bool) -> str:
-    """What ``JobClient.stop_with_savepoint`` should do: in PyFlink 2.3 it calls a Java method that is gone."""
+    """What ``JobClient.stop_with_savepoint`` should do: in PyFlink 2.3 it calls a Java method that is gone.
+
+    :raises ServiceError: none could be taken, for instance because the job was restarting.
+    """
+    from py4j.protocol import Py4JJavaError
     from pyflink.java_gateway import get_gateway
 
     form = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-    path: str = client._j_job_client.stopWithSavepoint(drain, directory, form).get()
+    try:
+        path: str = client._j_job_client.stopWithSavepoint(drain, directory, form).get()
+    except Py4JJavaError as error:
+        raise ServiceError(
+            f"no savepoint could be taken, the next start goes on from the last checkpoint: {root_cause(error)}"
+        ) from error
     return path
 
 

@@ -18,8 +18,8 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 
-from joiner import Counters, Joiner, JoinerConfig, JournalName, Timeline
-from schemas import ExampleBlock, FeatureSpec, RecordError, encode
+from joiner import Counters, Joiner, JoinerConfig, JournalName
+from schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -28,8 +28,11 @@ DEAD_LETTERS = OutputTag("dead-letters", KEY_VALUE)
 
 # Thread mode hands a PRIMITIVE_ARRAY state back as a tuple of integers, so state is declared like this.
 _STATE_BYTES = Types.PICKLED_BYTE_ARRAY()
-_MAX_RING = 64
+#: fixed, because state written with another number of places could not be found again
+_RING = 32
 _SLICE_BYTES = 8
+#: a larger bad record is not copied into its letter, which could not be written; its offset says where it is
+_MAX_LETTER_BYTES = 8 << 20
 
 
 class FlinkBucketState:
@@ -106,8 +109,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         # A fresh directory an attempt: a task that died may still hold the lock of its own.
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
         self._joiner = Joiner(self._spec, self._config, directory)
-        ring = min(Timeline(self._spec, self._config).live_slices, _MAX_RING)
-        self._state = FlinkBucketState(runtime_context, ring)
+        self._state = FlinkBucketState(runtime_context, _RING)
         group = runtime_context.get_metrics_group().add_group("rillet_joiner")
         self._metrics = {name: group.counter(name) for name in Counters().as_dict()}
         self._metrics["dead_letters"] = group.counter("dead_letters")
@@ -119,13 +121,16 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """One record of either topic."""
-        origin, _, data = bytes(value).partition(b"\n")
-        topic, partition, offset, keyed, ingest_ms = origin.decode().split(",")
+        origin, _, rest = bytes(value).partition(b"\n")
+        topic, partition, offset, key_length, ingest_ms = origin.decode().split(",")
+        key, data = _split(rest, int(key_length))
         state = self._state.at(ctx.timer_service())
         try:
-            if keyed != "1":
-                raise RecordError("the record has no key: features and actions are joined by key")
-            blocks = self._joiner.on_record(_bucket(ctx), data, _ingest_ms(ingest_ms), state)
+            if key is None:
+                raise RecordError("key: there is none; features and actions are joined by request_id")
+            if ingest_ms == "?":
+                raise RecordError("header ingest_ms: not a decimal number of milliseconds")
+            blocks = self._joiner.on_record(_bucket(ctx), key, data, int(ingest_ms or NO_TIME_MS), state)
         except RecordError as error:
             self._metrics["dead_letters"].inc()
             yield DEAD_LETTERS, _dead_letter(topic, int(partition), int(offset), str(error), data)
@@ -157,19 +162,19 @@ def _bucket(ctx: Any) -> int:
     return int(key[0] if isinstance(key, Row | tuple | list) else key)
 
 
-def _ingest_ms(text: str) -> int:
-    try:
-        return int(text) if text else -1
-    except ValueError as error:
-        raise RecordError(f"header ingest_ms: {text!r} is no number of milliseconds") from error
+def _split(rest: bytes, key_length: int) -> tuple[bytes | None, bytes]:
+    """Key and record; a negative length stands for no key."""
+    return (None, rest) if key_length < 0 else (rest[:key_length], rest[key_length:])
 
 
 def _dead_letter(topic: str, partition: int, offset: int, reason: str, data: bytes) -> Row:
-    letter = {
+    letter: dict[str, object] = {
         "reason": reason,
         "topic": topic,
         "partition": partition,
         "offset": offset,
-        "record_base64": base64.b64encode(data).decode(),
+        "record_bytes": len(data),
     }
+    if len(data) <= _MAX_LETTER_BYTES:
+        letter["record_base64"] = base64.b64encode(data).decode()
     return Row(f"{topic}|{partition}|{offset}".encode(), json.dumps(letter).encode())

@@ -28,8 +28,9 @@ from jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 if TYPE_CHECKING:
     from joiner import JoinerConfig
 
-#: below the broker's default maximum of 15 minutes, above any sane checkpoint interval
-_TRANSACTION_TIMEOUT_MS = 10 * 60_000
+#: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
+_TRANSACTION_TIMEOUT_MS = 15 * 60_000
+_CHECKPOINT_TIMEOUT_MS = 5 * 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
     flink.set_string("parallelism.default", str(config.parallelism))
     flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
     flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
+    flink.set_string("execution.checkpointing.timeout", f"{_CHECKPOINT_TIMEOUT_MS} ms")
     flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")
     flink.set_string("execution.checkpointing.externalized-checkpoint-retention", "RETAIN_ON_CANCELLATION")
     flink.set_string("state.backend.type", config.state_backend)
@@ -92,7 +94,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
 
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
-    """DDL of a raw topic. The record's timestamp is the event time; a time in the future moves no watermark."""
+    """DDL of a raw topic. The record's timestamp is the event time; none moves a watermark past the wall clock."""
     join = config.joiner
     more = {
         "connector": "kafka",
@@ -113,7 +115,6 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         more["scan.watermark.alignment.max-drift"] = f"{join.max_drift_ms} ms"
         more["scan.watermark.alignment.update-interval"] = "200 ms"
     pairs = ", ".join(f"'{key}' = '{value}'" for key, value in more.items())
-    ahead_s = max(1, join.max_ahead_ms // 1000)
     return f"""
         CREATE TEMPORARY TABLE `{table}` (
             k BYTES,
@@ -122,9 +123,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
             `offset` BIGINT METADATA VIRTUAL,
             headers MAP<STRING, BYTES> METADATA VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            WATERMARK FOR ts AS
-                CASE WHEN ts < TIMESTAMPADD(SECOND, {ahead_s}, CURRENT_TIMESTAMP)
-                THEN {_earlier("ts", join.lateness_ms)} END
+            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", join.lateness_ms)}
         ) WITH ({pairs})"""
 
 
@@ -139,14 +138,15 @@ def _earlier(column: str, span_ms: int) -> str:
 def _records(topic: str, table: str, buckets: int) -> str:
     """(bucket, record with its origin in front). Text of one byte a character carries the bytes through SQL."""
     key = "COALESCE(DECODE(k, 'ISO-8859-1'), '')"
+    ingest = "TRY_CAST(DECODE(headers['ingest_ms'], 'ISO-8859-1') AS BIGINT)"
     return f"""
         SELECT
             MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}),
             ENCODE(CONCAT(
                 '{topic},', CAST(`partition` AS STRING), ',', CAST(`offset` AS STRING), ',',
-                CASE WHEN k IS NULL THEN '0' ELSE '1' END, ',',
-                COALESCE(DECODE(headers['ingest_ms'], 'ISO-8859-1'), ''), U&'\\000A',
-                COALESCE(DECODE(v, 'ISO-8859-1'), '')
+                CAST(CASE WHEN k IS NULL THEN -1 ELSE CHAR_LENGTH({key}) END AS STRING), ',',
+                CASE WHEN headers['ingest_ms'] IS NULL THEN '' ELSE COALESCE(CAST({ingest} AS STRING), '?') END,
+                U&'\\000A', {key}, COALESCE(DECODE(v, 'ISO-8859-1'), '')
             ), 'ISO-8859-1')
         FROM `{table}`"""  # noqa: S608 - topic names are checked, and come from our own configuration
 

@@ -55,7 +55,12 @@ def create_topics(
     """
     ensure_broker(bootstrap_servers, timeout_s)
     admin = AdminClient(client_settings(bootstrap_servers))
-    settings = {"retention.ms": "-1", "max.message.bytes": "16777216"}
+    settings = {
+        "retention.ms": "-1",
+        "max.message.bytes": "16777216",
+        # Flink stamps what a timer emits with the timer's time; a drain fires timers that lie in the future.
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
     wanted = [NewTopic(name, count, replication, config=settings) for name, count in partitions.items()]
     made: list[str] = []
     for name, future in admin.create_topics(wanted, operation_timeout=timeout_s).items():

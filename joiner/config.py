@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_CHECKPOINT_INTERVAL_MS = 300_000
+
 
 @dataclass(frozen=True, slots=True)
 class JoinerConfig:
@@ -14,8 +16,9 @@ class JoinerConfig:
     parallelism: int = 1
     #: request keys are hashed into this many buckets, the unit of keyed state and of rescaling
     buckets: int = 16
-    #: time is cut into slices of this length; negatives of a slice go out together
-    slice_ms: int = 60_000
+    #: time is cut into slices of this length, negatives of a slice go out together;
+    #: 0 = a sixteenth of the longest time that a slice is kept
+    slice_ms: int = 0
     #: how far event times may run behind the newest one of their partition before they are late
     lateness_ms: int = 30_000
     #: how long, in event time, an action waits for a feature event that has not come yet
@@ -49,7 +52,6 @@ class JoinerConfig:
         for name in [
             "parallelism",
             "buckets",
-            "slice_ms",
             "action_wait_ms",
             "memory_bytes",
             "block_rows",
@@ -61,6 +63,11 @@ class JoinerConfig:
                 raise ValueError(f"{name} must be positive, is {getattr(self, name)}")
         if self.buckets > 65_535:
             raise ValueError(f"buckets must be at most 65535, is {self.buckets}")
-        for name in ("lateness_ms", "late_retention_ms", "max_ahead_ms", "max_drift_ms", "max_restarts"):
+        if self.checkpoint_interval_ms > MAX_CHECKPOINT_INTERVAL_MS:
+            # A transaction stays open from one checkpoint to the next, and the broker aborts one that is too old.
+            raise ValueError(
+                f"checkpoint_interval_ms must be at most {MAX_CHECKPOINT_INTERVAL_MS}, is {self.checkpoint_interval_ms}"
+            )
+        for name in ("slice_ms", "lateness_ms", "late_retention_ms", "max_ahead_ms", "max_drift_ms", "max_restarts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, is {getattr(self, name)}")

@@ -27,10 +27,18 @@ class Entry:
         self.event = event
         self.ingest_ms = ingest_ms
         self.resolved = resolved
-        self.size_bytes = (
-            _OBJECT_BYTES
-            + 8 * (len(event.context_fids) + len(event.item_fids) + len(event.impression_ids))
-            + 4 * len(event.dense)
+        self.size_bytes = _OBJECT_BYTES + sum(
+            column.nbytes
+            for column in (
+                event.context_fids,
+                event.context_lengths,
+                event.impression_ids,
+                event.item_fids,
+                event.item_lengths,
+                event.dense,
+                event.served_logits,
+            )
+            if column is not None
         )
 
     def index_of(self, impression_id: int) -> int:

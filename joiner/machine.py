@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,23 @@ import numpy as np
 from joiner.blocks import BlockBuilder
 from joiner.config import JoinerConfig
 from joiner.entry import Entry
+from joiner.errors import JoinerError
 from joiner.sampling import request_hash, uniforms
 from joiner.slices import Timeline
 from joiner.state import NEVER_MS, BucketHeader, BucketState, EntryKind, pack_entry, unpack_entry
 from joiner.store import SliceStore
-from schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode, decode_as
+from schemas import (
+    MAX_TIME_MS,
+    NO_TIME_MS,
+    ActionEvent,
+    ExampleBlock,
+    FeatureEvent,
+    FeatureSpec,
+    LabelKind,
+    RecordError,
+    decode,
+    decode_as,
+)
 
 #: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
 END_OF_TIME_MS = (1 << 63) - 1
@@ -90,15 +103,23 @@ class Joiner:
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
         self._buckets: dict[int, _Bucket] = {}
+        meaning = f"{spec.hash}|{self._timeline.slice_ms}|{config.buckets}"
+        self._written_by = int.from_bytes(blake2b(meaning.encode(), digest_size=8).digest(), "little")
 
-    def on_record(self, bucket: int, data: bytes, ingest_ms: int, state: BucketState) -> list[ExampleBlock]:
+    def on_record(self, bucket: int, key: bytes, data: bytes, ingest_ms: int, state: BucketState) -> list[ExampleBlock]:
         """Takes one feature or action event.
 
+        :param key: what the bucket was made of; has to be the request_id.
         :param data: the record in single-object encoding.
         :param ingest_ms: wall clock when it entered the topic, -1 unknown.
         :raises RecordError: the record is unusable; nothing has changed.
         """
         record = decode(data)
+        if not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
+            raise RecordError(f"ingest_ms: {ingest_ms} is before 1970 or after 2105")
+        if isinstance(record, FeatureEvent | ActionEvent) and key != record.request_id.encode():
+            # Another key is another bucket: the action would never meet its impression, and count as none.
+            raise RecordError(f"key: {key!r} is not the request_id {record.request_id!r}")
         if isinstance(record, FeatureEvent):
             self._spec.check_feature(record)
             self._check_ahead(record.event_time_ms, ingest_ms)
@@ -117,7 +138,13 @@ class Joiner:
         """
         memory = self._bucket(bucket, state)
         header = memory.header
-        before, header.closed_ms = header.closed_ms, max(header.closed_ms, due_ms)
+        if watermark_ms == END_OF_TIME_MS:
+            # Everything closes, but no time has passed: a job that goes on after a drain must not take its windows
+            # for closed.
+            due_ms, before = END_OF_TIME_MS, header.closed_ms
+            header.drained_slice = max(header.drained_slice, *header.slices, NEVER_MS)
+        else:
+            before, header.closed_ms = header.closed_ms, max(header.closed_ms, due_ms)
         blocks: list[ExampleBlock] = []
         for slice_ in sorted(header.slices):
             for task in range(len(self._spec.tasks)):
@@ -157,6 +184,8 @@ class Joiner:
         if self._timeline.expiry_ms(slice_) <= header.closed_ms:
             # Whether it was seen before is no longer known, so no row may be made of it.
             raise RecordError(f"event_time_ms: {event.event_time_ms} is later than every label window")
+        if slice_ <= header.drained_slice:
+            raise RecordError(f"event_time_ms: {event.event_time_ms} lies in a slice that a drain has closed")
         self.counters.features += 1
         entry = Entry(event, ingest_ms)
         self.store.put(slice_, bucket, entry)
@@ -285,7 +314,14 @@ class Joiner:
         memory = self._buckets.get(bucket)
         if memory is None:
             saved = state.load_header()
-            memory = _Bucket(BucketHeader() if saved is None else BucketHeader.from_bytes(saved))
+            header = BucketHeader(self._written_by) if saved is None else BucketHeader.from_bytes(saved)
+            if header.written_by != self._written_by:
+                raise JoinerError(
+                    f"the kept state is of another feature spec, slice_ms or number of buckets than now (spec "
+                    f"{self._spec.name}, slice_ms {self._timeline.slice_ms}, buckets {self._config.buckets}): go on with "
+                    f"what it was written with, drain that job, or start from nothing"
+                )
+            memory = _Bucket(header)
             for slice_ in sorted(memory.header.slices):
                 for entry in _rebuild(state.read("features", slice_)):
                     self.store.put(slice_, bucket, entry)

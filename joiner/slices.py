@@ -7,19 +7,35 @@ a task at the first watermark after which no action can still fall into a window
 from __future__ import annotations
 
 from joiner.config import JoinerConfig
+from joiner.errors import JoinerError
 from schemas import FeatureSpec
+
+#: each live slice costs a place in the engine's state and a column family on disk
+MAX_LIVE_SLICES = 256
+_DEFAULT_SLICES = 16
 
 
 class Timeline:
-    """Close and expiry times of slices under one spec and configuration."""
+    """Close and expiry times of slices under one spec and configuration.
+
+    :raises JoinerError: slices so short that too many would live at once.
+    """
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
-        self.slice_ms = config.slice_ms
         self.windows_ms = tuple(task.window_ms for task in spec.tasks)
         self._action_wait_ms = config.action_wait_ms
         self._kept_ms = max(
             task.window_ms + (config.late_retention_ms if task.late == "emit" else 0) for task in spec.tasks
         )
+        longest_ms = max(self._kept_ms, self._action_wait_ms)
+        self.slice_ms = config.slice_ms or max(1_000, longest_ms // _DEFAULT_SLICES)
+        #: how many slices are alive at once on a stream in order
+        self.live_slices = longest_ms // self.slice_ms + 2
+        if self.live_slices > MAX_LIVE_SLICES:
+            raise JoinerError(
+                f"[joiner] slice_ms: slices of {self.slice_ms} ms kept for {longest_ms} ms are {self.live_slices}, at most "
+                f"{MAX_LIVE_SLICES} may live at once: set {-(-longest_ms // (MAX_LIVE_SLICES - 2))} or more, or 0"
+            )
 
     def slice_of(self, event_time_ms: int) -> int:
         """The slice that an event time falls into."""
@@ -40,8 +56,3 @@ class Timeline:
     def timers_ms(self, slice_: int) -> set[int]:
         """Every watermark at which something happens to a slice of features."""
         return {self.close_ms(slice_, task) for task in range(len(self.windows_ms))} | {self.expiry_ms(slice_)}
-
-    @property
-    def live_slices(self) -> int:
-        """How many slices are alive at once on a stream in order."""
-        return max(self._kept_ms, self._action_wait_ms) // self.slice_ms + 2

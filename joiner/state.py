@@ -18,7 +18,7 @@ from joiner.errors import JoinerError
 JournalName = Literal["features", "waiting"]
 
 _ENTRY = struct.Struct("<BqI")
-_HEADER = struct.Struct("<qII")
+_HEADER = struct.Struct("<QqqII")
 #: nothing is closed yet
 NEVER_MS = -(1 << 62)
 
@@ -77,21 +77,29 @@ def unpack_entry(entry: bytes) -> tuple[EntryKind, int, bytes]:
 
 @dataclass(slots=True)
 class BucketHeader:
-    """How far a bucket is closed and which of its slices live."""
+    """How far a bucket is closed and which of its slices live.
 
+    ``written_by`` identifies what gives the numbers their meaning: feature spec, slice length, buckets.
+    """
+
+    written_by: int
     closed_ms: int = NEVER_MS
+    #: slices up to this one were closed by a drain, ahead of their time
+    drained_slice: int = NEVER_MS
     slices: set[int] = field(default_factory=set)
     waiting_slices: set[int] = field(default_factory=set)
 
     def to_bytes(self) -> bytes:
         """The saved form."""
         numbers = sorted(self.slices) + sorted(self.waiting_slices)
-        head = _HEADER.pack(self.closed_ms, len(self.slices), len(self.waiting_slices))
+        head = _HEADER.pack(
+            self.written_by, self.closed_ms, self.drained_slice, len(self.slices), len(self.waiting_slices)
+        )
         return head + struct.pack(f"<{len(numbers)}q", *numbers)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BucketHeader:
         """Reads back :meth:`to_bytes`."""
-        closed_ms, features, waiting = _HEADER.unpack_from(data)
+        written_by, closed_ms, drained_slice, features, waiting = _HEADER.unpack_from(data)
         numbers = struct.unpack_from(f"<{features + waiting}q", data, _HEADER.size)
-        return cls(closed_ms, set(numbers[:features]), set(numbers[features:]))
+        return cls(written_by, closed_ms, drained_slice, set(numbers[:features]), set(numbers[features:]))

@@ -260,8 +260,11 @@ class FeatureSpec:
         else:
             if len(lengths) != rows * len(numbers):
                 raise RecordError(f"{side} lengths: {len(lengths)} values, expected {rows} x {len(numbers)}")
-            if (lengths.reshape(rows, -1) > limits).any():
+            counts = lengths.reshape(rows, -1)
+            if (counts > limits).any():
                 raise RecordError(f"{side} lengths: a slot has more values than its max_values")
+            if (counts[:, limits == 1] == 0).any():
+                raise RecordError(f"{side} lengths: a slot with one value a row has none")
             expected = np.repeat(numbers if rows == 1 else np.tile(numbers, rows), lengths)
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")

@@ -120,7 +120,8 @@ class Stack:
 
     def stop(self, name: str, *, kill: bool = False) -> bool:
         """Stops a service; False when it did not run."""
-        return self.process(name).stop(kill=kill)
+        # The joiner takes a savepoint of all open windows before it ends.
+        return self.process(name).stop(timeout_s=60.0 if name == "join" else 20.0, kill=kill)
 
     def _port(self, name: str) -> int:
         health = self.config.health

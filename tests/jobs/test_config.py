@@ -28,7 +28,7 @@ def write(folder: Path, text: str) -> Path:
         ('spec = "a"\n[trainer]\nbatch_size = 2.5', "trainer.batch_size: .*found 2.5"),
         ('spec = "a"\n[model]\nhidden = [64, "x"]', "model.hidden.1: .*found 'x'"),
         ('spec = "a"\n[joiner]\nexecution_mode = "fast"', "joiner.execution_mode: .*found 'fast'"),
-        ('spec = "a"\n[joiner]\nslice_ms = 0', "joiner.slice_ms"),
+        ('spec = "a"\n[joiner]\nslice_ms = -1', "joiner.slice_ms"),
         ('spec = "a"\n[serving]\nport = 70000', "serving.port: 70000 is not in"),
         ('spec = "a"\n[kafka]\npartitions = 0', "kafka.partitions: 0 is below 1"),
         ('spec = "a"\n[kafka.topics]\nactions = "features"', "kafka.topics.*name of its own"),

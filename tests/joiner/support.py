@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from joiner import Joiner, JoinerConfig, JournalName
-from schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, encode, parse_spec
+from schemas import (
+    ActionEvent,
+    DecodeError,
+    ExampleBlock,
+    FeatureEvent,
+    FeatureSpec,
+    LabelKind,
+    decode,
+    encode,
+    parse_spec,
+)
 
 SPEC = parse_spec("""
 [spec]
@@ -74,6 +84,15 @@ class MemoryState:
         self.wake_ups.add(watermark_ms)
 
 
+def key_of(data: bytes) -> bytes:
+    """The Kafka key that a well-behaved producer gives a record."""
+    try:
+        record = decode(data)
+    except DecodeError:
+        return b""
+    return record.request_id.encode() if isinstance(record, FeatureEvent | ActionEvent) else b""
+
+
 class Engine:
     """A single-threaded stand-in for the stream engine: timers, watermarks, checkpoints, crashes.
 
@@ -93,7 +112,7 @@ class Engine:
         return Joiner(self._spec, self._config, self._directory / f"attempt-{self._attempt}")
 
     def record(self, bucket: int, data: bytes, ingest_ms: int = -1) -> None:
-        self.blocks += self.joiner.on_record(bucket, data, ingest_ms, self.states[bucket])
+        self.blocks += self.joiner.on_record(bucket, key_of(data), data, ingest_ms, self.states[bucket])
 
     def watermark(self, watermark_ms: int) -> None:
         due = [(at, bucket) for bucket, state in self.states.items() for at in state.wake_ups if at <= watermark_ms]

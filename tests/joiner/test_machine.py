@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from joiner import END_OF_TIME_MS, JoinerConfig
+from joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, Timeline
 from schemas import (
     ActionEvent,
     DecodeError,
@@ -117,7 +118,8 @@ def test_repeated_actions_and_features_make_one_row(engine: Engine) -> None:
 def test_the_late_policy_decides_on_an_action_that_comes_after_its_negatives(tmp_path: Path) -> None:
     for policy, expected in (("drop", []), ("emit", [LabelKind.LATE_POSITIVE])):
         spec = emitting(policy)
-        engine = Engine(spec, CONFIG, tmp_path / policy)
+        config = replace(CONFIG, late_retention_ms=60_000)
+        engine = Engine(spec, config, tmp_path / policy)
         event = feature(1, 5_000)
         data = encode(type(event)(**{n: getattr(event, n) for n in event.__slots__} | {"spec_hash": spec.hash}))
         engine.record(0, data)
@@ -147,7 +149,7 @@ def test_a_feature_later_than_every_window_is_refused_because_it_may_be_a_redeli
 
 @pytest.mark.parametrize(("policy", "negatives"), [("emit", True), ("discard", False)])
 def test_the_end_of_input_has_the_meaning_that_was_configured(tmp_path: Path, policy: str, negatives: bool) -> None:
-    config = JoinerConfig(slice_ms=1_000, negatives_at_end=policy)  # type: ignore[arg-type]
+    config = replace(CONFIG, negatives_at_end=policy)
     engine = Engine(SPEC, config, tmp_path)
     engine.record(0, encode(feature(1, 5_000, impressions=8)))
     engine.watermark(END_OF_TIME_MS)
@@ -167,6 +169,7 @@ def test_bad_records_are_refused_with_a_reason_and_change_nothing(engine: Engine
         (encode(type(good)(**fields | {"event_time_ms": 4 * 10**12})), RecordError, "max_ahead_ms"),
         (encode(type(good)(**fields | {"impression_ids": np.zeros(3, np.int64)})), RecordError, "impression_ids"),
         (encode(ActionEvent("r1", 5_000, 100, "watch", value=float("inf"))), RecordError, "value"),
+        (encode(type(good)(**fields | {"item_lengths": np.zeros(6, np.uint16)})), RecordError, "item lengths"),
     ]
     for data, error, reason in cases:
         with pytest.raises(error, match=reason):
@@ -182,3 +185,59 @@ def test_unknown_actions_and_impressions_are_counted(engine: Engine) -> None:
     assert engine.blocks == []
     assert engine.joiner.counters.unknown_actions == 1
     assert engine.joiner.counters.unknown_impressions == 1
+
+
+@pytest.mark.parametrize("ingest_ms", [-2, 10**15, 10**30])
+def test_an_absurd_ingest_time_is_refused_before_anything_changes(engine: Engine, ingest_ms: int) -> None:
+    with pytest.raises(RecordError, match="ingest_ms"):
+        engine.record(0, encode(feature(1, 5_000)), ingest_ms=ingest_ms)
+    assert engine.joiner.counters.features == 0
+
+
+def test_a_record_under_another_key_than_its_request_is_refused(engine: Engine) -> None:
+    with pytest.raises(RecordError, match="key: b'user-7' is not the request_id 'r1'"):
+        engine.joiner.on_record(0, b"user-7", encode(feature(1, 5_000)), -1, engine.states[0])
+
+
+def test_a_job_that_goes_on_after_a_drain_labels_what_comes_then(engine: Engine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.record(0, encode(action(9, 0, "watch", 5_000)))
+    engine.watermark(END_OF_TIME_MS)
+    assert engine.joiner.counters.orphan_actions == 1
+    engine.restore(engine.checkpoint())
+    del engine.blocks[:]
+    with pytest.raises(RecordError, match="a drain has closed"):
+        engine.record(0, encode(feature(2, 5_100)))
+    engine.record(0, encode(action(3, 0, "watch", 6_500)))
+    engine.record(0, encode(feature(3, 6_000)))
+    engine.record(0, encode(action(3, 1, "like", 6_500)))
+    engine.watermark(END_OF_TIME_MS)
+    acted = [action(3, 0, "watch", 6_500), action(3, 1, "like", 6_500)]
+    assert rows_of(SPEC, engine.blocks) == oracle(SPEC, [feature(3, 6_000)], acted)
+
+
+@pytest.mark.parametrize("change", [{"slice_ms": 2_000}, {"buckets": 8}])
+def test_state_written_under_another_configuration_is_refused(
+    engine: Engine, tmp_path: Path, change: dict[str, int]
+) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    other = Engine(SPEC, replace(CONFIG, **change), tmp_path)
+    other.states = engine.states
+    with pytest.raises(JoinerError, match="kept state is of another feature spec, slice_ms or number of buckets"):
+        other.record(0, encode(feature(2, 5_000)))
+
+
+def test_settings_that_give_the_numbers_no_other_meaning_may_change(engine: Engine, tmp_path: Path) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    other = Engine(SPEC, replace(CONFIG, action_wait_ms=100_000, memory_bytes=1, block_rows=3), tmp_path)
+    other.states = engine.states
+    other.record(0, encode(action(1, 0, "watch", 5_500)))
+    other.watermark(END_OF_TIME_MS)
+    assert rows_of(SPEC, other.blocks) == oracle(SPEC, [feature(1, 5_000)], [action(1, 0, "watch", 5_500)])
+
+
+def test_slices_too_short_for_the_longest_window_are_refused_with_a_good_length(tmp_path: Path) -> None:
+    with pytest.raises(JoinerError, match=r"slice_ms: slices of 100 ms kept for 60000 ms are 602.*set 237 or more"):
+        Engine(SPEC, replace(CONFIG, slice_ms=100), tmp_path)
+    assert Timeline(SPEC, replace(CONFIG, slice_ms=237)).live_slices <= 256
+    assert Timeline(SPEC, replace(CONFIG, slice_ms=0)).slice_ms == 60_000 // 16
