@@ -19,14 +19,13 @@ from functools import cached_property
 import torch
 
 from jobs.config import RilletConfig
-from jobs.errors import DeliveryError
 from jobs.health import start_health_server
 from jobs.kafka import create_topics
 from jobs.kafka_log import KafkaLog
 from jobs.train_metrics import TrainMetrics
 from jobs.train_source import DeadLetters, KafkaExampleSource
 from schemas import RecordError, dump_spec
-from sync import Base, LogUnavailableError, ModelStore, Publisher, StoreUnavailableError
+from sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
 from trainer import (
     BlockReader,
     CheckpointStore,
@@ -50,6 +49,8 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     :param until_latest: stop at the end that the topic has now; what is left of a batch is trained on too.
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
+    :raises DeliveryError: the broker refuses dead letters for good; nothing more is saved.
+    :raises ModelError: a weight is no longer finite; nothing more is saved.
     :raises FencedError: a newer trainer publishes this model; nothing more is saved.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -110,7 +111,7 @@ class TrainJob:
             self._source, self._spec, on_bad=self._on_bad, max_rows=config.trainer.queue_rows, poll_s=_WAIT_S
         )
         self._background = ThreadPoolExecutor(1, "base-writer")
-        self._base: Future[None] | None = None
+        self._base: Future[Manifest] | None = None
         self._last_checkpoint_ms = self._last_progress_ms = _now_ms()
         self._last_rows = self._trainer.counters.rows
 
@@ -138,21 +139,26 @@ class TrainJob:
             if not items and self._reader.ended:
                 trainer.train(_now_ms(), more=False, flush=True)
                 break
+        self._letters.close()
         self._reader.close()
         self.metrics.update(trainer)
         self._progress(_now_ms())
         self._publish(_now_ms())
         self._checkpoint()
+        self._background.shutdown()
+        self._settle_base(_now_ms())
         log.info("stopped at %s", trainer.positions)
 
     def close(self) -> None:
         """Stops the threads and leaves the broker. Saves nothing."""
+        self._letters.close()
         self._reader.close()
         self._background.shutdown()
         self._source.close()
 
     def _do_what_is_due(self, now: int) -> None:
         config = self.config.trainer
+        self._settle_base(now)
         if self._publisher.sparse_due(now, self._trainer.table):
             self._publish(now)
         if now - self._last_checkpoint_ms >= config.checkpoint_interval_s * 1000:
@@ -176,7 +182,7 @@ class TrainJob:
                     dense=dense if publisher.dense_due(now) else None,
                 )
             )
-            if (self._base is None or self._base.done()) and publisher.base_due(now):
+            if self._base is None and publisher.base_due(now):
                 base = publisher.snapshot(
                     trainer.table, now_ms=now, dense=dense, program=self._program, spec_toml=dump_spec(self._spec)
                 )
@@ -187,26 +193,44 @@ class TrainJob:
             return
         self.ready = True
 
-    def _write_base(self, base: Base) -> None:
+    def _write_base(self, base: Base) -> Manifest:
+        """Runs in the background; what it returns or raises is for :meth:`_settle_base`."""
+        manifest = self._store.write_base(base)
         try:
-            self._store.write_base(base)
             self._store.collect_garbage(self.config.sync.keep_bases, self.config.sync.keep_dense)
         except StoreUnavailableError as error:
+            self.metrics.garbage_failures.inc()
+            log.warning("old bases and dense blobs were not deleted, the next base tries again: %s", error)
+        return manifest
+
+    def _settle_base(self, now: int) -> None:
+        """Takes note of a base that is done.
+
+        :raises Exception: whatever else than the store kept it from being written.
+        """
+        if self._base is None or not self._base.done():
+            return
+        done, self._base = self._base, None
+        try:
+            manifest = done.result()
+        except StoreUnavailableError as error:
+            self._publisher.base_failed(now)
             self.metrics.base_failures.inc()
-            log.warning("base %d was not written: %s", base.manifest.version, error)
+            log.warning("a base was not written, the next is due in sparse_interval_s: %s", error)
             return
         self.metrics.bases.inc()
-        log.info("base %d written: %d rows", base.manifest.version, base.manifest.rows)
+        log.info("base %d written: %d rows", manifest.version, manifest.rows)
 
     def _checkpoint(self) -> None:
-        """Saves; a failure costs a longer replay after a crash, not the run."""
+        """Saves; a store or broker away costs a longer replay after a crash, not the run."""
         self._last_checkpoint_ms = _now_ms()
         try:
             with self.metrics.checkpoint_seconds.time():
                 # The position passes refused records, so their letters must be safe first.
-                self._letters.flush(_FLUSH_S)
+                if waiting := self._letters.flush(_FLUSH_S):
+                    raise TimeoutError(f"{waiting} dead letters wait for the broker")
                 self._trainer.save(self._checkpoints, {"publisher": self._publisher.state()})
-        except (OSError, DeliveryError) as error:
+        except OSError as error:
             self.metrics.checkpoint_failures.inc()
             log.warning("no checkpoint was written: %s", error)
 

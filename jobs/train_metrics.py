@@ -35,6 +35,7 @@ class TrainMetrics:
         self._tombstones = counter("published_tombstones", "Removed fids published.")
         self.bases = counter("bases", "Bases written.")
         self.base_failures = counter("base_failures", "Bases that could not be written.")
+        self.garbage_failures = counter("garbage_failures", "Times that old bases and blobs could not be deleted.")
         self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written.")
         self.corrupt_checkpoints = counter("corrupt_checkpoints", "Checkpoints refused at start.")
         self.checkpoint_seconds = Histogram(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -21,6 +22,9 @@ log = logging.getLogger("rillet.train")
 
 #: A letter has to fit into one record of the topic, in base64: of a longer record only so much is kept.
 _LETTER_BYTES = 8 << 20
+
+#: Letters waiting for the broker, in all; reading stops above it.
+_QUEUE_BYTES = 64 << 20
 
 #: What no waiting mends.
 _HOPELESS = {
@@ -125,21 +129,37 @@ class KafkaExampleSource:
 
 
 class DeadLetters:
-    """Sends refused records to the dead-letter topic. Safe to use from the reading thread."""
+    """Sends refused records to the dead-letter topic. Safe to use from the reading thread.
+
+    A letter is kept until the broker takes it, however long that lasts. One that the broker refuses for good is
+    never passed over: every later :meth:`flush` fails, so no checkpoint gets behind the record.
+    """
 
     def __init__(self, bootstrap_servers: str, topic: str, source_topic: str) -> None:
         self.sent = 0
         self._topic = topic
         self._source_topic = source_topic
-        self._failed = ""
+        self._refused = ""
+        self._closed = threading.Event()
         self._producer = Producer(
             client_settings(
-                bootstrap_servers, **{"enable.idempotence": True, "linger.ms": 20, "message.max.bytes": 16_000_000}
+                bootstrap_servers,
+                **{
+                    "enable.idempotence": True,
+                    "linger.ms": 20,
+                    "message.max.bytes": 16_000_000,
+                    # For ever: the client would give a letter up after five minutes.
+                    "message.timeout.ms": 0,
+                    "queue.buffering.max.kbytes": _QUEUE_BYTES >> 10,
+                },
             )
         )
 
     def send(self, record: RawRecord, error: RecordError) -> None:
-        """Queues one record with the reason; waits while the queue is full."""
+        """Queues one record with the reason; waits while the queue is full.
+
+        :raises DeliveryError: closed before there was room.
+        """
         letter = {
             "reason": str(error),
             "topic": self._source_topic,
@@ -154,20 +174,33 @@ class DeadLetters:
                 self._producer.produce(self._topic, json.dumps(letter).encode(), key, on_delivery=self._on_delivery)
                 break
             except BufferError:
+                if self._closed.is_set():
+                    raise DeliveryError(
+                        f"topic {self._topic}: stopped before there was room for the letter on partition"
+                        f" {record.partition} offset {record.offset}; it is read again after a restart"
+                    ) from None
                 self._producer.poll(0.1)
         self._producer.poll(0)
         self.sent += 1
 
-    def flush(self, timeout_s: float) -> None:
-        """Returns once all are acknowledged.
+    def flush(self, timeout_s: float) -> int:
+        """Waits until all are acknowledged.
 
-        :raises DeliveryError: not all are, in time, or one was lost.
+        :returns: how many still are not; they stay queued.
+        :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
         left = self._producer.flush(timeout_s)
-        failed, self._failed = self._failed, ""
-        if left or failed:
-            raise DeliveryError(f"topic {self._topic}: {left} dead letters unacknowledged {failed}".rstrip())
+        if self._refused:
+            raise DeliveryError(
+                f"topic {self._topic}: a dead letter was refused: {self._refused}; check that the topic exists and may"
+                " be written, then restart"
+            )
+        return left
+
+    def close(self) -> None:
+        """No more letters: a ``send`` that waits gives up. What is queued stays for :meth:`flush`."""
+        self._closed.set()
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._failed = error.str()
+            self._refused = error.str()

@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas import PADDING_FID, FeatureEvent, FeatureSpec, RecordError, Slot
+from schemas import MAX_TIME_MS, PADDING_FID, FeatureEvent, FeatureSpec, RecordError, Slot
 from schemas.fid import VALUE_BITS
 from schemas.records import Float32s, Int64s, UInt16s
 from serving.errors import InvalidRequestError
 from serving.protocol import InferRequest
-
-#: 9999-12-31: later times are a unit mistaken (microseconds), and would push every watermark to the end.
-_MAX_TIME_MS = 253_402_300_799_999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,9 +222,9 @@ def _impression_ids(inputs: Any, rows: int) -> Int64s:
 
 def _event_time(request: InferRequest, now_ms: int) -> int:
     value = request.parameters.get("event_time_ms", now_ms)
-    if type(value) is not int or not 0 <= value <= _MAX_TIME_MS:
+    if type(value) is not int or not 0 <= value < MAX_TIME_MS:
         raise InvalidRequestError(
-            "parameters.event_time_ms", f"{str(value)[:40]} is no time in ms since 1970, up to the year 9999"
+            "parameters.event_time_ms", f"{str(value)[:40]} is no time in ms since 1970, below {MAX_TIME_MS}"
         )
     return value
 

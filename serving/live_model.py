@@ -24,7 +24,18 @@ from serving.program import DenseProgram
 from serving.protocol import InferRequest
 from serving.replica_metrics import ReplicaCollector
 from serving.report import Reporter
-from sync import Base, BaseNotFoundError, DeltaLog, Dense, Incident, ModelStore, Replica, SyncConfig, SyncError
+from sync import (
+    Base,
+    BaseNotFoundError,
+    DeltaLog,
+    Dense,
+    Incident,
+    ModelStore,
+    Replica,
+    StoreUnavailableError,
+    SyncConfig,
+    SyncError,
+)
 from tables import EmbeddingTable
 
 log = logging.getLogger(__name__)
@@ -73,16 +84,19 @@ class LiveModel:
             on_applied=self._on_applied,
             on_dense=self._on_dense,
             on_incident=self._on_incident,
+            prepare=self._prepare,
         )
         self._program: DenseProgram | None = None
         #: the base that the program is from
         self._base: Base | None = None
+        #: programs of fetched bases that are not applied yet
+        self._prepared: dict[Base, DenseProgram] = {}
         self._version = 0
         self._loaded = False
         self._announced = False
         metrics.registry.register(ReplicaCollector(self._replica, now_ms))
         self._refused_weights = metrics.counter(
-            "rillet_serving_refused_weights", "Dense weights that did not fit the program and were not served."
+            "rillet_serving_refused_weights", "Dense weights and bases that did not fit and were not served."
         )
         self._apply_failures = metrics.counter(
             "rillet_serving_apply_failures", "Slices of updates that failed; serving goes on with what there is."
@@ -153,9 +167,13 @@ class LiveModel:
             started = self._clock()
             try:
                 taken = self._replica.poll(self._now_ms(), pause_s)
-            except SyncError as error:
+            except (SyncError, ProgramError) as error:
+                if isinstance(error, ProgramError):
+                    self._refused_weights.inc()
                 self._reporter.warn("poll", "updates are not arriving, serving goes on with what there is: %s", error)
-                stop.wait(_RETRY_S)
+                wake()  # the error may have come after rows were queued
+                # The replica asks a failing store at its own pace, and reads the log meanwhile.
+                stop.wait(pause_s if isinstance(error, StoreUnavailableError) else _RETRY_S)
                 continue
             wake()
             if not taken:  # a log that did not wait itself
@@ -199,26 +217,33 @@ class LiveModel:
 
     # -- called by the replica -----------------------------------------------------------------------------
 
+    def _prepare(self, base: Base) -> None:
+        """Loads a base's program and weights, which takes too long for the batcher's thread. Fetching thread.
+
+        :raises ProgramError: they do not fit; the replica then does not take the base.
+        """
+        program = DenseProgram(
+            base.program,
+            slots=len(self._spec.slots),
+            embedding_width=base.manifest.dim,
+            dense_width=len(self._spec.dense),
+            tasks=len(self._spec.tasks),
+        )
+        program.load_weights(base.dense)
+        self._prepared[base] = program
+
     def _on_dense(self, version: int, weights: Dense) -> None:
         """Serves a version of the weights, with the program of its base where that is new. Applying thread."""
         base = self._replica.base
-        try:
-            if base is not self._base:
-                self._program = DenseProgram(
-                    base.program,
-                    slots=len(self._spec.slots),
-                    embedding_width=base.manifest.dim,
-                    dense_width=len(self._spec.dense),
-                    tasks=len(self._spec.tasks),
-                )
-                self._base = base
-            self.program.load_weights(weights)
-        except ProgramError as error:
-            if not self._loaded:
-                raise
-            self._refused_weights.inc()
-            log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
-            return
+        if base is not self._base:
+            self._base, self._program = base, self._prepared.pop(base)
+        else:
+            try:
+                self.program.load_weights(weights)
+            except ProgramError as error:
+                self._refused_weights.inc()
+                log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
+                return
         self._version = version
 
     def _on_applied(self, block: DeltaBlock) -> None:

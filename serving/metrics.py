@@ -108,7 +108,8 @@ class ServingMetrics:
         self.freshness_seconds = ArrayHistogram(
             "rillet_freshness_seconds",
             "From an action's ingestion to the updates learned from it being served.",
-            geometric_buckets(0.1, 120.0),
+            # Far enough for catching up after hours of a trainer or broker being away.
+            geometric_buckets(0.1, 7200.0),
             registry,
         )
         rows = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)

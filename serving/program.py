@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from schemas.records import Float32s
+from serving.archive import plain_archive
 from serving.errors import ProgramError
 
 
@@ -19,12 +20,14 @@ class DenseProgram:
     def __init__(self, program: bytes, *, slots: int, embedding_width: int, dense_width: int, tasks: int) -> None:
         """
         :param program: what ``torch.export.save`` wrote.
-        :raises ProgramError: it does not load or does not have these shapes.
+        :raises ProgramError: it does not load, would run code of its own, or does not have these shapes.
         """
         try:
-            exported = torch.export.load(io.BytesIO(program))
+            exported = torch.export.load(io.BytesIO(plain_archive(program)))
             # The guards cost more than the model for a request of ten rows; the shapes are ours and checked below.
             self._module: torch.nn.Module = exported.module(check_guards=False)
+        except ProgramError:
+            raise
         # Arbitrary bytes make the loader fail in many ways (zip, json, schema version): all mean the same here.
         except Exception as error:
             raise ProgramError(f"the dense program does not load: {type(error).__name__}: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -161,22 +162,28 @@ def _input(path: str, entry: Any, binary: memoryview) -> tuple[str, Array, int]:
 
 
 def _from_json(path: str, entry: Mapping[str, Any], dtype: np.dtype[Any], shape: list[int], elements: int) -> Array:
-    data = entry.get("data")
+    data: Any = entry.get("data")
     _expect(path, data, list, "an array of numbers")
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError) as error:
-        raise InvalidRequestError(path, "rows of unequal length or nested too deeply") from error
+    flat: list[Any] = data
     # The protocol allows the elements flat or nested as the shape says.
-    if array.size != elements or (array.ndim != 1 and array.shape != tuple(shape)):
-        raise InvalidRequestError(path, f"has shape {list(array.shape)}, the input's shape is {shape}")
-    if elements:
-        if dtype.kind == "i" and array.dtype != np.int64:
-            raise InvalidRequestError(path, "expected integers of 64 bits with a sign")
-        if dtype.kind == "f" and array.dtype.kind not in "iuf":
-            raise InvalidRequestError(path, "expected numbers")
-    with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses by name
-        return array.astype(dtype).reshape(shape)
+    if data and type(data[0]) is list:
+        sizes = iter(shape)
+        if len(data) != next(sizes, None):
+            raise InvalidRequestError(path, f"has {len(data)} rows, the input's shape is {shape}")
+        for size in sizes:
+            if not all(type(row) is list and len(row) == size for row in flat):
+                raise InvalidRequestError(path, f"is not nested as the input's shape {shape} says")
+            flat = list(chain.from_iterable(flat))
+    if len(flat) != elements:
+        raise InvalidRequestError(path, f"has {len(flat)} elements, the input's shape is {shape}")
+    # NumPy is shown plain numbers only: it makes one wide string of each element of a list that has a long string.
+    if not set(map(type, flat)) <= ({int} if dtype.kind == "i" else {int, float}):
+        raise InvalidRequestError(path, f"expected {'integers' if dtype.kind == 'i' else 'numbers'}")
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses by name
+            return np.array(flat, dtype).reshape(shape)
+    except OverflowError as error:
+        raise InvalidRequestError(path, "expected integers of 64 bits with a sign") from error
 
 
 def _outputs(document: Mapping[str, Any], binary_default: bool) -> tuple[tuple[str, bool], ...] | None:

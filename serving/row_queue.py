@@ -15,6 +15,9 @@ from serving.errors import QueueFullError, RequestError
 P = TypeVar("P")
 R = TypeVar("R")
 
+#: A batch is taken so long before the first deadline in it: a sleeping thread wakes up late.
+_DEADLINE_MARGIN_S = 0.001
+
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[P, R]):
@@ -37,6 +40,7 @@ class RowQueue(Generic[P, R]):
         self._max_rows = max_rows
         self._max_batch_rows = max_batch_rows
         self._max_delay_s = max_delay_s
+        self._due_s = float("inf")
         #: rows waiting now
         self.rows = 0
 
@@ -54,14 +58,18 @@ class RowQueue(Generic[P, R]):
             )
         self._jobs.append(job)
         self.rows += job.rows
+        self._due_s = min(self._due_s, self._due(job))
 
     def wait_s(self, now_s: float) -> float | None:
-        """Seconds until a batch should be taken: 0 when one is due, None when nothing waits."""
+        """Seconds until a batch should be taken: 0 when one is due, None when nothing waits.
+
+        One is due when it is full, ``max_delay_s`` after its first job came, or shortly before a job's deadline.
+        """
         if not self._jobs:
             return None
         if self.rows >= self._max_batch_rows:
             return 0.0
-        return max(0.0, self._jobs[0].enqueued_s + self._max_delay_s - now_s)
+        return max(0.0, self._due_s - now_s)
 
     def take(self, now_s: float) -> tuple[list[Job[P, R]], list[Job[P, R]]]:
         """The next batch, and the jobs met on the way whose deadline has passed.
@@ -82,4 +90,8 @@ class RowQueue(Generic[P, R]):
                 rows += job.rows
             self._jobs.popleft()
             self.rows -= job.rows
+        self._due_s = min(map(self._due, self._jobs), default=float("inf"))
         return batch, expired
+
+    def _due(self, job: Job[P, R]) -> float:
+        return min(job.enqueued_s + self._max_delay_s, job.deadline_s - _DEADLINE_MARGIN_S)

@@ -18,7 +18,7 @@ import numpy as np
 
 from schemas import DeltaBlock, DenseRef
 from sync.config import SyncConfig
-from sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError
+from sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError, StoreUnavailableError
 from sync.fence import Fence
 from sync.intake import Incident, Intake
 from sync.log import DeltaLog, LogRecord
@@ -27,9 +27,12 @@ from sync.store import ModelStore
 from tables import EmbeddingTable, TableConfig
 
 OnIncident = Callable[[Incident, int, str], None]
+Prepare = Callable[[Base], None]
 
 NO_POSITION = -1
 _UPSERT_ROWS = 65_536
+#: between two tries to read a dense blob; the log is read meanwhile
+_DENSE_RETRY_MS = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,7 @@ class Feed:
         table_name: str,
         shard: int,
         on_incident: OnIncident | None,
+        prepare: Prepare | None,
         stop_position: int | None,
     ) -> None:
         self.work: deque[Work] = deque()
@@ -101,6 +105,7 @@ class Feed:
         self._table_name = table_name
         self._shard = shard
         self._on_incident = on_incident
+        self._prepare = prepare
         self._stop = stop_position
         self._intake: Intake | None = None
         self._fence = Fence(0, 0)
@@ -110,6 +115,7 @@ class Feed:
         self._read_again_at = NO_POSITION
         self._looked_ms: int | None = None
         self._pending: DenseRef | None = None
+        self._dense_retry_ms = 0
 
     @property
     def loaded(self) -> bool:
@@ -155,7 +161,7 @@ class Feed:
         if taken:
             self.work.append(Mark(self._next))
         if self._next >= self.head:
-            self._load_pending()
+            self._load_pending(now_ms)
         return taken
 
     # -- records -------------------------------------------------------------------------------------------
@@ -187,15 +193,18 @@ class Feed:
         self._newest_taken = max(self._newest_taken, self._next)
         return True
 
-    def _load_pending(self) -> None:
+    def _load_pending(self, now_ms: int) -> None:
         """Loads the newest dense blob announced; the ones before it are passed over."""
         ref = self._pending
-        if ref is None:
+        if ref is None or now_ms < self._dense_retry_ms:
             return
         try:
             dense = self._store.load_dense(ref.path, ref.sha256)
         except CorruptArtifactError as error:
             self._report(Incident.BAD_DENSE, NO_POSITION, str(error))
+        except StoreUnavailableError:
+            self._dense_retry_ms = now_ms + _DENSE_RETRY_MS
+            raise
         else:
             self.work.append(Weights(ref.version, dense))
         self._pending = None
@@ -220,6 +229,9 @@ class Feed:
             part = slice(start, start + _UPSERT_ROWS)
             table.upsert(base.fids[part], base.rows[part])
         bare = replace(base, fids=base.fids[:0].copy(), rows=np.empty((0, manifest.dim), np.float32))
+        # Before anything changes here: a base that it refuses leaves the reader as it was.
+        if self._prepare is not None:
+            self._prepare(bare)
         # A reader without a spec of its own holds to that of its first base.
         self._spec_hash = manifest.spec_hash
         self._intake = Intake(self._store.model, self._table_name, self._shard, manifest.spec_hash, manifest.dim)

@@ -14,7 +14,7 @@ from schemas import DeltaBlock
 from sync.blocks import rows_of
 from sync.config import SyncConfig
 from sync.errors import BaseNotFoundError
-from sync.feed import Feed, Mark, OnIncident, Rows, Swap, Weights
+from sync.feed import Feed, Mark, OnIncident, Prepare, Rows, Swap, Weights
 from sync.intake import Incident
 from sync.log import DeltaLog
 from sync.manifest import Base, Dense
@@ -57,6 +57,7 @@ class Replica:
         on_applied: OnApplied | None = None,
         on_dense: OnDense | None = None,
         on_incident: OnIncident | None = None,
+        prepare: Prepare | None = None,
         stop_position: int | None = None,
     ) -> None:
         """:param spec_hash: of the reader's feature spec; None = that of the first base is taken.
@@ -64,6 +65,8 @@ class Replica:
             blocks that the log held when the replica was loaded, which say nothing about freshness.
         :param on_dense: called in the applying thread with version and weights, for those of a base too.
         :param on_incident: called in the fetching thread with kind, log position (-1 without one) and a text.
+        :param prepare: called in the fetching thread with each base before it is queued; the same object is
+            :attr:`base` once applied. What it raises comes out of :meth:`load` or :meth:`poll`, and the base is not taken.
         :param stop_position: the log is read as if it ended here (``sync.history``).
         """
         self.config = config or SyncConfig()
@@ -77,6 +80,7 @@ class Replica:
             table_name=table_name,
             shard=shard,
             on_incident=on_incident,
+            prepare=prepare,
             stop_position=stop_position,
         )
         self._on_applied = on_applied

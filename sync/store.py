@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ PROGRAM = "program.pt2"
 SPEC = "spec.toml"
 _FILES = (EMBEDDINGS, DENSE, PROGRAM, SPEC)
 _VERSION_DIGITS = 12
+_DENSE_PATH = re.compile(rf"dense/[0-9]{{{_VERSION_DIGITS}}}\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class ModelStore:
         :raises CorruptArtifactError: a file is missing or isn't what was written.
         :raises StoreUnavailableError: the store cannot be read.
         """
+        if unknown := sorted(manifest.files.keys() - set(_FILES)):
+            raise CorruptArtifactError(f"{self._path(manifest.name, MANIFEST)} lists {unknown}, no files of a base")
         content = {name: self._read_checked(manifest, name) for name in _FILES}
         embeddings = self._arrays(content.pop(EMBEDDINGS), self._path(manifest.name, EMBEDDINGS))
         fids, rows = embeddings.get("fids"), embeddings.get("rows")
@@ -175,9 +179,12 @@ class ModelStore:
     def load_dense(self, path: str, sha256: str) -> Dense:
         """The arrays of a dense blob.
 
-        :raises CorruptArtifactError: it is missing or isn't what was announced.
+        :param path: as :meth:`write_dense` gave it; comes with the log, so any other path is refused unread.
+        :raises CorruptArtifactError: it is missing or isn't what was announced, or ``path`` is none of a blob.
         :raises StoreUnavailableError: the store cannot be read.
         """
+        if not _DENSE_PATH.fullmatch(path):
+            raise CorruptArtifactError(f"{path!r} is no path of a dense blob of model {self.model!r} in {self.url}")
         full = self._path(path)
         try:
             data = self._read(full)
@@ -228,11 +235,11 @@ class ModelStore:
         return posixpath.join(self._root, *parts)
 
     @contextmanager
-    def _failing_as(self, done: str, path: str) -> Iterator[None]:
+    def _failing_as(self, done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
         """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
         try:
             yield
-        except FileNotFoundError:
+        except passing:
             raise
         except (OSError, ValueError, ImportError) as error:
             raise StoreUnavailableError(
@@ -254,7 +261,7 @@ class ModelStore:
         return sorted(_numbers(self._names(self._path("dense")), "", ".safetensors"))
 
     def _read(self, path: str) -> bytes:
-        with self._failing_as("read", path):
+        with self._failing_as("read", path, passing=FileNotFoundError):
             data: bytes = self._fs.cat_file(path)
         return data
 
@@ -292,7 +299,7 @@ class ModelStore:
 
 def save_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """A safetensors file of the arrays; names sorted, so that equal weights are equal bytes."""
-    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    data: bytes = safetensors.numpy.save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
     return data
 
 

@@ -61,7 +61,7 @@ class CheckpointStore:
         self._fs.makedirs(self._path(version), exist_ok=True)
         entries = {}
         for stem, arrays in files.items():
-            data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            data = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
             self._fs.pipe_file(self._path(version, f"{stem}.safetensors"), data)
             entries[f"{stem}.safetensors"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         body = {"version": version, "files": entries, "meta": meta}

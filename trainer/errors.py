@@ -2,7 +2,7 @@
 
 RilletError
 └── TrainerError
-    ├── ModelError             a model that cannot be built or gave a non-finite loss
+    ├── ModelError             a model that cannot be built, or whose loss or weights are not finite
     └── CheckpointError        a checkpoint that cannot be used
         └── CorruptCheckpointError  its files are not what its manifest says
 """
@@ -17,7 +17,7 @@ class TrainerError(RilletError):
 
 
 class ModelError(TrainerError):
-    """The model cannot be built from its configuration, or its loss is no longer a number."""
+    """The model cannot be built from its configuration, or its loss or a weight is no longer a number."""
 
 
 class CheckpointError(TrainerError):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from schemas import FeatureSpec
+from trainer.errors import ModelError
 
 
 def export_program(model: nn.Module, spec: FeatureSpec, row_dim: int) -> bytes:
@@ -35,5 +36,15 @@ def export_program(model: nn.Module, spec: FeatureSpec, row_dim: int) -> bytes:
 
 
 def dense_state(model: nn.Module) -> dict[str, npt.NDArray[np.generic]]:
-    """Copies of all weights and buffers by name, as ``load_state_dict`` of model and program takes them."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+    """Copies of all weights and buffers by name, as ``load_state_dict`` of model and program takes them.
+
+    :raises ModelError: one holds a number that is not finite: it must reach neither servers nor a checkpoint.
+    """
+    state = {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"{name} of the model holds a number that is not finite; lower model.dense_learning_rate and restart"
+                " from an earlier checkpoint (a constant that is infinite on purpose: register it persistent=False)"
+            )
+    return state

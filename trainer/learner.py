@@ -32,7 +32,7 @@ class StepResult:
     loss: float
     #: embedding rows updated; 0 when refused
     unique_rows: int
-    #: the loss or a gradient was not finite, so nothing was updated
+    #: the loss or a gradient (its square too) was not finite, so nothing was updated
     refused: bool
 
 
@@ -49,7 +49,7 @@ class Learner:
         self._segments = len(spec.slots)
 
     def step(self, batch: Batch, now_ms: int) -> StepResult:
-        """Learns from a batch.
+        """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
         :param now_ms: stamped on the rows as last seen; the batch's event time, so that a replay stamps alike.
         """
@@ -57,6 +57,8 @@ class Learner:
         pooled = self.table.gather_pooled(rows, batch.lengths)
         n, segments = len(batch), self._segments
         embeddings = torch.from_numpy(pooled.reshape(n, segments, -1)).requires_grad_()
+        # Batch normalisation changes its buffers while predicting, before it's known whether the batch is sound.
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
         logits = self.model(embeddings, torch.from_numpy(batch.dense))
         loss = sampled_bce(
             logits,
@@ -69,8 +71,10 @@ class Learner:
         predicted: npt.NDArray[np.float32] = logits.detach().numpy()
         value = loss.item() / n
         grad = embeddings.grad
-        # A sum is finite only if every term is: one pass, no mask.
-        if grad is None or not np.isfinite(value) or not bool(torch.isfinite(grad.sum())):
+        gradients = [grad, *(parameter.grad for parameter in self.model.parameters())]
+        if grad is None or not np.isfinite(value) or not all(map(_can_be_learned, gradients)):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
             return StepResult(predicted, value, 0, True)
         unique = self.table.apply_gradients(rows, batch.lengths, grad.numpy().reshape(n * segments, -1))
         self.optimizer.step()
@@ -95,3 +99,11 @@ class Learner:
             state.setdefault(index_of[name], {})[key] = torch.from_numpy(np.array(value))
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.table = table
+
+
+def _can_be_learned(gradient: torch.Tensor | None) -> bool:
+    """Whether an optimiser that keeps squares of float32 stays finite; None is a parameter that took no part.
+
+    A weight whose sum of squares has become inf never moves again. A sum is finite only if every term is.
+    """
+    return gradient is None or bool(torch.isfinite(gradient.square().sum()))

@@ -56,7 +56,7 @@ class BlockReader:
         poll_s: float = 0.1,
     ) -> None:
         """
-        :param on_bad: called in the reading thread with each refused record.
+        :param on_bad: called in the reading thread with each refused record; :meth:`close` waits for it to return.
         :param max_records: records a poll; also the most that is queued beyond ``max_rows``.
         :param poll_s: longest wait for the source, seconds; bounds how long :meth:`close` takes.
         """

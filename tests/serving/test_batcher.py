@@ -170,3 +170,12 @@ def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() ->
     harness.batcher.stop()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_deadline_shorter_than_the_batching_delay_is_met() -> None:
+    harness = _Harness(delay_s=0.005)
+    harness.submit("a", deadline=0.002)
+    while not harness.answers:
+        harness.batcher.step()
+        harness.now += 0.0005
+    assert harness.answers == {"a": "A"}

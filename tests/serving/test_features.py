@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import FeatureEvent, FeatureSpec, RecordError, Slot, Task, decode, encode, make_fids
+from schemas import MAX_TIME_MS, FeatureEvent, FeatureSpec, RecordError, Slot, Task, decode, encode, make_fids
 from serving.errors import InvalidRequestError
 from serving.features import RequestLayout, timeout_ms
 from serving.protocol import InferRequest
@@ -148,7 +148,7 @@ def test_dense_features_must_be_there_and_finite(dense: Any, field: str) -> None
         ({"event_time_ms": -1}, "parameters.event_time_ms"),
         ({"event_time_ms": 1.5}, "parameters.event_time_ms"),
         ({"event_time_ms": True}, "parameters.event_time_ms"),
-        ({"event_time_ms": 10**18}, "parameters.event_time_ms"),
+        ({"event_time_ms": MAX_TIME_MS}, "parameters.event_time_ms"),
         ({"log": 1}, "parameters.log"),
     ],
 )

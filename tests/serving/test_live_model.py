@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas import dump_spec, make_fids
-from serving import ServingConfig, ServingMetrics
+from schemas.records import Float32s
+from serving import Engine, ServingConfig, ServingMetrics
 from serving.live_model import LiveModel
-from sync import MemoryLog, ModelStore, Publisher, SyncConfig
+from serving.program import DenseProgram
+from sync import MemoryLog, ModelStore, Publisher, StoreUnavailableError, SyncConfig
 from tables import EmbeddingTable, TableConfig
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
 
 _NOW_MS = 1_000_000
+
+
+@dataclass
+class _Clock:
+    """The replica's wall clock."""
+
+    now_ms: int = _NOW_MS
 
 
 @dataclass
@@ -33,6 +44,9 @@ class _Loop:
     metrics: ServingMetrics
     dense: dict[str, np.ndarray]
     program: bytes
+    log: MemoryLog
+    store: ModelStore
+    clock: _Clock
 
     def write(self, fid_value: int, weight: float) -> None:
         """Sets a film's linear weight in the trainer's table."""
@@ -55,6 +69,16 @@ class _Loop:
             self.table, now_ms=_NOW_MS, dense=self.dense, program=self.program, spec_toml=dump_spec(demo_spec())
         )
 
+    def lose(self, monkeypatch: pytest.MonkeyPatch, broken: Callable[[], None]) -> None:
+        """Writes what the follower does not get to see, then a base after ``broken``, and truncates the log to it."""
+        with monkeypatch.context() as patch:
+            patch.setattr(self.log, "read", lambda *_: [])
+            self.write(9, 1.0)
+            self.publish()
+            broken()
+            self.base()
+            self.log.truncate(self.log.end())
+
     def weight(self, fid_value: int) -> float:
         """A film's linear weight as served."""
         table = self.model.table
@@ -73,7 +97,7 @@ def program_bytes() -> bytes:
 def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
     spec = demo_spec()
     delta_log, store = MemoryLog(), ModelStore(str(tmp_path), MODEL)
-    metrics = ServingMetrics(CollectorRegistry())
+    metrics, clock = ServingMetrics(CollectorRegistry()), _Clock()
     sync_config = SyncConfig(max_block_rows=100)
     return _Loop(
         table=EmbeddingTable(
@@ -87,11 +111,14 @@ def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
             config=ServingConfig(poll_interval_ms=5, base_poll_interval_ms=5),
             sync_config=sync_config,
             metrics=metrics,
-            now_ms=lambda: _NOW_MS,
+            now_ms=lambda: clock.now_ms,
         ),
         metrics=metrics,
         dense={"bias": np.zeros(2, np.float32)},
         program=program_bytes,
+        log=delta_log,
+        store=store,
+        clock=clock,
     )
 
 
@@ -105,9 +132,10 @@ def _until(condition: Callable[[], bool]) -> None:
 class _Following:
     """Runs the fetching thread; the test's own thread is the batcher's."""
 
-    def __init__(self, model: LiveModel) -> None:
+    def __init__(self, model: LiveModel, wake: Callable[[], None] = lambda: None) -> None:
         self.failure: BaseException | None = None
         self._model = model
+        self._wake = wake
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -122,7 +150,7 @@ class _Following:
 
     def _run(self) -> None:
         try:
-            self._model.run(self._stop, lambda: None)
+            self._model.run(self._stop, self._wake)
         except BaseException as error:
             self.failure = error
 
@@ -221,3 +249,91 @@ def test_a_failing_slice_is_counted_and_does_not_reach_the_batcher(
             loop.publish()
             following.apply_until(lambda: bool(loop.counted("rillet_serving_apply_failures_total")))
         following.apply_until(lambda: loop.weight(1) == 0.5)
+
+
+def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_it_can(
+    loop: _Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the engine's own thread: what nobody wakes it for is not applied."""
+    engine = Engine(demo_spec(), loop.model, ServingConfig(), loop.metrics)
+    tries = 0
+
+    def unreadable(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise StoreUnavailableError("no store")
+
+    events = asyncio.new_event_loop()
+    engine.start(events)
+    try:
+        with _Following(loop.model, engine.wake):
+            loop.base()
+            _until(lambda: loop.model.ready)
+            version = loop.model.version
+            with monkeypatch.context() as patch:
+                patch.setattr(loop.store, "load_dense", unreadable)
+                for weight in (0.25, 0.5, 0.75):
+                    loop.write(1, weight)
+                    loop.publish({"bias": np.ones(2, np.float32)} if weight == 0.25 else None)
+                    _until(lambda weight=weight: loop.weight(1) == weight)  # type: ignore[misc]
+                assert tries == 1  # the log was read on without waiting for the store each time
+                assert loop.model.version == version
+            loop.clock.now_ms += 10_000
+            _until(lambda: loop.model.version > version)
+    finally:
+        engine.stop(10)
+        events.close()
+
+
+def test_a_later_base_is_loaded_by_the_fetching_thread_and_only_taken_over_by_the_batchers(
+    loop: _Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    class Watched(DenseProgram):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            threads.append(threading.get_ident())
+            super().__init__(*args, **kwargs)
+
+        def load_weights(self, weights: Mapping[str, Float32s]) -> None:
+            threads.append(threading.get_ident())
+            super().load_weights(weights)
+
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        monkeypatch.setattr("serving.live_model.DenseProgram", Watched)
+        old = loop.model.program
+        loop.lose(monkeypatch, lambda: loop.dense.update(bias=np.array([3.0, 4.0], np.float32)))
+        following.apply_until(lambda: loop.weight(9) == 1.0)
+        assert loop.model.program is not old
+        np.testing.assert_array_equal(_logits(loop), [[3, 4]])
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("weights", [np.array([0.0, np.nan], np.float32), np.zeros(3, np.float32)])
+def test_a_later_base_that_does_not_fit_changes_nothing_and_the_next_one_is_taken(
+    loop: _Loop, monkeypatch: pytest.MonkeyPatch, weights: np.ndarray
+) -> None:
+    monkeypatch.setattr("serving.live_model._RETRY_S", 0.01)
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        loop.publish({"bias": np.array([1.0, 2.0], np.float32)})
+        following.apply_until(lambda: bool((_logits(loop) == [[1, 2]]).all()))
+        version = loop.model.version
+        loop.lose(monkeypatch, lambda: loop.dense.update(bias=weights))
+        following.apply_until(lambda: loop.counted("rillet_serving_refused_weights_total") == 1)
+        np.testing.assert_array_equal(_logits(loop), [[1, 2]])
+        assert (loop.model.version, loop.weight(9)) == (version, 0)
+        loop.dense["bias"] = np.array([5.0, 6.0], np.float32)
+        loop.base()
+        loop.clock.now_ms += 3_600_000
+        following.apply_until(lambda: loop.weight(9) == 1.0)
+        np.testing.assert_array_equal(_logits(loop), [[5, 6]])
+        assert loop.model.version > version
+
+
+def _logits(loop: _Loop) -> np.ndarray:
+    return loop.model.program(np.zeros((1, 8, WIDTH), np.float32), np.zeros((1, 0), np.float32))

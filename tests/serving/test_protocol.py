@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -224,3 +225,35 @@ def test_responses_are_read_back_by_the_reference_client(outputs: list[tuple[np.
 
 def test_a_message_with_a_lone_surrogate_is_still_an_error_body() -> None:
     assert "error" in orjson.loads(format_error("bad \ud800"))
+
+
+@pytest.mark.parametrize("data", [["x" * 200_000, *[0] * 999], [["x" * 200_000, 0], *[[0, 0]] * 499]])
+def test_one_long_string_among_numbers_is_refused_in_the_memory_of_the_body(data: list[Any]) -> None:
+    shape = [500, 2] if isinstance(data[0], list) else [len(data)]
+    body = orjson.dumps({"inputs": [{"name": "fids", "datatype": "INT64", "shape": shape, "data": data}]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequestError, match="data"):
+            parse_infer_request(body)
+        assert tracemalloc.get_traced_memory()[1] < 50 * len(body)  # the parser itself takes a dozen times the body
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ([1 << 40, 1 << 40], [1]),
+        ([4], [[1, 2], [3, 4]]),
+        ([2, 2], [[1, 2], 3, 4]),
+        ([2, 2], [1, 2, [3, 4]]),
+        ([], [[1]]),
+        ([1] * 16, [[1]]),
+        ([2, 2], [[[1], [2]], [[3], [4]]]),
+        ([2, 2], [[1, True], [1, 1]]),
+    ],
+)
+def test_data_is_flat_or_nested_as_the_shape_says(shape: list[int], data: list[Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        _parse({"inputs": [{"name": "fids", "datatype": "INT64", "shape": shape, "data": data}]})
+    assert caught.value.field == "inputs[0] (fids).data"

@@ -96,3 +96,20 @@ def test_every_admitted_request_leaves_once_in_order(steps: list[int], max_rows:
         assert queue.rows == waiting
     assert served == admitted
     assert len(queue) == 0
+
+
+def test_a_batch_is_due_before_the_first_deadline_that_the_delay_would_miss() -> None:
+    queue: RowQueue[str, str] = RowQueue(100, 10, 0.005)
+    queue.offer(_job("patient", 6, at=5.0))
+    queue.offer(_job("urgent", 6, at=5.001, deadline=5.003))
+    queue.offer(_job("later", 1, at=5.001, deadline=6.0))
+    due = queue.wait_s(5.001)
+    assert due == 0.0  # 13 rows are more than a batch
+    assert _names(queue.take(5.001)[0]) == ["patient"]
+    wait = queue.wait_s(5.001)
+    assert wait is not None
+    assert 0 < wait < 0.002
+    batch, expired = queue.take(5.001 + wait)
+    assert (_names(batch), expired) == (["urgent", "later"], [])
+    queue.offer(_job("next", 1, at=7.0))
+    assert queue.wait_s(7.0) == pytest.approx(0.005)

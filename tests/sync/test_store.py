@@ -181,12 +181,53 @@ def test_dense_weights_come_back_and_are_checked(store: ModelStore) -> None:
     assert path == "dense/000000000008.safetensors"
     assert sorted(found) == ["a.weight", "step"]
     assert np.array_equal(found["a.weight"], weights["a.weight"])
+    assert {name: value.shape for name, value in found.items()} == {"a.weight": (2, 3), "step": ()}
     alter(store, path)
     with pytest.raises(CorruptArtifactError, match=r"000000000008\.safetensors has SHA-256"):
         store.load_dense(path, digest)
     remove(store, path)
     with pytest.raises(CorruptArtifactError, match="missing"):
         store.load_dense(path, digest)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/{root}/other/dense/000000000001.safetensors",
+        "../other/dense/000000000001.safetensors",
+        "dense/../../other/dense/000000000001.safetensors",
+        "dense/000000000001.safetensors\n",
+        "base-000000000001/dense.safetensors",
+    ],
+)
+def test_a_dense_path_that_the_store_does_not_write_is_refused_unread(tmp_path: Path, path: str) -> None:
+    store, other = ModelStore(str(tmp_path), "m"), ModelStore(str(tmp_path), "other")
+    digest = other.write_dense(1, {"w": np.ones(1)})[1]
+    store.write_dense(1, {"w": np.ones(1)})
+    store.write_base(replace(base(1), dense={"w": np.ones(1)}))
+    with pytest.raises(CorruptArtifactError, match="is no path of a dense blob of model 'm'"):
+        store.load_dense(path.format(root=str(tmp_path).lstrip("/")), digest)
+
+
+def test_a_manifest_that_lists_a_file_of_elsewhere_is_refused(store: ModelStore) -> None:
+    store.write_base(base(1))
+    manifest = store.write_base(base(2))
+    files = {**manifest.files, "../../secret": manifest.files[SPEC]}
+    fs, path = fsspec.core.url_to_fs(path_of(store, f"base-000000000002/{MANIFEST}"))
+    fs.pipe_file(path, replace(manifest, files=files).to_json())
+    refused: list[CorruptArtifactError] = []
+
+    assert store.newest_base(on_refused=refused.append).manifest.version == 1
+    assert "'../../secret'" in str(refused[0])
+
+
+def test_a_folder_that_vanishes_while_written_is_an_unavailable_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ModelStore(str(tmp_path), "m")
+    monkeypatch.setattr(store._fs, "makedirs", lambda path, exist_ok: None)
+    with pytest.raises(StoreUnavailableError, match="cannot be written"):
+        store.write_base(base(1))
 
 
 def test_a_file_system_that_does_not_exist_is_named() -> None:

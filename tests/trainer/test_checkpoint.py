@@ -37,6 +37,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
         for name, array in arrays.items():
             np.testing.assert_array_equal(checkpoint.files[stem][name], array)
             assert checkpoint.files[stem][name].dtype == array.dtype
+            assert checkpoint.files[stem][name].shape == array.shape
 
 
 def test_works_on_any_fsspec_file_system() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from schemas import ExampleBlock
 from tables import TableConfig
@@ -182,6 +183,34 @@ def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
         trainer.offer(0, offset, replace(block, dense=np.full_like(block.dense, np.inf)), 0)
     with pytest.raises(ModelError, match="not finite"):
         trainer.train(0, more=True)
+
+
+@pytest.mark.parametrize("poison", [1e30, 3e38])
+def test_a_finite_dense_value_that_is_too_large_teaches_nothing_and_later_batches_still_do(poison: float) -> None:
+    # No network, whose own overflow would make the loss infinite: only a dense gradient is out of range here.
+    trainer = _trainer(replace(MODEL, kind="logistic"))
+    rng = np.random.default_rng(0)
+    before = dense_state(trainer.learner.model)
+    block = make_block(rng, 16)
+    block.dense[3] = poison
+    trainer.offer(0, 0, block, 0)
+    trainer.train(0, more=True)
+    assert trainer.counters.refused_batches == 1
+    for name, array in dense_state(trainer.learner.model).items():
+        np.testing.assert_array_equal(array, before[name])
+    trainer.offer(0, 1, make_block(rng, 16), 0)
+    trainer.train(0, more=True)
+    assert (dense_state(trainer.learner.model)["dense_weight"] != before["dense_weight"]).all()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    trainer = _trainer()
+    with torch.no_grad():
+        trainer.learner.model.get_parameter("linear.bias")[1] = np.nan
+    with pytest.raises(ModelError, match=r"^linear\.bias of the model"):
+        trainer.save(store)
+    assert store.versions() == []
 
 
 def test_freshness_samples_are_bounded_and_handed_over_once() -> None:

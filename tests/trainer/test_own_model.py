@@ -1,0 +1,73 @@
+"""A user's own model with scalar parameters and batch normalisation, from training to the server's program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sync import ModelStore
+from tables import TableConfig
+from tests.trainer.blocks import RAGGED, make_block
+from trainer import ModelConfig, OnlineTrainer, TrainerConfig, dense_state, export_program
+
+MODEL = ModelConfig(kind="tests.trainer.test_own_model:Normalised", dim=4)
+
+
+class Normalised(nn.Module):
+    """Scalar parameter, and the scalar buffer of batch normalisation."""
+
+    def __init__(self, segments: int, row_dim: int, dense: int, tasks: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(segments * row_dim + dense)
+        self.last = nn.Linear(segments * row_dim + dense, tasks)
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.norm(torch.cat([embeddings.flatten(1), dense], 1)))
+        return logits * self.temperature
+
+
+def _trainer() -> OnlineTrainer:
+    return OnlineTrainer(RAGGED, MODEL, TableConfig(initial_capacity=64), TrainerConfig(batch_size=16))
+
+
+def _train(trainer: OnlineTrainer, offset: int, dense: float | None = None) -> None:
+    block = make_block(np.random.default_rng(offset), 16)
+    if dense is not None:
+        block = replace(block, dense=np.full_like(block.dense, dense))
+    trainer.offer(0, offset, block, 0)
+    trainer.train(0, more=True)
+
+
+def test_its_weights_keep_their_shapes_through_the_store_and_load_into_the_program(tmp_path: Path) -> None:
+    trainer = _trainer()
+    _train(trainer, 0)
+    model = trainer.learner.model
+    written = dense_state(model)
+    assert written["norm.num_batches_tracked"].shape == written["temperature"].shape == ()
+
+    store = ModelStore(str(tmp_path), "own")
+    read = store.load_dense(*store.write_dense(1, written))
+    assert {name: value.shape for name, value in read.items()} == {n: value.shape for n, value in written.items()}
+
+    program = torch.export.load(BytesIO(export_program(model, RAGGED, MODEL.row_dim))).module()
+    program.load_state_dict({name: torch.from_numpy(value) for name, value in read.items()})
+    model.eval()
+    embeddings, dense = torch.randn(3, 3, MODEL.row_dim), torch.randn(3, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(program(embeddings, dense), model(embeddings, dense))
+
+
+def test_a_refused_batch_leaves_running_statistics_alone() -> None:
+    trainer = _trainer()
+    _train(trainer, 0)
+    before = dense_state(trainer.learner.model)
+    _train(trainer, 1, dense=np.inf)
+    assert trainer.counters.refused_batches == 1
+    for name, array in dense_state(trainer.learner.model).items():
+        np.testing.assert_array_equal(array, before[name], strict=True)
