@@ -14,7 +14,8 @@ from schemas.records import (
     LabelKind,
     Record,
 )
-from schemas.spec import FeatureSpec, Slot, Task, dump_spec, load_spec, parse_spec, quantile_bins
+from schemas.spec import FeatureSpec, Slot, Task, quantile_bins
+from schemas.spec_file import dump_spec, load_spec, parse_spec
 
 __all__ = [
     "CODECS",

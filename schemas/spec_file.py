@@ -1,0 +1,149 @@
+"""The feature spec as a TOML file: read with every wrong key named by its path, and written back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from schemas.errors import SpecError
+from schemas.fid import MAX_SLOT
+from schemas.spec import FeatureSpec, Kind, LatePolicy, Slot, Task
+
+_TOP_KEYS = ("spec", "context", "item", "dense", "tasks")
+
+
+def load_spec(path: Path | str) -> FeatureSpec:
+    """Reads and checks a feature spec file.
+
+    :raises SpecError: unreadable, unknown or wrong keys; the message has the file and the key's path.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise SpecError(f"feature spec {path}: {error.strerror}") from error
+    try:
+        return parse_spec(text)
+    except SpecError as error:
+        raise SpecError(f"feature spec {path}: {error}") from error
+
+
+def parse_spec(text: str) -> FeatureSpec:
+    """A spec from TOML text.
+
+    :raises SpecError: with the path of the wrong key.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(str(error)) from error
+    for key in raw:
+        if key not in _TOP_KEYS:
+            raise SpecError(f"{key}: unknown table; known are {', '.join(_TOP_KEYS)}")
+    head = raw.get("spec", {})
+    for key in head:
+        if key not in ("name", "sampling_seed"):
+            raise SpecError(f"spec.{key}: unknown key; known are name, sampling_seed")
+    spec = FeatureSpec(
+        name=_typed("spec.name", head.get("name"), str),
+        sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
+        context=tuple(_slot(f"context[{i}]", entry) for i, entry in enumerate(raw.get("context", []))),
+        item=tuple(_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", []))),
+        dense=tuple(
+            _entry(f"dense[{i}]", entry, {"name": str})["name"] for i, entry in enumerate(raw.get("dense", []))
+        ),
+        tasks=tuple(_task(f"tasks[{i}]", entry) for i, entry in enumerate(raw.get("tasks", []))),
+    )
+    if not spec.item:
+        raise SpecError("item: at least one item slot is needed")
+    if not spec.tasks:
+        raise SpecError("tasks: at least one task is needed")
+    _refuse_twins("slot number", [slot.slot for slot in spec.slots])
+    _refuse_twins("slot name", [slot.name for slot in spec.slots])
+    _refuse_twins("dense name", spec.dense)
+    _refuse_twins("task name", [task.name for task in spec.tasks])
+    return spec
+
+
+def dump_spec(spec: FeatureSpec) -> str:
+    """The spec as TOML text that :func:`parse_spec` reads back to an equal spec."""
+    lines = ["[spec]", f"name = {json.dumps(spec.name)}", f"sampling_seed = {spec.sampling_seed}"]
+    for side in ("context", "item"):
+        for slot in getattr(spec, side):
+            lines += [
+                "",
+                f"[[{side}]]",
+                f"name = {json.dumps(slot.name)}",
+                f"slot = {slot.slot}",
+                f'kind = "{slot.kind}"',
+            ]
+            if slot.max_values > 1:
+                lines.append(f"max_values = {slot.max_values}")
+            if slot.bins:
+                lines.append(f"bins = [{', '.join(repr(b) for b in slot.bins)}]")
+    for name in spec.dense:
+        lines += ["", "[[dense]]", f"name = {json.dumps(name)}"]
+    for task in spec.tasks:
+        lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
+        lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
+    return "\n".join(lines) + "\n"
+
+
+def _refuse_twins(what: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise SpecError(f"{what} {value} stands twice")
+
+
+def _typed(path: str, value: Any, kind: type) -> Any:
+    accepted: Any = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise SpecError(f"{path}: expected {kind.__name__}, found {'nothing' if value is None else repr(value)}")
+    return float(value) if kind is float else value
+
+
+def _entry(path: str, entry: Any, kinds: Mapping[str, type], optional: Iterable[str] = ()) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise SpecError(f"{path}: expected a table")
+    for key in entry:
+        if key not in kinds:
+            raise SpecError(f"{path}.{key}: unknown key; known are {', '.join(kinds)}")
+    return {
+        key: _typed(f"{path}.{key}", entry.get(key), kind)
+        for key, kind in kinds.items()
+        if key in entry or key not in optional
+    }
+
+
+def _slot(path: str, entry: Any) -> Slot:
+    kinds = {"name": str, "slot": int, "kind": str, "max_values": int, "bins": list}
+    values = _entry(path, entry, kinds, optional=("max_values", "bins"))
+    values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
+    slot = Slot(**values)
+    if slot.kind not in get_args(Kind):
+        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
+    if not 1 <= slot.slot <= MAX_SLOT:
+        raise SpecError(f"{path}.slot: {slot.slot} is not in 1..{MAX_SLOT}")
+    if not 1 <= slot.max_values <= np.iinfo(np.uint16).max:
+        raise SpecError(f"{path}.max_values: {slot.max_values} is not in 1..65535")
+    if (slot.kind == "number") != bool(slot.bins):
+        raise SpecError(f"{path}.bins: needed for kind number, and only there")
+    if any(right <= left for left, right in zip(slot.bins, slot.bins[1:], strict=False)):
+        raise SpecError(f"{path}.bins: the edges must increase")
+    return slot
+
+
+def _task(path: str, entry: Any) -> Task:
+    kinds = {"name": str, "action": str, "window_ms": int, "negative_rate": float, "late": str}
+    task = Task(**_entry(path, entry, kinds, optional=("negative_rate", "late")))
+    if task.window_ms <= 0:
+        raise SpecError(f"{path}.window_ms: {task.window_ms} is not positive")
+    if not 0 < task.negative_rate <= 1:
+        raise SpecError(f"{path}.negative_rate: {task.negative_rate} is not in (0, 1]")
+    if task.late not in get_args(LatePolicy):
+        raise SpecError(f"{path}.late: {task.late!r} is none of {', '.join(get_args(LatePolicy))}")
+    return task
