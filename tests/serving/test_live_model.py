@@ -272,10 +272,12 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
             version = loop.model.version
             with monkeypatch.context() as patch:
                 patch.setattr(loop.store, "load_dense", unreadable)
-                for weight in (0.25, 0.5, 0.75):
+                for rows, weight in enumerate((0.25, 0.5, 0.75), start=1):
                     loop.write(1, weight)
-                    loop.publish({"bias": np.ones(2, np.float32)} if weight == 0.25 else None)
-                    _until(lambda weight=weight: loop.weight(1) == weight)  # type: ignore[misc]
+                    loop.publish({"bias": np.ones(2, np.float32)} if rows == 1 else None)
+                    # Not the weight itself: a table is not to be read while the engine's thread writes it.
+                    _until(lambda rows=rows: loop.counted("rillet_replica_upserted_rows_total") == rows)  # type: ignore[misc]
+                    assert loop.weight(1) == weight
                 assert tries == 1  # the log was read on without waiting for the store each time
                 assert loop.model.version == version
             loop.clock.now_ms += 10_000
