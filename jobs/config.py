@@ -158,8 +158,8 @@ def load_config(
     servers = bootstrap_servers or environment.get(BOOTSTRAP_VARIABLE)
     return replace(
         config,
-        spec=path.parent / config.spec,
-        data_dir=path.parent / config.data_dir,
+        spec=(path.parent / config.spec).resolve(),
+        data_dir=(path.parent / config.data_dir).resolve(),
         kafka=replace(config.kafka, bootstrap_servers=servers) if servers else config.kafka,
     )
 
