@@ -1,4 +1,4 @@
-# make demo and make test are all that a newcomer needs; both set up what they use, inside this folder.
+# make demo and make test are all that one needs at first; both set up what they use, inside this folder.
 #
 #   PYTHON=/path/to/python3.11   another interpreter
 #   UV_TORCH_BACKEND=cpu         torch without CUDA libraries, where its index can be reached
