@@ -7,7 +7,7 @@ ARG FLINK=flink:2.3.0-java17
 
 # --- the Kafka connector, by its Maven coordinates
 FROM maven:3.9-eclipse-temurin-17 AS jars
-COPY jobs/local/pom.xml /build/pom.xml
+COPY jobs/pom.xml /build/pom.xml
 RUN mvn -q -B -f /build/pom.xml package -Djars=/jars
 
 # --- Python with every dependency at the version of constraints.txt
@@ -21,12 +21,19 @@ RUN apt-get update \
     && pip install uv==0.13.8
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY schemas schemas
-COPY tables tables
+COPY embeddings embeddings
 COPY joiner joiner
 COPY trainer trainer
 COPY sync sync
 COPY serving serving
+COPY connectors connectors
 COPY jobs jobs
+COPY devstack devstack
+COPY recordings recordings
+COPY audit audit
+COPY demo demo
+COPY specs specs
+COPY src src
 COPY deploy deploy
 # "cpu" leaves out the CUDA libraries; build with --build-arg UV_TORCH_BACKEND=auto to keep them
 ARG UV_TORCH_BACKEND=cpu

@@ -18,13 +18,13 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from jobs.errors import ConfigError
-from joiner.config import JoinerConfig
-from schemas import FeatureSpec, load_spec
-from serving.config import ServingConfig
-from sync.config import SyncConfig
-from tables.config import TableConfig
-from trainer.config import ModelConfig, TrainerConfig
+from rillet.embeddings.config import TableConfig
+from rillet.jobs.errors import ConfigError
+from rillet.joiner.config import JoinerConfig
+from rillet.schemas import FeatureSpec, load_spec
+from rillet.serving.config import ServingConfig
+from rillet.sync.config import SyncConfig
+from rillet.trainer.config import ModelConfig, TrainerConfig
 
 BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
 
@@ -131,7 +131,7 @@ class RilletConfig:
     def load_spec(self) -> FeatureSpec:
         """Reads the feature spec.
 
-        :raises SpecError: see :func:`schemas.load_spec`.
+        :raises SpecError: see :func:`rillet.schemas.load_spec`.
         """
         return load_spec(self.spec)
 

@@ -2,9 +2,6 @@
 
 RilletError
 ├── ConfigError              rillet.toml is unreadable, or a key of it is unknown or wrong
-├── BrokerUnavailableError   no Kafka broker answers at the address
-├── TopicError               a topic is missing or was made otherwise than needed
-├── DeliveryError            the broker refused records, or did not take them in time
 ├── ToolchainError           the JDK, Maven or a jar is missing
 └── ServiceError             a process of the local stack did not start, or died
     └── PortInUseError       something else listens where it should
@@ -12,23 +9,11 @@ RilletError
 
 from __future__ import annotations
 
-from schemas import RilletError
+from rillet.schemas import RilletError
 
 
 class ConfigError(RilletError):
     """The configuration cannot be used; the message has the file and the key's path."""
-
-
-class BrokerUnavailableError(RilletError):
-    """No Kafka broker answers at the address."""
-
-
-class TopicError(RilletError):
-    """A topic is missing, or exists with other settings than needed."""
-
-
-class DeliveryError(RilletError):
-    """Records were not acknowledged by the broker."""
 
 
 class ToolchainError(RilletError):

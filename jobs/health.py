@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
-from jobs.errors import PortInUseError
+from rillet.jobs.errors import PortInUseError
 
 #: how soon the server's thread notices that it is to end
 _POLL_S = 0.1

@@ -15,11 +15,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.config import RilletConfig
-from jobs.errors import ServiceError
-from jobs.health import start_health_server
-from jobs.kafka import create_topics
-from jobs.local.toolchain import fetch_jars, find_java
+from rillet.connectors.topics import create_topics
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.errors import ServiceError
+from rillet.jobs.health import start_health_server
+from rillet.jobs.toolchain import fetch_jars, python_environment
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -50,7 +50,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    from jobs.joiner_job import JobOptions, build
+    from rillet.jobs.joiner_job import JobOptions, build
 
     restore_from = newest_snapshot(folder)
     if restore_from and until_latest:
@@ -93,13 +93,7 @@ def _topics(config: RilletConfig) -> tuple[str, str, str]:
 
 def _prepare_process(config: RilletConfig) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
-    environment = Path(sys.prefix)
-    os.environ["VIRTUAL_ENV"] = str(environment)
-    # Thread mode starts its interpreter inside the JVM and finds packages through an activated environment.
-    os.environ["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", "")])
-    os.environ["JAVA_HOME"] = str(find_java().home)
-    root = str(Path(__file__).resolve().parent.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     if config.joiner.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.

@@ -18,8 +18,8 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 
-from joiner import Counters, Joiner, JoinerConfig, JournalName
-from schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode
+from rillet.joiner import Counters, Joiner, JoinerConfig, JournalName
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -36,7 +36,7 @@ _MAX_LETTER_BYTES = 8 << 20
 
 
 class FlinkBucketState:
-    """:class:`joiner.BucketState` on Flink's keyed state; always of the key that Flink has set.
+    """:class:`rillet.joiner.BucketState` on Flink's keyed state; always of the key that Flink has set.
 
     A journal is a ring of list states, one a live slice, so that a slice is cleared in one call. When more
     slices live than the ring has places, slices share a place and a clear rewrites the ones that stay.
@@ -56,25 +56,25 @@ class FlinkBucketState:
         return self
 
     def load_header(self) -> bytes | None:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         header: bytes | None = self._header.value()
         return header
 
     def save_header(self, header: bytes) -> None:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         self._header.update(header)
 
     def append(self, journal: JournalName, slice_: int, entry: bytes) -> None:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         self._place(journal, slice_).add(slice_.to_bytes(_SLICE_BYTES, "little", signed=True) + entry)
 
     def read(self, journal: JournalName, slice_: int) -> Iterable[bytes]:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         mark = slice_.to_bytes(_SLICE_BYTES, "little", signed=True)
         return [entry[_SLICE_BYTES:] for entry in self._place(journal, slice_).get() or () if entry.startswith(mark)]
 
     def clear(self, journal: JournalName, slice_: int, living: Collection[int]) -> None:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         place = self._place(journal, slice_)
         staying: list[bytes] = []
         if any((other - slice_) % len(self._rings[journal]) == 0 for other in living):
@@ -85,7 +85,7 @@ class FlinkBucketState:
             place.update(staying)
 
     def wake_at(self, watermark_ms: int) -> None:
-        """See :class:`joiner.BucketState`."""
+        """See :class:`rillet.joiner.BucketState`."""
         self._timers.register_event_time_timer(watermark_ms)
 
     def _place(self, journal: JournalName, slice_: int) -> ListState:
@@ -94,7 +94,7 @@ class FlinkBucketState:
 
 
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
-    """Runs a :class:`joiner.Joiner` over all buckets of a subtask.
+    """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
 
     :param local_dir: where the disk tier may put its directories; the system's temporary folder by default.
     """

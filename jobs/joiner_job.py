@@ -22,11 +22,11 @@ from pyflink.datastream.data_stream import DataStream, KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from jobs.config import RilletConfig, load_config
-from jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
-    from joiner import JoinerConfig
+    from rillet.joiner import JoinerConfig
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000

@@ -13,16 +13,17 @@ import threading
 import torch
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from jobs.config import RilletConfig
-from jobs.kafka import KafkaFeatureLog, create_topics
-from jobs.kafka_log import KafkaLog
-from serving.app import InferenceApp
-from serving.engine import Engine
-from serving.feature_log import FeatureRecorder
-from serving.live_model import LiveModel
-from serving.metrics import ServingMetrics
-from serving.server import InferenceServer
-from sync import ModelStore
+from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.producers import KafkaFeatureLog
+from rillet.connectors.topics import create_topics
+from rillet.jobs.config import RilletConfig
+from rillet.serving.app import InferenceApp
+from rillet.serving.engine import Engine
+from rillet.serving.feature_log import FeatureRecorder
+from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
+from rillet.serving.server import InferenceServer
+from rillet.sync import ModelStore
 
 log = logging.getLogger("rillet.serve")
 

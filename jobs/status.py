@@ -1,37 +1,39 @@
-"""`rillet status`: what runs, what is ready, and how far each topic has got."""
+"""`rillet status`: which services answer, which are ready, and how far each topic has got.
+
+Asks what the configuration names, wherever it runs: processes of this machine, containers or another host.
+"""
 
 from __future__ import annotations
 
 import math
-import urllib.error
-import urllib.request
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from jobs.config import RilletConfig
-from jobs.kafka import ensure_broker, topic_ends
-from jobs.local.stack import SERVICES, Stack
+from rillet.connectors.topics import ensure_broker, topic_ends
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.scrape import scrape
+from rillet.jobs.services import SERVICES, metrics_url, probe, ready_url
 
 _TIMEOUT_S = 3.0
 
 
-def run_status(stack: Stack) -> list[str]:
+def run_status(config: RilletConfig) -> list[str]:
     """The lines of the report.
 
     :raises BrokerUnavailableError: the broker does not answer.
     """
-    return [*_services(stack), "", *_topics(stack.config)]
+    return [*_services(config), "", *_topics(config)]
 
 
-def _services(stack: Stack) -> list[str]:
-    lines = [f"{'service':14}{'state':12}{'pid':>8}  probe"]
+def _services(config: RilletConfig) -> list[str]:
+    lines = [f"{'service':14}{'state':14}probe"]
     for name in SERVICES:
-        process, url = stack.process(name), stack.ready_url(name)
-        ready = stack.is_ready(name)
-        state = "ready" if ready else "not ready" if process.pid else "stopped"
-        lines.append(f"{name:14}{state:12}{process.pid or '-':>8}  {url or 'off'}")
-        if ready and url:
-            lines += [f"  {sample}" for sample in _samples(url)]
+        url = ready_url(config, name)
+        status = None if url is None else probe(url)
+        state = (
+            "unknown" if url is None else "no answer" if status is None else "ready" if status == 200 else "not ready"
+        )
+        lines.append(f"{name:14}{state:14}{url or 'off: no port is configured'}")
+        if status == 200:
+            lines += [f"  {sample}" for sample in _samples(metrics_url(config, name) or "")]
     return lines
 
 
@@ -50,17 +52,14 @@ def _topics(config: RilletConfig) -> list[str]:
     return lines
 
 
-def _samples(ready_url: str) -> list[str]:
-    """rillet's own gauges and counters from the service's /metrics, one a line; those at zero or unknown left out."""
-    base = ready_url.split("/v2/")[0].removesuffix("/readyz")
-    try:
-        with urllib.request.urlopen(f"{base}/metrics", timeout=_TIMEOUT_S) as answer:  # noqa: S310  our own http:// URL
-            text = answer.read().decode()
-    except (urllib.error.URLError, OSError) as error:
-        return [f"/metrics does not answer: {error}"]
+def _samples(url: str) -> list[str]:
+    """rillet's own gauges and counters from a service's metrics, one per line; those at zero or unknown left out."""
+    read = scrape(url)
+    if read is None:
+        return [f"{url} does not answer"]
     return [
         f"{sample.name}{_labels(sample.labels)} {sample.value:g}"
-        for family in text_string_to_metric_families(text)
+        for family in read.families
         if family.name.startswith("rillet_") and family.type in ("gauge", "counter")
         for sample in family.samples
         if not sample.name.endswith("_created") and sample.value and not math.isnan(sample.value)

@@ -18,15 +18,16 @@ from functools import cached_property
 
 import torch
 
-from jobs.config import RilletConfig
-from jobs.health import start_health_server
-from jobs.kafka import create_topics
-from jobs.kafka_log import KafkaLog
-from jobs.train_metrics import TrainMetrics
-from jobs.train_source import DeadLetters, KafkaExampleSource
-from schemas import RecordError, dump_spec
-from sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
-from trainer import (
+from rillet.connectors.dead_letters import DeadLetters
+from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.topics import create_topics
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.health import start_health_server
+from rillet.jobs.train_metrics import TrainMetrics
+from rillet.schemas import RecordError, dump_spec
+from rillet.sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
+from rillet.trainer import (
     BlockReader,
     CheckpointStore,
     CorruptCheckpointError,

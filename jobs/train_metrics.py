@@ -6,8 +6,8 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sync import Publication
-from trainer import Metrics, OnlineTrainer
+from rillet.sync import Publication
+from rillet.trainer import Metrics, OnlineTrainer
 
 
 class TrainMetrics:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from joiner.entry import Entry
-from schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+from rillet.joiner.entry import Entry
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
 
 Int64s = npt.NDArray[np.int64]
 

@@ -23,8 +23,8 @@ from rocksdict import (
     WriteOptions,
 )
 
-from joiner.entry import Entry
-from joiner.errors import StoreError
+from rillet.joiner.entry import Entry
+from rillet.joiner.errors import StoreError
 
 _BATCH = 1_000
 

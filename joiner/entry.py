@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from schemas import FeatureEvent, decode_as, encode
+from rillet.schemas import FeatureEvent, decode_as, encode
 
 _HEAD = struct.Struct("<qI")
 #: what a FeatureEvent and its arrays cost beyond their numbers (measured with tracemalloc, rounded up)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas import RilletError
+from rillet.schemas import RilletError
 
 
 class JoinerError(RilletError):

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from joiner.blocks import BlockBuilder
-from joiner.config import JoinerConfig
-from joiner.entry import Entry
-from joiner.errors import JoinerError
-from joiner.sampling import request_hash, uniforms
-from joiner.slices import Timeline
-from joiner.state import NEVER_MS, BucketHeader, BucketState, EntryKind, pack_entry, unpack_entry
-from joiner.store import SliceStore
-from schemas import (
+from rillet.joiner.blocks import BlockBuilder
+from rillet.joiner.config import JoinerConfig
+from rillet.joiner.entry import Entry
+from rillet.joiner.errors import JoinerError
+from rillet.joiner.sampling import request_hash, uniforms
+from rillet.joiner.slices import Timeline
+from rillet.joiner.state import NEVER_MS, BucketHeader, BucketState, EntryKind, pack_entry, unpack_entry
+from rillet.joiner.store import SliceStore
+from rillet.schemas import (
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,

@@ -6,9 +6,9 @@ a task at the first watermark after which no action can still fall into a window
 
 from __future__ import annotations
 
-from joiner.config import JoinerConfig
-from joiner.errors import JoinerError
-from schemas import FeatureSpec
+from rillet.joiner.config import JoinerConfig
+from rillet.joiner.errors import JoinerError
+from rillet.schemas import FeatureSpec
 
 #: each live slice costs a place in the engine's state and a column family on disk
 MAX_LIVE_SLICES = 256

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
 
-from joiner.errors import JoinerError
+from rillet.joiner.errors import JoinerError
 
 JournalName = Literal["features", "waiting"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from joiner.disk import DiskTier
-from joiner.entry import Entry
-from joiner.errors import StoreError
+from rillet.joiner.disk import DiskTier
+from rillet.joiner.entry import Entry
+from rillet.joiner.errors import StoreError
 
 
 class SliceStore:

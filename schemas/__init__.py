@@ -1,9 +1,9 @@
 """Wire formats of rillet: records, their Avro encoding, fids and the feature spec."""
 
-from schemas.codec import CODECS, Codec, decode, decode_as, encode
-from schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
-from schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
-from schemas.records import (
+from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
+from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
+from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
+from rillet.schemas.records import (
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
@@ -14,8 +14,8 @@ from schemas.records import (
     LabelKind,
     Record,
 )
-from schemas.spec import FeatureSpec, Slot, Task, quantile_bins
-from schemas.spec_file import dump_spec, load_spec, parse_spec
+from rillet.schemas.spec import FeatureSpec, Slot, Task, quantile_bins
+from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
 
 __all__ = [
     "CODECS",

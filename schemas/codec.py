@@ -17,8 +17,8 @@ import fastavro
 import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from schemas.errors import DecodeError
-from schemas.records import ActionEvent, DeltaBlock, DenseRef, ExampleBlock, FeatureEvent, Record
+from rillet.schemas.errors import DecodeError
+from rillet.schemas.records import ActionEvent, DeltaBlock, DenseRef, ExampleBlock, FeatureEvent, Record
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
@@ -147,7 +147,7 @@ class Codec:
 
 
 def _load(record_type: type) -> Codec:
-    text = resources.files("schemas").joinpath("avsc", f"{_AVSC[record_type]}.avsc").read_text("utf-8")
+    text = resources.files("rillet.schemas").joinpath("avsc", f"{_AVSC[record_type]}.avsc").read_text("utf-8")
     raw = json.loads(text)
     print_ = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
     return Codec(

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import RecordError, SpecError, SpecMismatchError
-from schemas.fid import VALUE_BITS, Int64s, make_fids, token_values
-from schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, UInt16s
+from rillet.schemas.errors import RecordError, SpecError, SpecMismatchError
+from rillet.schemas.fid import VALUE_BITS, Int64s, make_fids, token_values
+from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, UInt16s
 
 Kind = Literal["id", "token", "number"]
 LatePolicy = Literal["drop", "emit"]

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from schemas.errors import SpecError
-from schemas.fid import MAX_SLOT
-from schemas.spec import FeatureSpec, Kind, LatePolicy, Slot, Task
+from rillet.schemas.errors import SpecError
+from rillet.schemas.fid import MAX_SLOT
+from rillet.schemas.spec import FeatureSpec, Kind, LatePolicy, Slot, Task
 
 _TOP_KEYS = ("spec", "context", "item", "dense", "tasks")
 

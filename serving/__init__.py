@@ -1,12 +1,12 @@
 """Serving: the predictor, the auto-batcher and the Open Inference Protocol over HTTP in front of them.
 
-Exported here is what imports quickly; ``serving.program`` (torch), ``serving.app`` and ``serving.server`` (the
-web stack) and ``serving.live_model`` are imported by whoever runs a server.
+Exported here is what imports quickly; ``rillet.serving.program`` (torch), ``rillet.serving.app`` and ``rillet.serving.server`` (the
+web stack) and ``rillet.serving.live_model`` are imported by whoever runs a server.
 """
 
-from serving.config import ServingConfig
-from serving.engine import Engine, Scored, ServedModel
-from serving.errors import (
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine, Scored, ServedModel
+from rillet.serving.errors import (
     BodyTooLargeError,
     DeadlineError,
     InvalidRequestError,
@@ -18,11 +18,11 @@ from serving.errors import (
     ServingError,
     UnknownModelError,
 )
-from serving.feature_log import FeatureLog, FeatureRecorder, MemoryFeatureLog
-from serving.features import RequestLayout, ScoreRequest
-from serving.metrics import ArrayHistogram, ServingMetrics, geometric_buckets
-from serving.predictor import Predictor
-from serving.protocol import InferRequest, format_infer_response, parse_infer_request
+from rillet.serving.feature_log import FeatureLog, FeatureRecorder, MemoryFeatureLog
+from rillet.serving.features import RequestLayout, ScoreRequest
+from rillet.serving.metrics import ArrayHistogram, ServingMetrics, geometric_buckets
+from rillet.serving.predictor import Predictor
+from rillet.serving.protocol import InferRequest, format_infer_response, parse_infer_request
 
 __all__ = [
     "ArrayHistogram",

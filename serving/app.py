@@ -22,15 +22,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from schemas import FeatureSpec
-from schemas.records import Float32s
-from serving.config import ServingConfig
-from serving.engine import Engine, Scored
-from serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
-from serving.feature_log import FeatureRecorder
-from serving.features import RequestLayout, ScoreRequest, timeout_ms
-from serving.metrics import ServingMetrics
-from serving.protocol import (
+from rillet.schemas import FeatureSpec
+from rillet.schemas.records import Float32s
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine, Scored
+from rillet.serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
+from rillet.serving.feature_log import FeatureRecorder
+from rillet.serving.features import RequestLayout, ScoreRequest, timeout_ms
+from rillet.serving.metrics import ServingMetrics
+from rillet.serving.protocol import (
     InferRequest,
     format_error,
     format_infer_response,

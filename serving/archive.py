@@ -14,7 +14,7 @@ import re
 import zipfile
 from typing import Any
 
-from serving.errors import ProgramError
+from rillet.serving.errors import ProgramError
 
 #: Without ``data/sample_inputs``, see below.
 _KEPT = re.compile(

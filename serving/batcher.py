@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
-from serving.row_queue import Job, RowQueue
+from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
+from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
 

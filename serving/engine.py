@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from schemas import FeatureSpec
-from schemas.records import Float32s
-from serving.batcher import AutoBatcher
-from serving.config import ServingConfig
-from serving.errors import NotReadyError, RequestError
-from serving.features import ScoreRequest
-from serving.metrics import ServingMetrics
-from serving.predictor import Predictor, Program, Table
-from serving.row_queue import Job, RowQueue
+from rillet.schemas import FeatureSpec
+from rillet.schemas.records import Float32s
+from rillet.serving.batcher import AutoBatcher
+from rillet.serving.config import ServingConfig
+from rillet.serving.errors import NotReadyError, RequestError
+from rillet.serving.features import ScoreRequest
+from rillet.serving.metrics import ServingMetrics
+from rillet.serving.predictor import Predictor, Program, Table
+from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from schemas import RilletError
+from rillet.schemas import RilletError
 
 
 class ServingError(RilletError):
@@ -54,14 +54,14 @@ class UnknownModelError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body is larger than ``serving.max_body_bytes``."""
+    """The body is larger than ``rillet.serving.max_body_bytes``."""
 
     status = 413
     reason = "body_too_large"
 
 
 class QueueFullError(RequestError):
-    """``serving.max_queue_rows`` rows are waiting already."""
+    """``rillet.serving.max_queue_rows`` rows are waiting already."""
 
     status = 429
     reason = "queue_full"

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from schemas import FeatureEvent, RilletError
-from serving.report import Reporter
+from rillet.schemas import FeatureEvent, RilletError
+from rillet.serving.report import Reporter
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas import MAX_TIME_MS, PADDING_FID, FeatureEvent, FeatureSpec, RecordError, Slot
-from schemas.fid import VALUE_BITS
-from schemas.records import Float32s, Int64s, UInt16s
-from serving.errors import InvalidRequestError
-from serving.protocol import InferRequest
+from rillet.schemas import MAX_TIME_MS, PADDING_FID, FeatureEvent, FeatureSpec, RecordError, Slot
+from rillet.schemas.fid import VALUE_BITS
+from rillet.schemas.records import Float32s, Int64s, UInt16s
+from rillet.serving.errors import InvalidRequestError
+from rillet.serving.protocol import InferRequest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

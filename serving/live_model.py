@@ -13,18 +13,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from schemas import DeltaBlock, FeatureSpec
-from schemas.fid import VALUE_BITS
-from serving.config import ServingConfig
-from serving.errors import ProgramError
-from serving.features import RequestLayout
-from serving.metrics import ServingMetrics
-from serving.predictor import Predictor
-from serving.program import DenseProgram
-from serving.protocol import InferRequest
-from serving.replica_metrics import ReplicaCollector
-from serving.report import Reporter
-from sync import (
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import DeltaBlock, FeatureSpec
+from rillet.schemas.fid import VALUE_BITS
+from rillet.serving.config import ServingConfig
+from rillet.serving.errors import ProgramError
+from rillet.serving.features import RequestLayout
+from rillet.serving.metrics import ServingMetrics
+from rillet.serving.predictor import Predictor
+from rillet.serving.program import DenseProgram
+from rillet.serving.protocol import InferRequest
+from rillet.serving.replica_metrics import ReplicaCollector
+from rillet.serving.report import Reporter
+from rillet.sync import (
     Base,
     BaseNotFoundError,
     DeltaLog,
@@ -36,7 +37,6 @@ from sync import (
     SyncConfig,
     SyncError,
 )
-from tables import EmbeddingTable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _wall_clock_ms() -> int:
 
 
 class LiveModel:
-    """A :class:`serving.engine.ServedModel` that follows a trainer."""
+    """A :class:`rillet.serving.engine.ServedModel` that follows a trainer."""
 
     def __init__(
         self,

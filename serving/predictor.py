@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas import FeatureSpec
-from schemas.records import Float32s, Int64s, UInt16s
-from serving.errors import ScoringError
-from serving.features import ScoreRequest
+from rillet.schemas import FeatureSpec
+from rillet.schemas.records import Float32s, Int64s, UInt16s
+from rillet.serving.errors import ScoringError
+from rillet.serving.features import ScoreRequest
 
 
 class Table(Protocol):
-    """The part of ``tables.EmbeddingTable`` that scoring reads."""
+    """The part of ``rillet.embeddings.EmbeddingTable`` that scoring reads."""
 
     def find(self, fids: Int64s, /) -> Int64s:
         """Row numbers int64[F] of fids int64[F], -1 for unknown ones."""
@@ -25,7 +25,7 @@ class Table(Protocol):
 
 
 class Program(Protocol):
-    """The part of :class:`serving.program.DenseProgram` that scoring calls."""
+    """The part of :class:`rillet.serving.program.DenseProgram` that scoring calls."""
 
     def __call__(self, embeddings: Float32s, dense: Float32s) -> Float32s: ...
 

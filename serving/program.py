@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from schemas.records import Float32s
-from serving.archive import plain_archive
-from serving.errors import ProgramError
+from rillet.schemas.records import Float32s
+from rillet.serving.archive import plain_archive
+from rillet.serving.errors import ProgramError
 
 
 class DenseProgram:

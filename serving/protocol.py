@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving.errors import InvalidRequestError
+from rillet.serving.errors import InvalidRequestError
 
 Array = npt.NDArray[Any]
 

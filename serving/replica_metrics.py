@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sync import Incident, Replica
+from rillet.sync import Incident, Replica
 
 
 class ReplicaCollector(Collector):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from serving.errors import QueueFullError, RequestError
+from rillet.serving.errors import QueueFullError, RequestError
 
 P = TypeVar("P")
 R = TypeVar("R")

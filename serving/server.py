@@ -12,10 +12,10 @@ from asyncio import get_running_loop, to_thread
 
 import uvicorn
 
-from serving.app import InferenceApp
-from serving.config import ServingConfig
-from serving.engine import Engine
-from serving.errors import ServingError
+from rillet.serving.app import InferenceApp
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
+from rillet.serving.errors import ServingError
 
 log = logging.getLogger(__name__)
 

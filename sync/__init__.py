@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sync.config import SyncConfig
-from sync.errors import (
+from rillet.sync.config import SyncConfig
+from rillet.sync.errors import (
     BaseNotFoundError,
     BlockError,
     CorruptArtifactError,
@@ -19,15 +19,15 @@ from sync.errors import (
     StoreUnavailableError,
     SyncError,
 )
-from sync.log import DeltaLog, LogRecord, MemoryLog
-from sync.manifest import Base, Dense, Manifest
+from rillet.sync.log import DeltaLog, LogRecord, MemoryLog
+from rillet.sync.manifest import Base, Dense, Manifest
 
 if TYPE_CHECKING:
-    from sync.history import replica_as_of
-    from sync.intake import Incident
-    from sync.publisher import Publication, Publisher
-    from sync.replica import Applied, Replica
-    from sync.store import ModelStore
+    from rillet.sync.history import replica_as_of
+    from rillet.sync.intake import Incident
+    from rillet.sync.publisher import Publication, Publisher
+    from rillet.sync.replica import Applied, Replica
+    from rillet.sync.store import ModelStore
 
 __all__ = [
     "Applied",
@@ -55,13 +55,13 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Applied": "sync.replica",
-    "Incident": "sync.intake",
-    "ModelStore": "sync.store",
-    "Publication": "sync.publisher",
-    "Publisher": "sync.publisher",
-    "Replica": "sync.replica",
-    "replica_as_of": "sync.history",
+    "Applied": "rillet.sync.replica",
+    "Incident": "rillet.sync.intake",
+    "ModelStore": "rillet.sync.store",
+    "Publication": "rillet.sync.publisher",
+    "Publisher": "rillet.sync.publisher",
+    "Replica": "rillet.sync.replica",
+    "replica_as_of": "rillet.sync.history",
 }
 
 

@@ -10,8 +10,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from schemas import NO_TIME_MS, DeltaBlock
-from sync.errors import BlockError
+from rillet.schemas import NO_TIME_MS, DeltaBlock
+from rillet.sync.errors import BlockError
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]

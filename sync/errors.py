@@ -13,7 +13,7 @@ RilletError
 
 from __future__ import annotations
 
-from schemas import RilletError
+from rillet.schemas import RilletError
 
 
 class SyncError(RilletError):

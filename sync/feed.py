@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schemas import DeltaBlock, DenseRef
-from sync.config import SyncConfig
-from sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError, StoreUnavailableError
-from sync.fence import Fence
-from sync.intake import Incident, Intake
-from sync.log import DeltaLog, LogRecord
-from sync.manifest import Base, Dense, Manifest
-from sync.store import ModelStore
-from tables import EmbeddingTable, TableConfig
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import DeltaBlock, DenseRef
+from rillet.sync.config import SyncConfig
+from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError, StoreUnavailableError
+from rillet.sync.fence import Fence
+from rillet.sync.intake import Incident, Intake
+from rillet.sync.log import DeltaLog, LogRecord
+from rillet.sync.manifest import Base, Dense, Manifest
+from rillet.sync.store import ModelStore
 
 OnIncident = Callable[[Incident, int, str], None]
 Prepare = Callable[[Base], None]

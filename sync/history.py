@@ -2,17 +2,17 @@
 
 The base taken is the newest whose next offset is at or before the position; the log is then replayed from there
 up to the position, by the same code that a replica runs. Which base it is makes no difference to the rows
-(``sync.publisher``), only to how much is replayed.
+(``rillet.sync.publisher``), only to how much is replayed.
 """
 
 from __future__ import annotations
 
-from sync.config import SyncConfig
-from sync.errors import BaseNotFoundError, CorruptArtifactError
-from sync.intake import Incident
-from sync.log import DeltaLog
-from sync.replica import Replica
-from sync.store import ModelStore
+from rillet.sync.config import SyncConfig
+from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError
+from rillet.sync.intake import Incident
+from rillet.sync.log import DeltaLog
+from rillet.sync.replica import Replica
+from rillet.sync.store import ModelStore
 
 
 def replica_as_of(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas import DeltaBlock, DenseRef, RecordError, decode
-from sync.blocks import CLAIM_PREFIX, verify_block
-from sync.errors import BlockError
-from sync.fence import Fence, Order
-from sync.log import LogRecord
+from rillet.schemas import DeltaBlock, DenseRef, RecordError, decode
+from rillet.sync.blocks import CLAIM_PREFIX, verify_block
+from rillet.sync.errors import BlockError
+from rillet.sync.fence import Fence, Order
+from rillet.sync.log import LogRecord
 
 
 class Incident(StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sync.errors import PositionOutOfRangeError
+from rillet.sync.errors import PositionOutOfRangeError
 
 
 @dataclass(frozen=True, slots=True)

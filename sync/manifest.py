@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from sync.blocks import Float32s, Int64s
-from sync.errors import CorruptArtifactError
+from rillet.sync.blocks import Float32s, Int64s
+from rillet.sync.errors import CorruptArtifactError
 
 FORMAT = 1
 Dense = Mapping[str, npt.NDArray[Any]]

@@ -8,7 +8,7 @@ How a reader's rows come to equal the writer's table:
 
 * A publication carries the absolute rows of all keys touched since the last acknowledged one. Keys are
   forgotten on acknowledgement only. After a failure they're put back, the epoch is given up and a new one
-  claimed, so that whatever of the failed publication arrives late is refused by position (``sync.fence``).
+  claimed, so that whatever of the failed publication arrives late is refused by position (``rillet.sync.fence``).
 * A base is taken right after a publication, with no training between: no touched key is unpublished then, and
   ``next_offset`` is the position up to which this writer has accounted for every record. So the base's rows
   are those of a reader that applied everything below ``next_offset``: base + log from there is the same as
@@ -27,15 +27,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schemas import NO_TIME_MS, DeltaBlock, DenseRef
-from sync.blocks import NO_FIDS, Int64s, block_rows, build_block, thin
-from sync.config import SyncConfig
-from sync.errors import BaseNotFoundError, SyncError
-from sync.log import DeltaLog
-from sync.manifest import Base, Dense, Manifest
-from sync.store import ModelStore
-from sync.writer import UNKNOWN, EpochWriter
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import NO_TIME_MS, DeltaBlock, DenseRef
+from rillet.sync.blocks import NO_FIDS, Int64s, block_rows, build_block, thin
+from rillet.sync.config import SyncConfig
+from rillet.sync.errors import BaseNotFoundError, SyncError
+from rillet.sync.log import DeltaLog
+from rillet.sync.manifest import Base, Dense, Manifest
+from rillet.sync.store import ModelStore
+from rillet.sync.writer import UNKNOWN, EpochWriter
 
 
 @dataclass(frozen=True, slots=True)

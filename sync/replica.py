@@ -1,6 +1,6 @@
 """The reading side: a table that follows the writer's, from a base and the delta log.
 
-``load`` and ``poll`` fetch (``sync.feed``) and may run in a thread of their own. ``apply_slice`` changes the
+``load`` and ``poll`` fetch (``rillet.sync.feed``) and may run in a thread of their own. ``apply_slice`` changes the
 table, a bounded number of rows a call, and belongs to the thread that reads the table: between two batches
 no row is half written. The replica has no clock and no thread of its own.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from schemas import DeltaBlock
-from sync.blocks import rows_of
-from sync.config import SyncConfig
-from sync.errors import BaseNotFoundError
-from sync.feed import Feed, Mark, OnIncident, Prepare, Rows, Swap, Weights
-from sync.intake import Incident
-from sync.log import DeltaLog
-from sync.manifest import Base, Dense
-from sync.store import ModelStore
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import DeltaBlock
+from rillet.sync.blocks import rows_of
+from rillet.sync.config import SyncConfig
+from rillet.sync.errors import BaseNotFoundError
+from rillet.sync.feed import Feed, Mark, OnIncident, Prepare, Rows, Swap, Weights
+from rillet.sync.intake import Incident
+from rillet.sync.log import DeltaLog
+from rillet.sync.manifest import Base, Dense
+from rillet.sync.store import ModelStore
 
 #: What a queued item costs at least, in rows, so that a slice of many small items stays short.
 _ITEM_ROWS = 64
@@ -67,7 +67,7 @@ class Replica:
         :param on_incident: called in the fetching thread with kind, log position (-1 without one) and a text.
         :param prepare: called in the fetching thread with each base before it is queued; the same object is
             :attr:`base` once applied. What it raises comes out of :meth:`load` or :meth:`poll`, and the base is not taken.
-        :param stop_position: the log is read as if it ended here (``sync.history``).
+        :param stop_position: the log is read as if it ended here (``rillet.sync.history``).
         """
         self.config = config or SyncConfig()
         self.model = store.model

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from sync.errors import BaseNotFoundError, CorruptArtifactError, StoreUnavailableError
-from sync.manifest import Base, Dense, FileEntry, Manifest, base_name
+from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError, StoreUnavailableError
+from rillet.sync.manifest import Base, Dense, FileEntry, Manifest, base_name
 
 MANIFEST = "manifest.json"
 EMBEDDINGS = "embeddings.safetensors"

@@ -1,6 +1,6 @@
 """Appending to the delta log as its one writer: claims, sequence numbers, and noticing that one was replaced.
 
-A writer opens an epoch by appending a claim (``sync.blocks.build_claim``) for newest epoch + 1 and reading
+A writer opens an epoch by appending a claim (``rillet.sync.blocks.build_claim``) for newest epoch + 1 and reading
 the log up to it: the log's order decides between two claims of one epoch. After any failure the epoch is
 abandoned, since what was queued may arrive late. The writer does not know what the records say.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas import DeltaBlock, DenseRef, RecordError, decode, encode
-from sync.blocks import CLAIM_PREFIX, NO_FIDS, Int64s, build_claim
-from sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError
-from sync.log import DeltaLog
+from rillet.schemas import DeltaBlock, DenseRef, RecordError, decode, encode
+from rillet.sync.blocks import CLAIM_PREFIX, NO_FIDS, Int64s, build_claim
+from rillet.sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError
+from rillet.sync.log import DeltaLog
 
 UNKNOWN = -1
 _READ_RECORDS = 256

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.kafka import create_topics
-from jobs.local.broker import Broker, start_broker
+from rillet.connectors.topics import create_topics
+from rillet.devstack.broker import Broker, start_broker
 
 
 def pytest_configure() -> None:

@@ -10,31 +10,58 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("schemas", "tables", "joiner", "trainer", "sync", "serving", "jobs")
 
-#: package -> the packages of ours that it may import
+#: room -> the rooms that it may import; ``rillet`` is the root itself, the command line above them all
 ARROWS: dict[str, set[str]] = {
     "schemas": set(),
-    "tables": {"schemas"},
+    "embeddings": {"schemas"},
     "joiner": {"schemas"},
-    "trainer": {"schemas", "tables"},
-    "sync": {"schemas", "tables"},
-    "serving": {"schemas", "tables", "sync"},
-    "jobs": {"schemas", "tables", "joiner", "trainer", "sync", "serving"},
+    "trainer": {"schemas", "embeddings"},
+    "sync": {"schemas", "embeddings"},
+    "serving": {"schemas", "embeddings", "sync"},
+    "connectors": {"schemas", "trainer", "sync", "serving"},
+    "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors"},
+    "devstack": {"schemas", "connectors", "jobs"},
+    "recordings": {"schemas", "connectors", "jobs"},
+    "audit": {"schemas", "connectors"},
 }
+ARROWS["demo"] = set(ARROWS)
+ROOMS = tuple(ARROWS)
+ARROWS["rillet"] = set(ARROWS)
 
-#: package -> the libraries that it may import beside the standard library; jobs may import any
+#: inside jobs/: module -> the modules of jobs that it may import. A service does not import another.
+JOBS: dict[str, set[str]] = {
+    "errors": set(),
+    "options": {"config"},
+    "config": {"errors"},
+    "services": {"config"},
+    "scrape": set(),
+    "health": {"errors"},
+    "toolchain": {"errors"},
+    "status": {"config", "services", "scrape"},
+    "joiner_function": set(),
+    "joiner_job": {"config", "joiner_function"},
+    "join": {"config", "errors", "health", "joiner_job", "toolchain"},
+    "train_metrics": set(),
+    "train": {"config", "health", "train_metrics"},
+    "serve": {"config"},
+}
+JOBS["cli"] = set(JOBS) - {"joiner_job"}
+
+#: room -> the libraries that it may import beside the standard library; the rooms not named here may import any
 LIBRARIES: dict[str, set[str]] = {
     "schemas": {"numpy", "fastavro"},
-    "tables": {"numpy", "numba", "llvmlite"},  # llvmlite: the compiler below numba, pinned by it
+    "embeddings": {"numpy", "numba", "llvmlite"},  # llvmlite: the compiler below numba, pinned by it
     "joiner": {"numpy", "rocksdict"},
     "trainer": {"numpy", "torch", "safetensors", "fsspec"},
     "sync": {"numpy", "fsspec", "google_crc32c", "safetensors"},
     "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client"},
+    "connectors": {"confluent_kafka"},
+    "audit": {"numpy"},
 }
 
 #: where time is an argument and the same input gives the same output
-PURE = ("schemas", "tables", "joiner", "trainer", "sync")
+PURE = ("schemas", "embeddings", "joiner", "trainer", "sync")
 
 CLOCKS = (
     "time.",
@@ -59,10 +86,19 @@ NETWORK = (
 )
 
 
-def sources(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
-    assert found, f"{package} has no modules"
+def sources(room: str) -> list[Path]:
+    folder = ROOT / ("src/rillet" if room == "rillet" else room)
+    found = sorted(path for path in folder.glob("*.py" if room == "rillet" else "**/*.py"))
+    assert found, f"{room} has no modules"
     return found
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module of ours, None for a library's."""
+    root, _, rest = module.partition(".")
+    if root != "rillet":
+        return None
+    return rest.partition(".")[0] or "rillet"
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -123,24 +159,58 @@ def violations(package: str, banned: tuple[str, ...]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_follow_the_arrows(package: str) -> None:
-    allowed = ARROWS[package] | {package}
+@pytest.mark.parametrize("room", ARROWS)
+def test_imports_follow_the_arrows(room: str) -> None:
+    allowed = ARROWS[room] | {room}
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {package} may not import {name}"
-        for path in sources(package)
+        f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
+        for path in sources(room)
         for line, name in imported(ast.parse(path.read_text("utf-8")))
-        if name.partition(".")[0] in PACKAGES and name.partition(".")[0] not in allowed
+        if (of := room_of(name)) is not None and of not in allowed and name != "rillet"
     ]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("package", sorted(LIBRARIES))
-def test_a_package_depends_only_on_its_own_libraries(package: str) -> None:
-    allowed = LIBRARIES[package] | set(PACKAGES) | set(sys.stdlib_module_names)
+def test_every_module_of_jobs_knows_only_the_ones_below_it() -> None:
+    found = {path.stem for path in sources("jobs")} - {"__init__"}
+    assert found == set(JOBS), "a module was added or removed: say which of jobs it may import"
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {package} may not import {name}"
-        for path in sources(package)
+        f"{path.relative_to(ROOT)}:{line}: jobs.{path.stem} may not import {name}"
+        for path in sources("jobs")
+        if path.stem in JOBS
+        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        if name.startswith("rillet.jobs.") and name.split(".")[2] not in JOBS[path.stem]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", [*ARROWS, "tests", "examples"])
+def test_nothing_of_ours_is_imported_under_a_bare_name(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name} instead of rillet.{name}"
+        for path in sources(room)
+        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        if name.partition(".")[0] in ROOMS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_test_imports_another() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("tests")
+        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        if name.startswith("tests.") and name.rpartition(".")[2].startswith("test_")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", sorted(LIBRARIES))
+def test_a_room_depends_only_on_its_own_libraries(room: str) -> None:
+    allowed = LIBRARIES[room] | {"rillet"} | set(sys.stdlib_module_names)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
+        for path in sources(room)
         for line, name in imported(ast.parse(path.read_text("utf-8")))
         if name.partition(".")[0] not in allowed
     ]
@@ -153,8 +223,8 @@ def test_pure_packages_take_time_and_chance_as_arguments(package: str, banned: t
     assert not violations(package, banned)
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "jobs"])
-def test_only_jobs_reads_the_environment(package: str) -> None:
+@pytest.mark.parametrize("package", [*PURE, "serving", "connectors", "recordings", "audit"])
+def test_only_jobs_and_what_starts_processes_reads_the_environment(package: str) -> None:
     assert not violations(package, ENVIRONMENT)
 
 

@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-
 from examples.films.client import CONFIG, infer_request
-from jobs.cli import main
-from jobs.config import load_config
-from serving.features import RequestLayout
-from serving.protocol import parse_infer_request
+
+from rillet.__main__ import main
+from rillet.jobs.config import load_config
+from rillet.serving.features import RequestLayout
+from rillet.serving.protocol import parse_infer_request
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -9,18 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.config import ModelConfig, TrainerConfig
-from trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
+from rillet.trainer.config import ModelConfig, TrainerConfig
+from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 
 if TYPE_CHECKING:
-    from trainer.batch import Batch, BatchAssembler, Positions
-    from trainer.checkpoint import Checkpoint, CheckpointStore
-    from trainer.evaluation import Metrics, ScoreHistogram, WindowedMetrics
-    from trainer.export import dense_state, export_program
-    from trainer.learner import Learner, StepResult
-    from trainer.models import DeepFM, LogisticRegression, build_model
-    from trainer.online import Counters, Fresh, OnlineTrainer, Restored
-    from trainer.reader import BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.batch import Batch, BatchAssembler, Positions
+    from rillet.trainer.checkpoint import Checkpoint, CheckpointStore
+    from rillet.trainer.evaluation import Metrics, ScoreHistogram, WindowedMetrics
+    from rillet.trainer.export import dense_state, export_program
+    from rillet.trainer.learner import Learner, StepResult
+    from rillet.trainer.models import DeepFM, LogisticRegression, build_model
+    from rillet.trainer.online import Counters, Fresh, OnlineTrainer, Restored
+    from rillet.trainer.reader import BlockReader, ExampleSource, RawRecord, ReadBlock
 
 __all__ = [
     "Batch",
@@ -55,29 +55,29 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Batch": "trainer.batch",
-    "BatchAssembler": "trainer.batch",
-    "BlockReader": "trainer.reader",
-    "Checkpoint": "trainer.checkpoint",
-    "CheckpointStore": "trainer.checkpoint",
-    "Counters": "trainer.online",
-    "DeepFM": "trainer.models",
-    "ExampleSource": "trainer.reader",
-    "Fresh": "trainer.online",
-    "Learner": "trainer.learner",
-    "LogisticRegression": "trainer.models",
-    "Metrics": "trainer.evaluation",
-    "OnlineTrainer": "trainer.online",
-    "Positions": "trainer.batch",
-    "RawRecord": "trainer.reader",
-    "ReadBlock": "trainer.reader",
-    "Restored": "trainer.online",
-    "ScoreHistogram": "trainer.evaluation",
-    "StepResult": "trainer.learner",
-    "WindowedMetrics": "trainer.evaluation",
-    "build_model": "trainer.models",
-    "dense_state": "trainer.export",
-    "export_program": "trainer.export",
+    "Batch": "rillet.trainer.batch",
+    "BatchAssembler": "rillet.trainer.batch",
+    "BlockReader": "rillet.trainer.reader",
+    "Checkpoint": "rillet.trainer.checkpoint",
+    "CheckpointStore": "rillet.trainer.checkpoint",
+    "Counters": "rillet.trainer.online",
+    "DeepFM": "rillet.trainer.models",
+    "ExampleSource": "rillet.trainer.reader",
+    "Fresh": "rillet.trainer.online",
+    "Learner": "rillet.trainer.learner",
+    "LogisticRegression": "rillet.trainer.models",
+    "Metrics": "rillet.trainer.evaluation",
+    "OnlineTrainer": "rillet.trainer.online",
+    "Positions": "rillet.trainer.batch",
+    "RawRecord": "rillet.trainer.reader",
+    "ReadBlock": "rillet.trainer.reader",
+    "Restored": "rillet.trainer.online",
+    "ScoreHistogram": "rillet.trainer.evaluation",
+    "StepResult": "rillet.trainer.learner",
+    "WindowedMetrics": "rillet.trainer.evaluation",
+    "build_model": "rillet.trainer.models",
+    "dense_state": "rillet.trainer.export",
+    "export_program": "rillet.trainer.export",
 }
 
 

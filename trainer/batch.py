@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from trainer.errors import CorruptCheckpointError
+from rillet.trainer.errors import CorruptCheckpointError
 
 MANIFEST = "manifest.json"
 _PREFIX = "checkpoint-"

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from schemas import FeatureSpec
-from trainer.errors import ModelError
+from rillet.schemas import FeatureSpec
+from rillet.trainer.errors import ModelError
 
 
 def export_program(model: nn.Module, spec: FeatureSpec, row_dim: int) -> bytes:

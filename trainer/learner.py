@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from schemas import FeatureSpec
-from tables import EmbeddingTable, TableConfig
-from trainer.batch import Batch
-from trainer.config import ModelConfig
-from trainer.loss import sampled_bce
-from trainer.models import build_model
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import FeatureSpec
+from rillet.trainer.batch import Batch
+from rillet.trainer.config import ModelConfig
+from rillet.trainer.loss import sampled_bce
+from rillet.trainer.models import build_model
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 

@@ -13,9 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from schemas import FeatureSpec
-from trainer.config import ModelConfig
-from trainer.errors import ModelError
+from rillet.schemas import FeatureSpec
+from rillet.trainer.config import ModelConfig
+from rillet.trainer.errors import ModelError
 
 
 class LogisticRegression(nn.Module):

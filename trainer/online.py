@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
-from tables import EmbeddingTable, TableConfig
-from trainer.batch import Batch, BatchAssembler, Positions
-from trainer.checkpoint import Arrays, CheckpointStore
-from trainer.config import ModelConfig, TrainerConfig
-from trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
-from trainer.evaluation import WindowedMetrics
-from trainer.export import dense_state
-from trainer.learner import Learner, StepResult
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from rillet.trainer.batch import Batch, BatchAssembler, Positions
+from rillet.trainer.checkpoint import Arrays, CheckpointStore
+from rillet.trainer.config import ModelConfig, TrainerConfig
+from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
+from rillet.trainer.evaluation import WindowedMetrics
+from rillet.trainer.export import dense_state
+from rillet.trainer.learner import Learner, StepResult
 
 #: Steps refused one after another until the trainer gives up: the model itself must be broken then.
 REFUSED_STEPS_LIMIT = 20

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
+from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
 
 
 class RawRecord(NamedTuple):

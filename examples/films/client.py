@@ -9,9 +9,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from jobs.config import load_config
-from jobs.kafka import ActionProducer
-from schemas import ActionEvent, FeatureSpec
+from rillet.connectors.producers import ActionProducer
+from rillet.jobs.config import load_config
+from rillet.schemas import ActionEvent, FeatureSpec
 
 CONFIG = Path(__file__).with_name("rillet.toml")
 

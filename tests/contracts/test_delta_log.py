@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from jobs.kafka_log import KafkaLog
-from sync import DeltaLog, LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
+from rillet.connectors.delta_log import KafkaLog
+from rillet.sync import DeltaLog, LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
 
 WAIT_S = 10.0
 

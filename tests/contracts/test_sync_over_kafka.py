@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.kafka_log import KafkaLog
-from jobs.local.broker import Broker
-from sync import FencedError, LogUnavailableError, ModelStore, Publisher, Replica, SyncConfig, replica_as_of
-from tables import EmbeddingTable
+from rillet.connectors.delta_log import KafkaLog
+from rillet.devstack.broker import Broker
+from rillet.embeddings import EmbeddingTable
+from rillet.sync import FencedError, LogUnavailableError, ModelStore, Publisher, Replica, SyncConfig, replica_as_of
 from tests.sync.fakes import DIM, same_rows, trainer_table
 
 pytestmark = pytest.mark.integration

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.cli import main
-from jobs.local.process import free_port
+from rillet.__main__ import main
+from rillet.devstack.process import free_port
 
 SPEC = """\
 [spec]
@@ -57,7 +57,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
     code = (
-        "import sys, jobs.cli; heavy = {'torch', 'pyflink', 'numba', 'confluent_kafka', 'pydantic'} & set(sys.modules);"
+        "import sys, rillet.__main__; heavy = {'torch', 'pyflink', 'numba', 'confluent_kafka', 'pydantic'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
@@ -118,7 +118,7 @@ def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("jobs.local.stack.down", broken)
+    monkeypatch.setattr("rillet.devstack.stack.down", broken)
     assert isinstance(run("down", "--config", config).exception, ZeroDivisionError)
 
 

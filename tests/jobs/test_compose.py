@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import main
-from jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
-from jobs.local.cluster import FLINK_HOME, FlinkCluster, start_cluster
-from jobs.local.process import Process, free_port
-from jobs.local.stack import probe, python_environment
-from jobs.local.toolchain import POM, fetch_jars
+from rillet.__main__ import main
+from rillet.devstack.cluster import FLINK_HOME, FlinkCluster, start_cluster
+from rillet.devstack.process import Process, free_port
+from rillet.jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
+from rillet.jobs.services import probe
+from rillet.jobs.toolchain import POM, fetch_jars, python_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -146,7 +146,7 @@ def test_the_commands_of_the_services_become_healthy_as_plain_processes(
 
     def command(name: str) -> list[str]:
         arguments = [str(path) if part == CONFIG else part for part in services[name]["command"]]
-        return [sys.executable, "-m", "jobs.cli", *arguments]
+        return [sys.executable, "-m", "rillet", *arguments]
 
     def healthy(name: str) -> bool:
         check = [sys.executable, *services[name]["healthcheck"]["test"][2:]]

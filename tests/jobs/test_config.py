@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import BOOTSTRAP_VARIABLE, dump_config, load_config, parse_config
-from jobs.errors import ConfigError
+from rillet.jobs.config import BOOTSTRAP_VARIABLE, dump_config, load_config, parse_config
+from rillet.jobs.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from jobs.errors import PortInUseError
-from jobs.health import HealthServer, start_health_server
-from jobs.local.process import free_port
+from rillet.devstack.process import free_port
+from rillet.jobs.errors import PortInUseError
+from rillet.jobs.health import HealthServer, start_health_server
 
 
 class Service:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
-from joiner import END_OF_TIME_MS, JoinerConfig
-from schemas import ExampleBlock, decode_as, encode
-from tests.joiner.support import SPEC, action, feature, key_of, oracle, rows_of
-from tests.joiner.test_simulation import LATENESS_MS, stream
+from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig
+from rillet.schemas import ExampleBlock, decode_as, encode
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
 
 
 class Keyed:

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from jobs.audit import AuditReport, audit_topics
-from jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
-from jobs.demo.joiner import JoinerLag
-from jobs.kafka import create_topics
-from jobs.local.cluster import FlinkCluster, start_cluster
-from jobs.local.process import Process
-from jobs.recordings.format import Recording, RecordingWriter
-from jobs.recordings.replay import replay
-from jobs.recordings.topics import read_topic
-from joiner import JoinerConfig
-from schemas import ExampleBlock, decode_as, dump_spec, encode
+from rillet.audit.comparison import AuditReport, audit_topics
+from rillet.connectors.topic_reader import read_topic
+from rillet.connectors.topics import create_topics
+from rillet.demo.joiner import JoinerLag
+from rillet.devstack.cluster import FlinkCluster, start_cluster
+from rillet.devstack.process import Process
+from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
+from rillet.joiner import JoinerConfig
+from rillet.recordings.format import Recording, RecordingWriter
+from rillet.recordings.replay import replay
+from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
 from tests.joiner.support import SPEC, action, feature
 
 pytestmark = pytest.mark.integration
@@ -83,7 +83,7 @@ class Setup:
 
     def run_join(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "jobs.cli", "join", "--config", str(self.path), *options],
+            [sys.executable, "-m", "rillet", "join", "--config", str(self.path), *options],
             capture_output=True,
             text=True,
             timeout=240,
@@ -211,7 +211,7 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
     setup: Callable[..., Setup], recording: Recording, tmp_path: Path
 ) -> None:
     made = setup("restarted")
-    command = [sys.executable, "-m", "jobs.cli", "join", "--config", str(made.path)]
+    command = [sys.executable, "-m", "rillet", "join", "--config", str(made.path)]
     process = Process("join", tmp_path)
     replaying = threading.Thread(target=made.replay, args=(recording, 10.0))
     process.start(command)

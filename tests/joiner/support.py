@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from joiner import Joiner, JoinerConfig, JournalName
-from schemas import (
+from rillet.joiner import Joiner, JoinerConfig, JournalName
+from rillet.schemas import (
     ActionEvent,
     DecodeError,
     ExampleBlock,
@@ -219,3 +219,29 @@ def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[tuple[obj
 def records(events: Iterable[FeatureEvent | ActionEvent]) -> list[tuple[int, bytes]]:
     """(event time, encoded record) of each event."""
     return [(event.event_time_ms, encode(event)) for event in events]
+
+
+LATENESS_MS = 3_000
+
+
+def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
+    """Events in order of time, and (bucket, event time, record) as they arrive: at most LATENESS_MS out of order, some twice."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.integers(0, 200_000, requests))
+    features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
+    actions = []
+    for i, event in enumerate(features):
+        for index in range(len(event.impression_ids)):
+            if rng.random() < 0.3:
+                actions.append(action(i, index, "watch", event.event_time_ms + int(rng.integers(0, 15_000))))
+            if rng.random() < 0.2:
+                actions.append(action(i, index, "like", event.event_time_ms + int(rng.integers(0, 80_000))))
+    events: list[FeatureEvent | ActionEvent] = [*features, *actions]
+    events += [events[k] for k in rng.integers(0, len(events), requests // 10)]
+    arrival = [event.event_time_ms + int(rng.integers(0, LATENESS_MS)) for event in events]
+    order = np.argsort(arrival, kind="stable")
+    return (
+        features,
+        actions,
+        [(int(events[k].request_id[1:]) % 4, events[k].event_time_ms, encode(events[k])) for k in order],
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, Timeline
-from schemas import (
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, Timeline
+from rillet.schemas import (
     ActionEvent,
     DecodeError,
     FeatureSpec,

@@ -7,34 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joiner import END_OF_TIME_MS, JoinerConfig
-from schemas import ActionEvent, FeatureEvent, encode
-from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
-
-LATENESS_MS = 3_000
-
-
-def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
-    """Events in order of time, and (bucket, event time, record) as they arrive: at most LATENESS_MS out of order, some twice."""
-    rng = np.random.default_rng(seed)
-    times = np.sort(rng.integers(0, 200_000, requests))
-    features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
-    actions = []
-    for i, event in enumerate(features):
-        for index in range(len(event.impression_ids)):
-            if rng.random() < 0.3:
-                actions.append(action(i, index, "watch", event.event_time_ms + int(rng.integers(0, 15_000))))
-            if rng.random() < 0.2:
-                actions.append(action(i, index, "like", event.event_time_ms + int(rng.integers(0, 80_000))))
-    events: list[FeatureEvent | ActionEvent] = [*features, *actions]
-    events += [events[k] for k in rng.integers(0, len(events), requests // 10)]
-    arrival = [event.event_time_ms + int(rng.integers(0, LATENESS_MS)) for event in events]
-    order = np.argsort(arrival, kind="stable")
-    return (
-        features,
-        actions,
-        [(int(events[k].request_id[1:]) % 4, events[k].event_time_ms, encode(events[k])) for k in order],
-    )
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig
+from tests.joiner.support import LATENESS_MS, SPEC, Engine, oracle, rows_of, stream
 
 
 @pytest.mark.parametrize("seed", range(4))

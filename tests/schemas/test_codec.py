@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from schemas import (
+from rillet.schemas import (
     CODECS,
     ActionEvent,
     DecodeError,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import PADDING_FID, make_fids, slot_of, token_values, value_of
+from rillet.schemas import PADDING_FID, make_fids, slot_of, token_values, value_of
 
 
 @given(st.integers(1, 2**15 - 1), st.lists(st.integers(0, 2**48 - 1)))

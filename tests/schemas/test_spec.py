@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import (
+from rillet.schemas import (
     ExampleBlock,
     FeatureEvent,
     RecordError,

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
-from schemas import FeatureSpec, make_fids, parse_spec
-from serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
-from serving.app import InferenceApp
-from serving.program import DenseProgram
-from serving.server import InferenceServer
-from tables import EmbeddingTable, TableConfig
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import FeatureSpec, make_fids, parse_spec
+from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
+from rillet.serving.app import InferenceApp
+from rillet.serving.program import DenseProgram
+from rillet.serving.server import InferenceServer
 
 WIDTH = 17
 MODEL = "films"

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from serving.archive import plain_archive
-from serving.errors import ProgramError
-from serving.program import DenseProgram
+from rillet.serving.archive import plain_archive
+from rillet.serving.errors import ProgramError
+from rillet.serving.program import DenseProgram
 from tests.serving.helpers import WIDTH, Dense, Linear, demo_spec, exported
 
 _WEIGHTS = "data/weights/model_weights_config.json"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from serving.batcher import AutoBatcher
-from serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
-from serving.row_queue import Job, RowQueue
+from rillet.serving.batcher import AutoBatcher
+from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
+from rillet.serving.row_queue import Job, RowQueue
 
 
 class _Harness:

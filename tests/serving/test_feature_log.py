@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from schemas import FeatureEvent, RilletError
-from serving.feature_log import FeatureRecorder, MemoryFeatureLog
+from rillet.schemas import FeatureEvent, RilletError
+from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
 
 
 def _event() -> FeatureEvent:

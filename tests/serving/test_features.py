@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import MAX_TIME_MS, FeatureEvent, FeatureSpec, RecordError, Slot, Task, decode, encode, make_fids
-from serving.errors import InvalidRequestError
-from serving.features import RequestLayout, timeout_ms
-from serving.protocol import InferRequest
+from rillet.schemas import MAX_TIME_MS, FeatureEvent, FeatureSpec, RecordError, Slot, Task, decode, encode, make_fids
+from rillet.serving.errors import InvalidRequestError
+from rillet.serving.features import RequestLayout, timeout_ms
+from rillet.serving.protocol import InferRequest
 from tests.serving.helpers import demo_spec, request_tensor
 
 

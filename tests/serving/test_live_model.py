@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from schemas import dump_spec, make_fids
-from schemas.records import Float32s
-from serving import Engine, ServingConfig, ServingMetrics
-from serving.live_model import LiveModel
-from serving.program import DenseProgram
-from sync import MemoryLog, ModelStore, Publisher, StoreUnavailableError, SyncConfig
-from tables import EmbeddingTable, TableConfig
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import dump_spec, make_fids
+from rillet.schemas.records import Float32s
+from rillet.serving import Engine, ServingConfig, ServingMetrics
+from rillet.serving.live_model import LiveModel
+from rillet.serving.program import DenseProgram
+from rillet.sync import MemoryLog, ModelStore, Publisher, StoreUnavailableError, SyncConfig
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
 
 _NOW_MS = 1_000_000
@@ -304,7 +304,7 @@ def test_a_later_base_is_loaded_by_the_fetching_thread_and_only_taken_over_by_th
     loop.base()
     with _Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
-        monkeypatch.setattr("serving.live_model.DenseProgram", Watched)
+        monkeypatch.setattr("rillet.serving.live_model.DenseProgram", Watched)
         old = loop.model.program
         loop.lose(monkeypatch, lambda: loop.dense.update(bias=np.array([3.0, 4.0], np.float32)))
         following.apply_until(lambda: loop.weight(9) == 1.0)
@@ -318,7 +318,7 @@ def test_a_later_base_is_loaded_by_the_fetching_thread_and_only_taken_over_by_th
 def test_a_later_base_that_does_not_fit_changes_nothing_and_the_next_one_is_taken(
     loop: _Loop, monkeypatch: pytest.MonkeyPatch, weights: np.ndarray
 ) -> None:
-    monkeypatch.setattr("serving.live_model._RETRY_S", 0.01)
+    monkeypatch.setattr("rillet.serving.live_model._RETRY_S", 0.01)
     loop.base()
     with _Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from serving.metrics import ArrayHistogram, ServingMetrics
+from rillet.serving.metrics import ArrayHistogram, ServingMetrics
 
 
 def _samples(registry: CollectorRegistry) -> dict[str, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from schemas import make_fids
-from serving.errors import ProgramError, ScoringError
-from serving.features import RequestLayout, ScoreRequest
-from serving.predictor import Predictor
-from serving.program import DenseProgram
-from serving.protocol import InferRequest
+from rillet.schemas import make_fids
+from rillet.serving.errors import ProgramError, ScoringError
+from rillet.serving.features import RequestLayout, ScoreRequest
+from rillet.serving.predictor import Predictor
+from rillet.serving.program import DenseProgram
+from rillet.serving.protocol import InferRequest
 from tests.serving.helpers import WIDTH, Dense, Linear, demo_spec, empty_table, exported, program, request_tensor
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from serving.errors import InvalidRequestError
-from serving.protocol import format_error, format_infer_response, parse_infer_request, parse_json_length
+from rillet.serving.errors import InvalidRequestError
+from rillet.serving.protocol import format_error, format_infer_response, parse_infer_request, parse_json_length
 
 
 def _body(**changes: Any) -> dict[str, Any]:

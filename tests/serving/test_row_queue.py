@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import QueueFullError
-from serving.row_queue import Job, RowQueue
+from rillet.serving.errors import QueueFullError
+from rillet.serving.row_queue import Job, RowQueue
 
 
 def _job(name: str, rows: int, at: float = 0.0, deadline: float = float("inf")) -> Job[str, str]:

@@ -15,8 +15,8 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from schemas import FeatureSpec, make_fids
-from serving import ServingConfig
+from rillet.schemas import FeatureSpec, make_fids
+from rillet.serving import ServingConfig
 from tests.serving.helpers import (
     MODEL,
     WIDTH,

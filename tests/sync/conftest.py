@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas import DeltaBlock, DenseRef, decode
-from sync import Incident, Manifest, MemoryLog, ModelStore, Publisher, Replica, SyncConfig
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import DeltaBlock, DenseRef, decode
+from rillet.sync import Incident, Manifest, MemoryLog, ModelStore, Publisher, Replica, SyncConfig
 from tests.sync.fakes import SPEC_HASH, WriterLink
 
 CONFIG = SyncConfig(max_block_rows=10, slice_rows=4, fetch_records=5, base_check_interval_s=1.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sync import LogRecord, LogUnavailableError, MemoryLog
-from tables import EmbeddingTable, TableConfig
+from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.sync import LogRecord, LogUnavailableError, MemoryLog
 
 DIM = 3
 SPEC_HASH = 0x5EC

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from schemas import DeltaBlock, decode_as, encode
-from sync import BlockError
-from sync.blocks import block_rows, build_block, checksum, rows_of, thin, verify_block
+from rillet.schemas import DeltaBlock, decode_as, encode
+from rillet.sync import BlockError
+from rillet.sync.blocks import block_rows, build_block, checksum, rows_of, thin, verify_block
 
 FIDS = hnp.arrays(np.int64, st.integers(0, 20), elements=st.integers(1, 2**62))
 FLOATS = st.floats(-1e6, 1e6, width=32)

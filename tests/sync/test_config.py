@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from sync import SyncConfig
+from rillet.sync import SyncConfig
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(SyncConfig) if field.name != "store"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sync.fence import Fence, Order
+from rillet.sync.fence import Fence, Order
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sync import BaseNotFoundError, CorruptArtifactError, SyncConfig, replica_as_of
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.sync import BaseNotFoundError, CorruptArtifactError, SyncConfig, replica_as_of
 from tests.sync.conftest import Bench
 from tests.sync.fakes import DIM, damage, trainer_table
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from schemas import DeltaBlock, DenseRef
-from sync import FencedError, LogUnavailableError, StoreUnavailableError, SyncConfig
-from sync.blocks import CLAIM_PREFIX, rows_of, verify_block
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import DeltaBlock, DenseRef
+from rillet.sync import FencedError, LogUnavailableError, StoreUnavailableError, SyncConfig
+from rillet.sync.blocks import CLAIM_PREFIX, rows_of, verify_block
 from tests.sync.conftest import CONFIG, Bench
 from tests.sync.fakes import DIM, SPEC_HASH, same_rows, trainer_table
 
@@ -309,7 +309,7 @@ class TestEpochs:
         assert publisher.epoch == 2
 
     def test_another_model_in_the_log_is_no_rival(self, bench: Bench, tmp_path: object) -> None:
-        from sync import ModelStore, Publisher
+        from rillet.sync import ModelStore, Publisher
 
         table, publisher = trainer_table(FIDS), bench.publisher()
         bench.publish(publisher, table)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from schemas import DeltaBlock, decode_as, encode
-from sync import BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, SyncConfig
-from sync.blocks import CLAIM_PREFIX
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.schemas import DeltaBlock, decode_as, encode
+from rillet.sync import BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, SyncConfig
+from rillet.sync.blocks import CLAIM_PREFIX
 from tests.sync.conftest import CONFIG, Bench
 from tests.sync.fakes import DIM, SPEC_HASH, damage, same_rows, trainer_table
 

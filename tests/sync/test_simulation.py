@@ -13,16 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sync import (
-    FencedError,
-    LogUnavailableError,
-    MemoryLog,
-    ModelStore,
-    Publisher,
-    Replica,
-    SyncConfig,
-)
-from tables import EmbeddingTable
+from rillet.embeddings import EmbeddingTable
+from rillet.sync import FencedError, LogUnavailableError, MemoryLog, ModelStore, Publisher, Replica, SyncConfig
 from tests.sync.fakes import DIM, SPEC_HASH, WriterLink, damage, same_rows, trainer_table
 
 CONFIG = SyncConfig(

@@ -10,8 +10,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from sync import Base, BaseNotFoundError, CorruptArtifactError, Manifest, ModelStore, StoreUnavailableError
-from sync.store import DENSE, EMBEDDINGS, MANIFEST, PROGRAM, SPEC
+from rillet.sync import Base, BaseNotFoundError, CorruptArtifactError, Manifest, ModelStore, StoreUnavailableError
+from rillet.sync.store import DENSE, EMBEDDINGS, MANIFEST, PROGRAM, SPEC
 
 
 @pytest.fixture(params=["folder", "memory"])

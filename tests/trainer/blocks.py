@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas import ExampleBlock, FeatureSpec, make_fids, parse_spec
+from rillet.schemas import ExampleBlock, FeatureSpec, make_fids, parse_spec
 
 RAGGED = parse_spec(
     """

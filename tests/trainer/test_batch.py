@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import ExampleBlock
+from rillet.schemas import ExampleBlock
+from rillet.trainer import Batch, BatchAssembler
 from tests.trainer.blocks import RAGGED, make_block
-from trainer import Batch, BatchAssembler
 
 SLOTS, TASKS = len(RAGGED.slots), len(RAGGED.tasks)
 

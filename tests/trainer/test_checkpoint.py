@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import CheckpointStore, CorruptCheckpointError
+from rillet.trainer import CheckpointStore, CorruptCheckpointError
 
 
 def _files(seed: int) -> dict[str, dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from trainer import ScoreHistogram, WindowedMetrics
+from rillet.trainer import ScoreHistogram, WindowedMetrics
 
 
 def _sample(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from jobs.config import RilletConfig, load_config
-from jobs.kafka_log import KafkaLog
-from schemas import dump_spec, encode
-from sync import ModelStore, Replica
+from rillet.connectors.delta_log import KafkaLog
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.schemas import dump_spec, encode
+from rillet.sync import ModelStore, Replica
+from rillet.trainer import CheckpointStore
 from tests.trainer.blocks import RAGGED, make_block
-from trainer import CheckpointStore
 
 pytestmark = pytest.mark.integration
 

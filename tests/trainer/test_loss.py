@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from trainer.loss import sampled_bce
+from rillet.trainer.loss import sampled_bce
 
 
 def test_the_correction_recovers_the_unsampled_log_odds() -> None:

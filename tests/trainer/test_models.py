@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from rillet.trainer import DeepFM, ModelConfig, ModelError, build_model, dense_state, export_program
 from tests.trainer.blocks import RAGGED
-from trainer import DeepFM, ModelConfig, ModelError, build_model, dense_state, export_program
 
 
 class Mean(nn.Module):

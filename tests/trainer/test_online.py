@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from schemas import ExampleBlock
-from tables import TableConfig
-from tests.trainer.blocks import RAGGED, make_block
-from trainer import (
+from rillet.embeddings import TableConfig
+from rillet.schemas import ExampleBlock
+from rillet.trainer import (
     CheckpointError,
     CheckpointStore,
     CorruptCheckpointError,
@@ -22,7 +21,8 @@ from trainer import (
     TrainerError,
     dense_state,
 )
-from trainer.online import REFUSED_STEPS_LIMIT
+from rillet.trainer.online import REFUSED_STEPS_LIMIT
+from tests.trainer.blocks import RAGGED, make_block
 
 MODEL = ModelConfig(dim=4, hidden=(8,), dense_learning_rate=0.01)
 CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, window_rows=500, freshness_samples=50)

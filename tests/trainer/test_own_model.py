@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sync import ModelStore
-from tables import TableConfig
+from rillet.embeddings import TableConfig
+from rillet.sync import ModelStore
+from rillet.trainer import ModelConfig, OnlineTrainer, TrainerConfig, dense_state, export_program
 from tests.trainer.blocks import RAGGED, make_block
-from trainer import ModelConfig, OnlineTrainer, TrainerConfig, dense_state, export_program
 
 MODEL = ModelConfig(kind="tests.trainer.test_own_model:Normalised", dim=4)
 

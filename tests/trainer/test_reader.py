@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from schemas import RecordError, encode
+from rillet.schemas import RecordError, encode
+from rillet.trainer import BlockReader, RawRecord, ReadBlock
 from tests.trainer.blocks import RAGGED, make_block
-from trainer import BlockReader, RawRecord, ReadBlock
 
 
 class ListSource:

@@ -1,0 +1,70 @@
+"""Example blocks as columns of many rows at once, and the fids that impressions should have; pure array work.
+
+For the audit, which compares whole columns with what the plain join expects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rillet.audit.plain_join import Joined
+from rillet.schemas import ExampleBlock
+from rillet.schemas.records import Int64s
+
+
+def stack_columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
+    """The blocks' columns one below the other; absent ones filled with what they stand for.
+
+    Beside the record's own: ``request`` int64[n] (number in ``joined``, -1 unknown), ``request_ids`` with
+    ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly if the spec is ragged),
+    ``fid_counts`` and ``fid_ends`` int64[n].
+    """
+    spec = joined.spec
+    slots, tasks = len(spec.slots), len(spec.tasks)
+    sizes = [len(block) for block in blocks]
+    column: dict[str, Any] = {
+        name: np.concatenate([getattr(block, name) for block in blocks])
+        for name in (
+            *("impression_ids", "fids", "dense", "labels", "mask", "sampling_rate", "label_kind"),
+            *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
+        )
+    }
+    request_ids = [request_id for block in blocks for request_id in block.request_ids]
+    first = np.cumsum([0] + [len(block.request_ids) for block in blocks])
+    request_at = np.concatenate([block.request_index + at for block, at in zip(blocks, first, strict=False)])
+    numbers = np.array([joined.number_of.get(request_id, -1) for request_id in request_ids], np.int64)
+    column["request_ids"], column["request_at"], column["request"] = request_ids, request_at, numbers[request_at]
+    column["lengths"] = np.concatenate(
+        [np.ones(n * slots, np.uint16) if b.lengths is None else b.lengths for b, n in zip(blocks, sizes, strict=True)]
+    )
+    column["has_lengths"] = np.repeat([(block.lengths is not None) == spec.ragged for block in blocks], sizes)
+    column["served_logits"] = np.concatenate(
+        [
+            np.full(n * tasks, np.nan, np.float32) if b.served_logits is None else b.served_logits
+            for b, n in zip(blocks, sizes, strict=True)
+        ]
+    )
+    column["fid_counts"] = column["lengths"].reshape(-1, slots).sum(axis=1, dtype=np.int64)
+    column["fid_ends"] = np.cumsum(column["fid_counts"])
+    return column
+
+
+def due_fids(joined: Joined, requests: Int64s, rows: Int64s) -> Int64s:
+    """Context and item fids of impressions, one row after the other."""
+    context = joined.context_start[requests + 1] - joined.context_start[requests]
+    item = joined.item_start[rows + 1] - joined.item_start[rows]
+    starts = np.stack((joined.context_start[requests], joined.item_start[rows] + len(joined.context_fids)), axis=1)
+    sizes = np.stack((context, item), axis=1)
+    both = np.concatenate((joined.context_fids, joined.item_fids))
+    fids: Int64s = both[ranges(starts.reshape(-1), sizes.reshape(-1))]
+    return fids
+
+
+def ranges(starts: Int64s, sizes: Int64s) -> Int64s:
+    """start, start + 1, ... for each start, one range after the other."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    index: Int64s = np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
+    return index

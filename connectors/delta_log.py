@@ -1,0 +1,224 @@
+"""The delta log (``rillet.sync.log.DeltaLog``) on one partition of a Kafka topic.
+
+The topic must delete by age, or never, and must not be compacted: a key names a table shard, not a row. Its
+records are not written in transactions, so that positions have no holes at the end of the log.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from rillet.connectors.topics import client_settings
+from rillet.sync import LogRecord, LogUnavailableError, PositionOutOfRangeError, SyncError
+
+_MAX_MESSAGE_BYTES = 16 << 20
+_OUT_OF_RANGE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
+
+
+class KafkaLog:
+    """Connects when first used. One thread may append and flush while another reads."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        answer_timeout_s: float = 10.0,
+        queue_bytes: int = 128 << 20,
+        read_ahead_bytes: int = 32 << 20,
+    ) -> None:
+        """:param answer_timeout_s: how long the broker may take to answer where no other time is given.
+        :param queue_bytes: of records appended and not yet acknowledged; ``append`` waits above it.
+        :param read_ahead_bytes: of records fetched before they are asked for.
+        """
+        self.bootstrap_servers = bootstrap_servers
+        self.topic = topic
+        self.partition = partition
+        self._answer_timeout_s = answer_timeout_s
+        self._queue_bytes = queue_bytes
+        self._read_ahead_bytes = read_ahead_bytes
+        self._producer: Producer | None = None
+        self._consumer: Consumer | None = None
+        self._next: int | None = None
+        self._delivery_error: KafkaError | None = None
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def append(self, key: bytes, value: bytes) -> None:
+        """Queues a record; waits while the queue is full.
+
+        :raises LogUnavailableError: it stays full; the queue is then emptied as by a failed :meth:`flush`.
+        :raises SyncError: the record is larger than the topic takes.
+        """
+        deadline = time.monotonic() + self._answer_timeout_s
+        while True:
+            producer = self._writing()
+            try:
+                producer.produce(
+                    self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery
+                )
+            except BufferError:
+                producer.poll(0.1)
+                if time.monotonic() > deadline:
+                    self._discard()
+                    raise self._unavailable(f"did not empty a full queue in {self._answer_timeout_s:g} s") from None
+                continue
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise SyncError(
+                        f"a block of {len(value)} bytes is more than topic {self.topic} takes: lower [sync] max_block_bytes"
+                    ) from error
+                self._discard()
+                raise self._unavailable(error.args[0].str()) from error
+            producer.poll(0)
+            return
+
+    def flush(self, timeout_s: float) -> None:
+        """Returns once everything queued is acknowledged by all in-sync replicas.
+
+        :raises LogUnavailableError: not all was, in time. The queue is emptied; what had been sent may still arrive.
+        """
+        if self._producer is None:
+            return
+        left = self._producer.flush(timeout_s)
+        error = self._delivery_error
+        if not left and error is None:
+            return
+        self._discard()
+        if error is not None:
+            raise self._unavailable(f"refused a record: {error.str()}")
+        raise self._unavailable(f"did not acknowledge {left} records within {timeout_s:g} s")
+
+    def _writing(self) -> Producer:
+        if self._producer is None:
+            self._delivery_error = None
+            self._producer = Producer(
+                client_settings(
+                    self.bootstrap_servers,
+                    **{
+                        "enable.idempotence": True,
+                        "acks": "all",
+                        "linger.ms": 1,
+                        "message.max.bytes": _MAX_MESSAGE_BYTES,
+                        "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
+                    },
+                )
+            )
+        return self._producer
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None and self._delivery_error is None:
+            self._delivery_error = error
+
+    def _discard(self) -> None:
+        """Empties the queue and drops the producer: one whose in-flight records were purged is of no more use."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge(in_queue=True, in_flight=True)
+            producer.poll(0)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def read(self, position: int, max_records: int, timeout_s: float) -> list[LogRecord]:
+        """Up to ``max_records`` records from ``position`` on, as soon as there is one.
+
+        An unreachable broker looks like an empty log here; :meth:`end` tells them apart.
+
+        :raises PositionOutOfRangeError: the log does not hold ``position``.
+        :raises LogUnavailableError: the broker answers with an error.
+        """
+        consumer = self._reading()
+        if position != self._next:
+            self._next = None
+            begin, end = self._bounds()
+            if not begin <= position <= end:
+                raise PositionOutOfRangeError(position, begin, end)
+            consumer.assign([TopicPartition(self.topic, self.partition, position)])
+            self._next = position
+        first = consumer.poll(timeout_s)
+        if first is None:
+            return []
+        messages = [first] if max_records == 1 else [first, *consumer.consume(max_records - 1, 0)]
+        records: list[LogRecord] = []
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._next = None
+                if records:
+                    break
+                self._raise_for(error, position)
+            offset = message.offset()
+            assert offset is not None  # noqa: S101  # only a message not from a broker has none
+            records.append(LogRecord(offset, message.key() or b"", message.value() or b""))
+        if self._next is not None:
+            self._next = records[-1].position + 1
+        return records
+
+    def begin(self) -> int:
+        """Offset of the oldest record kept."""
+        return self._bounds()[0]
+
+    def end(self) -> int:
+        """Offset after the newest acknowledged record."""
+        return self._bounds()[1]
+
+    def close(self) -> None:
+        """Closes both connections; what is queued and not flushed is discarded."""
+        self._discard()
+        consumer, self._consumer = self._consumer, None
+        self._next = None
+        if consumer is not None:
+            consumer.close()
+
+    def __enter__(self) -> KafkaLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reading(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = Consumer(
+                client_settings(
+                    self.bootstrap_servers,
+                    **{
+                        # Partitions are assigned by hand: the name is required and never joins a group.
+                        "group.id": "rillet-deltas",
+                        "enable.auto.commit": False,
+                        "auto.offset.reset": "error",
+                        "check.crcs": True,
+                        # A larger message than this still comes, alone.
+                        "fetch.message.max.bytes": min(self._read_ahead_bytes, _MAX_MESSAGE_BYTES),
+                        "queued.max.messages.kbytes": max(self._read_ahead_bytes >> 10, 1),
+                    },
+                )
+            )
+        return self._consumer
+
+    def _bounds(self) -> tuple[int, int]:
+        try:
+            bounds: tuple[int, int] | None = self._reading().get_watermark_offsets(
+                TopicPartition(self.topic, self.partition), timeout=self._answer_timeout_s, cached=False
+            )
+        except KafkaException as error:
+            raise self._unavailable(error.args[0].str()) from error
+        if bounds is None:
+            raise self._unavailable(f"did not answer within {self._answer_timeout_s:g} s")
+        return bounds
+
+    def _raise_for(self, error: KafkaError, position: int) -> None:
+        if error.code() in _OUT_OF_RANGE:
+            begin, end = self._bounds()
+            raise PositionOutOfRangeError(position, begin, end)
+        raise self._unavailable(error.str())
+
+    def _unavailable(self, what: str) -> LogUnavailableError:
+        return LogUnavailableError(
+            f"delta log {self.topic}[{self.partition}] on {self.bootstrap_servers}: {what}; "
+            f"check that the broker runs and has the topic (`rillet up`)"
+        )

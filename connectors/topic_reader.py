@@ -1,0 +1,128 @@
+"""Reads a topic from its beginning (or given offsets) to its present end, in order of arrival.
+
+Kafka keeps order within a partition only. Partitions are merged by the wall clock that the producer
+stamped at send, and by event time where it stamped none. This is for recording and auditing, not for
+serving: it has no group, commits nothing, and stops.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from rillet.connectors.errors import BrokerUnavailableError, TopicError
+from rillet.connectors.producers import INGEST_HEADER
+from rillet.connectors.topics import client_settings, topic_ends
+from rillet.schemas import NO_TIME_MS
+
+_BATCH = 2_000
+_POLL_S = 0.2
+#: A broker that says nothing for so long while records are due is taken for dead.
+_SILENCE_POLLS = 150
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    """One record as the broker keeps it; times in epoch milliseconds, -1 where unknown."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int
+    ingest_ms: int
+
+
+def read_topic(bootstrap_servers: str, topic: str, *, start: Mapping[int, int] | None = None) -> Iterator[TopicRecord]:
+    """Committed records of all partitions up to the end that the topic had at the call.
+
+    :param start: first offset of a partition; partitions not named are read from their beginning.
+    :raises TopicError: there is no such topic, or a read failed.
+    :raises BrokerUnavailableError: no broker answers, or it falls silent.
+    """
+    ends = topic_ends(bootstrap_servers, topic)
+    if ends is None:
+        raise TopicError(f"topic {topic} on {bootstrap_servers}: there is none; name the topic in [kafka.topics]")
+    partitions = [
+        _read_partition(bootstrap_servers, topic, number, max(first, (start or {}).get(number, first)), end)
+        for number, (first, end) in ends.items()
+    ]
+    if len(partitions) == 1:
+        yield from partitions[0]
+    else:
+        yield from heapq.merge(*partitions, key=_arrival)
+
+
+def _arrival(record: TopicRecord) -> tuple[int, int]:
+    # Many records share a millisecond of the wall clock; among them event time decides.
+    return (record.ingest_ms if record.ingest_ms != NO_TIME_MS else record.timestamp_ms, record.timestamp_ms)
+
+
+def _read_partition(address: str, topic: str, partition: int, first: int, end: int) -> Iterator[TopicRecord]:
+    if first >= end:
+        return
+    consumer = Consumer(
+        client_settings(
+            address,
+            **{
+                "group.id": "rillet-read",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "queued.max.messages.kbytes": 16_384,
+                "fetch.message.max.bytes": 8 << 20,
+            },
+        )
+    )
+    try:
+        consumer.assign([TopicPartition(topic, partition, first)])
+        silent = 0
+        while True:
+            messages: list[Message] = consumer.consume(_BATCH, timeout=_POLL_S)
+            silent = 0 if messages else silent + 1
+            if silent == _SILENCE_POLLS:
+                raise BrokerUnavailableError(
+                    f"topic {topic}, partition {partition} on {address}: silent for {silent * _POLL_S:.0f} s"
+                )
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    # The end of what is committed; past the last record there may be transaction markers.
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    raise TopicError(f"topic {topic}, partition {partition} on {address}: {error.str()}")
+                offset = int(message.offset() or 0)
+                if offset >= end:
+                    return
+                yield TopicRecord(
+                    topic,
+                    partition,
+                    offset,
+                    message.key(),
+                    message.value(),
+                    int(message.timestamp()[1]),
+                    _ingest_ms(message),
+                )
+                if offset + 1 >= end:
+                    return
+    except KafkaException as error:
+        raise BrokerUnavailableError(f"no Kafka broker answers at {address} ({error.args[0].str()})") from error
+    finally:
+        consumer.close()
+
+
+def _ingest_ms(message: Message) -> int:
+    headers: Iterable[tuple[str, bytes | None]] = message.headers() or ()  # type: ignore[assignment]
+    for name, value in headers:
+        if name == INGEST_HEADER and value is not None:
+            try:
+                return int(value)
+            except ValueError:
+                # A foreign producer's header of the same name: as good as none.
+                return NO_TIME_MS
+    return NO_TIME_MS

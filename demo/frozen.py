@@ -1,0 +1,66 @@
+"""Scores as they would have been had learning stopped: the model as of a position of the delta log, in batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rillet.audit.plain_join import Joined
+from rillet.connectors.delta_log import KafkaLog
+from rillet.jobs.config import RilletConfig
+from rillet.schemas.records import Float32s, Int64s
+from rillet.serving.features import ScoreRequest
+from rillet.serving.predictor import Predictor
+from rillet.serving.program import DenseProgram
+from rillet.sync import ModelStore, replica_as_of
+
+_BATCH_REQUESTS = 512
+
+
+def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, position: int) -> Float32s:
+    """Logits float32[impressions, T] of all impressions of ``requests``, in their order.
+
+    :param requests: request numbers of ``joined``, ascending.
+    :param position: of the delta log; everything below it was learnt, nothing else.
+    :raises RilletError: the model of then cannot be rebuilt.
+    """
+    spec = joined.spec
+    log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
+    replica = replica_as_of(
+        ModelStore(config.store_url, config.model.name), log, position, spec_hash=spec.hash, config=config.sync
+    )
+    program = DenseProgram(
+        replica.base.program,
+        slots=len(spec.slots),
+        embedding_width=config.model.row_dim,
+        dense_width=len(spec.dense),
+        tasks=len(spec.tasks),
+    )
+    program.load_weights(replica.dense)
+    predictor = Predictor(spec)
+    parts = [
+        logits
+        for begin in range(0, len(requests), _BATCH_REQUESTS)
+        for logits in predictor.score(
+            replica.table,
+            program,
+            [_request(joined, int(number)) for number in requests[begin : begin + _BATCH_REQUESTS]],
+        )
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, len(spec.tasks)), np.float32)
+
+
+def _request(joined: Joined, number: int) -> ScoreRequest:
+    """What the server would score for a request, taken from the joined columns."""
+    first, last = int(joined.start[number]), int(joined.start[number + 1])
+    return ScoreRequest(
+        request_id=joined.request_ids[number],
+        event_time_ms=int(joined.feature_time_ms[number]),
+        log=False,
+        rows=last - first,
+        context_fids=joined.context_fids[joined.context_start[number] : joined.context_start[number + 1]],
+        context_lengths=joined.context_lengths[number],
+        impression_ids=joined.impression_ids[first:last],
+        item_fids=joined.item_fids[joined.item_start[first] : joined.item_start[last]],
+        item_lengths=joined.item_lengths[first:last].reshape(-1),
+        dense=joined.dense[first:last].reshape(-1),
+    )

@@ -1,0 +1,101 @@
+"""Quality of scores, and quantiles of a Prometheus histogram; plain functions over arrays.
+
+AUC is the Mann-Whitney statistic with ties counted half (Hanley and McNeil 1982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.audit.plain_join import Bools
+
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+
+def auc(scores: Floats, labels: Bools) -> float:
+    """Area under the ROC curve of scores [n] and labels bool[n]; NaN when one class is missing."""
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # Average rank of each distinct score.
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(ranks[inverse][labels].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def calibration(logits: Floats, labels: Bools) -> float:
+    """Mean predicted probability over the empirical rate; 1 is perfect, NaN without positives."""
+    if not len(labels) or not labels.any():
+        return float("nan")
+    return float(sigmoid(logits).mean() / labels.mean())
+
+
+def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-x)), float64, without overflow."""
+    x = np.asarray(logits, np.float64)
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+def windowed_auc(scores: Floats, labels: Bools, groups: npt.NDArray[Any], count: int) -> list[float]:
+    """AUC within each group 0 to count - 1 of rows; NaN where a group lacks a class."""
+    order = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[order], np.arange(count + 1))
+    return [auc(scores[order[a:b]], labels[order[a:b]]) for a, b in pairwise(bounds)]
+
+
+def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], q: float) -> float:
+    """The q-quantile of a cumulative histogram, linear within its bucket, as Prometheus computes it.
+
+    :param bounds: increasing upper bounds, the last may be infinite.
+    :param cumulative: observations at most each bound.
+    :returns: NaN without observations; infinity when the quantile lies beyond the last finite bound.
+    """
+    total = cumulative[-1] if len(cumulative) else 0
+    if not total:
+        return float("nan")
+    index = int(np.searchsorted(cumulative, q * total))
+    if not np.isfinite(bounds[index]):
+        return float("inf")
+    low, below = (bounds[index - 1], cumulative[index - 1]) if index else (0.0, 0.0)
+    inside = cumulative[index] - below
+    return float(low + (bounds[index] - low) * (q * total - below) / inside) if inside else float(bounds[index])
+
+
+class RunningAuc:
+    """AUC over the newest scores, kept as two histograms of probabilities; constant work a request.
+
+    Two halves: the older one is dropped when the newer one is full.
+    """
+
+    _BINS = 1024
+
+    def __init__(self, window: int) -> None:
+        """
+        :param window: impressions that it looks back on, between half of it and all of it.
+        """
+        self._half = max(1, window // 2)
+        self._rows = 0
+        self._new = np.zeros((2, self._BINS))
+        self._old = np.zeros((2, self._BINS))
+
+    def add(self, logits: Floats, labels: Bools) -> None:
+        """Impressions of one request."""
+        bins = np.minimum((sigmoid(logits) * self._BINS).astype(np.int64), self._BINS - 1)
+        np.add.at(self._new, (labels.astype(np.int64), bins), 1)
+        self._rows += len(labels)
+        if self._rows >= self._half:
+            self._old, self._new, self._rows = self._new, np.zeros_like(self._new), 0
+
+    def value(self) -> float:
+        """The AUC now; NaN while a class is missing."""
+        negative, positive = self._new + self._old
+        pairs = negative.sum() * positive.sum()
+        below = np.cumsum(negative) - negative / 2
+        return float((positive * below).sum() / pairs) if pairs else float("nan")

@@ -1,0 +1,75 @@
+"""Before the first process starts: the recording, an empty folder for the run, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from rillet.demo.errors import DemoError
+from rillet.recordings import Recording
+from rillet.recordings.datasets import fetch_movielens
+from rillet.recordings.movielens import convert_movielens
+from rillet.recordings.synthetic import generate_synthetic
+
+DEFAULT_REQUESTS = 50_000
+_MARKER = ".rillet-demo"
+
+
+def open_recording(given: Path | None, dataset: str, requests: int | None, folder: Path, console: Console) -> Recording:
+    """The given recording, or one made of a data set.
+
+    :param requests: how many to make; None for 50,000. A given recording stays as it is.
+    :raises RecordingError: it cannot be read; DatasetError: it cannot be fetched.
+    """
+    if given is not None:
+        return Recording(given)
+    wanted = requests or DEFAULT_REQUESTS
+    target = folder / "recording"
+    if dataset == "synthetic":
+        console.print(f"generating {wanted:,} synthetic requests", markup=False)
+        generate_synthetic(target, requests=wanted)
+    else:
+        console.print("MovieLens-1M: fetching it unless it is there, and making requests of its ratings", markup=False)
+        convert_movielens(fetch_movielens(), target, requests=wanted)
+    return Recording(target)
+
+
+def fresh_folder(folder: Path) -> Path:
+    """An empty folder; one that an earlier demo left is removed, anything else is left alone."""
+    if folder.exists():
+        if not (folder / _MARKER).exists() and any(folder.iterdir()):
+            raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARKER).touch()
+    return folder
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Impatient further Ctrl-Cs do not keep what was started from being stopped."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

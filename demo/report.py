@@ -1,0 +1,247 @@
+"""Computes the demo's report from what was collected: joined events, audit, scores, delta log, metrics.
+
+Pure functions over arrays; no broker, no clock. ``report.json`` is :meth:`Report.to_json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.audit.plain_join import Joined
+from rillet.audit.report import AuditReport
+from rillet.connectors.topic_reader import TopicRecord
+from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
+from rillet.demo.timeline import FRESHNESS, Reading
+from rillet.schemas import DeltaBlock, RecordError, decode
+from rillet.schemas.records import Float32s, Int64s
+from rillet.sync.blocks import CLAIM_PREFIX
+
+AUC_POINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSummary:
+    """What the delta log carried: blocks of rows, and how many bytes at what time.
+
+    :param times_s: wall clock of each record, seconds since the first request.
+    """
+
+    blocks: int = 0
+    rows: int = 0
+    tombstones: int = 0
+    bytes: int = 0
+    times_s: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Served scores beside those of the model frozen at the first fifth, over the requests after it.
+
+    :param edges: index of the last request of each point of the curves.
+    """
+
+    served_auc: float
+    frozen_auc: float
+    calibration: float
+    impressions: int
+    edges: list[int]
+    served_curve: list[float]
+    frozen_curve: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All numbers of one run.
+
+    :param unlogged: requests that were answered and are not on the features topic.
+    """
+
+    dataset: str
+    audit: AuditReport
+    unlogged: int
+    quality: Quality
+    deltas: DeltaSummary
+    readings: list[Reading]
+    freshness: tuple[list[float], list[float]]
+    latency_ms: dict[str, float]
+    replica_rows: int
+    replica_lag: int
+    wall_s: float
+    drive_s: float
+    retries: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was lost, doubled or wrong on the way."""
+        return self.audit.ok and not self.unlogged
+
+    def verdict(self) -> str:
+        """One sentence on whether the loop held."""
+        if self.unlogged:
+            return f"Audit failed: {self.unlogged:,} answered requests are not on the features topic."
+        if self.audit.ok:
+            return f"Audit passed: all {self.audit.expected:,} expected examples are there, once, and right."
+        return f"Audit failed: {self.audit.lines()[0].removeprefix('audit: ')}."
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``report.json``; numbers that do not exist are null."""
+        audit = self.audit
+        problems = ("expected", "found", "lost", "duplicated", "mislabelled", "unexpected", "wrong_rate", "wrong_spec")
+        plain: dict[str, Any] = _plain(
+            {
+                "dataset": self.dataset,
+                "requests": audit.requests,
+                "impressions": audit.impressions,
+                "actions": audit.actions,
+                "examples": {"positive": audit.positive, "negative": audit.negative},
+                "audit": {
+                    **{name: getattr(audit, name) for name in (*problems, "undecodable", "wrong_columns")},
+                    "ok": self.ok,
+                    "unlogged_requests": self.unlogged,
+                    "duplicate_features": audit.duplicate_features,
+                    "orphan_actions": audit.orphan_actions,
+                    "unusable_events": audit.unusable_events,
+                    "offenders": [str(offender) for offender in audit.offenders],
+                },
+                "served_auc": self.quality.served_auc,
+                "frozen_auc": self.quality.frozen_auc,
+                "calibration": self.quality.calibration,
+                "judged_impressions": self.quality.impressions,
+                "freshness_ms": {
+                    "p50": self.freshness_ms(0.5),
+                    "p99": self.freshness_ms(0.99),
+                    "actions": int(self.freshness[1][-1]) if self.freshness[1] else 0,
+                },
+                "latency_ms": self.latency_ms,
+                "deltas": {
+                    "blocks": self.deltas.blocks,
+                    "rows": self.deltas.rows,
+                    "tombstones": self.deltas.tombstones,
+                    "bytes": self.deltas.bytes,
+                },
+                "replica": {"rows": self.replica_rows, "lag": self.replica_lag},
+                "wall_s": self.wall_s,
+                "drive_s": self.drive_s,
+                "retries": self.retries,
+                "settings": self.settings,
+                "curves": {
+                    "requests": self.quality.edges,
+                    "served_auc": self.quality.served_curve,
+                    "frozen_auc": self.quality.frozen_curve,
+                },
+                "timeline": [asdict(reading) for reading in self.readings],
+            }
+        )
+        return plain
+
+    def freshness_ms(self, q: float) -> float:
+        """A quantile of the time from an action's ingestion to its being served, in ms."""
+        return histogram_quantile(*self.freshness, q) * 1000
+
+
+def judged_requests(joined: Joined, early: set[str]) -> Int64s:
+    """Numbers of the requests after the first fifth, in order of event time."""
+    late = np.array([request_id not in early for request_id in joined.request_ids], np.bool_)
+    order = np.argsort(joined.feature_time_ms, kind="stable")
+    judged: Int64s = order[late[order]]
+    return judged
+
+
+def impressions_of(joined: Joined, requests: Int64s) -> Int64s:
+    """Rows of all impressions of the requests, request after request."""
+    counts = joined.start[requests + 1] - joined.start[requests]
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    rows: Int64s = np.arange(total) + np.repeat(joined.start[requests] - (ends - counts), counts)
+    return rows
+
+
+def judge(joined: Joined, requests: Int64s, frozen: Float32s, task: int, first_request: int) -> Quality:
+    """Compares the served scores of one task with the frozen model's over all impressions of ``requests``.
+
+    Labels are the plain join's, unsampled. Impressions whose scores were not logged are left out of both.
+
+    :param frozen: float32[impressions, T], in the order of :func:`impressions_of`.
+    :param first_request: how many requests came before, for the curves' axis.
+    """
+    rows = impressions_of(joined, requests)
+    counts = joined.start[requests + 1] - joined.start[requests]
+    served = joined.served_logits[rows, task]
+    labels = joined.positive[rows, task]
+    logged = ~np.isnan(served)
+    points = max(1, min(AUC_POINTS, len(requests) // 100))
+    group = np.repeat(np.arange(len(requests)) * points // max(len(requests), 1), counts)[logged]
+    served, labels, other = served[logged], labels[logged], frozen[logged, task]
+    return Quality(
+        served_auc=auc(served, labels),
+        frozen_auc=auc(other, labels),
+        calibration=calibration(served, labels),
+        impressions=int(logged.sum()),
+        edges=[first_request + len(requests) * (point + 1) // points for point in range(points)],
+        served_curve=windowed_auc(served, labels, group, points),
+        frozen_curve=windowed_auc(other, labels, group, points),
+    )
+
+
+def summarise_deltas(records: Iterable[TopicRecord], started_ms: int) -> DeltaSummary:
+    """Counts the delta log. ``bytes`` are those of all its records, dense references included.
+
+    :param started_ms: wall clock of the first request.
+    """
+    blocks = rows = tombstones = 0
+    times: list[float] = []
+    sizes: list[int] = []
+    for record in records:
+        value = record.value or b""
+        times.append((record.timestamp_ms - started_ms) / 1000)
+        sizes.append(len(value))
+        try:
+            block = decode(value)
+        except RecordError:
+            # Counted in bytes only; a replica reports it as an incident of its own.
+            continue
+        if isinstance(block, DeltaBlock) and not block.table.startswith(CLAIM_PREFIX):
+            blocks += 1
+            rows += len(block.fids)
+            tombstones += len(block.tombstones)
+    return DeltaSummary(blocks, rows, tombstones, sum(sizes), times, sizes)
+
+
+def latency_summary(latency_s: list[float]) -> dict[str, float]:
+    """Quantiles of the driver's request times, in ms."""
+    if not latency_s:
+        return {}
+    values: npt.NDArray[np.float64] = np.quantile(latency_s, (0.5, 0.99)) * 1000
+    return {"p50": float(values[0]), "p99": float(values[1])}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: null. Floats are rounded to six significant digits."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+__all__ = [
+    "FRESHNESS",
+    "DeltaSummary",
+    "Quality",
+    "Report",
+    "impressions_of",
+    "judge",
+    "judged_requests",
+    "latency_summary",
+    "summarise_deltas",
+]

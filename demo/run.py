@@ -1,0 +1,309 @@
+"""``rillet demo``: starts the real stack, drives it, lets it finish, audits and reports. What it starts, it stops.
+
+Every part is the product's own: the broker, ``rillet join``, ``rillet train`` and ``rillet serve`` as
+processes of their own. The demo only sends requests and actions and reads topics and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from rillet.audit.comparison import audit_topics
+from rillet.audit.plain_join import Joined
+from rillet.audit.report import AuditReport
+from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.producers import ActionProducer
+from rillet.connectors.topic_reader import read_topic
+from rillet.connectors.topics import topic_ends
+from rillet.demo.display import Display
+from rillet.demo.driver import Driver, DriveStats
+from rillet.demo.errors import DemoError
+from rillet.demo.frozen import frozen_logits
+from rillet.demo.joiner import JoinerLag, drain_joiner, next_rate, start_joiner, wait_for_joiner
+from rillet.demo.page import render
+from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
+from rillet.demo.report import FRESHNESS, Report, judge, judged_requests, latency_summary, summarise_deltas
+from rillet.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
+from rillet.demo.timeline import Timeline
+from rillet.devstack.stack import Stack
+from rillet.jobs.config import load_config
+from rillet.recordings import Event, Recording
+from rillet.schemas import FeatureEvent
+
+DEFAULT_OUT = Path("out/demo")
+#: In the order in which they are started.
+_SERVICES = ("train", "serve", "join")
+_CATCH_UP_TIMEOUT_S = 300.0
+_SETTLE_S = 0.5
+_PACE_S = 1.0
+
+
+def run_demo(
+    requests: int | None = None,
+    recording: Path | None = None,
+    out: Path = DEFAULT_OUT,
+    *,
+    dataset: str = "movielens",
+    rate: float = DEFAULT_RATE,
+    console: Console | None = None,
+) -> int:
+    """Runs the whole demo.
+
+    :param requests: how many requests of the recording to drive; None for 50,000, or all of a given recording.
+    :param recording: a directory; None makes one of ``dataset``.
+    :param out: gets ``report.json``, ``report.html`` and ``run/`` with the run's data and logs.
+    :param dataset: ``movielens`` or ``synthetic``.
+    :param rate: requests a second to aim at.
+    :returns: 0, 1 when the audit found anything, 130 when interrupted.
+    :raises RilletError: whatever keeps it from running, in one sentence.
+    """
+    started_s = time.monotonic()
+    console = console or Console(highlight=False)
+    folder = fresh_folder(Path(out) / "run")
+    with interruptible():
+        try:
+            source = open_recording(recording, dataset, requests, folder, console)
+            total = min(requests or source.info.requests, source.info.requests)
+            settings = make_settings(source.info, total, folder, rate)
+            demo = _Demo(source, total, settings, console)
+            report = demo.run(started_s)
+        except KeyboardInterrupt:
+            console.print(f"interrupted: everything that was started is stopped; logs are in {folder}", markup=False)
+            return 130
+    return _finish(report, Path(out), console)
+
+
+class _Demo:
+    """One run: the stack, the driver, and what they leave behind."""
+
+    def __init__(self, recording: Recording, total: int, settings: DemoSettings, console: Console) -> None:
+        self.recording = recording
+        self.total = total
+        self.settings = settings
+        self.stack = _stack(settings)
+        self.config = self.stack.config
+        self.console = console
+        self.stats = DriveStats(total)
+        self.display = Display(self.stats, console)
+        self.timeline = Timeline(self.config, self.stats, self.display.show)
+        self.started_ms = 0
+        #: end of the delta log when the first fifth was answered
+        self.frozen_position: int | None = None
+
+    def run(self, started_s: float) -> Report:
+        """Starts, drives, drains, audits; stops everything whatever happens."""
+        try:
+            self._start()
+            with self.display:
+                self.timeline.start()
+                try:
+                    self._drive()
+                finally:
+                    self.timeline.close()
+            return self._conclude(started_s)
+        finally:
+            with uninterrupted():
+                # A joiner that still runs here failed or was interrupted: what it holds is of no use to anyone.
+                self.stack.stop("join", kill=True)
+                for name in ("serve", "train"):
+                    self.stack.stop(name)
+                self.stack.broker.stop()
+
+    def _start(self) -> None:
+        say = self.display.say
+        self.stack.start_broker()
+        say(f"broker  ready at {self.config.kafka.bootstrap_servers}")
+        for name in _SERVICES:
+            start_joiner(self.stack) if name == "join" else self.stack.start(name)
+        for name in _SERVICES:
+            self.stack.wait_ready(name)
+            if name == "join":
+                wait_for_joiner(self.stack)
+            say(f"{name:7} ready (pid {self.stack.process(name).pid}), log {self.stack.process(name).log}")
+
+    def _drive(self) -> None:
+        kafka = self.config.kafka
+        spec = self.recording.info.spec
+        actions = ActionProducer(kafka.bootstrap_servers, kafka.topics.actions)
+        self.started_ms = time.time_ns() // 1_000_000
+        driver = Driver(
+            spec,
+            self.settings.drive,
+            actions,
+            self.stats,
+            watched=spec.tasks[0].action,
+            on_milestone=self._mark_fifth,
+            milestone=max(1, self.total // 5),
+        )
+        stop = threading.Event()
+        pacer = threading.Thread(target=self._pace, args=(driver, stop), name="pace", daemon=True)
+        pacer.start()
+        try:
+            asyncio.run(driver.run(self._events()))
+        except BaseExceptionGroup as group:
+            # The first failure is the cause; the others are its consequences.
+            raise group.exceptions[0] from group
+        finally:
+            stop.set()
+            pacer.join()
+            actions.close()
+
+    def _events(self) -> Iterator[Event]:
+        """The first ``total`` requests and their actions within the label windows, by event time."""
+        taken: set[str] = set()
+        window_ms = max(task.window_ms for task in self.recording.info.spec.tasks)
+        last_ms = 0
+        for event in self.recording.events():
+            if isinstance(event, FeatureEvent):
+                if len(taken) < self.total:
+                    taken.add(event.request_id)
+                    last_ms = max(last_ms, event.event_time_ms)
+                    yield event
+                elif event.event_time_ms > last_ms + window_ms:
+                    return
+            elif event.request_id in taken:
+                yield event
+
+    def _mark_fifth(self) -> None:
+        ends = topic_ends(self.config.kafka.bootstrap_servers, self.config.kafka.topics.deltas)
+        self.frozen_position = ends[0][1] if ends else None
+
+    def _conclude(self, started_s: float) -> Report:
+        say = self.display.say
+        say("all requests are answered; waiting for the joiner to read them, then closing the label windows")
+        self._wait_for_joining()
+        drain_joiner(self.stack)
+        say("auditing the topics")
+        kafka = self.config.kafka
+        audit, joined = audit_topics(
+            kafka.bootstrap_servers,
+            self.recording.info.spec,
+            features=kafka.topics.features,
+            actions=kafka.topics.actions,
+            examples=kafka.topics.examples,
+        )
+        for line in audit.lines():
+            say(line)
+        self._wait_for_training(audit)
+        final = self.timeline.read()
+        early = {event.request_id for event in self._first_fifth()}
+        judged = judged_requests(joined, early)
+        say("scoring the same impressions with the model of the first fifth")
+        if self.frozen_position is None:
+            raise DemoError(f"topic {kafka.topics.deltas} was not there when the first fifth was answered")
+        frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
+        return Report(
+            dataset=self.recording.info.dataset,
+            audit=audit,
+            unlogged=self.total - audit.requests,
+            quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
+            deltas=summarise_deltas(read_topic(kafka.bootstrap_servers, kafka.topics.deltas), self.started_ms),
+            readings=self.timeline.readings,
+            freshness=self.timeline.served.histograms.get(FRESHNESS, ([], [])),
+            latency_ms=latency_summary(self.stats.latency_s),
+            replica_rows=final.replica_rows,
+            replica_lag=final.replica_lag,
+            wall_s=time.monotonic() - started_s,
+            drive_s=self.stats.finished_s - self.stats.started_s,
+            retries=self.stats.retries,
+            settings=self._described(joined),
+        )
+
+    def _first_fifth(self) -> Iterator[FeatureEvent]:
+        left = max(1, self.total // 5)
+        for event in self.recording.features():
+            if not left:
+                return
+            left -= 1
+            yield event
+
+    def _wait_for_joining(self) -> None:
+        """Until the joiner has read all of both topics: a drain closes windows, it does not read on."""
+        deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
+        with JoinerLag(self.config) as lag:
+            while behind := lag.records():
+                if time.monotonic() > deadline:
+                    process = self.stack.process("join")
+                    raise DemoError(
+                        f"after {_CATCH_UP_TIMEOUT_S:.0f} s the joiner is {behind:,} records behind, see {process.log}"
+                    )
+                self._require("join")
+                time.sleep(_SETTLE_S)
+
+    def _require(self, name: str) -> None:
+        process = self.stack.process(name)
+        if process.pid is None:
+            raise DemoError(f"{name} died, see {process.log}: {process.last_words()}")
+
+    def _pace(self, driver: Driver, stop: threading.Event) -> None:
+        """Slows the driver while the joiner cannot keep up."""
+        with JoinerLag(self.config) as lag:
+            while not stop.wait(_PACE_S):
+                try:
+                    behind = lag.records()
+                except BrokerUnavailableError as error:
+                    # A leader election or a restart: the pace stays; a broker that is gone ends the driver.
+                    self.display.say(f"pace unchanged: {error}")
+                    continue
+                driver.rate = next_rate(driver.rate, self.settings.drive.rate, behind)
+
+    def _wait_for_training(self, audit: AuditReport) -> None:
+        """Until the trainer has learnt all examples, published what changed, and the server applied it."""
+        self.display.say("waiting for the trainer and the server to finish")
+        deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
+        while True:
+            reading = self.timeline.read()
+            unpublished = self.timeline.trained.get("rillet_train_touched_rows")
+            if reading.trained_rows >= audit.found and not unpublished and not reading.replica_lag:
+                time.sleep(_SETTLE_S)
+                return
+            for name in ("train", "serve"):
+                self._require(name)
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"after {_CATCH_UP_TIMEOUT_S:.0f} s the trainer has learnt {reading.trained_rows:,} of "
+                    f"{audit.found:,} examples and the server is {reading.replica_lag} records behind; "
+                    f"see {self.stack.process('train').log}"
+                )
+            time.sleep(_SETTLE_S)
+
+    def _described(self, joined: Joined) -> dict[str, object]:
+        config = self.config
+        span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
+        return {
+            "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
+            "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
+            "publication_interval": f"{config.sync.sparse_interval_s:g} s",
+            "joiner_checkpoint_interval": f"{config.joiner.checkpoint_interval_ms / 1000:g} s",
+            "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
+            "target_rate": f"{self.settings.drive.rate:g} requests/s",
+            "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
+            "python": platform.python_version(),
+        }
+
+
+def _stack(settings: DemoSettings) -> Stack:
+    # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
+    return Stack(load_config(settings.config_path, environment={}), settings.config_path)
+
+
+def _finish(report: Report, out: Path, console: Console) -> int:
+    (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+    (out / "report.html").write_text(render(report), "utf-8")
+    quality = report.quality
+    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False)  # noqa: E731
+    say(
+        f"AUC served {quality.served_auc:.4f}, frozen at the first fifth {quality.frozen_auc:.4f}; "
+        f"calibration {quality.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
+        f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"
+    )
+    say(f"report: {out / 'report.html'}, {out / 'report.json'}")
+    return 0 if report.ok else 1

@@ -1,0 +1,170 @@
+"""One background process: started with a log and a pid file, found again later, stopped by its pid.
+
+The pid file also holds the kernel's start time of the process, so that a pid that was given to
+another program since is never signalled.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rillet.jobs.errors import PortInUseError, ServiceError
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A service of the local stack, running or not; all that is known of it lies in ``folder``."""
+
+    name: str
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes, appended over restarts."""
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def pid_file(self) -> Path:
+        """Its pid and start time, while it runs."""
+        return self.folder / f"{self.name}.pid"
+
+    @property
+    def pid(self) -> int | None:
+        """The pid if it runs, None otherwise."""
+        try:
+            pid, started = self.pid_file.read_text().split()
+        except (OSError, ValueError):
+            return None
+        return int(pid) if _start_time(int(pid)) == started else None
+
+    def start(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> int:
+        """Starts it in a session of its own; the pid.
+
+        :raises ServiceError: it runs already, or the command does not exist.
+        """
+        if (running := self.pid) is not None:
+            raise ServiceError(f"{self.name} runs already (pid {running}): stop it first")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.log.open("ab") as log:
+                child = subprocess.Popen(  # noqa: S603
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServiceError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from error
+        self.pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")
+        return child.pid
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Waits until ``ready()``.
+
+        :raises ServiceError: it died or took too long; with the last line of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self.pid is None:
+                raise ServiceError(f"{self.name} died while starting, see {self.log}: {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"{self.name} is not ready after {timeout_s:.0f} s, see {self.log}: {self.last_words()}"
+                )
+            time.sleep(_POLL_S)
+
+    def stop(self, timeout_s: float = 20.0, *, kill: bool = False) -> bool:
+        """Asks it to end, and ends it when it does not within ``timeout_s``; False when it did not run.
+
+        :param kill: end it at once (SIGKILL), as a crash would.
+        """
+        pid = self.pid
+        if pid is None:
+            self.pid_file.unlink(missing_ok=True)
+            return False
+        _signal(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while self.pid is not None:
+            if time.monotonic() > deadline:
+                _signal(pid, signal.SIGKILL)
+                deadline += timeout_s
+            time.sleep(_POLL_S)
+        _reap(pid)
+        self.pid_file.unlink(missing_ok=True)
+        return True
+
+    def last_words(self) -> str:
+        """The last line of its log that is not empty."""
+        try:
+            lines = self.log.read_text("utf-8", "replace").split("\n")
+        except OSError:
+            return "(no log)"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "(its log is empty)")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free_port(port: int, what: str) -> None:
+    """Refuses a port that is taken.
+
+    :param what: the setting to change, for the message.
+    :raises PortInUseError: something listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {port} is in use: stop what listens there, or choose another with {what}"
+            ) from error
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it ended meanwhile
+
+
+def _reap(pid: int) -> None:
+    """Collects the exit status when it was our own child, so that no zombie stays."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _start_time(pid: int) -> str | None:
+    """The kernel's start time of a living process, None when there is none or it is a zombie."""
+    try:
+        # the command name stands in parentheses and may contain spaces
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+        shown = subprocess.run(  # noqa: S603  macOS has no /proc
+            ["ps", "-o", "state=,lstart=", "-p", str(pid)],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
+        return None if not shown or shown[0].startswith("Z") else "".join(shown[1:])
+    return None if state in ("Z", "X") else fields[18]

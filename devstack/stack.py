@@ -1,0 +1,145 @@
+"""The services of docker-compose.yml as plain processes: broker, joiner, trainer, server.
+
+Each runs ``rillet <command> --config FILE`` in a session of its own. What is known of them lies in
+``data_dir``: pid files and logs in ``services/``, the broker's data in ``broker/``; so that another
+process can find, question and stop them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.topics import create_topics, ensure_broker
+from rillet.devstack.broker import Broker
+from rillet.devstack.process import Process, require_free_port
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.errors import ServiceError
+from rillet.jobs.services import SERVICES, port_of, probe, ready_url
+from rillet.jobs.toolchain import python_environment
+
+#: Flink's mini cluster or torch on two cold cores
+READY_TIMEOUT_S = 120.0
+_LOCAL_HOSTS = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The local services of one configuration file."""
+
+    config: RilletConfig
+    config_path: Path
+
+    @property
+    def broker(self) -> Broker:
+        """The local broker that would serve this configuration.
+
+        :raises ServiceError: bootstrap_servers is not one address of this machine.
+        """
+        servers = self.config.kafka.bootstrap_servers
+        host, _, port = servers.rpartition(":")
+        if host not in _LOCAL_HOSTS or not port.isdigit():
+            raise ServiceError(
+                f"[kafka] bootstrap_servers is {servers}: a broker can be started here for 127.0.0.1:PORT only, "
+                f"start that one yourself"
+            )
+        return Broker(self.config.data_dir / "broker", int(port))
+
+    @property
+    def owns_broker(self) -> bool:
+        """Whether a broker runs that was started for this data_dir."""
+        return Process("broker", self.config.data_dir / "broker").pid is not None
+
+    def process(self, name: str) -> Process:
+        """The process of a service."""
+        return Process(name, self.config.data_dir / "services")
+
+    def start_broker(self) -> bool:
+        """Starts the broker unless one answers at the address already, and makes the topics.
+
+        :returns: whether it was started by this call.
+        :raises ServiceError: it cannot be started.
+        """
+        servers = self.config.kafka.bootstrap_servers
+        try:
+            ensure_broker(servers, timeout_s=1.0)
+            started = False
+        except BrokerUnavailableError:
+            self.broker.start()
+            started = True
+        kafka = self.config.kafka
+        create_topics(servers, kafka.topic_partitions, replication=kafka.replication)
+        return started
+
+    def start(self, name: str) -> bool:
+        """Starts a service; False when it ran already.
+
+        :raises ServiceError: its port is taken, or it cannot be started.
+        """
+        process = self.process(name)
+        if process.pid is not None:
+            return False
+        if port := port_of(self.config, name):
+            require_free_port(port, "[serving] port" if name == "serve" else f"[health] {name}_port")
+        process.start(self.command(name), python_environment())
+        return True
+
+    def command(self, name: str) -> list[str]:
+        """The command line of a service."""
+        servers = self.config.kafka.bootstrap_servers
+        options = ["--config", str(self.config_path), "--bootstrap-servers", servers]
+        return [sys.executable, "-m", "rillet", name, *options]
+
+    def wait_ready(self, name: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Waits until a service says that it is ready; one without a port only has to live.
+
+        :raises ServiceError: it died, or was not ready in time.
+        """
+        self.process(name).wait_until(lambda: self.is_ready(name), timeout_s)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a service lives and its readiness probe answers 200."""
+        if self.process(name).pid is None:
+            return False
+        url = ready_url(self.config, name)
+        return url is None or probe(url) == 200
+
+    def stop(self, name: str, *, kill: bool = False) -> bool:
+        """Stops a service; False when it did not run."""
+        # The joiner takes a savepoint of all open windows before it ends.
+        return self.process(name).stop(timeout_s=60.0 if name == "join" else 20.0, kill=kill)
+
+
+def up(stack: Stack, say: Callable[[str], None]) -> None:
+    """Starts what does not run yet and waits until all of it is ready. Running it again changes nothing.
+
+    :param say: takes progress, a line each.
+    :raises ServiceError: a service did not come up; the others are left running for a look.
+    """
+    servers = stack.config.kafka.bootstrap_servers
+    if stack.start_broker():
+        say(f"broker  started at {servers}, log {stack.broker.process.log}")
+    elif stack.owns_broker:
+        say(f"broker  runs already at {servers} (pid {stack.broker.process.pid})")
+    else:
+        say(f"broker  at {servers} answers and was not started from {stack.config.data_dir}: using it as it is")
+    for name in SERVICES:
+        if not stack.start(name):
+            say(f"{name:7} runs already (pid {stack.process(name).pid})")
+    for name in SERVICES:
+        stack.wait_ready(name)
+        say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
+
+
+def down(stack: Stack, say: Callable[[str], None]) -> None:
+    """Stops what :func:`up` started, the broker last; what does not run is left alone."""
+    for name in reversed(SERVICES):
+        say(f"{name:7} {'stopped' if stack.stop(name) else 'was not running'}")
+    if not stack.owns_broker:
+        say("broker  was not running here")
+    else:
+        stack.broker.stop()
+        say("broker  stopped")

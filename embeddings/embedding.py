@@ -1,0 +1,276 @@
+"""The embedding table: fids in, pooled rows out, gradients in, and what changed since it was last published.
+
+Collisionless (Monolith section 2.1): every fid has a row of its own. It has no clock and no threads; calls must
+not overlap, and its kernels run without the interpreter lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.embeddings import row_kernels, state, update_kernels
+from rillet.embeddings.config import TableConfig
+from rillet.embeddings.errors import TableInputError, TouchedKeysError
+from rillet.embeddings.id_map import IdMap
+from rillet.embeddings.inputs import (
+    NO_LENGTHS,
+    check_fids,
+    check_lengths,
+    check_matrix,
+    check_out,
+    check_rows,
+    check_time,
+)
+from rillet.embeddings.optimizers import make_optimizer
+from rillet.embeddings.slabs import RowSlabs
+from rillet.embeddings.touched import TouchedKeys
+
+Int64s = npt.NDArray[np.int64]
+UInt16s = npt.NDArray[np.uint16]
+Float32s = npt.NDArray[np.float32]
+
+
+class EmbeddingTable:
+    """int64 fid -> float32[dim], with optimiser slots beside it. See ``TableConfig``.
+
+    Column 0 of a row is the linear weight and starts at 0. fid 0 pads: it has no row and reads as zeros.
+    Row numbers hold until the fid is deleted.
+    """
+
+    def __init__(self, dim: int, config: TableConfig, *, track_touched: bool = False) -> None:
+        """:param dim: floats of an embedding, the linear weight included.
+        :param track_touched: keep the set of changed fids (:attr:`touched`).
+        :raises TableInputError: dim below 1.
+        """
+        if dim < 1:
+            raise TableInputError(f"dim: {dim} is below 1")
+        self.dim = dim
+        self.config = config
+        #: reads of fids that are not in the table (padding not counted), since it was made
+        self.unknown_reads = 0
+        self._map = IdMap(config.initial_capacity)
+        self._optimizer = make_optimizer(dim, config)
+        self._slabs = RowSlabs(dim + self._optimizer.slots, config.chunk_rows)
+        self._touched = TouchedKeys(config.touched_capacity) if track_touched else None
+        self._calls = 0
+        self._unique = np.empty(0, np.int64)
+        self._sums = np.empty((0, dim), np.float32)
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of map and rows, in bytes."""
+        return self._map.nbytes + self._slabs.nbytes
+
+    @property
+    def touched(self) -> TouchedKeys:
+        """The changed fids.
+
+        :raises TouchedKeysError: the table was made without ``track_touched``.
+        """
+        if self._touched is None:
+            raise TouchedKeysError("touched: the table does not track changes; make it with track_touched=True")
+        return self._touched
+
+    def find(self, fids: Int64s) -> Int64s:
+        """Row numbers int64[n] of fids int64[n]; -1 for padding and unknown fids.
+
+        :raises TableInputError: wrong dtype or shape, or a negative fid.
+        """
+        rows, unknown = self._map.find(check_fids(fids))
+        self.unknown_reads += unknown
+        return rows
+
+    def find_or_insert(self, fids: Int64s, now_ms: int) -> Int64s:
+        """Row numbers int64[n], a fresh row for each unknown fid; -1 for padding. Stamps last-seen.
+
+        :param now_ms: time since 1970, kept by the second; an earlier time than a fid's last is passed over.
+        :raises TableInputError: wrong dtype or shape, a negative fid, or a time out of range.
+        """
+        return self._insert(check_fids(fids), check_time(now_ms))
+
+    def gather_pooled(self, rows: Int64s, lengths: UInt16s | None, out: Float32s | None = None) -> Float32s:
+        """Mean of each segment's rows, float32[segments, dim]; -1 counts as a row of zeros.
+
+        :param rows: int64[F] from :meth:`find` or :meth:`find_or_insert`, segment after segment.
+        :param lengths: uint16[segments] with sum F; None = one row a segment. An empty segment reads as zeros.
+        :param out: written and returned where given, C-contiguous float32[segments, dim].
+        :raises TableInputError: shapes that do not fit together, or a row number this table never gave.
+        """
+        check_rows(rows, self._row_end)
+        segments = check_lengths(lengths, len(rows))
+        result = check_out(out, segments, self.dim)
+        slabs = self._slabs
+        if lengths is None:
+            row_kernels.gather(rows, slabs.rows_at, slabs.shift, slabs.width, result)
+        else:
+            row_kernels.gather_mean(rows, lengths, slabs.rows_at, slabs.shift, slabs.width, result)
+        return result
+
+    def apply_gradients(self, rows: Int64s, lengths: UInt16s | None, grad: Float32s) -> int:
+        """One optimiser step for each distinct row; returns how many there were.
+
+        A row's gradient is the sum over its segments of the segment's gradient / length. -1 is passed over.
+
+        :param rows: int64[F], lengths: as given to :meth:`gather_pooled`.
+        :param grad: float32[segments, dim], of the pooled embeddings. Must be finite: the caller checks its loss.
+        :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
+        """
+        slabs = self._slabs
+        check_rows(rows, self._row_end)
+        segments = check_lengths(lengths, len(rows))
+        grad = check_matrix("grad", grad, segments, self.dim)
+        if len(self._unique) < len(rows):
+            self._unique = np.empty(len(rows), np.int64)
+            self._sums = np.empty((len(rows), self.dim), np.float32)
+        self._calls += 1
+        count = update_kernels.sum_by_row(
+            rows,
+            NO_LENGTHS if lengths is None else lengths,
+            grad,
+            slabs.marks_at,
+            slabs.shift,
+            self._calls,
+            self._unique,
+            self._sums,
+        )
+        unique, sums = self._unique[:count], self._sums[:count]
+        self._optimizer.step(slabs, unique, sums)
+        self._mark(unique)
+        return int(count)
+
+    def values(self, fids: Int64s) -> Float32s:
+        """Embeddings float32[n, dim], zeros for padding and unknown fids.
+
+        :raises TableInputError: wrong dtype or shape, or a negative fid.
+        """
+        return self.gather_pooled(self.find(fids), None)
+
+    def upsert(self, fids: Int64s, values: Float32s, now_ms: int = 0) -> None:
+        """Sets embeddings, inserting unknown fids; optimiser slots stay as they are, or start fresh.
+
+        :param values: float32[n, dim]; of a fid given twice the last stays.
+        :raises TableInputError: wrong dtype or shape, a negative or padding fid.
+        """
+        fids = check_fids(fids)
+        values = check_matrix("values", values, len(fids), self.dim)
+        if len(fids) and not fids.all():
+            raise TableInputError("upsert: fid 0 is padding and cannot have a row")
+        rows = self._insert(fids, check_time(now_ms))
+        row_kernels.scatter(rows, values, self._slabs.rows_at, self._slabs.shift, self._slabs.width)
+        self._mark(rows)
+
+    def delete(self, fids: Int64s) -> int:
+        """Removes fids and frees their rows; returns how many were there. Their deletion counts as a touch.
+
+        :raises TableInputError: wrong dtype or shape, or a negative fid.
+        """
+        rows, removed = self._map.remove(check_fids(fids))
+        self._mark(rows)
+        row_kernels.release(rows, self._slabs.marks_at, self._slabs.shift)
+        return removed
+
+    def last_seen(self, fids: Int64s) -> Int64s:
+        """Last-seen times int64[n] in ms, by the second; -1 where the fid is unknown."""
+        seconds = self._map.last_seen(check_fids(fids))
+        return np.where(seconds < 0, -1, seconds * 1000)
+
+    def items(self) -> tuple[Int64s, Float32s]:
+        """All fids int64[n], ascending, and their embeddings float32[n, dim]."""
+        fids, rows = self._live()
+        return fids, self.gather_pooled(rows, None)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that :meth:`from_state` needs to go on bit for bit: copies, independent of the table."""
+        fids, rows = self._live()
+        full = np.empty((len(rows), self._slabs.width), np.float32)
+        row_kernels.gather(rows, self._slabs.rows_at, self._slabs.shift, self._slabs.width, full)
+        return state.pack(
+            self.dim,
+            self.config.optimizer,
+            fids,
+            full,
+            self._map.last_seen(fids),
+            None if self._touched is None else self._touched.pending(),
+        )
+
+    @classmethod
+    def from_state(cls, dim: int, config: TableConfig, state_arrays: Mapping[str, npt.NDArray[Any]]) -> EmbeddingTable:
+        """A table that continues where the other's :meth:`state` was taken; keys then in flight are pending.
+
+        Tracks touched keys if the other did.
+
+        :raises TableStateError: the arrays are incomplete, inconsistent, or of another dim or optimiser.
+        """
+        table = cls(dim, config)
+        saved = state.unpack(state_arrays, dim, config.optimizer, table._slabs.width)
+        rows = table._insert(saved.fids, 0)
+        row_kernels.scatter(rows, saved.rows, table._slabs.rows_at, table._slabs.shift, table._slabs.width)
+        table._map.stamp(saved.fids, saved.seen_s)
+        if saved.touched is not None:
+            table._touched = TouchedKeys(config.touched_capacity)
+            known, _ = table._map.find(saved.touched)
+            table._mark(known)
+            table._touched.add_deleted(saved.touched[known < 0])
+        return table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Kernels hold addresses, so a table is copied and pickled as its state, never member by member.
+        return EmbeddingTable.from_state, (self.dim, self.config, self.state())
+
+    @property
+    def _row_end(self) -> int:
+        # Row numbers freed by an insert that found no memory are above what the slabs reach.
+        return min(self._map.row_end, self._slabs.row_end)
+
+    def _insert(self, fids: Int64s, now_s: int) -> Int64s:
+        rows, fresh = self._map.assign(fids, now_s)
+        if len(fresh):
+            slabs, config = self._slabs, self.config
+            try:
+                slabs.ensure(self._map.row_end)
+            except MemoryError:
+                self._map.remove(fids[fresh])
+                raise
+            row_kernels.initialise(
+                fresh,
+                fids,
+                rows,
+                slabs.rows_at,
+                slabs.marks_at,
+                slabs.shift,
+                self.dim,
+                slabs.width,
+                config.seed,
+                config.init_scale,
+                self._optimizer.initial_slot,
+            )
+            self._mark(rows[fresh])
+        return rows
+
+    def _mark(self, rows: Int64s) -> None:
+        touched = self._touched
+        if touched is not None:
+            touched.reserve(len(rows))
+            touched.count = row_kernels.mark_touched(
+                rows,
+                self._slabs.marks_at,
+                self._slabs.shift,
+                touched.oldest_epoch,
+                touched.epoch,
+                touched.keys,
+                touched.count,
+            )
+
+    def _live(self) -> tuple[Int64s, Int64s]:
+        fids = np.empty(len(self), np.int64)
+        rows = np.empty(len(self), np.int64)
+        row_kernels.live(self._row_end, self._slabs.marks_at, self._slabs.shift, fids, rows)
+        order = np.argsort(fids)
+        return fids[order], rows[order]

@@ -1,0 +1,88 @@
+"""The saved form of a table: named arrays, ready for safetensors, checked when they come back.
+
+Rows lie in ascending order of fid, so equal tables have equal states however they came about. Row numbers are
+not part of it: nothing that is computed depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.embeddings.config import Optimizer
+from rillet.embeddings.errors import TableStateError
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+AnyArray = npt.NDArray[Any]
+
+FORMAT = 1
+_OPTIMIZER_CODES: dict[Optimizer, int] = {"none": 0, "adagrad": 1, "lazy_adam": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTable:
+    """A checked state. ``rows`` is float32[n, width], slots included; ``touched`` None where not tracked."""
+
+    fids: Int64s
+    rows: Float32s
+    seen_s: Int64s
+    touched: Int64s | None
+
+
+def pack(
+    dim: int, optimizer: Optimizer, fids: Int64s, rows: Float32s, seen_s: Int64s, touched: Int64s | None
+) -> dict[str, AnyArray]:
+    """``table`` int64[3] (format, dim, optimiser), ``fids``, ``rows``, ``seen_s`` and, where tracked, ``touched``."""
+    arrays: dict[str, AnyArray] = {
+        "table": np.array([FORMAT, dim, _OPTIMIZER_CODES[optimizer]], np.int64),
+        "fids": fids,
+        "rows": rows,
+        "seen_s": seen_s,
+    }
+    if touched is not None:
+        arrays["touched"] = touched
+    return arrays
+
+
+def unpack(arrays: Mapping[str, AnyArray], dim: int, optimizer: Optimizer, width: int) -> SavedTable:
+    """Checks a state against the table that it is to fill.
+
+    :param width: floats of a row with its slots.
+    :raises TableStateError: see ``EmbeddingTable.from_state``.
+    """
+    table = _column(arrays, "table", np.int64, (3,)).tolist()
+    if table[0] != FORMAT:
+        raise TableStateError(f"table state: format {table[0]}, this version reads {FORMAT}")
+    if table[1:] != [dim, _OPTIMIZER_CODES[optimizer]]:
+        names = {code: name for name, code in _OPTIMIZER_CODES.items()}
+        raise TableStateError(
+            f"table state: saved with dim {table[1]} and optimizer {names.get(table[2], table[2])}, "
+            f"the configuration has dim {dim} and {optimizer}; restore with the old configuration or start anew"
+        )
+    fids: Int64s = _column(arrays, "fids", np.int64, (-1,))
+    if len(fids) and (fids[0] <= 0 or not (np.diff(fids) > 0).all()):
+        raise TableStateError("table state: fids are not positive and ascending; the file is damaged")
+    touched = _column(arrays, "touched", np.int64, (-1,)) if "touched" in arrays else None
+    if touched is not None and len(touched) and touched.min() <= 0:
+        raise TableStateError("table state: touched has a fid that is not positive; the file is damaged")
+    seen_s: Int64s = _column(arrays, "seen_s", np.int64, (len(fids),))
+    if len(seen_s) and (seen_s.min() < 0 or seen_s.max() >= 1 << 32):
+        raise TableStateError("table state: seen_s has a second outside 0..2**32-1; the file is damaged")
+    return SavedTable(fids, _column(arrays, "rows", np.float32, (len(fids), width)), seen_s, touched)
+
+
+def _column(arrays: Mapping[str, AnyArray], name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+    if name not in arrays:
+        raise TableStateError(f"table state: {name} is missing; it has {', '.join(sorted(arrays))}")
+    array = np.asarray(arrays[name])
+    expected = tuple(have if want < 0 else want for have, want in zip(array.shape, shape, strict=False))
+    if array.dtype != dtype or array.ndim != len(shape) or array.shape != expected:
+        raise TableStateError(
+            f"table state: {name} is {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}"
+        )
+    return np.ascontiguousarray(array)

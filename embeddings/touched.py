@@ -1,0 +1,107 @@
+"""Which fids changed since they were last published, and nothing is ever forgotten.
+
+A publisher takes the pending keys, publishes their rows, then acknowledges, or puts them back when it could
+not. Source: Monolith section 2.2 (touched-key set); unlike there, a full set asks to be drained and grows on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.embeddings.errors import TouchedKeysError
+
+Int64s = npt.NDArray[np.int64]
+
+
+class TouchedKeys:
+    """The pending fids of one table and the ones in flight. Not thread-safe.
+
+    A fid is touched when its row was inserted, updated, overwritten or deleted. A taken fid that the table no
+    longer holds was deleted: it is to be published as a tombstone.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """:param capacity: pending keys from which :attr:`should_drain` is true."""
+        self.capacity = capacity
+        #: pending fids are keys[:count]
+        self.keys = np.empty(1024, np.int64)
+        self.count = 0
+        #: rows touched in this or a later epoch are pending already
+        self.oldest_epoch = 1
+        self.epoch = 1
+        self._in_flight: Int64s | None = None
+        self._in_flight_epoch = 0
+
+    def __len__(self) -> int:
+        """Pending keys, those in flight not counted (a fid deleted and inserted again may count twice)."""
+        return self.count
+
+    @property
+    def should_drain(self) -> bool:
+        """Whether so many keys are pending that they should be taken early. None is dropped if they are not."""
+        return self.count >= self.capacity
+
+    @property
+    def in_flight(self) -> int:
+        """Keys taken and neither acknowledged nor put back."""
+        return 0 if self._in_flight is None else len(self._in_flight)
+
+    def pending(self) -> Int64s:
+        """All keys not yet acknowledged, in flight ones too: distinct, sorted, a copy."""
+        keys: Int64s = self.keys[: self.count]
+        if self._in_flight is not None:
+            keys = np.concatenate([keys, self._in_flight])
+        distinct: Int64s = np.unique(keys)
+        return distinct
+
+    def take(self) -> Int64s:
+        """Moves the pending keys into flight and returns them: int64[n], distinct, sorted.
+
+        :raises TouchedKeysError: earlier keys are still in flight.
+        """
+        if self._in_flight is not None:
+            raise TouchedKeysError(
+                f"take: {len(self._in_flight)} keys are in flight; acknowledge them or put them back first"
+            )
+        self._in_flight = np.unique(self.keys[: self.count])
+        self._in_flight_epoch = self.oldest_epoch
+        self.count = 0
+        self.epoch += 1
+        self.oldest_epoch = self.epoch
+        return self._in_flight.copy()
+
+    def acknowledge(self) -> None:
+        """Forgets the keys in flight: they are published for good.
+
+        :raises TouchedKeysError: nothing is in flight.
+        """
+        if self._in_flight is None:
+            raise TouchedKeysError("acknowledge: no keys are in flight")
+        self._in_flight = None
+
+    def put_back(self) -> None:
+        """Makes the keys in flight pending again, beside those touched meanwhile.
+
+        :raises TouchedKeysError: nothing is in flight.
+        """
+        if self._in_flight is None:
+            raise TouchedKeysError("put_back: no keys are in flight")
+        pending = self.pending()
+        self._in_flight = None
+        self.keys = pending
+        self.count = len(pending)
+        self.oldest_epoch = self._in_flight_epoch
+
+    def reserve(self, more: int) -> None:
+        """Makes room for ``more`` keys behind ``count``, for the table that is about to write them."""
+        if self.count + more > len(self.keys):
+            grown = np.empty(2 * (self.count + more), np.int64)
+            grown[: self.count] = self.keys[: self.count]
+            self.keys = grown
+
+    def add_deleted(self, fids: Int64s) -> None:
+        """Adds fids that no row stands for any more, for a table restored from a saved state."""
+        self.reserve(len(fids))
+        self.keys[self.count : self.count + len(fids)] = fids
+        self.count += len(fids)

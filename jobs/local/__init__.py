@@ -1,1 +1,0 @@
-"""The local stack as plain processes: toolchain, broker, services."""

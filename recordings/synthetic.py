@@ -1,0 +1,196 @@
+"""A synthetic shop whose true probabilities are known and drift: what a model can be measured against.
+
+A click's log-odds are a bias, a taste of the user's segment for the item's category that walks at random
+over time, an item quality that is redrawn for a part of the items now and then, and the price. A buy needs
+a click. ``truth.npy`` beside the recording holds the probability of every label, float32[impressions, tasks].
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.recordings.errors import RecordingError
+from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
+from rillet.schemas.records import Float32s
+
+_BLOCK_REQUESTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ShopConfig:
+    """The size of the shop and how fast it changes."""
+
+    users: int = 5_000
+    items: int = 1_000
+    segments: int = 8
+    categories: int = 24
+    tags: int = 200
+    #: items on a page
+    candidates: int = 10
+    #: mean time between two requests, ms
+    gap_ms: float = 500.0
+    #: event time of the first request, epoch ms
+    start_ms: int = 1_700_000_000_000
+    #: standard deviation of a taste, and of its random walk over one hour of event time
+    taste: float = 0.9
+    drift_per_hour: float = 0.35
+    #: share of the items whose quality is redrawn in one hour
+    renewed_per_hour: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("users", "items", "segments", "categories", "tags", "candidates", "gap_ms"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        if self.candidates > self.items:
+            raise ValueError(f"candidates: {self.candidates} is more than the {self.items} items")
+
+
+class Shop:
+    """The drifting state; :meth:`requests` lets time pass."""
+
+    def __init__(self, config: ShopConfig, seed: int) -> None:
+        self.config = config
+        self.spec = synthetic_spec()
+        self._rng = rng = np.random.default_rng(seed)
+        self._segment = rng.integers(0, config.segments, config.users)
+        self._category = rng.integers(0, config.categories, config.items)
+        self._log_price = rng.normal(0, 1, config.items).astype(np.float32)
+        self._tag_counts = rng.integers(0, 4, config.items)
+        self._tags = rng.integers(1, config.tags + 1, (config.items, 3))
+        self._taste = rng.normal(0, config.taste, (config.segments, config.categories))
+        self._quality = rng.normal(0, 0.7, config.items)
+        # Few items and users are met often, most rarely (Zipf).
+        self._item_weights = np.cumsum(1 / np.arange(1, config.items + 1) ** 0.8)
+        self._user_weights = np.cumsum(1 / np.arange(1, config.users + 1) ** 0.6)
+        self._item_fids = [
+            self.spec.encode_side(
+                "item",
+                {"item": [i + 1], "category": [self._category[i]], "tags": [self._tags[i, : self._tag_counts[i]]]},
+            )
+            for i in range(config.items)
+        ]
+
+    def requests(self, count: int) -> Iterator[tuple[FeatureEvent, list[ActionEvent], Float32s]]:
+        """So many requests: the event, its actions, and the true probabilities float32[N, T]."""
+        config, rng = self.config, self._rng
+        time_ms = float(config.start_ms)
+        for begin in range(0, count, _BLOCK_REQUESTS):
+            n = min(_BLOCK_REQUESTS, count - begin)
+            gaps = rng.exponential(config.gap_ms, n)
+            self._drift(float(gaps.sum()) / 3_600_000)
+            users = np.searchsorted(self._user_weights, rng.random(n) * self._user_weights[-1])
+            for index in range(n):
+                time_ms += gaps[index]
+                yield self._request(f"synthetic-{begin + index:08d}", int(time_ms), int(users[index]))
+
+    def _drift(self, hours: float) -> None:
+        config, rng = self.config, self._rng
+        step = rng.normal(0, config.drift_per_hour * np.sqrt(hours), self._taste.shape)
+        # Pulled back to the mean, so that the spread of tastes stays what it was.
+        keep = np.sqrt(max(0.0, 1 - (config.drift_per_hour / config.taste) ** 2 * hours)) if config.taste else 1.0
+        self._taste = self._taste * keep + step
+        renewed = rng.random(config.items) < config.renewed_per_hour * hours
+        self._quality[renewed] = rng.normal(0, 0.7, int(renewed.sum()))
+
+    def _request(self, request_id: str, time_ms: int, user: int) -> tuple[FeatureEvent, list[ActionEvent], Float32s]:
+        rng = self._rng
+        items = self._page()
+        segment = int(self._segment[user])
+        score = self._taste[segment, self._category[items]] + self._quality[items] - 0.4 * self._log_price[items]
+        click = _sigmoid(score - 2.2)
+        buy_after_click = _sigmoid(0.8 * score - 1.0)
+        clicked = rng.random(len(items)) < click
+        bought = clicked & (rng.random(len(items)) < buy_after_click)
+        context, _ = self.spec.encode_side(
+            "context", {"user": [user + 1], "segment": [f"s{segment}"], "hour": [time_ms / 3_600_000 % 24]}
+        )
+        encoded = [self._item_fids[item] for item in items.tolist()]
+        event = FeatureEvent(
+            request_id=request_id,
+            event_time_ms=time_ms,
+            spec_hash=self.spec.hash,
+            context_fids=context,
+            impression_ids=items + 1,
+            item_fids=np.concatenate([fids for fids, _ in encoded]),
+            item_lengths=np.concatenate([lengths for _, lengths in encoded if lengths is not None]),
+            dense=self._log_price[items],
+        )
+        actions = []
+        for at in np.flatnonzero(clicked).tolist():
+            when = time_ms + int(rng.integers(500, 60_000))
+            actions.append(ActionEvent(request_id, when, int(items[at]) + 1, "click"))
+            if bought[at]:
+                later = when + int(rng.integers(5_000, 1_200_000))
+                actions.append(ActionEvent(request_id, later, int(items[at]) + 1, "buy"))
+        return event, actions, np.stack((click, click * buy_after_click), axis=1).astype(np.float32)
+
+    def _page(self) -> npt.NDArray[np.int64]:
+        size = self.config.candidates
+        page: dict[int, None] = {}
+        while len(page) < size:
+            drawn = np.searchsorted(self._item_weights, self._rng.random(2 * size) * self._item_weights[-1])
+            page |= dict.fromkeys(drawn.tolist())
+        return np.array(list(page)[:size], np.int64)
+
+
+def synthetic_spec() -> FeatureSpec:
+    """The feature spec of the synthetic shop."""
+    return parse_spec(resources.files("rillet.recordings").joinpath("specs", "synthetic.toml").read_text("utf-8"))
+
+
+def synthetic_events(
+    requests: int, *, seed: int = 0, config: ShopConfig | None = None
+) -> Iterator[tuple[Event, Float32s | None]]:
+    """Events in event time order; with a feature event come its true probabilities float32[N, T]."""
+    waiting: list[tuple[int, int, ActionEvent]] = []  # heap by time, then by order of making
+    made = 0
+    for event, actions, truth in Shop(config or ShopConfig(), seed).requests(requests):
+        while waiting and waiting[0][0] < event.event_time_ms:
+            yield heapq.heappop(waiting)[2], None
+        yield event, truth
+        for action in actions:
+            heapq.heappush(waiting, (action.event_time_ms, made, action))
+            made += 1
+    while waiting:
+        yield heapq.heappop(waiting)[2], None
+
+
+def generate_synthetic(out: Path, *, requests: int, seed: int = 0, config: ShopConfig | None = None) -> RecordingInfo:
+    """Writes a synthetic recording with ``truth.npy`` into ``out``.
+
+    :raises RecordingError: ``out`` cannot be written.
+    """
+    truths: list[Float32s] = []
+    with RecordingWriter(out, synthetic_spec(), "synthetic") as writer:
+        writer.source = {"generator": "synthetic", "seed": seed}
+        for event, truth in synthetic_events(requests, seed=seed, config=config):
+            writer.write(event)
+            if truth is not None:
+                truths.append(truth)
+        np.save(Path(out) / TRUTH_FILE, np.concatenate(truths) if truths else np.empty((0, 2), np.float32))
+    return writer.info()
+
+
+def read_truth(directory: Path) -> Float32s:
+    """True probabilities float32[impressions, T] in the order of the recording's impressions.
+
+    :raises RecordingError: the recording has none.
+    """
+    path = Path(directory) / TRUTH_FILE
+    try:
+        truth: Float32s = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"{path}: cannot be read ({error}); only synthetic recordings have one") from error
+    return truth
+
+
+def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-x)))

@@ -1,0 +1,273 @@
+"""The audit finds and names what a faulty joiner could do, and passes what a faultless one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rillet.audit.comparison import Audit, audit_examples
+from rillet.audit.plain_join import PlainJoin
+from rillet.audit.report import AuditReport
+from rillet.recordings.movielens import ml1m_spec
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+from tests.joiner.blocks import example_blocks
+
+SPEC = ml1m_spec()
+
+
+def make_events(spec: FeatureSpec, requests: int = 12, seed: int = 3) -> tuple[list[FeatureEvent], list[ActionEvent]]:
+    rng = np.random.default_rng(seed)
+    features, actions = [], []
+    for number in range(requests):
+        n = int(rng.integers(2, 6))
+        context, context_lengths = spec.encode_side(
+            "context", {"user": [number], "age": [1], "gender": ["F"], "occupation": [2], "zip_prefix": ["123"]}
+        )
+        item, item_lengths = spec.encode_side(
+            "item",
+            {
+                "film": rng.integers(1, 99, n),
+                "year": rng.integers(1990, 2000, n),
+                "genres": [["Comedy", "Drama", "War"][: rng.integers(0, 4)] for _ in range(n)],
+            },
+        )
+        event = FeatureEvent(
+            f"r{number}",
+            1_000_000 + 1_000 * number,
+            spec.hash,
+            context,
+            # Ids over the whole range: neither small nor in order.
+            rng.permutation(np.array([-(2**62), -1, 0, 7, 2**62])[:n]),
+            item,
+            context_lengths,
+            item_lengths,
+            served_logits=None if number % 4 == 3 else rng.normal(size=n * 2).astype(np.float32),
+        )
+        features.append(event)
+        shown = event.impression_ids.tolist()
+        at = event.event_time_ms
+        actions.append(ActionEvent(event.request_id, at + 5_000, shown[0], "watch", 4.0))
+        actions.append(ActionEvent(event.request_id, at + 4_000, shown[0], "watch", 4.0))
+        actions.append(ActionEvent(event.request_id, at + 3_599_999, shown[1], "like"))
+        actions.append(ActionEvent(event.request_id, at + 600_000, shown[1], "watch"))  # its window is over
+    return features, actions
+
+
+FEATURES, ACTIONS = make_events(SPEC)
+BLOCKS = example_blocks(SPEC, FEATURES, ACTIONS, ingest_ms=77)
+
+
+def run(blocks: list[ExampleBlock], features: list[FeatureEvent] = FEATURES) -> AuditReport:
+    join = PlainJoin(SPEC)
+    for feature in features:
+        join.add_feature(feature, 77)
+    for action in ACTIONS:
+        join.add_action(action, 77)
+    return audit_examples(join.result(), blocks, join.actions)
+
+
+def first(kind: LabelKind, task: int = 0) -> int:
+    return next(i for i, b in enumerate(BLOCKS) if b.label_kind[0] == kind and b.mask[task])
+
+
+def changed(index: int, change: Callable[[ExampleBlock], ExampleBlock]) -> list[ExampleBlock]:
+    return [*BLOCKS[:index], change(BLOCKS[index]), *BLOCKS[index + 1 :]]
+
+
+def named(report: AuditReport, problem: str, block: ExampleBlock) -> bool:
+    who = (block.request_ids[0], int(block.impression_ids[0]), SPEC.tasks[int(block.mask.argmax())].name)
+    return who in [(o.request_id, o.impression_id, o.task) for o in report.offenders if o.problem == problem]
+
+
+def test_faultless_examples_pass_with_the_right_counts() -> None:
+    report = run(BLOCKS)
+    assert report.ok, report.lines()
+    assert report.offenders == ()
+    assert report.expected == report.found == len(BLOCKS)
+    # A watch and a like a request; the second watch of an impression adds none, the one after its window neither.
+    assert report.positive == 2 * len(FEATURES)
+    assert report.negative == len(BLOCKS) - report.positive
+    assert report.requests == len(FEATURES)
+    assert report.actions == len(ACTIONS)
+
+
+def test_order_and_block_size_do_not_matter() -> None:
+    audit = Audit(joined(), len(ACTIONS))
+    for index, block in enumerate(reversed(BLOCKS)):
+        audit.add(block)
+        if index % 7 == 0:
+            audit.report()  # compares what has come so far
+    report = audit.report()
+    assert report.ok
+    assert report.offenders == ()  # what was missing at first has come
+
+
+def joined():  # type: ignore[no-untyped-def]
+    join = PlainJoin(SPEC)
+    for feature in FEATURES:
+        join.add_feature(feature, 77)
+    for action in ACTIONS:
+        join.add_action(action, 77)
+    return join.result()
+
+
+@pytest.mark.parametrize("kind", [LabelKind.POSITIVE, LabelKind.NEGATIVE])
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_removed_row_is_lost(kind: LabelKind, task: int) -> None:
+    index = first(kind, task)
+    report = run(BLOCKS[:index] + BLOCKS[index + 1 :])
+    assert (report.lost, report.duplicated, report.mislabelled) == (1, 0, 0)
+    assert not report.ok
+    assert named(report, "lost", BLOCKS[index])
+
+
+@pytest.mark.parametrize("kind", [LabelKind.POSITIVE, LabelKind.NEGATIVE])
+def test_a_doubled_row_is_duplicated(kind: LabelKind) -> None:
+    index = first(kind)
+    report = run([*BLOCKS, BLOCKS[index]])
+    assert (report.lost, report.duplicated, report.mislabelled) == (0, 1, 0)
+    assert not report.ok
+    assert named(report, "duplicated", BLOCKS[index])
+
+
+def test_a_positive_sent_as_negative_is_mislabelled_not_lost() -> None:
+    index = first(LabelKind.POSITIVE)
+    bad = changed(
+        index,
+        lambda b: replace(
+            b, labels=np.zeros(2, np.uint8), label_kind=np.array([1], np.uint8), action_time_ms=b.action_time_ms * 0 - 1
+        ),
+    )
+    report = run(bad)
+    assert (report.lost, report.mislabelled, report.wrong_columns) == (0, 1, {})
+    assert named(report, "mislabelled", BLOCKS[index])
+
+
+def test_a_negative_beside_its_positive_is_duplicated_and_mislabelled() -> None:
+    index = first(LabelKind.POSITIVE)
+    extra = replace(BLOCKS[index], labels=np.zeros(2, np.uint8), label_kind=np.array([1], np.uint8))
+    report = run([*BLOCKS, extra])
+    assert (report.lost, report.duplicated, report.mislabelled) == (0, 1, 1)
+
+
+def test_a_label_in_the_column_of_another_task_is_mislabelled() -> None:
+    index = first(LabelKind.POSITIVE)
+    assert run(changed(index, lambda b: replace(b, labels=np.array([1, 1], np.uint8)))).mislabelled == 1
+
+
+def test_a_row_that_teaches_two_tasks_is_unexpected() -> None:
+    index = first(LabelKind.POSITIVE)
+    report = run(changed(index, lambda b: replace(b, mask=np.array([1, 1], np.uint8))))
+    assert (report.unexpected, report.lost) == (1, 1)
+
+
+def test_a_changed_rate_is_found() -> None:
+    index = first(LabelKind.NEGATIVE)
+    report = run(changed(index, lambda b: replace(b, sampling_rate=np.array([0.25], np.float32))))
+    assert (report.wrong_rate, report.lost, report.mislabelled) == (1, 0, 0)
+    assert not report.ok
+    assert named(report, "wrong rate", BLOCKS[index])
+
+
+def test_a_negative_that_the_sample_leaves_out_is_unexpected() -> None:
+    everything = replace(SPEC, tasks=tuple(replace(task, negative_rate=1.0) for task in SPEC.tasks))
+    due = {(b.request_ids[0], int(b.impression_ids[0]), int(b.mask.argmax())) for b in BLOCKS}
+    left_out = next(
+        b
+        for b in example_blocks(everything, FEATURES, ACTIONS, ingest_ms=77)
+        if (b.request_ids[0], int(b.impression_ids[0]), int(b.mask.argmax())) not in due
+    )
+    extra = replace(left_out, spec_hash=SPEC.hash, sampling_rate=np.array([0.5], np.float32))
+    report = run([*BLOCKS, extra])
+    assert (report.unexpected, report.duplicated, report.lost) == (1, 0, 0)
+    assert named(report, "unexpected", extra)
+
+
+def test_a_row_of_an_impression_that_nobody_logged_is_unexpected() -> None:
+    stranger = replace(BLOCKS[0], request_ids=["nobody"])
+    other = replace(BLOCKS[0], impression_ids=np.array([12345]))
+    report = run([*BLOCKS, stranger, other])
+    assert report.unexpected == 2
+    assert {o.request_id for o in report.offenders} == {"nobody", BLOCKS[0].request_ids[0]}
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("fids", lambda b: replace(b, fids=np.concatenate((b.fids[:-1], b.fids[-1:] + 1)))),
+        ("feature_time_ms", lambda b: replace(b, feature_time_ms=b.feature_time_ms + 1)),
+        ("action_time_ms", lambda b: replace(b, action_time_ms=b.action_time_ms + 1)),
+        ("feature_ingest_ms", lambda b: replace(b, feature_ingest_ms=b.feature_ingest_ms + 1)),
+        ("action_ingest_ms", lambda b: replace(b, action_ingest_ms=b.action_ingest_ms + 1)),
+        ("served_logits", lambda b: replace(b, served_logits=b.served_logits + np.float32(1))),
+        ("served_logits", lambda b: replace(b, served_logits=None)),
+        ("label_kind", lambda b: replace(b, label_kind=np.array([LabelKind.LATE_POSITIVE], np.uint8))),
+    ],
+)
+def test_a_changed_column_is_found_and_named(column: str, change: Callable[[ExampleBlock], ExampleBlock]) -> None:
+    index = first(LabelKind.POSITIVE)
+    report = run(changed(index, change))
+    assert report.wrong_columns == {column: 1}
+    assert (report.lost, report.duplicated, report.mislabelled) == (0, 0, 0)
+    assert not report.ok
+    assert named(report, f"wrong {column}", BLOCKS[index])
+
+
+def test_swapped_lengths_and_missing_fids_are_found() -> None:
+    index = next(i for i, b in enumerate(BLOCKS) if b.lengths is not None and b.lengths[-1] >= 1)
+
+    def shorter(block: ExampleBlock) -> ExampleBlock:
+        assert block.lengths is not None
+        lengths = block.lengths.copy()
+        lengths[-1] -= 1
+        return replace(block, lengths=lengths, fids=block.fids[:-1])
+
+    report = run(changed(index, shorter))
+    assert report.wrong_columns == {"lengths": 1, "fids": 1}
+    assert named(report, "wrong fids", BLOCKS[index])
+
+
+def test_a_block_of_another_spec_is_counted_and_its_rows_are_lost() -> None:
+    report = run(changed(0, lambda b: replace(b, spec_hash=1)))
+    assert (report.wrong_spec, report.lost) == (1, 1)
+
+
+def test_a_block_whose_columns_do_not_fit_is_undecodable_and_its_row_lost() -> None:
+    index = first(LabelKind.POSITIVE)
+    report = run(changed(index, lambda b: replace(b, mask=b.mask[:1])))
+    assert (report.undecodable, report.lost) == (1, 1)
+    assert any("mask" in str(o) for o in report.offenders)
+
+
+def test_raw_events_that_fit_no_spec_are_told_and_are_no_loss() -> None:
+    report = run(BLOCKS, [*FEATURES, replace(FEATURES[0], request_id="odd", spec_hash=1)])
+    assert report.ok
+    assert report.unusable_events == 1
+    assert "1 raw records" in report.lines()[0]
+
+
+def test_events_that_are_all_of_another_spec_prove_nothing() -> None:
+    assert not run([], [replace(feature, spec_hash=1) for feature in FEATURES]).ok
+
+
+def test_a_second_feature_event_of_a_request_is_a_duplicate_and_the_first_wins() -> None:
+    again = replace(FEATURES[0], event_time_ms=FEATURES[0].event_time_ms + 9, served_logits=None)
+    report = run(BLOCKS, [*FEATURES, again])
+    assert report.ok
+    assert report.duplicate_features == 1
+
+
+def test_actions_without_their_feature_are_counted_as_orphans() -> None:
+    report = run([b for b in BLOCKS if b.request_ids[0] != "r0"], FEATURES[1:])
+    assert report.ok
+    assert report.orphan_actions == 4
+
+
+def test_only_a_few_offenders_of_a_kind_are_named() -> None:
+    report = run([])
+    assert report.lost == len(BLOCKS)
+    assert len(report.offenders) == 5
+    assert any("lost" in line for line in report.lines())

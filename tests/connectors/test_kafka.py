@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource
+
+from rillet.connectors.errors import BrokerUnavailableError, DeliveryError, TopicError
+from rillet.connectors.producers import ActionProducer, EventProducer, KafkaFeatureLog
+from rillet.connectors.topics import client_settings, create_topics, ensure_broker, topic_ends
+from rillet.devstack.process import free_port
+from rillet.schemas import ActionEvent, FeatureEvent, decode_as
+
+OLD_MS = 978_300_000_000  # recorded in December 2000
+
+
+def feature(request_id: str) -> FeatureEvent:
+    return FeatureEvent(request_id, OLD_MS, 7, np.array([1]), np.array([5, 6]), np.array([2, 3]))
+
+
+def read(broker: str, topic: str, count: int) -> list[Message]:
+    consumer = Consumer(client_settings(broker, **{"group.id": "test", "auto.offset.reset": "earliest"}))
+    consumer.assign([TopicPartition(topic, number, 0) for number in topic_ends(broker, topic) or {}])
+    messages: list[Message] = []
+    deadline = time.monotonic() + 20
+    while len(messages) < count and time.monotonic() < deadline:
+        messages += consumer.consume(count, timeout=0.5)
+    consumer.close()
+    return messages
+
+
+def test_an_unreachable_broker_is_named_in_one_line() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(BrokerUnavailableError, match=f"no Kafka broker answers at {address}") as caught:
+        ensure_broker(address, timeout_s=0.3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_queue_never_blocks_the_server_and_counts_what_it_lost() -> None:
+    producer = EventProducer(f"127.0.0.1:{free_port()}", "features", max_queue_records=3, timeout_s=1.0)
+    begun = time.monotonic()
+    taken = [producer.append(feature(str(i))) for i in range(5)]
+    assert time.monotonic() - begun < 0.2
+    assert taken == [True, True, True, False, False]
+    assert (producer.rejected, len(producer)) == (2, 3)
+    producer.close(0.1)
+    assert producer.failed == 3
+
+
+@pytest.mark.integration
+def test_events_arrive_with_request_key_event_time_and_ingest_header(broker: str, topics: Callable[..., str]) -> None:
+    name = topics("features", partitions=2)
+    log = KafkaFeatureLog(broker, name, now_ms=lambda: 1234)
+    for i in range(20):
+        log.append(feature(f"r{i}"))
+    log.flush()
+    log.close()
+    messages = read(broker, name, 20)
+    assert log.delivered == 20
+    assert sorted(m.key().decode() for m in messages) == sorted(f"r{i}" for i in range(20))
+    for message in messages:
+        assert message.timestamp()[1] == OLD_MS
+        assert message.headers() == [("ingest_ms", b"1234")]
+        assert decode_as(FeatureEvent, message.value()).request_id == message.key().decode()
+
+
+@pytest.mark.integration
+def test_actions_go_out_as_they_are(broker: str, topics: Callable[..., str]) -> None:
+    name = topics("actions")
+    producer = ActionProducer(broker, name)
+    action = ActionEvent("r1", OLD_MS, 5, "like", value=0.5, action_id="a")
+    producer.append(action)
+    producer.flush()
+    producer.close()
+    (message,) = read(broker, name, 1)
+    assert decode_as(ActionEvent, message.value()) == action
+
+
+@pytest.mark.integration
+def test_a_record_for_a_missing_topic_is_counted_as_failed(broker: str) -> None:
+    log = KafkaFeatureLog(broker, "never-made", timeout_s=2.0)
+    log.append(feature("r"))
+    with pytest.raises(DeliveryError, match="never-made"):
+        log.flush(10)
+    assert (log.delivered, log.failed) == (0, 1)
+    log.close()
+
+
+@pytest.mark.integration
+def test_topics_are_made_once_and_keep_old_events(broker: str) -> None:
+    wanted = {"once-features": 2, "once-deltas": 1}
+    assert sorted(create_topics(broker, wanted)) == sorted(wanted)
+    assert create_topics(broker, wanted) == []
+    resource = ConfigResource(ConfigResource.Type.TOPIC, "once-features")
+    admin = AdminClient(client_settings(broker))
+    settings = admin.describe_configs([resource])[resource].result(10)
+    assert settings["retention.ms"].value == "-1"
+    assert topic_ends(broker, "once-features") == {0: (0, 0), 1: (0, 0)}
+    assert topic_ends(broker, "no-such-topic") is None
+
+
+@pytest.mark.integration
+def test_a_topic_with_other_partitions_than_configured_is_refused(broker: str, topics: Callable[..., str]) -> None:
+    name = topics("examples", partitions=1)
+    with pytest.raises(TopicError, match=f"{name}.* has 1 partitions, the configuration asks for 3"):
+        create_topics(broker, {name: 3})

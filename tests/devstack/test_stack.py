@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rillet.connectors.topics import topic_ends
+from rillet.devstack.process import free_port
+from rillet.devstack.stack import Stack, down, up
+from rillet.jobs.config import parse_config
+from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.jobs.services import SERVICES
+from rillet.jobs.status import run_status
+from rillet.jobs.toolchain import python_environment
+
+#: answers every path with 200, so also the readiness probes
+READY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'# TYPE rillet_rows gauge\\nrillet_rows 7.0\\n' if self.path == '/metrics' else b'ok'
+        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+"""
+BROKEN = "raise SystemExit('rillet train: the checkpoint is of another model')"
+
+
+def make_stack(folder: Path, servers: str) -> Stack:
+    config = parse_config({"spec": "a", "data_dir": str(folder)})
+    unique = {name: f"{name}-{folder.name}" for name in ("features", "actions", "examples", "deltas", "dead_letters")}
+    config = replace(
+        config,
+        kafka=replace(config.kafka, bootstrap_servers=servers, topics=replace(config.kafka.topics, **unique)),
+        serving=replace(config.serving, port=free_port()),
+        health=replace(config.health, join_port=free_port(), train_port=free_port()),
+    )
+    return Stack(config, folder / "rillet.toml")
+
+
+@pytest.fixture
+def fake_services(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Programs that stand in for the services, by name."""
+    programs = dict.fromkeys(SERVICES, READY)
+
+    def command(self: Stack, name: str) -> list[str]:
+        return [sys.executable, "-c", programs[name], str(self._port(name))]
+
+    monkeypatch.setattr(Stack, "command", command)
+    return programs
+
+
+@pytest.fixture
+def stack(tmp_path: Path, broker: str, fake_services: dict[str, str]) -> Iterator[Stack]:
+    stack = make_stack(tmp_path, broker)
+    yield stack
+    for name in SERVICES:
+        stack.stop(name, kill=True)
+
+
+@pytest.mark.integration
+def test_up_makes_topics_and_starts_what_is_ready_and_up_again_changes_nothing(stack: Stack) -> None:
+    said: list[str] = []
+    up(stack, said.append)
+    pids = [stack.process(name).pid for name in SERVICES]
+    assert None not in pids
+    assert all(stack.is_ready(name) for name in SERVICES)
+    assert set(topic_ends(stack.config.kafka.bootstrap_servers, stack.config.kafka.topics.features) or {}) == {0, 1}
+    assert "was not started from" in said[0]
+    up(stack, said.append)
+    assert [stack.process(name).pid for name in SERVICES] == pids
+    assert sum("runs already" in line for line in said) == 3
+
+
+@pytest.mark.integration
+def test_down_stops_the_services_and_leaves_a_broker_that_is_not_ours(stack: Stack) -> None:
+    up(stack, lambda line: None)
+    said: list[str] = []
+    down(stack, said.append)
+    assert [stack.process(name).pid for name in SERVICES] == [None] * 3
+    assert said == ["serve   stopped", "train   stopped", "join    stopped", "broker  was not running here"]
+    assert topic_ends(stack.config.kafka.bootstrap_servers, stack.config.kafka.topics.features) is not None
+
+
+@pytest.mark.integration
+def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_services: dict[str, str]) -> None:
+    fake_services["train"] = BROKEN
+    with pytest.raises(ServiceError, match=r"train died while starting, see .*train\.log: .*another model") as caught:
+        up(stack, lambda line: None)
+    assert "\n" not in str(caught.value)
+    assert stack.is_ready("join")
+
+
+@pytest.mark.integration
+def test_status_shows_services_their_figures_and_topics(stack: Stack) -> None:
+    stack.start_broker()
+    stack.start("train")
+    stack.wait_ready("train", 20)
+    text = "\n".join(run_status(stack))
+    assert f"train         ready{stack.process('train').pid:>15}" in text
+    assert "rillet_rows 7" in text
+    assert "join          stopped" in text
+    assert stack.config.kafka.topics.dead_letters in text
+
+
+def test_a_taken_port_is_reported_with_the_setting_to_change(tmp_path: Path, fake_services: dict[str, str]) -> None:
+    stack = make_stack(tmp_path, "127.0.0.1:1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", stack.config.serving.port))
+        taken.listen()
+        with pytest.raises(PortInUseError, match=r"\[serving\] port"):
+            stack.start("serve")
+
+
+def test_no_broker_is_started_for_an_address_elsewhere(tmp_path: Path) -> None:
+    stack = make_stack(tmp_path, "kafka.example.org:9092")
+    with pytest.raises(ServiceError, match=r"bootstrap_servers is kafka\.example\.org:9092"):
+        _ = stack.broker
+
+
+def test_services_run_the_rillet_command_with_this_configuration(tmp_path: Path) -> None:
+    stack = make_stack(tmp_path, "127.0.0.1:1")
+    command = stack.command("train")
+    assert command[1:6] == ["-m", "rillet", "train", "--config", str(tmp_path / "rillet.toml")]
+    assert command[6:] == ["--bootstrap-servers", "127.0.0.1:1"]
+
+
+def test_services_get_an_activated_environment() -> None:
+    environment = python_environment()
+    assert environment["VIRTUAL_ENV"] == sys.prefix
+    assert environment["PATH"].startswith(f"{sys.prefix}/bin:")
+    assert Path(environment["JAVA_HOME"], "bin", "java").exists()

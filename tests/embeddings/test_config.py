@@ -1,0 +1,48 @@
+"""Settings out of range are refused with the field's name; reading them does not load numba."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from rillet.embeddings import TableConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimizer", "sgd"),
+        ("learning_rate", -0.1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+        ("eps", -1e-9),
+        ("initial_accumulator", -1.0),
+        ("init_scale", float("inf")),
+        ("seed", -1),
+        ("chunk_rows", 0),
+        ("chunk_rows", 1000),
+        ("initial_capacity", 0),
+        ("touched_capacity", 0),
+    ],
+)
+def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        TableConfig(**{field: value})
+
+
+def test_reading_a_configuration_does_not_load_numba() -> None:
+    code = "import sys, rillet.embeddings as e; e.TableConfig(); sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    from rillet import embeddings
+
+    assert all(getattr(embeddings, name) is not None for name in embeddings.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Table'"):
+        _ = embeddings.Table  # type: ignore[attr-defined]

@@ -1,0 +1,124 @@
+"""What the kernels are checked against: the same formulas in plain NumPy and Python, slow and obvious."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rillet.embeddings import TableConfig
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+def mix(value: int) -> int:
+    """splitmix64's finalizer on Python integers."""
+    x = (value + _GAMMA) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def unmix(hashed: int) -> int:
+    """The value that :func:`mix` turns into ``hashed``: to make fids that crowd into one place."""
+
+    def unshift(x: int, by: int) -> int:
+        result = x
+        while by < 64:
+            result = x ^ (result >> by) if by == 64 else result ^ (result >> by)
+            by *= 2
+        return result
+
+    x = unshift(hashed, 31)
+    x = (x * pow(0x94D049BB133111EB, -1, 1 << 64)) & _MASK
+    x = unshift(x, 27)
+    x = (x * pow(0xBF58476D1CE4E5B9, -1, 1 << 64)) & _MASK
+    x = unshift(x, 30)
+    return (x - _GAMMA) & _MASK
+
+
+def crowded_fids(count: int, prefix_bits: int, slot: int) -> npt.NDArray[np.int64]:
+    """Positive fids whose hashes begin with ``prefix_bits`` zeros and share the home slot of their segment."""
+    found: list[int] = []
+    middle = 0
+    while len(found) < count:
+        middle += 1
+        assert middle < 1 << (52 - prefix_bits)
+        fid = unmix((middle << 12) | slot)
+        if 0 < fid < 1 << 63:
+            found.append(fid)
+    return np.array(found, np.int64)
+
+
+def initial_row(fid: int, dim: int, config: TableConfig) -> npt.NDArray[np.float32]:
+    """The embedding that a new row starts with."""
+    row = np.zeros(dim, np.float32)
+    start = mix(fid ^ mix(config.seed))
+    for column in range(1, dim):
+        unit = np.float32((mix((start + column) & _MASK) >> 40) * 2.0**-23) - np.float32(1)
+        row[column] = unit * np.float32(config.init_scale)
+    return row
+
+
+def pooled(rows: npt.NDArray[np.float32], lengths: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Mean of each segment of rows, zeros for an empty one."""
+    out = np.zeros((len(lengths), rows.shape[1]))
+    start = 0
+    for segment, length in enumerate(lengths.tolist()):
+        if length:
+            out[segment] = rows[start : start + length].astype(np.float64).sum(axis=0) / length
+        start += length
+    return out
+
+
+def summed(
+    fids: npt.NDArray[np.int64], lengths: npt.NDArray[np.uint16], grad: npt.NDArray[np.float32]
+) -> dict[int, npt.NDArray[np.float64]]:
+    """Gradient of each distinct fid but the padding."""
+    out: dict[int, npt.NDArray[np.float64]] = {}
+    start = 0
+    for segment, length in enumerate(lengths.tolist()):
+        for fid in fids[start : start + length].tolist():
+            if fid:
+                share = grad[segment].astype(np.float64) / length
+                out[fid] = out[fid] + share if fid in out else share
+        start += length
+    return out
+
+
+class Adagrad:
+    """One row's Adagrad in float64."""
+
+    def __init__(self, row: npt.NDArray[Any], config: TableConfig) -> None:
+        self.row = row.astype(np.float64)
+        self.config = config
+        self.total = np.full(len(row), config.initial_accumulator)
+
+    def step(self, g: npt.NDArray[np.float64]) -> None:
+        self.total += g * g
+        self.row -= self.config.learning_rate * g / (np.sqrt(self.total) + self.config.eps)
+
+
+class LazyAdam:
+    """One row's Adam in float64."""
+
+    def __init__(self, row: npt.NDArray[Any], config: TableConfig) -> None:
+        self.row = row.astype(np.float64)
+        self.config = config
+        self.mean = np.zeros(len(row))
+        self.square = np.zeros(len(row))
+        self.steps = 0
+
+    def step(self, g: npt.NDArray[np.float64]) -> None:
+        config = self.config
+        self.steps += 1
+        self.mean = config.beta1 * self.mean + (1 - config.beta1) * g
+        self.square = config.beta2 * self.square + (1 - config.beta2) * g * g
+        mean = self.mean / (1 - config.beta1**self.steps)
+        square = self.square / (1 - config.beta2**self.steps)
+        self.row -= config.learning_rate * mean / (np.sqrt(square) + config.eps)
+
+
+TWINS = {"adagrad": Adagrad, "lazy_adam": LazyAdam}

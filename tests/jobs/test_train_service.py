@@ -1,0 +1,143 @@
+"""The trainer as a service on a real broker: what it reads, tells and keeps when it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+
+from rillet.connectors.errors import TopicError
+from rillet.connectors.example_source import KafkaExampleSource
+from rillet.devstack.process import free_port
+from rillet.schemas import dump_spec, encode
+from rillet.trainer import CheckpointStore
+from tests.trainer.blocks import RAGGED, make_block
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _transaction(broker: str, topic: str, blocks: int, *, commit: bool, seed: int) -> int:
+    """Writes blocks in one transaction; returns how many rows."""
+    producer = Producer({"bootstrap.servers": broker, "transactional.id": uuid.uuid4().hex})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    rng = np.random.default_rng(seed)
+    rows = 0
+    for _ in range(blocks):
+        block = make_block(rng, 50)
+        rows += len(block)
+        producer.produce(topic, encode(block), b"0")
+    producer.flush(30)
+    if commit:
+        producer.commit_transaction(30)
+    else:
+        producer.abort_transaction(30)
+    return rows
+
+
+def _get(port: int, path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            text: str = answer.read().decode()
+            return text
+    except (urllib.error.URLError, OSError):
+        return ""
+
+
+def _wait_for_rows(port: int, rows: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while f"rillet_train_rows_total {float(rows)}\n" not in _get(port, "/metrics"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline, _get(port, "/metrics")
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(600)
+def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
+    tmp_path: Path, broker: str, topics: Callable[..., str]
+) -> None:
+    examples = topics("examples")
+    port = free_port()
+    (tmp_path / "films.spec.toml").write_text(dump_spec(RAGGED))
+    (tmp_path / "rillet.toml").write_text(
+        f"""
+spec = "films.spec.toml"
+data_dir = "var"
+[kafka]
+bootstrap_servers = "{broker}"
+[kafka.topics]
+features = "{topics("features", partitions=2)}"
+actions = "{topics("actions", partitions=2)}"
+examples = "{examples}"
+deltas = "{topics("deltas")}"
+dead_letters = "{topics("dead")}"
+[model]
+name = "films"
+dim = 4
+hidden = [8]
+[trainer]
+batch_size = 64
+max_wait_ms = 100
+checkpoint_interval_s = 3600
+progress_interval_s = 0.2
+[health]
+train_port = {port}
+"""
+    )
+    committed = _transaction(broker, examples, 5, commit=True, seed=1)
+    _transaction(broker, examples, 7, commit=False, seed=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rillet", "train", "--config", str(tmp_path / "rillet.toml")], cwd=ROOT
+    )
+    try:
+        _wait_for_rows(port, committed, process)
+        committed += _transaction(broker, examples, 3, commit=True, seed=3)
+        _wait_for_rows(port, committed, process)
+        assert _get(port, "/readyz") == "ready\n"
+        assert 'rillet_train_auc{source="model",task="watch"}' in _get(port, "/metrics")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    store = CheckpointStore(str(tmp_path / "var" / "checkpoints"), keep=3)
+    assert store.versions() == [1]
+    meta = store.load(1).meta
+    assert meta["counters"]["rows"] == committed
+    # 5 + marker + 7 + marker + 3: the record after the last one read.
+    assert meta["positions"] == {"0": [17, 0]}
+    assert meta["extra"]["publisher"]["epoch"] == 1
+
+
+def test_a_position_that_the_topic_does_not_hold_is_refused_at_the_start(
+    broker: str, topics: Callable[..., str]
+) -> None:
+    with pytest.raises(TopicError, match="offset 5 of partition 0"):
+        KafkaExampleSource(broker, topics("examples"), {0: (5, 0)}, until_latest=False)
+
+
+def test_until_latest_ends_behind_an_aborted_transaction(broker: str, topics: Callable[..., str]) -> None:
+    examples = topics("examples", partitions=2)
+    _transaction(broker, examples, 3, commit=True, seed=1)
+    _transaction(broker, examples, 3, commit=False, seed=2)
+    source = KafkaExampleSource(broker, examples, {}, until_latest=True)
+    found = 0
+    deadline = time.monotonic() + 30
+    while (records := source.poll(10, 0.2)) is not None:
+        found += len(records)
+        assert time.monotonic() < deadline
+    source.close()
+    assert found == 3

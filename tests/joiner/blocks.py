@@ -1,0 +1,79 @@
+"""Example blocks as a faultless joiner would write them, made row by row in plain Python."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+from rillet.schemas import NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+
+_MASK = (1 << 64) - 1
+
+
+def sampled(seed: int, request_id: str, impression_id: int, task: str, rate: float) -> bool:
+    digest = blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest()
+    x = int.from_bytes(digest, "little") ^ (impression_id & _MASK)
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    x ^= x >> 31
+    return (x >> 11) * 2.0**-53 < rate
+
+
+def example_blocks(
+    spec: FeatureSpec, features: list[FeatureEvent], actions: list[ActionEvent], ingest_ms: int = NO_TIME_MS
+) -> list[ExampleBlock]:
+    """One block a request and task label, every row that is due."""
+    blocks = []
+    for feature in features:
+        for column, task in enumerate(spec.tasks):
+            for position, impression_id in enumerate(feature.impression_ids.tolist()):
+                times = [
+                    action.event_time_ms
+                    for action in actions
+                    if (action.request_id, action.impression_id, action.action)
+                    == (feature.request_id, impression_id, task.action)
+                    and action.event_time_ms < feature.event_time_ms + task.window_ms
+                ]
+                if times or sampled(
+                    spec.sampling_seed, feature.request_id, impression_id, task.name, task.negative_rate
+                ):
+                    blocks.append(_row(spec, feature, position, column, min(times, default=NO_TIME_MS), ingest_ms))
+    return blocks
+
+
+def _row(
+    spec: FeatureSpec, feature: FeatureEvent, position: int, column: int, action_ms: int, ingest_ms: int
+) -> ExampleBlock:
+    slots, tasks, dense = len(spec.item), len(spec.tasks), len(spec.dense)
+    positive = action_ms != NO_TIME_MS
+    one_hot = np.eye(tasks, dtype=np.uint8)[column]
+    context_lengths = feature.context_lengths
+    if context_lengths is None:
+        context_lengths = np.ones(len(spec.context), np.uint16)
+    all_lengths = feature.item_lengths
+    if all_lengths is None:
+        all_lengths = np.ones(slots * len(feature.impression_ids), np.uint16)
+    item_lengths = all_lengths[position * slots : (position + 1) * slots]
+    begin = int(all_lengths[: position * slots].sum())
+    logits = feature.served_logits
+    return ExampleBlock(
+        spec_hash=spec.hash,
+        bucket=0,
+        request_ids=[feature.request_id],
+        request_index=np.zeros(1, np.int32),
+        impression_ids=feature.impression_ids[position : position + 1],
+        fids=np.concatenate((feature.context_fids, feature.item_fids[begin : begin + int(item_lengths.sum())])),
+        dense=feature.dense[position * dense : (position + 1) * dense],
+        labels=one_hot * np.uint8(positive),
+        mask=one_hot,
+        sampling_rate=np.array([spec.tasks[column].negative_rate], np.float32),
+        label_kind=np.array([LabelKind.POSITIVE if positive else LabelKind.NEGATIVE], np.uint8),
+        feature_time_ms=np.array([feature.event_time_ms]),
+        action_time_ms=np.array([action_ms]),
+        feature_ingest_ms=np.array([ingest_ms]),
+        action_ingest_ms=np.array([ingest_ms if positive else NO_TIME_MS]),
+        lengths=np.concatenate((context_lengths, item_lengths)) if spec.ragged else None,
+        served_logits=None if logits is None else logits[position * tasks : (position + 1) * tasks],
+    )
