@@ -11,7 +11,7 @@ import numpy as np
 
 from rillet.audit.plain_join import Joined
 from rillet.schemas import ExampleBlock
-from rillet.schemas.records import Int64s
+from rillet.schemas.arrays import Int64s, range_indices
 
 
 def stack_columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
@@ -58,13 +58,5 @@ def due_fids(joined: Joined, requests: Int64s, rows: Int64s) -> Int64s:
     starts = np.stack((joined.context_start[requests], joined.item_start[rows] + len(joined.context_fids)), axis=1)
     sizes = np.stack((context, item), axis=1)
     both = np.concatenate((joined.context_fids, joined.item_fids))
-    fids: Int64s = both[ranges(starts.reshape(-1), sizes.reshape(-1))]
+    fids: Int64s = both[range_indices(starts.reshape(-1), sizes.reshape(-1))]
     return fids
-
-
-def ranges(starts: Int64s, sizes: Int64s) -> Int64s:
-    """start, start + 1, ... for each start, one range after the other."""
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    index: Int64s = np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
-    return index

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rillet.audit.columns import due_fids, ranges, stack_columns
-from rillet.audit.plain_join import Bools, Joined, PlainJoin
+from rillet.audit.columns import due_fids, stack_columns
+from rillet.audit.plain_join import Joined, PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
@@ -27,7 +26,7 @@ from rillet.schemas import (
     RecordError,
     decode_as,
 )
-from rillet.schemas.records import Int64s
+from rillet.schemas.arrays import AnyArray, Bools, Int64s, range_indices
 
 #: Columns compared with what the events say, apart from label and rate.
 COLUMNS = (
@@ -162,7 +161,7 @@ class Audit:
         joined = self.joined
         requests, total = joined.request[rows], len(column["impression_ids"])
         kind = np.where(joined.positive[rows, task], np.uint8(LabelKind.POSITIVE), np.uint8(LabelKind.NEGATIVE))
-        due: dict[str, npt.NDArray[Any]] = {
+        due: dict[str, AnyArray] = {
             "label_kind": kind,
             "feature_time_ms": joined.feature_time_ms[requests],
             "feature_ingest_ms": joined.feature_ingest_ms[requests],
@@ -196,7 +195,7 @@ class Audit:
         ends = column["fid_ends"][keep]
         same = np.flatnonzero(column["fid_counts"][keep] == sizes)
         expected_fids = due_fids(joined, requests[same], rows[same])
-        found_fids = column["fids"][ranges(ends[same] - sizes[same], sizes[same])]
+        found_fids = column["fids"][range_indices(ends[same] - sizes[same], sizes[same])]
         differs = np.zeros(len(rows), np.bool_)
         row_of = np.repeat(same, sizes[same])
         differs[row_of[found_fids != expected_fids]] = True

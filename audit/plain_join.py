@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import NO_TIME_MS, ActionEvent, FeatureEvent, FeatureSpec, RecordError
-from rillet.schemas.records import Float32s, Int64s, UInt16s
-
-Bools = npt.NDArray[np.bool_]
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt16s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,11 +208,11 @@ def _find_pairs(in_a: Int64s, in_b: Int64s, a: Int64s, b: Int64s) -> Int64s:
     return np.where(known & (keys[place] == wanted), place, -1)
 
 
-def _bounds(counts: npt.NDArray[np.int64]) -> Int64s:
+def _bounds(counts: Int64s) -> Int64s:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)))
 
 
-def _concat(parts: Sequence[npt.NDArray[Any]], dtype: type) -> npt.NDArray[Any]:
+def _concat(parts: Sequence[AnyArray], dtype: type) -> AnyArray:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 

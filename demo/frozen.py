@@ -7,7 +7,7 @@ import numpy as np
 from rillet.audit.plain_join import Joined
 from rillet.connectors.delta_log import KafkaLog
 from rillet.jobs.config import RilletConfig
-from rillet.schemas.records import Float32s, Int64s
+from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram

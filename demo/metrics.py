@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rillet.audit.plain_join import Bools
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Float64s
 
-Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Floats = Float32s | Float64s
 
 
 def auc(scores: Floats, labels: Bools) -> float:
@@ -37,13 +36,13 @@ def calibration(logits: Floats, labels: Bools) -> float:
     return float(sigmoid(logits).mean() / labels.mean())
 
 
-def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def sigmoid(logits: npt.ArrayLike) -> Float64s:
     """1 / (1 + exp(-x)), float64, without overflow."""
     x = np.asarray(logits, np.float64)
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
-def windowed_auc(scores: Floats, labels: Bools, groups: npt.NDArray[Any], count: int) -> list[float]:
+def windowed_auc(scores: Floats, labels: Bools, groups: AnyArray, count: int) -> list[float]:
     """AUC within each group 0 to count - 1 of rows; NaN where a group lacks a class."""
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(count + 1))

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.audit.plain_join import Joined
 from rillet.audit.report import AuditReport
@@ -19,7 +18,7 @@ from rillet.connectors.topic_reader import TopicRecord
 from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
 from rillet.demo.timeline import FRESHNESS, Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
-from rillet.schemas.records import Float32s, Int64s
+from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
 from rillet.sync.blocks import CLAIM_PREFIX
 
 AUC_POINTS = 20
@@ -158,10 +157,7 @@ def judged_requests(joined: Joined, early: set[str]) -> Int64s:
 def impressions_of(joined: Joined, requests: Int64s) -> Int64s:
     """Rows of all impressions of the requests, request after request."""
     counts = joined.start[requests + 1] - joined.start[requests]
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    rows: Int64s = np.arange(total) + np.repeat(joined.start[requests] - (ends - counts), counts)
-    return rows
+    return range_indices(joined.start[requests], counts)
 
 
 def judge(joined: Joined, requests: Int64s, frozen: Float32s, task: int, first_request: int) -> Quality:
@@ -219,7 +215,7 @@ def latency_summary(latency_s: list[float]) -> dict[str, float]:
     """Quantiles of the driver's request times, in ms."""
     if not latency_s:
         return {}
-    values: npt.NDArray[np.float64] = np.quantile(latency_s, (0.5, 0.99)) * 1000
+    values: Float64s = np.quantile(latency_s, (0.5, 0.99)) * 1000
     return {"p50": float(values[0]), "p99": float(values[1])}
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings import row_kernels, state, update_kernels
 from rillet.embeddings.config import TableConfig
@@ -28,10 +27,7 @@ from rillet.embeddings.inputs import (
 from rillet.embeddings.optimizers import make_optimizer
 from rillet.embeddings.slabs import RowSlabs
 from rillet.embeddings.touched import TouchedKeys
-
-Int64s = npt.NDArray[np.int64]
-UInt16s = npt.NDArray[np.uint16]
-Float32s = npt.NDArray[np.float32]
+from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt16s
 
 
 class EmbeddingTable:
@@ -186,7 +182,7 @@ class EmbeddingTable:
         fids, rows = self._live()
         return fids, self.gather_pooled(rows, None)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, AnyArray]:
         """All that :meth:`from_state` needs to go on bit for bit: copies, independent of the table."""
         fids, rows = self._live()
         full = np.empty((len(rows), self._slabs.width), np.float32)
@@ -201,7 +197,7 @@ class EmbeddingTable:
         )
 
     @classmethod
-    def from_state(cls, dim: int, config: TableConfig, state_arrays: Mapping[str, npt.NDArray[Any]]) -> EmbeddingTable:
+    def from_state(cls, dim: int, config: TableConfig, state_arrays: Mapping[str, AnyArray]) -> EmbeddingTable:
         """A table that continues where the other's :meth:`state` was taken; keys then in flight are pending.
 
         Tracks touched keys if the other did.

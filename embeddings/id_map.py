@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings import map_kernels as kernels
 from rillet.embeddings.errors import TableError
-
-Int64s = npt.NDArray[np.int64]
+from rillet.schemas.arrays import Int64s
 
 #: segments are allocated in blocks that double up to this many (4 MiB)
 _MAX_BLOCK_SEGMENTS = 64

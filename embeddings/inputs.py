@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings import check_kernels
 from rillet.embeddings.errors import TableInputError
-
-Int64s = npt.NDArray[np.int64]
-UInt16s = npt.NDArray[np.uint16]
-Float32s = npt.NDArray[np.float32]
+from rillet.schemas.arrays import Float32s, Int64s, UInt16s
 
 #: stands for ``lengths`` None in kernels, so that each has one specialisation
 NO_LENGTHS = np.empty(0, np.uint16)

@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings import update_kernels
 from rillet.embeddings.config import TableConfig
 from rillet.embeddings.errors import TableInputError
 from rillet.embeddings.slabs import RowSlabs
-
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
+from rillet.schemas.arrays import Float32s, Int64s
 
 #: steps for which Adam's corrections are tabled; beyond, the last entry holds
 _MAX_CORRECTIONS = 1 << 18

@@ -7,12 +7,9 @@ is the table's business.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings.row_kernels import MARKS
-
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
+from rillet.schemas.arrays import Float32s, Int64s
 
 
 class RowSlabs:

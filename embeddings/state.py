@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings.config import Optimizer
 from rillet.embeddings.errors import TableStateError
-
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
-AnyArray = npt.NDArray[Any]
+from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 
 FORMAT = 1
 _OPTIMIZER_CODES: dict[Optimizer, int] = {"none": 0, "adagrad": 1, "lazy_adam": 2}

@@ -7,11 +7,9 @@ not. Source: Monolith section 2.2 (touched-key set); unlike there, a full set as
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings.errors import TouchedKeysError
-
-Int64s = npt.NDArray[np.int64]
+from rillet.schemas.arrays import Int64s
 
 
 class TouchedKeys:

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.joiner.entry import Entry
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-
-Int64s = npt.NDArray[np.int64]
+from rillet.schemas.arrays import Int64s, UInt16s, range_indices, range_starts
 
 
 class BlockBuilder:
@@ -90,7 +88,7 @@ class BlockBuilder:
         n = len(index)
         events = [entry.event for entry in entries]
         sizes = np.fromiter((len(e.impression_ids) for e in events), np.int64, len(events))
-        impression = index + _starts(sizes)[request]
+        impression = index + range_starts(sizes)[request]
         no_time = np.full(n, NO_TIME_MS, np.int64)
         fids, lengths = self._fids(entries, impression, request, int(sizes.sum()))
         dense = (
@@ -124,7 +122,7 @@ class BlockBuilder:
             served_logits=None if logits is None else logits.reshape(-1),
         )
 
-    def _row_fids(self, event: FeatureEvent, index: int) -> tuple[Int64s, npt.NDArray[np.uint16] | None]:
+    def _row_fids(self, event: FeatureEvent, index: int) -> tuple[Int64s, UInt16s | None]:
         """Fids and lengths of one impression, context first."""
         slots = self._item_slots
         if event.item_lengths is None:
@@ -144,7 +142,7 @@ class BlockBuilder:
 
     def _fids(
         self, entries: Sequence[Entry], impression: Int64s, request: Int64s, impressions: int
-    ) -> tuple[Int64s, npt.NDArray[np.uint16] | None]:
+    ) -> tuple[Int64s, UInt16s | None]:
         """Context and item fids of each row, one after the other, with their lengths when the spec is ragged."""
         events = [entry.event for entry in entries]
         context = np.concatenate([e.context_fids for e in events])
@@ -160,9 +158,11 @@ class BlockBuilder:
         item_2d = item_lengths.reshape(impressions, -1)
         context_counts, item_counts = context_2d.sum(axis=1, dtype=np.int64), item_2d.sum(axis=1, dtype=np.int64)
         # A row is two stretches of the concatenated fids: its request's context, then its impression's items.
-        starts = np.stack([_starts(context_counts)[request], len(context) + _starts(item_counts)[impression]], axis=1)
+        starts = np.stack(
+            [range_starts(context_counts)[request], len(context) + range_starts(item_counts)[impression]], axis=1
+        )
         counts = np.stack([context_counts[request], item_counts[impression]], axis=1)
-        fids = np.concatenate([context, item])[_stretches(starts.reshape(-1), counts.reshape(-1))]
+        fids = np.concatenate([context, item])[range_indices(starts.reshape(-1), counts.reshape(-1))]
         lengths = np.concatenate([context_2d[request], item_2d[impression]], axis=1)
         return fids, lengths.reshape(-1)
 
@@ -171,18 +171,6 @@ _EMPTY = np.empty(0, np.float32)
 _FIRST = np.zeros(1, np.int32)
 
 
-def _lengths(columns: Sequence[npt.NDArray[np.uint16] | None], sizes: Sequence[int]) -> npt.NDArray[np.uint16]:
+def _lengths(columns: Sequence[UInt16s | None], sizes: Sequence[int]) -> UInt16s:
     parts = [np.ones(size, np.uint16) if c is None else c for c, size in zip(columns, sizes, strict=True)]
     return np.concatenate(parts)
-
-
-def _starts(counts: Int64s) -> Int64s:
-    """Where each of consecutive stretches begins."""
-    starts: Int64s = np.cumsum(counts) - counts
-    return starts
-
-
-def _stretches(starts: Int64s, counts: Int64s) -> Int64s:
-    """Indices of stretches ``starts[i] .. starts[i] + counts[i]``, one after the other."""
-    indices: Int64s = np.repeat(starts - _starts(counts), counts) + np.arange(int(counts.sum()))
-    return indices

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import FeatureEvent, decode_as, encode
+from rillet.schemas.arrays import Int64s
 
 _HEAD = struct.Struct("<qI")
 #: what a FeatureEvent and its arrays cost beyond their numbers (measured with tracemalloc, rounded up)
@@ -54,7 +54,7 @@ class Entry:
         self.resolved |= bit
         return True
 
-    def unresolved(self, task: int) -> npt.NDArray[np.int64]:
+    def unresolved(self, task: int) -> Int64s:
         """Indices of the impressions that are not positive for a task, int64[k]."""
         n = len(self.event.impression_ids)
         marks = (self.resolved >> (task * n)) & ((1 << n) - 1)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 
-UInt64s = npt.NDArray[np.uint64]
+from rillet.schemas.arrays import Float64s, Int64s, UInt64s
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -23,7 +22,7 @@ def request_hash(seed: int, task: str, request_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(request_hashes: UInt64s, impression_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def uniforms(request_hashes: UInt64s, impression_ids: Int64s) -> Float64s:
     """One number in [0, 1) an impression, float64[n]; n hashes and n ids."""
     x = (request_hashes ^ impression_ids.view(np.uint64)) + _GAMMA
     x = (x ^ (x >> np.uint64(30))) * _MIX1

@@ -14,12 +14,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.recordings.errors import DatasetError
 from rillet.recordings.format import Event, RecordingInfo, RecordingWriter
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
-from rillet.schemas.records import Int64s, UInt16s
+from rillet.schemas.arrays import Int64s, UInt16s
 
 CANDIDATES = 10
 LIKE_RATING = 4
@@ -211,7 +210,7 @@ def _draw_pages(rng: np.random.Generator, popularity: Int64s, rated: Int64s) -> 
     return pages
 
 
-def _encode_pages(data: MovieLens, pages: list[list[int]]) -> tuple[Int64s, npt.NDArray[np.int64], UInt16s]:
+def _encode_pages(data: MovieLens, pages: list[list[int]]) -> tuple[Int64s, Int64s, UInt16s]:
     """Item fids of all pages one after the other, the end of each film's in them, and their lengths."""
     films = np.array([film for page in pages for film in page], np.int64)
     begin = data.film_start[films]

@@ -14,12 +14,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.recordings.errors import RecordingError
 from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
-from rillet.schemas.records import Float32s
+from rillet.schemas.arrays import Float32s, Float64s, Int64s
 
 _BLOCK_REQUESTS = 256
 
@@ -132,7 +131,7 @@ class Shop:
                 actions.append(ActionEvent(request_id, later, int(items[at]) + 1, "buy"))
         return event, actions, np.stack((click, click * buy_after_click), axis=1).astype(np.float32)
 
-    def _page(self) -> npt.NDArray[np.int64]:
+    def _page(self) -> Int64s:
         size = self.config.candidates
         page: dict[int, None] = {}
         while len(page) < size:
@@ -192,5 +191,5 @@ def read_truth(directory: Path) -> Float32s:
     return truth
 
 
-def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _sigmoid(x: Float64s) -> Float64s:
     return np.asarray(1 / (1 + np.exp(-x)))

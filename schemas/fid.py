@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
+from rillet.schemas.arrays import Int64s
 
 VALUE_BITS = 48
 MAX_SLOT = (1 << 15) - 1

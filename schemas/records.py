@@ -10,13 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
-Int32s = npt.NDArray[np.int32]
-UInt16s = npt.NDArray[np.uint16]
-UInt8s = npt.NDArray[np.uint8]
-Float32s = npt.NDArray[np.float32]
+from rillet.schemas.arrays import Float32s, Int32s, Int64s, UInt8s, UInt16s
 
 #: Stands in time columns where there is no such time.
 NO_TIME_MS = -1

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.errors import RecordError, SpecError, SpecMismatchError
-from rillet.schemas.fid import VALUE_BITS, Int64s, make_fids, token_values
-from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, UInt16s
+from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
+from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent
 
 Kind = Literal["id", "token", "number"]
 LatePolicy = Literal["drop", "emit"]
@@ -40,7 +41,7 @@ class Slot:
     max_values: int = 1
     bins: tuple[float, ...] = ()
 
-    def fids(self, values: Sequence[Any] | npt.NDArray[Any]) -> Int64s:
+    def fids(self, values: Sequence[Any] | AnyArray) -> Int64s:
         """Fids of raw values, int64[n].
 
         :raises ValueError: a value that the kind cannot take.
@@ -131,7 +132,7 @@ class FeatureSpec:
         )
 
     def encode_side(
-        self, side: Literal["context", "item"], columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+        self, side: Literal["context", "item"], columns: Mapping[str, Sequence[Any] | AnyArray]
     ) -> tuple[Int64s, UInt16s | None]:
         """Raw columns of r rows to packed fids (row after row) and lengths.
 
@@ -141,7 +142,7 @@ class FeatureSpec:
         """
         slots = self.context if side == "context" else self.item
         flat: list[Int64s] = []
-        counts: list[npt.NDArray[np.int64]] = []
+        counts: list[Int64s] = []
         rows = -1
         for slot in slots:
             if slot.name not in columns:

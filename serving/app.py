@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from rillet.schemas import FeatureSpec
-from rillet.schemas.records import Float32s
+from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
 from rillet.serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rillet.schemas import FeatureSpec
-from rillet.schemas.records import Float32s
+from rillet.schemas.arrays import Float32s
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.config import ServingConfig
 from rillet.serving.errors import NotReadyError, RequestError

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import MAX_TIME_MS, PADDING_FID, FeatureEvent, FeatureSpec, RecordError, Slot
+from rillet.schemas.arrays import Bools, Float32s, Int64s, UInt16s
 from rillet.schemas.fid import VALUE_BITS
-from rillet.schemas.records import Float32s, Int64s, UInt16s
 from rillet.serving.errors import InvalidRequestError
 from rillet.serving.protocol import InferRequest
 
@@ -68,9 +67,9 @@ class _Side:
         self.slot_index = np.repeat(np.arange(len(slots)), widths)
         self.may_pad = np.repeat(widths > 1, widths)
 
-    def wrong(self, tensor: Int64s) -> npt.NDArray[np.bool_]:
+    def wrong(self, tensor: Int64s) -> Bools:
         """Which values of int64[rows, width] are neither fids of their column's slot nor allowed padding."""
-        wrong: npt.NDArray[np.bool_] = (tensor >> VALUE_BITS) != self.slot_numbers
+        wrong: Bools = (tensor >> VALUE_BITS) != self.slot_numbers
         if self.ragged:
             wrong &= (tensor != PADDING_FID) | ~self.may_pad
         return wrong

@@ -10,10 +10,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from rillet.schemas.arrays import Float64s
 
 
 def geometric_buckets(low: float, high: float, ratio: float = 1.12) -> tuple[float, ...]:
@@ -46,7 +47,7 @@ class ArrayHistogram(Collector):
             self._counts[at] += 1
             self._sum += value
 
-    def observe_many(self, values: npt.NDArray[np.float64]) -> None:
+    def observe_many(self, values: Float64s) -> None:
         """Counts an array of values."""
         counts = np.bincount(np.searchsorted(self._bounds_array, values), minlength=len(self._counts))
         total = float(values.sum())

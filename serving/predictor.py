@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import FeatureSpec
-from rillet.schemas.records import Float32s, Int64s, UInt16s
+from rillet.schemas.arrays import Float32s, Int64s, UInt16s
 from rillet.serving.errors import ScoringError
 from rillet.serving.features import ScoreRequest
 
@@ -74,5 +73,5 @@ class Predictor:
 
 def _joined(lengths: list[UInt16s | None]) -> UInt16s | None:
     # All requests are of one spec: either all sides are ragged or none is.
-    present: list[npt.NDArray[np.uint16]] = [array for array in lengths if array is not None]
+    present: list[UInt16s] = [array for array in lengths if array is not None]
     return np.concatenate(present) if present else None

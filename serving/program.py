@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from rillet.schemas.records import Float32s
+from rillet.schemas.arrays import Float32s
 from rillet.serving.archive import plain_archive
 from rillet.serving.errors import ProgramError
 

@@ -13,12 +13,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from rillet.schemas.arrays import AnyArray
 from rillet.serving.errors import InvalidRequestError
 
-Array = npt.NDArray[Any]
+Array = AnyArray
 
 #: The datatypes that inputs here can have.
 DATATYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import google_crc32c
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import NO_TIME_MS, DeltaBlock
+from rillet.schemas.arrays import Float32s, Int64s
 from rillet.sync.errors import BlockError
-
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
 
 NO_FIDS: Int64s = np.empty(0, np.int64)
 NO_FIDS.flags.writeable = False

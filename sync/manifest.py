@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import numpy.typing as npt
-
-from rillet.sync.blocks import Float32s, Int64s
+from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 from rillet.sync.errors import CorruptArtifactError
 
 FORMAT = 1
-Dense = Mapping[str, npt.NDArray[Any]]
+Dense = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ import numpy as np
 
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import NO_TIME_MS, DeltaBlock, DenseRef
-from rillet.sync.blocks import NO_FIDS, Int64s, block_rows, build_block, thin
+from rillet.schemas.arrays import Int64s
+from rillet.sync.blocks import NO_FIDS, block_rows, build_block, thin
 from rillet.sync.config import SyncConfig
 from rillet.sync.errors import BaseNotFoundError, SyncError
 from rillet.sync.log import DeltaLog

@@ -13,14 +13,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from rillet.schemas.arrays import AnyArray
 from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError, StoreUnavailableError
 from rillet.sync.manifest import Base, Dense, FileEntry, Manifest, base_name
 
@@ -289,15 +288,15 @@ class ModelStore:
         with self._failing_as("written", path):
             self._fs.mv(path + ".part", path)
 
-    def _arrays(self, data: bytes, path: str) -> dict[str, npt.NDArray[Any]]:
+    def _arrays(self, data: bytes, path: str) -> dict[str, AnyArray]:
         try:
-            arrays: dict[str, npt.NDArray[Any]] = safetensors.numpy.load(data)
+            arrays: dict[str, AnyArray] = safetensors.numpy.load(data)
         except SafetensorError as error:
             raise CorruptArtifactError(f"{path} is no safetensors file ({error})") from error
         return arrays
 
 
-def save_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+def save_arrays(arrays: Mapping[str, AnyArray]) -> bytes:
     """A safetensors file of the arrays; names sorted, so that equal weights are equal bytes."""
     data: bytes = safetensors.numpy.save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
     return data

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.schemas import DeltaBlock, DenseRef, RecordError, decode, encode
-from rillet.sync.blocks import CLAIM_PREFIX, NO_FIDS, Int64s, build_claim
+from rillet.schemas.arrays import Int64s
+from rillet.sync.blocks import CLAIM_PREFIX, NO_FIDS, build_claim
 from rillet.sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError
 from rillet.sync.log import DeltaLog
 

@@ -10,17 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
-
-Float32s = npt.NDArray[np.float32]
-Int64s = npt.NDArray[np.int64]
-UInt8s = npt.NDArray[np.uint8]
-UInt16s = npt.NDArray[np.uint16]
+from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt8s, UInt16s
 
 #: partition -> (offset of the next record, rows of it that were trained on already)
 Positions = dict[int, tuple[int, int]]
@@ -160,7 +154,7 @@ class BatchAssembler:
         return int(block.lengths[start * self._slots : stop * self._slots].sum(dtype=np.int64))
 
     def _join(self, slices: list[_Slice], positions: Positions) -> Batch:
-        def column(get: Callable[[ExampleBlock], npt.NDArray[Any]], width: int = 1) -> npt.NDArray[Any]:
+        def column(get: Callable[[ExampleBlock], AnyArray], width: int = 1) -> AnyArray:
             return np.concatenate([get(s.block)[s.rows.start * width : s.rows.stop * width] for s in slices])
 
         slots, tasks = self._slots, self._tasks

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Float64s = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-UInt8s = npt.NDArray[np.uint8]
+from rillet.schemas.arrays import Float32s, Float64s, UInt8s
 
 #: Histogram over [-LIMIT, LIMIT] logits; scores beyond share the outermost bins.
 LIMIT = 16.0

@@ -14,6 +14,7 @@ import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import FeatureSpec
+from rillet.schemas.arrays import Float32s
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.loss import sampled_bce
@@ -27,7 +28,7 @@ class StepResult:
     """What a step saw and did."""
 
     #: float32[n, T], predicted before the update
-    logits: npt.NDArray[np.float32]
+    logits: Float32s
     #: mean loss a row, nats, corrected for sampling
     loss: float
     #: embedding rows updated; 0 when refused
@@ -68,7 +69,7 @@ class Learner:
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        predicted: npt.NDArray[np.float32] = logits.detach().numpy()
+        predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
         grad = embeddings.grad
         gradients = [grad, *(parameter.grad for parameter in self.model.parameters())]

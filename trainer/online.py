@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig
@@ -57,7 +57,7 @@ class Fresh:
     newest_event_ms: int
     newest_ingest_ms: int
     #: int64[k] of actions trained on, k bounded by configuration
-    action_ingest_ms: npt.NDArray[np.int64]
+    action_ingest_ms: Int64s
 
 
 class OnlineTrainer:
@@ -85,7 +85,7 @@ class OnlineTrainer:
         self._assembler = BatchAssembler(spec, config.batch_size)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
-        self._ingests: list[npt.NDArray[np.int64]] = []
+        self._ingests: list[Int64s] = []
         self._refused_in_a_row = 0
 
     @property
@@ -230,7 +230,7 @@ class OnlineTrainer:
                 self._ingests = [self._ingest_sample()]
         return result
 
-    def _ingest_sample(self) -> npt.NDArray[np.int64]:
+    def _ingest_sample(self) -> Int64s:
         ingests = np.concatenate(self._ingests) if self._ingests else np.empty(0, np.int64)
         if len(ingests) > self.config.freshness_samples:
             # Evenly spread over the time since the last publication.

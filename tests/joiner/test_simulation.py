@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
+from rillet.schemas import encode
 from tests.joiner.support import LATENESS_MS, SPEC, Engine, oracle, rows_of, stream
 
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import dump_spec, make_fids
-from rillet.schemas.records import Float32s
+from rillet.schemas.arrays import Float32s
 from rillet.serving import Engine, ServingConfig, ServingMetrics
 from rillet.serving.live_model import LiveModel
 from rillet.serving.program import DenseProgram

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas.arrays import Int64s
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog
 
 DIM = 3
 SPEC_HASH = 0x5EC
-Int64s = npt.NDArray[np.int64]
 
 
 class WriterLink:
