@@ -16,6 +16,7 @@ from rillet.schemas.records import (
 )
 from rillet.schemas.spec import FeatureSpec, Slot, Task, quantile_bins
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
+from rillet.schemas.stages import BackpressureError, ClosedError, Sink, Source, Stage
 
 __all__ = [
     "CODECS",
@@ -23,6 +24,8 @@ __all__ = [
     "NO_TIME_MS",
     "PADDING_FID",
     "ActionEvent",
+    "BackpressureError",
+    "ClosedError",
     "Codec",
     "DecodeError",
     "DeltaBlock",
@@ -34,9 +37,12 @@ __all__ = [
     "Record",
     "RecordError",
     "RilletError",
+    "Sink",
     "Slot",
+    "Source",
     "SpecError",
     "SpecMismatchError",
+    "Stage",
     "Task",
     "decode",
     "decode_as",

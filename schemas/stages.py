@@ -1,0 +1,64 @@
+"""What every stage of the loop has in common: one lifecycle, and one word for "full".
+
+A stage is started, takes work (``submit`` for sinks) or gives it (``poll`` for sources), is flushed and closed. Each
+of these words means the same everywhere, so that whoever wires stages together need not know which one it holds.
+The idea is that of stream-processing strategies (getsentry/arroyo), reduced to what is needed here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from rillet.schemas.errors import RilletError
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class BackpressureError(RilletError):
+    """The stage is full. It took nothing of what was submitted: submit it again later, or count it as dropped."""
+
+
+class ClosedError(RilletError):
+    """The stage was closed; it takes and gives nothing more."""
+
+
+class Stage(Protocol):
+    """Anything with threads, sockets or files of its own."""
+
+    def start(self) -> None:
+        """Begins to work; once. Constructors touch nothing outside the process."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Returns once everything submitted before is where it belongs (acknowledged, written, scored).
+
+        :raises RilletError: it is not, within ``timeout_s``, or some of it was lost. The stage stays usable.
+        """
+
+    def close(self) -> None:
+        """Releases threads, sockets and files without waiting for delivery: what was not flushed is given up and counted.
+
+        Closing twice is closing once. A stage that was never started may be closed.
+        """
+
+
+class Sink(Stage, Protocol[T_contra]):
+    """A stage that takes work."""
+
+    def submit(self, item: T_contra, /) -> None:
+        """Takes one item without blocking.
+
+        :raises BackpressureError: there is no room for it.
+        :raises ClosedError: after :meth:`close`.
+        """
+
+
+class Source(Stage, Protocol[T_co]):
+    """A stage that gives work."""
+
+    def poll(self, max_items: int, timeout_s: float) -> list[T_co] | None:
+        """Up to ``max_items`` in order, as soon as there is one; empty after ``timeout_s`` without any.
+
+        :returns: None once there will never be more.
+        :raises ClosedError: after :meth:`close`.
+        """
