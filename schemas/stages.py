@@ -7,6 +7,7 @@ The idea is that of stream-processing strategies (getsentry/arroyo), reduced to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from rillet.schemas.errors import RilletError
@@ -56,7 +57,7 @@ class Sink(Stage, Protocol[T_contra]):
 class Source(Stage, Protocol[T_co]):
     """A stage that gives work."""
 
-    def poll(self, max_items: int, timeout_s: float) -> list[T_co] | None:
+    def poll(self, max_items: int, timeout_s: float) -> Sequence[T_co] | None:
         """Up to ``max_items`` in order, as soon as there is one; empty after ``timeout_s`` without any.
 
         :returns: None once there will never be more.
