@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rillet.audit.comparison import audit_topics
-from rillet.audit.plain_join import Joined
+from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.producers import ActionProducer
@@ -275,14 +275,14 @@ class _Demo:
                 )
             time.sleep(_SETTLE_S)
 
-    def _described(self, joined: Joined) -> dict[str, object]:
+    def _described(self, joined: ExpectedExamples) -> dict[str, object]:
         config = self.config
         span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
         return {
             "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
             "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
             "publication_interval": f"{config.sync.sparse_interval_s:g} s",
-            "joiner_checkpoint_interval": f"{config.joiner.checkpoint_interval_ms / 1000:g} s",
+            "joiner_checkpoint_interval": f"{config.flink.checkpoint_interval_ms / 1000:g} s",
             "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",

@@ -62,11 +62,11 @@ def test_settings_are_a_configuration_that_the_services_can_read(tmp_path: Path)
 def test_lateness_covers_the_event_time_between_requests_in_flight(tmp_path: Path) -> None:
     slow = make_settings(info(span_s=5), 1000, tmp_path)
     fast = make_settings(info(span_s=1_000_000), 1000, tmp_path)
-    assert slow.config.joiner.lateness_ms == 30_000
+    assert slow.config.flink.lateness_ms == 30_000
     # 1000 s of event time a request; 12 of them are in flight.
-    assert fast.config.joiner.lateness_ms >= 12 * 1000 * 1000
+    assert fast.config.flink.lateness_ms >= 12 * 1000 * 1000
     for settings in (slow, fast):
-        assert settings.drive.spread_ms < settings.config.joiner.lateness_ms
+        assert settings.drive.spread_ms < settings.config.flink.lateness_ms
 
 
 def test_a_folder_of_an_earlier_demo_is_emptied_and_any_other_is_left_alone(tmp_path: Path) -> None:

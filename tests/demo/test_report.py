@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rillet.audit.plain_join import Joined, PlainJoin
+from rillet.audit.expected import ExpectedExamples
+from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.demo.page import number, render, size
@@ -33,7 +34,7 @@ from rillet.sync.blocks import CLAIM_PREFIX
 SPEC = ml1m_spec()
 
 
-def joined(requests: int = 4) -> Joined:
+def joined(requests: int = 4) -> ExpectedExamples:
     """Requests of two impressions; the second is watched. They arrive last first."""
     join = PlainJoin(SPEC)
     for number_ in reversed(range(requests)):

@@ -21,25 +21,20 @@ from rillet.demo.joiner import JoinerLag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
 from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner import JoinerConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.replay import replay
-from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
+from rillet.schemas import ExampleBlock, FeatureSpec, decode_as, dump_spec, encode, load_spec
 from tests.joiner.support import SPEC, action, feature
 
 pytestmark = pytest.mark.integration
 
 REQUESTS = 2_000
 START_MS = 1_000_000_000_000
-JOINER = JoinerConfig(
-    buckets=8,
-    slice_ms=10_000,
-    lateness_ms=5_000,
-    max_drift_ms=60_000,
-    checkpoint_interval_ms=1_000,
-    # little enough that most of the stream goes through the disk tier
-    memory_bytes=1 << 20,
-)
+#: little enough memory that most of the stream goes through the disk tier
+JOINER = JoinerConfig(buckets=8, slice_ms=10_000, memory_bytes=1 << 20)
+FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=60_000, checkpoint_interval_ms=1_000)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +93,8 @@ class Setup:
         topics = self.config.kafka.topics
         report, _ = audit_topics(
             self.config.kafka.bootstrap_servers,
-            SPEC,
+            load_spec(self.path.parent / "spec.toml"),
+            lateness_ms=self.config.flink.lateness_ms,
             features=topics.features,
             actions=topics.actions,
             examples=topics.examples,
@@ -108,16 +104,19 @@ class Setup:
 
 @pytest.fixture(scope="module")
 def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Setup]:
-    def make(name: str, joiner: JoinerConfig = JOINER, raw_topics_of: Setup | None = None) -> Setup:
+    def make(
+        name: str, flink: FlinkConfig = FLINK, raw_topics_of: Setup | None = None, spec: FeatureSpec = SPEC
+    ) -> Setup:
         folder = tmp_path_factory.mktemp(name)
-        (folder / "spec.toml").write_text(dump_spec(SPEC))
+        (folder / "spec.toml").write_text(dump_spec(spec))
         raw = raw_topics_of.config.kafka.topics if raw_topics_of else TopicNames(f"f-{name}", f"a-{name}")
         topics = TopicNames(raw.features, raw.actions, f"e-{name}", f"d-{name}", f"x-{name}")
         config = RilletConfig(
             spec=Path("spec.toml"),
             data_dir=Path("data"),
             kafka=KafkaConfig(broker, topics),
-            joiner=joiner,
+            joiner=JOINER,
+            flink=flink,
             health=HealthConfig(join_port=0, train_port=0),
         )
         create_topics(broker, config.kafka.topic_partitions)
@@ -148,6 +147,7 @@ def without_ingest(block: ExampleBlock) -> bytes:
 def test_every_example_is_there_once_and_right(joined: Setup) -> None:
     report = joined.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
     assert report.found == report.expected > 5 * REQUESTS
 
@@ -160,7 +160,7 @@ def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
 
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:
-    other = setup("process", replace(JOINER, execution_mode="process"), raw_topics_of=joined)
+    other = setup("process", replace(FLINK, execution_mode="process"), raw_topics_of=joined)
     other.join("--until-latest")
     assert sorted(map(encode, other.blocks())) == sorted(map(encode, joined.blocks()))
 
@@ -204,6 +204,7 @@ def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     wait_until(lambda: cluster.job_state(job) == "FINISHED", 60)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
 
 
@@ -232,6 +233,7 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         process.stop(timeout_s=60)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
 
 

@@ -72,5 +72,5 @@ def test_state_is_empty_once_everything_has_expired(tmp_path: Path) -> None:
     engine.watermark(END_OF_TIME_MS)
     assert engine.joiner.store.used_bytes == 0
     for state in engine.states.values():
-        assert not any(state.journals.values())
+        assert not any(state.lists.values())
         assert not state.wake_ups

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, Timeline
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, SliceSchedule
 from rillet.schemas import (
     ActionEvent,
     DecodeError,
@@ -94,7 +94,7 @@ def test_an_action_whose_feature_never_comes_is_counted_as_orphan(engine: Engine
     assert engine.joiner.counters.orphan_actions == 0
     engine.watermark(6_999 + 30_000)
     assert engine.joiner.counters.orphan_actions == 1
-    assert not any(engine.states[0].journals.values())
+    assert not any(engine.states[0].lists.values())
 
 
 def test_an_action_after_its_window_is_no_positive(engine: Engine) -> None:
@@ -239,5 +239,5 @@ def test_settings_that_give_the_numbers_no_other_meaning_may_change(engine: Engi
 def test_slices_too_short_for_the_longest_window_are_refused_with_a_good_length(tmp_path: Path) -> None:
     with pytest.raises(JoinerError, match=r"slice_ms: slices of 100 ms kept for 60000 ms are 602.*set 237 or more"):
         Engine(SPEC, replace(CONFIG, slice_ms=100), tmp_path)
-    assert Timeline(SPEC, replace(CONFIG, slice_ms=237)).live_slices <= 256
-    assert Timeline(SPEC, replace(CONFIG, slice_ms=0)).slice_ms == 60_000 // 16
+    assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=237)).live_slices <= 256
+    assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=0)).slice_ms == 60_000 // 16
