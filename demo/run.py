@@ -189,6 +189,8 @@ class _Demo:
             features=kafka.topics.features,
             actions=kafka.topics.actions,
             examples=kafka.topics.examples,
+            max_ahead_ms=self.config.joiner.max_ahead_ms,
+            lateness_ms=self.config.flink.lateness_ms,
         )
         for line in audit.lines():
             say(line)

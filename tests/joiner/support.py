@@ -20,6 +20,7 @@ from rillet.schemas import (
     FeatureEvent,
     FeatureSpec,
     LabelKind,
+    RecordError,
     decode,
     encode,
     parse_spec,
@@ -168,28 +169,79 @@ def kept(seed: int, task: str, request_id: str, impression_id: int, rate: float)
     return (x >> 11) * 2.0**-53 < rate
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A record as it arrives; the key is the right one unless another is given."""
+
+    data: bytes
+    key: bytes | None = None
+    ingest_ms: int = -1
+
+    @classmethod
+    def of(cls, event: FeatureEvent | ActionEvent, key: bytes | None = None, ingest_ms: int = -1) -> Arrival:
+        data = encode(event)
+        return cls(data, key_of(data) if key is None else key, ingest_ms)
+
+
+def usable(
+    spec: FeatureSpec, arrivals: Iterable[Arrival], max_ahead_ms: int
+) -> tuple[list[FeatureEvent], list[ActionEvent]]:
+    """Features and actions that are no dead letters, in order of arrival."""
+    features: list[FeatureEvent] = []
+    actions: list[ActionEvent] = []
+    for arrival in arrivals:
+        try:
+            event = decode(arrival.data)
+            if isinstance(event, FeatureEvent):
+                spec.check_feature(event)
+            elif isinstance(event, ActionEvent):
+                spec.check_action(event)
+            else:
+                continue
+        except RecordError:
+            continue
+        if arrival.key != event.request_id.encode() or not -1 <= arrival.ingest_ms < (1 << 32) * 1000:
+            continue
+        if arrival.ingest_ms >= 0 and event.event_time_ms > arrival.ingest_ms + max_ahead_ms:
+            continue
+        if isinstance(event, FeatureEvent):
+            features.append(event)
+        else:
+            actions.append(event)
+    return features, actions
+
+
 def oracle(
-    spec: FeatureSpec, features: Iterable[FeatureEvent], actions: Iterable[ActionEvent]
+    spec: FeatureSpec,
+    features: Iterable[FeatureEvent],
+    actions: Iterable[ActionEvent],
+    late: Collection[ActionEvent] = (),
 ) -> list[tuple[object, ...]]:
-    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce when nothing is late.
+    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce.
 
     Events in order of arrival: of two features of a request, or two actions on a pair, the first counts.
+
+    :param late: the actions that come after the windows of their pairs were closed.
     """
-    acted: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    acted: dict[tuple[str, int, str], list[ActionEvent]] = defaultdict(list)
     for a in actions:
-        acted[a.request_id, a.impression_id, a.action].append(a.event_time_ms)
+        acted[a.request_id, a.impression_id, a.action].append(a)
     rows: list[tuple[object, ...]] = []
     for event in {f.request_id: f for f in reversed(list(features))}.values():
         for impression in event.impression_ids.tolist():
             for task in spec.tasks:
-                times = [
-                    t
-                    for t in acted[event.request_id, impression, task.action]
-                    if -task.early_ms <= t - event.event_time_ms < task.window_ms
+                valid = [
+                    a
+                    for a in acted[event.request_id, impression, task.action]
+                    if -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
                 ]
-                if times:
-                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, times[0]))
-                elif kept(spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate):
+                is_late = bool(valid) and valid[0] in late
+                if valid and (not is_late or task.late == "emit"):
+                    time_ms = valid[0].event_time_ms
+                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms))
+                if (not valid or is_late) and kept(
+                    spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate
+                ):
                     rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1))
     return sorted(rows)
 
