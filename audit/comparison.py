@@ -15,7 +15,7 @@ import numpy as np
 from rillet.audit.columns import due_fids, stack_columns
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.labels import judge_labels
-from rillet.audit.plain_join import PlainJoin
+from rillet.audit.plain_join import MAX_AHEAD_MS, PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import NO_TIME_MS, DecodeError, ExampleBlock, FeatureSpec, LabelKind, RecordError, decode_as
@@ -259,7 +259,7 @@ def audit_topics(
     features: str = "features",
     actions: str = "actions",
     examples: str = "examples",
-    max_ahead_ms: int = 86_400_000,
+    max_ahead_ms: int = MAX_AHEAD_MS,
     lateness_ms: int = 0,
 ) -> tuple[AuditReport, ExpectedExamples]:
     """Joins what is on the raw topics and audits what is committed on the examples topic, to their present ends.

@@ -25,6 +25,9 @@ from rillet.schemas import (
 )
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, UInt16s
 
+#: the joiner's default
+MAX_AHEAD_MS = 86_400_000
+
 
 class PlainJoin:
     """Collects events; :meth:`result` joins them. The events of one request have to come in order of arrival.
@@ -33,7 +36,7 @@ class PlainJoin:
     :param lateness_ms: the joiner's setting of that name; 0 is safe for any, and lets more rows pass as late.
     """
 
-    def __init__(self, spec: FeatureSpec, *, max_ahead_ms: int = 86_400_000, lateness_ms: int = 0) -> None:
+    def __init__(self, spec: FeatureSpec, *, max_ahead_ms: int = MAX_AHEAD_MS, lateness_ms: int = 0) -> None:
         self.spec = spec
         #: records that are dead letters
         self.unusable = 0
