@@ -22,7 +22,7 @@ endif
 .PHONY: help demo test unit test-long check fmt setup clean
 
 help: ## show this
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup ## run the whole loop on MovieLens-1M and audit it
 	$(BIN)/rillet demo $(ARGS)
