@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import time
@@ -88,14 +89,18 @@ def test_help_comes_at_once() -> None:
     assert min(seconds() for _ in range(5)) < 0.3
 
 
+def build_wheel(tree: Path, out: Path) -> Path:
+    """Builds the wheel of a tree into ``out``."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of this tree."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    (found,) = out.glob("rillet-*.whl")
+    (found,) = build_wheel(ROOT, tmp_path_factory.mktemp("wheel")).glob("rillet-*.whl")
     return found
 
 
@@ -130,6 +135,24 @@ def test_the_wheel_has_every_module_and_file_of_the_rooms(wheel: Path) -> None:
     }
     assert expected <= names
     assert {f"recordings/specs/{path.name}" for path in (ROOT / "specs").iterdir()} <= names
+
+
+def test_what_the_dockerfile_copies_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    context = tmp_path / "app"
+    context.mkdir()
+    stage = (ROOT / "Dockerfile").read_text("utf-8").partition("AS base")[2].partition("\nFROM ")[0]
+    for line in stage.splitlines():
+        if line.startswith("COPY "):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                # as COPY does: a folder's content goes into the target, links stay links
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, context / target, symlinks=True)
+                else:
+                    shutil.copy(ROOT / source, context / target)
+    (found,) = build_wheel(context, tmp_path).glob("rillet-*.whl")
+    with zipfile.ZipFile(found) as ours, zipfile.ZipFile(wheel) as whole:
+        assert set(ours.namelist()) == set(whole.namelist())
 
 
 def test_a_script_beside_folders_of_our_names_uses_its_own_and_ours(wheel: Path, tmp_path: Path) -> None:
