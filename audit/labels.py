@@ -1,7 +1,7 @@
 """Judges the labels that each (impression, task) pair got, by how many rows of each label were found.
 
 One valid action has one acceptable outcome when it was not late, and another when it was (``docs/join.md``,
-rules 13 to 15). Which of them happened depends on the joiner's watermark, which topics do not record; but
+rules 12, 13 and 17). Which of them happened depends on the joiner's watermark, which topics do not record; but
 of each pair the rows have to be those of one outcome, whole.
 """
 

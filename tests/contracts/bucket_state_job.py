@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rillet.jobs.toolchain import python_environment
@@ -72,5 +71,4 @@ def main(execution_mode: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     print(json.dumps(main(sys.argv[1])))
