@@ -84,7 +84,7 @@ def _plots(report: Report) -> list[dict[str, Any]]:
         {
             "title": "AUC of what was served",
             "text": "Every impression after the first fifth of the requests, scored as it was served, beside the "
-            "same impressions scored by the model as it was at that fifth.",
+            "same impressions scored by the model as it was after that fifth.",
             "svg": _draw("AUC served and frozen over requests", lambda axes: _quality(axes, report)),
             "empty": not quality.edges,
         },
@@ -116,7 +116,7 @@ def _quality(axes: Axes, report: Report) -> None:
     quality = report.quality
     axes.plot(quality.edges, quality.served_curve, color=_FIRST, linewidth=2, marker="o", markersize=3.5)
     axes.plot(quality.edges, quality.frozen_curve, color=_SECOND, linewidth=2, linestyle=(0, (4, 2)))
-    axes.legend(["served, learning on", "frozen at the first fifth"], loc="best")
+    axes.legend(["served, learning on", "frozen after the first fifth"], loc="best")
     axes.set_xlabel("requests")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 

@@ -16,7 +16,7 @@ from rillet.audit.plain_join import Joined
 from rillet.audit.report import AuditReport
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
-from rillet.demo.timeline import FRESHNESS, Reading
+from rillet.demo.monitor import FRESHNESS, Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
 from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
 from rillet.sync.blocks import CLAIM_PREFIX
@@ -41,7 +41,7 @@ class DeltaSummary:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Served scores beside those of the model frozen at the first fifth, over the requests after it.
+    """Served scores beside those of the frozen model, over the requests after the first fifth.
 
     :param edges: index of the last request of each point of the curves.
     """
@@ -136,7 +136,7 @@ class Report:
                     "served_auc": self.quality.served_curve,
                     "frozen_auc": self.quality.frozen_curve,
                 },
-                "timeline": [asdict(reading) for reading in self.readings],
+                "readings": [asdict(reading) for reading in self.readings],
             }
         )
         return plain

@@ -39,7 +39,7 @@ def test_the_last_attempt_raises_what_it_met_with_the_number_of_attempts() -> No
 def test_what_cannot_succeed_later_is_raised_at_once() -> None:
     attempts = Attempts(Timeouts(), RetryPolicy(), now_s=0.0)
     attempts.begin(0.0)
-    with pytest.raises(ClientError, match="^wrong$"):
+    with pytest.raises(ClientError, match=r"^wrong$"):
         attempts.wait_s(ClientError("wrong"), 0.0, 0.5)
 
 
