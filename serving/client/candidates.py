@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt16s
 from rillet.serving.features import RequestLayout
 
 
+def _numbered() -> Int64s:
+    return np.empty(0, np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """N candidates of one request, and the context that they share.
@@ -21,7 +25,7 @@ class Candidates:
     :param fids: padded tensor int64[N, width]: context columns, then item columns, every slot at its ``max_values``,
         0 where a slot has fewer values.
     :param dense: float32[N, Dd]; None for a spec without dense features.
-    :param impression_ids: int64[N], what actions will refer to; None for 0 to N - 1.
+    :param impression_ids: int64[N], what actions will refer to; empty for 0 to N - 1.
     :param tasks: names of the model's T tasks in the order of the score columns; empty when they are not known here.
     :raises RecordError: an array of another kind or shape.
 
@@ -31,7 +35,7 @@ class Candidates:
 
     fids: Int64s
     dense: Float32s | None = None
-    impression_ids: Int64s | None = None
+    impression_ids: Int64s = field(default_factory=_numbered)
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -41,13 +45,13 @@ class Candidates:
             raise RecordError("fids: there are no candidates to score")
         # Frozen for the caller; converted here once, so that every later step can rely on kind and shape.
         object.__setattr__(self, "fids", fids)
-        for name, dtype, dimensions in (("dense", "<f4", 2), ("impression_ids", "<i8", 1)):
-            value = getattr(self, name)
-            if value is not None:
-                array = _array(name, value, dtype, dimensions)
-                if len(array) != rows:
-                    raise RecordError(f"{name}: {len(array)} rows, fids has {rows}")
-                object.__setattr__(self, name, array)
+        ids = _array("impression_ids", self.impression_ids, "<i8", dimensions=1)
+        object.__setattr__(self, "impression_ids", ids if len(ids) else np.arange(rows))
+        if self.dense is not None:
+            object.__setattr__(self, "dense", _array("dense", self.dense, "<f4", dimensions=2))
+        for name, array in (("dense", self.dense), ("impression_ids", self.impression_ids)):
+            if array is not None and len(array) != rows:
+                raise RecordError(f"{name}: {len(array)} rows, fids has {rows}")
 
     def __len__(self) -> int:
         return len(self.fids)

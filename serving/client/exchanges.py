@@ -127,14 +127,15 @@ def score_exchange(
 
     >>> exchange = score_exchange("films", Candidates([[281474976710663, 4503599627370513]]), request_id="r1")
     >>> exchange.method, exchange.path, len(exchange.content) - int(exchange.headers[JSON_LENGTH])
-    ('POST', '/v2/models/films/infer', 16)
+    ('POST', '/v2/models/films/infer', 24)
     """
     # Always of the client's making: sent again after a lost answer, a request keeps its id, and the joiner drops
     # the second copy of its features.
     request_id = request_id or uuid.uuid4().hex
-    tensors: list[tuple[str, str, AnyArray]] = [("fids", "INT64", candidates.fids)]
-    if candidates.impression_ids is not None:
-        tensors.append(("impression_ids", "INT64", candidates.impression_ids))
+    tensors: list[tuple[str, str, AnyArray]] = [
+        ("fids", "INT64", candidates.fids),
+        ("impression_ids", "INT64", candidates.impression_ids),
+    ]
     if candidates.dense is not None:
         tensors.append(("dense", "FP32", candidates.dense))
     document: dict[str, Any] = {

@@ -33,16 +33,14 @@ def test_raw_features_stand_in_the_columns_of_the_spec() -> None:
     ]
     assert films.dense is not None
     assert films.dense.tolist() == [[1.5, 3], [2, 4]]
-    assert films.impression_ids is not None
     assert films.impression_ids.tolist() == [170, 230]
     assert films.tasks == ("watch", "like")
     assert len(films) == 2
 
 
 def test_candidates_are_numbered_when_they_have_no_ids() -> None:
-    films = _encode(impression_ids=None)
-    assert films.impression_ids is not None
-    assert films.impression_ids.tolist() == [0, 1]
+    assert _encode(impression_ids=None).impression_ids.tolist() == [0, 1]
+    assert Candidates(np.ones((3, 2), np.int64)).impression_ids.tolist() == [0, 1, 2]
 
 
 def test_a_feature_event_and_its_packed_columns_give_the_same_candidates_as_its_features() -> None:
