@@ -1,8 +1,8 @@
 """Closes the loop: asks the server for each recorded request, then reports what the user did with the answer.
 
-The server logs the features that it served; the driver only sends the recorded actions. Events go out in
-order of their event time, and no two requests that are further apart than the joiner's lateness allows
-are in flight together, so that nothing the driver does makes an action late.
+The server logs the features that it served; the driver only sends the recorded actions. Events go out in order
+of event time. Two requests whose event times are further apart than the joiner's lateness allows are never in
+flight together, so that the driver does not make any action late.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The report as one HTML file: numbers, four plots as inline SVG, a verdict. Nothing is loaded from elsewhere.
 
-Plots take their colours from the page's CSS, so that one file looks right on light and on dark.
+Plots take their colours from the page's CSS, so that one file suits light and dark themes.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def render(report: Report) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure with so many decimals; a dash for one that does not exist."""
+    """A number with ``digits`` decimals; a dash for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def size(count: float) -> str:
-    """Bytes with a unit of thousands."""
+    """A number of bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

@@ -28,7 +28,7 @@ AUC_POINTS = 20
 class DeltaSummary:
     """What the delta log carried: blocks of rows, and how many bytes at what time.
 
-    :param times_s: wall clock of each record, seconds since the first request.
+    :param times_s: when each record was appended, seconds since the first request.
     """
 
     blocks: int = 0
@@ -79,11 +79,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, doubled or wrong on the way."""
+        """Whether nothing was lost, duplicated or wrong."""
         return self.audit.ok and not self.unlogged
 
     def verdict(self) -> str:
-        """One sentence on whether the loop held."""
+        """The result of the audit in one sentence."""
         if self.unlogged:
             return f"Audit failed: {self.unlogged:,} answered requests are not on the features topic."
         if self.audit.ok:
@@ -220,7 +220,7 @@ def latency_summary(latency_s: list[float]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: null. Floats are rounded to six significant digits."""
+    """The value for JSON: NaN becomes null, floats are rounded to six significant digits."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
