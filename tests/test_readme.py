@@ -128,7 +128,7 @@ def test_the_readmes_code_asks_the_server_and_reports_an_action(films: FakeServe
     (action,) = producer.sent
     assert request.impression_ids.tolist() == [17, 23, 42]
     assert (action.request_id, action.impression_id, action.action) == (request.request_id, 17, "watch")
-    assert producer.closed
+    assert (producer.acknowledged, producer.closed) == (1, True)
 
 
 def test_the_addresses_in_the_readmes_code_are_those_of_the_example() -> None:
