@@ -16,7 +16,7 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
-from rillet.demo.timeline import FRESHNESS, Reading
+from rillet.demo.monitor import FRESHNESS, Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
 from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
 from rillet.sync.blocks import CLAIM_PREFIX
@@ -28,7 +28,7 @@ AUC_POINTS = 20
 class DeltaSummary:
     """What the delta log carried: blocks of rows, and how many bytes at what time.
 
-    :param times_s: wall clock of each record, seconds since the first request.
+    :param times_s: when each record was appended, seconds since the first request.
     """
 
     blocks: int = 0
@@ -41,7 +41,7 @@ class DeltaSummary:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Served scores beside those of the model frozen at the first fifth, over the requests after it.
+    """Served scores beside those of the frozen model, over the requests after the first fifth.
 
     :param edges: index of the last request of each point of the curves.
     """
@@ -79,11 +79,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, doubled or wrong on the way; with the lateness of a demo nothing is late."""
+        """Whether nothing was lost, duplicated or wrong; at the lateness of a demo nothing may be late."""
         return self.audit.ok and not self.audit.late_dropped and not self.unlogged
 
     def verdict(self) -> str:
-        """One sentence on whether the loop held."""
+        """The result of the audit in one sentence."""
         if self.unlogged:
             return f"Audit failed: {self.unlogged:,} answered requests are not on the features topic."
         if self.ok:
@@ -138,7 +138,7 @@ class Report:
                     "served_auc": self.quality.served_curve,
                     "frozen_auc": self.quality.frozen_curve,
                 },
-                "timeline": [asdict(reading) for reading in self.readings],
+                "readings": [asdict(reading) for reading in self.readings],
             }
         )
         return plain
@@ -222,7 +222,7 @@ def latency_summary(latency_s: list[float]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: null. Floats are rounded to six significant digits."""
+    """The value for JSON: NaN becomes null, floats are rounded to six significant digits."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

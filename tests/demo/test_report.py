@@ -15,6 +15,7 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import TopicRecord
+from rillet.demo.monitor import Reading
 from rillet.demo.page import number, render, size
 from rillet.demo.report import (
     DeltaSummary,
@@ -26,7 +27,6 @@ from rillet.demo.report import (
     latency_summary,
     summarise_deltas,
 )
-from rillet.demo.timeline import Reading
 from rillet.recordings.movielens import ml1m_spec
 from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, FeatureEvent, Record, encode
 from rillet.sync.blocks import CLAIM_PREFIX
