@@ -258,8 +258,8 @@ class EmbeddingTable:
                 rows,
                 self._slabs.marks_at,
                 self._slabs.shift,
-                touched.oldest_epoch,
-                touched.epoch,
+                touched.oldest_round,
+                touched.round,
                 touched.keys,
                 touched.count,
             )

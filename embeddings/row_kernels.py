@@ -27,7 +27,7 @@ from rillet.embeddings.compiled import (
 from rillet.embeddings.map_kernels import mix
 
 #: int64 fields a row beside its floats. FID: owner, 0 when free. BATCH: call and place of the last
-#: de-duplication that met it. TOUCHED: epoch of its last change.
+#: de-duplication that met it. TOUCHED: round of its last change.
 FID, BATCH, TOUCHED = range(3)
 MARKS = 3
 
@@ -188,16 +188,16 @@ def live(row_end: Any, marks_at: Any, shift: Any, fids: Any, rows: Any) -> Any:
 
 
 @kernel(INT64, IN_INT64S, IN_INT64S, INT64, INT64, INT64, INT64S, INT64)
-def mark_touched(rows: Any, marks_at: Any, shift: Any, oldest_epoch: Any, epoch: Any, keys: Any, count: Any) -> Any:
+def mark_touched(rows: Any, marks_at: Any, shift: Any, oldest_round: Any, round_: Any, keys: Any, count: Any) -> Any:
     """Appends the fids of rows not yet pending to ``keys[count:]``; returns the new count.
 
-    A row is pending when it was last touched in ``oldest_epoch`` or later.
+    A row is pending when it was last touched in ``oldest_round`` or later.
     """
     for i in range(len(rows)):
         if rows[i] >= 0:
             marks = row_marks(marks_at, rows[i], shift)
-            if marks[TOUCHED] < oldest_epoch and marks[FID] != 0:
-                marks[TOUCHED] = epoch
+            if marks[TOUCHED] < oldest_round and marks[FID] != 0:
+                marks[TOUCHED] = round_
                 keys[count] = marks[FID]
                 count += 1
     return count

@@ -25,11 +25,11 @@ class TouchedKeys:
         #: pending fids are keys[:count]
         self.keys = np.empty(1024, np.int64)
         self.count = 0
-        #: rows touched in this or a later epoch are pending already
-        self.oldest_epoch = 1
-        self.epoch = 1
+        #: rounds count the takes; rows touched in this round or a later one are pending already
+        self.oldest_round = 1
+        self.round = 1
         self._in_flight: Int64s | None = None
-        self._in_flight_epoch = 0
+        self._in_flight_round = 0
 
     def __len__(self) -> int:
         """Pending keys, those in flight not counted (a fid deleted and inserted again may count twice)."""
@@ -63,10 +63,10 @@ class TouchedKeys:
                 f"take: {len(self._in_flight)} keys are in flight; acknowledge them or put them back first"
             )
         self._in_flight = np.unique(self.keys[: self.count])
-        self._in_flight_epoch = self.oldest_epoch
+        self._in_flight_round = self.oldest_round
         self.count = 0
-        self.epoch += 1
-        self.oldest_epoch = self.epoch
+        self.round += 1
+        self.oldest_round = self.round
         return self._in_flight.copy()
 
     def acknowledge(self) -> None:
@@ -89,10 +89,10 @@ class TouchedKeys:
         self._in_flight = None
         self.keys = pending
         self.count = len(pending)
-        self.oldest_epoch = self._in_flight_epoch
+        self.oldest_round = self._in_flight_round
 
     def reserve(self, more: int) -> None:
-        """Makes room for ``more`` keys behind ``count``, for the table that is about to write them."""
+        """Makes room for ``more`` keys after the first ``count``, for the table that is about to write them."""
         if self.count + more > len(self.keys):
             grown = np.empty(2 * (self.count + more), np.int64)
             grown[: self.count] = self.keys[: self.count]

@@ -28,10 +28,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import NO_TIME_MS, DeltaBlock, DenseRef
+from rillet.schemas import DeltaBlock, DenseRef, Freshness
 from rillet.schemas.arrays import Int64s
-from rillet.sync.blocks import NO_FIDS, block_rows, build_block, thin
-from rillet.sync.config import SyncConfig
+from rillet.sync.blocks import NO_FIDS, TableShard, block_rows, build_block
+from rillet.sync.config import PublisherConfig
 from rillet.sync.errors import BaseNotFoundError, SyncError
 from rillet.sync.log import DeltaLog
 from rillet.sync.manifest import Base, Dense, Manifest
@@ -54,38 +54,34 @@ class Publication:
 
 
 class Publisher:
-    """Publishes one table of one model. Not thread-safe."""
+    """Publishes one shard of a table and the dense weights of its model. Not thread-safe."""
 
     def __init__(
         self,
         log: DeltaLog,
         store: ModelStore,
+        table_shard: TableShard,
         *,
-        spec_hash: int,
         writer: str,
-        config: SyncConfig | None = None,
-        table_name: str = "embeddings",
-        shard: int = 0,
+        config: PublisherConfig | None = None,
         state: Mapping[str, int] | None = None,
     ) -> None:
         """Touches neither log nor store; the first publication claims an epoch.
 
-        :param store: its model is the model published.
+        :param table_shard: of the store's model.
         :param writer: unique to this process, such as host, pid and start time: tells claims apart.
         :param state: what :meth:`state` gave for the checkpoint that the table was restored from. Without it
             nothing is known of what readers hold: all rows are published once more.
+        :raises ValueError: the store is another model's.
         """
-        self.config = config or SyncConfig()
-        self.model = store.model
+        store.check_model(table_shard.model)
+        self.config = config or PublisherConfig()
         self._store = store
-        self._table_name = table_name
-        self._key = f"{table_name}|{shard}".encode()
+        self._table_shard = table_shard
         known = state or {"epoch": 0, "position": UNKNOWN}
         self._writer = EpochWriter(
             log,
-            model=store.model,
-            shard=shard,
-            spec_hash=spec_hash,
+            table_shard,
             name=writer,
             timeout_s=self.config.flush_timeout_s,
             position=known["position"],
@@ -95,10 +91,8 @@ class Publisher:
         self._again: Int64s = NO_FIDS
         self._again_from = known["position"]
         self._version = UNKNOWN
-        #: ingest times not yet published
-        self._ingest: Int64s = NO_FIDS
-        self._newest_event_ms = NO_TIME_MS
-        self._newest_ingest_ms = NO_TIME_MS
+        #: its action times are those not published yet
+        self._freshness = Freshness()
         self._last_sparse_ms: int | None = None
         self._last_dense_ms: int | None = None
         self._last_base_ms: int | None = None
@@ -149,28 +143,21 @@ class Publisher:
         table: EmbeddingTable,
         *,
         now_ms: int,
-        newest_event_ms: int,
-        newest_ingest_ms: int,
-        action_ingest_ms: Int64s = NO_FIDS,
+        freshness: Freshness,
         dense: Dense | None = None,
     ) -> Publication:
         """Publishes all touched rows, and the dense weights where given. At least one block goes out each time.
 
         :param table: tracks touched keys.
-        :param newest_event_ms: of the examples trained on so far; ``newest_ingest_ms`` likewise.
-        :param action_ingest_ms: int64[n], ingest times of the examples trained on since the last call. They
-            travel on the last block; this object keeps them if the call fails, so they're handed over once.
+        :param freshness: of the examples trained on; its action times are those since the last call. A sample of
+            them travels on the last block. They are kept if the call fails, so each is handed over once.
         :raises LogUnavailableError: nothing is forgotten; call again at the next interval.
         :raises StoreUnavailableError: the store could not be reached. Where only the dense blob failed, the rows
             were published all the same.
         :raises FencedError: a newer writer is at work: stop training.
         """
         self._last_sparse_ms = now_ms
-        self._newest_event_ms = max(self._newest_event_ms, newest_event_ms)
-        self._newest_ingest_ms = max(self._newest_ingest_ms, newest_ingest_ms)
-        # A long outage must not fill the memory with times: the sample on a block is far smaller anyway.
-        kept = 16 * self.config.max_ingest_samples
-        self._ingest = thin(np.concatenate([self._ingest, action_ingest_ms]), kept)
+        self._freshness = self._freshness.merged(freshness)
         self._ensure_epoch(table)
         ref: DenseRef | None = None
         failure: SyncError | None = None
@@ -179,8 +166,8 @@ class Publisher:
                 ref = self._write_dense(dense)
             except SyncError as error:
                 failure = error
-        publication = self._publish_rows(table, thin(self._ingest, self.config.max_ingest_samples), ref)
-        self._ingest = NO_FIDS
+        publication = self._publish_rows(table, self._freshness.sampled(self.config.freshness_samples), ref)
+        self._freshness = self._freshness.without_action_times()
         if failure is not None:
             raise failure
         if ref is not None:
@@ -197,26 +184,26 @@ class Publisher:
         """
         self._ensure_epoch(table)
         if len(table.touched) or len(self._again):
-            self._publish_rows(table, NO_FIDS, None)
+            self._publish_rows(table, self._freshness.without_action_times(), None)
         else:
             self._writer.account()
         fids, rows = table.items()
         self._version += 1
         self._last_base_ms = now_ms
         self._base_time_known = True
-        writer = self._writer
+        writer, ours = self._writer, self._table_shard
         manifest = Manifest(
-            model=self.model,
-            table=self._table_name,
+            model=ours.model,
+            table=ours.table,
             version=self._version,
             epoch=writer.epoch,
             next_sequence=writer.sequence,
-            next_offsets={writer.shard: writer.position},
-            spec_hash=writer.spec_hash,
+            next_offsets={ours.shard: writer.position},
+            spec_hash=ours.spec_hash,
             dim=table.dim,
             rows=len(fids),
-            newest_event_ms=self._newest_event_ms,
-            newest_ingest_ms=self._newest_ingest_ms,
+            newest_event_ms=self._freshness.newest_event_ms,
+            newest_ingest_ms=self._freshness.newest_ingest_ms,
             created_ms=now_ms,
         )
         weights = {name: np.array(value) for name, value in dense.items()}
@@ -251,14 +238,13 @@ class Publisher:
         if writer.is_open:
             return
         # The log may have been truncated up to a base: epochs are in manifests too.
-        epochs = [manifest.epoch for manifest in self._store.bases().manifests]
-        writer.newest_epoch = max([writer.newest_epoch, *epochs])
+        newest_epoch = max((manifest.epoch for manifest in self._store.bases().manifests), default=0)
         if self._version == UNKNOWN:
             self._version = self._store.newest_version()
         if not writer.knows_position():
             self._start_over(table)
         start = writer.position
-        found = writer.open(self._table_name)
+        found = writer.open(above=newest_epoch)
         if len(found):
             if not len(self._again):
                 self._again_from = start
@@ -276,8 +262,8 @@ class Publisher:
         self._last_base_ms = None
         self._base_time_known = True
 
-    def _publish_rows(self, table: EmbeddingTable, ingest: Int64s, ref: DenseRef | None) -> Publication:
-        config, writer = self.config, self._writer
+    def _publish_rows(self, table: EmbeddingTable, freshness: Freshness, ref: DenseRef | None) -> Publication:
+        config, writer, ours = self.config, self._writer, self._table_shard
         size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes)
         taken = table.touched.take()
         try:
@@ -289,12 +275,13 @@ class Publisher:
             pieces = pieces or [(NO_FIDS, NO_FIDS)]
             sent = 0
             for number, (rows_of, gone) in enumerate(pieces, start=1):
-                times = ingest if number == len(pieces) else NO_FIDS
-                sent += writer.append(self._key, self._block(table, rows_of, gone, times))
+                told = freshness if number == len(pieces) else freshness.without_action_times()
+                block = self._block(table, rows_of, gone, told)
+                sent += writer.append(f"{ours.table}|{ours.shard}".encode(), block)
                 if number % config.blocks_in_flight == 0:
                     writer.flush()
             if ref is not None:
-                writer.append(f"dense|{writer.shard}".encode(), replace(ref, sequence=writer.sequence))
+                writer.append(f"dense|{ours.shard}".encode(), replace(ref, sequence=writer.sequence))
             writer.flush()
         except BaseException:
             # Whatever happened, some of it may be in the log or still come: this epoch is over.
@@ -313,39 +300,33 @@ class Publisher:
             dense_version=None if ref is None else ref.version,
         )
 
-    def _block(self, table: EmbeddingTable, fids: Int64s, tombstones: Int64s, ingest: Int64s) -> DeltaBlock:
-        writer = self._writer
+    def _block(self, table: EmbeddingTable, fids: Int64s, tombstones: Int64s, freshness: Freshness) -> DeltaBlock:
         return build_block(
-            model=self.model,
-            table=self._table_name,
-            shard=writer.shard,
-            epoch=writer.epoch,
-            sequence=writer.sequence,
-            spec_hash=writer.spec_hash,
+            self._table_shard,
+            epoch=self._writer.epoch,
+            sequence=self._writer.sequence,
             dim=table.dim,
             fids=fids,
             rows=table.values(fids),
             tombstones=tombstones,
-            newest_event_ms=self._newest_event_ms,
-            newest_ingest_ms=self._newest_ingest_ms,
-            action_ingest_ms=ingest,
+            freshness=freshness,
         )
 
     def _write_dense(self, dense: Dense) -> DenseRef:
-        writer = self._writer
+        writer, ours = self._writer, self._table_shard
         version = self._version + 1
         path, sha256 = self._store.write_dense(version, dense)
         self._version = version
         return DenseRef(
-            model=self.model,
-            shard=writer.shard,
+            model=ours.model,
+            shard=ours.shard,
             epoch=writer.epoch,
             sequence=writer.sequence,
-            spec_hash=writer.spec_hash,
+            spec_hash=ours.spec_hash,
             version=version,
             path=path,
             sha256=sha256,
-            newest_event_ms=self._newest_event_ms,
+            newest_event_ms=self._freshness.newest_event_ms,
         )
 
 

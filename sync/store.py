@@ -56,6 +56,14 @@ class ModelStore:
             self._fs, root = fsspec.core.url_to_fs(url)
         self._root = posixpath.join(root, model)
 
+    def check_model(self, model: str) -> None:
+        """Returns if this store is of ``model``.
+
+        :raises ValueError: it is another model's.
+        """
+        if model != self.model:
+            raise ValueError(f"the store is of model {self.model!r}, not of {model!r}")
+
     # -- bases ---------------------------------------------------------------------------------------------
 
     def bases(self) -> BaseListing:
@@ -242,7 +250,7 @@ class ModelStore:
             raise
         except (OSError, ValueError, ImportError) as error:
             raise StoreUnavailableError(
-                f"{path} cannot be {done} ({type(error).__name__}: {error}); check [sync] store and its rights"
+                f"{path} cannot be {done} ({type(error).__name__}: {error}); check [store] url and its permissions"
             ) from error
 
     def _names(self, folder: str) -> list[str]:

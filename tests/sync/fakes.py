@@ -6,10 +6,11 @@ import numpy as np
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas.arrays import Int64s
-from rillet.sync import LogRecord, LogUnavailableError, MemoryLog
+from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
 DIM = 3
 SPEC_HASH = 0x5EC
+TABLE_SHARD = TableShard("m", SPEC_HASH)
 
 
 class WriterLink:
@@ -26,6 +27,9 @@ class WriterLink:
         self._queue: list[tuple[bytes, bytes]] = []
         self._late: list[tuple[bytes, bytes]] = []
 
+    def start(self) -> None:
+        pass
+
     def append(self, key: bytes, value: bytes) -> None:
         self._queue.append((key, value))
 
@@ -40,6 +44,9 @@ class WriterLink:
             self._send([record for record in queue for _ in range(2 if fate == "doubled" else 1)])
         if fate not in ("ok", "doubled"):
             raise LogUnavailableError(f"simulated: {fate}")
+
+    def close(self) -> None:
+        self._queue = []
 
     def deliver_late(self) -> None:
         """What was still on its way arrives now."""
