@@ -11,7 +11,7 @@ from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
-from rillet.sync import ModelStore, replica_as_of
+from rillet.sync import ModelStore, TableShard, replica_as_of
 
 _BATCH_REQUESTS = 512
 
@@ -25,8 +25,9 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     """
     spec = joined.spec
     log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
+    model = config.model.name
     replica = replica_as_of(
-        ModelStore(config.store_url, config.model.name), log, position, spec_hash=spec.hash, config=config.sync
+        ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
     )
     program = DenseProgram(
         replica.base.program,
