@@ -61,7 +61,7 @@ def validate(value: bytes, table_shard: TableShard, dim: int, fence: Fence) -> V
     except RecordError as error:
         return Validation(incident=Incident.UNDECODABLE, detail=str(error), rows_missing=True)
     if not isinstance(record, EpochClaim | DeltaBlock | DenseRef):
-        detail = f"a {type(record).__name__} in the delta log"
+        detail = f"{type(record).__name__} does not belong in the delta log"
         return Validation(incident=Incident.UNDECODABLE, detail=detail, rows_missing=True)
     if record.model != table_shard.model:
         detail = f"model {record.model!r} instead of {table_shard.model!r}"

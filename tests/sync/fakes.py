@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import BackpressureError
 from rillet.schemas.arrays import Int64s
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
@@ -18,10 +19,12 @@ class WriterLink:
 
     fate: "ok", "lost_ack" (all arrives, the writer is told it did not), "partial" (a prefix arrives),
     "nothing", "late" (nothing arrives until :meth:`deliver_late`), "doubled" (each record twice).
+    It is full at ``max_queued`` records.
     """
 
-    def __init__(self, shared: MemoryLog, rng: np.random.Generator) -> None:
+    def __init__(self, shared: MemoryLog, rng: np.random.Generator, max_queued: int = 1000) -> None:
         self.shared = shared
+        self.max_queued = max_queued
         self.fate = "ok"
         self._rng = rng
         self._queue: list[tuple[bytes, bytes]] = []
@@ -31,6 +34,8 @@ class WriterLink:
         pass
 
     def append(self, key: bytes, value: bytes) -> None:
+        if len(self._queue) >= self.max_queued:
+            raise BackpressureError(f"{self.max_queued} records are queued")
         self._queue.append((key, value))
 
     def flush(self, timeout_s: float) -> None:

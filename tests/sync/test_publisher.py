@@ -17,11 +17,12 @@ from rillet.sync import (
     Publisher,
     PublisherConfig,
     StoreUnavailableError,
+    SyncError,
     TableShard,
 )
 from rillet.sync.blocks import rows_of, verify_block
 from tests.sync.conftest import Bench
-from tests.sync.fakes import DIM, SPEC_HASH, same_rows, trainer_table
+from tests.sync.fakes import DIM, SPEC_HASH, TABLE_SHARD, WriterLink, same_rows, trainer_table
 
 FIDS = np.arange(1, 26, dtype=np.int64)
 
@@ -107,6 +108,39 @@ def test_ingest_times_travel_on_the_last_block_thinned(bench: Bench, count: int)
     assert last.freshness.action_ingest_ms[[0, -1]].tolist() == [times[0], times[-1]]
 
 
+class TestFullLog:
+    """The log takes a few records at a time: the writer flushes and goes on."""
+
+    def test_everything_goes_out_in_order(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0), max_queued=2), trainer_table(FIDS)
+        publication = bench.publisher(link).publish(
+            table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(2, np.float32)}
+        )
+        assert publication.blocks == 3
+        assert [record.sequence for record in bench.records()] == [0, 1, 2, 3, 4]
+        assert np.concatenate([block.fids for block in blocks(bench)]).tolist() == FIDS.tolist()
+
+    def test_a_flush_that_fails_then_is_a_failed_publication(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0), max_queued=1), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, trainer_table())
+        link.fate = "nothing"
+        with pytest.raises(LogUnavailableError):
+            bench.publish(publisher, table)
+        assert table.touched.pending().tolist() == FIDS.tolist()
+        bench.publish(publisher, table)
+        assert publisher.epoch == 2
+
+    def test_a_record_that_never_fits_is_an_error_that_says_what_to_lower(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0)), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, trainer_table())
+        link.max_queued = 0
+        with pytest.raises(SyncError, match=r"does not fit the empty queue .* lower \[publisher\] max_block_bytes"):
+            bench.publish(publisher, table)
+        assert table.touched.pending().tolist() == FIDS.tolist()
+
+
 class TestFailures:
     """A publication that is not acknowledged has not happened, as far as the writer may assume."""
 
@@ -187,6 +221,11 @@ class TestFailures:
             bench.write_base(publisher, table)
         assert not publisher.base_due(9_999)
         assert publisher.base_due(10_000)
+
+
+def test_a_store_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="store is of model 'other', not of 'm'"):
+        Publisher(bench.log, ModelStore(str(tmp_path), "other"), TABLE_SHARD, writer="w")
 
 
 class TestIntervals:

@@ -9,7 +9,7 @@ import pytest
 
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import DeltaBlock, Freshness, decode_as, encode
-from rillet.sync import BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, ReplicaConfig
+from rillet.sync import Base, BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, ReplicaConfig
 from tests.sync.conftest import REPLICA_CONFIG, Bench
 from tests.sync.fakes import DIM, TABLE_SHARD, damage, same_rows, trainer_table
 
@@ -233,6 +233,46 @@ class TestDense:
         replica.catch_up(0)
         assert bench.kinds() == [Incident.BAD_DENSE]
         assert (replica.version, replica.dense["w"].tolist()) == (1, [0.0, 0.0])
+
+
+class TestTelling:
+    """The listener is told of a base with what it prepared, and of newer weights of the same base apart."""
+
+    def test_a_base_comes_with_what_was_prepared_and_weights_without(
+        self, bench: Bench, publisher: Publisher, table: EmbeddingTable
+    ) -> None:
+        replica = bench.replica()
+        replica.load()
+        assert bench.listener.told == ["base 1: prepared 1"]
+        publisher.publish(table, now_ms=0, freshness=Freshness(), dense={"w": np.full(2, 9, np.float32)})
+        replica.catch_up(0)
+        assert bench.listener.told[1:] == ["dense 2: [9.0, 9.0]"]
+        change(table, 3)
+        bench.publish(publisher, table)
+        damage(bench.log, bench.log.end() - 1)
+        replica.catch_up(0)
+        bench.write_base(publisher, table)
+        replica.poll(10_000)
+        assert len(bench.listener.told) == 2  # read, not applied
+        replica.apply_slice()
+        assert bench.listener.told[2:] == ["base 3: prepared 3"]
+        assert (replica.applied.bases, replica.applied.dense_versions) == (2, 1)
+
+    def test_a_base_that_cannot_be_prepared_is_not_taken(
+        self, bench: Bench, publisher: Publisher, table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica = bench.replica()
+
+        def failing(base: Base) -> str:
+            raise RuntimeError("does not fit")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.listener, "prepare", failing)
+            with pytest.raises(RuntimeError, match="does not fit"):
+                replica.load()
+            assert (replica.ready, bench.listener.told) == (False, [])
+        replica.load()
+        assert bench.listener.told == ["base 1: prepared 1"]
 
 
 class TestRefusing:

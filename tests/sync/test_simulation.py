@@ -68,7 +68,8 @@ class World:
 
     def start_trainer(self) -> None:
         self.lives += 1
-        link = WriterLink(self.log, self.rng)
+        # Sometimes too small for the blocks in flight, so that the log says that it is full.
+        link = WriterLink(self.log, self.rng, max_queued=1 + self.lives % 3)
         table, state = trainer_table(), None
         if self.checkpoint is not None:
             arrays, state = self.checkpoint
