@@ -1,7 +1,8 @@
 """Which fids changed since they were last published, and nothing is ever forgotten.
 
-A publisher takes the pending keys, publishes their rows, then acknowledges, or puts them back when it could
-not. Source: Monolith section 2.2 (touched-key set); unlike there, a full set asks to be drained and grows on.
+A publisher takes the pending keys, publishes their rows, then acknowledges them, or puts them back if that failed.
+Each take ends a round. Source: Monolith section 2.2 (touched-key set); unlike there, a full set asks to be drained
+and goes on growing.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ class TouchedKeys:
         #: pending fids are keys[:count]
         self.keys = np.empty(1024, np.int64)
         self.count = 0
-        #: rounds count the takes; rows touched in this round or a later one are pending already
-        self.oldest_round = 1
+        #: the present round, with which rows are stamped when touched
         self.round = 1
+        #: rows touched in this round or a later one are pending already
+        self.oldest_round = 1
         self._in_flight: Int64s | None = None
         self._in_flight_round = 0
 
@@ -42,7 +44,7 @@ class TouchedKeys:
 
     @property
     def in_flight(self) -> int:
-        """Keys taken and neither acknowledged nor put back."""
+        """Number of keys taken and neither acknowledged nor put back."""
         return 0 if self._in_flight is None else len(self._in_flight)
 
     def pending(self) -> Int64s:
@@ -99,7 +101,7 @@ class TouchedKeys:
             self.keys = grown
 
     def add_deleted(self, fids: Int64s) -> None:
-        """Adds fids that no row stands for any more, for a table restored from a saved state."""
+        """Adds fids that have no row any more, for a table restored from a saved state."""
         self.reserve(len(fids))
         self.keys[self.count : self.count + len(fids)] = fids
         self.count += len(fids)
