@@ -253,16 +253,7 @@ class EmbeddingTable:
     def _mark(self, rows: Int64s) -> None:
         touched = self._touched
         if touched is not None:
-            touched.reserve(len(rows))
-            touched.count = row_kernels.mark_touched(
-                rows,
-                self._slabs.marks_at,
-                self._slabs.shift,
-                touched.oldest_round,
-                touched.round,
-                touched.keys,
-                touched.count,
-            )
+            touched.mark(rows, self._slabs)
 
     def _live(self) -> tuple[Int64s, Int64s]:
         fids = np.empty(len(self), np.int64)

@@ -188,9 +188,9 @@ def a_base_is_seen_by_others_as_written(under: StoreUnderTest) -> None:
 
 def a_base_is_not_seen_until_all_of_it_is_written(under: StoreUnderTest) -> None:
     under.store.write_base(make_base(1))
-    whole, changes = under.store._fs, 0
+    whole, changes = under.store._files._fs, 0
     while True:
-        under.store._fs = BreaksOff(whole, changes)
+        under.store._files._fs = BreaksOff(whole, changes)
         try:
             under.store.write_base(make_base(2))
         except StoreUnavailableError:
@@ -198,7 +198,7 @@ def a_base_is_not_seen_until_all_of_it_is_written(under: StoreUnderTest) -> None
             changes += 1
             continue
         finally:
-            under.store._fs = whole
+            under.store._files._fs = whole
         break
     assert changes == 6  # four files, the manifest, its move
     assert _is_whole(under.other.newest_base(), 2)
@@ -207,11 +207,11 @@ def a_base_is_not_seen_until_all_of_it_is_written(under: StoreUnderTest) -> None
 def a_base_is_not_seen_once_its_deletion_has_begun(under: StoreUnderTest) -> None:
     for version in (1, 2):
         under.store.write_base(make_base(version))
-    whole = under.store._fs
-    under.store._fs = BreaksOff(whole, 1)
+    whole = under.store._files._fs
+    under.store._files._fs = BreaksOff(whole, 1)
     with pytest.raises(StoreUnavailableError, match="broken off"):
         under.store.collect_garbage(keep_bases=1, keep_dense=1)
-    under.store._fs = whole
+    under.store._files._fs = whole
     assert [manifest.version for manifest in under.other.bases().manifests] == [2]
     assert under.store.collect_garbage(keep_bases=1, keep_dense=1) == ["base-000000000001"]
 

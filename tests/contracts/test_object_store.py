@@ -127,6 +127,6 @@ def test_a_file_system_that_breaks_the_contract_fails_the_check(
 def test_a_store_on_such_a_file_system_fails_the_check(kind: type[MemoryFileSystem], check: CheckStore) -> None:
     stores = ModelStore("memory://root", "m"), ModelStore("memory://root", "m")
     for store, fs in zip(stores, _broken(kind), strict=True):
-        store._fs = fs
+        store._files._fs = fs
     with pytest.raises((AssertionError, pytest.fail.Exception, RilletError)):
         check(StoreUnderTest(*stores))

@@ -59,6 +59,7 @@ class Listener(ReplicaListener[str]):
 class Bench:
     """One log and one store, with publishers and replicas of model "m"."""
 
+    folder: Path
     store: ModelStore
     log: MemoryLog = field(default_factory=MemoryLog)
     incidents: list[tuple[Incident, int, str]] = field(default_factory=list)
@@ -113,4 +114,4 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(ModelStore(str(tmp_path), "m"))
+    return Bench(tmp_path, ModelStore(str(tmp_path), "m"))

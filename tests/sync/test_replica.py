@@ -518,7 +518,7 @@ class TestMending:
     ) -> None:
         change(table, 3)
         manifest = bench.write_base(publisher, table)
-        bench.store._write(bench.store._path(manifest.name, "embeddings.safetensors"), b"torn")
+        (bench.folder / "m" / manifest.name / "embeddings.safetensors").write_bytes(b"torn")
         change(table, 4)
         bench.publish(publisher, table)
         replica = bench.replica()
