@@ -32,7 +32,7 @@ from rillet.sync.validation import Incident, validate
 
 NO_POSITION = -1
 _UPSERT_ROWS = 65_536
-#: between two tries to read a dense blob; the log is read meanwhile
+#: pause between two tries to read a dense blob; the log is read meanwhile
 _DENSE_RETRY_MS = 1000
 
 
@@ -59,7 +59,7 @@ class DeltaReader:
         self._incidents: Counter[Incident] = Counter()
         self._end_seen = 0
         self._end_at_load = 0
-        #: something below this position is missing: a base with its next offset there or later has it
+        #: something below this position is missing; a base with its next offset there or later has it
         self._missing_below: int | None = None
         #: the log does not hold the next position
         self._lost = False
@@ -99,7 +99,7 @@ class DeltaReader:
         return self._lost or self._missing_below is not None
 
     def load(self) -> None:
-        """Queues the newest base that is whole and whose next offset the log still holds.
+        """Queues the newest base that is whole and whose next offset is still in the log.
 
         :raises BaseNotFoundError: there is none; LogUnavailableError, StoreUnavailableError: try again.
         """
@@ -202,7 +202,7 @@ class DeltaReader:
         # Before anything changes here: a base that it refuses leaves the reader as it was.
         prepared = self._listener.prepare(bare)
         self._dim = manifest.dim
-        # Fencing goes by position: back at the base's, what the log says from there on counts again.
+        # Fencing goes by position: what stands after the base's counts again, even if it was read before.
         self._fence = Fence(manifest.epoch, manifest.next_sequence)
         self._base_order = manifest.order
         self._next = manifest.next_offset

@@ -2,7 +2,7 @@
 
 The base taken is the newest whose next offset is at or before the position; the log is then replayed from there
 up to the position, by the same code that a replica runs. Which base it is makes no difference to the rows
-(``rillet.sync.publisher``), only to how much is replayed.
+(see ``rillet.sync.publisher``), only to how much is replayed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def replica_as_of(
 
     :param position: of the log, such as its ``end()`` at the moment to look back to.
     :returns: ``table``, ``dense``, ``version`` and ``base`` (program, spec) of then.
-    :raises BaseNotFoundError: no whole base lies at or before the position and inside the log.
+    :raises BaseNotFoundError: there is no whole base at or before the position and inside the log.
     :raises CorruptArtifactError: a record or the dense blob of then is damaged or was collected (``keep_dense``).
     :raises LogUnavailableError: StoreUnavailableError likewise.
     """

@@ -12,7 +12,11 @@ P = TypeVar("P")
 
 
 class ReplicaListener(Generic[P]):
-    """Does nothing; override what is of interest. ``P`` is what :meth:`prepare` makes of a base."""
+    """Does nothing; override what is of interest. ``P`` is what :meth:`prepare` makes of a base.
+
+    The thread that calls ``Replica.load`` also applies the first base; from then on the two threads share nothing
+    but the queue of updates.
+    """
 
     def prepare(self, base: Base) -> P | None:
         """Makes ready what takes too long for the applying thread. Reading thread, before the base is queued.

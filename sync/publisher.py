@@ -7,14 +7,14 @@ intervals); epochs, sequences and the reconciliation are not in the paper.
 How a reader's rows come to equal the writer's table:
 
 * A publication carries the absolute rows of all keys touched since the last acknowledged one. Keys are
-  forgotten on acknowledgement only. After a failure they're put back, the epoch is given up and a new one
-  claimed, so that whatever of the failed publication arrives late is refused by position (``rillet.sync.fence``).
+  forgotten on acknowledgement only. After a failure they are put back and the epoch is given up for a new one,
+  so that whatever arrives late of the failed publication is refused by its position (``rillet.sync.fence``).
 * A base is taken right after a publication, with no training between: no touched key is unpublished then, and
   ``next_offset`` is the position up to which this writer has accounted for every record. So the base's rows
   are those of a reader that applied everything below ``next_offset``: base + log from there is the same as
   the log alone, whichever base is taken, and equals the writer's table at each acknowledged publication.
-  (With touched keys unpublished, a base would hold values that no log has: a reader that starts from it
-  would keep them for good if the writer died and its successor went on from an older checkpoint.)
+  (With touched keys unpublished, a base would hold values that the log does not have. If the writer then died
+  and its successor went on from an older checkpoint, a reader that started from that base would keep them for good.)
 * A writer that takes over from a checkpoint finds in the log what its predecessor published after that
   checkpoint, and publishes its own rows of those keys again (tombstones for those it does not have).
 """
@@ -87,9 +87,9 @@ class Publisher:
             position=known["position"],
             newest_epoch=known["epoch"],
         )
-        #: keys to publish again whatever the touched set says, ascending, and where reading for them began
-        self._again: Int64s = NO_FIDS
-        self._again_from = known["position"]
+        #: fids to publish again whatever the touched set says, ascending, and the position from which they were collected
+        self._republish: Int64s = NO_FIDS
+        self._republish_from = known["position"]
         self._version = UNKNOWN
         #: its action times are those not published yet
         self._freshness = Freshness()
@@ -135,7 +135,7 @@ class Publisher:
 
     def state(self) -> dict[str, int]:
         """To be kept in the trainer's checkpoint, beside the table and its touched keys of the same moment."""
-        position = self._again_from if len(self._again) else self._writer.position
+        position = self._republish_from if len(self._republish) else self._writer.position
         return {"epoch": self._writer.newest_epoch, "position": position}
 
     def publish(
@@ -166,8 +166,7 @@ class Publisher:
                 ref = self._write_dense(dense)
             except SyncError as error:
                 failure = error
-        publication = self._publish_rows(table, self._freshness.sampled(self.config.freshness_samples), ref)
-        self._freshness = self._freshness.without_action_times()
+        publication = self._publish_rows(table, ref, action_times=True)
         if failure is not None:
             raise failure
         if ref is not None:
@@ -183,8 +182,8 @@ class Publisher:
         :raises LogUnavailableError: as :meth:`publish`; StoreUnavailableError and FencedError too.
         """
         self._ensure_epoch(table)
-        if len(table.touched) or len(self._again):
-            self._publish_rows(table, self._freshness.without_action_times(), None)
+        if len(table.touched) or len(self._republish):
+            self._publish_rows(table, None, action_times=False)
         else:
             self._writer.account()
         fids, rows = table.items()
@@ -226,11 +225,11 @@ class Publisher:
         return manifest
 
     def base_failed(self, now_ms: int) -> None:
-        """To be told when a snapshot could not be written: the next base is due a sparse interval from now."""
+        """Call it when a snapshot could not be written: the next base is then due in one sparse interval."""
         config = self.config
         self._last_base_ms = now_ms - round((config.base_interval_s - config.sparse_interval_s) * 1000)
 
-    # -- how -----------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _ensure_epoch(self, table: EmbeddingTable) -> None:
         """Claims an epoch unless one is open, and collects what has to be published again."""
@@ -246,37 +245,39 @@ class Publisher:
         start = writer.position
         found = writer.open(above=newest_epoch)
         if len(found):
-            if not len(self._again):
-                self._again_from = start
-            self._again = np.union1d(self._again, found)
+            if not len(self._republish):
+                self._republish_from = start
+            self._republish = np.union1d(self._republish, found)
 
     def _start_over(self, table: EmbeddingTable) -> None:
-        """Nothing is known of what readers hold: all that was ever published is published again or buried."""
+        """Nothing is known of what readers hold: every fid that may be with them is published again, as row or tombstone."""
         fids, _ = table.items()
         with suppress(BaseNotFoundError):
             fids = np.union1d(fids, self._store.newest_base().fids)
-        self._again = np.union1d(self._again, fids)
-        self._again_from = UNKNOWN
-        # From the log's begin, not from the base's position: the base may be of a log that is no more.
+        self._republish = np.union1d(self._republish, fids)
+        self._republish_from = UNKNOWN
+        # From the log's begin, not from the base's position: the base may be of a log that was deleted since.
         self._writer.start_over()
         self._last_base_ms = None
         self._base_time_known = True
 
-    def _publish_rows(self, table: EmbeddingTable, freshness: Freshness, ref: DenseRef | None) -> Publication:
+    def _publish_rows(self, table: EmbeddingTable, ref: DenseRef | None, *, action_times: bool) -> Publication:
         config, writer, ours = self.config, self._writer, self._table_shard
+        newest = self._freshness.without_action_times()
+        of_last = self._freshness.sampled(config.freshness_samples) if action_times else newest
         size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes)
         taken = table.touched.take()
         try:
-            fids = np.union1d(taken, self._again) if len(self._again) else taken
+            fids = np.union1d(taken, self._republish) if len(self._republish) else taken
             live = table.find(fids) >= 0
             upserts, tombstones = fids[live], fids[~live]
             pieces = [(upserts[i : i + size], NO_FIDS) for i in range(0, len(upserts), size)]
             pieces += [(NO_FIDS, tombstones[i : i + size]) for i in range(0, len(tombstones), size)]
             pieces = pieces or [(NO_FIDS, NO_FIDS)]
             sent = 0
-            for number, (rows_of, gone) in enumerate(pieces, start=1):
-                told = freshness if number == len(pieces) else freshness.without_action_times()
-                block = self._block(table, rows_of, gone, told)
+            for number, (upserted, removed) in enumerate(pieces, start=1):
+                freshness = of_last if number == len(pieces) else newest
+                block = self._block(table, upserted, removed, freshness)
                 sent += writer.append(f"{ours.table}|{ours.shard}".encode(), block)
                 if number % config.blocks_in_flight == 0:
                     writer.flush()
@@ -284,12 +285,14 @@ class Publisher:
                 writer.append(f"dense|{ours.shard}".encode(), replace(ref, sequence=writer.sequence))
             writer.flush()
         except BaseException:
-            # Whatever happened, some of it may be in the log or still come: this epoch is over.
+            # Whatever happened, some of it may be in the log, or get there later: this epoch is over.
             table.touched.put_back()
             writer.abandon()
             raise
         table.touched.acknowledge()
-        self._again = NO_FIDS
+        self._republish = NO_FIDS
+        if action_times:
+            self._freshness = newest
         writer.account()
         return Publication(
             epoch=writer.epoch,

@@ -221,7 +221,7 @@ class Replica:
         return done
 
     def catch_up(self, now_ms: int, timeout_s: float = 0.0) -> None:
-        """Polls and applies until nothing more is at hand: for a start, and for tests. Not for a serving loop.
+        """Polls and applies until nothing more is there: for a start, and for tests. Not for a serving loop.
 
         :raises LogUnavailableError: as :meth:`poll`.
         """
@@ -231,7 +231,7 @@ class Replica:
                 self.apply_slice(self.config.max_queued_rows)
 
     def _apply_rows(self, block: DeltaBlock, budget: int) -> int:
-        """Applies up to ``budget`` rows from the offset on; leaves the offset at 0 when the block is through."""
+        """Applies up to ``budget`` rows from the offset on; leaves the offset at 0 once all are applied."""
         table = self.table
         upserts, total = len(block.fids), len(block.fids) + len(block.tombstones)
         start = self._offset

@@ -40,7 +40,7 @@ class BaseListing:
 
 
 class ModelStore:
-    """Bases and dense blobs of one model. Holds no state: any process may write, the newest writer's base wins."""
+    """Bases and dense blobs of one model. It holds no state: any process may write, and the newest writer's base wins."""
 
     def __init__(self, url: str, model: str) -> None:
         """Opens the store; nothing is read yet.
@@ -200,7 +200,7 @@ class ModelStore:
     # -- housekeeping --------------------------------------------------------------------------------------
 
     def newest_version(self) -> int:
-        """The highest version that any file bears, 0 when there is none; a finished writer or not."""
+        """The highest version that any file bears, complete or not; 0 when there is none."""
         versions = [*self._base_versions(), *self._dense_versions()]
         return max(versions, default=0)
 
@@ -229,7 +229,7 @@ class ModelStore:
             deleted.append(path)
         return deleted
 
-    # -- how -----------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _base_versions(self) -> list[int]:
         return sorted(_numbers(self._files.names(), "base-", ""))

@@ -2,7 +2,7 @@
 
 A writer opens an epoch by appending an ``EpochClaim`` for newest epoch + 1 and reading the log up to it: the log's
 order decides between two claims of one epoch. After any failure the epoch is abandoned, since what was queued
-may arrive late. The writer does not know what the records say.
+may arrive late. The writer does not interpret the records.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class EpochWriter:
         return self._position != UNKNOWN and self._log.begin() <= self._position <= self._log.end()
 
     def start_over(self) -> None:
-        """Accounts for the whole log at the next :meth:`open`."""
+        """The next :meth:`open` reads the whole log."""
         self._position = self._log.begin()
 
     def open(self, above: int = 0) -> Int64s:
@@ -92,7 +92,7 @@ class EpochWriter:
 
         :returns: int64[n] ascending, the fids of the table in all delta blocks from the position up to the claim.
         :raises FencedError: this writer has held an epoch, and another writer a newer one since.
-        :raises LogUnavailableError: nothing is changed but that the epoch tried is not tried again.
+        :raises LogUnavailableError: nothing has changed, except that the epoch tried is not tried again.
         """
         self._newest_epoch = max(self._newest_epoch, above)
         found: list[Int64s] = []
@@ -143,7 +143,7 @@ class EpochWriter:
         self._is_open = False
 
     def account(self) -> None:
-        """Moves the position past what was acknowledged; looks who else is writing where not all is ours.
+        """Moves the position past what was acknowledged; if there is more than that, looks who else is writing.
 
         :raises FencedError: another one has a newer epoch.
         :raises LogUnavailableError: the log does not answer. The epoch is abandoned.

@@ -193,6 +193,23 @@ class TestFailures:
                 assert fate == "nothing"
         assert blocks(bench)[-1].freshness.action_ingest_ms.tolist() == [11, 12]
 
+    def test_action_times_that_were_acknowledged_do_not_travel_twice(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link, table = bench.link(), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, table)
+
+        def away() -> int:
+            raise LogUnavailableError("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "end", away)  # asked after the acknowledgement
+            with pytest.raises(LogUnavailableError):
+                publisher.publish(table, now_ms=0, freshness=Freshness(0, 0, np.array([11])))
+        publisher.publish(table, now_ms=0, freshness=Freshness(0, 0, np.array([12])))
+        assert [block.freshness.action_ingest_ms.tolist() for block in blocks(bench)][-2:] == [[11], [12]]
+
     def test_rows_go_out_though_the_store_fails_and_the_failure_is_told(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -375,7 +392,7 @@ class TestTakingOver:
         bench.publish(publisher, table)
         return EmbeddingTable.from_state(DIM, table.config, saved), state
 
-    def test_what_was_published_since_the_checkpoint_is_published_again_or_buried(self, bench: Bench) -> None:
+    def test_what_was_published_since_the_checkpoint_is_published_again_as_row_or_tombstone(self, bench: Bench) -> None:
         table, state = self.life(bench)
         replica = bench.replica()
         replica.load()

@@ -494,7 +494,7 @@ class TestMending:
         assert same_rows(replica.table, table)
         assert (bench.kinds(), replica.degraded) == ([Incident.TRUNCATED], False)
 
-    def test_a_log_made_anew_is_followed_from_the_next_base(
+    def test_a_recreated_log_is_followed_from_the_next_base(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
         replica = bench.replica()
