@@ -24,11 +24,11 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     :raises RilletError: the model of then cannot be rebuilt.
     """
     spec = joined.spec
-    log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
     model = config.model.name
-    replica = replica_as_of(
-        ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
-    )
+    with KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas) as log:
+        replica = replica_as_of(
+            ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
+        )
     program = DenseProgram(
         replica.base.program,
         slots=len(spec.slots),
