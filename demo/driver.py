@@ -21,7 +21,7 @@ from rillet.connectors.producers import ActionProducer
 from rillet.demo.errors import DemoError
 from rillet.demo.metrics import RunningAuc
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, FeatureSpec
 from rillet.serving.features import RequestLayout
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
@@ -197,8 +197,13 @@ class Driver:
         self.stats.auc.add(logits, np.isin(ids, list(marked)))
 
     async def _act(self, action: ActionEvent) -> None:
-        while not self._actions.append(action):
-            await asyncio.sleep(_RETRY_S)
+        while True:
+            try:
+                self._actions.submit(action)
+            except BackpressureError:
+                await asyncio.sleep(_RETRY_S)
+            else:
+                break
         self.stats.actions += 1
         if action.action == self._watched and action.request_id in self._shown:
             self._marked.setdefault(action.request_id, set()).add(action.impression_id)

@@ -29,7 +29,7 @@ from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.sync import ModelStore, Publisher
-from rillet.trainer import CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
+from rillet.trainer import BadRecord, CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
 
 log = logging.getLogger("rillet.train")
 
@@ -66,7 +66,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     return 0
 
 
-def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLoop:
+def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLoop[BadRecord]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
@@ -106,6 +106,7 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
         trainer,
         source=KafkaExampleSource(servers, topics.examples, trainer.positions, until_latest=until_latest),
         letters=letters,
+        to_letter=lambda bad: bad,
         publications=publications,
         checkpoints=Checkpoints(
             trainer,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
@@ -23,8 +24,10 @@ _WAIT_S = 0.05
 _POLL_BATCHES = 4
 _POLL_BLOCKS = 1000
 
+Letter = TypeVar("Letter")
 
-class TrainLoop:
+
+class TrainLoop(Generic[Letter]):
     """One trainer with its source, dead letters, publications and checkpoints."""
 
     def __init__(
@@ -32,7 +35,8 @@ class TrainLoop:
         trainer: OnlineTrainer,
         *,
         source: ExampleSource,
-        letters: Sink[BadRecord],
+        letters: Sink[Letter],
+        to_letter: Callable[[BadRecord], Letter],
         publications: Publications,
         checkpoints: Checkpoints,
         metrics: TrainMetrics,
@@ -40,20 +44,21 @@ class TrainLoop:
     ) -> None:
         """
         :param source: gives examples from the trainer's positions on.
-        :param letters: takes the records that cannot be trained on.
+        :param letters: takes the records that cannot be trained on; reading waits while it is full.
+        :param to_letter: what ``letters`` takes for a record.
         :param now_ms: wall clock.
         """
         self.metrics = metrics
         self._trainer = trainer
         self._config = trainer.config
         self._letters = letters
+        self._to_letter = to_letter
         self._publications = publications
         self._checkpoints = checkpoints
         self._now_ms = now_ms
         self._reader = BlockReader(
             source,
             trainer.spec,
-            bad_records=letters,
             on_bad=self._on_bad,
             max_rows=self._config.queue_rows,
             poll_rows=_POLL_BATCHES * self._config.batch_size,
@@ -127,6 +132,8 @@ class TrainLoop:
         )
 
     def _on_bad(self, bad: BadRecord) -> None:
+        """In the reading thread."""
+        self._letters.submit(self._to_letter(bad))
         self.metrics.bad_records.inc()
         record = bad.record
         log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, bad.error)

@@ -23,8 +23,8 @@ from rillet.serving.metrics import ServingMetrics
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
 from rillet.serving.protocol import InferRequest
+from rillet.serving.rate_limited_log import RateLimitedLog
 from rillet.serving.replica_metrics import ReplicaCollector
-from rillet.serving.report import Reporter
 from rillet.sync import (
     Base,
     BaseNotFoundError,
@@ -75,7 +75,7 @@ class LiveModel:
         self._metrics = metrics
         self._now_ms = now_ms
         self._clock = clock
-        self._reporter = Reporter(log, clock)
+        self._limited_log = RateLimitedLog(log, clock)
         self._replica = Replica(
             store,
             delta_log,
@@ -170,7 +170,9 @@ class LiveModel:
             except (SyncError, ProgramError) as error:
                 if isinstance(error, ProgramError):
                     self._refused_weights.inc()
-                self._reporter.warn("poll", "updates are not arriving, serving goes on with what there is: %s", error)
+                self._limited_log.warning(
+                    "poll", "updates are not arriving, serving goes on with what there is: %s", error
+                )
                 wake()  # the error may have come after rows were queued
                 # The replica asks a failing store at its own pace, and reads the log meanwhile.
                 stop.wait(pause_s if isinstance(error, StoreUnavailableError) else _RETRY_S)
@@ -185,12 +187,12 @@ class LiveModel:
             try:
                 base = self._replica.load()
             except BaseNotFoundError:
-                self._reporter.info(
+                self._limited_log.info(
                     "base", "waiting for the trainer to write a first base of model %s to %s", model, url
                 )
                 stop.wait(self._config.base_poll_interval_ms / 1e3)
             except SyncError as error:
-                self._reporter.warn("base", "the first base of model %s cannot be loaded yet: %s", model, error)
+                self._limited_log.warning("base", "the first base of model %s cannot be loaded yet: %s", model, error)
                 stop.wait(max(_RETRY_S, self._config.base_poll_interval_ms / 1e3))
             else:
                 log.info(
@@ -252,7 +254,7 @@ class LiveModel:
             self._metrics.freshness_seconds.observe_many((self._now_ms() - known) / 1e3)
 
     def _on_incident(self, kind: Incident, position: int, detail: str) -> None:
-        self._reporter.warn(f"incident {kind}", "delta log position %d: %s: %s", position, kind.value, detail)
+        self._limited_log.warning(f"incident {kind}", "delta log position %d: %s: %s", position, kind.value, detail)
 
     def _announce(self) -> None:
         self._announced = True

@@ -15,7 +15,7 @@ from rillet.serving.errors import QueueFullError, RequestError
 P = TypeVar("P")
 R = TypeVar("R")
 
-#: A batch is taken so long before the first deadline in it: a sleeping thread wakes up late.
+#: A batch is taken this long before the first deadline in it, since a sleeping thread wakes up late.
 _DEADLINE_MARGIN_S = 0.001
 
 
@@ -50,7 +50,7 @@ class RowQueue(Generic[P, R]):
     def offer(self, job: Job[P, R]) -> None:
         """Appends a job.
 
-        :raises QueueFullError: its rows do not fit any more; the queue is as before.
+        :raises QueueFullError: its rows do not fit any more; the queue is as before. It is a BackpressureError.
         """
         if self.rows + job.rows > self._max_rows:
             raise QueueFullError(
@@ -92,6 +92,14 @@ class RowQueue(Generic[P, R]):
             self.rows -= job.rows
         self._due_s = min(map(self._due, self._jobs), default=float("inf"))
         return batch, expired
+
+    def clear(self) -> list[Job[P, R]]:
+        """Takes everything out, in order."""
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        self.rows = 0
+        self._due_s = float("inf")
+        return jobs
 
     def _due(self, job: Job[P, R]) -> float:
         return min(job.enqueued_s + self._max_delay_s, job.deadline_s - _DEADLINE_MARGIN_S)

@@ -1,7 +1,7 @@
 """A background thread that reads, decodes and checks example blocks ahead of training.
 
-Bounded in rows: it waits when training falls behind. A record that cannot be used goes to a sink with the reason,
-and its place in the order is kept, so that positions pass it. The source is a protocol: Kafka in ``connectors``, a
+Bounded in rows: it waits when training falls behind. What it cannot use is handed over with the reason, and its
+place in the order is kept, so that positions pass it. The source is a protocol: Kafka in ``connectors``, a
 list in :mod:`rillet.trainer.list_source`.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
-from rillet.schemas.stages import BackpressureError, ClosedError, Sink, Source
+from rillet.schemas.stages import BackpressureError, ClosedError, Source
 
 
 class RawRecord(NamedTuple):
@@ -64,25 +64,23 @@ class BlockReader:
         source: ExampleSource,
         spec: FeatureSpec,
         *,
-        bad_records: Sink[BadRecord],
-        on_bad: Callable[[BadRecord], None] = lambda bad: None,
+        on_bad: Callable[[BadRecord], None],
         max_rows: int,
         poll_rows: int | None = None,
         source_records: int = 500,
         source_wait_s: float = 0.1,
     ) -> None:
         """
-        :param bad_records: takes the records that cannot be used, in the reading thread. While it is full, reading
-            waits: no record is passed before its dead letter is queued. It is not the reader's to close.
-        :param on_bad: called in the reading thread after each of them was taken, for counting and logging.
+        :param on_bad: takes each record that cannot be used, in the reading thread. While it raises
+            BackpressureError it is called again with the same record, and reading waits: no record is passed before
+            it was taken.
         :param max_rows: decoded rows that wait in memory; reading waits above it.
         :param poll_rows: a poll stops at the block that brings it to this many rows; no limit if None.
         :param source_records: records per poll of the source; also how many may be queued beyond ``max_rows``.
-        :param source_wait_s: longest wait for the source or the sink, seconds; bounds how long :meth:`close` takes.
+        :param source_wait_s: longest wait for the source or for room, seconds; bounds how long :meth:`close` takes.
         """
         self._source = source
         self._spec = spec
-        self._bad_records = bad_records
         self._on_bad = on_bad
         self._max_rows = max_rows
         self._poll_rows = poll_rows
@@ -181,15 +179,13 @@ class BlockReader:
     def _hand_over(self, bad: BadRecord) -> None:
         while True:
             try:
-                self._bad_records.submit(bad)
+                self._on_bad(bad)
+                return
             except BackpressureError:
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closed, self._source_wait_s):
                         # Never queued, so no position passes it: it is read again after a restart.
-                        raise ClosedError("closed while the sink for bad records had no room") from None
-            else:
-                self._on_bad(bad)
-                return
+                        raise ClosedError("closed while there was no room for a bad record") from None
 
 
 def _rows(item: ReadBlock) -> int:

@@ -51,7 +51,7 @@ def main() -> None:
         print(f"film {film}: {score:.4f}")
 
     actions = ActionProducer(config.kafka.bootstrap_servers, config.kafka.topics.actions)
-    actions.append(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=42, action="watch"))
+    actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=42, action="watch"))
     actions.flush()
     actions.close()
     print("reported: film 42 was watched")

@@ -42,9 +42,8 @@ class Actions:
     def __init__(self) -> None:
         self.sent: list[ActionEvent] = []
 
-    def append(self, event: ActionEvent) -> bool:
+    def submit(self, event: ActionEvent) -> None:
         self.sent.append(event)
-        return True
 
     def __len__(self) -> int:
         return 0

@@ -131,6 +131,7 @@ class Parts:
             self.trainer,
             source=self.source,
             letters=self.letters,
+            to_letter=lambda bad: bad,
             publications=self.publications,
             checkpoints=self.checkpoints,
             metrics=self.metrics,

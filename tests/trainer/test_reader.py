@@ -32,7 +32,7 @@ class CountingSource(ListSource):
 
 
 class Letters:
-    """A ``Sink[BadRecord]`` in memory."""
+    """Takes bad records, has no room for them, or fails."""
 
     def __init__(self) -> None:
         self.taken: list[BadRecord] = []
@@ -40,10 +40,7 @@ class Letters:
         self.refused = threading.Event()
         self.failure: Exception | None = None
 
-    def start(self) -> None:
-        pass
-
-    def submit(self, bad: BadRecord, /) -> None:
+    def __call__(self, bad: BadRecord) -> None:
         if self.failure is not None:
             raise self.failure
         if self.full:
@@ -51,16 +48,10 @@ class Letters:
             raise BackpressureError("full")
         self.taken.append(bad)
 
-    def flush(self, timeout_s: float) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
 
 def _reader(source: ListSource, letters: Letters | None = None, **settings: int) -> BlockReader:
     reader = BlockReader(
-        source, RAGGED, bad_records=letters or Letters(), source_wait_s=0.01, **{"max_rows": 100, **settings}
+        source, RAGGED, on_bad=letters or Letters(), source_wait_s=0.01, **{"max_rows": 100, **settings}
     )
     reader.start()
     return reader
@@ -77,7 +68,7 @@ def _ten_rows() -> bytes:
     return encode(make_block(np.random.default_rng(0), 10))
 
 
-def test_bad_records_go_to_the_sink_and_keep_their_place() -> None:
+def test_bad_records_are_handed_over_and_keep_their_place() -> None:
     good = make_block(np.random.default_rng(0), 3)
     other_spec = replace(good, spec_hash=1)
     torn = replace(good, sampling_rate=good.sampling_rate[:-1])
@@ -127,7 +118,7 @@ def test_what_stops_the_source_surfaces_after_the_records_before_it_and_is_no_en
     reader.close()
 
 
-def test_an_error_of_the_sink_is_not_lost() -> None:
+def test_an_error_of_who_takes_them_is_not_lost() -> None:
     letters = Letters()
     letters.failure = RuntimeError("dead letters are broken")
     reader = _reader(ListSource.of_values([b"noise"]), letters)
@@ -136,7 +127,7 @@ def test_an_error_of_the_sink_is_not_lost() -> None:
     reader.close()
 
 
-def test_reading_waits_for_room_in_the_sink_and_goes_on() -> None:
+def test_reading_waits_for_room_for_a_bad_record_and_goes_on() -> None:
     letters = Letters()
     letters.full = True
     reader = _reader(ListSource.of_values([_ten_rows(), b"noise", _ten_rows()]), letters)
@@ -166,5 +157,5 @@ def test_closing_stops_a_reader_that_waits_and_closes_its_source(full: bool) -> 
 
 def test_a_reader_that_was_never_started_may_be_closed() -> None:
     source = CountingSource([])
-    BlockReader(source, RAGGED, bad_records=Letters(), max_rows=10).close()
+    BlockReader(source, RAGGED, on_bad=Letters(), max_rows=10).close()
     assert source.closed
