@@ -103,7 +103,7 @@ class FollowingModel(Protocol):
 
 
 class Follower:
-    """The thread that follows the trainer. A failure that waiting does not mend is for the owner to act on."""
+    """The thread that follows the trainer. A failure that waiting does not cure is reported to its owner."""
 
     def __init__(
         self,

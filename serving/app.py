@@ -66,7 +66,7 @@ class InferenceApp:
         """
         :param model: name under which it is served.
         :param recorder: where served features go; None serves without logging them.
-        :param now_ms: wall clock, the event time of requests that name none.
+        :param now_ms: wall clock: the event time of requests that have none.
         """
         self._model = model
         self._spec = spec

@@ -1,7 +1,7 @@
-"""The auto-batcher: one thread that owns the model, takes what is queued and lets updates in between batches.
+"""The auto-batcher: one thread that owns the model, scores what is queued and applies updates between batches.
 
 Work-conserving: it never waits while requests wait, unless ``max_queue_delay_ms`` says so. Nothing else may
-touch the table or the program, which is why no request sees half a row and none of it needs a lock.
+touch the table or the program, so no request sees half a row, and neither needs a lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BatchObserver(Protocol):
         """A batch was computed."""
 
     def queue_rows(self, rows: int) -> None:
-        """So many rows wait."""
+        """``rows`` rows are queued."""
 
 
 class AutoBatcher(Generic[P, R]):
@@ -38,7 +38,7 @@ class AutoBatcher(Generic[P, R]):
         self,
         *,
         compute: Callable[[Sequence[P]], Sequence[R]],
-        between: Callable[[], bool],
+        background_slice: Callable[[], bool],
         deliver: Callable[[list[tuple[Job[P, R], R | RequestError]]], None],
         queue: RowQueue[P, R],
         clock: Callable[[], float],
@@ -46,18 +46,18 @@ class AutoBatcher(Generic[P, R]):
     ) -> None:
         """
         :param compute: payloads of one batch to their results, in order.
-        :param between: one slice of background work; True when there is more of it.
+        :param background_slice: one slice of background work; True when there is more of it.
         :param deliver: takes the results; called once per batch.
         :param clock: monotonic seconds.
         """
         self._compute = compute
-        self._between = between
+        self._background_slice = background_slice
         self._deliver = deliver
         self._queue = queue
         self._clock = clock
         self._observer = observer
         self._changed = threading.Condition()
-        self._background = False
+        self._background_pending = False
         self._flushing = 0
         self._closed = False
         #: jobs taken so far, and those of them that were delivered, with or without scores
@@ -85,7 +85,7 @@ class AutoBatcher(Generic[P, R]):
     def wake(self) -> None:
         """Says that there is background work; callable from any thread."""
         with self._changed:
-            self._background = True
+            self._background_pending = True
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
@@ -128,7 +128,7 @@ class AutoBatcher(Generic[P, R]):
         with self._changed:
             due = self._is_due(now)
             batch, expired = self._queue.take(now) if due else ([], [])
-            background, self._background = self._background, False
+            background, self._background_pending = self._background_pending, False
         outcomes: list[tuple[Job[P, R], R | RequestError]] = [
             (job, DeadlineError(f"the deadline passed after {(now - job.enqueued_s) * 1e3:.1f} ms in the queue"))
             for job in expired
@@ -143,9 +143,9 @@ class AutoBatcher(Generic[P, R]):
             with self._changed:
                 self._delivered += len(outcomes)
                 self._changed.notify_all()
-        if background and self._between():
+        if background and self._background_slice():
             with self._changed:
-                self._background = True
+                self._background_pending = True
 
     def _run(self) -> None:
         while self._wait():
@@ -156,7 +156,7 @@ class AutoBatcher(Generic[P, R]):
         with self._changed:
             while not self._closed:
                 now = self._clock()
-                if self._background or self._is_due(now):
+                if self._background_pending or self._is_due(now):
                     return True
                 self._changed.wait(self._queue.wait_s(now))
             return False

@@ -1,6 +1,6 @@
-"""The server without its protocol: queue, batcher thread and the model that it owns; asyncio in front.
+"""The server without its protocol: queue, batcher thread and model, with asyncio in front.
 
-Where updates come from is behind :class:`ServedModel`; HTTP is ``app``'s business.
+Where updates come from is up to the :class:`ServedModel`; HTTP is in ``app``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Scored:
 
 
 class ServedModel(Protocol):
-    """What is served, and how it changes. ``ready`` is read by any thread, the rest by the batcher's only."""
+    """What is served, and how it changes. ``ready`` and ``version`` are read by any thread, the rest by the batcher's only.
+
+    ``tests/contracts/test_served_model.py`` holds what every implementation has to do."""
 
     @property
     def ready(self) -> bool:
@@ -54,7 +56,7 @@ class ServedModel(Protocol):
     def program(self) -> Program: ...
 
     def apply(self, budget_s: float) -> bool:
-        """Applies updates for at most about ``budget_s``; True when more are at hand. Must not raise for a bad update."""
+        """Applies updates for at most about ``budget_s``; True when there are more. Must not raise for a bad update."""
 
 
 class Engine:
@@ -78,7 +80,7 @@ class Engine:
         )
         self._batcher: AutoBatcher[ScoreRequest, Scored] = AutoBatcher(
             compute=self._compute,
-            between=self._between,
+            background_slice=self._apply_slice,
             deliver=self._deliver,
             queue=self._queue,
             clock=clock,
@@ -124,7 +126,7 @@ class Engine:
     async def score(self, request: ScoreRequest, timeout_ms: float) -> Scored:
         """Queues a request and waits for its scores.
 
-        :param timeout_ms: not computed later than this from now; 0 is no deadline.
+        :param timeout_ms: not scored if it waits longer than this; 0 is no deadline.
         :raises RequestError: not ready, queue full, deadline passed, or the model failed.
         """
         if not self.ready:
@@ -168,7 +170,7 @@ class Engine:
         version = model.version
         return [Scored(one, version) for one in logits]
 
-    def _between(self) -> bool:
+    def _apply_slice(self) -> bool:
         return self.model.apply(self._config.apply_slice_ms / 1e3)
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:

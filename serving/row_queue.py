@@ -1,6 +1,6 @@
-"""Requests waiting for the model, bounded and batched by rows; pure: the time is an argument, no lock, no thread.
+"""Requests waiting for the model, bounded and batched by rows. Pure logic: time is an argument, no lock, no thread.
 
-Batching as in Zemanta's auto-batching server and Triton's dynamic batcher: rows are what a batch costs.
+Batching as in Zemanta's auto-batching server and Triton's dynamic batcher: what a batch costs depends on its rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Job(Generic[P, R]):
     #: called once, by whoever delivers the batch, with the result or why there is none
     done: Callable[[R | RequestError], None]
     enqueued_s: float
-    #: not computed at or after this time; infinite for none
+    #: not computed at or after this time; infinite if there is no deadline
     deadline_s: float = float("inf")
 
 

@@ -1,4 +1,4 @@
-"""One process's HTTP server: uvicorn on a thread of its own. What is served, and its end, are its owner's business."""
+"""One process's HTTP server: uvicorn on a thread of its own. What is served, and how a stop goes, is in ``service``."""
 
 from __future__ import annotations
 

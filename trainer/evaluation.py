@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rillet.schemas.arrays import Float32s, Float64s, UInt8s
 
-#: Histogram over [-LIMIT, LIMIT] logits; scores beyond share the outermost bins.
+#: Histogram of logits over [-LIMIT, LIMIT]; those outside are counted in the outermost bins.
 LIMIT = 16.0
 BINS = 4096
 
@@ -85,7 +85,7 @@ class ScoreHistogram:
 
 
 class WindowedMetrics:
-    """The last ``window_rows`` rows of each task, in parts that are dropped whole."""
+    """Figures over about the last ``window_rows`` rows of each task. Rows leave the window in ``parts`` steps."""
 
     def __init__(self, tasks: int, window_rows: int, parts: int) -> None:
         self._part_rows = max(1, window_rows // parts)

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 
 def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor) -> Tensor:
-    """Sum of the taught tasks' losses over a batch, in nats.
+    """Sum of the losses over a batch's rows and the tasks that they have labels for, in nats.
 
     A sum, so that what an embedding row learns from an example does not depend on the batch size.
 
     :param logits: float32[n, T], not corrected.
     :param labels: float32[n, T], 0 or 1.
-    :param mask: float32[n, T], 1 where the row teaches the task.
+    :param mask: float32[n, T], 1 where the row has a label for the task.
     :param sampling_rate: float32[n], in (0, 1]; stamped on positives too.
     """
     corrected = logits - torch.log(sampling_rate).unsqueeze(1)

@@ -68,7 +68,7 @@ def check_model(module: nn.Module, spec: FeatureSpec, *, row_dim: int = ModelCon
     """
     name = type(module).__name__
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{name}: is no torch.nn.Module; derive it from torch.nn.Module")
+        raise ModelError(f"{name}: is not a torch.nn.Module; derive it from torch.nn.Module")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         check = _Checks(name, copy.deepcopy(module), spec, row_dim)

@@ -27,7 +27,7 @@ class _Harness:
         self.during_compute: Callable[[], None] = lambda: None
         self.batcher: AutoBatcher[str, str] = AutoBatcher(
             compute=self._compute,
-            between=self._between,
+            background_slice=self._between,
             deliver=self._deliver,
             queue=RowQueue(1000, max_batch_rows, delay_s),
             clock=lambda: self.now,
@@ -192,7 +192,7 @@ def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() ->
         sliced.set()
         return between()
 
-    harness.batcher._between = noted
+    harness.batcher._background_slice = noted
     harness.batcher.wake()
     assert sliced.wait(5)
     harness.batcher.close()

@@ -183,5 +183,5 @@ def test_a_model_that_breaks_a_rule_is_refused_with_what_to_do(kind: Callable[[]
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"dict: is no torch\.nn\.Module"):
+    with pytest.raises(ModelError, match=r"dict: is not a torch\.nn\.Module"):
         check_model({}, RAGGED)  # type: ignore[arg-type]
