@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rillet.schemas import BackpressureError, FeatureSpec
+from rillet.schemas import BackpressureError, ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
@@ -155,7 +155,7 @@ class InferenceApp:
             event = request.to_event(self._spec, scored.logits, self._model, scored.version)
             try:
                 self._recorder.submit(event)
-            except BackpressureError:
+            except (BackpressureError, ClosedError):
                 parameters = {"logged": False}
         arrays = {"logits": scored.logits}
         if any(name == "scores" for name, _ in outputs):

@@ -113,9 +113,12 @@ class FeatureRecorder(Collector):
         """Hands an event to the feature log.
 
         :raises BackpressureError: the log did not take it, for whatever reason; it was counted, and the reason logged.
+        :raises ClosedError: after :meth:`close`.
         """
         try:
             self._target.submit(event)
+        except ClosedError:
+            raise
         # Whatever a log raises, the scores are computed and the client gets them.
         except Exception as error:
             reason = str(error) if isinstance(error, BackpressureError) else f"{type(error).__name__}: {error}"

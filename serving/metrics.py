@@ -18,7 +18,11 @@ from rillet.schemas.arrays import Float64s
 
 
 def geometric_buckets(low: float, high: float, ratio: float = 1.12) -> tuple[float, ...]:
-    """Upper bounds from ``low`` to at least ``high``, each ``ratio`` times the one before, to 4 digits."""
+    """Upper bounds from ``low`` to at least ``high``, each ``ratio`` times the one before, to 4 digits.
+
+    >>> geometric_buckets(1.0, 2.0, ratio=1.5)
+    (1.0, 1.5, 2.25)
+    """
     steps = int(np.ceil(np.log(high / low) / np.log(ratio)))
     return tuple(float(f"{low * ratio**step:.4g}") for step in range(steps + 1))
 

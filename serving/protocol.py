@@ -57,6 +57,10 @@ def parse_json_length(header: str | None, body_bytes: int) -> int | None:
 def parse_infer_request(body: bytes, json_length: int | None = None) -> InferRequest:
     """An ``infer`` request.
 
+    >>> body = b'{"inputs": [{"name": "fids", "datatype": "INT64", "shape": [1, 2], "data": [7, 9]}]}'
+    >>> parse_infer_request(body).inputs["fids"].tolist()
+    [[7, 9]]
+
     :param json_length: bytes of JSON at the start of the body; the rest are binary tensors. None: all is JSON.
     :raises InvalidRequestError: with the field that is wrong. No other exception, whatever the bytes.
     """

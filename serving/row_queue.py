@@ -33,7 +33,15 @@ class Job(Generic[P, R]):
 
 
 class RowQueue(Generic[P, R]):
-    """First in, first out; at most ``max_rows`` rows."""
+    """First in, first out; at most ``max_rows`` rows.
+
+    >>> queue = RowQueue(max_rows=100, max_batch_rows=10, max_delay_s=0.0)
+    >>> for name, rows in (("a", 4), ("b", 6), ("c", 5)):
+    ...     queue.offer(Job(name, rows, done=print, enqueued_s=0.0))
+    >>> batch, expired = queue.take(now_s=0.0)
+    >>> [job.payload for job in batch], queue.rows
+    (['a', 'b'], 5)
+    """
 
     def __init__(self, max_rows: int, max_batch_rows: int, max_delay_s: float) -> None:
         self._jobs: deque[Job[P, R]] = deque()

@@ -38,7 +38,18 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Numbered checkpoints under one root."""
+    """Numbered checkpoints under one root.
+
+    >>> import numpy as np
+    >>> store = CheckpointStore("memory://example/checkpoints", keep=2)
+    >>> for step in range(3):
+    ...     version = store.save({"weights": {"bias": np.full(2, step)}}, {"step": step})
+    >>> store.versions()
+    [2, 3]
+    >>> newest = store.load(3)
+    >>> newest.meta, newest.files["weights"]["bias"].tolist()
+    ({'step': 2}, [2, 2])
+    """
 
     def __init__(self, url: str, *, keep: int) -> None:
         """

@@ -35,7 +35,16 @@ class Metrics:
 
 
 class ScoreHistogram:
-    """Mergeable counts of one task's scores: weighted positives and negatives by logit, and sums."""
+    """Mergeable counts of one task's scores: weighted positives and negatives by logit, and sums.
+
+    >>> import numpy as np
+    >>> histogram = ScoreHistogram()
+    >>> logits, labels = np.array([2.0, -1.0, 0.5, 0.0], np.float32), np.array([1, 0, 0, 1], np.uint8)
+    >>> histogram.add(logits, labels, rates=np.ones(4, np.float32))
+    >>> metrics = histogram.metrics()
+    >>> metrics.auc, metrics.base_rate, metrics.rows
+    (0.75, 0.5, 4)
+    """
 
     __slots__ = ("counts", "sums")
 
