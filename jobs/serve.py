@@ -31,7 +31,7 @@ from rillet.sync import ModelStore
 log = logging.getLogger("rillet.serve")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CLOSE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
 
 
 def run_serve(config: RilletConfig) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
+from rillet.jobs import serve
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.serve import wire_server
 from rillet.schemas import dump_spec
@@ -27,7 +30,10 @@ def test_it_can_be_made_and_closed_without_a_broker(tmp_path: Path) -> None:
     assert not {"http", "batcher", "replica"} & {thread.name for thread in threading.enumerate()}
 
 
-def test_it_listens_while_broker_and_store_are_away_and_stops_when_told(tmp_path: Path) -> None:
+def test_it_listens_while_the_broker_is_away_and_stops_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_CLOSE_TIMEOUT_S", 0.1)  # the follower's thread waits for the broker
     service = wire_server(_config(tmp_path))
     ports: list[int] = []
 
