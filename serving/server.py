@@ -29,6 +29,8 @@ class InferenceServer:
         self, app: InferenceApp, config: ServingConfig, on_failure: Callable[[BaseException], None] = lambda error: None
     ) -> None:
         """:param on_failure: called on the server's thread when it ends by itself."""
+        #: the port listened on: the configured one, and from :meth:`start` on the free one that was taken for 0
+        self.port = config.port
         self._app = app
         self._config = config
         self._on_failure = on_failure
@@ -51,11 +53,6 @@ class InferenceServer:
         )
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
-    @property
-    def port(self) -> int:
-        """The port listened on: the configured one, and after :meth:`start` the free one that was taken for 0."""
-        return self._config.port if self._socket is None else int(self._socket.getsockname()[1])
-
     def start(self) -> None:
         """Listens, and returns once requests are answered.
 
@@ -68,6 +65,7 @@ class InferenceServer:
             raise ServingError(
                 f"cannot listen on {host}:{port} ({error.strerror}): set serving.host and serving.port"
             ) from error
+        self.port = self._socket.getsockname()[1]
         self._thread.start()
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._server.started:

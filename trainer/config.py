@@ -17,7 +17,8 @@ class ModelConfig:
 
     #: names the model in deltas, in the store and in the serving URL
     name: str = "model"
-    #: "logistic", "deepfm", or "package.module:Class" of your own ``torch.nn.Module``
+    #: "logistic", "deepfm", or "package.module:Class" of your own ``torch.nn.Module``; ``rillet.trainer.check_model``
+    #: tells whether one can be used
     kind: str = "deepfm"
     #: columns of an embedding in addition to its linear weight; kind "logistic" has none
     dim: int = 16

@@ -61,7 +61,8 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
     """The model of a configuration with reproducible initial weights; the global random state is left as it was.
 
     A user's own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
-    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks].
+    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks]; :func:`rillet.trainer.check_model` tells
+    whether it can be trained and served.
 
     :raises ModelError: the class of ``kind`` cannot be imported or is not a ``torch.nn.Module``.
     """
