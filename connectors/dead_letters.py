@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from rillet.connectors.errors import DeliveryError
 from rillet.connectors.topics import client_settings
-from rillet.schemas import RecordError
-from rillet.trainer import RawRecord
+from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
+from rillet.trainer import BadRecord
 
 #: A letter has to fit into one record of the topic, in base64: of a longer record only so much is kept.
 _LETTER_BYTES = 8 << 20
@@ -32,7 +31,7 @@ class DeadLetters:
         self._topic = topic
         self._source_topic = source_topic
         self._refused = ""
-        self._closed = threading.Event()
+        self._closed = False
         self._producer = Producer(
             client_settings(
                 bootstrap_servers,
@@ -47,13 +46,20 @@ class DeadLetters:
             )
         )
 
-    def send(self, record: RawRecord, error: RecordError) -> None:
-        """Queues one record with the reason; waits while the queue is full.
+    def start(self) -> None:
+        """Nothing to start: the client connects with the first letter."""
 
-        :raises DeliveryError: closed before there was room.
+    def submit(self, bad: BadRecord, /) -> None:
+        """Queues one record with the reason.
+
+        :raises BackpressureError: the queue is full of letters that the broker has not taken.
+        :raises ClosedError: after :meth:`close`.
         """
+        if self._closed:
+            raise ClosedError(f"the dead letters to topic {self._topic} are closed")
+        record = bad.record
         letter = {
-            "reason": str(error),
+            "reason": str(bad.error),
             "topic": self._source_topic,
             "partition": record.partition,
             "offset": record.offset,
@@ -61,24 +67,18 @@ class DeadLetters:
             "record_base64": base64.b64encode(record.value[:_LETTER_BYTES]).decode(),
         }
         key = f"{self._source_topic}|{record.partition}|{record.offset}".encode()
-        while True:
-            try:
-                self._producer.produce(self._topic, json.dumps(letter).encode(), key, on_delivery=self._on_delivery)
-                break
-            except BufferError:
-                if self._closed.is_set():
-                    raise DeliveryError(
-                        f"topic {self._topic}: stopped before there was room for the letter on partition"
-                        f" {record.partition} offset {record.offset}; it is read again after a restart"
-                    ) from None
-                self._producer.poll(0.1)
+        try:
+            self._producer.produce(self._topic, json.dumps(letter).encode(), key, on_delivery=self._on_delivery)
+        except BufferError as error:
+            self._producer.poll(0)
+            raise BackpressureError(f"topic {self._topic}: the queue of dead letters is full") from error
         self._producer.poll(0)
         self.sent += 1
 
-    def flush(self, timeout_s: float) -> int:
+    def flush(self, timeout_s: float) -> None:
         """Waits until all are acknowledged.
 
-        :returns: how many still are not; they stay queued.
+        :raises FlushTimeoutError: some are not; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
         left = self._producer.flush(timeout_s)
@@ -87,11 +87,12 @@ class DeadLetters:
                 f"topic {self._topic}: a dead letter was refused: {self._refused}; check that the topic exists and may"
                 " be written, then restart"
             )
-        return left
+        if left:
+            raise FlushTimeoutError(f"topic {self._topic}: {left} dead letters wait for the broker")
 
     def close(self) -> None:
-        """No more letters: a ``send`` that waits gives up. What is queued stays for :meth:`flush`."""
-        self._closed.set()
+        """Takes no more letters. Those that were not flushed are given up: no checkpoint passed their records."""
+        self._closed = True
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

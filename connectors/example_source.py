@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.topics import client_settings, topic_ends
+from rillet.schemas import ClosedError
 from rillet.trainer import Positions, RawRecord
 
 log = logging.getLogger("rillet.train")
@@ -76,16 +77,26 @@ class KafkaExampleSource:
         )
         #: what the broker last complained of, empty while all is well
         self.trouble = ""
+        self._closed = False
 
-    def poll(self, max_records: int, timeout_s: float) -> list[RawRecord] | None:
+    def start(self) -> None:
+        """Nothing to start: the client fetches from its construction on."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is submitted to a source: returns at once."""
+
+    def poll(self, max_items: int, timeout_s: float) -> list[RawRecord] | None:
         """The next records, None once every partition has reached its end (``until_latest`` only).
 
         :raises TopicError: the position is gone, or reading is not allowed.
+        :raises ClosedError: after :meth:`close`.
         """
+        if self._closed:
+            raise ClosedError(f"{self._where}: the source is closed")
         if self._ends is not None and not self._ends:
             return None
         try:
-            messages = self._consumer.consume(max_records, timeout=timeout_s)
+            messages = self._consumer.consume(max_items, timeout=timeout_s)
         except KafkaException as error:
             raise BrokerUnavailableError(f"{self._where}: {error.args[0].str()}") from error
         records: list[RawRecord] = []
@@ -106,7 +117,9 @@ class KafkaExampleSource:
 
     def close(self) -> None:
         """Leaves the broker."""
-        self._consumer.close()
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
 
     def _note(self, message: Message) -> None:
         error = message.error()

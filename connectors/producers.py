@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from rillet.connectors.errors import DeliveryError
 from rillet.connectors.topics import client_settings
-from rillet.schemas import ActionEvent, FeatureEvent, encode
+from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, encode
 
 #: Header of features and actions: wall clock of the producer at send, ASCII decimal milliseconds.
 INGEST_HEADER = "ingest_ms"
@@ -65,11 +65,17 @@ class EventProducer:
         self._poller = threading.Thread(target=self._poll, name=f"{topic}-deliveries", daemon=True)
         self._poller.start()
 
-    def append(self, event: FeatureEvent | ActionEvent) -> bool:
+    def start(self) -> None:
+        """Nothing to start: the client connects with the first event."""
+
+    def submit(self, event: FeatureEvent | ActionEvent, /) -> None:
         """Queues one event: key request_id, the record's timestamp is the event's time.
 
-        :returns: False when the queue is full; the event is then not sent and counted in ``rejected``.
+        :raises BackpressureError: the queue is full; the event is not sent, and counted in ``rejected``.
+        :raises ClosedError: after :meth:`close`.
         """
+        if self._closed.is_set():
+            raise ClosedError(f"the producer of topic {self.topic} is closed")
         try:
             self._producer.produce(
                 self.topic,
@@ -79,14 +85,13 @@ class EventProducer:
                 headers=[(INGEST_HEADER, str(self._now_ms()).encode())],
                 on_delivery=self._on_delivery,
             )
-        except BufferError:
+        except BufferError as error:
             with self._counts:
                 self.rejected += 1
                 self.last_error = f"the queue to {self._address} is full"
-            return False
+            raise BackpressureError(f"topic {self.topic}: {self.last_error}") from error
         with self._counts:
             self.queued += 1
-        return True
 
     def __len__(self) -> int:
         """Records queued whose fate is not known yet."""
@@ -96,13 +101,15 @@ class EventProducer:
     def flush(self, timeout_s: float = 30.0) -> None:
         """Waits until everything queued is acknowledged.
 
-        :raises DeliveryError: it is not, or a record was lost since the producer was made.
+        :raises FlushTimeoutError: it is not, within ``timeout_s``; it stays queued.
+        :raises DeliveryError: a record was lost since the producer was made.
         """
         self._producer.flush(timeout_s)
-        if (left := len(self)) or self.failed or self.rejected:
-            raise DeliveryError(
-                f"topic {self.topic} on {self._address}: {left} records unacknowledged after {timeout_s:.0f} s, "
-                f"{self.failed} failed, {self.rejected} not queued ({self.last_error or 'no answer'})"
+        if self.failed:
+            raise DeliveryError(f"topic {self.topic} on {self._address}: {self.failed} lost ({self.last_error})")
+        if left := len(self):
+            raise FlushTimeoutError(
+                f"topic {self.topic} on {self._address}: {left} records unacknowledged after {timeout_s:.0f} s"
             )
 
     def close(self, timeout_s: float = 10.0) -> None:

@@ -21,7 +21,7 @@ from rillet.connectors.producers import ActionProducer
 from rillet.demo.errors import DemoError
 from rillet.demo.metrics import RunningAuc
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.client import AsyncClient, CandidateEncoder, ClientError, RetryPolicy, Timeouts
 
@@ -198,8 +198,13 @@ class Driver:
         self.stats.auc.add(logits, np.isin(ids, list(positive)))
 
     async def _act(self, action: ActionEvent) -> None:
-        while not self._actions.append(action):
-            await asyncio.sleep(_FULL_QUEUE_PAUSE_S)
+        while True:
+            try:
+                self._actions.submit(action)
+            except BackpressureError:
+                await asyncio.sleep(_FULL_QUEUE_PAUSE_S)
+            else:
+                break
         self.stats.actions += 1
         if action.action == self._watched and action.request_id in self._shown:
             self._positive.setdefault(action.request_id, set()).add(action.impression_id)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.errors import ServiceError
-from rillet.jobs.health import start_health_server
+from rillet.jobs.health import HealthServer
 from rillet.jobs.toolchain import fetch_jars, python_environment
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     client = env.execute_async("rillet joiner")
     watch = _JobWatch(client, folder / "checkpoints")
     if config.health.join_port:
-        start_health_server(config.health.join_port, watch.running, host=config.health.host)
+        HealthServer(config.health.join_port, watch.running, host=config.health.host).start()
     log.info("joining %s and %s into %s", *_topics(config))
     while not watch.finished(_POLL_S):
         if stop.is_set():

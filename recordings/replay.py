@@ -105,4 +105,4 @@ def replay(
 def _send(producer: EventProducer, event: Event, sleep: Callable[[float], None]) -> None:
     while len(producer) >= _IN_FLIGHT:
         sleep(_WAIT_S)
-    producer.append(event)
+    producer.submit(event)

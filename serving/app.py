@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rillet.schemas import FeatureSpec
+from rillet.schemas import BackpressureError, ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
@@ -66,7 +66,7 @@ class InferenceApp:
         """
         :param model: name under which it is served.
         :param recorder: where served features go; None serves without logging them.
-        :param now_ms: wall clock, the event time of requests that name none.
+        :param now_ms: wall clock: the event time of requests that have none.
         """
         self._model = model
         self._spec = spec
@@ -80,13 +80,23 @@ class InferenceApp:
         # Random once and counted from there: asking the system for randomness costs more than the rest of a request.
         self._id_prefix = uuid.uuid4().hex[:20]
         self._id_count = itertools.count()
+        self._in_flight = 0
         self._rest = Starlette(routes=self._routes(), exception_handlers={HTTPException: _http_error})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._infer_path:
-            await self._infer(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
+        self._in_flight += 1
+        try:
+            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._infer_path:
+                await self._infer(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet; written by the event loop's thread only."""
+        return self._in_flight
 
     def _routes(self) -> list[Route]:
         routes = [
@@ -143,7 +153,9 @@ class InferenceApp:
         parameters: dict[str, bool] | None = None
         if request.log and self._recorder is not None:
             event = request.to_event(self._spec, scored.logits, self._model, scored.version)
-            if not self._recorder.record(event):
+            try:
+                self._recorder.submit(event)
+            except (BackpressureError, ClosedError):
                 parameters = {"logged": False}
         arrays = {"logits": scored.logits}
         if any(name == "scores" for name, _ in outputs):

@@ -23,8 +23,8 @@ from rillet.serving.metrics import ServingMetrics
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
 from rillet.serving.protocol import InferRequest
+from rillet.serving.rate_limited_log import RateLimitedLog
 from rillet.serving.replica_metrics import ReplicaCollector
-from rillet.serving.report import Reporter
 from rillet.sync import (
     Base,
     BaseNotFoundError,
@@ -77,7 +77,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
         self._metrics = metrics
         self._now_ms = now_ms
         self._clock = clock
-        self._reporter = Reporter(log, clock)
+        self._limited_log = RateLimitedLog(log, clock)
         self._replica = Replica(
             store,
             delta_log,
@@ -165,7 +165,9 @@ class LiveModel(ReplicaListener[DenseProgram]):
             except (SyncError, ProgramError) as error:
                 if isinstance(error, ProgramError):
                     self._refused_weights.inc()
-                self._reporter.warn("poll", "updates are not arriving, serving goes on with what there is: %s", error)
+                self._limited_log.warning(
+                    "poll", "updates are not arriving, serving goes on with what there is: %s", error
+                )
                 wake()  # the error may have come after rows were queued
                 # The replica asks a failing store at its own pace, and reads the log meanwhile.
                 stop.wait(pause_s if isinstance(error, StoreUnavailableError) else _RETRY_S)
@@ -180,12 +182,12 @@ class LiveModel(ReplicaListener[DenseProgram]):
             try:
                 base = self._replica.load()
             except BaseNotFoundError:
-                self._reporter.info(
+                self._limited_log.info(
                     "base", "waiting for the trainer to write a first base of model %s to %s", model, url
                 )
                 stop.wait(self._config.base_poll_interval_ms / 1e3)
             except SyncError as error:
-                self._reporter.warn("base", "the first base of model %s cannot be loaded yet: %s", model, error)
+                self._limited_log.warning("base", "the first base of model %s cannot be loaded yet: %s", model, error)
                 stop.wait(max(_RETRY_S, self._config.base_poll_interval_ms / 1e3))
             else:
                 log.info(
@@ -250,7 +252,9 @@ class LiveModel(ReplicaListener[DenseProgram]):
 
     def on_incident(self, incident: Incident, position: int, detail: str) -> None:
         """Reports what was refused or is missing. Reading thread."""
-        self._reporter.warn(f"incident {incident}", "delta log position %d: %s: %s", position, incident.value, detail)
+        self._limited_log.warning(
+            f"incident {incident}", "delta log position %d: %s: %s", position, incident.value, detail
+        )
 
     def _announce(self) -> None:
         self._announced = True

@@ -44,7 +44,11 @@ JOBS: dict[str, set[str]] = {
     "joiner_job": {"config", "flink_config", "joiner_function"},
     "join": {"config", "errors", "health", "joiner_job", "toolchain"},
     "train_metrics": set(),
-    "train": {"config", "health", "train_metrics"},
+    "base_writer": {"train_metrics"},
+    "publications": {"base_writer", "train_metrics"},
+    "checkpoints": {"train_metrics"},
+    "train_loop": {"checkpoints", "publications", "train_metrics"},
+    "train": {"base_writer", "checkpoints", "config", "health", "publications", "train_loop", "train_metrics"},
     "serve": {"config"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}

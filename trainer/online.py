@@ -1,4 +1,4 @@
-"""The online trainer: blocks in, batches trained, measured, and saved with the place in the stream.
+"""The online trainer: blocks in, batches trained, measured, and saved with the position in the stream.
 
 It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_freshness``
 for what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
@@ -45,7 +45,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where a run goes on."""
+    """What a run was restored from."""
 
     version: int
     #: what :meth:`OnlineTrainer.save` was given to keep
@@ -66,13 +66,13 @@ class OnlineTrainer:
         torch.manual_seed(model.seed)
         self.learner = Learner(spec, model, table)
         self.counters = Counters()
-        #: behind the last row that was trained on
+        #: after the last row that was trained on
         self.positions: Positions = {}
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
-        #: of the model's own predictions, before each update
+        #: of the model's predictions, made before each update
         self.model_metrics = self._window()
-        #: of the logits that were served, where recorded
+        #: of the served logits, where they were recorded
         self.served_metrics = self._window()
         self._assembler = BatchAssembler(spec, config.batch_size)
         self._resume: Positions = {}
@@ -109,8 +109,8 @@ class OnlineTrainer:
     def train(self, now_ms: int, *, more: bool, flush: bool = False) -> int:
         """Trains on every batch that is ready.
 
-        :param more: further input is at hand, so a batch that is not full waits whatever its age.
-        :param flush: train on what is left, however little.
+        :param more: there is more input, so a batch that is not full waits, whatever its age.
+        :param flush: train on what is left, however few rows.
         :returns: steps taken.
         :raises ModelError: every one of the last steps was refused because its loss was not finite.
         """
@@ -234,7 +234,7 @@ class OnlineTrainer:
         return {"model": self.model_metrics, "served": self.served_metrics}
 
     def _identity(self) -> dict[str, Any]:
-        """What must be equal between a checkpoint and the run that restores it."""
+        """What a checkpoint and the run that restores it must have in common."""
         model = self.model_config
         return {
             "spec_hash": self.spec.hash,

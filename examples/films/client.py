@@ -29,7 +29,7 @@ def report_watched(config: RilletConfig, request_id: str, film: int) -> None:
     """Sends an action under the id of the request that showed the film."""
     actions = ActionProducer(config.kafka.bootstrap_servers, config.kafka.topics.actions)
     try:
-        actions.append(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=film, action="watch"))
+        actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=film, action="watch"))
         actions.flush()
     finally:
         actions.close()

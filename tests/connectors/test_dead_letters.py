@@ -12,8 +12,8 @@ from confluent_kafka import KafkaError
 from rillet.connectors import dead_letters
 from rillet.connectors.dead_letters import DeadLetters
 from rillet.connectors.errors import DeliveryError
-from rillet.schemas import RecordError
-from rillet.trainer import RawRecord
+from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError, RecordError
+from rillet.trainer import BadRecord, RawRecord
 
 OnDelivery = Callable[[KafkaError | None, object], None]
 
@@ -56,7 +56,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> DeadLetters:
 
 
 def _send(letters: DeadLetters, offset: int) -> None:
-    letters.send(RawRecord(0, offset, b"noise"), RecordError("not a block"))
+    letters.submit(BadRecord(RawRecord(0, offset, b"noise"), RecordError("not a block")))
 
 
 def _producer(letters: DeadLetters) -> FakeProducer:
@@ -69,10 +69,11 @@ def test_letters_outlive_any_outage_of_the_broker(letters: DeadLetters) -> None:
     producer = _producer(letters)
     producer.away = True
     _send(letters, 7)
-    assert letters.flush(1.0) == 1
-    assert letters.flush(1.0) == 1
+    for _ in range(2):
+        with pytest.raises(FlushTimeoutError, match="1 dead letters wait"):
+            letters.flush(1.0)
     producer.away = False
-    assert letters.flush(1.0) == 0
+    letters.flush(1.0)
     assert producer.delivered == [b"examples|0|7"]
 
 
@@ -85,25 +86,22 @@ def test_a_letter_refused_for_good_fails_every_later_flush(letters: DeadLetters)
             letters.flush(1.0)
 
 
-def test_closing_ends_a_send_that_waits_for_room(letters: DeadLetters) -> None:
+def test_a_full_queue_takes_nothing(letters: DeadLetters) -> None:
     _producer(letters).full = True
-    failed: list[DeliveryError] = []
+    with pytest.raises(BackpressureError, match="queue of dead letters is full"):
+        _send(letters, 7)
+    assert letters.sent == 0
 
-    def send() -> None:
-        try:
-            _send(letters, 7)
-        except DeliveryError as error:
-            failed.append(error)
 
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
+def test_nothing_is_taken_after_closing(letters: DeadLetters) -> None:
     letters.close()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert "partition 0 offset 7" in str(failed[0])
+    letters.close()
+    with pytest.raises(ClosedError):
+        _send(letters, 7)
 
 
 def test_the_settings_are_ones_that_the_client_takes() -> None:
     letters = DeadLetters("127.0.0.1:1", "dead", "examples")
     _send(letters, 7)
-    assert letters.flush(0.1) == 1
+    with pytest.raises(FlushTimeoutError, match="1 dead letters wait"):
+        letters.flush(0.1)

@@ -14,7 +14,7 @@ import pytest
 from rillet.demo.driver import Driver, DriveSettings, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, parse_spec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, parse_spec
 from tests.serving.fake_server import JSON_LENGTH, FakeServer
 
 SPEC = parse_spec(
@@ -43,9 +43,8 @@ class Actions:
     def __init__(self) -> None:
         self.sent: list[ActionEvent] = []
 
-    def append(self, event: ActionEvent) -> bool:
+    def submit(self, event: ActionEvent) -> None:
         self.sent.append(event)
-        return True
 
     def __len__(self) -> int:
         return 0
@@ -178,9 +177,11 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
 def test_a_full_queue_of_actions_delays_them_and_loses_none() -> None:
     class Full(Actions):
-        def append(self, event: ActionEvent) -> bool:
+        def submit(self, event: ActionEvent) -> None:
             self.offered = getattr(self, "offered", 0) + 1
-            return self.offered != 2 and super().append(event)
+            if self.offered == 2:
+                raise BackpressureError("full")
+            super().submit(event)
 
     actions = Full()
     settings = DriveSettings("http://server", "tiny", rate=5000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -270,8 +269,7 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
         tries += 1
         raise StoreUnavailableError("no store")
 
-    events = asyncio.new_event_loop()
-    engine.start(events)
+    engine.start()
     try:
         with _Following(loop.model, engine.wake):
             loop.base()
@@ -290,8 +288,7 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
             loop.clock.now_ms += 10_000
             _until(lambda: loop.model.version > version)
     finally:
-        engine.stop(10)
-        events.close()
+        engine.close()
 
 
 def test_a_later_base_is_loaded_by_the_reading_thread_and_only_taken_over_by_the_batchers(

@@ -28,8 +28,8 @@ BLOCKS = 300
 NOISE_AT = (40, 200)
 RUN = """
 import sys
-from jobs.config import load_config
-from jobs.train import run_train
+from rillet.jobs.config import load_config
+from rillet.jobs.train import run_train
 sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 """
 
