@@ -15,6 +15,7 @@ import numpy as np
 from rillet.audit.columns import due_fids, stack_columns
 from rillet.audit.plain_join import Joined, PlainJoin
 from rillet.audit.report import AuditReport, Offender
+from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
     ActionEvent,
@@ -240,7 +241,7 @@ def audit_examples(joined: Joined, blocks: Iterable[ExampleBlock], actions: int 
 
 
 def audit_topics(
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     spec: FeatureSpec,
     *,
     features: str = "features",
@@ -254,19 +255,19 @@ def audit_topics(
     :raises BrokerUnavailableError: no broker answers.
     """
     join = PlainJoin(spec)
-    for record in read_topic(bootstrap_servers, features):
+    for record in read_topic(kafka, features):
         try:
             join.add_feature(decode_as(FeatureEvent, record.value or b""), record.ingest_ms)
         except DecodeError:
             join.unusable += 1
-    for record in read_topic(bootstrap_servers, actions):
+    for record in read_topic(kafka, actions):
         try:
             join.add_action(decode_as(ActionEvent, record.value or b""), record.ingest_ms)
         except DecodeError:
             join.unusable += 1
     joined = join.result()
     audit = Audit(joined, join.actions)
-    for record in read_topic(bootstrap_servers, examples):
+    for record in read_topic(kafka, examples):
         try:
             audit.add(decode_as(ExampleBlock, record.value or b""))
         except DecodeError:

@@ -11,19 +11,20 @@ from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from rillet.connectors.topics import client_settings
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
+from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.schemas import ClosedError
 from rillet.sync import LogRecord, LogUnavailableError, PositionOutOfRangeError, SyncError
 
-_MAX_MESSAGE_BYTES = 16 << 20
 _OUT_OF_RANGE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 
 
-class KafkaLog:
+class KafkaDeltaLog:
     """Connects when first used. One thread may append and flush while another reads."""
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        kafka: KafkaConnection | str,
         topic: str,
         *,
         partition: int = 0,
@@ -35,7 +36,7 @@ class KafkaLog:
         :param queue_bytes: of records appended and not yet acknowledged; ``append`` waits above it.
         :param read_ahead_bytes: of records fetched before they are asked for.
         """
-        self.bootstrap_servers = bootstrap_servers
+        self.kafka = KafkaConnection.of(kafka)
         self.topic = topic
         self.partition = partition
         self._answer_timeout_s = answer_timeout_s
@@ -45,6 +46,11 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         self._next: int | None = None
         self._delivery_error: KafkaError | None = None
+        self._errors = BrokerErrors()
+        self._closed = False
+
+    def start(self) -> None:
+        """Nothing yet: who only reads never needs a producer, and an unreachable broker is no error before use."""
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -87,6 +93,7 @@ class KafkaLog:
         left = self._producer.flush(timeout_s)
         error = self._delivery_error
         if not left and error is None:
+            self._errors.clear()
             return
         self._discard()
         if error is not None:
@@ -94,19 +101,18 @@ class KafkaLog:
         raise self._unavailable(f"did not acknowledge {left} records within {timeout_s:g} s")
 
     def _writing(self) -> Producer:
+        self._check_open()
         if self._producer is None:
             self._delivery_error = None
-            self._producer = Producer(
-                client_settings(
-                    self.bootstrap_servers,
-                    **{
-                        "enable.idempotence": True,
-                        "acks": "all",
-                        "linger.ms": 1,
-                        "message.max.bytes": _MAX_MESSAGE_BYTES,
-                        "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
-                    },
-                )
+            self._producer = self.kafka.producer(
+                {
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "linger.ms": 1,
+                    "message.max.bytes": RECORD_MAX_BYTES,
+                    "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
+                },
+                self._errors,
             )
         return self._producer
 
@@ -142,6 +148,7 @@ class KafkaLog:
         first = consumer.poll(timeout_s)
         if first is None:
             return []
+        self._errors.clear()
         messages = [first] if max_records == 1 else [first, *consumer.consume(max_records - 1, 0)]
         records: list[LogRecord] = []
         for message in messages:
@@ -166,14 +173,16 @@ class KafkaLog:
         return self._bounds()[1]
 
     def close(self) -> None:
-        """Closes both connections; what is queued and not flushed is discarded."""
+        """Closes both connections; what is queued and not flushed is given up."""
+        self._closed = True
         self._discard()
         consumer, self._consumer = self._consumer, None
         self._next = None
         if consumer is not None:
             consumer.close()
 
-    def __enter__(self) -> KafkaLog:
+    def __enter__(self) -> KafkaDeltaLog:
+        self.start()
         return self
 
     def __exit__(
@@ -181,22 +190,25 @@ class KafkaLog:
     ) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"delta log {self.topic}[{self.partition}]: is closed")
+
     def _reading(self) -> Consumer:
+        self._check_open()
         if self._consumer is None:
-            self._consumer = Consumer(
-                client_settings(
-                    self.bootstrap_servers,
-                    **{
-                        # Partitions are assigned by hand: the name is required and never joins a group.
-                        "group.id": "rillet-deltas",
-                        "enable.auto.commit": False,
-                        "auto.offset.reset": "error",
-                        "check.crcs": True,
-                        # A larger message than this still comes, alone.
-                        "fetch.message.max.bytes": min(self._read_ahead_bytes, _MAX_MESSAGE_BYTES),
-                        "queued.max.messages.kbytes": max(self._read_ahead_bytes >> 10, 1),
-                    },
-                )
+            self._consumer = self.kafka.consumer(
+                {
+                    # Partitions are assigned by hand: the name is required and never joins a group.
+                    "group.id": "rillet-deltas",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "check.crcs": True,
+                    # A larger message than this still comes, alone.
+                    "fetch.message.max.bytes": min(self._read_ahead_bytes, RECORD_MAX_BYTES),
+                    "queued.max.messages.kbytes": max(self._read_ahead_bytes >> 10, 1),
+                },
+                self._errors,
             )
         return self._consumer
 
@@ -218,7 +230,9 @@ class KafkaLog:
         raise self._unavailable(error.str())
 
     def _unavailable(self, what: str) -> LogUnavailableError:
+        last = self._errors.last
+        said = "" if last is None else f" (the broker last said: {self.kafka.redact(last.str())})"
         return LogUnavailableError(
-            f"delta log {self.topic}[{self.partition}] on {self.bootstrap_servers}: {what}; "
-            f"check that the broker runs and has the topic (`rillet up`)"
+            f"delta log {self.topic}[{self.partition}] on {self.kafka}: {what}{said}; "
+            f"check that the broker runs and has the topic (`rillet up`), and [kafka.client]"
         )

@@ -17,11 +17,11 @@ import aiohttp
 import numpy as np
 import orjson
 
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.demo.errors import DemoError
 from rillet.demo.metrics import RunningAuc
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, FeatureSpec
 from rillet.serving.features import RequestLayout
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
@@ -72,7 +72,7 @@ class Driver:
         self,
         spec: FeatureSpec,
         settings: DriveSettings,
-        actions: ActionProducer,
+        actions: EventProducer,
         stats: DriveStats,
         *,
         watched: str,
@@ -197,8 +197,12 @@ class Driver:
         self.stats.auc.add(logits, np.isin(ids, list(marked)))
 
     async def _act(self, action: ActionEvent) -> None:
-        while not self._actions.append(action):
-            await asyncio.sleep(_RETRY_S)
+        while True:
+            try:
+                self._actions.submit(action)
+                break
+            except BackpressureError:
+                await asyncio.sleep(_RETRY_S)
         self.stats.actions += 1
         if action.action == self._watched and action.request_id in self._shown:
             self._marked.setdefault(action.request_id, set()).add(action.impression_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.audit.plain_join import Joined
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
@@ -24,7 +24,7 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     :raises RilletError: the model of then cannot be rebuilt.
     """
     spec = joined.spec
-    log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
+    log = KafkaDeltaLog(config.kafka.connection, config.kafka.topics.deltas)
     replica = replica_as_of(
         ModelStore(config.store_url, config.model.name), log, position, spec_hash=spec.hash, config=config.sync
     )

@@ -30,7 +30,7 @@ def topics(config: RilletConfig, config_path: Path) -> None:
     from rillet.connectors.topics import create_topics
 
     kafka = config.kafka
-    made = create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    made = create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     for name, partitions in kafka.topic_partitions.items():
         click.echo(f"{name:14}{partitions:>3} partitions, {'made' if name in made else 'was there'}")
 

@@ -13,8 +13,8 @@ import threading
 import torch
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from rillet.connectors.delta_log import KafkaLog
-from rillet.connectors.producers import KafkaFeatureLog
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.serving.app import InferenceApp
@@ -42,12 +42,12 @@ def run_serve(config: RilletConfig) -> int:
     torch.set_num_threads(1)
     kafka, serving = config.kafka, config.serving
     spec = config.load_spec()
-    create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = ServingMetrics(registry)
-    deltas = KafkaLog(kafka.bootstrap_servers, kafka.topics.deltas)
+    deltas = KafkaDeltaLog(kafka.connection, kafka.topics.deltas)
     model = LiveModel(
         ModelStore(config.store_url, config.model.name),
         deltas,
@@ -56,7 +56,7 @@ def run_serve(config: RilletConfig) -> int:
         sync_config=config.sync,
         metrics=metrics,
     )
-    features = KafkaFeatureLog(kafka.bootstrap_servers, kafka.topics.features)
+    features = EventProducer(kafka.connection, kafka.topics.features)
     recorder = FeatureRecorder(features, registry)
     engine = Engine(spec, model, serving, metrics)
     app = InferenceApp(
@@ -67,13 +67,14 @@ def run_serve(config: RilletConfig) -> int:
     # uvicorn has its own handlers while it serves, and raises the signal again for ours afterwards.
     previous = {number: signal.signal(number, lambda *_: server.stop()) for number in _SIGNALS}
     try:
+        features.start()
         fetcher.start()
         log.info("serving model %s on http://%s:%d", config.model.name, serving.host, server.port)
         server.run()
     finally:
         fetcher.stop(serving.drain_timeout_s)
         complete = recorder.flush(serving.drain_timeout_s)
-        features.close(serving.drain_timeout_s)
+        features.close()
         deltas.close()
         for number, handler in previous.items():
             signal.signal(number, handler)

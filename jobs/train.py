@@ -18,14 +18,15 @@ from functools import cached_property
 
 import torch
 
-from rillet.connectors.dead_letters import DeadLetters
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.health import start_health_server
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import RecordError, dump_spec
+from rillet.schemas import BackpressureError, RecordError, dump_spec
 from rillet.sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
 from rillet.trainer import (
     BlockReader,
@@ -62,7 +63,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
-    create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     job = TrainJob(config, until_latest=until_latest)
     health = start_health_server(
         config.health.train_port, lambda: job.ready, host=config.health.host, registry=job.metrics.registry
@@ -94,19 +95,20 @@ class TrainJob:
         self.metrics.start_at(self._trainer)
         if restored is not None:
             log.info("going on from checkpoint %d at %s", restored.version, self._trainer.positions)
-        kafka, servers = config.kafka, config.kafka.bootstrap_servers
+        kafka, connection = config.kafka, config.kafka.connection
         self._store = ModelStore(config.store_url, config.model.name)
         self._publisher = Publisher(
-            KafkaLog(servers, kafka.topics.deltas),
+            KafkaDeltaLog(connection, kafka.topics.deltas),
             self._store,
             spec_hash=self._spec.hash,
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
             config=config.sync,
             state=restored.extra["publisher"] if restored is not None else None,
         )
-        self._letters = DeadLetters(servers, kafka.topics.dead_letters, kafka.topics.examples)
+        self._letters = DeadLetterProducer(connection, kafka.topics.dead_letters)
+        self._stopping = threading.Event()
         self._source = KafkaExampleSource(
-            servers, kafka.topics.examples, self._trainer.positions, until_latest=until_latest
+            connection, kafka.topics.examples, self._trainer.positions, until_latest=until_latest
         )
         self._reader = BlockReader(
             self._source, self._spec, on_bad=self._on_bad, max_rows=config.trainer.queue_rows, poll_s=_WAIT_S
@@ -127,6 +129,8 @@ class TrainJob:
     def run(self, stop: threading.Event) -> None:
         """Trains until ``stop`` is set or the source ends; then publishes and checkpoints once more."""
         config, trainer = self.config.trainer, self._trainer
+        self._letters.start()
+        self._source.start()
         self._reader.start()
         self._publish(_now_ms())
         while not stop.is_set():
@@ -140,7 +144,7 @@ class TrainJob:
             if not items and self._reader.ended:
                 trainer.train(_now_ms(), more=False, flush=True)
                 break
-        self._letters.close()
+        self._stopping.set()
         self._reader.close()
         self.metrics.update(trainer)
         self._progress(_now_ms())
@@ -152,8 +156,9 @@ class TrainJob:
 
     def close(self) -> None:
         """Stops the threads and leaves the broker. Saves nothing."""
-        self._letters.close()
+        self._stopping.set()
         self._reader.close()
+        self._letters.close()
         self._background.shutdown()
         self._source.close()
 
@@ -228,10 +233,9 @@ class TrainJob:
         try:
             with self.metrics.checkpoint_seconds.time():
                 # The position passes refused records, so their letters must be safe first.
-                if waiting := self._letters.flush(_FLUSH_S):
-                    raise TimeoutError(f"{waiting} dead letters wait for the broker")
+                self._letters.flush(_FLUSH_S)
                 self._trainer.save(self._checkpoints, {"publisher": self._publisher.state()})
-        except OSError as error:
+        except (OSError, DeliveryTimeoutError) as error:
             self.metrics.checkpoint_failures.inc()
             log.warning("no checkpoint was written: %s", error)
 
@@ -253,7 +257,15 @@ class TrainJob:
     def _on_bad(self, record: RawRecord, error: RecordError) -> None:
         self.metrics.bad_records.inc()
         log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, error)
-        self._letters.send(record, error)
+        topic = self.config.kafka.topics.examples
+        letter = letter_for(error, topic, record.partition, record.offset, key=record.key, value=record.value)
+        while True:
+            try:
+                return self._letters.submit(letter)
+            except BackpressureError as full:
+                # In the reading thread: nothing is read past a record whose letter has no room.
+                if self._stopping.wait(_WAIT_S):
+                    raise DeliveryError(f"stopped: {full}; the record is read again after a restart") from None
 
     def _on_corrupt(self, error: CorruptCheckpointError) -> None:
         self.metrics.corrupt_checkpoints.inc()

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from rillet.schemas import FeatureEvent, RilletError
+from rillet.schemas import BackpressureError, FeatureEvent, RilletError
 from rillet.serving.report import Reporter
 
 log = logging.getLogger(__name__)
@@ -25,14 +25,17 @@ class FeatureLog(Protocol):
 
     @property
     def failed(self) -> int:
-        """Events that ``append`` took and that could not be delivered, so far."""
+        """Events that ``submit`` took and that could not be delivered, so far."""
 
     @property
     def last_error(self) -> str:
         """Why an event was last refused or lost, empty if none was."""
 
-    def append(self, event: FeatureEvent, /) -> bool:
-        """Queues an event without blocking; False when the queue is full, the event is not in it then."""
+    def submit(self, event: FeatureEvent, /) -> None:
+        """Queues an event without blocking.
+
+        :raises BackpressureError: the queue is full; the event is not in it.
+        """
 
     def flush(self, timeout_s: float, /) -> None:
         """Waits for delivery.
@@ -50,12 +53,11 @@ class MemoryFeatureLog:
         self.last_error = ""
         self._capacity = capacity
 
-    def append(self, event: FeatureEvent) -> bool:
+    def submit(self, event: FeatureEvent) -> None:
         if len(self.events) >= self._capacity:
             self.last_error = f"the memory feature log is full at {self._capacity} events"
-            return False
+            raise BackpressureError(self.last_error)
         self.events.append(event)
-        return True
 
     def flush(self, timeout_s: float) -> None:
         """Everything is where it will ever be."""
@@ -83,8 +85,10 @@ class FeatureRecorder(Collector):
     def record(self, event: FeatureEvent) -> bool:
         """Whether the log took the event."""
         try:
-            taken = self._target.append(event)
-            reason = "" if taken else self._target.last_error
+            self._target.submit(event)
+            taken, reason = True, ""
+        except BackpressureError as error:
+            taken, reason = False, str(error)
         # Whatever a log raises, the scores are computed and the client gets them.
         except Exception as error:
             taken, reason = False, f"{type(error).__name__}: {error}"

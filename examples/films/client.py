@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.jobs.config import load_config
 from rillet.schemas import ActionEvent, FeatureSpec
 
@@ -50,8 +50,9 @@ def main() -> None:
     for film, score in zip(films, outputs["scores"], strict=True):
         print(f"film {film}: {score:.4f}")
 
-    actions = ActionProducer(config.kafka.bootstrap_servers, config.kafka.topics.actions)
-    actions.append(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=42, action="watch"))
+    actions = EventProducer(config.kafka.connection, config.kafka.topics.actions)
+    actions.start()
+    actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=42, action="watch"))
     actions.flush()
     actions.close()
     print("reported: film 42 was watched")

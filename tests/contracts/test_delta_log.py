@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.sync import DeltaLog, LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
 
 WAIT_S = 10.0
@@ -21,8 +21,8 @@ def truncate_memory(log: DeltaLog, begin: int) -> None:
 
 
 def truncate_kafka(log: DeltaLog, begin: int) -> None:
-    assert isinstance(log, KafkaLog)
-    admin = AdminClient({"bootstrap.servers": log.bootstrap_servers})
+    assert isinstance(log, KafkaDeltaLog)
+    admin = AdminClient({"bootstrap.servers": log.kafka.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(log.topic, log.partition, begin)]).values():
         future.result(WAIT_S)
 
@@ -36,7 +36,7 @@ def log_and_truncate(request: pytest.FixtureRequest) -> Iterator[tuple[DeltaLog,
         yield MemoryLog(), truncate_memory
         return
     topic = request.getfixturevalue("topics")("deltas")
-    with KafkaLog(request.getfixturevalue("broker"), topic) as log:
+    with KafkaDeltaLog(request.getfixturevalue("broker"), topic) as log:
         yield log, truncate_kafka
 
 
@@ -146,7 +146,7 @@ class TestKafkaAlone:
     """What only a log with a network between can get wrong."""
 
     def test_an_unreachable_broker_is_named(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             with pytest.raises(LogUnavailableError, match=r"deltas\[0\] on 127\.0\.0\.1:1"):
                 log.end()
             log.append(b"k", b"v")
@@ -154,26 +154,26 @@ class TestKafkaAlone:
                 log.flush(0.3)
 
     def test_after_a_failed_flush_the_queue_is_empty(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError):
                 log.flush(0.2)
             log.flush(0.2)
 
     def test_a_full_queue_ends_in_an_error(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3, queue_bytes=1 << 20) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3, queue_bytes=1 << 20) as log:
             log.append(b"k", bytes(900_000))
             with pytest.raises(LogUnavailableError, match="full queue"):
                 log.append(b"k", bytes(900_000))
 
     @pytest.mark.integration
     def test_a_missing_topic_is_named(self, broker: str) -> None:
-        with KafkaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
+        with KafkaDeltaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
             log.end()
 
     @pytest.mark.integration
     def test_truncation_under_a_reader_is_noticed(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
+        with KafkaDeltaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
             for _ in range(60):  # one flush each: a broker hands out what was sent together as a whole
                 write(log, bytes(2000))
             position = log.read(0, 1, WAIT_S)[-1].position + 1
@@ -189,7 +189,7 @@ class TestKafkaAlone:
 
     @pytest.mark.integration
     def test_the_log_works_again_after_a_failed_flush(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas")) as log:
+        with KafkaDeltaLog(broker, topics("deltas")) as log:
             log.append(b"k", b"lost or not")
             try:
                 log.flush(0.0)

@@ -15,12 +15,13 @@ import pytest
 from confluent_kafka import Producer
 
 from rillet.audit.comparison import AuditReport, audit_topics
+from rillet.connectors.config import KafkaConfig, TopicNames
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
-from rillet.demo.joiner import JoinerLag
+from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
-from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
 from rillet.joiner import JoinerConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.replay import replay
@@ -226,7 +227,7 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         assert list((made.path.parent / "data/joiner/savepoints").glob("*/_metadata")), "no savepoint of the clean stop"
         process.start([*command, "--drain"])
         replaying.join()
-        with JoinerLag(made.config) as lag:
+        with joiner_lag(made.config) as lag:
             wait_until(lambda: lag.records() == 0, 60)
     finally:
         process.stop(timeout_s=60)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rillet.connectors.errors import DeliveryError
+from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.schemas import RecordError, dump_spec
+from rillet.schemas import BackpressureError, DeadLetter, dump_spec
 from rillet.sync import Base, Manifest, MemoryLog, StoreUnavailableError
 from rillet.trainer import CheckpointStore, RawRecord
 from tests.trainer.blocks import RAGGED
@@ -27,6 +28,9 @@ class Source:
         self._records = [RawRecord(0, 0, b"noise")]
         self.trouble = ""
 
+    def start(self) -> None:
+        pass
+
     def poll(self, max_records: int, timeout_s: float) -> list[RawRecord]:
         threading.Event().wait(0.001)
         records, self._records = self._records, []
@@ -37,27 +41,32 @@ class Source:
 
 
 class Letters:
-    """Takes letters, or keeps the sender waiting until closed."""
+    """Takes letters, or has no room for any."""
 
     def __init__(self, *_: object) -> None:
         self.full = False
-        self.waiting = 0
+        self.waiting = False
         self.refused = False
-        self.sending, self._closed = threading.Event(), threading.Event()
+        self.submitted = threading.Event()
+        self.taken: list[DeadLetter] = []
 
-    def send(self, record: RawRecord, error: RecordError) -> None:
-        self.sending.set()
+    def start(self) -> None:
+        pass
+
+    def submit(self, letter: DeadLetter) -> None:
+        self.submitted.set()
         if self.full:
-            self._closed.wait(60)
-            raise DeliveryError("closed")
+            raise BackpressureError("no room for the letter")
+        self.taken.append(letter)
 
-    def flush(self, timeout_s: float) -> int:
+    def flush(self, timeout_s: float) -> None:
         if self.refused:
             raise DeliveryError("refused for good")
-        return self.waiting
+        if self.waiting:
+            raise DeliveryTimeoutError("1 dead letters wait")
 
     def close(self) -> None:
-        self._closed.set()
+        pass
 
 
 class Job(train.TrainJob):
@@ -85,9 +94,9 @@ def config(tmp_path: Path) -> RilletConfig:
 
 @pytest.fixture
 def job(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
-    monkeypatch.setattr(train, "KafkaLog", lambda *_: MemoryLog())
+    monkeypatch.setattr(train, "KafkaDeltaLog", lambda *_: MemoryLog())
     monkeypatch.setattr(train, "KafkaExampleSource", Source)
-    monkeypatch.setattr(train, "DeadLetters", Letters)
+    monkeypatch.setattr(train, "DeadLetterProducer", Letters)
     job = Job(config, until_latest=False)
     yield job
     job.close()
@@ -155,21 +164,36 @@ def test_a_stop_is_not_held_up_by_a_letter_that_finds_no_room(job: Job) -> None:
     stop = threading.Event()
     running = threading.Thread(target=job.run, args=(stop,), daemon=True)
     running.start()
-    assert job._letters.sending.wait(10)
+    assert job._letters.submitted.wait(10)
     stop.set()
     running.join(10)
-    stopped = not running.is_alive()
-    job._letters.close()
-    assert stopped
+    assert not running.is_alive()
+    assert job._letters.taken == []
 
 
-def test_no_checkpoint_gets_behind_a_letter_that_waits(job: Job, config: RilletConfig) -> None:
+def test_a_letter_that_found_no_room_is_sent_once_there_is_some(job: Job) -> None:
+    job._letters.full = True
+    stop = threading.Event()
+    running = threading.Thread(target=job.run, args=(stop,), daemon=True)
+    running.start()
+    assert job._letters.submitted.wait(10)
+    job._letters.full = False
+    deadline = time.monotonic() + 10
+    while not job._letters.taken and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop.set()
+    running.join(10)
+    (letter,) = job._letters.taken
+    assert (letter.topic, letter.partition, letter.offset, letter.value) == ("examples", 0, 0, b"noise")
+
+
+def test_no_checkpoint_gets_past_a_letter_that_waits(job: Job, config: RilletConfig) -> None:
     checkpoints = CheckpointStore(str(config.checkpoint_dir), keep=1)
-    job._letters.waiting = 1
+    job._letters.waiting = True
     job._checkpoint()
     assert checkpoints.versions() == []
     assert job.metrics.checkpoint_failures._value.get() == 1
-    job._letters.waiting = 0
+    job._letters.waiting = False
     job._checkpoint()
     assert checkpoints.versions() == [1]
 

@@ -32,7 +32,7 @@ def test_refused_events_are_counted_and_reported_once_in_ten_seconds(caplog: pyt
 
 
 class _Broken(MemoryFeatureLog):
-    def append(self, event: FeatureEvent) -> bool:
+    def submit(self, event: FeatureEvent) -> None:
         raise OSError("no disk")
 
     def flush(self, timeout_s: float) -> None:
