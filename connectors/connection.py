@@ -49,7 +49,7 @@ class BrokerErrors:
         if error.code() in _LOGIN_FAILED:
             self.refusal = error
         # "All brokers are down" only says again what was said of each.
-        if self.last is None or error.code() != KafkaError._ALL_BROKERS_DOWN:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self.last = error
 
     def clear(self) -> None:

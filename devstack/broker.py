@@ -72,7 +72,7 @@ ssl.truststore.location={truststore}
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The one user of a secured broker. Letters and digits only: both go into files of three syntaxes."""
+    """The one user of a secured broker. No comma, bracket, backslash or double quote: it goes through three syntaxes."""
 
     name: str
     password: str = field(repr=False)

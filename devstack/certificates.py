@@ -46,7 +46,16 @@ def make_certificates(folder: Path) -> Certificates:
     new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", _DAYS]
     usage = "basicConstraints=critical,CA:TRUE"
     _openssl(*new, "-subj", "/CN=rillet local authority", "-addext", usage, "-keyout", ca_key, "-out", made.authority)
-    signed = ["-CA", made.authority, "-CAkey", ca_key, "-addext", "basicConstraints=CA:FALSE", "-addext", _NAMES]
+    signed: list[str | Path] = [
+        "-CA",
+        made.authority,
+        "-CAkey",
+        ca_key,
+        "-addext",
+        "basicConstraints=CA:FALSE",
+        "-addext",
+        _NAMES,
+    ]
     _openssl(*new, *signed, "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", certificate)
     made.broker.write_bytes(key.read_bytes() + certificate.read_bytes())
     made.broker.chmod(0o600)
