@@ -1,4 +1,4 @@
-"""The demo's joiner: started so that it can be drained, how far it is behind, drained.
+"""The demo's joiner: started so that it can be drained, watched for its lag, drained.
 
 Flink commits its offsets to its consumer groups at each checkpoint; nothing but this reads them. From the lag
 follow the driver's pace, so that a slow machine is driven slower, and the moment when the joiner may be drained.
@@ -31,7 +31,7 @@ def joiner_lag(config: RilletConfig) -> GroupLag:
 def next_rate(rate: float, target: float, lag_records: int) -> float:
     """Requests a second to drive at, given the rate now and the joiner's lag.
 
-    Falls by a third a second while the joiner is more than five seconds' worth behind, else climbs by a tenth.
+    Falls by a third a second while the joiner's lag is more than five seconds' worth, else climbs by a tenth.
     """
     # A request is worth a feature event and about two actions.
     if lag_records > 15 * rate:

@@ -91,7 +91,7 @@ class Broker:
 
     @property
     def process(self) -> Process:
-        """The process behind it."""
+        """Its process."""
         return Process("broker", self.folder)
 
     @property

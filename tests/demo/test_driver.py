@@ -14,7 +14,7 @@ from aiohttp import web
 from rillet.demo.driver import Driver, DriveSettings, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, parse_spec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, parse_spec
 
 SPEC = parse_spec(
     """
@@ -41,10 +41,14 @@ class Actions:
 
     def __init__(self) -> None:
         self.sent: list[ActionEvent] = []
+        #: how often it refuses before it takes
+        self.full = 2
 
-    def append(self, event: ActionEvent) -> bool:
+    def submit(self, event: ActionEvent) -> None:
+        if self.full:
+            self.full -= 1
+            raise BackpressureError("full")
         self.sent.append(event)
-        return True
 
     def __len__(self) -> int:
         return 0
