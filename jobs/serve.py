@@ -57,6 +57,7 @@ def run_serve(config: RilletConfig) -> int:
         metrics=metrics,
     )
     features = EventProducer(kafka.connection, kafka.topics.features)
+    features.start()
     recorder = FeatureRecorder(features, registry)
     engine = Engine(spec, model, serving, metrics)
     app = InferenceApp(
@@ -67,7 +68,6 @@ def run_serve(config: RilletConfig) -> int:
     # uvicorn has its own handlers while it serves, and raises the signal again for ours afterwards.
     previous = {number: signal.signal(number, lambda *_: server.stop()) for number in _SIGNALS}
     try:
-        features.start()
         fetcher.start()
         log.info("serving model %s on http://%s:%d", config.model.name, serving.host, server.port)
         server.run()
