@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError, ResendError
+from rillet.connectors.errors import DeliveryError, ResendError
 from rillet.connectors.limits import LETTER_BYTES, RECORD_MAX_BYTES
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
@@ -22,6 +22,7 @@ from rillet.schemas import (
     DeadLetter,
     DecodeError,
     FeatureEvent,
+    FlushTimeoutError,
     RecordError,
     dead_letter,
     decode,
@@ -98,7 +99,7 @@ class DeadLetterProducer:
             self._errors,
         )
 
-    def submit(self, letter: DeadLetter) -> None:
+    def submit(self, letter: DeadLetter, /) -> None:
         """Queues one letter.
 
         :raises BackpressureError: the queue is full.
@@ -117,7 +118,7 @@ class DeadLetterProducer:
     def flush(self, timeout_s: float) -> None:
         """Waits until all letters are acknowledged.
 
-        :raises DeliveryTimeoutError: not within ``timeout_s``; they stay queued.
+        :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
         left = 0 if self._producer is None else self._producer.flush(timeout_s)
@@ -129,7 +130,7 @@ class DeadLetterProducer:
         if left:
             last = self._errors.last
             why = "" if last is None else f" ({self._kafka.redact(last.str())})"
-            raise DeliveryTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
+            raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
 
     def close(self) -> None:
         """Ends at once; letters that are not acknowledged are given up and counted in ``failed``."""
@@ -206,7 +207,7 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
             except BufferError:
                 producer.poll(0.1)
                 if time.monotonic() > deadline:
-                    raise DeliveryTimeoutError(f"{letter.place}: no room to send it again") from None
+                    raise DeliveryError(f"{letter.place}: there was no room to send it again") from None
             except KafkaException as error:
                 raise DeliveryError(f"{letter.place}: cannot be sent again: {error.args[0].str()}") from error
     left = producer.flush(max(deadline - time.monotonic(), 0.1))

@@ -7,7 +7,6 @@ RilletError
     ├── BrokerRefusedError       a broker answers, but does not let this client in, or not do this
     ├── TopicError               a topic is missing or was made otherwise than needed
     ├── DeliveryError            the broker refused records, or did not take them in time
-    │   └── DeliveryTimeoutError     not in time: they wait and may still arrive
     └── ResendError              a dead letter that cannot be sent again
 """
 
@@ -41,10 +40,6 @@ class TopicError(ConnectorError):
 
 class DeliveryError(ConnectorError):
     """Records were not acknowledged by the broker."""
-
-
-class DeliveryTimeoutError(DeliveryError):
-    """Records are not acknowledged yet; they stay queued."""
 
 
 class ResendError(ConnectorError):

@@ -86,7 +86,7 @@ class KafkaExampleSource:
             ]
         )
 
-    def poll(self, max_records: int, timeout_s: float) -> list[RawRecord] | None:
+    def poll(self, max_items: int, timeout_s: float) -> list[RawRecord] | None:
         """The next records, None once every partition has reached its end (``until_latest`` only).
 
         :raises TopicError: the position is gone.
@@ -98,7 +98,7 @@ class KafkaExampleSource:
         if self._ends is not None and not self._ends:
             return None
         try:
-            messages = self._consumer.consume(max_records, timeout=timeout_s)
+            messages = self._consumer.consume(max_items, timeout=timeout_s)
         except KafkaException as error:
             raise self._kafka.explain(error, self._errors) from error
         if self._errors.last is not None:

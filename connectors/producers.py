@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import DeliveryError
 from rillet.connectors.limits import RECORD_MAX_BYTES
-from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, encode
+from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, encode
 
 #: Header of features and actions: wall clock of the producer at send, ASCII decimal milliseconds.
 INGEST_HEADER = "ingest_ms"
@@ -73,7 +73,7 @@ class EventProducer:
         )
         self._poller.start()
 
-    def submit(self, event: FeatureEvent | ActionEvent) -> None:
+    def submit(self, event: FeatureEvent | ActionEvent, /) -> None:
         """Queues one event: key request_id, the record's timestamp is the event's time.
 
         :raises BackpressureError: the queue is full. The event is not sent, and counted in ``rejected``.
@@ -108,15 +108,17 @@ class EventProducer:
     def flush(self, timeout_s: float = 30.0) -> None:
         """Waits until everything queued is acknowledged.
 
-        :raises DeliveryError: it is not, or a record was lost since the producer was made.
+        :raises FlushTimeoutError: it is not, within ``timeout_s``; it stays queued.
+        :raises DeliveryError: a record was lost since the producer was made.
         """
         if self._producer is not None:
             self._producer.flush(timeout_s)
-        if (left := len(self)) or self.failed or self.rejected:
-            raise DeliveryError(
-                f"topic {self.topic} on {self._kafka}: {left} records unacknowledged after {timeout_s:.0f} s, "
-                f"{self.failed} failed, {self.rejected} not queued "
-                f"({self.last_error or 'no answer'}{self._trouble()})"
+        if self.failed:
+            raise DeliveryError(f"topic {self.topic} on {self._kafka}: {self.failed} records lost ({self.last_error})")
+        if left := len(self):
+            raise FlushTimeoutError(
+                f"topic {self.topic} on {self._kafka}: {left} records unacknowledged after {timeout_s:g} s"
+                f"{self._trouble()}"
             )
 
     def close(self) -> None:

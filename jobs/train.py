@@ -20,13 +20,13 @@ import torch
 
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
-from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError
+from rillet.connectors.errors import DeliveryError
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.health import start_health_server
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import BackpressureError, RecordError, dump_spec
+from rillet.schemas import BackpressureError, FlushTimeoutError, RecordError, dump_spec
 from rillet.sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
 from rillet.trainer import (
     BlockReader,
@@ -235,7 +235,7 @@ class TrainJob:
                 # The position passes refused records, so their letters must be safe first.
                 self._letters.flush(_FLUSH_S)
                 self._trainer.save(self._checkpoints, {"publisher": self._publisher.state()})
-        except (OSError, DeliveryTimeoutError) as error:
+        except (OSError, FlushTimeoutError) as error:
             self.metrics.checkpoint_failures.inc()
             log.warning("no checkpoint was written: %s", error)
 

@@ -17,7 +17,7 @@ from rillet.schemas.records import (
 )
 from rillet.schemas.spec import FeatureSpec, Slot, Task, quantile_bins
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
-from rillet.schemas.stages import BackpressureError, ClosedError, Sink, Source, Stage
+from rillet.schemas.stages import BackpressureError, ClosedError, FlushTimeoutError, Sink, Source, Stage
 
 __all__ = [
     "CODECS",
@@ -35,6 +35,7 @@ __all__ = [
     "ExampleBlock",
     "FeatureEvent",
     "FeatureSpec",
+    "FlushTimeoutError",
     "LabelKind",
     "Record",
     "RecordError",

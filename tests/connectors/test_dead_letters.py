@@ -12,9 +12,16 @@ from confluent_kafka import KafkaError
 
 from rillet.connectors import connection
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, resend
-from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError, ResendError
+from rillet.connectors.errors import DeliveryError, ResendError
 from rillet.connectors.limits import RECORD_MAX_BYTES
-from rillet.schemas import BackpressureError, ClosedError, DeadLetter, RecordError, encode_dead_letter
+from rillet.schemas import (
+    BackpressureError,
+    ClosedError,
+    DeadLetter,
+    FlushTimeoutError,
+    RecordError,
+    encode_dead_letter,
+)
 
 OnDelivery = Callable[[KafkaError | None, object], None]
 
@@ -81,7 +88,7 @@ def test_letters_outlive_any_outage_of_the_broker(letters: DeadLetterProducer) -
     producer.away = True
     letters.submit(_letter(7))
     for _ in range(2):
-        with pytest.raises(DeliveryTimeoutError, match="topic dead on nowhere:9092: 1 dead letters wait"):
+        with pytest.raises(FlushTimeoutError, match="topic dead on nowhere:9092: 1 dead letters wait"):
             letters.flush(1.0)
     producer.away = False
     letters.flush(1.0)
@@ -92,9 +99,8 @@ def test_a_letter_refused_for_good_fails_every_later_flush(letters: DeadLetterPr
     _producer(letters).refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     letters.submit(_letter(7))
     for _ in range(2):
-        with pytest.raises(DeliveryError, match="topic dead: a dead letter was refused") as caught:
+        with pytest.raises(DeliveryError, match="topic dead: a dead letter was refused"):
             letters.flush(1.0)
-        assert not isinstance(caught.value, DeliveryTimeoutError)
 
 
 def test_a_full_queue_is_back_pressure_with_the_place_of_the_record(letters: DeadLetterProducer) -> None:
@@ -117,7 +123,7 @@ def test_the_settings_are_ones_that_the_client_takes() -> None:
     letters = DeadLetterProducer("127.0.0.1:1", "dead")
     letters.start()
     letters.submit(_letter(7))
-    with pytest.raises(DeliveryTimeoutError):
+    with pytest.raises(FlushTimeoutError):
         letters.flush(0.1)
     letters.close()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rillet.connectors.errors import DeliveryError, DeliveryTimeoutError
+from rillet.connectors.errors import DeliveryError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.schemas import BackpressureError, DeadLetter, dump_spec
+from rillet.schemas import BackpressureError, DeadLetter, FlushTimeoutError, dump_spec
 from rillet.sync import Base, Manifest, MemoryLog, StoreUnavailableError
 from rillet.trainer import CheckpointStore, RawRecord
 from tests.trainer.blocks import RAGGED
@@ -63,7 +63,7 @@ class Letters:
         if self.refused:
             raise DeliveryError("refused for good")
         if self.waiting:
-            raise DeliveryTimeoutError("1 dead letters wait")
+            raise FlushTimeoutError("1 dead letters wait")
 
     def close(self) -> None:
         pass
