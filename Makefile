@@ -19,16 +19,26 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo test check setup clean
+.PHONY: help demo test unit test-long check fmt setup clean
 
 help: ## show this
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup ## run the whole loop on MovieLens-1M and audit it
 	$(BIN)/rillet demo $(ARGS)
 
-test: setup ## run all tests, those with a real broker and Flink too
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## run all tests but the long simulations, those with a real broker and Flink too
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+unit: setup ## run the tests that need neither broker nor Flink, in under a minute
+	$(BIN)/python -m pytest -m "not integration and not long" $(ARGS)
+
+test-long: setup ## run the long simulations: thousands of seeds
+	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+
+fmt: setup ## format, and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 check: setup ## lint, formatting, types, and the configuration files
 	$(BIN)/ruff check .

@@ -184,6 +184,14 @@ def test_every_module_of_jobs_knows_only_the_ones_below_it() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_room_outgrows_the_others() -> None:
+    lines = {room: sum(len(path.read_text("utf-8").splitlines()) for path in sources(room)) for room in ARROWS}
+    assert max(lines.values()) <= sum(lines.values()) / 4, lines
+    assert lines["jobs"] < 2500, (
+        "jobs holds services and what they share; look whether a room of its own has grown in it"
+    )
+
+
 @pytest.mark.parametrize("room", [*ARROWS, "tests", "examples"])
 def test_nothing_of_ours_is_imported_under_a_bare_name(room: str) -> None:
     wrong = [

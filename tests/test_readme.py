@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from examples.films.client import CONFIG, infer_request
 
@@ -36,7 +37,9 @@ def test_every_rillet_command_is_one_of_the_cli(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     # parses and checks the arguments, runs nothing; paths that have to exist are replaced
     arguments = [str(ROOT) if argument.startswith("recordings/") else argument for argument in arguments]
-    main.commands[name].make_context(name, arguments)
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    command.make_context(name, arguments)
     if "--config" in arguments:
         assert (ROOT / arguments[arguments.index("--config") + 1]).is_file()
 

@@ -1,25 +1,46 @@
 """The `rillet` command: the rooms' own commands under one name, also as ``python -m rillet``.
 
-Here because only the root stands above all rooms. Heavy packages are imported inside the commands.
+Here because only the root stands above all rooms. A command's module is imported when the command is asked for, so
+that a service never loads what belongs to the demo or the local stack.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from rillet.demo.cli import demo
-from rillet.devstack.cli import down, up
-from rillet.jobs.cli import check_config, join, serve, status, topics, train
-from rillet.recordings.cli import record, replay
-
 USER_ERROR = 2
+
+#: command -> the module that has it, in the order of --help
+COMMANDS = {
+    "demo": "rillet.demo.cli",
+    "up": "rillet.devstack.cli",
+    "down": "rillet.devstack.cli",
+    "status": "rillet.jobs.cli",
+    "topics": "rillet.jobs.cli",
+    "join": "rillet.jobs.cli",
+    "train": "rillet.jobs.cli",
+    "serve": "rillet.jobs.cli",
+    "record": "rillet.recordings.cli",
+    "replay": "rillet.recordings.cli",
+    "check-config": "rillet.jobs.cli",
+}
 
 
 class _Commands(click.Group):
-    """Turns a RilletError of any command into one line; lists commands in the order in which they were added."""
+    """Finds commands by :data:`COMMANDS`; turns a RilletError of any command into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -32,9 +53,6 @@ class _Commands(click.Group):
                 raise
             click.echo(f"rillet {ctx.invoked_subcommand}: {error}", err=True)
             ctx.exit(USER_ERROR)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,9 +72,6 @@ def main() -> None:
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml
     """
 
-
-for command in (demo, up, down, status, topics, join, train, serve, record, replay, check_config):
-    main.add_command(command)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,8 +13,7 @@ from rillet.devstack.process import free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
 from rillet.jobs.errors import PortInUseError, ServiceError
-from rillet.jobs.services import SERVICES
-from rillet.jobs.status import run_status
+from rillet.jobs.services import SERVICES, port_of
 from rillet.jobs.toolchain import python_environment
 
 #: answers every path with 200, so also the readiness probes
@@ -48,7 +47,7 @@ def fake_services(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     programs = dict.fromkeys(SERVICES, READY)
 
     def command(self: Stack, name: str) -> list[str]:
-        return [sys.executable, "-c", programs[name], str(self._port(name))]
+        return [sys.executable, "-c", programs[name], str(port_of(self.config, name))]
 
     monkeypatch.setattr(Stack, "command", command)
     return programs
@@ -93,18 +92,6 @@ def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_se
         up(stack, lambda line: None)
     assert "\n" not in str(caught.value)
     assert stack.is_ready("join")
-
-
-@pytest.mark.integration
-def test_status_shows_services_their_figures_and_topics(stack: Stack) -> None:
-    stack.start_broker()
-    stack.start("train")
-    stack.wait_ready("train", 20)
-    text = "\n".join(run_status(stack))
-    assert f"train         ready{stack.process('train').pid:>15}" in text
-    assert "rillet_rows 7" in text
-    assert "join          stopped" in text
-    assert stack.config.kafka.topics.dead_letters in text
 
 
 def test_a_taken_port_is_reported_with_the_setting_to_change(tmp_path: Path, fake_services: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rillet.__main__ import main
+from rillet.__main__ import COMMANDS
 from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.devstack.cluster import FLINK_HOME, FlinkCluster, start_cluster
 from rillet.devstack.process import Process, free_port
@@ -63,7 +63,7 @@ def test_every_rillet_service_runs_a_command_of_the_cli_with_the_deployed_config
     commands = rillet_services(services)
     assert {"topics", "trainer", "server"} <= set(commands)
     for command in commands.values():
-        assert command[0] in main.commands
+        assert command[0] in COMMANDS
         assert command[1:] == ["--config", CONFIG]
 
 
