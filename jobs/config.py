@@ -150,7 +150,9 @@ def _with_flat_settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         return raw
     flat = dict(kafka)
     for table in ("client", "flink"):
-        if isinstance(kafka.get(table), dict):
+        if table in kafka:
+            if not isinstance(kafka[table], dict):
+                raise KafkaSettingsError(f"{table}: is no table of settings")
             try:
                 flat[table] = flatten(kafka[table])
             except KafkaSettingsError as error:

@@ -135,6 +135,7 @@ def test_secrets_are_looked_up_at_load_and_dumped_as_references(tmp_path: Path) 
         ('[kafka.client]\n"sasl.password" = "hidden-value"', "kafka.client.sasl.password: a secret does not stand"),
         ('[kafka.client]\n"sasl.password" = ["hidden-value"]', "kafka.client.sasl.password: is no text"),
         ('[kafka.client]\nsasl.password = { env = "A", file = "B" }', "kafka.client.sasl.password: is no text"),
+        ('[kafka]\nclient = ["hidden-value"]', "kafka.client: is no table of settings"),
         ('[kafka.client]\n"group.id" = "mine"', "kafka.client.group.id: cannot be set: rillet decides"),
         ('[kafka.client]\n"a.b" = "1"\na.b = "2"', "kafka.client.a.b: is given twice"),
         ("[sync]\nmax_block_bytes = 99_000_000", "sync.max_block_bytes: 99000000 is above"),
