@@ -53,7 +53,7 @@ def run_serve(config: RilletConfig) -> int:
         deltas,
         spec,
         config=serving,
-        sync_config=config.sync,
+        replica_config=config.replica,
         metrics=metrics,
     )
     features = EventProducer(kafka.connection, kafka.topics.features)

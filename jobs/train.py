@@ -27,7 +27,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.health import start_health_server
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, FlushTimeoutError, RecordError, dump_spec
-from rillet.sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError
+from rillet.sync import Base, LogUnavailableError, Manifest, ModelStore, Publisher, StoreUnavailableError, TableShard
 from rillet.trainer import (
     BlockReader,
     CheckpointStore,
@@ -100,9 +100,9 @@ class TrainJob:
         self._publisher = Publisher(
             KafkaDeltaLog(connection, kafka.topics.deltas),
             self._store,
-            spec_hash=self._spec.hash,
+            TableShard(config.model.name, self._spec.hash),
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
-            config=config.sync,
+            config=config.publisher,
             state=restored.extra["publisher"] if restored is not None else None,
         )
         self._letters = DeadLetterProducer(connection, kafka.topics.dead_letters)
@@ -175,16 +175,13 @@ class TrainJob:
     def _publish(self, now: int) -> None:
         """Publishes what was touched; a base too when due. What fails is tried again at the next interval."""
         trainer, publisher = self._trainer, self._publisher
-        fresh = trainer.take_fresh()
         dense = dense_state(trainer.learner.model)
         try:
             self.metrics.published(
                 publisher.publish(
                     trainer.table,
                     now_ms=now,
-                    newest_event_ms=fresh.newest_event_ms,
-                    newest_ingest_ms=fresh.newest_ingest_ms,
-                    action_ingest_ms=fresh.action_ingest_ms,
+                    freshness=trainer.take_freshness(),
                     dense=dense if publisher.dense_due(now) else None,
                 )
             )
@@ -203,7 +200,7 @@ class TrainJob:
         """Runs in the background; what it returns or raises is for :meth:`_settle_base`."""
         manifest = self._store.write_base(base)
         try:
-            self._store.collect_garbage(self.config.sync.keep_bases, self.config.sync.keep_dense)
+            self._store.collect_garbage(self.config.publisher.keep_bases, self.config.publisher.keep_dense)
         except StoreUnavailableError as error:
             self.metrics.garbage_failures.inc()
             log.warning("old bases and dense blobs were not deleted, the next base tries again: %s", error)

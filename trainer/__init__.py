@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rillet.trainer.export import dense_state, export_program
     from rillet.trainer.learner import Learner, StepResult
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
-    from rillet.trainer.online import Counters, Fresh, OnlineTrainer, Restored
+    from rillet.trainer.online import Counters, OnlineTrainer, Restored
     from rillet.trainer.reader import BlockReader, ExampleSource, RawRecord, ReadBlock
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Counters",
     "DeepFM",
     "ExampleSource",
-    "Fresh",
     "Learner",
     "LogisticRegression",
     "Metrics",
@@ -63,7 +62,6 @@ _LAZY = {
     "Counters": "rillet.trainer.online",
     "DeepFM": "rillet.trainer.models",
     "ExampleSource": "rillet.trainer.reader",
-    "Fresh": "rillet.trainer.online",
     "Learner": "rillet.trainer.learner",
     "LogisticRegression": "rillet.trainer.models",
     "Metrics": "rillet.trainer.evaluation",

@@ -63,8 +63,6 @@ class TrainerConfig:
     window_rows: int = 20000
     #: parts of the window; the oldest is dropped as a whole
     window_parts: int = 10
-    #: ingest times of actions that travel with one publication to measure freshness, at most
-    freshness_samples: int = 4096
     #: threads of the dense computation
     threads: int = 1
     #: seconds between two progress lines
@@ -78,7 +76,6 @@ class TrainerConfig:
             keep_checkpoints=self.keep_checkpoints,
             window_rows=self.window_rows,
             window_parts=self.window_parts,
-            freshness_samples=self.freshness_samples,
             threads=self.threads,
             progress_interval_s=self.progress_interval_s,
         )

@@ -87,7 +87,7 @@ def config(tmp_path: Path) -> RilletConfig:
     (tmp_path / "films.spec.toml").write_text(dump_spec(RAGGED))
     (tmp_path / "rillet.toml").write_text(
         'spec = "films.spec.toml"\ndata_dir = "var"\n[model]\nname = "films"\ndim = 4\nhidden = [8]\n'
-        f"[sync]\nsparse_interval_s = {SPARSE_MS // 1000}\nbase_interval_s = 3600\n"
+        f"[publisher]\nsparse_interval_s = {SPARSE_MS // 1000}\nbase_interval_s = 3600\n"
     )
     return load_config(tmp_path / "rillet.toml")
 
