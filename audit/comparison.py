@@ -17,6 +17,7 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.labels import judge_labels
 from rillet.audit.plain_join import MAX_AHEAD_MS, PlainJoin
 from rillet.audit.report import AuditReport, Offender
+from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import NO_TIME_MS, DecodeError, ExampleBlock, FeatureSpec, LabelKind, RecordError, decode_as
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, range_indices
@@ -253,7 +254,7 @@ def audit_examples(expected: ExpectedExamples, blocks: Iterable[ExampleBlock], a
 
 
 def audit_topics(
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     spec: FeatureSpec,
     *,
     features: str = "features",
@@ -273,11 +274,11 @@ def audit_topics(
     join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms)
     for topic in (features, actions):
         # Partitions are merged, each in the order of its offsets; a request lies in one of them.
-        for record in read_topic(bootstrap_servers, topic):
+        for record in read_topic(kafka, topic):
             join.add_record(record.value, record.key, record.ingest_ms, record.timestamp_ms)
     expected = join.result()
     audit = Audit(expected, join.actions)
-    for record in read_topic(bootstrap_servers, examples):
+    for record in read_topic(kafka, examples):
         try:
             audit.add(decode_as(ExampleBlock, record.value or b""))
         except DecodeError:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import httpx2
 import numpy as np
 
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.demo.errors import DemoError
 from rillet.demo.metrics import RunningAuc
 from rillet.recordings import Event
@@ -91,7 +91,7 @@ class Driver:
         spec: FeatureSpec,
         settings: DriveSettings,
         client: AsyncClient,
-        actions: ActionProducer,
+        actions: EventProducer,
         stats: DriveStats,
         *,
         watched: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
@@ -25,7 +25,7 @@ def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int6
     """
     spec = joined.spec
     model = config.model.name
-    with KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas) as log:
+    with KafkaDeltaLog(config.kafka.connection, config.kafka.topics.deltas) as log:
         replica = replica_as_of(
             ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
         )

@@ -20,14 +20,14 @@ from rillet.audit.comparison import audit_topics
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import topic_ends
 from rillet.demo.display import Display
 from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.demo.frozen import frozen_logits
-from rillet.demo.joiner import JoinerLag, drain_joiner, next_rate, start_joiner, wait_for_joiner
+from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner, wait_for_joiner
 from rillet.demo.monitor import LoopMonitor
 from rillet.demo.page import render
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
@@ -132,7 +132,8 @@ class _Demo:
     def _drive(self) -> None:
         kafka = self.config.kafka
         spec = self.recording.info.spec
-        actions = ActionProducer(kafka.bootstrap_servers, kafka.topics.actions)
+        actions = EventProducer(kafka.connection, kafka.topics.actions)
+        actions.start()
         self.started_ms = time.time_ns() // 1_000_000
         driver = Driver(
             spec,
@@ -175,7 +176,7 @@ class _Demo:
 
     def _note_position(self) -> None:
         """Keeps where the delta log ends now, for scoring with the model of this moment later."""
-        ends = topic_ends(self.config.kafka.bootstrap_servers, self.config.kafka.topics.deltas)
+        ends = topic_ends(self.config.kafka.connection, self.config.kafka.topics.deltas)
         self.frozen_position = ends[0][1] if ends else None
 
     def _conclude(self, started_s: float) -> Report:
@@ -186,7 +187,7 @@ class _Demo:
         say("auditing the topics")
         kafka = self.config.kafka
         audit, joined = audit_topics(
-            kafka.bootstrap_servers,
+            kafka.connection,
             self.recording.info.spec,
             features=kafka.topics.features,
             actions=kafka.topics.actions,
@@ -209,7 +210,7 @@ class _Demo:
             audit=audit,
             unlogged=self.total - audit.requests,
             quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
-            deltas=summarise_deltas(read_topic(kafka.bootstrap_servers, kafka.topics.deltas), self.started_ms),
+            deltas=summarise_deltas(read_topic(kafka.connection, kafka.topics.deltas), self.started_ms),
             readings=self.monitor.readings,
             freshness=self.monitor.served.histograms.get(FRESHNESS, ([], [])),
             latency_ms=latency_summary(self.stats.latency_s),
@@ -233,7 +234,7 @@ class _Demo:
     def _wait_for_joining(self) -> None:
         """Until the joiner has read all of both topics: a drain closes windows, it does not read on."""
         deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
-        with JoinerLag(self.config) as lag:
+        with joiner_lag(self.config) as lag:
             while unread := lag.records():
                 if time.monotonic() > deadline:
                     process = self.stack.process("join")
@@ -250,7 +251,7 @@ class _Demo:
 
     def _pace(self, driver: Driver, stop: threading.Event) -> None:
         """Slows the driver while the joiner cannot keep up."""
-        with JoinerLag(self.config) as lag:
+        with joiner_lag(self.config) as lag:
             while not stop.wait(_PACE_S):
                 try:
                     unread = lag.records()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rillet.connectors.config import KafkaConfig
 from rillet.demo.driver import DriveSettings
 from rillet.devstack.process import free_port
 from rillet.embeddings import TableConfig
-from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, dump_config
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
 from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.recordings import RecordingInfo

@@ -6,8 +6,6 @@ came from, then the record as it lay in Kafka (see ``jobs/joiner_job.py``); bloc
 
 from __future__ import annotations
 
-import base64
-import json
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -18,8 +16,10 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 
+from rillet.connectors.dead_letters import letter_for
+from rillet.connectors.producers import INGEST_HEADER
 from rillet.joiner import Counters, Joiner, JoinerConfig, ListName
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode, encode_dead_letter
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -32,8 +32,6 @@ _STATE_BYTES = Types.PICKLED_BYTE_ARRAY()
 #: could not be found again
 _LIST_STATES = 32
 _SLICE_BYTES = 8
-#: a larger bad record is not copied into its letter, which could not be written; its offset says where it is
-_MAX_LETTER_BYTES = 8 << 20
 
 
 class FlinkBucketState:
@@ -134,7 +132,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             blocks = self._joiner.on_record(_bucket(ctx), key, data, int(ingest_ms or NO_TIME_MS), state)
         except RecordError as error:
             self._metrics["dead_letters"].inc()
-            yield DEAD_LETTERS, _dead_letter(topic, int(partition), int(offset), str(error), data)
+            yield DEAD_LETTERS, _dead_letter(error, topic, int(partition), int(offset), key, data, ingest_ms)
             return
         yield from self._emit(blocks)
 
@@ -173,14 +171,10 @@ def _split(rest: bytes, key_length: int) -> tuple[bytes | None, bytes]:
     return (None, rest) if key_length < 0 else (rest[:key_length], rest[key_length:])
 
 
-def _dead_letter(topic: str, partition: int, offset: int, reason: str, data: bytes) -> Row:
-    letter: dict[str, object] = {
-        "reason": reason,
-        "topic": topic,
-        "partition": partition,
-        "offset": offset,
-        "record_bytes": len(data),
-    }
-    if len(data) <= _MAX_LETTER_BYTES:
-        letter["record_base64"] = base64.b64encode(data).decode()
-    return Row(f"{topic}|{partition}|{offset}".encode(), json.dumps(letter).encode())
+def _dead_letter(
+    error: RecordError, topic: str, partition: int, offset: int, key: bytes | None, data: bytes, ingest_ms: str
+) -> Row:
+    # Of the headers the job reads only this one; a record without it may have had others.
+    headers = [(INGEST_HEADER, ingest_ms.encode())] if ingest_ms.isdigit() else None
+    letter = letter_for(error, topic, partition, offset, key=key, value=data, headers=headers)
+    return Row(letter.letter_key, encode_dead_letter(letter))

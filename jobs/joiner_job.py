@@ -22,6 +22,7 @@ from pyflink.datastream.data_stream import DataStream, KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
+from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
@@ -96,7 +97,8 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
     """DDL of a raw topic. The record's timestamp is the event time; none moves a watermark past the wall clock."""
     flink = config.flink
-    more = {
+    client = {f"properties.{name}": value for name, value in config.kafka.flink_settings.items()}
+    more = client | {
         "connector": "kafka",
         "topic": topic,
         "properties.bootstrap.servers": config.kafka.bootstrap_servers,
@@ -114,7 +116,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         more["scan.watermark.alignment.group"] = "rillet"
         more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
         more["scan.watermark.alignment.update-interval"] = "200 ms"
-    pairs = ", ".join(f"'{key}' = '{value}'" for key, value in more.items())
+    pairs = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in more.items())
     return f"""
         CREATE TEMPORARY TABLE `{table}` (
             k BYTES,
@@ -125,6 +127,11 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
             WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", flink.lateness_ms)}
         ) WITH ({pairs})"""
+
+
+def _quoted(text: str) -> str:
+    """A string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _earlier(column: str, span_ms: int) -> str:
@@ -170,14 +177,16 @@ def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
         .set_value_serialization_schema(RowFieldExtractorSchema(1))
         .build()
     )
+    builder = KafkaSink.builder()
+    for name, value in config.kafka.flink_settings.items():
+        builder.set_property(name, value)
     return (
-        KafkaSink.builder()
-        .set_bootstrap_servers(config.kafka.bootstrap_servers)
+        builder.set_bootstrap_servers(config.kafka.bootstrap_servers)
         .set_record_serializer(record)
         .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
         .set_transactional_id_prefix(f"{options.transaction_prefix}-{topic}")
         .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
-        .set_property("max.request.size", str(16 << 20))
+        .set_property("max.request.size", str(RECORD_MAX_BYTES))
         .set_property("compression.type", "lz4")
         .build()
     )

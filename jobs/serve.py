@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from rillet.connectors.delta_log import KafkaLog
-from rillet.connectors.producers import KafkaFeatureLog
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.serving.app import InferenceApp
@@ -45,7 +45,7 @@ def run_serve(config: RilletConfig) -> int:
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     kafka = config.kafka
-    create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     service = wire_server(config)
 
     def started() -> None:
@@ -68,7 +68,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = ServingMetrics(registry)
-    deltas = KafkaLog(kafka.bootstrap_servers, kafka.topics.deltas)
+    deltas = KafkaDeltaLog(kafka.connection, kafka.topics.deltas)
     model = LiveModel(
         ModelStore(config.store_url, config.model.name),
         deltas,
@@ -77,7 +77,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
         replica_config=config.replica,
         metrics=metrics,
     )
-    recorder = FeatureRecorder(KafkaFeatureLog(kafka.bootstrap_servers, kafka.topics.features), registry)
+    recorder = FeatureRecorder(EventProducer(kafka.connection, kafka.topics.features), registry)
     engine = Engine(spec, model, serving, metrics)
     app = InferenceApp(
         model=config.model.name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=serving

@@ -17,8 +17,8 @@ from functools import cache
 
 import torch
 
-from rillet.connectors.dead_letters import DeadLetters
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.topics import create_topics
 from rillet.jobs.base_writer import BaseWriter
@@ -28,6 +28,7 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
+from rillet.schemas import DeadLetter
 from rillet.sync import ModelStore, Publisher, TableShard
 from rillet.trainer import BadRecord, CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
 
@@ -52,7 +53,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
-    create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     loop = wire_trainer(config, until_latest=until_latest)
     health = HealthServer(
         config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
@@ -66,14 +67,14 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     return 0
 
 
-def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLoop[BadRecord]:
+def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLoop[DeadLetter]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
     spec = config.load_spec()
-    servers, topics = config.kafka.bootstrap_servers, config.kafka.topics
+    kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
     checkpoint_store = CheckpointStore(str(config.checkpoint_dir), keep=config.trainer.keep_checkpoints)
     trainer = OnlineTrainer(spec, config.model, config.table, config.trainer)
@@ -90,7 +91,7 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
     publications = Publications(
         trainer,
         Publisher(
-            KafkaLog(servers, topics.deltas),
+            KafkaDeltaLog(kafka, topics.deltas),
             store,
             TableShard(config.model.name, spec.hash),
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
@@ -103,12 +104,19 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
         program=cache(lambda: export_program(trainer.learner.model, spec, config.model.row_dim)),
         metrics=metrics,
     )
-    letters = DeadLetters(servers, topics.dead_letters, topics.examples)
+
+    def to_letter(bad: BadRecord) -> DeadLetter:
+        record = bad.record
+        return letter_for(
+            bad.error, topics.examples, record.partition, record.offset, key=record.key, value=record.value
+        )
+
+    letters = DeadLetterProducer(kafka, topics.dead_letters)
     return TrainLoop(
         trainer,
-        source=KafkaExampleSource(servers, topics.examples, trainer.positions, until_latest=until_latest),
+        source=KafkaExampleSource(kafka, topics.examples, trainer.positions, until_latest=until_latest),
         letters=letters,
-        to_letter=lambda bad: bad,
+        to_letter=to_letter,
         publications=publications,
         checkpoints=Checkpoints(
             trainer,

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rillet.connectors.producers import ActionProducer, EventProducer, KafkaFeatureLog
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.recordings.errors import RecordingError
 from rillet.recordings.format import Event, Recording
@@ -49,7 +50,7 @@ def parse_speed(text: str) -> float | None:
 
 def replay(
     recording: Recording,
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     *,
     speed: float | None = None,
     features: str = "features",
@@ -67,20 +68,20 @@ def replay(
     :raises RecordingError: the recording is damaged.
     :raises DeliveryError: the broker lost or refused a record.
     """
-    create_topics(bootstrap_servers, {features: partitions, actions: partitions})
+    create_topics(kafka, {features: partitions, actions: partitions})
     # The queues are sized so that they are never full: waiting is done here, where it is bounded.
     records, size = 2 * _IN_FLIGHT, 1 << 30
-    feature_log = KafkaFeatureLog(
-        bootstrap_servers, features, linger_ms=20, max_queue_records=records, max_queue_bytes=size
-    )
-    action_log = ActionProducer(
-        bootstrap_servers, actions, linger_ms=20, max_queue_records=records, max_queue_bytes=size
+    feature_log, action_log = (
+        EventProducer(kafka, topic, linger_ms=20, max_queue_records=records, max_queue_bytes=size)
+        for topic in (features, actions)
     )
     started = now_s()
     first_ms: int | None = None
     counts = {True: 0, False: 0}
     total = recording.info.requests + recording.info.actions if requests is None else None
     try:
+        feature_log.start()
+        action_log.start()
         with EventProgress(f"replay {recording.directory}", total) as progress:
             for event in recording.events():
                 is_feature = isinstance(event, FeatureEvent)

@@ -1,6 +1,7 @@
 """Wire formats of rillet: records, their Avro encoding, fids and the feature spec."""
 
 from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
+from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
 from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
 from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
 from rillet.schemas.records import (
@@ -32,6 +33,7 @@ __all__ = [
     "BackpressureError",
     "ClosedError",
     "Codec",
+    "DeadLetter",
     "DecodeError",
     "DeltaBlock",
     "DeltaRecord",
@@ -53,10 +55,13 @@ __all__ = [
     "SpecMismatchError",
     "Stage",
     "Task",
+    "dead_letter",
     "decode",
     "decode_as",
+    "decode_dead_letter",
     "dump_spec",
     "encode",
+    "encode_dead_letter",
     "load_spec",
     "make_fids",
     "parse_spec",

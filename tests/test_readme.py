@@ -114,7 +114,7 @@ def films(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     server = FakeServer(config.load_spec(), config.model.name)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("rillet.serving.client.Client", client_of(server))
-    monkeypatch.setattr("rillet.connectors.producers.ActionProducer", FakeActions)
+    monkeypatch.setattr("rillet.connectors.producers.EventProducer", FakeActions)
     FakeActions.made.clear()
     return server
 
@@ -135,4 +135,4 @@ def test_the_addresses_in_the_readmes_code_are_those_of_the_example() -> None:
     (code,) = blocks(ROOT / "README.md", "python")
     config = load_config(ROOT / "examples" / "films" / "rillet.toml", environment={})
     assert f'{Client.__name__}("http://127.0.0.1:{config.serving.port}", "{config.model.name}")' in code
-    assert f'ActionProducer("{config.kafka.bootstrap_servers}", "{config.kafka.topics.actions}")' in code
+    assert f'EventProducer("{config.kafka.bootstrap_servers}", "{config.kafka.topics.actions}")' in code

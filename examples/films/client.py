@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import ActionEvent
 from rillet.serving.client import CandidateEncoder, Client, Scores
@@ -27,7 +27,8 @@ def score(client: Client, encoder: CandidateEncoder, user: int, films: dict[int,
 
 def report_watched(config: RilletConfig, request_id: str, film: int) -> None:
     """Sends an action under the id of the request that showed the film."""
-    actions = ActionProducer(config.kafka.bootstrap_servers, config.kafka.topics.actions)
+    actions = EventProducer(config.kafka.connection, config.kafka.topics.actions)
+    actions.start()
     try:
         actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=film, action="watch"))
         actions.flush()

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.schemas import BackpressureError
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
 from tests.contracts import delta_log_suite as suite
@@ -18,8 +18,8 @@ from tests.contracts.delta_log_suite import CHECKS, WAIT_S, LogUnderTest, read, 
 Check = Callable[[LogUnderTest], None]
 
 
-def truncate_kafka(log: KafkaLog, begin: int) -> None:
-    admin = AdminClient({"bootstrap.servers": log.bootstrap_servers})
+def truncate_kafka(log: KafkaDeltaLog, begin: int) -> None:
+    admin = AdminClient({"bootstrap.servers": log.kafka.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(log.topic, log.partition, begin)]).values():
         future.result(WAIT_S)
 
@@ -35,7 +35,10 @@ def under(request: pytest.FixtureRequest) -> Iterator[LogUnderTest]:
         yield in_memory()
         return
     topics, broker = request.getfixturevalue("topics"), request.getfixturevalue("broker")
-    with KafkaLog(broker, topics("deltas")) as log, KafkaLog(broker, topics("deltas"), queue_bytes=1 << 20) as small:
+    with (
+        KafkaDeltaLog(broker, topics("deltas")) as log,
+        KafkaDeltaLog(broker, topics("deltas"), queue_bytes=1 << 20) as small,
+    ):
         log.start()
         yield LogUnderTest(log, lambda begin: truncate_kafka(log, begin), small)
 
@@ -124,7 +127,7 @@ class TestKafkaAlone:
     """What only a log with a network between can get wrong."""
 
     def test_an_unreachable_broker_is_named(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             with pytest.raises(LogUnavailableError, match=r"deltas\[0\] on 127\.0\.0\.1:1"):
                 log.end()
             log.append(b"k", b"v")
@@ -132,14 +135,14 @@ class TestKafkaAlone:
                 log.flush(0.3)
 
     def test_after_a_failed_flush_the_queue_is_empty(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError):
                 log.flush(0.2)
             log.flush(0.2)
 
     def test_a_full_queue_names_topic_and_broker_without_waiting(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", queue_bytes=1 << 20) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", queue_bytes=1 << 20) as log:
             log.append(b"k", bytes(900_000))
             started = time.monotonic()
             with pytest.raises(
@@ -150,12 +153,12 @@ class TestKafkaAlone:
 
     @pytest.mark.integration
     def test_a_missing_topic_is_named(self, broker: str) -> None:
-        with KafkaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
+        with KafkaDeltaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
             log.end()
 
     @pytest.mark.integration
     def test_truncation_under_a_reader_is_noticed(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
+        with KafkaDeltaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
             for _ in range(60):  # one flush each: a broker hands out what was sent together as a whole
                 write(log, bytes(2000))
             position = log.read(0, 1, WAIT_S)[-1].position + 1
@@ -171,7 +174,7 @@ class TestKafkaAlone:
 
     @pytest.mark.integration
     def test_the_log_works_again_after_a_failed_flush(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas")) as log:
+        with KafkaDeltaLog(broker, topics("deltas")) as log:
             log.append(b"k", b"lost or not")
             try:
                 log.flush(0.0)

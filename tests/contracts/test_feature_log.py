@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from rillet.connectors.producers import KafkaFeatureLog
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import BackpressureError, ClosedError, FeatureEvent, decode_as
 from rillet.serving import FeatureLog, MemoryFeatureLog
@@ -49,7 +49,7 @@ class Kafka:
         self._topic = topic
 
     def log(self) -> FeatureLog:
-        return KafkaFeatureLog(self._broker, self._topic, max_queue_records=CAPACITY, linger_ms=60_000)
+        return EventProducer(self._broker, self._topic, max_queue_records=CAPACITY, linger_ms=60_000)
 
     def request_ids(self) -> list[str]:
         return [

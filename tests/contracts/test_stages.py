@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from rillet.connectors.dead_letters import DeadLetters
-from rillet.connectors.producers import ActionProducer, KafkaFeatureLog
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.producers import EventProducer
 from rillet.jobs.base_writer import BaseWriter
 from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
@@ -25,7 +25,7 @@ from rillet.serving.batcher import AutoBatcher
 from rillet.serving.row_queue import Job, RowQueue
 from rillet.serving.server import InferenceServer
 from rillet.sync import ModelStore
-from rillet.trainer import BadRecord, BlockReader, ListSource, RawRecord
+from rillet.trainer import BlockReader, ListSource, RawRecord
 from tests.serving.helpers import FakeModel, demo_spec, empty_table
 
 NOWHERE = "127.0.0.1:1"
@@ -73,15 +73,14 @@ class _Following:
 
 IDS = np.array([1])
 FEATURES = FeatureEvent("r", 1, 0, IDS, IDS, IDS)
-BAD = BadRecord(RawRecord(0, 0, b"noise"), RecordError("not a block"))
+LETTER = letter_for(RecordError("not a block"), "examples", 0, 0, key=None, value=b"noise")
 SUBJECTS = {
     "ListSource": Subject(lambda: ListSource([RawRecord(0, 0, b"a")])),
     "BlockReader": Subject(lambda: BlockReader(ListSource([]), demo_spec(), on_bad=lambda bad: None, max_rows=10)),
     "MemoryFeatureLog": Subject(lambda: MemoryFeatureLog(10), FEATURES),
     "FeatureRecorder": Subject(lambda: FeatureRecorder(MemoryFeatureLog(10), CollectorRegistry()), FEATURES),
-    "KafkaFeatureLog": Subject(lambda: KafkaFeatureLog(NOWHERE, "features"), FEATURES),
-    "ActionProducer": Subject(lambda: ActionProducer(NOWHERE, "actions"), ActionEvent("r", 1, 1, "watch")),
-    "DeadLetters": Subject(lambda: DeadLetters(NOWHERE, "dead_letters", "examples"), BAD),
+    "EventProducer": Subject(lambda: EventProducer(NOWHERE, "actions"), ActionEvent("r", 1, 1, "watch")),
+    "DeadLetterProducer": Subject(lambda: DeadLetterProducer(NOWHERE, "dead_letters"), LETTER),
     "AutoBatcher": Subject(_batcher, Job("a", 1, lambda outcome: None, 0.0)),
     "Engine": Subject(_engine),
     "InferenceServer": Subject(_server),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.devstack.broker import Broker
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import Freshness
@@ -48,7 +48,11 @@ def test_a_replica_follows_over_kafka_and_the_past_can_be_rebuilt(
     broker: str, topics: Callable[..., str], tmp_path: Path
 ) -> None:
     topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
-    with KafkaLog(broker, topic) as writing, KafkaLog(broker, topic) as rival, KafkaLog(broker, topic) as reading:
+    with (
+        KafkaDeltaLog(broker, topic) as writing,
+        KafkaDeltaLog(broker, topic) as rival,
+        KafkaDeltaLog(broker, topic) as reading,
+    ):
         publisher = Publisher(writing, store, TABLE_SHARD, writer="first", config=CONFIG)
         write_base(publisher, table)
         replica = Replica(store, reading, TABLE_SHARD)
@@ -76,8 +80,8 @@ def test_nothing_is_lost_while_the_broker_is_away(
     topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
     address = broker_process.bootstrap_servers
     with (
-        KafkaLog(address, topic, answer_timeout_s=2.0) as writing,
-        KafkaLog(address, topic, answer_timeout_s=2.0) as reading,
+        KafkaDeltaLog(address, topic, answer_timeout_s=2.0) as writing,
+        KafkaDeltaLog(address, topic, answer_timeout_s=2.0) as reading,
     ):
         publisher = Publisher(writing, store, TABLE_SHARD, writer="w", config=CONFIG)
         write_base(publisher, table)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import httpx2
 
+from rillet.connectors.connection import KafkaConnection
 from rillet.schemas import ActionEvent, decode_as, encode
 from rillet.serving.client import Client
 from tests.serving.fake_server import FakeServer
@@ -18,24 +19,28 @@ def client_of(server: FakeServer) -> Any:
 
 
 class FakeActions:
-    """Stands in for the class ``ActionProducer``; ``made`` holds every producer since it was last cleared."""
+    """Stands in for the class ``EventProducer``; ``made`` holds every producer since it was last cleared."""
 
     made: ClassVar[list[FakeActions]] = []
 
-    def __init__(self, bootstrap_servers: str, topic: str) -> None:
-        self.bootstrap_servers, self.topic = bootstrap_servers, topic
+    def __init__(self, kafka: KafkaConnection | str, topic: str) -> None:
+        self.kafka, self.topic = KafkaConnection.of(kafka), topic
+        self.started = False
         self.sent: list[ActionEvent] = []
         self.acknowledged = 0
         self.closed = False
         self.made.append(self)
 
-    def append(self, event: ActionEvent) -> bool:
+    def start(self) -> None:
+        self.started = True
+
+    def submit(self, event: ActionEvent) -> None:
+        assert self.started
         assert not self.closed
         self.sent.append(decode_as(ActionEvent, encode(event)))  # as the real one: what cannot be written fails here
-        return True
 
     def flush(self, timeout_s: float = 30.0) -> None:
         self.acknowledged = len(self.sent)
 
-    def close(self, timeout_s: float = 10.0) -> None:
+    def close(self) -> None:
         self.closed = True

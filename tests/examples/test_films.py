@@ -23,7 +23,7 @@ def _descending(request: ScoreRequest, tasks: int) -> np.ndarray:
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     server = FakeServer(CONFIG.load_spec(), CONFIG.model.name, _descending)
     monkeypatch.setattr(films, "Client", client_of(server))
-    monkeypatch.setattr(films, "ActionProducer", FakeActions)
+    monkeypatch.setattr(films, "EventProducer", FakeActions)
     FakeActions.made.clear()
     return server
 
@@ -45,8 +45,8 @@ def test_scores_are_printed_and_the_action_joins_its_request(
     films.main()
     assert capsys.readouterr().out.splitlines()[:3] == ["film 17: 0.7311", "film 23: 0.5000", "film 42: 0.2689"]
     (producer,) = FakeActions.made
-    assert (producer.bootstrap_servers, producer.topic) == (
-        CONFIG.kafka.bootstrap_servers,
+    assert (producer.kafka, producer.topic) == (
+        CONFIG.kafka.connection,
         CONFIG.kafka.topics.actions,
     )
     (action,) = producer.sent

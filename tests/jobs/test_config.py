@@ -101,6 +101,59 @@ def test_every_topic_has_its_partitions() -> None:
     assert kafka.topic_partitions["deltas"] == 1
 
 
+SECURED = """
+spec = "a"
+[kafka.client]
+security.protocol = "SASL_SSL"
+"sasl.password" = { env = "KAFKA_PASSWORD" }
+"ssl.ca.location" = "ca.pem"
+[kafka.flink]
+"ssl.truststore.location" = "/jks"
+"ssl.truststore.password" = { file = "truststore" }
+"""
+
+
+def test_secrets_are_looked_up_at_load_and_dumped_as_references(tmp_path: Path) -> None:
+    (tmp_path / "truststore").write_text("opens-sesame\n")
+    environment = {"KAFKA_PASSWORD": "hidden-value"}
+    config = load_config(write(tmp_path, SECURED), environment=environment)
+    assert config.kafka.connection.settings == {
+        "security.protocol": "SASL_SSL",
+        "sasl.password": "hidden-value",
+        "ssl.ca.location": str(tmp_path / "ca.pem"),
+    }
+    assert config.kafka.flink["ssl.truststore.location"] == "/jks"
+    dumped = dump_config(config)
+    for text in (dumped, repr(config), repr(config.kafka.connection)):
+        assert "hidden-value" not in text
+        assert "opens-sesame" not in text
+    assert load_config(write(tmp_path, dumped), environment=environment) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            '[kafka.client]\nsasl.password = { env = "GONE" }',
+            "kafka.client.sasl.password: environment variable GONE is",
+        ),
+        ('[kafka.flink]\n"sasl.jaas.config" = { file = "gone" }', "kafka.flink.sasl.jaas.config: file .*gone: No such"),
+        ('[kafka.client]\n"sasl.password" = "hidden-value"', "kafka.client.sasl.password: a secret does not stand"),
+        ('[kafka.client]\n"sasl.password" = ["hidden-value"]', "kafka.client.sasl.password: is no text"),
+        ('[kafka.client]\nsasl.password = { env = "A", file = "B" }', "kafka.client.sasl.password: is no text"),
+        ('[kafka]\nclient = ["hidden-value"]', "kafka.client: is no table of settings"),
+        ('[kafka.client]\n"group.id" = "mine"', "kafka.client.group.id: cannot be set: rillet decides"),
+        ('[kafka.client]\n"a.b" = "1"\na.b = "2"', "kafka.client.a.b: is given twice"),
+        ("[publisher]\nmax_block_bytes = 99_000_000", "publisher.max_block_bytes: 99000000 is above"),
+    ],
+)
+def test_settings_of_the_client_are_refused_with_their_path(tmp_path: Path, table: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(tmp_path, f'spec = "a"\n{table}'), environment={})
+    assert str(caught.value).startswith(f"{tmp_path / 'rillet.toml'}: ")
+    assert "hidden-value" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["rillet.toml", "deploy/rillet.toml"])
 def test_the_configurations_of_the_project_are_good(path: str) -> None:
     config = load_config(ROOT / path, environment={})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import ExampleBlock, decode_as, encode
+from rillet.schemas import DeadLetter, ExampleBlock, decode_as, decode_dead_letter, encode, encode_dead_letter
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
 
 
@@ -92,7 +92,7 @@ class Runner:
         self._config, self._directory = config, directory
         self.keyed = Keyed()
         self.blocks: list[ExampleBlock] = []
-        self.letters: list[dict[str, Any]] = []
+        self.letters: list[DeadLetter] = []
         self.restart()
 
     def restart(self) -> None:
@@ -115,7 +115,7 @@ class Runner:
         for output in outputs:
             if isinstance(output, tuple):
                 assert output[0] is DEAD_LETTERS
-                self.letters.append(json.loads(output[1][1]))
+                self.letters.append(decode_dead_letter(bytes(output[1][1])))
             else:
                 self.blocks.append(decode_as(ExampleBlock, output[1]))
 
@@ -158,8 +158,12 @@ def test_a_record_that_cannot_be_used_is_a_letter_and_the_next_one_counts(
     runner = Runner(JoinerConfig(), tmp_path)
     runner.send(value)
     (letter,) = runner.letters
-    assert reason in letter["reason"]
-    assert (letter["topic"], letter["partition"], letter["offset"]) == ("features", 3, 42)
+    assert reason in letter.reason
+    assert (letter.topic, letter.partition, letter.offset) == ("features", 3, 42)
+    assert letter.key == (None if "key: there is none" in reason else b"other" if "other" in reason else b"r1")
+    assert value.endswith((letter.key or b"") + (letter.value or b""))
+    assert letter.headers == ((("ingest_ms", b"7"),) if b",7\n" in value else letter.headers)
+    assert (letter.headers is None) == (b",?\n" in value)
     runner.send(record(encode(feature(2, 5)), b"r2", ingest=""))
     runner.send(record(encode(action(2, 0, "watch", 6)), b"r2"))
     (block,) = runner.blocks
@@ -168,10 +172,11 @@ def test_a_record_that_cannot_be_used_is_a_letter_and_the_next_one_counts(
 
 def test_a_letter_never_outgrows_the_topic(tmp_path: Path) -> None:
     runner = Runner(JoinerConfig(), tmp_path)
-    runner.send(record(b"x" * (9 << 20), b"r1"))
+    runner.send(record(b"x" * RECORD_MAX_BYTES, b"r1"))
     (letter,) = runner.letters
-    assert letter["record_bytes"] == 9 << 20
-    assert "record_base64" not in letter
+    assert letter.value_bytes == RECORD_MAX_BYTES
+    assert letter.cut
+    assert len(encode_dead_letter(letter)) < RECORD_MAX_BYTES
 
 
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.jobs.config import dump_config, parse_config
 from rillet.schemas import FeatureEvent, Freshness, decode_as, dump_spec, make_fids
@@ -119,7 +119,7 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
     rows = np.zeros((3000, WIDTH), np.float32)
     rows[:, 0] = 0.25
     table.upsert(films, rows)
-    with KafkaLog(service.broker, service.deltas) as deltas, Client(f"http://{service.url}", MODEL) as client:
+    with KafkaDeltaLog(service.broker, service.deltas) as deltas, Client(f"http://{service.url}", MODEL) as client:
         publisher = Publisher(
             deltas,
             ModelStore(str(service.folder / "data" / "store"), MODEL),

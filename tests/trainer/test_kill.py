@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import dump_spec, encode
 from rillet.sync import ModelStore, Replica, TableShard
@@ -159,7 +159,9 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
 
     # What was published over three epochs is what the trainer ended with.
     store = ModelStore(config.store_url, config.model.name)
-    replica = Replica(store, KafkaLog(broker, config.kafka.topics.deltas), TableShard(config.model.name, RAGGED.hash))
+    replica = Replica(
+        store, KafkaDeltaLog(broker, config.kafka.topics.deltas), TableShard(config.model.name, RAGGED.hash)
+    )
     replica.load()
     replica.catch_up(0, 5.0)
     checkpoint = CheckpointStore(str(config.checkpoint_dir), keep=3).load(int(found["version"]))  # type: ignore[call-overload]
