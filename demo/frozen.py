@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rillet.audit.plain_join import Joined
+from rillet.audit.expected import ExpectedExamples
 from rillet.connectors.delta_log import KafkaLog
 from rillet.jobs.config import RilletConfig
 from rillet.schemas.arrays import Float32s, Int64s
@@ -16,7 +16,7 @@ from rillet.sync import ModelStore, replica_as_of
 _BATCH_REQUESTS = 512
 
 
-def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, position: int) -> Float32s:
+def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int64s, position: int) -> Float32s:
     """Logits float32[impressions, T] of all impressions of ``requests``, in their order.
 
     :param requests: request numbers of ``joined``, ascending.
@@ -49,7 +49,7 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     return np.concatenate(parts) if parts else np.empty((0, len(spec.tasks)), np.float32)
 
 
-def _request(joined: Joined, number: int) -> ScoreRequest:
+def _request(joined: ExpectedExamples, number: int) -> ScoreRequest:
     """What the server would score for a request, taken from the joined columns."""
     first, last = int(joined.start[number]), int(joined.start[number + 1])
     return ScoreRequest(

@@ -13,6 +13,7 @@ from rillet.demo.driver import DriveSettings
 from rillet.devstack.process import free_port
 from rillet.embeddings import TableConfig
 from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, dump_config
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.recordings import RecordingInfo
 from rillet.schemas import dump_spec
@@ -52,9 +53,9 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
         spec=Path("spec.toml"),
         data_dir=Path("data"),
         kafka=KafkaConfig(bootstrap_servers=f"127.0.0.1:{free_port()}"),
-        joiner=JoinerConfig(
+        joiner=JoinerConfig(slice_ms=max(_MIN_SLICE_MS, lateness_ms // 4)),
+        flink=FlinkConfig(
             lateness_ms=lateness_ms,
-            slice_ms=max(_MIN_SLICE_MS, lateness_ms // 4),
             checkpoint_interval_ms=1000,
             # The driver itself keeps the partitions together; aligning them would cost a pause at every gap.
             max_drift_ms=0,

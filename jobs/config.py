@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from rillet.embeddings.config import TableConfig
 from rillet.jobs.errors import ConfigError
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec, load_spec
 from rillet.serving.config import ServingConfig
@@ -111,6 +112,7 @@ class RilletConfig:
     data_dir: Path = Path("var/rillet")
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    flink: FlinkConfig = field(default_factory=FlinkConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     table: TableConfig = field(default_factory=TableConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

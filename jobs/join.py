@@ -95,7 +95,7 @@ def _prepare_process(config: RilletConfig) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
-    if config.joiner.execution_mode == "process":
+    if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.
         os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
 

@@ -26,7 +26,7 @@ from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
-    from rillet.joiner import JoinerConfig
+    from rillet.jobs.flink_config import FlinkConfig
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
@@ -46,7 +46,7 @@ class JobOptions:
     local_dir: str | None = None
 
 
-def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
+def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     """Flink settings that belong to the job, whichever cluster it runs on."""
     flink = Configuration()
     flink.set_string("python.execution-mode", config.execution_mode)
@@ -77,7 +77,7 @@ def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
 def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOptions) -> None:
     """Adds the joiner's pipeline to an environment."""
     join, topics = config.joiner, config.kafka.topics
-    env.configure(settings(join, options))
+    env.configure(settings(config.flink, options))
     tables = StreamTableEnvironment.create(env)
     for topic, table in ((topics.features, "features"), (topics.actions, "actions")):
         tables.execute_sql(_source(config, topic, table, options))
@@ -95,7 +95,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
     """DDL of a raw topic. The record's timestamp is the event time; none moves a watermark past the wall clock."""
-    join = config.joiner
+    flink = config.flink
     more = {
         "connector": "kafka",
         "topic": topic,
@@ -110,9 +110,9 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
     }
     if options.until_latest:
         more["scan.bounded.mode"] = "latest-offset"
-    if join.max_drift_ms:
+    if flink.max_drift_ms:
         more["scan.watermark.alignment.group"] = "rillet"
-        more["scan.watermark.alignment.max-drift"] = f"{join.max_drift_ms} ms"
+        more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
         more["scan.watermark.alignment.update-interval"] = "200 ms"
     pairs = ", ".join(f"'{key}' = '{value}'" for key, value in more.items())
     return f"""
@@ -123,7 +123,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
             `offset` BIGINT METADATA VIRTUAL,
             headers MAP<STRING, BYTES> METADATA VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", join.lateness_ms)}
+            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", flink.lateness_ms)}
         ) WITH ({pairs})"""
 
 

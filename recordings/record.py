@@ -1,4 +1,4 @@
-"""Topics to a recording: everything that is on the two raw topics now, as a directory that can be replayed."""
+"""Writes everything that is on the two raw topics now to a recording, which can be replayed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def record(
     start: Mapping[str, Mapping[int, int]] | None = None,
     dataset: str = "recorded",
 ) -> Recorded:
-    """Writes what is on the topics at the call into the directory ``out``.
+    """Writes what is on the topics when it is called into the directory ``out``.
 
     Records that cannot be decoded or do not fit ``spec`` go to ``dead_letters.jsonl`` beside the
     recording: topic, partition, offset, reason and the bytes in base64.
 
-    :param start: topic to partition to first offset; what is not named is read from its beginning.
+    :param start: first offset by topic and partition; partitions that are not named are read from their beginning.
     :raises RilletError: see :func:`read_topic` and :class:`RecordingWriter`.
     """
     dead = 0

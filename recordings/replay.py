@@ -1,6 +1,6 @@
-"""A recording to topics, at the pace of its event times, a multiple of it, or as fast as the broker takes it.
+"""Sends a recording to topics: at the pace of its event times, at a multiple of it, or as fast as the broker accepts.
 
-Keys are request ids, timestamps are event times, the ingest header is the wall clock of this replay.
+Keys are request ids, timestamps are event times, the ingest header holds the wall clock of this replay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rillet.recordings.format import Event, Recording
 from rillet.recordings.progress import EventProgress
 from rillet.schemas import FeatureEvent
 
-#: Records in flight to the broker at most; beyond, the replay waits for acknowledgements.
+#: Records in flight to the broker at most; with so many the replay waits for acknowledgements.
 _IN_FLIGHT = 20_000
 _FLUSH_TIMEOUT_S = 60.0
 _WAIT_S = 0.002
@@ -32,7 +32,7 @@ class Replayed:
 
 
 def parse_speed(text: str) -> float | None:
-    """``1x``, ``100x``, ``2.5x`` to a factor; ``max`` to None.
+    """The factor of ``1x``, ``100x`` or ``2.5x``; None for ``max``.
 
     :raises RecordingError: anything else.
     """
@@ -61,9 +61,9 @@ def replay(
 ) -> Replayed:
     """Sends all events in order of event time, features before their actions; returns when all are acknowledged.
 
-    :param speed: factor of the recorded pace; None for as fast as possible.
-    :param partitions: of topics that do not exist yet.
-    :param requests: only the first so many requests and the actions up to there; None for all.
+    :param speed: multiple of the recorded pace; None for as fast as possible.
+    :param partitions: number of partitions of topics that do not exist yet.
+    :param requests: how many requests to send, from the first on, with the actions up to there; None for all.
     :raises RecordingError: the recording is damaged.
     :raises DeliveryError: the broker lost or refused a record.
     """

@@ -61,7 +61,9 @@ class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
-    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive.
+    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
+    lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    that lies further before it is no positive. ``docs/join.md`` is the exact definition.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Task:
     window_ms: int
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
+    early_ms: int = 5_000
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_a_script_beside_folders_of_our_names_uses_its_own_and_ours(wheel: Path,
         "from rillet.schemas import ActionEvent, encode\n"
         "import rillet.jobs.config\n"
         "producer = EventProducer('127.0.0.1:1', 'actions')\n"
-        "producer.append(ActionEvent('r', 1, impression_id=2, action='watch'))\n"
+        "producer.submit(ActionEvent('r', 1, impression_id=2, action='watch'))\n"
         "producer.close(0)\n"
         "print(jobs.MINE, schemas.MINE, sync.MINE, trainer.MINE, serving.MINE, tables.MINE, rillet.__file__)\n"
     )

@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rillet.audit.plain_join import Joined, PlainJoin
+from rillet.audit.expected import ExpectedExamples
+from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import TopicRecord
+from rillet.demo.monitor import Reading
 from rillet.demo.page import number, render, size
 from rillet.demo.report import (
     DeltaSummary,
@@ -25,7 +27,6 @@ from rillet.demo.report import (
     latency_summary,
     summarise_deltas,
 )
-from rillet.demo.timeline import Reading
 from rillet.recordings.movielens import ml1m_spec
 from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, FeatureEvent, Record, encode
 from rillet.sync.blocks import CLAIM_PREFIX
@@ -33,7 +34,7 @@ from rillet.sync.blocks import CLAIM_PREFIX
 SPEC = ml1m_spec()
 
 
-def joined(requests: int = 4) -> Joined:
+def joined(requests: int = 4) -> ExpectedExamples:
     """Requests of two impressions; the second is watched. They arrive last first."""
     join = PlainJoin(SPEC)
     for number_ in reversed(range(requests)):
@@ -201,6 +202,12 @@ def test_an_answer_that_was_not_logged_fails_the_run() -> None:
     assert not lost.ok
     assert lost.to_json()["audit"]["ok"] is False
     assert "2 answered requests are not on the features topic" in render(lost)
+
+
+def test_a_dropped_action_fails_the_run_because_nothing_is_late_in_a_demo() -> None:
+    dropped = report(replace(AUDIT, late_dropped=2))
+    assert not dropped.ok
+    assert "2 actions were too late for their label" in render(dropped)
 
 
 def test_a_run_without_any_measure_still_makes_a_page() -> None:

@@ -121,8 +121,8 @@ class Runner:
 
 
 @pytest.mark.parametrize("slice_ms", [5_000, 600])
-def test_state_survives_restarts_also_where_slices_share_a_place_of_the_ring(tmp_path: Path, slice_ms: int) -> None:
-    # 600 ms slices kept for 120 s are 200 at once, six or seven a place
+def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: Path, slice_ms: int) -> None:
+    # 600 ms slices kept for 120 s are 200 at once, six or seven per list state
     features, actions, arrivals = stream(11, requests=120)
     config = JoinerConfig(slice_ms=slice_ms, action_wait_ms=120_000)
     runner = Runner(config, tmp_path)
@@ -182,7 +182,7 @@ def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
     assert runner.blocks[0].bucket == 5
 
 
-def test_the_ring_forgets_one_slice_and_keeps_those_that_share_its_place() -> None:
+def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -> None:
     state = FlinkBucketState(Keyed(), 4)  # type: ignore[arg-type]
     for slice_ in (1, 5, 9, -3):
         state.append("features", slice_, f"of {slice_}".encode())
