@@ -6,12 +6,12 @@ records are not written in transactions, so that positions have no holes at the 
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from rillet.connectors.topics import client_settings
+from rillet.schemas import BackpressureError, ClosedError
 from rillet.sync import LogRecord, LogUnavailableError, PositionOutOfRangeError, SyncError
 
 _MAX_MESSAGE_BYTES = 16 << 20
@@ -32,7 +32,7 @@ class KafkaLog:
         read_ahead_bytes: int = 32 << 20,
     ) -> None:
         """:param answer_timeout_s: how long the broker may take to answer where no other time is given.
-        :param queue_bytes: of records appended and not yet acknowledged; ``append`` waits above it.
+        :param queue_bytes: of records appended and not yet acknowledged; above it ``append`` raises.
         :param read_ahead_bytes: of records fetched before they are asked for.
         """
         self.bootstrap_servers = bootstrap_servers
@@ -45,43 +45,45 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         self._next: int | None = None
         self._delivery_error: KafkaError | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Nothing to do: a connection is made when it is first needed."""
 
     # -- writing -------------------------------------------------------------------------------------------
 
     def append(self, key: bytes, value: bytes) -> None:
-        """Queues a record; waits while the queue is full.
+        """Queues a record.
 
-        :raises LogUnavailableError: it stays full; the queue is then emptied as by a failed :meth:`flush`.
+        :raises BackpressureError: the queue is full.
+        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`flush`.
         :raises SyncError: the record is larger than the topic takes.
         """
-        deadline = time.monotonic() + self._answer_timeout_s
-        while True:
-            producer = self._writing()
-            try:
-                producer.produce(
-                    self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery
-                )
-            except BufferError:
-                producer.poll(0.1)
-                if time.monotonic() > deadline:
-                    self._discard()
-                    raise self._unavailable(f"did not empty a full queue in {self._answer_timeout_s:g} s") from None
-                continue
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise SyncError(
-                        f"a block of {len(value)} bytes is more than topic {self.topic} takes: lower [sync] max_block_bytes"
-                    ) from error
-                self._discard()
-                raise self._unavailable(error.args[0].str()) from error
-            producer.poll(0)
-            return
+        producer = self._writing()
+        # Takes note of what was acknowledged, which makes room.
+        producer.poll(0)
+        try:
+            producer.produce(self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery)
+        except BufferError as error:
+            raise BackpressureError(
+                f"delta log {self.topic}[{self.partition}]: {len(producer)} records wait for the broker on "
+                f"{self.bootstrap_servers}; flush before appending more"
+            ) from error
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise SyncError(
+                    f"a block of {len(value)} bytes is more than topic {self.topic} takes: "
+                    "lower [publisher] max_block_bytes"
+                ) from error
+            self._discard()
+            raise self._unavailable(error.args[0].str()) from error
 
     def flush(self, timeout_s: float) -> None:
         """Returns once everything queued is acknowledged by all in-sync replicas.
 
         :raises LogUnavailableError: not all was, in time. The queue is emptied; what had been sent may still arrive.
         """
+        self._refuse_if_closed()
         if self._producer is None:
             return
         left = self._producer.flush(timeout_s)
@@ -94,6 +96,7 @@ class KafkaLog:
         raise self._unavailable(f"did not acknowledge {left} records within {timeout_s:g} s")
 
     def _writing(self) -> Producer:
+        self._refuse_if_closed()
         if self._producer is None:
             self._delivery_error = None
             self._producer = Producer(
@@ -167,6 +170,7 @@ class KafkaLog:
 
     def close(self) -> None:
         """Closes both connections; what is queued and not flushed is discarded."""
+        self._closed = True
         self._discard()
         consumer, self._consumer = self._consumer, None
         self._next = None
@@ -182,6 +186,7 @@ class KafkaLog:
         self.close()
 
     def _reading(self) -> Consumer:
+        self._refuse_if_closed()
         if self._consumer is None:
             self._consumer = Consumer(
                 client_settings(
@@ -210,6 +215,10 @@ class KafkaLog:
         if bounds is None:
             raise self._unavailable(f"did not answer within {self._answer_timeout_s:g} s")
         return bounds
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ClosedError(f"delta log {self.topic}[{self.partition}] on {self.bootstrap_servers} was closed")
 
     def _raise_for(self, error: KafkaError, position: int) -> None:
         if error.code() in _OUT_OF_RANGE:

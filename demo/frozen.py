@@ -11,7 +11,7 @@ from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
-from rillet.sync import ModelStore, replica_as_of
+from rillet.sync import ModelStore, TableShard, replica_as_of
 
 _BATCH_REQUESTS = 512
 
@@ -24,10 +24,11 @@ def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int6
     :raises RilletError: the model of then cannot be rebuilt.
     """
     spec = joined.spec
-    log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
-    replica = replica_as_of(
-        ModelStore(config.store_url, config.model.name), log, position, spec_hash=spec.hash, config=config.sync
-    )
+    model = config.model.name
+    with KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas) as log:
+        replica = replica_as_of(
+            ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
+        )
     program = DenseProgram(
         replica.base.program,
         slots=len(spec.slots),

@@ -19,7 +19,6 @@ from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_a
 from rillet.demo.monitor import FRESHNESS, Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
 from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
-from rillet.sync.blocks import CLAIM_PREFIX
 
 AUC_POINTS = 20
 
@@ -202,14 +201,14 @@ def summarise_deltas(records: Iterable[TopicRecord], started_ms: int) -> DeltaSu
         times.append((record.timestamp_ms - started_ms) / 1000)
         sizes.append(len(value))
         try:
-            block = decode(value)
+            decoded = decode(value)
         except RecordError:
             # Counted in bytes only; a replica reports it as an incident of its own.
             continue
-        if isinstance(block, DeltaBlock) and not block.table.startswith(CLAIM_PREFIX):
+        if isinstance(decoded, DeltaBlock):
             blocks += 1
-            rows += len(block.fids)
-            tombstones += len(block.tombstones)
+            rows += len(decoded.fids)
+            tombstones += len(decoded.tombstones)
     return DeltaSummary(blocks, rows, tombstones, sum(sizes), times, sizes)
 
 

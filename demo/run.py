@@ -286,7 +286,7 @@ class _Demo:
         return {
             "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
             "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
-            "publication_interval": f"{config.sync.sparse_interval_s:g} s",
+            "publication_interval": f"{config.publisher.sparse_interval_s:g} s",
             "joiner_checkpoint_interval": f"{config.flink.checkpoint_interval_ms / 1000:g} s",
             "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",

@@ -18,7 +18,7 @@ from rillet.joiner.config import JoinerConfig
 from rillet.recordings import RecordingInfo
 from rillet.schemas import dump_spec
 from rillet.serving.config import ServingConfig
-from rillet.sync.config import SyncConfig
+from rillet.sync.config import PublisherConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
 
 DEFAULT_RATE = 200.0
@@ -66,7 +66,7 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
         table=TableConfig(optimizer="lazy_adam", learning_rate=0.004),
         trainer=TrainerConfig(batch_size=512, max_wait_ms=1000, checkpoint_interval_s=60.0),
         # Nothing is collected: the report looks back at the model of the first fifth.
-        sync=SyncConfig(
+        publisher=PublisherConfig(
             sparse_interval_s=3.0, dense_interval_s=9.0, base_interval_s=120.0, keep_bases=1000, keep_dense=100_000
         ),
         serving=serving,

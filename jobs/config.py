@@ -24,7 +24,7 @@ from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec, load_spec
 from rillet.serving.config import ServingConfig
-from rillet.sync.config import SyncConfig
+from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
 
 BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
@@ -116,14 +116,16 @@ class RilletConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     table: TableConfig = field(default_factory=TableConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    sync: SyncConfig = field(default_factory=SyncConfig)
+    publisher: PublisherConfig = field(default_factory=PublisherConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    replica: ReplicaConfig = field(default_factory=ReplicaConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
 
     @property
     def store_url(self) -> str:
-        """Root of the object store: [sync] store as it stands when it is a URL, else under data_dir."""
-        return self.sync.store if "://" in self.sync.store else str(self.data_dir / self.sync.store)
+        """Root of the object store: [store] url as it stands when it is a URL, else under data_dir."""
+        return self.store.url if "://" in self.store.url else str(self.data_dir / self.store.url)
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -68,16 +68,13 @@ class Publications:
         :raises FencedError: a newer trainer publishes this model.
         """
         trainer, publisher = self._trainer, self._publisher
-        fresh = trainer.take_fresh()
         dense = dense_state(trainer.learner.model)
         try:
             self._metrics.published(
                 publisher.publish(
                     trainer.table,
                     now_ms=now_ms,
-                    newest_event_ms=fresh.newest_event_ms,
-                    newest_ingest_ms=fresh.newest_ingest_ms,
-                    action_ingest_ms=fresh.action_ingest_ms,
+                    freshness=trainer.take_freshness(),
                     dense=dense if publisher.dense_due(now_ms) else None,
                 )
             )

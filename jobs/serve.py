@@ -74,7 +74,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
         deltas,
         spec,
         config=serving,
-        sync_config=config.sync,
+        replica_config=config.replica,
         metrics=metrics,
     )
     recorder = FeatureRecorder(KafkaFeatureLog(kafka.bootstrap_servers, kafka.topics.features), registry)

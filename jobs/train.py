@@ -28,7 +28,7 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.sync import ModelStore, Publisher
+from rillet.sync import ModelStore, Publisher, TableShard
 from rillet.trainer import BadRecord, CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
 
 log = logging.getLogger("rillet.train")
@@ -92,12 +92,14 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
         Publisher(
             KafkaLog(servers, topics.deltas),
             store,
-            spec_hash=spec.hash,
+            TableShard(config.model.name, spec.hash),
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
-            config=config.sync,
+            config=config.publisher,
             state=restored.extra["publisher"] if restored is not None else None,
         ),
-        BaseWriter(store, keep_bases=config.sync.keep_bases, keep_dense=config.sync.keep_dense, metrics=metrics),
+        BaseWriter(
+            store, keep_bases=config.publisher.keep_bases, keep_dense=config.publisher.keep_dense, metrics=metrics
+        ),
         program=cache(lambda: export_program(trainer.learner.model, spec, config.model.row_dim)),
         metrics=metrics,
     )

@@ -4,13 +4,17 @@ from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
 from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
 from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
 from rillet.schemas.records import (
+    MAX_ACTION_TIMES,
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
     DeltaBlock,
+    DeltaRecord,
     DenseRef,
+    EpochClaim,
     ExampleBlock,
     FeatureEvent,
+    Freshness,
     LabelKind,
     Record,
 )
@@ -20,6 +24,7 @@ from rillet.schemas.stages import BackpressureError, ClosedError, FlushTimeoutEr
 
 __all__ = [
     "CODECS",
+    "MAX_ACTION_TIMES",
     "MAX_TIME_MS",
     "NO_TIME_MS",
     "PADDING_FID",
@@ -29,11 +34,14 @@ __all__ = [
     "Codec",
     "DecodeError",
     "DeltaBlock",
+    "DeltaRecord",
     "DenseRef",
+    "EpochClaim",
     "ExampleBlock",
     "FeatureEvent",
     "FeatureSpec",
     "FlushTimeoutError",
+    "Freshness",
     "LabelKind",
     "Record",
     "RecordError",

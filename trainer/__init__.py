@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rillet.trainer.list_source import ListSource
     from rillet.trainer.model_checks import check_model
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
-    from rillet.trainer.online import Counters, Fresh, OnlineTrainer, Restored
+    from rillet.trainer.online import Counters, OnlineTrainer, Restored
     from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Counters",
     "DeepFM",
     "ExampleSource",
-    "Fresh",
     "Learner",
     "ListSource",
     "LogisticRegression",
@@ -69,7 +68,6 @@ _LAZY = {
     "Counters": "rillet.trainer.online",
     "DeepFM": "rillet.trainer.models",
     "ExampleSource": "rillet.trainer.reader",
-    "Fresh": "rillet.trainer.online",
     "Learner": "rillet.trainer.learner",
     "ListSource": "rillet.trainer.list_source",
     "LogisticRegression": "rillet.trainer.models",

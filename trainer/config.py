@@ -64,8 +64,6 @@ class TrainerConfig:
     window_rows: int = 20000
     #: parts of the window; the oldest is dropped as a whole
     window_parts: int = 10
-    #: ingest times of actions that one publication carries to measure freshness, at most
-    freshness_samples: int = 4096
     #: threads of the dense computation
     threads: int = 1
     #: seconds between two progress lines
@@ -79,7 +77,6 @@ class TrainerConfig:
             keep_checkpoints=self.keep_checkpoints,
             window_rows=self.window_rows,
             window_parts=self.window_parts,
-            freshness_samples=self.freshness_samples,
             threads=self.threads,
             progress_interval_s=self.progress_interval_s,
         )

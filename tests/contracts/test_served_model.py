@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import dump_spec, make_fids
+from rillet.schemas import Freshness, dump_spec, make_fids
 from rillet.serving import ServedModel, ServingConfig, ServingMetrics
 from rillet.serving.live_model import LiveModel
-from rillet.sync import MemoryLog, ModelStore, Publisher, SyncConfig
+from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, ReplicaConfig, TableShard
 from tests.serving.helpers import MODEL, WIDTH, FakeModel, Linear, demo_spec, empty_table, exported
 
 BUDGET_S = 0.002
@@ -87,18 +87,20 @@ class Live:
     """A live model behind a publisher, a log in memory and a store in a folder; its fetching thread runs."""
 
     def __init__(self, folder: Path, program: bytes) -> None:
-        spec, config = demo_spec(), SyncConfig(max_block_rows=4096)
+        spec, config = demo_spec(), PublisherConfig(max_block_rows=4096)
         self._log, self._store, self._program = MemoryLog(), ModelStore(str(folder), MODEL), program
         self._table = EmbeddingTable(
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
         )
-        self._publisher = Publisher(self._log, self._store, spec_hash=spec.hash, writer="test", config=config)
+        self._publisher = Publisher(
+            self._log, self._store, TableShard(self._store.model, spec.hash), writer="test", config=config
+        )
         self.model: LiveModel = LiveModel(
             self._store,
             self._log,
             spec,
             config=ServingConfig(poll_interval_ms=2, base_poll_interval_ms=2),
-            sync_config=config,
+            replica_config=ReplicaConfig(),
             metrics=ServingMetrics(CollectorRegistry()),
             now_ms=lambda: 1_000_000,
         )
@@ -131,9 +133,7 @@ class Live:
         self._publish({"bias": np.array([np.nan, 0], np.float32)})
 
     def _publish(self, dense: dict[str, np.ndarray]) -> None:
-        self._publisher.publish(
-            self._table, now_ms=1_000_000, newest_event_ms=1_000_000, newest_ingest_ms=1_000_000, dense=dense
-        )
+        self._publisher.publish(self._table, now_ms=1_000_000, freshness=Freshness(1_000_000, 1_000_000), dense=dense)
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ from rillet.demo.report import (
     summarise_deltas,
 )
 from rillet.recordings.movielens import ml1m_spec
-from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, FeatureEvent, Record, encode
-from rillet.sync.blocks import CLAIM_PREFIX
+from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, EpochClaim, FeatureEvent, Freshness, Record, encode
 
 SPEC = ml1m_spec()
 
@@ -93,16 +92,15 @@ def record(value: Record | bytes, at_ms: int) -> TopicRecord:
     return TopicRecord("deltas", 0, 0, b"k", data, at_ms, -1)
 
 
-def delta(rows: int, tombstones: int, table: str = "embeddings") -> DeltaBlock:
+def delta(rows: int, tombstones: int) -> DeltaBlock:
     ids = np.arange(rows)
-    return DeltaBlock(
-        "m", table, 0, 1, 0, 1, 2, 0, 0, ids, np.zeros(2 * rows, np.float32), np.arange(tombstones), ids[:0], 0
-    )
+    values = np.zeros(2 * rows, np.float32)
+    return DeltaBlock("m", "embeddings", 0, 1, 0, 1, 2, ids, values, np.arange(tombstones), Freshness(), 0)
 
 
 def test_deltas_are_counted_without_claims_and_dense_references() -> None:
     records = [
-        record(delta(0, 0, CLAIM_PREFIX + "writer"), 900),
+        record(EpochClaim("m", 0, 1, 1, "writer"), 900),
         record(delta(3, 1), 1500),
         record(delta(2, 0), 3000),
         record(DenseRef("m", 0, 1, 2, 1, 1, "p", "s", 0), 3000),

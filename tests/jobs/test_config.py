@@ -34,6 +34,10 @@ def write(folder: Path, text: str) -> Path:
         ('spec = "a"\n[serving]\nport = 70000', "serving.port: 70000 is not in"),
         ('spec = "a"\n[kafka]\npartitions = 0', "kafka.partitions: 0 is below 1"),
         ('spec = "a"\n[kafka.topics]\nactions = "features"', "kafka.topics.*name of its own"),
+        ('spec = "a"\n[publisher]\nslice_rows = 5', "publisher.slice_rows: unknown key"),
+        ('spec = "a"\n[replica]\nfetch_rekords = 5', "replica.fetch_rekords: unknown key; did you mean fetch_records?"),
+        ('spec = "a"\n[store]\nurl = ""', "store.url: empty"),
+        ('spec = "a"\n[publisher]\nkeep_bases = 0', "publisher.keep_bases: 0 is not above 0"),
         ("spec = 3", "spec: .*found 3"),
         ('spec = "a"\njoiner = 5', "joiner: .*found 5"),
         ('spec = "a', "at end of document|line 1"),
@@ -58,7 +62,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file_not_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "config"
     folder.mkdir()
-    write(folder, 'spec = "a.toml"\ndata_dir = "data"\n[sync]\nstore = "bases"')
+    write(folder, 'spec = "a.toml"\ndata_dir = "data"\n[store]\nurl = "bases"')
     monkeypatch.chdir(tmp_path)
     config = load_config("config/rillet.toml")
     assert config.spec == folder / "a.toml"
@@ -67,7 +71,7 @@ def test_paths_are_relative_to_the_file_not_to_the_caller(tmp_path: Path, monkey
 
 
 def test_a_store_that_is_a_url_stays_one() -> None:
-    assert parse_config({"spec": "a", "sync": {"store": "s3://bucket/models"}}).store_url == "s3://bucket/models"
+    assert parse_config({"spec": "a", "store": {"url": "s3://bucket/models"}}).store_url == "s3://bucket/models"
 
 
 def test_bootstrap_servers_argument_goes_before_environment_before_file(tmp_path: Path) -> None:

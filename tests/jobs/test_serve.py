@@ -21,9 +21,9 @@ from confluent_kafka import Consumer
 from rillet.connectors.delta_log import KafkaLog
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.jobs.config import dump_config, parse_config
-from rillet.schemas import FeatureEvent, decode_as, dump_spec, make_fids
+from rillet.schemas import FeatureEvent, Freshness, decode_as, dump_spec, make_fids
 from rillet.serving.client import Candidates, Client
-from rillet.sync import ModelStore, Publisher
+from rillet.sync import ModelStore, Publisher, TableShard
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported, request_tensor
 
 pytestmark = pytest.mark.integration
@@ -121,7 +121,10 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
     table.upsert(films, rows)
     with KafkaLog(service.broker, service.deltas) as deltas, Client(f"http://{service.url}", MODEL) as client:
         publisher = Publisher(
-            deltas, ModelStore(str(service.folder / "data" / "store"), MODEL), spec_hash=spec.hash, writer="test"
+            deltas,
+            ModelStore(str(service.folder / "data" / "store"), MODEL),
+            TableShard(MODEL, spec.hash),
+            writer="test",
         )
         publisher.write_base(
             table,
@@ -144,9 +147,7 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
         publisher.publish(
             table,
             now_ms=now_ms,
-            newest_event_ms=now_ms,
-            newest_ingest_ms=now_ms,
-            action_ingest_ms=np.array([now_ms]),
+            freshness=Freshness(now_ms, now_ms, np.array([now_ms])),
         )
         asked = iter(range(10_000))
         service.until(lambda: logit(f"during-{next(asked)}") == 0.5)

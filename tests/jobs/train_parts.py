@@ -18,7 +18,7 @@ from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, ClosedError, RilletError, encode
-from rillet.sync import MemoryLog, ModelStore, Publisher, SyncConfig
+from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, TableShard
 from rillet.trainer import (
     BadRecord,
     CheckpointStore,
@@ -36,7 +36,7 @@ SPARSE_MS = 10_000
 MODEL = ModelConfig(name="films", dim=4, hidden=(8,))
 TABLE = TableConfig(initial_capacity=64)
 TRAINER = TrainerConfig(batch_size=16, checkpoint_interval_s=3600.0)
-SYNC = SyncConfig(sparse_interval_s=SPARSE_MS / 1000, base_interval_s=3600.0)
+PUBLISHER = PublisherConfig(sparse_interval_s=SPARSE_MS / 1000, base_interval_s=3600.0)
 
 
 class Clock:
@@ -109,7 +109,12 @@ class Parts:
         self.restored = self.trainer.restore(self.checkpoint_store, _no_corrupt)
         state = self.restored.extra["publisher"] if self.restored is not None else None
         self.publisher = Publisher(
-            self.log, self.store, spec_hash=RAGGED.hash, writer=uuid.uuid4().hex, config=SYNC, state=state
+            self.log,
+            self.store,
+            TableShard(self.store.model, RAGGED.hash),
+            writer=uuid.uuid4().hex,
+            config=PUBLISHER,
+            state=state,
         )
         self.bases = BaseWriter(self.store, keep_bases=3, keep_dense=3, metrics=self.metrics)
         self.publications = Publications(
