@@ -26,9 +26,10 @@ from rillet.schemas import BackpressureError, ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
-from rillet.serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
+from rillet.serving.errors import InvalidRequestError, RequestError, ScoringError, UnknownModelError
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.features import RequestLayout, ScoreRequest, timeout_ms
+from rillet.serving.http_body import json_length_header, read_body
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.protocol import (
     InferRequest,
@@ -119,8 +120,8 @@ class InferenceApp:
         status = 200
         try:
             self._check_model(scope.get("path_params", {}))
-            json_header = _checked_headers(scope)
-            body = await _read(receive, self._config.max_body_bytes)
+            json_header = json_length_header(scope)
+            body = await read_body(receive, self._config.max_body_bytes)
             request = parse_infer_request(body, parse_json_length(json_header, len(body)))
             outputs = _wanted(request)
             scoring = self._layout.parse(request, self._now_ms(), self._new_id())
@@ -246,40 +247,6 @@ def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
         if name not in _OUTPUTS:
             raise InvalidRequestError(f"outputs[{index}].name", f"{name[:40]!r} is none of {', '.join(_OUTPUTS)}")
     return request.outputs
-
-
-def _checked_headers(scope: Scope) -> str | None:
-    """The Inference-Header-Content-Length header.
-
-    :raises InvalidRequestError: the body is compressed.
-    """
-    json_length: str | None = None
-    for name, value in scope["headers"]:
-        if name == b"inference-header-content-length":
-            json_length = value.decode("latin-1")
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise InvalidRequestError("Content-Encoding", f"{value[:40].decode('latin-1')} is not accepted")
-    return json_length
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    """The whole body.
-
-    :raises BodyTooLargeError: more than ``limit`` bytes.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidRequestError("body", "the client closed the connection within it")
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError(f"the body is larger than max_body_bytes = {limit}")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _sigmoid(logits: Float32s) -> Float32s:
