@@ -29,9 +29,9 @@ def joiner_lag(config: RilletConfig) -> GroupLag:
 
 
 def next_rate(rate: float, target: float, lag_records: int) -> float:
-    """Requests a second to drive at, given the rate now and the joiner's lag.
+    """Requests per second to drive at, given the rate now and the joiner's lag.
 
-    Falls by a third a second while the joiner's lag is more than five seconds' worth, else climbs by a tenth.
+    Falls by a third per second while the joiner's lag is more than five seconds' worth, else climbs by a tenth.
     """
     # A request is worth a feature event and about two actions.
     if lag_records > 15 * rate:

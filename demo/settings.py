@@ -41,7 +41,7 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
     """Writes ``rillet.toml`` and the feature spec into ``folder``.
 
     :param requests: how many of the recording will be driven.
-    :param rate: requests a second that the driver will aim at.
+    :param rate: requests per second that the driver will aim at.
     """
     span_ms = (info.last_event_ms - info.first_event_ms) * requests / max(info.requests, 1)
     speedup = max(1.0, span_ms / 1000 / (requests / rate))

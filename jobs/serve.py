@@ -133,7 +133,7 @@ class Follower:
         """Nothing is submitted to it: returns at once."""
 
     def close(self) -> None:
-        """Ends the thread. One that hangs in the store or the broker is left behind and dies with the process."""
+        """Ends the thread. One that hangs in the store or the broker is left to itself and dies with the process."""
         if self._stopping.is_set():
             return
         self._stopping.set()

@@ -266,7 +266,7 @@ class FeatureSpec:
             if (counts > limits).any():
                 raise RecordError(f"{side} lengths: a slot has more values than its max_values")
             if (counts[:, limits == 1] == 0).any():
-                raise RecordError(f"{side} lengths: a slot with one value a row has none")
+                raise RecordError(f"{side} lengths: a slot with one value per row has none")
             expected = np.repeat(numbers if rows == 1 else np.tile(numbers, rows), lengths)
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")

@@ -171,7 +171,7 @@ def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
         ({"item_lengths": np.ones(3, np.uint16)}, RecordError, "item lengths: 3 values, expected 2 x 2"),
         ({"item_lengths": np.array([4, 1, 0, 1], np.uint16)}, RecordError, "more values than its max_values"),
         ({"item_lengths": np.array([2, 0, 0, 2], np.uint16)}, RecordError, "a slot has more values"),
-        ({"item_lengths": np.array([3, 0, 0, 1], np.uint16)}, RecordError, "a slot with one value a row has none"),
+        ({"item_lengths": np.array([3, 0, 0, 1], np.uint16)}, RecordError, "a slot with one value per row has none"),
         ({"item_lengths": np.array([1, 1, 0, 1], np.uint16)}, RecordError, "item fids: 4 values, lengths ask for 3"),
         ({"dense": np.ones(3, np.float32)}, RecordError, "dense: 3 numbers, expected 2 x 1"),
         ({"dense": np.array([1, np.inf], np.float32)}, RecordError, "dense: a number is not finite"),
