@@ -83,6 +83,8 @@ bootstrap_servers = "{broker.bootstrap_servers}"
 [joiner]
 buckets = 8
 slice_ms = 10_000
+
+[flink]
 lateness_ms = 5_000
 checkpoint_interval_ms = 1_000
 
