@@ -1,6 +1,6 @@
 """Example blocks as columns of many rows at once, and the fids that impressions should have; pure array work.
 
-For the audit, which compares whole columns with what the plain join expects.
+The audit compares whole columns with what the plain join expects.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from rillet.audit.plain_join import Joined
+from rillet.audit.expected import ExpectedExamples
 from rillet.schemas import ExampleBlock
 from rillet.schemas.arrays import Int64s, range_indices
 
 
-def stack_columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
-    """The blocks' columns one below the other; absent ones filled with what they stand for.
+def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dict[str, Any]:
+    """The blocks' columns, concatenated; absent ones filled with what they stand for.
 
-    Beside the record's own: ``request`` int64[n] (number in ``joined``, -1 unknown), ``request_ids`` with
+    Beside the record's own: ``request`` int64[n] (number in ``expected``, -1 unknown), ``request_ids`` with
     ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly if the spec is ragged),
     ``fid_counts`` and ``fid_ends`` int64[n].
     """
-    spec = joined.spec
+    spec = expected.spec
     slots, tasks = len(spec.slots), len(spec.tasks)
     sizes = [len(block) for block in blocks]
     column: dict[str, Any] = {
@@ -34,7 +34,7 @@ def stack_columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
     request_ids = [request_id for block in blocks for request_id in block.request_ids]
     first = np.cumsum([0] + [len(block.request_ids) for block in blocks])
     request_at = np.concatenate([block.request_index + at for block, at in zip(blocks, first, strict=False)])
-    numbers = np.array([joined.number_of.get(request_id, -1) for request_id in request_ids], np.int64)
+    numbers = np.array([expected.number_of.get(request_id, -1) for request_id in request_ids], np.int64)
     column["request_ids"], column["request_at"], column["request"] = request_ids, request_at, numbers[request_at]
     column["lengths"] = np.concatenate(
         [np.ones(n * slots, np.uint16) if b.lengths is None else b.lengths for b, n in zip(blocks, sizes, strict=True)]
@@ -51,12 +51,14 @@ def stack_columns(blocks: list[ExampleBlock], joined: Joined) -> dict[str, Any]:
     return column
 
 
-def due_fids(joined: Joined, requests: Int64s, rows: Int64s) -> Int64s:
+def due_fids(expected: ExpectedExamples, requests: Int64s, rows: Int64s) -> Int64s:
     """Context and item fids of impressions, one row after the other."""
-    context = joined.context_start[requests + 1] - joined.context_start[requests]
-    item = joined.item_start[rows + 1] - joined.item_start[rows]
-    starts = np.stack((joined.context_start[requests], joined.item_start[rows] + len(joined.context_fids)), axis=1)
+    context = expected.context_start[requests + 1] - expected.context_start[requests]
+    item = expected.item_start[rows + 1] - expected.item_start[rows]
+    starts = np.stack(
+        (expected.context_start[requests], expected.item_start[rows] + len(expected.context_fids)), axis=1
+    )
     sizes = np.stack((context, item), axis=1)
-    both = np.concatenate((joined.context_fids, joined.item_fids))
+    both = np.concatenate((expected.context_fids, expected.item_fids))
     fids: Int64s = both[range_indices(starts.reshape(-1), sizes.reshape(-1))]
     return fids

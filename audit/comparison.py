@@ -1,8 +1,8 @@
 """The audit: every example that should be on the examples topic is there, once, and right.
 
 Compares example blocks row by row with the plain join of the same events: lost, duplicated, unexpected
-and mislabelled rows, wrong rates, wrong columns, with a few offenders by name. Holds the joined events in
-memory as arrays (about 350 bytes an impression); examples are streamed.
+and mislabelled rows, wrong rates, wrong columns, with a few offenders by name. Holds the expected events in
+memory as arrays (about 350 bytes per impression); examples are streamed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,13 @@ from typing import Any
 import numpy as np
 
 from rillet.audit.columns import due_fids, stack_columns
-from rillet.audit.plain_join import Joined, PlainJoin
+from rillet.audit.expected import ExpectedExamples
+from rillet.audit.labels import judge_labels
+from rillet.audit.plain_join import MAX_AHEAD_MS, PlainJoin
 from rillet.audit.report import AuditReport, Offender
+from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.topic_reader import read_topic
-from rillet.schemas import (
-    ActionEvent,
-    DecodeError,
-    ExampleBlock,
-    FeatureEvent,
-    FeatureSpec,
-    LabelKind,
-    RecordError,
-    decode_as,
-)
+from rillet.schemas import NO_TIME_MS, DecodeError, ExampleBlock, FeatureSpec, LabelKind, RecordError, decode_as
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, range_indices
 
 #: Columns compared with what the events say, apart from label and rate.
@@ -48,12 +42,12 @@ __all__ = ["Audit", "AuditReport", "Offender", "audit_examples", "audit_topics"]
 class Audit:
     """Takes example blocks in any order; :meth:`report` says what was wrong with them all."""
 
-    def __init__(self, joined: Joined, actions: int = 0, *, name_at_most: int = 5) -> None:
+    def __init__(self, expected: ExpectedExamples, actions: int = 0, *, name_at_most: int = 5) -> None:
         """
         :param actions: action events read, for the report.
         :param name_at_most: offenders named for each kind of problem.
         """
-        self.joined = joined
+        self.expected = expected
         #: example records that are no block of this spec
         self.undecodable = 0
         self._actions = actions
@@ -61,8 +55,9 @@ class Audit:
         self._offenders: dict[str, list[Offender]] = {}
         self._waiting: list[ExampleBlock] = []
         self._waiting_rows = 0
-        self._seen = np.zeros(joined.expected.shape, np.int32)
-        self._rates = np.array([task.negative_rate for task in joined.spec.tasks], np.float32)
+        # rows found of each pair, [M, T]; those with label 1, the late ones among them, those with label 0
+        self._positives, self._late, self._negatives = (np.zeros(expected.positive.shape, np.int32) for _ in range(3))
+        self._rates = np.array([task.negative_rate for task in expected.spec.tasks], np.float32)
         self._count = dict.fromkeys(
             ("found", "positive", "negative", "unexpected", "mislabelled", "wrong_rate", "wrong_spec"), 0
         )
@@ -70,12 +65,12 @@ class Audit:
 
     def add(self, block: ExampleBlock) -> None:
         """One block of the examples topic."""
-        if block.spec_hash != self.joined.spec.hash:
+        if block.spec_hash != self.expected.spec.hash:
             self._count["wrong_spec"] += len(block)
             self._name("wrong spec", block.request_ids[0] if block.request_ids else "", -1, -1, f"{block.spec_hash:#x}")
             return
         try:
-            self.joined.spec.check_block(block)
+            self.expected.spec.check_block(block)
         except RecordError as error:
             self.undecodable += 1
             self._name("undecodable", block.request_ids[0] if block.request_ids else "", -1, -1, str(error))
@@ -88,30 +83,41 @@ class Audit:
     def report(self) -> AuditReport:
         """The result over all blocks so far."""
         self._compare()
-        joined, seen = self.joined, self._seen
-        lost = joined.expected & (seen == 0)
-        extra = np.maximum(seen - 1, 0)
-        # Named anew at each report: a row that is not there yet may still come.
-        self._offenders |= {"lost": [], "duplicated": []}
-        for row, task in np.argwhere(lost)[: self._name_at_most]:
-            label = "positive" if joined.positive[row, task] else "negative"
-            self._name_row("lost", int(row), int(task), f"the {label} is not there")
-        for row, task in np.argwhere(extra)[: self._name_at_most]:
-            self._name_row("duplicated", int(row), int(task), f"{seen[row, task]} rows")
+        expected = self.expected
+        labels = judge_labels(expected, self._positives, self._late, self._negatives)
+        # What follows from numbers of rows is named anew at each report: a missing row may still come.
+        lasting = self._offenders
+        self._offenders = {problem: list(named) for problem, named in lasting.items()}
+        for problem, wrong in (
+            ("lost", labels.lost),
+            ("duplicated", labels.duplicated),
+            ("mislabelled", labels.mislabelled),
+            ("unexpected", labels.unexpected),
+        ):
+            for row, task in np.argwhere(wrong)[: self._name_at_most]:
+                self._name_row(problem, int(row), int(task), self._found(int(row), int(task)))
+        offenders = tuple(offender for named in self._offenders.values() for offender in named)
+        self._offenders = lasting
+        count = dict(self._count)
+        count["mislabelled"] += int(labels.mislabelled.sum())
+        count["unexpected"] += int(labels.unexpected.sum())
         return AuditReport(
-            requests=len(joined.request_ids),
-            impressions=len(joined.request),
+            requests=len(expected.request_ids),
+            impressions=len(expected.request),
             actions=self._actions,
-            expected=int(joined.expected.sum()),
-            duplicate_features=joined.duplicate_features,
-            orphan_actions=joined.orphan_actions,
-            unusable_events=joined.unusable,
-            lost=int(lost.sum()),
-            duplicated=int(extra.sum()),
+            expected=int(labels.due.sum()),
+            duplicate_features=expected.counts["duplicate_features"],
+            orphan_actions=expected.counts["orphan_actions"],
+            early_actions=expected.counts["early_actions"],
+            unusable_events=expected.unusable,
+            lost=int(labels.lost.sum()),
+            duplicated=int(labels.duplicated.sum()),
+            late_positive=int(labels.late_positive.sum()),
+            late_dropped=int(labels.late_dropped.sum()),
             undecodable=self.undecodable,
             wrong_columns={name: count for name, count in self._wrong.items() if count},
-            offenders=tuple(offender for named in self._offenders.values() for offender in named),
-            **self._count,
+            offenders=offenders,
+            **count,
         )
 
     def _compare(self) -> None:
@@ -119,9 +125,9 @@ class Audit:
         blocks, self._waiting, self._waiting_rows = self._waiting, [], 0
         if not blocks:
             return
-        joined, tasks = self.joined, len(self.joined.spec.tasks)
-        column = stack_columns(blocks, joined)
-        rows = joined.find(column["request"], column["impression_ids"])
+        expected, tasks = self.expected, len(self.expected.spec.tasks)
+        column = stack_columns(blocks, expected)
+        rows = expected.find(column["request"], column["impression_ids"])
         mask, labels = column["mask"].reshape(-1, tasks), column["labels"].reshape(-1, tasks)
         one_task = (mask.sum(axis=1) == 1) & (mask.max(axis=1) == 1)
         task = mask.argmax(axis=1)
@@ -138,53 +144,54 @@ class Audit:
         self._count["unexpected"] += int(stray.sum())
         keep = np.flatnonzero(~stray)
         rows, task, label = rows[keep], task[keep], label[keep]
-        np.add.at(self._seen, (rows, task), 1)
-
-        true_label = joined.positive[rows, task]
-        one_hot = np.zeros((len(rows), tasks), np.uint8)
-        one_hot[np.arange(len(rows)), task] = true_label
-        right = (labels[keep] == one_hot).all(axis=1)
+        due_label = expected.positive[rows, task]
+        foreign = labels[keep].sum(axis=1) != label
         self._count["mislabelled"] += self._note(
-            "mislabelled", ~right, rows, task, lambda i: f"labels {labels[keep[i]].tolist()}, due {one_hot[i].tolist()}"
+            "mislabelled", foreign, rows, task, lambda i: f"a label of another task is set: {labels[keep[i]].tolist()}"
         )
-        left_out = right & ~joined.expected[rows, task]
-        self._count["unexpected"] += self._note(
-            "unexpected", left_out, rows, task, lambda i: "the sample leaves this negative out"
-        )
+        # Such a row is wrong whatever is due; for its pair it stands for the row that is.
+        label = np.where(foreign, due_label, label)
+        late = label & (column["label_kind"][keep] == LabelKind.LATE_POSITIVE)
+        for seen, of_kind in ((self._positives, label), (self._late, late), (self._negatives, ~label)):
+            np.add.at(seen, (rows[of_kind], task[of_kind]), 1)
         rate, due_rate = column["sampling_rate"][keep], self._rates[task]
         self._count["wrong_rate"] += self._note(
             "wrong rate", rate != due_rate, rows, task, lambda i: f"{rate[i]}, due {due_rate[i]}"
         )
-        self._compare_columns(column, keep, rows, task, right)
+        self._compare_columns(column, keep, rows, task, label)
 
-    def _compare_columns(self, column: dict[str, Any], keep: Int64s, rows: Int64s, task: Int64s, right: Bools) -> None:
-        joined = self.joined
-        requests, total = joined.request[rows], len(column["impression_ids"])
-        kind = np.where(joined.positive[rows, task], np.uint8(LabelKind.POSITIVE), np.uint8(LabelKind.NEGATIVE))
+    def _compare_columns(self, column: dict[str, Any], keep: Int64s, rows: Int64s, task: Int64s, label: Bools) -> None:
+        expected = self.expected
+        requests, total = expected.request[rows], len(column["impression_ids"])
+        emits = np.array([task.late == "emit" for task in expected.spec.tasks])
+        # Where an action can have been late, a row may say so.
+        late = emits[task] & expected.may_be_late[rows, task] & (column["label_kind"][keep] == LabelKind.LATE_POSITIVE)
+        of_positive = np.where(late, np.uint8(LabelKind.LATE_POSITIVE), np.uint8(LabelKind.POSITIVE))
         due: dict[str, AnyArray] = {
-            "label_kind": kind,
-            "feature_time_ms": joined.feature_time_ms[requests],
-            "feature_ingest_ms": joined.feature_ingest_ms[requests],
-            "action_time_ms": joined.action_time_ms[rows, task],
-            "action_ingest_ms": joined.action_ingest_ms[rows, task],
-            "dense": joined.dense[rows],
-            "served_logits": joined.served_logits[rows],
+            "label_kind": np.where(label, of_positive, np.uint8(LabelKind.NEGATIVE)),
+            "feature_time_ms": expected.feature_time_ms[requests],
+            "feature_ingest_ms": expected.feature_ingest_ms[requests],
+            "action_time_ms": np.where(label, expected.action_time_ms[rows, task], NO_TIME_MS),
+            "action_ingest_ms": np.where(label, expected.action_ingest_ms[rows, task], NO_TIME_MS),
+            "dense": expected.dense[rows],
+            "served_logits": expected.served_logits[rows],
         }
-        # Of a row with the wrong label, what follows from the label is not counted again.
+        # A positive without an action is mislabelled; what follows from its label is not counted again.
+        right = ~label | expected.positive[rows, task]
         of_label = {"label_kind", "action_time_ms", "action_ingest_ms"}
-        for name, expected in due.items():
-            found = column[name].reshape(total, *expected.shape[1:])[keep]
-            wrong = found != expected
-            if expected.dtype.kind == "f":
-                wrong &= ~(np.isnan(found) & np.isnan(expected))
+        for name, value in due.items():
+            found = column[name].reshape(total, *value.shape[1:])[keep]
+            wrong = found != value
+            if value.dtype.kind == "f":
+                wrong &= ~(np.isnan(found) & np.isnan(value))
             if wrong.ndim == 2:
                 wrong = wrong.any(axis=1)
             if name in of_label:
                 wrong &= right
             self._wrong[name] += self._note(
-                f"wrong {name}", wrong, rows, task, lambda i, f=found, e=expected: f"{_show(f[i])}, due {_show(e[i])}"
+                f"wrong {name}", wrong, rows, task, lambda i, f=found, e=value: f"{_show(f[i])}, due {_show(e[i])}"
             )
-        lengths = np.concatenate((joined.context_lengths[requests], joined.item_lengths[rows]), axis=1)
+        lengths = np.concatenate((expected.context_lengths[requests], expected.item_lengths[rows]), axis=1)
         found_lengths = column["lengths"].reshape(-1, lengths.shape[1])[keep]
         wrong = (found_lengths != lengths).any(axis=1) | ~column["has_lengths"][keep]
         self._wrong["lengths"] += self._note(
@@ -194,7 +201,7 @@ class Audit:
         sizes = lengths.sum(axis=1, dtype=np.int64)
         ends = column["fid_ends"][keep]
         same = np.flatnonzero(column["fid_counts"][keep] == sizes)
-        expected_fids = due_fids(joined, requests[same], rows[same])
+        expected_fids = due_fids(expected, requests[same], rows[same])
         found_fids = column["fids"][range_indices(ends[same] - sizes[same], sizes[same])]
         differs = np.zeros(len(rows), np.bool_)
         row_of = np.repeat(same, sizes[same])
@@ -207,7 +214,7 @@ class Audit:
             task,
             lambda i: (
                 f"{_show(column['fids'][ends[i] - column['fid_counts'][keep[i]] : ends[i]])}, "
-                f"due {_show(due_fids(joined, requests[i : i + 1], rows[i : i + 1]))}"
+                f"due {_show(due_fids(expected, requests[i : i + 1], rows[i : i + 1]))}"
             ),
         )
 
@@ -219,59 +226,64 @@ class Audit:
             self._name_row(problem, int(rows[index]), int(task[index]), detail(int(index)))
         return len(at)
 
+    def _found(self, row: int, task: int) -> str:
+        """What was found of a pair, and what is due."""
+        positives, negatives = self._positives[row, task], self._negatives[row, task]
+        due = "positive" if self.expected.positive[row, task] else "negative"
+        if not self.expected.expected[row, task]:
+            return f"{positives} positive and {negatives} negative rows; the sample leaves this negative out"
+        return f"{positives} positive ({self._late[row, task]} late) and {negatives} negative rows; a {due} is due"
+
     def _name_row(self, problem: str, row: int, task: int, detail: str) -> None:
-        joined = self.joined
-        request_id = joined.request_ids[joined.request[row]]
-        self._name(problem, request_id, int(joined.impression_ids[row]), task, detail)
+        request_id = self.expected.request_ids[self.expected.request[row]]
+        self._name(problem, request_id, int(self.expected.impression_ids[row]), task, detail)
 
     def _name(self, problem: str, request_id: str, impression_id: int, task: int, detail: str) -> None:
         named = self._offenders.setdefault(problem, [])
         if len(named) < self._name_at_most:
-            name = self.joined.spec.tasks[task].name if task >= 0 else "?"
+            name = self.expected.spec.tasks[task].name if task >= 0 else "?"
             named.append(Offender(problem, request_id, impression_id, name, detail))
 
 
-def audit_examples(joined: Joined, blocks: Iterable[ExampleBlock], actions: int = 0) -> AuditReport:
-    """Audits blocks against the join; the short form of :class:`Audit`."""
-    audit = Audit(joined, actions)
+def audit_examples(expected: ExpectedExamples, blocks: Iterable[ExampleBlock], actions: int = 0) -> AuditReport:
+    """Audits blocks against the plain join; the short form of :class:`Audit`."""
+    audit = Audit(expected, actions)
     for block in blocks:
         audit.add(block)
     return audit.report()
 
 
 def audit_topics(
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     spec: FeatureSpec,
     *,
     features: str = "features",
     actions: str = "actions",
     examples: str = "examples",
-) -> tuple[AuditReport, Joined]:
+    max_ahead_ms: int = MAX_AHEAD_MS,
+    lateness_ms: int = 0,
+) -> tuple[AuditReport, ExpectedExamples]:
     """Joins what is on the raw topics and audits what is committed on the examples topic, to their present ends.
 
-    :returns: the report, and the join for whoever wants its labels.
+    :param max_ahead_ms: see :class:`PlainJoin`.
+    :param lateness_ms: see :class:`PlainJoin`.
+    :returns: the report, and the expected examples for whoever wants their labels.
     :raises TopicError: a topic is missing.
     :raises BrokerUnavailableError: no broker answers.
     """
-    join = PlainJoin(spec)
-    for record in read_topic(bootstrap_servers, features):
-        try:
-            join.add_feature(decode_as(FeatureEvent, record.value or b""), record.ingest_ms)
-        except DecodeError:
-            join.unusable += 1
-    for record in read_topic(bootstrap_servers, actions):
-        try:
-            join.add_action(decode_as(ActionEvent, record.value or b""), record.ingest_ms)
-        except DecodeError:
-            join.unusable += 1
-    joined = join.result()
-    audit = Audit(joined, join.actions)
-    for record in read_topic(bootstrap_servers, examples):
+    join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms)
+    for topic in (features, actions):
+        # Partitions are merged, each in the order of its offsets; a request lies in one of them.
+        for record in read_topic(kafka, topic):
+            join.add_record(record.value, record.key, record.ingest_ms, record.timestamp_ms)
+    expected = join.result()
+    audit = Audit(expected, join.actions)
+    for record in read_topic(kafka, examples):
         try:
             audit.add(decode_as(ExampleBlock, record.value or b""))
         except DecodeError:
             audit.undecodable += 1
-    return audit.report(), joined
+    return audit.report(), expected
 
 
 def _show(values: Any) -> str:

@@ -1,115 +1,124 @@
-"""The join of two recorded topics, plainly: what a joiner should have made of them.
+"""The join of two recorded topics, plainly: what a joiner should have made of them (``docs/join.md``).
 
-Written from the description of the join alone, with all events at hand at once: no windows, no state, no
-watermark, no shared code with the streaming joiner. It is the yardstick of the audit, and the labels of
-the report's curves. Source of the hash: splitmix64 (Steele, Lea, Flood 2014) over BLAKE2b.
+Written from the definition of the join alone, with all events at hand at once: no state, no watermark, no
+shared code with the streaming joiner. It is what the audit compares with, and the labels of the report's
+curves. Source of the hash: SplitMix64 (Steele, Lea, Flood 2014) over BLAKE2b.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
-from rillet.schemas import NO_TIME_MS, ActionEvent, FeatureEvent, FeatureSpec, RecordError
-from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt16s
+from rillet.audit.expected import ExpectedExamples, find_pairs
+from rillet.schemas import (
+    MAX_TIME_MS,
+    NO_TIME_MS,
+    ActionEvent,
+    DecodeError,
+    FeatureEvent,
+    FeatureSpec,
+    RecordError,
+    decode,
+)
+from rillet.schemas.arrays import AnyArray, Bools, Int64s, UInt16s
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Joined:
-    """R requests with M impressions and their T labels.
-
-    Requests and impressions are in order of arrival; impressions of request r are rows
-    ``start[r]`` to ``start[r + 1]`` of every [M] column.
-    """
-
-    spec: FeatureSpec
-    request_ids: list[str]
-    number_of: dict[str, int]
-    #: int64[R]
-    feature_time_ms: Int64s
-    feature_ingest_ms: Int64s
-    #: int64[R + 1]
-    start: Int64s
-    #: int64[M]: request number and id of each impression
-    request: Int64s
-    impression_ids: Int64s
-    #: context fids of all requests, int64[R + 1] bounds into them, lengths uint16[R, Sc]
-    context_fids: Int64s
-    context_start: Int64s
-    context_lengths: UInt16s
-    #: item fids of all impressions, int64[M + 1] bounds, lengths uint16[M, Si]
-    item_fids: Int64s
-    item_start: Int64s
-    item_lengths: UInt16s
-    #: float32[M, Dd]
-    dense: Float32s
-    #: float32[M, T], NaN where the event had none
-    served_logits: Float32s
-    #: [M, T]: label, the earliest action's times (-1 on negatives), and whether an example row is due
-    positive: Bools
-    action_time_ms: Int64s
-    action_ingest_ms: Int64s
-    expected: Bools
-    #: events left out of the join
-    duplicate_features: int
-    orphan_actions: int
-    unusable: int
-
-    def find(self, requests: Int64s, impression_ids: Int64s) -> Int64s:
-        """Rows of (request number, impression id) pairs, int64[n]; -1 where there is no such impression."""
-        return _find_pairs(self.request, self.impression_ids, requests, impression_ids)
+#: the joiner's default
+MAX_AHEAD_MS = 86_400_000
 
 
 class PlainJoin:
-    """Collects events in arrival order; :meth:`result` joins them."""
+    """Collects events; :meth:`result` joins them. The events of one request have to come in order of arrival.
 
-    def __init__(self, spec: FeatureSpec) -> None:
+    :param max_ahead_ms: the joiner's setting of that name.
+    :param lateness_ms: the joiner's setting of that name; 0 is safe for any, and lets more rows pass as late.
+    """
+
+    def __init__(self, spec: FeatureSpec, *, max_ahead_ms: int = MAX_AHEAD_MS, lateness_ms: int = 0) -> None:
         self.spec = spec
-        self.duplicate_features = 0
+        #: records that are dead letters
         self.unusable = 0
+        #: usable action events
+        self.actions = 0
+        self._max_ahead_ms = max_ahead_ms
+        self._lateness_ms = lateness_ms
+        self._newest_ms = NO_TIME_MS
+        self._counts = dict.fromkeys(
+            (
+                *("duplicate_features", "duplicate_actions", "early_actions", "outside_window"),
+                *("unknown_impressions", "unknown_actions", "orphan_actions"),
+            ),
+            0,
+        )
         self._number_of: dict[str, int] = {}
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
         self._wanted = {task.action for task in spec.tasks}
         self._actions: dict[str, list[tuple[str, int, int, int]]] = {name: [] for name in self._wanted}
-        self.actions = 0
+
+    def add_record(
+        self, value: bytes | None, key: bytes | None, ingest_ms: int = NO_TIME_MS, timestamp_ms: int = NO_TIME_MS
+    ) -> None:
+        """One record of either topic as it lies there; an unusable one is counted.
+
+        :param timestamp_ms: of the record in Kafka, which is what watermarks are made of.
+        """
+        # An unusable record moves the watermark too.
+        self._newest_ms = max(self._newest_ms, timestamp_ms)
+        try:
+            event = decode(value or b"")
+        except DecodeError:
+            self.unusable += 1
+            return
+        usable = NO_TIME_MS <= ingest_ms < MAX_TIME_MS
+        if isinstance(event, FeatureEvent) and usable and key == event.request_id.encode():
+            self.add_feature(event, ingest_ms)
+        elif isinstance(event, ActionEvent) and usable and key == event.request_id.encode():
+            self.add_action(event, ingest_ms)
+        else:
+            self.unusable += 1
 
     def add_feature(self, event: FeatureEvent, ingest_ms: int = NO_TIME_MS) -> None:
-        """One feature event; the first with its request id counts, later ones are counted as duplicates."""
+        """One feature event under its right key; the first of its request counts."""
         try:
             self.spec.check_feature(event)
+            self._check_ahead(event, ingest_ms)
         except RecordError:
             self.unusable += 1
             return
+        self._newest_ms = max(self._newest_ms, event.event_time_ms)
         if event.request_id in self._number_of:
-            self.duplicate_features += 1
+            self._counts["duplicate_features"] += 1
             return
         self._number_of[event.request_id] = len(self._features)
         self._features.append(event)
         self._feature_ingest.append(ingest_ms)
 
     def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS) -> None:
-        """One action event; actions that no task asks for are passed over."""
+        """One action event under its right key."""
         try:
             self.spec.check_action(event)
+            self._check_ahead(event, ingest_ms)
         except RecordError:
             self.unusable += 1
             return
+        self._newest_ms = max(self._newest_ms, event.event_time_ms)
         self.actions += 1
         if event.action in self._wanted:
             self._actions[event.action].append((event.request_id, event.impression_id, event.event_time_ms, ingest_ms))
+        else:
+            self._counts["unknown_actions"] += 1
 
-    def result(self) -> Joined:
+    def result(self) -> ExpectedExamples:
         """The join of all events so far."""
         spec, features = self.spec, self._features
         tasks = len(spec.tasks)
-        counts = np.array([len(event.impression_ids) for event in features], np.int64)
-        start = _bounds(counts)
+        sizes = np.array([len(event.impression_ids) for event in features], np.int64)
+        start = _bounds(sizes)
         total = int(start[-1])
-        request = np.repeat(np.arange(len(features)), counts)
+        request = np.repeat(np.arange(len(features)), sizes)
         impression_ids = _concat([event.impression_ids for event in features], np.int64)
         context_lengths = _concat(
             [_ones(event.context_lengths, len(spec.context)) for event in features], np.uint16
@@ -117,7 +126,7 @@ class PlainJoin:
         item_lengths = _concat(
             [_ones(event.item_lengths, len(event.impression_ids) * len(spec.item)) for event in features], np.uint16
         ).reshape(total, len(spec.item))
-        unserved = np.full(tasks * (int(counts.max()) if len(counts) else 0), np.nan, np.float32)
+        unserved = np.full(tasks * (int(sizes.max()) if len(sizes) else 0), np.nan, np.float32)
         logits = [
             unserved[: tasks * len(event.impression_ids)] if event.served_logits is None else event.served_logits
             for event in features
@@ -127,24 +136,33 @@ class PlainJoin:
         positive = np.zeros((total, tasks), np.bool_)
         action_time = np.full((total, tasks), NO_TIME_MS, np.int64)
         action_ingest = np.full((total, tasks), NO_TIME_MS, np.int64)
-        expected = np.zeros((total, tasks), np.bool_)
-        orphans = 0
-        matches = {name: self._match(name, request, impression_ids) for name in self._wanted}
+        sampled = np.zeros((total, tasks), np.bool_)
+        counts = dict(self._counts)
+        for name in self._wanted:
+            numbers, rows, _, _ = self._match(name, request, impression_ids)
+            counts["orphan_actions"] += int((numbers < 0).sum())
+            counts["unknown_impressions"] += int(((numbers >= 0) & (rows < 0)).sum())
         for column, task in enumerate(spec.tasks):
-            rows, times, ingests = matches[task.action]
-            orphans += int((rows < 0).sum()) if task.action not in {t.action for t in spec.tasks[:column]} else 0
+            _, rows, times, ingests = self._match(task.action, request, impression_ids)
             known = rows >= 0
             rows, times, ingests = rows[known], times[known], ingests[known]
-            inside = times < feature_time[request[rows]] + task.window_ms
+            after = times - feature_time[request[rows]]
+            early, outside = after < -task.early_ms, after >= task.window_ms
+            inside = ~early & ~outside
             rows, times, ingests = rows[inside], times[inside], ingests[inside]
-            # Written latest first, so that the earliest (and of equal times the first to arrive) remains.
-            order = np.argsort(times, kind="stable")[::-1]
-            # A fancy assignment with repeated indices keeps the last value.
-            positive[rows[order], column] = True
-            action_time[rows[order], column] = times[order]
-            action_ingest[rows[order], column] = ingests[order]
-            expected[:, column] = positive[:, column] | self._sampled(column, request, impression_ids)
-        return Joined(
+            # Of several actions on a pair the first to arrive counts, whatever their event times.
+            labelled, first = np.unique(rows, return_index=True)
+            positive[labelled, column] = True
+            action_time[labelled, column] = times[first]
+            action_ingest[labelled, column] = ingests[first]
+            sampled[:, column] = self._sampled(column, request, impression_ids)
+            counts["early_actions"] += int(early.sum())
+            counts["outside_window"] += int(outside.sum())
+            counts["duplicate_actions"] += len(rows) - len(labelled)
+        # A window closes for a watermark past its end, and that takes a record so new.
+        ends = feature_time[request][:, None] + np.array([task.window_ms for task in spec.tasks], np.int64)
+        may_be_late = positive & (self._newest_ms - self._lateness_ms >= ends)
+        return ExpectedExamples(
             spec=spec,
             request_ids=list(self._number_of),
             number_of=self._number_of,
@@ -164,18 +182,22 @@ class PlainJoin:
             positive=positive,
             action_time_ms=action_time,
             action_ingest_ms=action_ingest,
-            expected=expected,
-            duplicate_features=self.duplicate_features,
-            orphan_actions=orphans,
+            sampled=sampled,
+            may_be_late=may_be_late,
+            counts=counts,
             unusable=self.unusable,
         )
 
-    def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-        """Impression row (-1: none), time and ingest time of each action of one name, in arrival order."""
+    def _check_ahead(self, event: FeatureEvent | ActionEvent, ingest_ms: int) -> None:
+        if ingest_ms != NO_TIME_MS and event.event_time_ms > ingest_ms + self._max_ahead_ms:
+            raise RecordError("event_time_ms: more than max_ahead_ms after its ingestion")
+
+    def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+        """Request number and impression row (-1: none), time and ingest time of the actions of one name, as they came."""
         found = self._actions[action]
-        number = np.array([self._number_of.get(entry[0], -1) for entry in found], np.int64)
+        numbers = np.array([self._number_of.get(entry[0], -1) for entry in found], np.int64)
         rest = np.array([entry[1:] for entry in found], np.int64).reshape(len(found), 3)
-        return _find_pairs(request, impression_ids, number, rest[:, 0]), rest[:, 1], rest[:, 2]
+        return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1], rest[:, 2]
 
     def _sampled(self, column: int, request: Int64s, impression_ids: Int64s) -> Bools:
         """Whether each impression is kept as a negative of the task, bool[M]."""
@@ -191,21 +213,6 @@ class PlainJoin:
         x = x ^ (x >> np.uint64(31))
         kept: Bools = (x >> np.uint64(11)) * 2.0**-53 < task.negative_rate
         return kept
-
-
-def _find_pairs(in_a: Int64s, in_b: Int64s, a: Int64s, b: Int64s) -> Int64s:
-    """Position of each pair (a, b) among the distinct pairs (in_a, in_b), -1 where absent."""
-    if not len(in_a) or not len(a):
-        return np.full(len(a), -1, np.int64)
-    # Ids are ranked, so that a pair fits into one integer whatever the ids are.
-    ids = np.unique(in_b)
-    rank = np.minimum(np.searchsorted(ids, b), len(ids) - 1)
-    known = (ids[rank] == b) & (a >= 0)
-    keys = in_a * len(ids) + np.searchsorted(ids, in_b)
-    order = np.argsort(keys, kind="stable")
-    wanted = a * len(ids) + rank
-    place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    return np.where(known & (keys[place] == wanted), place, -1)
 
 
 def _bounds(counts: Int64s) -> Int64s:

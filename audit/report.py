@@ -21,13 +21,17 @@ class Offender:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What the audit counted. From ``lost`` on all is zero in a good run.
+    """What the audit counted. From ``lost`` to ``wrong_columns`` all is zero in a good run.
 
+    :param expected: rows that are due, given which actions were late.
+    :param unusable_events: dead letters: records of the raw topics that no row may be made of.
+    :param duplicated: rows beyond the first of the same impression, task and outcome.
     :param unexpected: rows of impressions that no event has, of negatives that the sample leaves out, or that
         do not teach exactly one task.
-    :param unusable_events: records of the raw topics that fit no event of the spec: dead letters, not losses.
     :param undecodable: records of the examples topic that are no block of the spec.
-    :param duplicated: rows beyond the first of the same impression and task.
+    :param late_positive: pairs whose action was late and came as a late positive.
+    :param late_dropped: pairs with an action, of tasks that drop late ones, with the rows of a pair without one:
+        the action can have been late, and topics do not tell. Zero where nothing was late.
     """
 
     requests: int
@@ -49,10 +53,16 @@ class AuditReport:
     undecodable: int
     wrong_columns: dict[str, int] = field(default_factory=dict)
     offenders: tuple[Offender, ...] = ()
+    early_actions: int = 0
+    late_positive: int = 0
+    late_dropped: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, doubled or wrong. Events that are all of another spec prove nothing."""
+        """Whether nothing was lost, duplicated or wrong. Events that are all of another spec prove nothing.
+
+        Where nothing can have been late, ``late_dropped`` has to be zero too.
+        """
         if self.unusable_events and not self.requests:
             return False
         wrong = self.lost + self.duplicated + self.unexpected + self.mislabelled + self.wrong_rate
@@ -69,6 +79,11 @@ class AuditReport:
         verdict = (
             f"audit: {self.expected:,} examples expected, {self.found:,} found: {found or 'all there, once, right'}"
         )
-        if self.unusable_events:
-            verdict += f"; {self.unusable_events:,} raw records are no events of this spec"
+        for count, what in (
+            (self.unusable_events, "raw records are no events of this spec, or unusable"),
+            (self.late_positive, "positives were late"),
+            (self.late_dropped, "actions were too late for their label, or ignored"),
+        ):
+            if count:
+                verdict += f"; {count:,} {what}"
         return [verdict, *(f"  {offender}" for offender in self.offenders)]

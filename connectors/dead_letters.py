@@ -1,98 +1,228 @@
-"""The dead-letter topic: records that cannot be used, with the reason and where they came from."""
+"""The dead-letter topic: letters written to it, read back, and repaired records sent again.
+
+A letter (:class:`rillet.schemas.DeadLetter`) is a refused record with the reason and its place.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from rillet.connectors.errors import DeliveryError
-from rillet.connectors.topics import client_settings
-from rillet.schemas import RecordError
-from rillet.trainer import RawRecord
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
+from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.limits import LETTER_BYTES, RECORD_MAX_BYTES
+from rillet.connectors.topic_reader import read_topic
+from rillet.schemas import (
+    NO_TIME_MS,
+    ActionEvent,
+    BackpressureError,
+    ClosedError,
+    DeadLetter,
+    DecodeError,
+    FeatureEvent,
+    FlushTimeoutError,
+    RecordError,
+    dead_letter,
+    decode,
+    decode_dead_letter,
+    encode_dead_letter,
+)
 
-#: A letter has to fit into one record of the topic, in base64: of a longer record only so much is kept.
-_LETTER_BYTES = 8 << 20
-
-#: Letters waiting for the broker, in all; reading stops above it.
+#: letters waiting for the broker, in all
 _QUEUE_BYTES = 64 << 20
 
 
-class DeadLetters:
-    """Sends refused records to the dead-letter topic. Safe to use from the reading thread.
+def letter_for(
+    error: RecordError,
+    topic: str,
+    partition: int,
+    offset: int,
+    *,
+    key: bytes | None,
+    value: bytes | None,
+    timestamp_ms: int = NO_TIME_MS,
+    headers: Sequence[tuple[str, bytes | None]] | None = None,
+) -> DeadLetter:
+    """The letter for a record that was refused just now, cut where it could not be written otherwise.
+
+    :param error: why; its message is the letter's reason.
+    :param timestamp_ms: of the record, where it is known.
+    :param headers: of the record, where they are known.
+    """
+    return dead_letter(
+        str(error),
+        topic,
+        partition,
+        offset,
+        key=key,
+        value=value,
+        now_ms=time.time_ns() // 1_000_000,
+        max_bytes=LETTER_BYTES,
+        timestamp_ms=timestamp_ms,
+        headers=headers,
+    )
+
+
+class DeadLetterProducer:
+    """Sends letters to the dead-letter topic; a :class:`rillet.schemas.Sink`, safe to use from two threads.
 
     A letter is kept until the broker takes it, however long that lasts. One that the broker refuses for good is
-    never passed over: every later :meth:`flush` fails, so no checkpoint gets behind the record.
+    never passed over: every later :meth:`flush` fails, so no checkpoint gets past the record.
     """
 
-    def __init__(self, bootstrap_servers: str, topic: str, source_topic: str) -> None:
+    def __init__(self, kafka: KafkaConnection | str, topic: str) -> None:
         self.sent = 0
+        #: letters that were given up by :meth:`close`
+        self.failed = 0
         self._topic = topic
-        self._source_topic = source_topic
+        self._kafka = KafkaConnection.of(kafka)
         self._refused = ""
-        self._closed = threading.Event()
-        self._producer = Producer(
-            client_settings(
-                bootstrap_servers,
-                **{
-                    "enable.idempotence": True,
-                    "linger.ms": 20,
-                    "message.max.bytes": 16_000_000,
-                    # For ever: the client would give a letter up after five minutes.
-                    "message.timeout.ms": 0,
-                    "queue.buffering.max.kbytes": _QUEUE_BYTES >> 10,
-                },
-            )
+        self._errors = BrokerErrors()
+        self._producer: Producer | None = None
+
+    def start(self) -> None:
+        """Begins to connect; an unreachable broker is no error here.
+
+        :raises KafkaSettingsError: the client does not take the settings.
+        """
+        self._producer = self._kafka.producer(
+            {
+                "enable.idempotence": True,
+                "linger.ms": 20,
+                "message.max.bytes": RECORD_MAX_BYTES,
+                # For ever: the client would give a letter up after five minutes.
+                "message.timeout.ms": 0,
+                "queue.buffering.max.kbytes": _QUEUE_BYTES >> 10,
+            },
+            self._errors,
         )
 
-    def send(self, record: RawRecord, error: RecordError) -> None:
-        """Queues one record with the reason; waits while the queue is full.
+    def submit(self, letter: DeadLetter, /) -> None:
+        """Queues one letter.
 
-        :raises DeliveryError: closed before there was room.
+        :raises BackpressureError: the queue is full.
+        :raises ClosedError: not started, or closed.
         """
-        letter = {
-            "reason": str(error),
-            "topic": self._source_topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "record_bytes": len(record.value),
-            "record_base64": base64.b64encode(record.value[:_LETTER_BYTES]).decode(),
-        }
-        key = f"{self._source_topic}|{record.partition}|{record.offset}".encode()
-        while True:
-            try:
-                self._producer.produce(self._topic, json.dumps(letter).encode(), key, on_delivery=self._on_delivery)
-                break
-            except BufferError:
-                if self._closed.is_set():
-                    raise DeliveryError(
-                        f"topic {self._topic}: stopped before there was room for the letter on partition"
-                        f" {record.partition} offset {record.offset}; it is read again after a restart"
-                    ) from None
-                self._producer.poll(0.1)
-        self._producer.poll(0)
+        producer = self._producer
+        if producer is None:
+            raise ClosedError(f"topic {self._topic}: the producer was not started, or is closed")
+        producer.poll(0)
+        try:
+            producer.produce(self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery)
+        except BufferError:
+            raise BackpressureError(f"topic {self._topic}: no room for the letter on {letter.place}") from None
         self.sent += 1
 
-    def flush(self, timeout_s: float) -> int:
-        """Waits until all are acknowledged.
+    def flush(self, timeout_s: float) -> None:
+        """Waits until all letters are acknowledged.
 
-        :returns: how many still are not; they stay queued.
+        :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
-        left = self._producer.flush(timeout_s)
+        left = 0 if self._producer is None else self._producer.flush(timeout_s)
         if self._refused:
             raise DeliveryError(
                 f"topic {self._topic}: a dead letter was refused: {self._refused}; check that the topic exists and may"
                 " be written, then restart"
             )
-        return left
+        if left:
+            last = self._errors.last
+            why = "" if last is None else f" ({self._kafka.redact(last.str())})"
+            raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
 
     def close(self) -> None:
-        """No more letters: a ``send`` that waits gives up. What is queued stays for :meth:`flush`."""
-        self._closed.set()
+        """Ends at once; letters that are not acknowledged are given up and counted in ``failed``."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self.failed += len(producer)
+            producer.purge(in_queue=True, in_flight=True)
+            producer.poll(0)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
+        if error is None:
+            self._errors.clear()
+        elif self._producer is not None:  # what close gave up is no refusal
             self._refused = error.str()
+
+
+def read_dead_letters(kafka: KafkaConnection | str, topic: str) -> Iterator[DeadLetter]:
+    """All letters that are on the dead-letter topic at the call, oldest first.
+
+    :raises DecodeError: a record there is no letter; with its offset.
+    :raises TopicError: there is no such topic.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    for record in read_topic(kafka, topic):
+        try:
+            yield decode_dead_letter(record.value or b"")
+        except DecodeError as error:
+            raise DecodeError(
+                f"topic {topic}, partition {record.partition}, offset {record.offset}: {error}"
+            ) from error
+
+
+def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeout_s: float = 60.0) -> int:
+    """Sends the records of letters to the topics that they were read from, once what was wrong is mended.
+
+    Mended may be the system (a spec that was missing), or the record: ``dataclasses.replace(letter, value=...)``.
+    Each goes to its partition with the letter's key and headers. Its timestamp is the event time if it is a feature
+    or an action, as with any producer of them, else the one that it had. Nothing is remembered: sending a letter
+    twice makes two records.
+
+    :returns: how many were sent, all of them acknowledged.
+    :raises ResendError: a letter does not hold its whole record; nothing was sent then.
+    :raises DeliveryError: the broker did not take them all within ``timeout_s``.
+    """
+    letters = list(letters)
+    for letter in letters:
+        if letter.cut:
+            raise ResendError(
+                f"{letter.place}: the letter holds only a part of the record ({letter.value_bytes} bytes of value): "
+                "take the record from the topic, and replace key, headers, value and cut"
+            )
+    kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
+    failures: list[str] = []
+
+    def on_delivery(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            failures.append(error.str())
+
+    producer = kafka.producer({"enable.idempotence": True, "message.max.bytes": RECORD_MAX_BYTES}, errors)
+    deadline = time.monotonic() + timeout_s
+    for letter in letters:
+        while True:
+            try:
+                producer.produce(
+                    letter.topic,
+                    letter.value,
+                    letter.key,
+                    letter.partition,
+                    timestamp=max(_timestamp_ms(letter), 0),  # 0: now
+                    headers=list(letter.headers or ()),
+                    on_delivery=on_delivery,
+                )
+                break
+            except BufferError:
+                producer.poll(0.1)
+                if time.monotonic() > deadline:
+                    raise DeliveryError(f"{letter.place}: there was no room to send it again") from None
+            except KafkaException as error:
+                raise DeliveryError(f"{letter.place}: cannot be sent again: {error.args[0].str()}") from error
+    left = producer.flush(max(deadline - time.monotonic(), 0.1))
+    if failures or left:
+        why = failures[0] if failures else "no answer" if errors.last is None else kafka.redact(errors.last.str())
+        raise DeliveryError(
+            f"{len(failures) + left} of {len(letters)} records were not sent again to {kafka}: {why}; "
+            "some may have arrived"
+        )
+    return len(letters)
+
+
+def _timestamp_ms(letter: DeadLetter) -> int:
+    try:
+        record = decode(letter.value or b"")
+    except DecodeError:
+        return letter.timestamp_ms
+    return record.event_time_ms if isinstance(record, FeatureEvent | ActionEvent) else letter.timestamp_ms

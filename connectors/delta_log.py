@@ -6,24 +6,24 @@ records are not written in transactions, so that positions have no holes at the 
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from rillet.connectors.topics import client_settings
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
+from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.schemas import BackpressureError, ClosedError
 from rillet.sync import LogRecord, LogUnavailableError, PositionOutOfRangeError, SyncError
 
-_MAX_MESSAGE_BYTES = 16 << 20
 _OUT_OF_RANGE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 
 
-class KafkaLog:
+class KafkaDeltaLog:
     """Connects when first used. One thread may append and flush while another reads."""
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        kafka: KafkaConnection | str,
         topic: str,
         *,
         partition: int = 0,
@@ -32,10 +32,10 @@ class KafkaLog:
         read_ahead_bytes: int = 32 << 20,
     ) -> None:
         """:param answer_timeout_s: how long the broker may take to answer where no other time is given.
-        :param queue_bytes: of records appended and not yet acknowledged; ``append`` waits above it.
+        :param queue_bytes: of records appended and not yet acknowledged; above it ``append`` raises.
         :param read_ahead_bytes: of records fetched before they are asked for.
         """
-        self.bootstrap_servers = bootstrap_servers
+        self.kafka = KafkaConnection.of(kafka)
         self.topic = topic
         self.partition = partition
         self._answer_timeout_s = answer_timeout_s
@@ -45,48 +45,52 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         self._next: int | None = None
         self._delivery_error: KafkaError | None = None
+        self._errors = BrokerErrors()
+        self._closed = False
+
+    def start(self) -> None:
+        """Nothing to do: a connection is made when it is first needed."""
 
     # -- writing -------------------------------------------------------------------------------------------
 
     def append(self, key: bytes, value: bytes) -> None:
-        """Queues a record; waits while the queue is full.
+        """Queues a record.
 
-        :raises LogUnavailableError: it stays full; the queue is then emptied as by a failed :meth:`flush`.
+        :raises BackpressureError: the queue is full.
+        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`flush`.
         :raises SyncError: the record is larger than the topic takes.
         """
-        deadline = time.monotonic() + self._answer_timeout_s
-        while True:
-            producer = self._writing()
-            try:
-                producer.produce(
-                    self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery
-                )
-            except BufferError:
-                producer.poll(0.1)
-                if time.monotonic() > deadline:
-                    self._discard()
-                    raise self._unavailable(f"did not empty a full queue in {self._answer_timeout_s:g} s") from None
-                continue
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise SyncError(
-                        f"a block of {len(value)} bytes is more than topic {self.topic} takes: lower [sync] max_block_bytes"
-                    ) from error
-                self._discard()
-                raise self._unavailable(error.args[0].str()) from error
-            producer.poll(0)
-            return
+        producer = self._writing()
+        # Takes note of what was acknowledged, which makes room.
+        producer.poll(0)
+        try:
+            producer.produce(self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery)
+        except BufferError as error:
+            raise BackpressureError(
+                f"delta log {self.topic}[{self.partition}]: {len(producer)} records wait for the broker on "
+                f"{self.kafka}; flush before appending more"
+            ) from error
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise SyncError(
+                    f"a block of {len(value)} bytes is more than topic {self.topic} takes: "
+                    "lower [publisher] max_block_bytes"
+                ) from error
+            self._discard()
+            raise self._unavailable(error.args[0].str()) from error
 
     def flush(self, timeout_s: float) -> None:
         """Returns once everything queued is acknowledged by all in-sync replicas.
 
         :raises LogUnavailableError: not all was, in time. The queue is emptied; what had been sent may still arrive.
         """
+        self._refuse_if_closed()
         if self._producer is None:
             return
         left = self._producer.flush(timeout_s)
         error = self._delivery_error
         if not left and error is None:
+            self._errors.clear()
             return
         self._discard()
         if error is not None:
@@ -94,19 +98,18 @@ class KafkaLog:
         raise self._unavailable(f"did not acknowledge {left} records within {timeout_s:g} s")
 
     def _writing(self) -> Producer:
+        self._refuse_if_closed()
         if self._producer is None:
             self._delivery_error = None
-            self._producer = Producer(
-                client_settings(
-                    self.bootstrap_servers,
-                    **{
-                        "enable.idempotence": True,
-                        "acks": "all",
-                        "linger.ms": 1,
-                        "message.max.bytes": _MAX_MESSAGE_BYTES,
-                        "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
-                    },
-                )
+            self._producer = self.kafka.producer(
+                {
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "linger.ms": 1,
+                    "message.max.bytes": RECORD_MAX_BYTES,
+                    "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
+                },
+                self._errors,
             )
         return self._producer
 
@@ -142,6 +145,7 @@ class KafkaLog:
         first = consumer.poll(timeout_s)
         if first is None:
             return []
+        self._errors.clear()
         messages = [first] if max_records == 1 else [first, *consumer.consume(max_records - 1, 0)]
         records: list[LogRecord] = []
         for message in messages:
@@ -166,14 +170,16 @@ class KafkaLog:
         return self._bounds()[1]
 
     def close(self) -> None:
-        """Closes both connections; what is queued and not flushed is discarded."""
+        """Closes both connections; what is queued and not flushed is given up."""
+        self._closed = True
         self._discard()
         consumer, self._consumer = self._consumer, None
         self._next = None
         if consumer is not None:
             consumer.close()
 
-    def __enter__(self) -> KafkaLog:
+    def __enter__(self) -> KafkaDeltaLog:
+        self.start()
         return self
 
     def __exit__(
@@ -182,21 +188,20 @@ class KafkaLog:
         self.close()
 
     def _reading(self) -> Consumer:
+        self._refuse_if_closed()
         if self._consumer is None:
-            self._consumer = Consumer(
-                client_settings(
-                    self.bootstrap_servers,
-                    **{
-                        # Partitions are assigned by hand: the name is required and never joins a group.
-                        "group.id": "rillet-deltas",
-                        "enable.auto.commit": False,
-                        "auto.offset.reset": "error",
-                        "check.crcs": True,
-                        # A larger message than this still comes, alone.
-                        "fetch.message.max.bytes": min(self._read_ahead_bytes, _MAX_MESSAGE_BYTES),
-                        "queued.max.messages.kbytes": max(self._read_ahead_bytes >> 10, 1),
-                    },
-                )
+            self._consumer = self.kafka.consumer(
+                {
+                    # Partitions are assigned by hand: the name is required and never joins a group.
+                    "group.id": "rillet-deltas",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "check.crcs": True,
+                    # A larger message than this still comes, alone.
+                    "fetch.message.max.bytes": min(self._read_ahead_bytes, RECORD_MAX_BYTES),
+                    "queued.max.messages.kbytes": max(self._read_ahead_bytes >> 10, 1),
+                },
+                self._errors,
             )
         return self._consumer
 
@@ -211,6 +216,10 @@ class KafkaLog:
             raise self._unavailable(f"did not answer within {self._answer_timeout_s:g} s")
         return bounds
 
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ClosedError(f"delta log {self.topic}[{self.partition}] on {self.kafka} was closed")
+
     def _raise_for(self, error: KafkaError, position: int) -> None:
         if error.code() in _OUT_OF_RANGE:
             begin, end = self._bounds()
@@ -218,7 +227,9 @@ class KafkaLog:
         raise self._unavailable(error.str())
 
     def _unavailable(self, what: str) -> LogUnavailableError:
+        last = self._errors.last
+        said = "" if last is None else f" (the broker last said: {self.kafka.redact(last.str())})"
         return LogUnavailableError(
-            f"delta log {self.topic}[{self.partition}] on {self.bootstrap_servers}: {what}; "
-            f"check that the broker runs and has the topic (`rillet up`)"
+            f"delta log {self.topic}[{self.partition}] on {self.kafka}: {what}{said}; "
+            f"check that the broker runs and has the topic (`rillet up`), and [kafka.client]"
         )

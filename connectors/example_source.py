@@ -10,90 +10,106 @@ import logging
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from rillet.connectors.errors import BrokerUnavailableError, TopicError
-from rillet.connectors.topics import client_settings, topic_ends
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
+from rillet.connectors.errors import BrokerRefusedError, TopicError
+from rillet.connectors.limits import FETCH_BYTES
+from rillet.connectors.topics import topic_ends
+from rillet.schemas import ClosedError
 from rillet.trainer import Positions, RawRecord
 
 log = logging.getLogger("rillet.train")
-
-#: A letter has to fit into one record of the topic, in base64: of a longer record only so much is kept.
-_LETTER_BYTES = 8 << 20
-
-#: Letters waiting for the broker, in all; reading stops above it.
-_QUEUE_BYTES = 64 << 20
 
 #: What no waiting mends.
 _HOPELESS = {
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError._AUTHENTICATION,
 }
 
 
 class KafkaExampleSource:
-    """All partitions of the examples topic, each in order, from given positions on."""
+    """All partitions of the examples topic, each in order, from given positions on; a :class:`rillet.schemas.Source`."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, positions: Positions, *, until_latest: bool) -> None:
+    def __init__(self, kafka: KafkaConnection | str, topic: str, positions: Positions, *, until_latest: bool) -> None:
         """
         :param positions: where to go on; partitions not named are read from their beginning.
-        :param until_latest: end at the ends that the partitions have now.
+        :param until_latest: end at the ends that the partitions have at the start.
+        """
+        self._kafka = KafkaConnection.of(kafka)
+        self._topic = topic
+        self._positions = dict(positions)
+        self._until_latest = until_latest
+        self._where = f"topic {topic} on {self._kafka}"
+        self._errors = BrokerErrors()
+        self._consumer: Consumer | None = None
+        #: partitions still to be read and where their reading ends
+        self._ends: dict[int, int] | None = None
+        #: what the broker last complained of, empty while all is well
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Connects and begins to fetch.
+
         :raises TopicError: there is no such topic, or a position lies outside of it.
+        :raises BrokerRefusedError: the broker does not let us in.
         :raises BrokerUnavailableError: no broker answers.
         """
-        ends = topic_ends(bootstrap_servers, topic)
+        ends = topic_ends(self._kafka, self._topic)
         if ends is None:
-            raise TopicError(f"topic {topic} on {bootstrap_servers}: there is none; name it in [kafka.topics]")
-        self._where = f"topic {topic} on {bootstrap_servers}"
-        for partition, (offset, _) in positions.items():
+            raise TopicError(f"{self._where}: there is none; name it in [kafka.topics]")
+        for partition, (offset, _) in self._positions.items():
             first, end = ends.get(partition, (0, -1))
             if not first <= offset <= end:
                 raise TopicError(
                     f"{self._where}: the checkpoint goes on at offset {offset} of partition {partition}, which holds"
                     f" {first} to {end}; if the topic was made anew, remove the checkpoints to train from its beginning"
                 )
-        #: partitions still to be read and where their reading ends
-        self._ends: dict[int, int] | None = None
-        if until_latest:
-            starts = {number: positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
+        if self._until_latest:
+            starts = {number: self._positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
             self._ends = {number: end for number, (_, end) in ends.items() if starts[number] < end}
-        self._consumer = Consumer(
-            client_settings(
-                bootstrap_servers,
-                **{
-                    "group.id": "rillet-train",
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "error",
-                    "queued.max.messages.kbytes": 32_768,
-                    "fetch.message.max.bytes": 8 << 20,
-                },
-            )
+        self._consumer = self._kafka.consumer(
+            {
+                "group.id": "rillet-train",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
+                "fetch.message.max.bytes": FETCH_BYTES,
+            },
+            self._errors,
         )
         self._consumer.assign(
-            [TopicPartition(topic, number, positions.get(number, (OFFSET_BEGINNING, 0))[0]) for number in ends]
+            [
+                TopicPartition(self._topic, number, self._positions.get(number, (OFFSET_BEGINNING, 0))[0])
+                for number in ends
+            ]
         )
-        #: what the broker last complained of, empty while all is well
-        self.trouble = ""
 
-    def poll(self, max_records: int, timeout_s: float) -> list[RawRecord] | None:
+    def poll(self, max_items: int, timeout_s: float) -> list[RawRecord] | None:
         """The next records, None once every partition has reached its end (``until_latest`` only).
 
-        :raises TopicError: the position is gone, or reading is not allowed.
+        :raises TopicError: the position is gone.
+        :raises BrokerRefusedError: reading is not allowed.
+        :raises ClosedError: not started, or closed.
         """
+        if self._consumer is None:
+            raise ClosedError(f"{self._where}: the source was not started, or is closed")
         if self._ends is not None and not self._ends:
             return None
         try:
-            messages = self._consumer.consume(max_records, timeout=timeout_s)
+            messages = self._consumer.consume(max_items, timeout=timeout_s)
         except KafkaException as error:
-            raise BrokerUnavailableError(f"{self._where}: {error.args[0].str()}") from error
+            raise self._kafka.explain(error, self._errors) from error
+        if self._errors.last is not None:
+            self._wait_out(self._errors.last)
         records: list[RawRecord] = []
         for message in messages:
             if message.error() is not None:
                 self._note(message)
                 continue
             self.trouble = ""
+            self._errors.clear()
             partition, offset = int(message.partition() or 0), int(message.offset() or 0)
             if self._ends is not None:
                 end = self._ends.get(partition, -1)
@@ -104,9 +120,14 @@ class KafkaExampleSource:
             records.append(RawRecord(partition, offset, message.value() or b"", message.key()))
         return records
 
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is ever on its way out of a source."""
+
     def close(self) -> None:
         """Leaves the broker."""
-        self._consumer.close()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
 
     def _note(self, message: Message) -> None:
         error = message.error()
@@ -118,7 +139,14 @@ class KafkaExampleSource:
                 self._ends.pop(int(message.partition() or 0), None)
             return
         if error.code() in _HOPELESS or error.fatal():
+            explained = self._kafka.explain(error)
+            if isinstance(explained, BrokerRefusedError):
+                raise explained
             raise TopicError(f"{self._where}, partition {message.partition()}: {error.str()}")
+        self._wait_out(error)
+
+    def _wait_out(self, error: KafkaError) -> None:
+        text = self._kafka.redact(error.str())
         if not self.trouble:
-            log.warning("%s: %s; waiting", self._where, error.str())
-        self.trouble = error.str()
+            log.warning("%s: %s; waiting", self._where, text)
+        self.trouble = text

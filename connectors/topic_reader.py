@@ -8,14 +8,16 @@ serving: it has no group, commits nothing, and stops.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError, TopicError
+from rillet.connectors.limits import FETCH_BYTES
 from rillet.connectors.producers import INGEST_HEADER
-from rillet.connectors.topics import client_settings, topic_ends
+from rillet.connectors.topics import topic_ends
 from rillet.schemas import NO_TIME_MS
 
 _BATCH = 2_000
@@ -35,20 +37,25 @@ class TopicRecord:
     value: bytes | None
     timestamp_ms: int
     ingest_ms: int
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
-def read_topic(bootstrap_servers: str, topic: str, *, start: Mapping[int, int] | None = None) -> Iterator[TopicRecord]:
+def read_topic(
+    kafka: KafkaConnection | str, topic: str, *, start: Mapping[int, int] | None = None
+) -> Iterator[TopicRecord]:
     """Committed records of all partitions up to the end that the topic had at the call.
 
     :param start: first offset of a partition; partitions not named are read from their beginning.
     :raises TopicError: there is no such topic, or a read failed.
+    :raises BrokerRefusedError: the broker does not let us in, or not read the topic.
     :raises BrokerUnavailableError: no broker answers, or it falls silent.
     """
-    ends = topic_ends(bootstrap_servers, topic)
+    kafka = KafkaConnection.of(kafka)
+    ends = topic_ends(kafka, topic)
     if ends is None:
-        raise TopicError(f"topic {topic} on {bootstrap_servers}: there is none; name the topic in [kafka.topics]")
+        raise TopicError(f"topic {topic} on {kafka}: there is none; name the topic in [kafka.topics]")
     partitions = [
-        _read_partition(bootstrap_servers, topic, number, max(first, (start or {}).get(number, first)), end)
+        _read_partition(kafka, topic, number, max(first, (start or {}).get(number, first)), end)
         for number, (first, end) in ends.items()
     ]
     if len(partitions) == 1:
@@ -62,22 +69,21 @@ def _arrival(record: TopicRecord) -> tuple[int, int]:
     return (record.ingest_ms if record.ingest_ms != NO_TIME_MS else record.timestamp_ms, record.timestamp_ms)
 
 
-def _read_partition(address: str, topic: str, partition: int, first: int, end: int) -> Iterator[TopicRecord]:
+def _read_partition(kafka: KafkaConnection, topic: str, partition: int, first: int, end: int) -> Iterator[TopicRecord]:
     if first >= end:
         return
-    consumer = Consumer(
-        client_settings(
-            address,
-            **{
-                "group.id": "rillet-read",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "queued.max.messages.kbytes": 16_384,
-                "fetch.message.max.bytes": 8 << 20,
-            },
-        )
+    errors = BrokerErrors()
+    consumer = kafka.consumer(
+        {
+            "group.id": "rillet-read",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            "queued.max.messages.kbytes": 2 * FETCH_BYTES >> 10,
+            "fetch.message.max.bytes": FETCH_BYTES,
+        },
+        errors,
     )
     try:
         consumer.assign([TopicPartition(topic, partition, first)])
@@ -86,8 +92,10 @@ def _read_partition(address: str, topic: str, partition: int, first: int, end: i
             messages: list[Message] = consumer.consume(_BATCH, timeout=_POLL_S)
             silent = 0 if messages else silent + 1
             if silent == _SILENCE_POLLS:
+                if errors.last is not None:
+                    raise kafka.explain(errors.last, errors)
                 raise BrokerUnavailableError(
-                    f"topic {topic}, partition {partition} on {address}: silent for {silent * _POLL_S:.0f} s"
+                    f"topic {topic}, partition {partition} on {kafka}: silent for {silent * _POLL_S:.0f} s"
                 )
             for message in messages:
                 error = message.error()
@@ -95,10 +103,11 @@ def _read_partition(address: str, topic: str, partition: int, first: int, end: i
                     # The end of what is committed; past the last record there may be transaction markers.
                     if error.code() == KafkaError._PARTITION_EOF:
                         return
-                    raise TopicError(f"topic {topic}, partition {partition} on {address}: {error.str()}")
+                    raise TopicError(f"topic {topic}, partition {partition} on {kafka}: {kafka.redact(error.str())}")
                 offset = int(message.offset() or 0)
                 if offset >= end:
                     return
+                headers = _headers(message)
                 yield TopicRecord(
                     topic,
                     partition,
@@ -106,18 +115,23 @@ def _read_partition(address: str, topic: str, partition: int, first: int, end: i
                     message.key(),
                     message.value(),
                     int(message.timestamp()[1]),
-                    _ingest_ms(message),
+                    _ingest_ms(headers),
+                    headers,
                 )
                 if offset + 1 >= end:
                     return
     except KafkaException as error:
-        raise BrokerUnavailableError(f"no Kafka broker answers at {address} ({error.args[0].str()})") from error
+        raise kafka.explain(error, errors) from error
     finally:
         consumer.close()
 
 
-def _ingest_ms(message: Message) -> int:
-    headers: Iterable[tuple[str, bytes | None]] = message.headers() or ()  # type: ignore[assignment]
+def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    # The client gives a list of pairs, whatever else its stubs allow.
+    return tuple(message.headers() or ())  # type: ignore[arg-type]
+
+
+def _ingest_ms(headers: tuple[tuple[str, bytes | None], ...]) -> int:
     for name, value in headers:
         if name == INGEST_HEADER and value is not None:
             try:

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a live table on a terminal, a line every ten seconds elsewhere."""
+"""What a person sees while the demo runs: a live table on a terminal, elsewhere one line per ten seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rillet.demo.driver import DriveStats
-from rillet.demo.timeline import Reading
+from rillet.demo.monitor import Reading
 
 _LINE_EVERY_S = 10.0
 
@@ -35,7 +35,7 @@ class Display:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, reading: Reading) -> None:
-        """The loop now; called about once a second, from any thread."""
+        """Shows the loop as it is now; called about once per second, from any thread."""
         if self._last is not None and reading.wall_s > self._last.wall_s:
             events = reading.requests + reading.actions - self._last.requests - self._last.actions
             self._last_rate = events / (reading.wall_s - self._last.wall_s)

@@ -1,7 +1,7 @@
 """What the demo raises beside what its parts do.
 
 RilletError
-└── DemoError    the loop did not come to its end: a request was not answered, or a service fell behind for good
+└── DemoError    the loop did not come to its end: a request was not answered, or a service died or did not catch up
 """
 
 from __future__ import annotations

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from rillet.audit.plain_join import Joined
-from rillet.connectors.delta_log import KafkaLog
+from rillet.audit.expected import ExpectedExamples
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
-from rillet.sync import ModelStore, replica_as_of
+from rillet.sync import ModelStore, TableShard, replica_as_of
 
 _BATCH_REQUESTS = 512
 
 
-def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, position: int) -> Float32s:
+def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int64s, position: int) -> Float32s:
     """Logits float32[impressions, T] of all impressions of ``requests``, in their order.
 
     :param requests: request numbers of ``joined``, ascending.
@@ -24,10 +24,11 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     :raises RilletError: the model of then cannot be rebuilt.
     """
     spec = joined.spec
-    log = KafkaLog(config.kafka.bootstrap_servers, config.kafka.topics.deltas)
-    replica = replica_as_of(
-        ModelStore(config.store_url, config.model.name), log, position, spec_hash=spec.hash, config=config.sync
-    )
+    model = config.model.name
+    with KafkaDeltaLog(config.kafka.connection, config.kafka.topics.deltas) as log:
+        replica = replica_as_of(
+            ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
+        )
     program = DenseProgram(
         replica.base.program,
         slots=len(spec.slots),
@@ -49,7 +50,7 @@ def frozen_logits(config: RilletConfig, joined: Joined, requests: Int64s, positi
     return np.concatenate(parts) if parts else np.empty((0, len(spec.tasks)), np.float32)
 
 
-def _request(joined: Joined, number: int) -> ScoreRequest:
+def _request(joined: ExpectedExamples, number: int) -> ScoreRequest:
     """What the server would score for a request, taken from the joined columns."""
     first, last = int(joined.start[number]), int(joined.start[number + 1])
     return ScoreRequest(

@@ -68,7 +68,7 @@ def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], q: 
 
 
 class RunningAuc:
-    """AUC over the newest scores, kept as two histograms of probabilities; constant work a request.
+    """AUC over the newest scores, kept as two histograms of probabilities; constant work per request.
 
     Two halves: the older one is dropped when the newer one is full.
     """

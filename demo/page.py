@@ -1,6 +1,6 @@
 """The report as one HTML file: numbers, four plots as inline SVG, a verdict. Nothing is loaded from elsewhere.
 
-Plots take their colours from the page's CSS, so that one file looks right on light and on dark.
+Plots take their colours from the page's CSS, so that one file suits light and dark themes.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def render(report: Report) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure with so many decimals; a dash for one that does not exist."""
+    """A number with ``digits`` decimals; a dash for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def size(count: float) -> str:
-    """Bytes with a unit of thousands."""
+    """A number of bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -84,7 +84,7 @@ def _plots(report: Report) -> list[dict[str, Any]]:
         {
             "title": "AUC of what was served",
             "text": "Every impression after the first fifth of the requests, scored as it was served, beside the "
-            "same impressions scored by the model as it was at that fifth.",
+            "same impressions scored by the model as it was after that fifth.",
             "svg": _draw("AUC served and frozen over requests", lambda axes: _quality(axes, report)),
             "empty": not quality.edges,
         },
@@ -116,7 +116,7 @@ def _quality(axes: Axes, report: Report) -> None:
     quality = report.quality
     axes.plot(quality.edges, quality.served_curve, color=_FIRST, linewidth=2, marker="o", markersize=3.5)
     axes.plot(quality.edges, quality.frozen_curve, color=_SECOND, linewidth=2, linestyle=(0, (4, 2)))
-    axes.legend(["served, learning on", "frozen at the first fifth"], loc="best")
+    axes.legend(["served, learning on", "frozen after the first fifth"], loc="best")
     axes.set_xlabel("requests")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 

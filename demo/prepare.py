@@ -1,4 +1,4 @@
-"""Before the first process starts: the recording, an empty folder for the run, and what Ctrl-C does."""
+"""What has to be there before the first process starts: the recording, an empty folder, and handlers of signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKER = ".rillet-demo"
 
 
 def open_recording(given: Path | None, dataset: str, requests: int | None, folder: Path, console: Console) -> Recording:
-    """The given recording, or one made of a data set.
+    """Opens the given recording, or makes one of a data set.
 
     :param requests: how many to make; None for 50,000. A given recording stays as it is.
     :raises RecordingError: it cannot be read; DatasetError: it cannot be fetched.
@@ -40,7 +40,10 @@ def open_recording(given: Path | None, dataset: str, requests: int | None, folde
 
 
 def fresh_folder(folder: Path) -> Path:
-    """An empty folder; one that an earlier demo left is removed, anything else is left alone."""
+    """Makes an empty folder, in place of one that an earlier demo left.
+
+    :raises DemoError: the folder holds anything else.
+    """
     if folder.exists():
         if not (folder / _MARKER).exists() and any(folder.iterdir()):
             raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
@@ -52,7 +55,7 @@ def fresh_folder(folder: Path) -> Path:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Impatient further Ctrl-Cs do not keep what was started from being stopped."""
+    """Ignores SIGINT and SIGTERM within the block, so that a second Ctrl-C does not interrupt the cleaning up."""
     previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -63,7 +66,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
+    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -17,22 +17,22 @@ from pathlib import Path
 from rich.console import Console
 
 from rillet.audit.comparison import audit_topics
-from rillet.audit.plain_join import Joined
+from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.producers import ActionProducer
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import topic_ends
 from rillet.demo.display import Display
 from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.demo.frozen import frozen_logits
-from rillet.demo.joiner import JoinerLag, drain_joiner, next_rate, start_joiner, wait_for_joiner
+from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner, wait_for_joiner
+from rillet.demo.monitor import LoopMonitor
 from rillet.demo.page import render
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
 from rillet.demo.report import FRESHNESS, Report, judge, judged_requests, latency_summary, summarise_deltas
 from rillet.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
-from rillet.demo.timeline import Timeline
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import load_config
 from rillet.recordings import Event, Recording
@@ -61,7 +61,7 @@ def run_demo(
     :param recording: a directory; None makes one of ``dataset``.
     :param out: gets ``report.json``, ``report.html`` and ``run/`` with the run's data and logs.
     :param dataset: ``movielens`` or ``synthetic``.
-    :param rate: requests a second to aim at.
+    :param rate: requests per second to aim at.
     :returns: 0, 1 when the audit found anything, 130 when interrupted.
     :raises RilletError: whatever keeps it from running, in one sentence.
     """
@@ -82,7 +82,7 @@ def run_demo(
 
 
 class _Demo:
-    """One run: the stack, the driver, and what they leave behind."""
+    """One run: the stack, the driver, and the numbers that come of it."""
 
     def __init__(self, recording: Recording, total: int, settings: DemoSettings, console: Console) -> None:
         self.recording = recording
@@ -93,9 +93,9 @@ class _Demo:
         self.console = console
         self.stats = DriveStats(total)
         self.display = Display(self.stats, console)
-        self.timeline = Timeline(self.config, self.stats, self.display.show)
+        self.monitor = LoopMonitor(self.config, self.stats, self.display.show)
         self.started_ms = 0
-        #: end of the delta log when the first fifth was answered
+        #: end of the delta log when a fifth of the requests was answered; the frozen model is the one of then
         self.frozen_position: int | None = None
 
     def run(self, started_s: float) -> Report:
@@ -103,11 +103,11 @@ class _Demo:
         try:
             self._start()
             with self.display:
-                self.timeline.start()
+                self.monitor.start()
                 try:
                     self._drive()
                 finally:
-                    self.timeline.close()
+                    self.monitor.close()
             return self._conclude(started_s)
         finally:
             with uninterrupted():
@@ -132,15 +132,17 @@ class _Demo:
     def _drive(self) -> None:
         kafka = self.config.kafka
         spec = self.recording.info.spec
-        actions = ActionProducer(kafka.bootstrap_servers, kafka.topics.actions)
+        actions = EventProducer(kafka.connection, kafka.topics.actions)
+        actions.start()
         self.started_ms = time.time_ns() // 1_000_000
         driver = Driver(
             spec,
             self.settings.drive,
+            self.settings.drive.client(),
             actions,
             self.stats,
             watched=spec.tasks[0].action,
-            on_milestone=self._mark_fifth,
+            on_milestone=self._note_position,
             milestone=max(1, self.total // 5),
         )
         stop = threading.Event()
@@ -172,8 +174,9 @@ class _Demo:
             elif event.request_id in taken:
                 yield event
 
-    def _mark_fifth(self) -> None:
-        ends = topic_ends(self.config.kafka.bootstrap_servers, self.config.kafka.topics.deltas)
+    def _note_position(self) -> None:
+        """Keeps where the delta log ends now, for scoring with the model of this moment later."""
+        ends = topic_ends(self.config.kafka.connection, self.config.kafka.topics.deltas)
         self.frozen_position = ends[0][1] if ends else None
 
     def _conclude(self, started_s: float) -> Report:
@@ -184,30 +187,32 @@ class _Demo:
         say("auditing the topics")
         kafka = self.config.kafka
         audit, joined = audit_topics(
-            kafka.bootstrap_servers,
+            kafka.connection,
             self.recording.info.spec,
             features=kafka.topics.features,
             actions=kafka.topics.actions,
             examples=kafka.topics.examples,
+            max_ahead_ms=self.config.joiner.max_ahead_ms,
+            lateness_ms=self.config.flink.lateness_ms,
         )
         for line in audit.lines():
             say(line)
         self._wait_for_training(audit)
-        final = self.timeline.read()
-        early = {event.request_id for event in self._first_fifth()}
+        final = self.monitor.read()
+        early = {event.request_id for event in self._unjudged()}
         judged = judged_requests(joined, early)
-        say("scoring the same impressions with the model of the first fifth")
+        say("scoring the same impressions with the model as it was after a fifth of the requests")
         if self.frozen_position is None:
-            raise DemoError(f"topic {kafka.topics.deltas} was not there when the first fifth was answered")
+            raise DemoError(f"topic {kafka.topics.deltas} was not there when a fifth of the requests was answered")
         frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
         return Report(
             dataset=self.recording.info.dataset,
             audit=audit,
             unlogged=self.total - audit.requests,
             quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
-            deltas=summarise_deltas(read_topic(kafka.bootstrap_servers, kafka.topics.deltas), self.started_ms),
-            readings=self.timeline.readings,
-            freshness=self.timeline.served.histograms.get(FRESHNESS, ([], [])),
+            deltas=summarise_deltas(read_topic(kafka.connection, kafka.topics.deltas), self.started_ms),
+            readings=self.monitor.readings,
+            freshness=self.monitor.served.histograms.get(FRESHNESS, ([], [])),
             latency_ms=latency_summary(self.stats.latency_s),
             replica_rows=final.replica_rows,
             replica_lag=final.replica_lag,
@@ -217,7 +222,8 @@ class _Demo:
             settings=self._described(joined),
         )
 
-    def _first_fifth(self) -> Iterator[FeatureEvent]:
+    def _unjudged(self) -> Iterator[FeatureEvent]:
+        """The first fifth of the requests: the frozen model learnt from them, so quality is compared after them."""
         left = max(1, self.total // 5)
         for event in self.recording.features():
             if not left:
@@ -228,12 +234,12 @@ class _Demo:
     def _wait_for_joining(self) -> None:
         """Until the joiner has read all of both topics: a drain closes windows, it does not read on."""
         deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
-        with JoinerLag(self.config) as lag:
-            while behind := lag.records():
+        with joiner_lag(self.config) as lag:
+            while unread := lag.records():
                 if time.monotonic() > deadline:
                     process = self.stack.process("join")
                     raise DemoError(
-                        f"after {_CATCH_UP_TIMEOUT_S:.0f} s the joiner is {behind:,} records behind, see {process.log}"
+                        f"after {_CATCH_UP_TIMEOUT_S:.0f} s the joiner still has {unread:,} records to read, see {process.log}"
                     )
                 self._require("join")
                 time.sleep(_SETTLE_S)
@@ -245,23 +251,23 @@ class _Demo:
 
     def _pace(self, driver: Driver, stop: threading.Event) -> None:
         """Slows the driver while the joiner cannot keep up."""
-        with JoinerLag(self.config) as lag:
+        with joiner_lag(self.config) as lag:
             while not stop.wait(_PACE_S):
                 try:
-                    behind = lag.records()
+                    unread = lag.records()
                 except BrokerUnavailableError as error:
                     # A leader election or a restart: the pace stays; a broker that is gone ends the driver.
                     self.display.say(f"pace unchanged: {error}")
                     continue
-                driver.rate = next_rate(driver.rate, self.settings.drive.rate, behind)
+                driver.rate = next_rate(driver.rate, self.settings.drive.rate, unread)
 
     def _wait_for_training(self, audit: AuditReport) -> None:
         """Until the trainer has learnt all examples, published what changed, and the server applied it."""
         self.display.say("waiting for the trainer and the server to finish")
         deadline = time.monotonic() + _CATCH_UP_TIMEOUT_S
         while True:
-            reading = self.timeline.read()
-            unpublished = self.timeline.trained.get("rillet_train_touched_rows")
+            reading = self.monitor.read()
+            unpublished = self.monitor.trained.get("rillet_train_touched_rows")
             if reading.trained_rows >= audit.found and not unpublished and not reading.replica_lag:
                 time.sleep(_SETTLE_S)
                 return
@@ -270,19 +276,19 @@ class _Demo:
             if time.monotonic() > deadline:
                 raise DemoError(
                     f"after {_CATCH_UP_TIMEOUT_S:.0f} s the trainer has learnt {reading.trained_rows:,} of "
-                    f"{audit.found:,} examples and the server is {reading.replica_lag} records behind; "
+                    f"{audit.found:,} examples and the server has {reading.replica_lag} delta records to apply; "
                     f"see {self.stack.process('train').log}"
                 )
             time.sleep(_SETTLE_S)
 
-    def _described(self, joined: Joined) -> dict[str, object]:
+    def _described(self, joined: ExpectedExamples) -> dict[str, object]:
         config = self.config
         span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
         return {
             "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
             "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
-            "publication_interval": f"{config.sync.sparse_interval_s:g} s",
-            "joiner_checkpoint_interval": f"{config.joiner.checkpoint_interval_ms / 1000:g} s",
+            "publication_interval": f"{config.publisher.sparse_interval_s:g} s",
+            "joiner_checkpoint_interval": f"{config.flink.checkpoint_interval_ms / 1000:g} s",
             "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
@@ -301,7 +307,7 @@ def _finish(report: Report, out: Path, console: Console) -> int:
     quality = report.quality
     say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False)  # noqa: E731
     say(
-        f"AUC served {quality.served_auc:.4f}, frozen at the first fifth {quality.frozen_auc:.4f}; "
+        f"AUC served {quality.served_auc:.4f}, frozen after a fifth of the requests {quality.frozen_auc:.4f}; "
         f"calibration {quality.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
         f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"
     )

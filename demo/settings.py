@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rillet.connectors.config import KafkaConfig
 from rillet.demo.driver import DriveSettings
 from rillet.devstack.process import free_port
 from rillet.embeddings import TableConfig
-from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, dump_config
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.recordings import RecordingInfo
 from rillet.schemas import dump_spec
 from rillet.serving.config import ServingConfig
-from rillet.sync.config import SyncConfig
+from rillet.sync.config import PublisherConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
 
 DEFAULT_RATE = 200.0
@@ -39,7 +41,7 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
     """Writes ``rillet.toml`` and the feature spec into ``folder``.
 
     :param requests: how many of the recording will be driven.
-    :param rate: requests a second that the driver will aim at.
+    :param rate: requests per second that the driver will aim at.
     """
     span_ms = (info.last_event_ms - info.first_event_ms) * requests / max(info.requests, 1)
     speedup = max(1.0, span_ms / 1000 / (requests / rate))
@@ -52,9 +54,9 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
         spec=Path("spec.toml"),
         data_dir=Path("data"),
         kafka=KafkaConfig(bootstrap_servers=f"127.0.0.1:{free_port()}"),
-        joiner=JoinerConfig(
+        joiner=JoinerConfig(slice_ms=max(_MIN_SLICE_MS, lateness_ms // 4)),
+        flink=FlinkConfig(
             lateness_ms=lateness_ms,
-            slice_ms=max(_MIN_SLICE_MS, lateness_ms // 4),
             checkpoint_interval_ms=1000,
             # The driver itself keeps the partitions together; aligning them would cost a pause at every gap.
             max_drift_ms=0,
@@ -65,7 +67,7 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
         table=TableConfig(optimizer="lazy_adam", learning_rate=0.004),
         trainer=TrainerConfig(batch_size=512, max_wait_ms=1000, checkpoint_interval_s=60.0),
         # Nothing is collected: the report looks back at the model of the first fifth.
-        sync=SyncConfig(
+        publisher=PublisherConfig(
             sparse_interval_s=3.0, dense_interval_s=9.0, base_interval_s=120.0, keep_bases=1000, keep_dense=100_000
         ),
         serving=serving,

@@ -1,6 +1,7 @@
 """A real Kafka broker for demos and tests: one KRaft node (KIP-500), no ZooKeeper, no script of the distribution.
 
-Not for production: one replica of everything. Its data lies in a folder and survives a restart.
+Not for production: one replica of everything. Its data lies in a folder and survives a restart. Plaintext, unless it
+is given a user.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import base64
 import subprocess
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError
+from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.connectors.topics import ensure_broker
+from rillet.devstack.certificates import Certificates, make_certificates
 from rillet.devstack.process import Process, free_port, require_free_port
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.toolchain import Jars, fetch_jars, find_java, java_environment
@@ -26,10 +30,11 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=BROKER://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+inter.broker.listener.name=BROKER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,BROKER:{protocol}
 log.dirs={data}
 num.network.threads=2
 num.io.threads=2
@@ -49,27 +54,64 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.segment.bytes=268435456
 log.index.size.max.bytes=2097152
-message.max.bytes=16777216
-replica.fetch.max.bytes=16777216
+message.max.bytes={max_bytes}
+replica.fetch.max.bytes={max_bytes}
+"""
+
+#: TLS with a certificate of our own, and a user with a password (SCRAM, RFC 7677) whom the broker itself uses too
+_SECURED = """\
+sasl.enabled.mechanisms=SCRAM-SHA-256
+sasl.mechanism.inter.broker.protocol=SCRAM-SHA-256
+listener.name.broker.scram-sha-256.sasl.jaas.config={login}
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={truststore}
 """
 
 
 @dataclass(frozen=True, slots=True)
+class User:
+    """The one user of a secured broker. No comma, bracket, backslash or double quote: it goes through three syntaxes."""
+
+    name: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker whose data, log and pid file lie in ``folder``."""
+    """A broker whose data, log and pid file lie in ``folder``.
+
+    :param user: makes it take this user only (SASL/SCRAM-SHA-256 over TLS); without one it is plaintext.
+    """
 
     folder: Path
     port: int
+    user: User | None = None
 
     @property
     def process(self) -> Process:
-        """The process behind it."""
+        """Its process."""
         return Process("broker", self.folder)
 
     @property
     def bootstrap_servers(self) -> str:
         """Its address as clients take it."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """How clients get in."""
+        if self.user is None:
+            return KafkaConnection(self.bootstrap_servers)
+        settings = {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-256",
+            "sasl.username": self.user.name,
+            "sasl.password": self.user.password,
+            "ssl.ca.location": str(self._certificates.authority),
+        }
+        return KafkaConnection(self.bootstrap_servers, settings)
 
     @property
     def running(self) -> bool:
@@ -88,9 +130,8 @@ class Broker:
         properties = self.folder / "server.properties"
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
-        properties.write_text(
-            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=data.resolve()), "utf-8"
-        )
+        properties.touch(mode=0o600)
+        properties.write_text(self._properties(data), "utf-8")
         if not (data / "meta.properties").is_file():
             self._format(jars, java.command, properties)
         command = [*_jvm(java.command, jars), "kafka.Kafka", str(properties)]
@@ -107,26 +148,49 @@ class Broker:
 
     def _answers(self) -> bool:
         try:
-            ensure_broker(self.bootstrap_servers, timeout_s=2.0)
-        except BrokerUnavailableError:
+            ensure_broker(self.connection, timeout_s=2.0)
+        # One that has just come up does not know its users yet.
+        except (BrokerUnavailableError, BrokerRefusedError):
             return False
         return True
+
+    @property
+    def _certificates(self) -> Certificates:
+        return Certificates(self.folder.resolve() / "certificates")
+
+    def _properties(self, data: Path) -> str:
+        text = _PROPERTIES.format(
+            port=self.port,
+            controller_port=free_port(),
+            data=data.resolve(),
+            protocol="PLAINTEXT" if self.user is None else "SASL_SSL",
+            max_bytes=TOPIC_MAX_BYTES,
+        )
+        if self.user is None:
+            return text
+        made = make_certificates(self._certificates.folder)
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        login = f'{module} required username="{self.user.name}" password="{self.user.password}";'
+        return text + _SECURED.format(login=login, keystore=made.broker, truststore=made.authority)
 
     def _format(self, jars: Jars, java: Path, properties: Path) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = [*_jvm(java, jars), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"]
         tool += ["--config", str(properties)]
+        if self.user is not None:
+            tool += ["--add-scram", f"SCRAM-SHA-256=[name={self.user.name},password={self.user.password}]"]
         done = subprocess.run(tool, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
         if done.returncode:
             raise ServiceError(f"the broker's data folder cannot be formatted: {(done.stderr or done.stdout).strip()}")
 
 
-def start_broker(folder: Path, port: int = 0) -> Broker:
+def start_broker(folder: Path, port: int = 0, user: User | None = None) -> Broker:
     """Starts a broker; port 0 takes a free one.
 
+    :param user: see :class:`Broker`.
     :raises ServiceError: see :meth:`Broker.start`.
     """
-    broker = Broker(folder, port or free_port())
+    broker = Broker(folder, port or free_port(), user)
     broker.start()
     return broker
 

@@ -61,17 +61,19 @@ class Stack:
         """Starts the broker unless one answers at the address already, and makes the topics.
 
         :returns: whether it was started by this call.
-        :raises ServiceError: it cannot be started.
+        :raises ServiceError: it cannot be started, or not as [kafka.client] wants it.
+        :raises BrokerRefusedError: one answers and does not let us in.
         """
-        servers = self.config.kafka.bootstrap_servers
+        kafka = self.config.kafka
         try:
-            ensure_broker(servers, timeout_s=1.0)
+            ensure_broker(kafka.connection, timeout_s=1.0)
             started = False
-        except BrokerUnavailableError:
+        except BrokerUnavailableError as error:
+            if not kafka.connection.plaintext:
+                raise ServiceError(f"{error}; one started here would be plaintext, [kafka.client] is not") from error
             self.broker.start()
             started = True
-        kafka = self.config.kafka
-        create_topics(servers, kafka.topic_partitions, replication=kafka.replication)
+        create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
         return started
 
     def start(self, name: str) -> bool:

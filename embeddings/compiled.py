@@ -1,7 +1,7 @@
 """What every kernel file builds on: the compile decorator, argument types, and arrays over raw addresses.
 
-Chunks and segments come one by one and never move, so a kernel gets an array of their addresses instead of
-the arrays: growth adds an address and no kernel is compiled anew for it. Inputs are declared read-only, which
+Chunks and segments are added one by one and never move, so a kernel gets an array of their addresses instead of
+the arrays: growth adds an address and no kernel is compiled again for it. Inputs are declared read-only, which
 accepts both the decoder's read-only views and writable arrays with one specialisation.
 """
 

@@ -26,15 +26,15 @@ class TableConfig:
     beta2: float = 0.999
     #: added to the root in the denominator, both optimisers
     eps: float = 1e-8
-    #: adagrad: the sum of squared gradients that a new row starts with
+    #: adagrad: the sum of squared gradients with which a new row starts
     initial_accumulator: float = 0.1
     #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
     init_scale: float = 0.01
     #: of the initialiser: same fid and seed, same row, on any machine
     seed: int = 0
-    #: rows a slab chunk holds, a power of two; a table grows by one chunk
+    #: rows per chunk, a power of two; a table grows by one chunk at a time
     chunk_rows: int = 65_536
-    #: keys the map has room for before it first grows
+    #: keys that the map has room for before it first grows
     initial_capacity: int = 65_536
     #: touched keys from which ``TouchedKeys.should_drain`` asks for an early take; none is ever dropped
     touched_capacity: int = 1 << 20

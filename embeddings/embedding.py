@@ -1,7 +1,7 @@
 """The embedding table: fids in, pooled rows out, gradients in, and what changed since it was last published.
 
 Collisionless (Monolith section 2.1): every fid has a row of its own. It has no clock and no threads; calls must
-not overlap, and its kernels run without the interpreter lock.
+not overlap. Its kernels run without the interpreter lock.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class EmbeddingTable:
     def find_or_insert(self, fids: Int64s, now_ms: int) -> Int64s:
         """Row numbers int64[n], a fresh row for each unknown fid; -1 for padding. Stamps last-seen.
 
-        :param now_ms: time since 1970, kept by the second; an earlier time than a fid's last is passed over.
+        :param now_ms: time since 1970, kept to the second; a time before the fid's last is ignored.
         :raises TableInputError: wrong dtype or shape, a negative fid, or a time out of range.
         """
         return self._insert(check_fids(fids), check_time(now_ms))
@@ -95,9 +95,9 @@ class EmbeddingTable:
         """Mean of each segment's rows, float32[segments, dim]; -1 counts as a row of zeros.
 
         :param rows: int64[F] from :meth:`find` or :meth:`find_or_insert`, segment after segment.
-        :param lengths: uint16[segments] with sum F; None = one row a segment. An empty segment reads as zeros.
+        :param lengths: uint16[segments] with sum F; None = one row per segment. An empty segment reads as zeros.
         :param out: written and returned where given, C-contiguous float32[segments, dim].
-        :raises TableInputError: shapes that do not fit together, or a row number this table never gave.
+        :raises TableInputError: shapes that do not fit together, or a row number that this table never gave.
         """
         check_rows(rows, self._row_end)
         segments = check_lengths(lengths, len(rows))
@@ -112,7 +112,7 @@ class EmbeddingTable:
     def apply_gradients(self, rows: Int64s, lengths: UInt16s | None, grad: Float32s) -> int:
         """One optimiser step for each distinct row; returns how many there were.
 
-        A row's gradient is the sum over its segments of the segment's gradient / length. -1 is passed over.
+        A row's gradient is the sum over its segments of the segment's gradient / length. -1 is skipped.
 
         :param rows: int64[F], lengths: as given to :meth:`gather_pooled`.
         :param grad: float32[segments, dim], of the pooled embeddings. Must be finite: the caller checks its loss.
@@ -151,7 +151,7 @@ class EmbeddingTable:
     def upsert(self, fids: Int64s, values: Float32s, now_ms: int = 0) -> None:
         """Sets embeddings, inserting unknown fids; optimiser slots stay as they are, or start fresh.
 
-        :param values: float32[n, dim]; of a fid given twice the last stays.
+        :param values: float32[n, dim]; of a fid given twice the last values stay.
         :raises TableInputError: wrong dtype or shape, a negative or padding fid.
         """
         fids = check_fids(fids)
@@ -173,7 +173,7 @@ class EmbeddingTable:
         return removed
 
     def last_seen(self, fids: Int64s) -> Int64s:
-        """Last-seen times int64[n] in ms, by the second; -1 where the fid is unknown."""
+        """Last-seen times int64[n] in ms, to the second; -1 where the fid is unknown."""
         seconds = self._map.last_seen(check_fids(fids))
         return np.where(seconds < 0, -1, seconds * 1000)
 
@@ -222,7 +222,7 @@ class EmbeddingTable:
 
     @property
     def _row_end(self) -> int:
-        # Row numbers freed by an insert that found no memory are above what the slabs reach.
+        # Row numbers freed by an insert that found no memory may lie beyond what the slabs hold.
         return min(self._map.row_end, self._slabs.row_end)
 
     def _insert(self, fids: Int64s, now_s: int) -> Int64s:
@@ -253,16 +253,7 @@ class EmbeddingTable:
     def _mark(self, rows: Int64s) -> None:
         touched = self._touched
         if touched is not None:
-            touched.reserve(len(rows))
-            touched.count = row_kernels.mark_touched(
-                rows,
-                self._slabs.marks_at,
-                self._slabs.shift,
-                touched.oldest_epoch,
-                touched.epoch,
-                touched.keys,
-                touched.count,
-            )
+            touched.mark(rows, self._slabs)
 
     def _live(self) -> tuple[Int64s, Int64s]:
         fids = np.empty(len(self), np.int64)

@@ -1,4 +1,4 @@
-"""Exceptions of ``tables``.
+"""Exceptions of ``embeddings``.
 
 TableError
 ├── TableInputError      an argument of the wrong dtype, shape or range

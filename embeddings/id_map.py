@@ -1,8 +1,8 @@
-"""Exact map fid -> row number with a last-seen second an entry: no two fids ever share a row.
+"""Exact map fid -> row number that also keeps when a fid was last seen, in seconds: no two fids ever share a row.
 
 Extendible hashing (Fagin et al., 1979): a directory, indexed by the upper bits of the hash, of segments of
-4,096 slots with linear probing. A full segment splits alone (some tens of microseconds), so growth never rehashes the
-map at once. It knows row numbers only, not what lies in a row. Not thread-safe.
+4,096 slots with linear probing. A full segment splits alone (in tens of microseconds), so growth never rehashes the
+whole map at once. It knows row numbers only, not what lies in a row. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class IdMap:
         return seconds
 
     def stamp(self, fids: Int64s, seconds: Int64s) -> None:
-        """Sets last-seen seconds, backwards too; fids that are not in the map are passed over."""
+        """Sets last-seen seconds, to earlier ones too; fids that are not in the map are skipped."""
         kernels.stamp(fids, seconds, self._directory, self._depth)
 
     @property

@@ -1,4 +1,4 @@
-"""Argument checks of the embedding table: dtype, shape and range, each a pass over the array at most."""
+"""Argument checks of the embedding table: dtype, shape and range, each at most one pass over the array."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Kernels of the id map: find, assign, remove, seen. See ``id_map`` for the layout they work on.
 
 Linear probing inside a segment; a removal shifts later keys back (Knuth, TAOCP 6.4, algorithm R), so there
-are no tombstones to collect and no probe ever misses a key behind a hole.
+are no tombstones to collect and no probe ever stops at a hole before its key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTROL_FIELDS = 8
 #: what assign answers
 DONE, NEEDS_DEPTH, NEEDS_SEGMENT = 0, 1, 2
 
-#: fids to ask the memory for ahead of the one at hand
+#: how many fids ahead of the current one are prefetched
 AHEAD = 12
 
 _SLOT_MASK = SEGMENT_SLOTS - 1
@@ -59,7 +59,7 @@ def _segment(directory: Any, hashed: Any, depth: Any) -> Any:
 
 @helper
 def _prefetch_entry(fid: Any, directory: Any, depth: Any) -> None:
-    """Asks for the cache line where the probe for a fid will begin."""
+    """Prefetches the cache line where the probe for a fid will begin."""
     hashed = mix(fid)
     word = SEGMENT_HEADER + 2 * np.int64(hashed & uint64(_SLOT_MASK))
     prefetch(directory[np.int64(hashed >> uint64(64 - depth))] + 8 * word)
@@ -137,7 +137,7 @@ def _split(segment: Any, hashed: Any, directory: Any, control: Any, scratch: Any
 def assign(
     fids: Any, seen: Any, directory: Any, control: Any, free_rows: Any, scratch: Any, rows: Any, fresh: Any
 ) -> Any:
-    """Finds or inserts from ``control[REACHED]`` on, stamps ``seen`` (seconds) where it is later.
+    """Finds or inserts from ``control[REACHED]`` on; sets last-seen to ``seen`` (seconds) where that is later.
 
     ``fresh`` gets the indices of the fids that got a new row. Stops with NEEDS_DEPTH or NEEDS_SEGMENT when a
     segment is full and there is no room to split it; the caller provides that and calls again.
@@ -185,7 +185,7 @@ def assign(
 
 @kernel(INT64, IN_INT64S, IN_INT64S, INT64S, INT64S, INT64S)
 def remove(fids: Any, directory: Any, control: Any, free_rows: Any, rows: Any) -> Any:
-    """Takes fids out and frees their rows; ``rows`` gets each one's former row, -1 where there was none."""
+    """Removes fids and frees their rows; ``rows`` gets the former row of each, -1 where there was none."""
     removed = 0
     for i in range(len(fids)):
         fid = fids[i]

@@ -1,6 +1,6 @@
 """The optimisers of table rows: how wide a row is, what its slots start with, and the step.
 
-A row is its embedding, then the slots. One object serves one table; state that differs by row lies in the row.
+A row is its embedding, then the slots. One object serves one table; state that differs from row to row lies in the row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_CORRECTIONS = 1 << 18
 class RowOptimizer(Protocol):
     """What a table asks of an optimiser."""
 
-    #: floats behind the embedding
+    #: floats per row after the embedding
     slots: int
     #: what each of them is in a new row
     initial_slot: float
@@ -43,7 +43,7 @@ class NoOptimizer:
 
 
 class Adagrad:
-    """One sum of squared gradients a column (Duchi et al., 2011)."""
+    """One sum of squared gradients per column (Duchi et al., 2011)."""
 
     def __init__(self, dim: int, config: TableConfig) -> None:
         self.slots = dim
@@ -57,7 +57,7 @@ class Adagrad:
 
 
 class LazyAdam:
-    """Two moments a column and a step count a row (Kingma and Ba, 2015, applied to touched rows only)."""
+    """Two moments per column and a step count per row (Kingma and Ba, 2015, applied to touched rows only)."""
 
     initial_slot = 0.0
 

@@ -1,6 +1,6 @@
 """Kernels that read and write whole rows: initialise, gather with mean pooling, copy out and in, free.
 
-Rows are found by number in chunks (see ``slabs``); -1 stands for an unknown fid and reads as zeros.
+Rows lie in chunks and are found by number (see ``slabs``); -1 stands for an unknown fid and reads as zeros.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rillet.embeddings.compiled import (
 )
 from rillet.embeddings.map_kernels import mix
 
-#: int64 fields a row beside its floats. FID: owner, 0 when free. BATCH: call and place of the last
-#: de-duplication that met it. TOUCHED: epoch of its last change.
+#: int64 fields per row, stored apart from its floats. FID: owner, 0 when free. BATCH: call and place of the last
+#: de-duplication that met the row. TOUCHED: round of its last change, see ``touched``.
 FID, BATCH, TOUCHED = range(3)
 MARKS = 3
 
-#: rows to ask the memory for ahead of the one at hand, so that a pass over scattered rows does not wait for each
+#: how many rows ahead of the current one are prefetched, so that a pass over scattered rows does not wait for each
 AHEAD = 12
 
 
@@ -45,7 +45,7 @@ def row_floats(rows_at: Any, row: Any, shift: Any, width: Any, first: Any, count
 
 @helper
 def prefetch_row(rows_at: Any, row: Any, shift: Any, width: Any, count: Any) -> None:
-    """Asks for the first ``count`` floats of a row."""
+    """Prefetches the first ``count`` floats of a row."""
     within = row & ((np.int64(1) << shift) - 1)
     start = rows_at[row >> shift] + within * width * 4
     for address in range(start & ~np.int64(63), start + count * 4, 64):
@@ -54,7 +54,7 @@ def prefetch_row(rows_at: Any, row: Any, shift: Any, width: Any, count: Any) -> 
 
 @helper
 def prefetch_marks(marks_at: Any, row: Any, shift: Any) -> None:
-    """Asks for the marks of a row."""
+    """Prefetches the marks of a row."""
     prefetch(marks_at[row >> shift] + (row & ((np.int64(1) << shift) - 1)) * (MARKS * 8))
 
 
@@ -151,7 +151,7 @@ def gather_mean(rows: Any, lengths: Any, rows_at: Any, shift: Any, width: Any, o
 
 @kernel(INT64, IN_INT64S, IN_FLOAT32S_2D, IN_INT64S, INT64, INT64)
 def scatter(rows: Any, values: Any, rows_at: Any, shift: Any, width: Any) -> Any:
-    """Overwrites the first ``values.shape[1]`` floats of each row, in order: of a row named twice the last stays."""
+    """Overwrites the first ``values.shape[1]`` floats of each row, in order: of a row given twice the last values stay."""
     columns = values.shape[1]
     for i in range(len(rows)):
         floats = row_floats(rows_at, rows[i], shift, width, 0, columns)
@@ -188,16 +188,16 @@ def live(row_end: Any, marks_at: Any, shift: Any, fids: Any, rows: Any) -> Any:
 
 
 @kernel(INT64, IN_INT64S, IN_INT64S, INT64, INT64, INT64, INT64S, INT64)
-def mark_touched(rows: Any, marks_at: Any, shift: Any, oldest_epoch: Any, epoch: Any, keys: Any, count: Any) -> Any:
+def mark_touched(rows: Any, marks_at: Any, shift: Any, oldest_round: Any, round_: Any, keys: Any, count: Any) -> Any:
     """Appends the fids of rows not yet pending to ``keys[count:]``; returns the new count.
 
-    A row is pending when it was last touched in ``oldest_epoch`` or later.
+    A row is pending when it was last touched in ``oldest_round`` or later.
     """
     for i in range(len(rows)):
         if rows[i] >= 0:
             marks = row_marks(marks_at, rows[i], shift)
-            if marks[TOUCHED] < oldest_epoch and marks[FID] != 0:
-                marks[TOUCHED] = epoch
+            if marks[TOUCHED] < oldest_round and marks[FID] != 0:
+                marks[TOUCHED] = round_
                 keys[count] = marks[FID]
                 count += 1
     return count

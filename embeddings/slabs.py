@@ -1,7 +1,7 @@
 """Row storage in chunks: float32 rows (embedding, then optimiser slots) and int64 marks, neither ever moved.
 
-A chunk is added when a row number asks for it; kernels reach chunks through their addresses. What a row means
-is the table's business.
+A chunk is added when a row number needs it; kernels reach chunks through their addresses. What a row means
+is up to the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rillet.schemas.arrays import Float32s, Int64s
 
 
 class RowSlabs:
-    """``width`` float32 and ``MARKS`` int64 a row, zero until written; grows by whole chunks."""
+    """``width`` float32 and ``MARKS`` int64 per row, zero until written; grows by whole chunks."""
 
     def __init__(self, width: int, chunk_rows: int) -> None:
         """:param chunk_rows: a power of two."""

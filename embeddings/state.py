@@ -58,7 +58,7 @@ def unpack(arrays: Mapping[str, AnyArray], dim: int, optimizer: Optimizer, width
         names = {code: name for name, code in _OPTIMIZER_CODES.items()}
         raise TableStateError(
             f"table state: saved with dim {table[1]} and optimizer {names.get(table[2], table[2])}, "
-            f"the configuration has dim {dim} and {optimizer}; restore with the old configuration or start anew"
+            f"the configuration has dim {dim} and {optimizer}; restore with the old configuration or start from nothing"
         )
     fids: Int64s = _column(arrays, "fids", np.int64, (-1,))
     if len(fids) and (fids[0] <= 0 or not (np.diff(fids) > 0).all()):

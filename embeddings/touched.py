@@ -1,14 +1,17 @@
 """Which fids changed since they were last published, and nothing is ever forgotten.
 
-A publisher takes the pending keys, publishes their rows, then acknowledges, or puts them back when it could
-not. Source: Monolith section 2.2 (touched-key set); unlike there, a full set asks to be drained and grows on.
+A publisher takes the pending keys, publishes their rows, then acknowledges them, or puts them back if that failed.
+Each take ends a round. Source: Monolith section 2.2 (touched-key set); unlike there, a full set asks to be drained
+and goes on growing.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from rillet.embeddings import row_kernels
 from rillet.embeddings.errors import TouchedKeysError
+from rillet.embeddings.slabs import RowSlabs
 from rillet.schemas.arrays import Int64s
 
 
@@ -22,32 +25,33 @@ class TouchedKeys:
     def __init__(self, capacity: int) -> None:
         """:param capacity: pending keys from which :attr:`should_drain` is true."""
         self.capacity = capacity
-        #: pending fids are keys[:count]
-        self.keys = np.empty(1024, np.int64)
-        self.count = 0
-        #: rows touched in this or a later epoch are pending already
-        self.oldest_epoch = 1
-        self.epoch = 1
+        #: pending fids are _keys[:_count]
+        self._keys = np.empty(1024, np.int64)
+        self._count = 0
+        #: the present round, with which rows are stamped when touched
+        self._round = 1
+        #: rows touched in this round or a later one are pending already
+        self._oldest_round = 1
         self._in_flight: Int64s | None = None
-        self._in_flight_epoch = 0
+        self._in_flight_round = 0
 
     def __len__(self) -> int:
         """Pending keys, those in flight not counted (a fid deleted and inserted again may count twice)."""
-        return self.count
+        return self._count
 
     @property
     def should_drain(self) -> bool:
         """Whether so many keys are pending that they should be taken early. None is dropped if they are not."""
-        return self.count >= self.capacity
+        return self._count >= self.capacity
 
     @property
     def in_flight(self) -> int:
-        """Keys taken and neither acknowledged nor put back."""
+        """Number of keys taken and neither acknowledged nor put back."""
         return 0 if self._in_flight is None else len(self._in_flight)
 
     def pending(self) -> Int64s:
         """All keys not yet acknowledged, in flight ones too: distinct, sorted, a copy."""
-        keys: Int64s = self.keys[: self.count]
+        keys: Int64s = self._keys[: self._count]
         if self._in_flight is not None:
             keys = np.concatenate([keys, self._in_flight])
         distinct: Int64s = np.unique(keys)
@@ -62,11 +66,11 @@ class TouchedKeys:
             raise TouchedKeysError(
                 f"take: {len(self._in_flight)} keys are in flight; acknowledge them or put them back first"
             )
-        self._in_flight = np.unique(self.keys[: self.count])
-        self._in_flight_epoch = self.oldest_epoch
-        self.count = 0
-        self.epoch += 1
-        self.oldest_epoch = self.epoch
+        self._in_flight = np.unique(self._keys[: self._count])
+        self._in_flight_round = self._oldest_round
+        self._count = 0
+        self._round += 1
+        self._oldest_round = self._round
         return self._in_flight.copy()
 
     def acknowledge(self) -> None:
@@ -87,19 +91,29 @@ class TouchedKeys:
             raise TouchedKeysError("put_back: no keys are in flight")
         pending = self.pending()
         self._in_flight = None
-        self.keys = pending
-        self.count = len(pending)
-        self.oldest_epoch = self._in_flight_epoch
+        self._keys = pending
+        self._count = len(pending)
+        self._oldest_round = self._in_flight_round
 
-    def reserve(self, more: int) -> None:
-        """Makes room for ``more`` keys behind ``count``, for the table that is about to write them."""
-        if self.count + more > len(self.keys):
-            grown = np.empty(2 * (self.count + more), np.int64)
-            grown[: self.count] = self.keys[: self.count]
-            self.keys = grown
+    def mark(self, rows: Int64s, slabs: RowSlabs) -> None:
+        """Adds the fids of rows that are not pending yet; for the table, before it frees a row.
+
+        :param rows: int64[n], row numbers of ``slabs``; -1 is skipped.
+        """
+        self._reserve(len(rows))
+        self._count = row_kernels.mark_touched(
+            rows, slabs.marks_at, slabs.shift, self._oldest_round, self._round, self._keys, self._count
+        )
 
     def add_deleted(self, fids: Int64s) -> None:
-        """Adds fids that no row stands for any more, for a table restored from a saved state."""
-        self.reserve(len(fids))
-        self.keys[self.count : self.count + len(fids)] = fids
-        self.count += len(fids)
+        """Adds fids that have no row any more, for a table restored from a saved state."""
+        self._reserve(len(fids))
+        self._keys[self._count : self._count + len(fids)] = fids
+        self._count += len(fids)
+
+    def _reserve(self, more: int) -> None:
+        """Makes room for ``more`` pending keys."""
+        if self._count + more > len(self._keys):
+            grown = np.empty(2 * (self._count + more), np.int64)
+            grown[: self._count] = self._keys[: self._count]
+            self._keys = grown

@@ -25,7 +25,7 @@ from rillet.embeddings.compiled import (
 )
 from rillet.embeddings.row_kernels import AHEAD, BATCH, FID, prefetch_marks, prefetch_row, row_floats, row_marks
 
-#: bits of a row's BATCH mark that hold its place in the batch; the call's number lies above
+#: bits of a row's BATCH mark that hold its place in the batch; the number of the call lies above them
 PLACE_BITS = 24
 _PLACE_MASK = (1 << PLACE_BITS) - 1
 
@@ -34,7 +34,7 @@ _PLACE_MASK = (1 << PLACE_BITS) - 1
 def sum_by_row(rows: Any, lengths: Any, grad: Any, marks_at: Any, shift: Any, call: Any, unique: Any, sums: Any) -> Any:
     """Lists the distinct rows in order of first sight and sums the gradient of each; returns how many.
 
-    Empty ``lengths`` means one row a segment; else each row gets its segment's gradient over the length.
+    Empty ``lengths`` means one row per segment; else each row gets its segment's gradient divided by the length.
     """
     dim = grad.shape[1]
     pooled = len(lengths) > 0
@@ -51,7 +51,7 @@ def sum_by_row(rows: Any, lengths: Any, grad: Any, marks_at: Any, shift: Any, ca
             if row < 0:
                 continue
             marks = row_marks(marks_at, row, shift)
-            # The fid of a row can have been deleted since it was found; its gradient is void then.
+            # The fid of a row can have been deleted since it was found; its gradient then counts for nothing.
             if marks[FID] != 0:
                 place = marks[BATCH] & _PLACE_MASK
                 if marks[BATCH] >> PLACE_BITS != call:
@@ -99,7 +99,7 @@ def lazy_adam(
     beta2: Any,
     eps: Any,
 ) -> Any:
-    """Adam with a step count t of the row's own. Row: w[dim], m[dim], v[dim], t.
+    """Adam with the row's own step count t. Row: w[dim], m[dim], v[dim], t.
 
     m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g*g; w -= rates[t] * m / (sqrt(v) * root_scales[t] + eps), with
     ``rates`` and ``root_scales`` of :func:`adam_corrections`, whose last entry holds for all later steps.
@@ -124,7 +124,7 @@ def lazy_adam(
         corrected = min(np.int64(step[0]), last)
         rate = rates[corrected]
         root_scale = root_scales[corrected]
-        # Two loops: with four arrays in one the compiler gives up proving them apart and does not vectorise.
+        # Two loops: with four arrays in one loop the compiler cannot prove that they do not overlap, and does not vectorise.
         for column in range(dim):
             g = grad[i, column]
             mean[column] = b1 * mean[column] + c1 * g

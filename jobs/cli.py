@@ -30,7 +30,7 @@ def topics(config: RilletConfig, config_path: Path) -> None:
     from rillet.connectors.topics import create_topics
 
     kafka = config.kafka
-    made = create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    made = create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     for name, partitions in kafka.topic_partitions.items():
         click.echo(f"{name:14}{partitions:>3} partitions, {'made' if name in made else 'was there'}")
 
@@ -83,18 +83,23 @@ def serve(config: RilletConfig, config_path: Path) -> None:
 @configured
 def check_config(config: RilletConfig, config_path: Path) -> None:
     """Check a configuration and its feature spec without starting anything."""
-    from rillet.joiner import Timeline
+    from rillet.joiner import SliceSchedule
 
     spec = config.load_spec()
-    timeline = Timeline(spec, config.joiner)
+    schedule = SliceSchedule(spec, config.joiner)
     click.echo(f"{config_path}: good")
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
     for task in spec.tasks:
         window = f"{task.window_ms / 60_000:g} min"
         click.echo(f"task      {task.name}: action {task.action} within {window}, {task.negative_rate:g} of negatives")
-    click.echo(f"slices    {timeline.slice_ms / 1000:g} s, {timeline.live_slices} alive at once")
+    click.echo(f"slices    {schedule.slice_ms / 1000:g} s, {schedule.live_slices} alive at once")
     click.echo(f"model     {config.model.name}: {config.model.kind}, dim {config.model.dim}")
-    click.echo(f"kafka     {config.kafka.bootstrap_servers}: {', '.join(config.kafka.topic_partitions)}")
+    kafka = config.kafka
+    click.echo(f"kafka     {kafka.bootstrap_servers}: {', '.join(kafka.topic_partitions)}")
+    # Names alone: a value may be a secret. Flink's are checked by being translated.
+    for name, settings in (("client", kafka.client), ("flink", kafka.flink_settings)):
+        if settings:
+            click.echo(f"{name:10}{', '.join(settings)}")
     click.echo(f"store     {config.store_url}")
     click.echo(f"data_dir  {config.data_dir}")

@@ -12,74 +12,26 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from rillet.connectors.client_settings import flatten
+from rillet.connectors.config import KafkaConfig
+from rillet.connectors.errors import KafkaSettingsError
+from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.embeddings.config import TableConfig
 from rillet.jobs.errors import ConfigError
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec, load_spec
 from rillet.serving.config import ServingConfig
-from rillet.sync.config import SyncConfig
+from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
 
 BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
-
-
-@dataclass(frozen=True, slots=True)
-class TopicNames:
-    """The topics of one loop."""
-
-    features: str = "features"
-    actions: str = "actions"
-    examples: str = "examples"
-    deltas: str = "deltas"
-    dead_letters: str = "dead_letters"
-
-    def __post_init__(self) -> None:
-        names = list(asdict(self).values())
-        for name in names:
-            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name):
-                raise ValueError(f"{name!r} is no name of a Kafka topic: letters, digits, '.', '_' and '-' only")
-        if len(set(names)) < len(names):
-            raise ValueError(f"every topic needs a name of its own, found {', '.join(map(repr, names))}")
-
-
-@dataclass(frozen=True, slots=True)
-class KafkaConfig:
-    """Where the broker is and how the topics are made."""
-
-    #: host:port, several separated by commas
-    bootstrap_servers: str = "127.0.0.1:9092"
-    topics: TopicNames = field(default_factory=TopicNames)
-    #: partitions of features and actions
-    partitions: int = 2
-    #: partitions of examples; deltas and dead_letters have one
-    examples_partitions: int = 1
-    #: replicas of every topic; 3 on a real cluster
-    replication: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("partitions", "examples_partitions", "replication"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
-        if not self.bootstrap_servers:
-            raise ValueError("bootstrap_servers: is empty")
-
-    @property
-    def topic_partitions(self) -> dict[str, int]:
-        """Name and number of partitions of every topic."""
-        topics = self.topics
-        return {
-            topics.features: self.partitions,
-            topics.actions: self.partitions,
-            topics.examples: self.examples_partitions,
-            topics.deltas: 1,
-            topics.dead_letters: 1,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +63,26 @@ class RilletConfig:
     data_dir: Path = Path("var/rillet")
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    flink: FlinkConfig = field(default_factory=FlinkConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     table: TableConfig = field(default_factory=TableConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    sync: SyncConfig = field(default_factory=SyncConfig)
+    publisher: PublisherConfig = field(default_factory=PublisherConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    replica: ReplicaConfig = field(default_factory=ReplicaConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
 
+    def __post_init__(self) -> None:
+        if self.publisher.max_block_bytes > RECORD_MAX_BYTES:
+            raise ValueError(
+                f"publisher.max_block_bytes: {self.publisher.max_block_bytes} is above {RECORD_MAX_BYTES}, the largest record"
+            )
+
     @property
     def store_url(self) -> str:
-        """Root of the object store: [sync] store as it stands when it is a URL, else under data_dir."""
-        return self.sync.store if "://" in self.sync.store else str(self.data_dir / self.sync.store)
+        """Root of the object store: [store] url as it stands when it is a URL, else under data_dir."""
+        return self.store.url if "://" in self.store.url else str(self.data_dir / self.store.url)
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -142,10 +103,11 @@ _ADAPTER = TypeAdapter(RilletConfig)
 def load_config(
     path: Path | str, bootstrap_servers: str | None = None, environment: Mapping[str, str] = os.environ
 ) -> RilletConfig:
-    """Reads a configuration file.
+    """Reads a configuration file, and the secrets that it refers to.
 
     :param bootstrap_servers: replaces the file's; without it ``RILLET_KAFKA_BOOTSTRAP_SERVERS`` does, if set.
-    :raises ConfigError: unreadable, or a key is unknown or wrong; the message has the file and every wrong key.
+    :raises ConfigError: unreadable, a key is unknown or wrong, or a secret is missing; the message has the file and
+        every wrong key.
     """
     path = Path(path).absolute()
     try:
@@ -156,20 +118,28 @@ def load_config(
         raise ConfigError(f"{path}: {error}") from error
     config = parse_config(raw, str(path))
     servers = bootstrap_servers or environment.get(BOOTSTRAP_VARIABLE)
+    try:
+        kafka = config.kafka.resolved(environment, path.parent)
+    except KafkaSettingsError as error:
+        raise ConfigError(f"{path}: kafka.{error}") from None
     return replace(
         config,
         spec=(path.parent / config.spec).resolve(),
         data_dir=(path.parent / config.data_dir).resolve(),
-        kafka=replace(config.kafka, bootstrap_servers=servers) if servers else config.kafka,
+        kafka=replace(kafka, bootstrap_servers=servers) if servers else kafka,
     )
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RilletConfig:
-    """Checks the tables of a configuration; relative paths stay relative.
+    """Checks the tables of a configuration; relative paths stay relative, secrets references.
 
     :param source: what to call it in messages.
     :raises ConfigError: with every wrong key.
     """
+    try:
+        raw = _with_flat_settings(raw)
+    except KafkaSettingsError as error:
+        raise ConfigError(f"{source}: kafka.{error}") from None
     try:
         # By way of JSON: there, strict checking still takes a list for a tuple and text for a path.
         return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
@@ -177,8 +147,28 @@ def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> Rille
         raise ConfigError(f"{source}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from error
 
 
+def _with_flat_settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables with [kafka.client] and [kafka.flink] as flat settings, whatever way their dots were written."""
+    kafka = raw.get("kafka")
+    if not isinstance(kafka, dict):
+        return raw
+    flat = dict(kafka)
+    for table in ("client", "flink"):
+        if table in kafka:
+            if not isinstance(kafka[table], dict):
+                raise KafkaSettingsError(f"{table}: is no table of settings")
+            try:
+                flat[table] = flatten(kafka[table])
+            except KafkaSettingsError as error:
+                raise KafkaSettingsError(f"{table}.{error}") from None
+    return {**raw, "kafka": flat}
+
+
 def dump_config(config: RilletConfig) -> str:
-    """The configuration as TOML text that :func:`load_config` reads back to an equal one."""
+    """The configuration as TOML text that :func:`load_config` reads back to an equal one.
+
+    Secrets stay references to where they stand.
+    """
     lines: list[str] = []
     _dump_table("", _ADAPTER.dump_python(config, mode="json"), lines)
     return "\n".join(lines) + "\n"
@@ -190,10 +180,14 @@ def _dump_table(path: str, table: Mapping[str, Any], lines: list[str]) -> None:
     for key, value in table.items():
         if not isinstance(value, dict) and value is not None:
             # JSON's strings, numbers, booleans and lists of them are TOML's, but for infinity
-            lines.append(f"{key} = {json.dumps(value).replace('Infinity', 'inf')}")
+            lines.append(f"{_toml_key(key)} = {json.dumps(value).replace('Infinity', 'inf')}")
     for key, value in table.items():
         if isinstance(value, dict):
-            _dump_table(f"{path}.{key}" if path else key, value, lines)
+            _dump_table(f"{path}.{_toml_key(key)}" if path else _toml_key(key), value, lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -19,33 +19,55 @@ _POLL_S = 0.1
 
 
 class HealthServer:
-    """The running endpoint; ``port`` is 0 when it is switched off."""
+    """Answers ``/healthz`` (200 while the process lives), ``/readyz`` (503 until ready) and ``/metrics``."""
 
-    def __init__(self, server: ThreadingHTTPServer | None) -> None:
-        self._server = server
-        self.port: int = server.server_address[1] if server else 0
-        if server:
-            threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="health", daemon=True).start()
+    def __init__(
+        self,
+        port: int,
+        is_ready: Callable[[], bool],
+        *,
+        host: str = "127.0.0.1",
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        """
+        :param port: TCP port, 0 switches it off.
+        :param is_ready: asked at each request, on another thread.
+        """
+        #: the port that is listened on, 0 when it is switched off
+        self.port = port
+        self._host = host
+        self._is_ready = is_ready
+        self._registry = registry
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Starts to answer.
+
+        :raises PortInUseError: the port is taken.
+        """
+        if self.port == 0:
+            return
+        try:
+            self._server = ThreadingHTTPServer((self._host, self.port), _handler(self._is_ready, self._registry))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {self.port} on {self._host} cannot be listened on ({error.strerror}): choose another in"
+                " [health], 0 is off"
+            ) from error
+        threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="health", daemon=True).start()
+
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is submitted: returns at once."""
 
     def close(self) -> None:
         """Stops answering and frees the port."""
-        if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
 
 
-def start_health_server(
-    port: int, is_ready: Callable[[], bool], *, host: str = "127.0.0.1", registry: CollectorRegistry = REGISTRY
-) -> HealthServer:
-    """Starts answering ``/healthz`` (200 while the process lives), ``/readyz`` (503 until ready) and ``/metrics``.
-
-    :param port: 0 switches it off.
-    :param is_ready: asked at each request, on another thread.
-    :raises PortInUseError: the port is taken.
-    """
-    if port == 0:
-        return HealthServer(None)
-
+def _handler(is_ready: Callable[[], bool], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -69,9 +91,4 @@ def start_health_server(
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  overrides http.server's
             """Probes come every few seconds: they are not logged."""
 
-    try:
-        return HealthServer(ThreadingHTTPServer((host, port), Handler))
-    except OSError as error:
-        raise PortInUseError(
-            f"port {port} on {host} cannot be listened on ({error.strerror}): choose another in [health], 0 is off"
-        ) from error
+    return Handler

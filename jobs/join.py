@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.errors import ServiceError
-from rillet.jobs.health import start_health_server
+from rillet.jobs.health import HealthServer
 from rillet.jobs.toolchain import fetch_jars, python_environment
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     :raises BrokerUnavailableError: no broker answers.
     :raises ServiceError: the job failed; the message has Flink's root cause.
     """
-    create_topics(config.kafka.bootstrap_servers, config.kafka.topic_partitions, replication=config.kafka.replication)
+    create_topics(config.kafka.connection, config.kafka.topic_partitions, replication=config.kafka.replication)
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
@@ -67,7 +67,7 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     client = env.execute_async("rillet joiner")
     watch = _JobWatch(client, folder / "checkpoints")
     if config.health.join_port:
-        start_health_server(config.health.join_port, watch.running, host=config.health.host)
+        HealthServer(config.health.join_port, watch.running, host=config.health.host).start()
     log.info("joining %s and %s into %s", *_topics(config))
     while not watch.finished(_POLL_S):
         if stop.is_set():
@@ -95,7 +95,7 @@ def _prepare_process(config: RilletConfig) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
-    if config.joiner.execution_mode == "process":
+    if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.
         os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
 

@@ -6,8 +6,6 @@ came from, then the record as it lay in Kafka (see ``jobs/joiner_job.py``); bloc
 
 from __future__ import annotations
 
-import base64
-import json
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -18,8 +16,10 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 
-from rillet.joiner import Counters, Joiner, JoinerConfig, JournalName
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode
+from rillet.connectors.dead_letters import letter_for
+from rillet.connectors.producers import INGEST_HEADER
+from rillet.joiner import Counters, Joiner, JoinerConfig, ListName
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode, encode_dead_letter
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -28,25 +28,24 @@ DEAD_LETTERS = OutputTag("dead-letters", KEY_VALUE)
 
 # Thread mode hands a PRIMITIVE_ARRAY state back as a tuple of integers, so state is declared like this.
 _STATE_BYTES = Types.PICKLED_BYTE_ARRAY()
-#: fixed, because state written with another number of places could not be found again
-_RING = 32
+#: list states over which the slices of a list are spread; fixed, because state written with another number
+#: could not be found again
+_LIST_STATES = 32
 _SLICE_BYTES = 8
-#: a larger bad record is not copied into its letter, which could not be written; its offset says where it is
-_MAX_LETTER_BYTES = 8 << 20
 
 
 class FlinkBucketState:
     """:class:`rillet.joiner.BucketState` on Flink's keyed state; always of the key that Flink has set.
 
-    A journal is a ring of list states, one a live slice, so that a slice is cleared in one call. When more
-    slices live than the ring has places, slices share a place and a clear rewrites the ones that stay.
+    Slices are spread over a fixed number of list states, so that a slice is cleared in one call. When more
+    slices are alive than there are list states, slices share one, and a clear rewrites those that stay.
     """
 
-    def __init__(self, context: RuntimeContext, ring: int) -> None:
+    def __init__(self, context: RuntimeContext, list_states: int = _LIST_STATES) -> None:
         self._header: ValueState = context.get_state(ValueStateDescriptor("header", _STATE_BYTES))
-        self._rings: dict[str, list[ListState]] = {
-            journal: [context.get_list_state(ListStateDescriptor(f"{journal}-{i}", _STATE_BYTES)) for i in range(ring)]
-            for journal in ("features", "waiting")
+        self._lists: dict[str, list[ListState]] = {
+            name: [context.get_list_state(ListStateDescriptor(f"{name}-{i}", _STATE_BYTES)) for i in range(list_states)]
+            for name in ("features", "waiting")
         }
         self._timers: Any = None
 
@@ -64,33 +63,33 @@ class FlinkBucketState:
         """See :class:`rillet.joiner.BucketState`."""
         self._header.update(header)
 
-    def append(self, journal: JournalName, slice_: int, entry: bytes) -> None:
+    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
         """See :class:`rillet.joiner.BucketState`."""
-        self._place(journal, slice_).add(slice_.to_bytes(_SLICE_BYTES, "little", signed=True) + entry)
+        self._list_state(name, slice_).add(_slice_bytes(slice_) + entry)
 
-    def read(self, journal: JournalName, slice_: int) -> Iterable[bytes]:
+    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
         """See :class:`rillet.joiner.BucketState`."""
-        mark = slice_.to_bytes(_SLICE_BYTES, "little", signed=True)
-        return [entry[_SLICE_BYTES:] for entry in self._place(journal, slice_).get() or () if entry.startswith(mark)]
+        own = _slice_bytes(slice_)
+        return [entry[_SLICE_BYTES:] for entry in self._list_state(name, slice_).get() or () if entry.startswith(own)]
 
-    def clear(self, journal: JournalName, slice_: int, living: Collection[int]) -> None:
+    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
         """See :class:`rillet.joiner.BucketState`."""
-        place = self._place(journal, slice_)
+        state = self._list_state(name, slice_)
         staying: list[bytes] = []
-        if any((other - slice_) % len(self._rings[journal]) == 0 for other in living):
-            mark = slice_.to_bytes(_SLICE_BYTES, "little", signed=True)
-            staying = [entry for entry in place.get() or () if not entry.startswith(mark)]
-        place.clear()
+        if any(other != slice_ and (other - slice_) % len(self._lists[name]) == 0 for other in alive):
+            own = _slice_bytes(slice_)
+            staying = [entry for entry in state.get() or () if not entry.startswith(own)]
+        state.clear()
         if staying:
-            place.update(staying)
+            state.update(staying)
 
     def wake_at(self, watermark_ms: int) -> None:
         """See :class:`rillet.joiner.BucketState`."""
         self._timers.register_event_time_timer(watermark_ms)
 
-    def _place(self, journal: JournalName, slice_: int) -> ListState:
-        ring = self._rings[journal]
-        return ring[slice_ % len(ring)]
+    def _list_state(self, name: ListName, slice_: int) -> ListState:
+        states = self._lists[name]
+        return states[slice_ % len(states)]
 
 
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
@@ -106,10 +105,10 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Makes an empty joiner; each bucket is rebuilt from Flink's state when it is first touched."""
-        # A fresh directory an attempt: a task that died may still hold the lock of its own.
+        # A fresh directory per attempt: a task that died may still hold the lock of its own.
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
         self._joiner = Joiner(self._spec, self._config, directory)
-        self._state = FlinkBucketState(runtime_context, _RING)
+        self._state = FlinkBucketState(runtime_context)
         group = runtime_context.get_metrics_group().add_group("rillet_joiner")
         self._metrics = {name: group.counter(name) for name in Counters().as_dict()}
         self._metrics["dead_letters"] = group.counter("dead_letters")
@@ -133,7 +132,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             blocks = self._joiner.on_record(_bucket(ctx), key, data, int(ingest_ms or NO_TIME_MS), state)
         except RecordError as error:
             self._metrics["dead_letters"].inc()
-            yield DEAD_LETTERS, _dead_letter(topic, int(partition), int(offset), str(error), data)
+            yield DEAD_LETTERS, _dead_letter(error, topic, int(partition), int(offset), key, data, ingest_ms)
             return
         yield from self._emit(blocks)
 
@@ -156,6 +155,11 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         self._reported = counts
 
 
+def _slice_bytes(slice_: int) -> bytes:
+    """What stands in front of an entry, because slices may share a list state."""
+    return slice_.to_bytes(_SLICE_BYTES, "little", signed=True)
+
+
 def _bucket(ctx: Any) -> int:
     """The key: a bare number in thread mode, a row around it in process mode."""
     key = ctx.get_current_key()
@@ -167,14 +171,10 @@ def _split(rest: bytes, key_length: int) -> tuple[bytes | None, bytes]:
     return (None, rest) if key_length < 0 else (rest[:key_length], rest[key_length:])
 
 
-def _dead_letter(topic: str, partition: int, offset: int, reason: str, data: bytes) -> Row:
-    letter: dict[str, object] = {
-        "reason": reason,
-        "topic": topic,
-        "partition": partition,
-        "offset": offset,
-        "record_bytes": len(data),
-    }
-    if len(data) <= _MAX_LETTER_BYTES:
-        letter["record_base64"] = base64.b64encode(data).decode()
-    return Row(f"{topic}|{partition}|{offset}".encode(), json.dumps(letter).encode())
+def _dead_letter(
+    error: RecordError, topic: str, partition: int, offset: int, key: bytes | None, data: bytes, ingest_ms: str
+) -> Row:
+    # Of the headers the job reads only this one; a record without it may have had others.
+    headers = [(INGEST_HEADER, ingest_ms.encode())] if ingest_ms.isdigit() else None
+    letter = letter_for(error, topic, partition, offset, key=key, value=data, headers=headers)
+    return Row(letter.letter_key, encode_dead_letter(letter))

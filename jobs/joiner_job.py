@@ -22,11 +22,12 @@ from pyflink.datastream.data_stream import DataStream, KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
+from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
-    from rillet.joiner import JoinerConfig
+    from rillet.jobs.flink_config import FlinkConfig
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
@@ -46,7 +47,7 @@ class JobOptions:
     local_dir: str | None = None
 
 
-def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
+def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     """Flink settings that belong to the job, whichever cluster it runs on."""
     flink = Configuration()
     flink.set_string("python.execution-mode", config.execution_mode)
@@ -77,7 +78,7 @@ def settings(config: JoinerConfig, options: JobOptions) -> Configuration:
 def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOptions) -> None:
     """Adds the joiner's pipeline to an environment."""
     join, topics = config.joiner, config.kafka.topics
-    env.configure(settings(join, options))
+    env.configure(settings(config.flink, options))
     tables = StreamTableEnvironment.create(env)
     for topic, table in ((topics.features, "features"), (topics.actions, "actions")):
         tables.execute_sql(_source(config, topic, table, options))
@@ -95,8 +96,9 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
     """DDL of a raw topic. The record's timestamp is the event time; none moves a watermark past the wall clock."""
-    join = config.joiner
-    more = {
+    flink = config.flink
+    client = {f"properties.{name}": value for name, value in config.kafka.flink_settings.items()}
+    more = client | {
         "connector": "kafka",
         "topic": topic,
         "properties.bootstrap.servers": config.kafka.bootstrap_servers,
@@ -110,11 +112,11 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
     }
     if options.until_latest:
         more["scan.bounded.mode"] = "latest-offset"
-    if join.max_drift_ms:
+    if flink.max_drift_ms:
         more["scan.watermark.alignment.group"] = "rillet"
-        more["scan.watermark.alignment.max-drift"] = f"{join.max_drift_ms} ms"
+        more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
         more["scan.watermark.alignment.update-interval"] = "200 ms"
-    pairs = ", ".join(f"'{key}' = '{value}'" for key, value in more.items())
+    pairs = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in more.items())
     return f"""
         CREATE TEMPORARY TABLE `{table}` (
             k BYTES,
@@ -123,8 +125,13 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
             `offset` BIGINT METADATA VIRTUAL,
             headers MAP<STRING, BYTES> METADATA VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", join.lateness_ms)}
+            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", flink.lateness_ms)}
         ) WITH ({pairs})"""
+
+
+def _quoted(text: str) -> str:
+    """A string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _earlier(column: str, span_ms: int) -> str:
@@ -170,14 +177,16 @@ def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
         .set_value_serialization_schema(RowFieldExtractorSchema(1))
         .build()
     )
+    builder = KafkaSink.builder()
+    for name, value in config.kafka.flink_settings.items():
+        builder.set_property(name, value)
     return (
-        KafkaSink.builder()
-        .set_bootstrap_servers(config.kafka.bootstrap_servers)
+        builder.set_bootstrap_servers(config.kafka.bootstrap_servers)
         .set_record_serializer(record)
         .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
         .set_transactional_id_prefix(f"{options.transaction_prefix}-{topic}")
         .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
-        .set_property("max.request.size", str(16 << 20))
+        .set_property("max.request.size", str(RECORD_MAX_BYTES))
         .set_property("compression.type", "lz4")
         .build()
     )

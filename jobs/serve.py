@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from rillet.connectors.delta_log import KafkaLog
-from rillet.connectors.producers import KafkaFeatureLog
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.serving.app import InferenceApp
@@ -23,11 +25,13 @@ from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.live_model import LiveModel
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.server import InferenceServer
+from rillet.serving.service import InferenceService
 from rillet.sync import ModelStore
 
 log = logging.getLogger("rillet.serve")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLOSE_TIMEOUT_S = 2.0
 
 
 def run_serve(config: RilletConfig) -> int:
@@ -40,76 +44,109 @@ def run_serve(config: RilletConfig) -> int:
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    kafka, serving = config.kafka, config.serving
-    spec = config.load_spec()
-    create_topics(kafka.bootstrap_servers, kafka.topic_partitions, replication=kafka.replication)
+    kafka = config.kafka
+    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
+    service = wire_server(config)
+
+    def started() -> None:
+        log.info("serving model %s on http://%s:%d", config.model.name, config.serving.host, service.server.port)
+
+    previous = {number: signal.signal(number, lambda *_: service.stop()) for number in _SIGNALS}
+    try:
+        complete = service.run(started)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    log.info("stopped; %s", "the feature log is complete" if complete else "not all was answered or logged, see above")
+    return 0
+
+
+def wire_server(config: RilletConfig) -> InferenceService:
+    """The server of a configuration: a replica of its model, scored over HTTP, served features to its broker."""
+    kafka, serving, spec = config.kafka, config.serving, config.load_spec()
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     metrics = ServingMetrics(registry)
-    deltas = KafkaLog(kafka.bootstrap_servers, kafka.topics.deltas)
+    deltas = KafkaDeltaLog(kafka.connection, kafka.topics.deltas)
     model = LiveModel(
         ModelStore(config.store_url, config.model.name),
         deltas,
         spec,
         config=serving,
-        sync_config=config.sync,
+        replica_config=config.replica,
         metrics=metrics,
     )
-    features = KafkaFeatureLog(kafka.bootstrap_servers, kafka.topics.features)
-    recorder = FeatureRecorder(features, registry)
+    recorder = FeatureRecorder(EventProducer(kafka.connection, kafka.topics.features), registry)
     engine = Engine(spec, model, serving, metrics)
     app = InferenceApp(
         model=config.model.name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=serving
     )
-    server = InferenceServer(app, engine, serving)
-    fetcher = _Fetcher(model, engine, server)
-    # uvicorn has its own handlers while it serves, and raises the signal again for ours afterwards.
-    previous = {number: signal.signal(number, lambda *_: server.stop()) for number in _SIGNALS}
-    try:
-        fetcher.start()
-        log.info("serving model %s on http://%s:%d", config.model.name, serving.host, server.port)
-        server.run()
-    finally:
-        fetcher.stop(serving.drain_timeout_s)
-        complete = recorder.flush(serving.drain_timeout_s)
-        features.close(serving.drain_timeout_s)
-        deltas.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if fetcher.failure is not None:
-        raise fetcher.failure
-    log.info("stopped; the feature log is %s", "complete" if complete else "incomplete, see above")
-    return 0
+    # A stage that fails on its own thread ends the service, which is made of those stages: hence by name, later.
+    server = InferenceServer(app, serving, on_failure=lambda error: service.fail(error))
+    follower = Follower(model, engine.wake, on_failure=lambda error: service.fail(error), release=deltas.close)
+    service = InferenceService(
+        engine=engine,
+        server=server,
+        recorder=recorder,
+        updates=[follower],
+        drain_timeout_s=serving.drain_timeout_s,
+    )
+    return service
 
 
-class _Fetcher:
-    """The thread that follows the trainer; a failure that waiting does not mend stops the server."""
+class FollowingModel(Protocol):
+    """A served model that fetches its updates on a thread of its owner."""
 
-    def __init__(self, model: LiveModel, engine: Engine, server: InferenceServer) -> None:
-        self.failure: BaseException | None = None
+    def run(self, stop: threading.Event, wake: Callable[[], None]) -> None:
+        """Fetches until ``stop`` is set, and calls ``wake`` when there is something to apply."""
+
+
+class Follower:
+    """The thread that follows the trainer. A failure that waiting does not cure is reported to its owner."""
+
+    def __init__(
+        self,
+        model: FollowingModel,
+        wake: Callable[[], None],
+        *,
+        on_failure: Callable[[BaseException], None],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        :param wake: called when there are updates to apply.
+        :param on_failure: called on this thread: a server must not go on with a model that never changes.
+        :param release: closes what only the thread uses, once it has ended.
+        """
         self._model = model
-        self._engine = engine
-        self._server = server
+        self._wake = wake
+        self._on_failure = on_failure
+        self._release = release
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
 
     def start(self) -> None:
-        """Begins to wait for a base."""
+        """Begins to follow."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Ends the thread; blocks."""
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is submitted to it: returns at once."""
+
+    def close(self) -> None:
+        """Ends the thread. One that hangs in the store or the broker is left to itself and dies with the process."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
-        self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.error("the replica thread did not end within %.0f s", timeout_s)
+            self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("the replica thread did not end within %.0f s", _CLOSE_TIMEOUT_S)
+        else:
+            self._release()
 
     def _run(self) -> None:
         try:
-            self._model.run(self._stopping, self._engine.wake)
-        # Handed to the main thread, which raises it: a server must not go on with a model that never changes.
+            self._model.run(self._stopping, self._wake)
         except BaseException as error:
             log.error("the replica failed, stopping: %s: %s", type(error).__name__, error)
-            self.failure = error
-            self._server.stop()
+            self._on_failure(error)

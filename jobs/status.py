@@ -39,10 +39,10 @@ def _services(config: RilletConfig) -> list[str]:
 
 def _topics(config: RilletConfig) -> list[str]:
     kafka = config.kafka
-    ensure_broker(kafka.bootstrap_servers, _TIMEOUT_S)
+    ensure_broker(kafka.connection, _TIMEOUT_S)
     lines = [f"{'topic':14}{'partitions':>12}{'records':>14}  end offsets     (broker {kafka.bootstrap_servers})"]
     for name in kafka.topic_partitions:
-        ends = topic_ends(kafka.bootstrap_servers, name)
+        ends = topic_ends(kafka.connection, name)
         if ends is None:
             lines.append(f"{name:14}{'missing':>12}")
         else:

@@ -11,7 +11,7 @@ from rillet.trainer import Metrics, OnlineTrainer
 
 
 class TrainMetrics:
-    """One registry a process; counters start at 0 with it."""
+    """One registry per process; counters start at 0 with it."""
 
     def __init__(self, tasks: list[str]) -> None:
         self.registry = CollectorRegistry()
@@ -26,7 +26,9 @@ class TrainMetrics:
 
         self._rows = counter("rows", "Example rows trained on.")
         self._batches = counter("batches", "Steps taken.")
-        self._refused = counter("refused_batches", "Batches with a loss or gradient that is not finite; not learnt.")
+        self._refused = counter(
+            "refused_batches", "Batches not learned from, since the loss or a gradient was not finite."
+        )
         self.bad_records = counter("bad_records", "Example records sent to the dead letters.")
         self.publications = counter("publications", "Publications acknowledged by the log.")
         self.publish_failures = counter("publish_failures", "Publications that failed; their rows wait for the next.")
@@ -39,7 +41,7 @@ class TrainMetrics:
         self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written.")
         self.corrupt_checkpoints = counter("corrupt_checkpoints", "Checkpoints refused at start.")
         self.checkpoint_seconds = Histogram(
-            "rillet_train_checkpoint_seconds", "Time that a checkpoint held training up.", registry=self.registry
+            "rillet_train_checkpoint_seconds", "Time that training waited for a checkpoint.", registry=self.registry
         )
         self._table_rows = gauge("table_rows", "Embedding rows.")
         self._touched_rows = gauge("touched_rows", "Embedding rows changed and not published yet.")
@@ -57,7 +59,7 @@ class TrainMetrics:
         self._tombstones.inc(publication.tombstones)
 
     def start_at(self, trainer: OnlineTrainer) -> None:
-        """Takes what a checkpoint counted as seen: counters are of this process."""
+        """Leaves out what was counted before the checkpoint: counters are of this process."""
         self._seen = _counts(trainer)
 
     def update(self, trainer: OnlineTrainer) -> None:

@@ -2,9 +2,9 @@
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError, StoreError
-from rillet.joiner.machine import END_OF_TIME_MS, Counters, Joiner
-from rillet.joiner.slices import Timeline
-from rillet.joiner.state import BucketState, JournalName
+from rillet.joiner.join import END_OF_TIME_MS, Counters, Joiner
+from rillet.joiner.slices import SliceSchedule
+from rillet.joiner.state import BucketState, ListName
 
 __all__ = [
     "END_OF_TIME_MS",
@@ -13,7 +13,7 @@ __all__ = [
     "Joiner",
     "JoinerConfig",
     "JoinerError",
-    "JournalName",
+    "ListName",
+    "SliceSchedule",
     "StoreError",
-    "Timeline",
 ]

@@ -1,6 +1,6 @@
 """Example blocks from remembered requests: one row at once for a positive, many rows for a closing slice.
 
-The many-row form gathers all columns with array indexing over the concatenated requests; no Python per row.
+The many-row form gathers all columns by array indexing over the concatenated requests, without Python code per row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The cold tier: slices of entries in a local RocksDB, one column family a slice, dropped whole.
+"""The cold tier: slices of entries in a local RocksDB, one column family per slice, dropped as a whole.
 
-A cache only: it is made empty for each attempt and may be deleted at any time after :meth:`close`; what
+A cache only: it is made empty for each start of the engine and may be deleted at any time after :meth:`close`; what
 it held is in the engine's checkpointed state. Keys are ``bucket uint16, big-endian | request_id``.
 """
 

@@ -1,7 +1,7 @@
 """What the joiner remembers of one request: its feature event, and which impressions are positive for which task.
 
-The resolved pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. The form
-on disk is ``ingest_ms int64 | marks length uint32 | marks, little-endian | feature event, Avro``.
+The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. The form
+on disk is ``ingest_ms int64 | length of positives uint32 | positives, little-endian | feature event, Avro``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _OBJECT_BYTES = 1_600
 class Entry:
     """A request waiting for its label windows to close."""
 
-    __slots__ = ("event", "ingest_ms", "resolved", "size_bytes")
+    __slots__ = ("event", "ingest_ms", "positives", "size_bytes")
 
-    def __init__(self, event: FeatureEvent, ingest_ms: int, resolved: int = 0) -> None:
+    def __init__(self, event: FeatureEvent, ingest_ms: int, positives: int = 0) -> None:
         self.event = event
         self.ingest_ms = ingest_ms
-        self.resolved = resolved
+        self.positives = positives
         self.size_bytes = _OBJECT_BYTES + sum(
             column.nbytes
             for column in (
@@ -46,31 +46,39 @@ class Entry:
         at = np.flatnonzero(self.event.impression_ids == impression_id)
         return int(at[0]) if len(at) else -1
 
-    def resolve(self, task: int, index: int) -> bool:
-        """Marks impression ``index`` positive for a task; false when it already was."""
-        bit = 1 << (task * len(self.event.impression_ids) + index)
-        if self.resolved & bit:
-            return False
-        self.resolved |= bit
-        return True
+    def is_positive(self, task: int, index: int) -> bool:
+        """Whether impression ``index`` is positive for a task."""
+        return bool(self.positives & self._bit(task, index))
 
-    def unresolved(self, task: int) -> Int64s:
+    def add_positive(self, task: int, index: int) -> None:
+        """Makes impression ``index`` positive for a task."""
+        self.positives |= self._bit(task, index)
+
+    def negatives(self, task: int) -> Int64s:
         """Indices of the impressions that are not positive for a task, int64[k]."""
         n = len(self.event.impression_ids)
-        marks = (self.resolved >> (task * n)) & ((1 << n) - 1)
-        if not marks:
+        positives = (self.positives >> (task * n)) & ((1 << n) - 1)
+        if not positives:
             return np.arange(n)
-        return np.fromiter((i for i in range(n) if not marks >> i & 1), np.int64)
+        return np.fromiter((i for i in range(n) if not positives >> i & 1), np.int64)
+
+    def _bit(self, task: int, index: int) -> int:
+        return 1 << (task * len(self.event.impression_ids) + index)
 
     def to_bytes(self) -> bytes:
         """The form on disk."""
-        marks = self.resolved.to_bytes((self.resolved.bit_length() + 7) // 8, "little")
-        return _HEAD.pack(self.ingest_ms, len(marks)) + marks + encode(self.event)
+        positives = pack_positives(self.positives)
+        return _HEAD.pack(self.ingest_ms, len(positives)) + positives + encode(self.event)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Entry:
         """Reads back :meth:`to_bytes`."""
         ingest_ms, length = _HEAD.unpack_from(data)
         body = _HEAD.size + length
-        marks = int.from_bytes(data[_HEAD.size : body], "little")
-        return cls(decode_as(FeatureEvent, data[body:]), ingest_ms, marks)
+        positives = int.from_bytes(data[_HEAD.size : body], "little")
+        return cls(decode_as(FeatureEvent, data[body:]), ingest_ms, positives)
+
+
+def pack_positives(positives: int) -> bytes:
+    """The bit set in as few bytes as hold it, little-endian."""
+    return positives.to_bytes((positives.bit_length() + 7) // 8, "little")

@@ -1,6 +1,6 @@
 """Deterministic negative sampling: whether a negative is kept depends on its identity and the seed alone.
 
-A replay therefore keeps the same sample, and two joiners agree without talking. Text is hashed once a
+A replay therefore keeps the same sample, and two joiners agree without talking. Text is hashed once per
 request (BLAKE2b), impressions are mixed in with the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
 """
 
@@ -23,7 +23,7 @@ def request_hash(seed: int, task: str, request_id: str) -> int:
 
 
 def uniforms(request_hashes: UInt64s, impression_ids: Int64s) -> Float64s:
-    """One number in [0, 1) an impression, float64[n]; n hashes and n ids."""
+    """One number in [0, 1) per impression, float64[n], from n request hashes and n impression ids."""
     x = (request_hashes ^ impression_ids.view(np.uint64)) + _GAMMA
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2

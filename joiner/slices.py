@@ -1,7 +1,7 @@
 """Slice arithmetic: when a slice of feature times closes for each task, and when it is forgotten.
 
 Slice s holds the feature events with ``s * slice_ms <= event_time_ms < (s + 1) * slice_ms``. It closes for
-a task at the first watermark after which no action can still fall into a window of that task.
+a task at the first watermark that promises that no action inside one of its windows is still to come.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
 from rillet.schemas import FeatureSpec
 
-#: each live slice costs a place in the engine's state and a column family on disk
+#: each slice alive costs a list in the engine's state and a column family on disk
 MAX_LIVE_SLICES = 256
 _DEFAULT_SLICES = 16
 
 
-class Timeline:
+class SliceSchedule:
     """Close and expiry times of slices under one spec and configuration.
 
     :raises JoinerError: slices so short that too many would live at once.
@@ -42,7 +42,7 @@ class Timeline:
         return event_time_ms // self.slice_ms
 
     def close_ms(self, slice_: int, task: int) -> int:
-        """The watermark at which a slice's unresolved impressions become negatives of a task."""
+        """The watermark at which a slice's impressions without an action become negatives of a task."""
         return (slice_ + 1) * self.slice_ms + self.windows_ms[task] - 1
 
     def expiry_ms(self, slice_: int) -> int:

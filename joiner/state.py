@@ -1,8 +1,9 @@
 """What the joiner keeps in the engine's checkpointed state, bucket by bucket.
 
 The state is the truth; memory and local disk are rebuilt from it. Each bucket has a small header (how far
-it is closed, which slices live) and two journals cut into slices: every feature event with the actions that
-found it, and the actions that wait for their feature event. Journals are appended to and cleared whole.
+it is closed, which slices are alive) and, for each slice, two lists of entries: the feature events with the
+pairs that became positive, and the actions that wait for their feature event. A list is appended to and
+cleared as a whole.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from typing import Literal, Protocol
 
 from rillet.joiner.errors import JoinerError
 
-JournalName = Literal["features", "waiting"]
+#: the two lists of a slice
+ListName = Literal["features", "waiting"]
 
 _ENTRY = struct.Struct("<BqI")
 _HEADER = struct.Struct("<QqqII")
+_POSITIVES = struct.Struct("<I")
+_WAITING = struct.Struct("<q")
 #: nothing is closed yet
 NEVER_MS = -(1 << 62)
 
 
 class BucketState(Protocol):
-    """One bucket's part of the checkpointed state; the engine's adapter implements it."""
+    """One bucket's part of the checkpointed state; the engine's adapter implements it.
+
+    ``tests/contracts/test_bucket_state.py`` is the suite that every implementation has to pass.
+    """
 
     def load_header(self) -> bytes | None:
         """The header last saved, None for a bucket never seen."""
@@ -32,32 +39,33 @@ class BucketState(Protocol):
     def save_header(self, header: bytes) -> None:
         """Replaces the header."""
 
-    def append(self, journal: JournalName, slice_: int, entry: bytes) -> None:
-        """Adds an entry to a slice of a journal."""
+    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
+        """Adds an entry to a list of a slice."""
 
-    def read(self, journal: JournalName, slice_: int) -> Iterable[bytes]:
-        """The entries of a slice in the order they were added."""
+    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
+        """The entries of a list of a slice in the order in which they were added."""
 
-    def clear(self, journal: JournalName, slice_: int, living: Collection[int]) -> None:
-        """Forgets a slice of a journal, and none of the ``living`` ones."""
+    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
+        """Forgets a list of a slice. ``alive`` are the slices whose lists of that name must stay."""
 
     def wake_at(self, watermark_ms: int) -> None:
         """Asks for ``on_watermark`` once the watermark reaches a time; asking twice is asking once."""
 
 
 class EntryKind(IntEnum):
-    """What a journal entry holds."""
+    """What an entry of a list holds."""
 
+    #: a feature event
     FEATURE = 0
-    #: an action whose feature event had come
-    ACTION = 1
-    #: an action that waits
+    #: which pairs of a request are positive by now; the newest entry of a request counts
+    POSITIVES = 1
+    #: an action that waits for its feature event
     WAITING = 2
 
 
-def pack_entry(kind: EntryKind, ingest_ms: int, record: bytes) -> bytes:
-    """A journal entry: kind, ingest time and the record as received."""
-    return _ENTRY.pack(kind, ingest_ms, len(record)) + record
+def pack_entry(kind: EntryKind, ingest_ms: int, body: bytes) -> bytes:
+    """An entry: kind, ingest time, body."""
+    return _ENTRY.pack(kind, ingest_ms, len(body)) + body
 
 
 def unpack_entry(entry: bytes) -> tuple[EntryKind, int, bytes]:
@@ -67,22 +75,48 @@ def unpack_entry(entry: bytes) -> tuple[EntryKind, int, bytes]:
     """
     try:
         kind, ingest_ms, length = _ENTRY.unpack_from(entry)
-        record = entry[_ENTRY.size :]
-        if len(record) != length:
-            raise ValueError(f"{len(record)} bytes of {length}")
-        return EntryKind(kind), ingest_ms, record
+        body = entry[_ENTRY.size :]
+        if len(body) != length:
+            raise ValueError(f"{len(body)} bytes of {length}")
+        return EntryKind(kind), ingest_ms, body
     except (struct.error, ValueError) as error:
-        raise JoinerError(f"a journal entry in the checkpointed state is damaged: {error}") from error
+        raise JoinerError(f"an entry in the checkpointed state is damaged: {error}") from error
+
+
+def pack_positives_entry(request_id: str, positives: bytes) -> bytes:
+    """The body of a POSITIVES entry."""
+    return _POSITIVES.pack(len(positives)) + positives + request_id.encode()
+
+
+def unpack_positives_entry(body: bytes) -> tuple[str, int]:
+    """Request id and bit set; reads back :func:`pack_positives_entry`."""
+    (length,) = _POSITIVES.unpack_from(body)
+    end = _POSITIVES.size + length
+    return body[end:].decode(), int.from_bytes(body[_POSITIVES.size : end], "little")
+
+
+def pack_waiting_entry(number: int, record: bytes) -> bytes:
+    """The body of a WAITING entry.
+
+    :param number: grows with arrival. Waiting actions lie in the slice of their event time, and without it a
+        restart would bring them back in another order than they came.
+    """
+    return _WAITING.pack(number) + record
+
+
+def unpack_waiting_entry(body: bytes) -> tuple[int, bytes]:
+    """Number and record; reads back :func:`pack_waiting_entry`."""
+    return _WAITING.unpack_from(body)[0], body[_WAITING.size :]
 
 
 @dataclass(slots=True)
 class BucketHeader:
-    """How far a bucket is closed and which of its slices live.
+    """How far a bucket is closed and which of its slices are alive.
 
-    ``written_by`` identifies what gives the numbers their meaning: feature spec, slice length, buckets.
+    ``settings_digest`` stands for the settings that the state depends on: feature spec, slice length, buckets.
     """
 
-    written_by: int
+    settings_digest: int
     closed_ms: int = NEVER_MS
     #: slices up to this one were closed by a drain, ahead of their time
     drained_slice: int = NEVER_MS
@@ -93,13 +127,13 @@ class BucketHeader:
         """The saved form."""
         numbers = sorted(self.slices) + sorted(self.waiting_slices)
         head = _HEADER.pack(
-            self.written_by, self.closed_ms, self.drained_slice, len(self.slices), len(self.waiting_slices)
+            self.settings_digest, self.closed_ms, self.drained_slice, len(self.slices), len(self.waiting_slices)
         )
         return head + struct.pack(f"<{len(numbers)}q", *numbers)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BucketHeader:
         """Reads back :meth:`to_bytes`."""
-        written_by, closed_ms, drained_slice, features, waiting = _HEADER.unpack_from(data)
+        settings_digest, closed_ms, drained_slice, features, waiting = _HEADER.unpack_from(data)
         numbers = struct.unpack_from(f"<{features + waiting}q", data, _HEADER.size)
-        return cls(written_by, closed_ms, drained_slice, set(numbers[:features]), set(numbers[features:]))
+        return cls(settings_digest, closed_ms, drained_slice, set(numbers[:features]), set(numbers[features:]))

@@ -70,11 +70,14 @@ class SliceStore:
     def scan(self, slice_: int, bucket: int) -> Iterator[Entry]:
         """Every entry of a bucket in a slice, in no order."""
         yield from self._hot.get(slice_, {}).get(bucket, {}).values()
-        if self._disk is not None:
+        if self._disk is not None and bucket in self._buckets.get(slice_, ()):
             yield from self._disk.scan(slice_, bucket)
 
     def drop(self, slice_: int, bucket: int) -> None:
-        """A bucket no longer needs a slice."""
+        """A bucket no longer needs a slice, and puts nothing more into it.
+
+        On disk its entries stay until the last bucket drops the slice.
+        """
         for request_id, entry in self._hot.get(slice_, {}).pop(bucket, {}).items():
             del self._slice_of[bucket, request_id]
             self._hot_bytes[slice_] -= entry.size_bytes

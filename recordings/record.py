@@ -1,17 +1,27 @@
-"""Topics to a recording: everything that is on the two raw topics now, as a directory that can be replayed."""
+"""Writes everything that is on the two raw topics now to a recording, which can be replayed."""
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rillet.connectors.topic_reader import TopicRecord, read_topic
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.dead_letters import letter_for
+from rillet.connectors.topic_reader import read_topic
 from rillet.recordings.format import DEAD_LETTERS_FILE, Event, RecordingInfo, RecordingWriter
 from rillet.recordings.progress import EventProgress
-from rillet.schemas import CODECS, ActionEvent, FeatureEvent, FeatureSpec, RecordError
+from rillet.schemas import (
+    CODECS,
+    ActionEvent,
+    DeadLetter,
+    DecodeError,
+    FeatureEvent,
+    FeatureSpec,
+    RecordError,
+    decode_dead_letter,
+    encode_dead_letter,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,7 @@ class Recorded:
 
 
 def record(
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     out: Path,
     spec: FeatureSpec,
     *,
@@ -32,35 +42,46 @@ def record(
     start: Mapping[str, Mapping[int, int]] | None = None,
     dataset: str = "recorded",
 ) -> Recorded:
-    """Writes what is on the topics at the call into the directory ``out``.
+    """Writes what is on the topics when it is called into the directory ``out``.
 
     Records that cannot be decoded or do not fit ``spec`` go to ``dead_letters.jsonl`` beside the
-    recording: topic, partition, offset, reason and the bytes in base64.
+    recording, one :class:`rillet.schemas.DeadLetter` per line.
 
-    :param start: topic to partition to first offset; what is not named is read from its beginning.
+    :param start: first offset by topic and partition; partitions that are not named are read from their beginning.
     :raises RilletError: see :func:`read_topic` and :class:`RecordingWriter`.
     """
     dead = 0
     start = start or {}
+    kafka = KafkaConnection.of(kafka)
     with (
         RecordingWriter(out, spec, dataset) as writer,
-        (Path(out) / DEAD_LETTERS_FILE).open("w", encoding="utf-8") as dead_letters,
+        (Path(out) / DEAD_LETTERS_FILE).open("wb") as dead_letters,
         EventProgress(f"record to {out}", None) as progress,
     ):
         done = 0
-        writer.source = {"bootstrap_servers": bootstrap_servers, "topics": [features, actions]}
+        writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
         kinds: tuple[tuple[type[FeatureEvent] | type[ActionEvent], str], ...] = (
             (FeatureEvent, features),
             (ActionEvent, actions),
         )
         for kind, topic in kinds:
-            for item in read_topic(bootstrap_servers, topic, start=start.get(topic)):
+            for item in read_topic(kafka, topic, start=start.get(topic)):
                 try:
                     event: Event = CODECS[kind].decode(item.value or b"")
                     writer.write(event)
                 except RecordError as error:
                     dead += 1
-                    dead_letters.write(json.dumps(_dead_letter(item, error)) + "\n")
+                    letter = letter_for(
+                        error,
+                        item.topic,
+                        item.partition,
+                        item.offset,
+                        key=item.key,
+                        value=item.value,
+                        timestamp_ms=item.timestamp_ms,
+                        headers=item.headers,
+                    )
+                    dead_letters.write(encode_dead_letter(letter) + b"\n")
                 done += 1
                 progress.update(done)
     if not dead:
@@ -68,21 +89,17 @@ def record(
     return Recorded(writer.info(), dead)
 
 
-def read_dead_letters(directory: Path) -> Iterator[dict[str, object]]:
-    """The records that could not be recorded, as written by :func:`record`; none when all could."""
+def read_dead_letters(directory: Path) -> Iterator[DeadLetter]:
+    """The records that could not be recorded, as written by :func:`record`; none when all could.
+
+    :raises DecodeError: a line is no letter; with its number.
+    """
     path = Path(directory) / DEAD_LETTERS_FILE
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
-
-
-def _dead_letter(item: TopicRecord, error: RecordError) -> dict[str, object]:
-    return {
-        "topic": item.topic,
-        "partition": item.partition,
-        "offset": item.offset,
-        "reason": str(error),
-        "key": base64.b64encode(item.key or b"").decode(),
-        "value": base64.b64encode(item.value or b"").decode(),
-    }
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield decode_dead_letter(line)
+            except DecodeError as error:
+                raise DecodeError(f"{path}, line {number}: {error}") from error

@@ -1,6 +1,6 @@
-"""A recording to topics, at the pace of its event times, a multiple of it, or as fast as the broker takes it.
+"""Sends a recording to topics: at the pace of its event times, at a multiple of it, or as fast as the broker accepts.
 
-Keys are request ids, timestamps are event times, the ingest header is the wall clock of this replay.
+Keys are request ids, timestamps are event times, the ingest header holds the wall clock of this replay.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rillet.connectors.producers import ActionProducer, EventProducer, KafkaFeatureLog
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.recordings.errors import RecordingError
 from rillet.recordings.format import Event, Recording
 from rillet.recordings.progress import EventProgress
 from rillet.schemas import FeatureEvent
 
-#: Records in flight to the broker at most; beyond, the replay waits for acknowledgements.
+#: Records in flight to the broker at most; with so many the replay waits for acknowledgements.
 _IN_FLIGHT = 20_000
 _FLUSH_TIMEOUT_S = 60.0
 _WAIT_S = 0.002
@@ -32,7 +33,7 @@ class Replayed:
 
 
 def parse_speed(text: str) -> float | None:
-    """``1x``, ``100x``, ``2.5x`` to a factor; ``max`` to None.
+    """The factor of ``1x``, ``100x`` or ``2.5x``; None for ``max``.
 
     :raises RecordingError: anything else.
     """
@@ -49,7 +50,7 @@ def parse_speed(text: str) -> float | None:
 
 def replay(
     recording: Recording,
-    bootstrap_servers: str,
+    kafka: KafkaConnection | str,
     *,
     speed: float | None = None,
     features: str = "features",
@@ -61,26 +62,26 @@ def replay(
 ) -> Replayed:
     """Sends all events in order of event time, features before their actions; returns when all are acknowledged.
 
-    :param speed: factor of the recorded pace; None for as fast as possible.
-    :param partitions: of topics that do not exist yet.
-    :param requests: only the first so many requests and the actions up to there; None for all.
+    :param speed: multiple of the recorded pace; None for as fast as possible.
+    :param partitions: number of partitions of topics that do not exist yet.
+    :param requests: how many requests to send, from the first on, with the actions up to there; None for all.
     :raises RecordingError: the recording is damaged.
     :raises DeliveryError: the broker lost or refused a record.
     """
-    create_topics(bootstrap_servers, {features: partitions, actions: partitions})
+    create_topics(kafka, {features: partitions, actions: partitions})
     # The queues are sized so that they are never full: waiting is done here, where it is bounded.
     records, size = 2 * _IN_FLIGHT, 1 << 30
-    feature_log = KafkaFeatureLog(
-        bootstrap_servers, features, linger_ms=20, max_queue_records=records, max_queue_bytes=size
-    )
-    action_log = ActionProducer(
-        bootstrap_servers, actions, linger_ms=20, max_queue_records=records, max_queue_bytes=size
+    feature_log, action_log = (
+        EventProducer(kafka, topic, linger_ms=20, max_queue_records=records, max_queue_bytes=size)
+        for topic in (features, actions)
     )
     started = now_s()
     first_ms: int | None = None
     counts = {True: 0, False: 0}
     total = recording.info.requests + recording.info.actions if requests is None else None
     try:
+        feature_log.start()
+        action_log.start()
         with EventProgress(f"replay {recording.directory}", total) as progress:
             for event in recording.events():
                 is_feature = isinstance(event, FeatureEvent)
@@ -105,4 +106,4 @@ def replay(
 def _send(producer: EventProducer, event: Event, sleep: Callable[[float], None]) -> None:
     while len(producer) >= _IN_FLIGHT:
         sleep(_WAIT_S)
-    producer.append(event)
+    producer.submit(event)

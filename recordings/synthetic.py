@@ -1,8 +1,8 @@
-"""A synthetic shop whose true probabilities are known and drift: what a model can be measured against.
+"""A synthetic shop with known, drifting click and buy probabilities, against which a model can be measured.
 
 A click's log-odds are a bias, a taste of the user's segment for the item's category that walks at random
-over time, an item quality that is redrawn for a part of the items now and then, and the price. A buy needs
-a click. ``truth.npy`` beside the recording holds the probability of every label, float32[impressions, tasks].
+over time, an item quality that is redrawn for some of the items from time to time, and the price. A buy
+needs a click. ``truth.npy`` beside the recording holds the probability of every label, float32[impressions, tasks].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ShopConfig:
 
 
 class Shop:
-    """The drifting state; :meth:`requests` lets time pass."""
+    """The drifting state; :meth:`requests` advances it in time."""
 
     def __init__(self, config: ShopConfig, seed: int) -> None:
         self.config = config
@@ -78,7 +78,7 @@ class Shop:
         ]
 
     def requests(self, count: int) -> Iterator[tuple[FeatureEvent, list[ActionEvent], Float32s]]:
-        """So many requests: the event, its actions, and the true probabilities float32[N, T]."""
+        """Generates ``count`` requests: the event, its actions, and the true probabilities float32[N, T]."""
         config, rng = self.config, self._rng
         time_ms = float(config.start_ms)
         for begin in range(0, count, _BLOCK_REQUESTS):
@@ -148,7 +148,7 @@ def synthetic_spec() -> FeatureSpec:
 def synthetic_events(
     requests: int, *, seed: int = 0, config: ShopConfig | None = None
 ) -> Iterator[tuple[Event, Float32s | None]]:
-    """Events in event time order; with a feature event come its true probabilities float32[N, T]."""
+    """Events in event time order; feature events come with their true probabilities float32[N, T]."""
     waiting: list[tuple[int, int, ActionEvent]] = []  # heap by time, then by order of making
     made = 0
     for event, actions, truth in Shop(config or ShopConfig(), seed).requests(requests):

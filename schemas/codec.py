@@ -18,7 +18,16 @@ import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from rillet.schemas.errors import DecodeError
-from rillet.schemas.records import ActionEvent, DeltaBlock, DenseRef, ExampleBlock, FeatureEvent, Record
+from rillet.schemas.records import (
+    ActionEvent,
+    DeltaBlock,
+    DenseRef,
+    EpochClaim,
+    ExampleBlock,
+    FeatureEvent,
+    Freshness,
+    Record,
+)
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
@@ -61,10 +70,14 @@ _COLUMNS: dict[type, dict[str, np.dtype[Any]]] = {
         "fids": _INT64,
         "rows": _FLOAT32,
         "tombstones": _INT64,
-        "action_ingest_ms": _INT64,
     },
+    Freshness: {"action_ingest_ms": _INT64},
     DenseRef: {},
+    EpochClaim: {},
 }
+
+#: fields that are records themselves, by record type
+_PARTS: dict[type, dict[str, type]] = {DeltaBlock: {"freshness": Freshness}}
 
 _AVSC = {
     FeatureEvent: "feature_event",
@@ -72,9 +85,10 @@ _AVSC = {
     ExampleBlock: "example_block",
     DeltaBlock: "delta_block",
     DenseRef: "dense_ref",
+    EpochClaim: "epoch_claim",
 }
 
-R = TypeVar("R", FeatureEvent, ActionEvent, ExampleBlock, DeltaBlock, DenseRef)
+R = TypeVar("R", FeatureEvent, ActionEvent, ExampleBlock, DeltaBlock, DenseRef, EpochClaim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,36 +100,18 @@ class Codec:
     schema: Any
     #: marker and fingerprint, the first ten bytes of every encoded record
     header: bytes
-    columns: dict[str, np.dtype[Any]]
     names: tuple[str, ...]
 
     def to_avro(self, record: Record) -> dict[str, Any]:
         """The record as the plain dictionary that fastavro writes; columns packed."""
-        columns = self.columns
-        out: dict[str, Any] = {}
-        for name in self.names:
-            value = getattr(record, name)
-            dtype = columns.get(name)
-            if dtype is not None and value is not None:
-                value = np.ascontiguousarray(value, dtype).tobytes()
-            out[name] = value
-        return out
+        return _pack(self.record_type, record, self.names)
 
     def from_avro(self, datum: dict[str, Any]) -> Any:
         """The record of a dictionary that fastavro read.
 
         :raises DecodeError: a packed column's length is no multiple of its item size.
         """
-        for name, dtype in self.columns.items():
-            packed = datum[name]
-            if packed is None:
-                continue
-            if len(packed) % dtype.itemsize:
-                raise DecodeError(
-                    f"{self.record_type.__name__}.{name}: {len(packed)} bytes are no whole number of {dtype}"
-                )
-            datum[name] = np.frombuffer(packed, dtype)
-        return self.record_type(**datum)
+        return _unpack(self.record_type, datum)
 
     def encode(self, record: Record) -> bytes:
         """Header and body as one ``bytes``."""
@@ -146,6 +142,37 @@ class Codec:
         return self.from_avro(datum)
 
 
+def _pack(record_type: type, record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    columns, parts = _COLUMNS[record_type], _PARTS.get(record_type, {})
+    out: dict[str, Any] = {}
+    for name in names:
+        value = getattr(record, name)
+        dtype = columns.get(name)
+        if dtype is not None and value is not None:
+            value = np.ascontiguousarray(value, dtype).tobytes()
+        elif name in parts:
+            value = _pack(parts[name], value, _names(parts[name]))
+        out[name] = value
+    return out
+
+
+def _unpack(record_type: type, datum: dict[str, Any]) -> Any:
+    for name, dtype in _COLUMNS[record_type].items():
+        packed = datum[name]
+        if packed is None:
+            continue
+        if len(packed) % dtype.itemsize:
+            raise DecodeError(f"{record_type.__name__}.{name}: {len(packed)} bytes are no whole number of {dtype}")
+        datum[name] = np.frombuffer(packed, dtype)
+    for name, part in _PARTS.get(record_type, {}).items():
+        datum[name] = _unpack(part, datum[name])
+    return record_type(**datum)
+
+
+def _names(record_type: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(record_type))
+
+
 def _load(record_type: type) -> Codec:
     text = resources.files("rillet.schemas").joinpath("avsc", f"{_AVSC[record_type]}.avsc").read_text("utf-8")
     raw = json.loads(text)
@@ -154,8 +181,7 @@ def _load(record_type: type) -> Codec:
         record_type,
         fastavro.parse_schema(raw),
         MARKER + print_,
-        _COLUMNS[record_type],
-        tuple(f.name for f in fields(record_type)),
+        _names(record_type),
     )
 
 

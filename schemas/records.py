@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,10 +18,16 @@ from rillet.schemas.arrays import Float32s, Int32s, Int64s, UInt8s, UInt16s
 NO_TIME_MS = -1
 #: Times of events lie before this (the year 2106): tables keep them as 32-bit seconds.
 MAX_TIME_MS = (1 << 32) * 1000
+#: Action times that a merged :class:`Freshness` keeps at most, so that an outage does not fill the memory.
+MAX_ACTION_TIMES = 65_536
 
 
 def _no_dense() -> Float32s:
     return np.empty(0, np.float32)
+
+
+def _no_times() -> Int64s:
+    return np.empty(0, np.int64)
 
 
 class LabelKind(IntEnum):
@@ -89,6 +96,54 @@ class ExampleBlock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Freshness:
+    """How new the examples are that rows were trained on; travels from the trainer to the server in a block.
+
+    The newest times are of all examples so far, the action times only of those since the last publication.
+    """
+
+    newest_event_ms: int = NO_TIME_MS
+    newest_ingest_ms: int = NO_TIME_MS
+    #: int64[k], ingest times of actions, in the order in which they were trained on
+    action_ingest_ms: Int64s = field(default_factory=_no_times)
+
+    def merged(self, later: Freshness) -> Freshness:
+        """Both together; of the action times at most ``MAX_ACTION_TIMES``."""
+        return Freshness(
+            max(self.newest_event_ms, later.newest_event_ms),
+            max(self.newest_ingest_ms, later.newest_ingest_ms),
+            np.concatenate([self.action_ingest_ms, later.action_ingest_ms]),
+        ).sampled(MAX_ACTION_TIMES)
+
+    def sampled(self, limit: int) -> Freshness:
+        """At most ``limit`` of the action times, evenly spaced in their order, the first and the last among them."""
+        count = len(self.action_ingest_ms)
+        if count <= limit:
+            return self
+        picks = np.linspace(0, count - 1, limit).round().astype(np.int64)
+        return Freshness(self.newest_event_ms, self.newest_ingest_ms, self.action_ingest_ms[picks])
+
+    def without_action_times(self) -> Freshness:
+        """The newest times alone."""
+        return Freshness(self.newest_event_ms, self.newest_ingest_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochClaim:
+    """Opens a writer's epoch: ``deltas`` topic, key claim|shard. The first claim of an epoch in the log holds."""
+
+    #: of every claim: it is the first record of its epoch
+    sequence: ClassVar[int] = 0
+
+    model: str
+    shard: int
+    epoch: int
+    spec_hash: int
+    #: unique to the process that claims
+    writer: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DeltaBlock:
     """Absolute rows of a table shard that changed: ``deltas`` topic, key table|shard."""
 
@@ -99,12 +154,11 @@ class DeltaBlock:
     sequence: int
     spec_hash: int
     dim: int
-    newest_event_ms: int
-    newest_ingest_ms: int
     fids: Int64s
     rows: Float32s
     tombstones: Int64s
-    action_ingest_ms: Int64s
+    freshness: Freshness
+    #: CRC-32C of fids, rows and tombstones
     crc32c: int
 
 
@@ -123,4 +177,6 @@ class DenseRef:
     newest_event_ms: int
 
 
-Record = FeatureEvent | ActionEvent | ExampleBlock | DeltaBlock | DenseRef
+#: What the ``deltas`` topic holds; the three share one sequence of an epoch.
+DeltaRecord = EpochClaim | DeltaBlock | DenseRef
+Record = FeatureEvent | ActionEvent | ExampleBlock | DeltaRecord

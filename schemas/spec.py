@@ -61,7 +61,9 @@ class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
-    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive.
+    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
+    lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    that lies further before it is no positive. ``docs/join.md`` is the exact definition.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Task:
     window_ms: int
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
+    early_ms: int = 5_000
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ class FeatureSpec:
             if (counts > limits).any():
                 raise RecordError(f"{side} lengths: a slot has more values than its max_values")
             if (counts[:, limits == 1] == 0).any():
-                raise RecordError(f"{side} lengths: a slot with one value a row has none")
+                raise RecordError(f"{side} lengths: a slot with one value per row has none")
             expected = np.repeat(numbers if rows == 1 else np.tile(numbers, rows), lengths)
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")

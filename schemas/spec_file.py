@@ -90,6 +90,7 @@ def dump_spec(spec: FeatureSpec) -> str:
     for task in spec.tasks:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
+        lines.append(f"early_ms = {task.early_ms}")
     return "\n".join(lines) + "\n"
 
 
@@ -138,10 +139,12 @@ def _slot(path: str, entry: Any) -> Slot:
 
 
 def _task(path: str, entry: Any) -> Task:
-    kinds = {"name": str, "action": str, "window_ms": int, "negative_rate": float, "late": str}
-    task = Task(**_entry(path, entry, kinds, optional=("negative_rate", "late")))
+    kinds = {"name": str, "action": str, "window_ms": int, "negative_rate": float, "late": str, "early_ms": int}
+    task = Task(**_entry(path, entry, kinds, optional=("negative_rate", "late", "early_ms")))
     if task.window_ms <= 0:
         raise SpecError(f"{path}.window_ms: {task.window_ms} is not positive")
+    if task.early_ms < 0:
+        raise SpecError(f"{path}.early_ms: {task.early_ms} is negative")
     if not 0 < task.negative_rate <= 1:
         raise SpecError(f"{path}.negative_rate: {task.negative_rate} is not in (0, 1]")
     if task.late not in get_args(LatePolicy):

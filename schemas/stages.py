@@ -24,6 +24,10 @@ class ClosedError(RilletError):
     """The stage was closed; it takes and gives nothing more."""
 
 
+class FlushTimeoutError(RilletError):
+    """Not everything submitted is where it belongs yet. Nothing of it is lost: flush again."""
+
+
 class Stage(Protocol):
     """Anything with threads, sockets or files of its own."""
 
@@ -33,7 +37,8 @@ class Stage(Protocol):
     def flush(self, timeout_s: float) -> None:
         """Returns once everything submitted before is where it belongs (acknowledged, written, scored).
 
-        :raises RilletError: it is not, within ``timeout_s``, or some of it was lost. The stage stays usable.
+        :raises FlushTimeoutError: it is not, within ``timeout_s``; what is missing stays queued.
+        :raises RilletError: some of it was lost, such as refused by a broker for good. The stage stays usable.
         """
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Serving: the predictor, the auto-batcher and the Open Inference Protocol over HTTP in front of them.
+"""Serving: the predictor, the auto-batcher, and the Open Inference Protocol over HTTP in front of them.
 
-Exported here is what imports quickly; ``rillet.serving.program`` (torch), ``rillet.serving.app`` and ``rillet.serving.server`` (the
-web stack) and ``rillet.serving.live_model`` are imported by whoever runs a server.
+What imports quickly is exported here. Whoever runs a server imports ``rillet.serving.program`` and
+``rillet.serving.live_model`` (torch), ``rillet.serving.app``, ``server`` and ``service`` (the web stack).
 """
 
 from rillet.serving.config import ServingConfig

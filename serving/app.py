@@ -22,13 +22,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rillet.schemas import FeatureSpec
+from rillet.schemas import BackpressureError, ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
-from rillet.serving.errors import BodyTooLargeError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
+from rillet.serving.errors import InvalidRequestError, RequestError, ScoringError, UnknownModelError
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.features import RequestLayout, ScoreRequest, timeout_ms
+from rillet.serving.http_body import json_length_header, read_body
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.protocol import (
     InferRequest,
@@ -66,7 +67,7 @@ class InferenceApp:
         """
         :param model: name under which it is served.
         :param recorder: where served features go; None serves without logging them.
-        :param now_ms: wall clock, the event time of requests that name none.
+        :param now_ms: wall clock: the event time of requests that have none.
         """
         self._model = model
         self._spec = spec
@@ -80,13 +81,23 @@ class InferenceApp:
         # Random once and counted from there: asking the system for randomness costs more than the rest of a request.
         self._id_prefix = uuid.uuid4().hex[:20]
         self._id_count = itertools.count()
+        self._in_flight = 0
         self._rest = Starlette(routes=self._routes(), exception_handlers={HTTPException: _http_error})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._infer_path:
-            await self._infer(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
+        self._in_flight += 1
+        try:
+            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._infer_path:
+                await self._infer(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet; written by the event loop's thread only."""
+        return self._in_flight
 
     def _routes(self) -> list[Route]:
         routes = [
@@ -109,8 +120,8 @@ class InferenceApp:
         status = 200
         try:
             self._check_model(scope.get("path_params", {}))
-            json_header = _checked_headers(scope)
-            body = await _read(receive, self._config.max_body_bytes)
+            json_header = json_length_header(scope)
+            body = await read_body(receive, self._config.max_body_bytes)
             request = parse_infer_request(body, parse_json_length(json_header, len(body)))
             outputs = _wanted(request)
             scoring = self._layout.parse(request, self._now_ms(), self._new_id())
@@ -143,7 +154,9 @@ class InferenceApp:
         parameters: dict[str, bool] | None = None
         if request.log and self._recorder is not None:
             event = request.to_event(self._spec, scored.logits, self._model, scored.version)
-            if not self._recorder.record(event):
+            try:
+                self._recorder.submit(event)
+            except (BackpressureError, ClosedError):
                 parameters = {"logged": False}
         arrays = {"logits": scored.logits}
         if any(name == "scores" for name, _ in outputs):
@@ -234,40 +247,6 @@ def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
         if name not in _OUTPUTS:
             raise InvalidRequestError(f"outputs[{index}].name", f"{name[:40]!r} is none of {', '.join(_OUTPUTS)}")
     return request.outputs
-
-
-def _checked_headers(scope: Scope) -> str | None:
-    """The Inference-Header-Content-Length header.
-
-    :raises InvalidRequestError: the body is compressed.
-    """
-    json_length: str | None = None
-    for name, value in scope["headers"]:
-        if name == b"inference-header-content-length":
-            json_length = value.decode("latin-1")
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise InvalidRequestError("Content-Encoding", f"{value[:40].decode('latin-1')} is not accepted")
-    return json_length
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    """The whole body.
-
-    :raises BodyTooLargeError: more than ``limit`` bytes.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidRequestError("body", "the client closed the connection within it")
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError(f"the body is larger than max_body_bytes = {limit}")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _sigmoid(logits: Float32s) -> Float32s:

@@ -32,7 +32,7 @@ def plain_archive(program: bytes) -> bytes:
     It is written anew, and not only looked at, because the loader has another zip reader than Python's.
 
     :param program: what ``torch.export.save`` wrote of a program of plain tensors and symbolic sizes.
-    :raises ProgramError: it has what a plain program has not, or asks for pickle or evaluation of code.
+    :raises ProgramError: it contains what a plain program does not, or asks for pickle or evaluation of code.
     :raises Exception: arbitrary bytes fail in many ways (zip, JSON, encoding).
     """
     with zipfile.ZipFile(io.BytesIO(program)) as archive:

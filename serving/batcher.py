@@ -1,7 +1,7 @@
-"""The auto-batcher: one thread that owns the model, takes what is queued and lets updates in between batches.
+"""The auto-batcher: one thread that owns the model, scores what is queued and applies updates between batches.
 
 Work-conserving: it never waits while requests wait, unless ``max_queue_delay_ms`` says so. Nothing else may
-touch the table or the program, which is why no request sees half a row and none of it needs a lock.
+touch the table or the program, so no request sees half a row, and neither needs a lock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from rillet.schemas import ClosedError, FlushTimeoutError
 from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
 from rillet.serving.row_queue import Job, RowQueue
 
@@ -27,17 +28,17 @@ class BatchObserver(Protocol):
         """A batch was computed."""
 
     def queue_rows(self, rows: int) -> None:
-        """So many rows wait."""
+        """``rows`` rows are queued."""
 
 
 class AutoBatcher(Generic[P, R]):
-    """``submit`` from any thread; everything else happens on the thread that calls ``run``."""
+    """A ``Sink[Job]``: ``submit`` and ``wake`` from any thread, everything else happens on its own thread."""
 
     def __init__(
         self,
         *,
         compute: Callable[[Sequence[P]], Sequence[R]],
-        between: Callable[[], bool],
+        background_slice: Callable[[], bool],
         deliver: Callable[[list[tuple[Job[P, R], R | RequestError]]], None],
         queue: RowQueue[P, R],
         clock: Callable[[], float],
@@ -45,56 +46,89 @@ class AutoBatcher(Generic[P, R]):
     ) -> None:
         """
         :param compute: payloads of one batch to their results, in order.
-        :param between: one slice of background work; True when more of it is at hand.
-        :param deliver: results of a batch, called once a batch.
+        :param background_slice: one slice of background work; True when there is more of it.
+        :param deliver: takes the results; called once per batch.
         :param clock: monotonic seconds.
         """
         self._compute = compute
-        self._between = between
+        self._background_slice = background_slice
         self._deliver = deliver
         self._queue = queue
         self._clock = clock
         self._observer = observer
         self._changed = threading.Condition()
-        self._background = False
-        self._stopping = False
+        self._background_pending = False
+        self._flushing = 0
+        self._closed = False
+        #: jobs taken so far, and those of them that were delivered, with or without scores
+        self._submitted = 0
+        self._delivered = 0
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
-    def submit(self, job: Job[P, R]) -> None:
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def submit(self, job: Job[P, R], /) -> None:
         """Queues a job.
 
-        :raises QueueFullError: too many rows wait.
-        :raises NotReadyError: the batcher is stopping.
+        :raises QueueFullError: too many rows wait; it is a BackpressureError.
+        :raises ClosedError: after :meth:`close`.
         """
         with self._changed:
-            if self._stopping:
-                raise NotReadyError("the server is stopping")
+            if self._closed:
+                raise ClosedError("the batcher is closed")
             self._queue.offer(job)
-            self._changed.notify()
+            self._submitted += 1
+            self._changed.notify_all()
 
     def wake(self) -> None:
         """Says that there is background work; callable from any thread."""
         with self._changed:
-            self._background = True
-            self._changed.notify()
+            self._background_pending = True
+            self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Lets ``run`` return once everything queued is answered; later jobs are refused."""
+    def flush(self, timeout_s: float) -> None:
+        """Returns once every job queued before is answered; batches do not wait to become full meanwhile.
+
+        :raises FlushTimeoutError: some are not, within ``timeout_s``.
+        """
         with self._changed:
-            self._stopping = True
-            self._changed.notify()
+            target = self._submitted
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                if not self._changed.wait_for(lambda: self._delivered >= target, timeout_s):
+                    raise FlushTimeoutError(
+                        f"{target - self._delivered} requests ({self._queue.rows} rows in the queue) are not answered"
+                        f" after {timeout_s:.1f} s"
+                    )
+            finally:
+                self._flushing -= 1
 
-    def run(self) -> None:
-        """Serves until :meth:`stop`."""
-        while self._wait():
-            self.step()
+    def close(self) -> None:
+        """Ends the thread after the batch that it computes; what still waits is answered with NotReadyError."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._changed:
+            given_up = self._queue.clear()
+        if given_up:
+            error = NotReadyError("the server is stopping")
+            self._deliver([(job, error) for job in given_up])
+            log.error("the batcher was closed with %d requests in its queue: they got no scores", len(given_up))
 
     def step(self) -> None:
         """One batch if one is due, then one slice of background work if there is some. Does not wait."""
         now = self._clock()
         with self._changed:
-            due = self._queue.wait_s(now) == 0.0 or (self._stopping and len(self._queue) > 0)
+            due = self._is_due(now)
             batch, expired = self._queue.take(now) if due else ([], [])
-            background, self._background = self._background, False
+            background, self._background_pending = self._background_pending, False
         outcomes: list[tuple[Job[P, R], R | RequestError]] = [
             (job, DeadlineError(f"the deadline passed after {(now - job.enqueued_s) * 1e3:.1f} ms in the queue"))
             for job in expired
@@ -106,20 +140,29 @@ class AutoBatcher(Generic[P, R]):
         if outcomes:
             self._deliver(outcomes)
             self._observer.queue_rows(self._queue.rows)
-        if background and self._between():
             with self._changed:
-                self._background = True
+                self._delivered += len(outcomes)
+                self._changed.notify_all()
+        if background and self._background_slice():
+            with self._changed:
+                self._background_pending = True
+
+    def _run(self) -> None:
+        while self._wait():
+            self.step()
 
     def _wait(self) -> bool:
-        """Sleeps until :meth:`step` has something to do; False when stopped and empty."""
+        """Sleeps until :meth:`step` has something to do; False when closed."""
         with self._changed:
-            while True:
-                wait = self._queue.wait_s(self._clock())
-                if self._stopping:
-                    return wait is not None
-                if wait == 0.0 or self._background:
+            while not self._closed:
+                now = self._clock()
+                if self._background_pending or self._is_due(now):
                     return True
-                self._changed.wait(wait)
+                self._changed.wait(self._queue.wait_s(now))
+            return False
+
+    def _is_due(self, now: float) -> bool:
+        return self._queue.wait_s(now) == 0.0 or (self._flushing > 0 and len(self._queue) > 0)
 
     def _results(self, batch: Sequence[Job[P, R]]) -> Sequence[R | RequestError]:
         try:

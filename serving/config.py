@@ -1,4 +1,4 @@
-"""Settings of one serving process; not where the model comes from (that is ``sync``'s configuration)."""
+"""Settings of one serving process. Where the model comes from is in the configuration of ``sync``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ServingConfig:
     max_request_rows: int = 2048
     #: how long a batch that is not full waits for more, from its first request on, in ms; 0 never waits
     max_queue_delay_ms: float = 0.0
-    #: deadline of a request that names none, in ms from its arrival; 0 is no deadline
+    #: deadline of a request that sets none, in ms from its arrival; 0 is no deadline
     default_timeout_ms: float = 0.0
     #: longest time between two batches that applying updates may take, in ms
     apply_slice_ms: float = 2.0
-    #: pause between two looks at the delta log when it had nothing new, in ms
+    #: pause between two reads of the delta log while it has nothing new, in ms
     poll_interval_ms: float = 50.0
-    #: pause between two looks at the store while there is no base yet, in ms
+    #: pause between two checks of the store while there is no base yet, in ms
     base_poll_interval_ms: float = 1000.0
     #: largest request body, in bytes; 413 above it
     max_body_bytes: int = 16 * 1024 * 1024

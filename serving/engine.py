@@ -1,19 +1,18 @@
-"""The server without its protocol: queue, batcher thread and the model that it owns; asyncio in front.
+"""The server without its protocol: queue, batcher thread and model, with asyncio in front.
 
-Where updates come from is behind :class:`ServedModel`; HTTP is ``app``'s business.
+Where updates come from is up to the :class:`ServedModel`; HTTP is in ``app``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rillet.schemas import FeatureSpec
+from rillet.schemas import ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.config import ServingConfig
@@ -38,7 +37,9 @@ class Scored:
 
 
 class ServedModel(Protocol):
-    """What is served, and how it changes. ``ready`` is read by any thread, the rest by the batcher's only."""
+    """What is served, and how it changes. ``ready`` and ``version`` are read by any thread, the rest by the batcher's only.
+
+    ``tests/contracts/test_served_model.py`` holds what every implementation has to do."""
 
     @property
     def ready(self) -> bool:
@@ -55,7 +56,7 @@ class ServedModel(Protocol):
     def program(self) -> Program: ...
 
     def apply(self, budget_s: float) -> bool:
-        """Applies updates for at most about ``budget_s``; True when more are at hand. Must not raise for a bad update."""
+        """Applies updates for at most about ``budget_s``; True when there are more. Must not raise for a bad update."""
 
 
 class Engine:
@@ -79,58 +80,60 @@ class Engine:
         )
         self._batcher: AutoBatcher[ScoreRequest, Scored] = AutoBatcher(
             compute=self._compute,
-            between=self._between,
+            background_slice=self._apply_slice,
             deliver=self._deliver,
             queue=self._queue,
             clock=clock,
             observer=metrics,
         )
-        self._thread = threading.Thread(target=self._batcher.run, name="batcher", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = False
+        self._refusing = False
 
     @property
     def ready(self) -> bool:
         """Whether requests are scored now."""
-        return self.model.ready and not self._stopping
+        return self.model.ready and not self._refusing
 
     @property
     def queue_rows(self) -> int:
         """Rows waiting for the batcher."""
         return self._queue.rows
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the batcher; results are handed to ``loop``."""
-        self._loop = loop
-        self._thread.start()
+    def start(self) -> None:
+        """Starts the batcher's thread."""
+        self._batcher.start()
 
     def wake(self) -> None:
-        """Says that updates are at hand; callable from any thread."""
+        """Says that there are updates to apply; callable from any thread."""
         self._batcher.wake()
 
     def refuse(self) -> None:
-        """From now on not ready; what is queued is still answered."""
-        self._stopping = True
+        """From now on not ready, so that no new requests come; those that were queued are still answered."""
+        self._refusing = True
 
-    def stop(self, timeout_s: float) -> None:
-        """Answers what is queued and ends the batcher; blocks."""
-        self._stopping = True
-        self._batcher.stop()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            log.error("the batcher did not end within %.0f s; %d rows are not answered", timeout_s, self._queue.rows)
+    def flush(self, timeout_s: float) -> None:
+        """Returns once every request queued before is answered; blocks.
+
+        :raises FlushTimeoutError: some are not, within ``timeout_s``.
+        """
+        self._batcher.flush(timeout_s)
+
+    def close(self) -> None:
+        """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError."""
+        self._refusing = True
+        self._batcher.close()
 
     async def score(self, request: ScoreRequest, timeout_ms: float) -> Scored:
         """Queues a request and waits for its scores.
 
-        :param timeout_ms: not computed later than this from now; 0 is no deadline.
+        :param timeout_ms: not scored if it waits longer than this; 0 is no deadline.
         :raises RequestError: not ready, queue full, deadline passed, or the model failed.
         """
         if not self.ready:
             raise NotReadyError(
-                "the server is stopping" if self._stopping else "no model is loaded yet; the replica waits for a base"
+                "the server is stopping" if self._refusing else "no model is loaded yet; the replica waits for a base"
             )
-        loop = asyncio.get_running_loop()
+        loop = self._bound_loop()
         future: asyncio.Future[Scored] = loop.create_future()
 
         def settle(outcome: Scored | RequestError) -> None:
@@ -143,8 +146,20 @@ class Engine:
 
         now = self._clock()
         deadline = now + timeout_ms / 1e3 if timeout_ms else float("inf")
-        self._batcher.submit(Job(request, request.rows, settle, now, deadline))
+        try:
+            self._batcher.submit(Job(request, request.rows, settle, now, deadline))
+        except ClosedError as error:
+            raise NotReadyError("the server is stopping") from error
         return await future
+
+    def _bound_loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop: that of the first request, as for asyncio's own locks and queues."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("the engine scores the requests of one event loop, and this is another")
+        return loop
 
     def _compute(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
         model, predictor = self.model, self._predictor
@@ -155,13 +170,16 @@ class Engine:
         version = model.version
         return [Scored(one, version) for one in logits]
 
-    def _between(self) -> bool:
+    def _apply_slice(self) -> bool:
         return self.model.apply(self._config.apply_slice_ms / 1e3)
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:
-        assert self._loop is not None  # noqa: S101  # set before the thread starts
-        # One wake-up of the loop a batch, not one a request.
-        self._loop.call_soon_threadsafe(_settle_all, outcomes)
+        assert self._loop is not None  # noqa: S101  # set before the first job was queued
+        # The loop is woken once per batch, not once per request.
+        try:
+            self._loop.call_soon_threadsafe(_settle_all, outcomes)
+        except RuntimeError:  # the loop was closed, and with it the connections of those who asked
+            log.error("%d requests were scored after the event loop was closed", len(outcomes))
 
 
 def _settle_all(outcomes: list[_Outcome]) -> None:

@@ -7,7 +7,7 @@ RilletError
         ├── InvalidRequestError  400, names the field
         ├── UnknownModelError    404
         ├── BodyTooLargeError    413
-        ├── QueueFullError       429
+        ├── QueueFullError       429, also a BackpressureError
         ├── ScoringError         500, the model failed on it
         ├── NotReadyError        503
         └── DeadlineError        504
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rillet.schemas import RilletError
+from rillet.schemas import BackpressureError, RilletError
 
 
 class ServingError(RilletError):
@@ -54,14 +54,14 @@ class UnknownModelError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body is larger than ``rillet.serving.max_body_bytes``."""
+    """The body is larger than ``serving.max_body_bytes``."""
 
     status = 413
     reason = "body_too_large"
 
 
-class QueueFullError(RequestError):
-    """``rillet.serving.max_queue_rows`` rows are waiting already."""
+class QueueFullError(RequestError, BackpressureError):
+    """``serving.max_queue_rows`` rows are waiting already."""
 
     status = 429
     reason = "queue_full"

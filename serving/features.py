@@ -118,8 +118,8 @@ class RequestLayout:
     def parse(self, request: InferRequest, now_ms: int, new_id: str) -> ScoreRequest:
         """Checks a request against the spec and packs it.
 
-        :param now_ms: event time of a request that names none.
-        :param new_id: request id of a request that names none.
+        :param now_ms: event time of a request that has none.
+        :param new_id: request id of a request that has none.
         :raises InvalidRequestError: with the field that is wrong.
         """
         inputs = request.inputs
@@ -214,7 +214,7 @@ def _impression_ids(inputs: Any, rows: int) -> Int64s:
     if ids.shape != (rows,):
         raise InvalidRequestError("impression_ids.shape", f"{list(ids.shape)}, expected [{rows}]")
     if len(set(ids.tolist())) != rows:  # for a request's few rows far cheaper than np.unique
-        raise InvalidRequestError("impression_ids", "an id stands twice")
+        raise InvalidRequestError("impression_ids", "an id occurs twice")
     checked: Int64s = ids
     return checked
 
@@ -223,7 +223,7 @@ def _event_time(request: InferRequest, now_ms: int) -> int:
     value = request.parameters.get("event_time_ms", now_ms)
     if type(value) is not int or not 0 <= value < MAX_TIME_MS:
         raise InvalidRequestError(
-            "parameters.event_time_ms", f"{str(value)[:40]} is no time in ms since 1970, below {MAX_TIME_MS}"
+            "parameters.event_time_ms", f"{str(value)[:40]} is not a time in ms since 1970, below {MAX_TIME_MS}"
         )
     return value
 
@@ -236,14 +236,14 @@ def _log(request: InferRequest) -> bool:
 
 
 def timeout_ms(request: InferRequest, default: float) -> float:
-    """How long the request may wait, in ms; 0 is for ever. From ``timeout_ms``, or Triton's ``timeout`` (microseconds).
+    """How long the request may wait, in ms; 0 is forever. From ``timeout_ms``, or Triton's ``timeout`` (microseconds).
 
-    :raises InvalidRequestError: no positive number.
+    :raises InvalidRequestError: not a positive number.
     """
     name, scale = ("timeout_ms", 1.0) if "timeout_ms" in request.parameters else ("timeout", 1e-3)
     value = request.parameters.get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise InvalidRequestError(f"parameters.{name}", f"{str(value)[:40]} is no positive number")
+        raise InvalidRequestError(f"parameters.{name}", f"{str(value)[:40]} is not a positive number")
     return value * scale

@@ -1,6 +1,6 @@
 """The model that is served while it changes: a replica's table, and the dense program with its newest weights.
 
-Two sides. ``run`` fetches (its own thread); ``apply`` and what it calls belong to the batcher's thread. What a
+Two sides. ``run`` reads (its own thread); ``apply`` and what it calls belong to the batcher's thread. What a
 bad update does is decided here: it is counted and logged, and serving stays on what it has.
 """
 
@@ -23,8 +23,8 @@ from rillet.serving.metrics import ServingMetrics
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
 from rillet.serving.protocol import InferRequest
+from rillet.serving.rate_limited_log import RateLimitedLog
 from rillet.serving.replica_metrics import ReplicaCollector
-from rillet.serving.report import Reporter
 from rillet.sync import (
     Base,
     BaseNotFoundError,
@@ -33,9 +33,11 @@ from rillet.sync import (
     Incident,
     ModelStore,
     Replica,
+    ReplicaConfig,
+    ReplicaListener,
     StoreUnavailableError,
-    SyncConfig,
     SyncError,
+    TableShard,
 )
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class LiveModel:
+class LiveModel(ReplicaListener[DenseProgram]):
     """A :class:`rillet.serving.engine.ServedModel` that follows a trainer."""
 
     def __init__(
@@ -59,7 +61,7 @@ class LiveModel:
         spec: FeatureSpec,
         *,
         config: ServingConfig,
-        sync_config: SyncConfig,
+        replica_config: ReplicaConfig,
         metrics: ServingMetrics,
         now_ms: Callable[[], int] = _wall_clock_ms,
         clock: Callable[[], float] = time.monotonic,
@@ -75,22 +77,15 @@ class LiveModel:
         self._metrics = metrics
         self._now_ms = now_ms
         self._clock = clock
-        self._reporter = Reporter(log, clock)
+        self._limited_log = RateLimitedLog(log, clock)
         self._replica = Replica(
             store,
             delta_log,
-            spec_hash=spec.hash,
-            config=sync_config,
-            on_applied=self._on_applied,
-            on_dense=self._on_dense,
-            on_incident=self._on_incident,
-            prepare=self._prepare,
+            TableShard(store.model, spec.hash),
+            config=replica_config,
+            listener=self,
         )
         self._program: DenseProgram | None = None
-        #: the base that the program is from
-        self._base: Base | None = None
-        #: programs of fetched bases that are not applied yet
-        self._prepared: dict[Base, DenseProgram] = {}
         self._version = 0
         self._loaded = False
         self._announced = False
@@ -152,10 +147,10 @@ class LiveModel:
             self._announce()
         return more
 
-    # -- the fetching thread -------------------------------------------------------------------------------
+    # -- the reading thread -------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event, wake: Callable[[], None]) -> None:
-        """Waits for the first base, then fetches until ``stop`` is set.
+        """Waits for the first base, then reads until ``stop`` is set.
 
         :param wake: called when the batcher should look for updates to apply.
         :raises RilletError: the base cannot be served: its program does not load or is of another shape.
@@ -170,7 +165,9 @@ class LiveModel:
             except (SyncError, ProgramError) as error:
                 if isinstance(error, ProgramError):
                     self._refused_weights.inc()
-                self._reporter.warn("poll", "updates are not arriving, serving goes on with what there is: %s", error)
+                self._limited_log.warning(
+                    "poll", "updates are not arriving, serving goes on with what there is: %s", error
+                )
                 wake()  # the error may have come after rows were queued
                 # The replica asks a failing store at its own pace, and reads the log meanwhile.
                 stop.wait(pause_s if isinstance(error, StoreUnavailableError) else _RETRY_S)
@@ -185,12 +182,12 @@ class LiveModel:
             try:
                 base = self._replica.load()
             except BaseNotFoundError:
-                self._reporter.info(
+                self._limited_log.info(
                     "base", "waiting for the trainer to write a first base of model %s to %s", model, url
                 )
                 stop.wait(self._config.base_poll_interval_ms / 1e3)
             except SyncError as error:
-                self._reporter.warn("base", "the first base of model %s cannot be loaded yet: %s", model, error)
+                self._limited_log.warning("base", "the first base of model %s cannot be loaded yet: %s", model, error)
                 stop.wait(max(_RETRY_S, self._config.base_poll_interval_ms / 1e3))
             else:
                 log.info(
@@ -217,8 +214,8 @@ class LiveModel:
 
     # -- called by the replica -----------------------------------------------------------------------------
 
-    def _prepare(self, base: Base) -> None:
-        """Loads a base's program and weights, which takes too long for the batcher's thread. Fetching thread.
+    def prepare(self, base: Base) -> DenseProgram:
+        """Loads a base's program and weights, which takes too long for the batcher's thread. Reading thread.
 
         :raises ProgramError: they do not fit; the replica then does not take the base.
         """
@@ -230,29 +227,34 @@ class LiveModel:
             tasks=len(self._spec.tasks),
         )
         program.load_weights(base.dense)
-        self._prepared[base] = program
+        return program
 
-    def _on_dense(self, version: int, weights: Dense) -> None:
-        """Serves a version of the weights, with the program of its base where that is new. Applying thread."""
-        base = self._replica.base
-        if base is not self._base:
-            self._base, self._program = base, self._prepared.pop(base)
-        else:
-            try:
-                self.program.load_weights(weights)
-            except ProgramError as error:
-                self._refused_weights.inc()
-                log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
-                return
+    def on_base(self, base: Base, prepared: DenseProgram) -> None:
+        """Serves the program of a base that has replaced the table. Applying thread."""
+        self._program, self._version = prepared, base.manifest.version
+
+    def on_dense(self, version: int, dense: Dense) -> None:
+        """Serves a newer version of the weights, unless it does not fit. Applying thread."""
+        try:
+            self.program.load_weights(dense)
+        except ProgramError as error:
+            self._refused_weights.inc()
+            log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
+            return
         self._version = version
 
-    def _on_applied(self, block: DeltaBlock) -> None:
-        known = block.action_ingest_ms[block.action_ingest_ms >= 0]
+    def on_applied(self, block: DeltaBlock) -> None:
+        """Observes how long the actions took that the rows of a block were trained on. Applying thread."""
+        times = block.freshness.action_ingest_ms
+        known = times[times >= 0]
         if len(known):
             self._metrics.freshness_seconds.observe_many((self._now_ms() - known) / 1e3)
 
-    def _on_incident(self, kind: Incident, position: int, detail: str) -> None:
-        self._reporter.warn(f"incident {kind}", "delta log position %d: %s: %s", position, kind.value, detail)
+    def on_incident(self, incident: Incident, position: int, detail: str) -> None:
+        """Reports what was refused or is missing. Reading thread."""
+        self._limited_log.warning(
+            f"incident {incident}", "delta log position %d: %s: %s", position, incident.value, detail
+        )
 
     def _announce(self) -> None:
         self._announced = True

@@ -1,6 +1,6 @@
 """The server's Prometheus metrics, and a histogram that takes arrays.
 
-Times are in seconds with buckets about 12% apart, so that a p99 read from them is within 12%.
+Times are in seconds with buckets about 12% apart, so that a p99 read from them is off by at most 12%.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from rillet.schemas.arrays import Float64s
 
 
 def geometric_buckets(low: float, high: float, ratio: float = 1.12) -> tuple[float, ...]:
-    """Upper bounds from ``low`` to at least ``high``, each ``ratio`` times the one before, to 4 digits."""
+    """Upper bounds from ``low`` to at least ``high``, each ``ratio`` times the one before, to 4 digits.
+
+    >>> geometric_buckets(1.0, 2.0, ratio=1.5)
+    (1.0, 1.5, 2.25)
+    """
     steps = int(np.ceil(np.log(high / low) / np.log(ratio)))
     return tuple(float(f"{low * ratio**step:.4g}") for step in range(steps + 1))
 
 
 class ArrayHistogram(Collector):
-    """A Prometheus histogram without labels whose ``observe_many`` costs no Python a value. Thread-safe."""
+    """A Prometheus histogram without labels whose ``observe_many`` costs no Python per value. Thread-safe."""
 
     def __init__(
         self, name: str, documentation: str, buckets: Sequence[float], registry: CollectorRegistry | None = None
@@ -115,10 +119,10 @@ class ServingMetrics:
         )
         rows = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
         self._batch_rows = Histogram(
-            "rillet_serving_batch_rows", "Candidates a batch.", buckets=rows, registry=registry
+            "rillet_serving_batch_rows", "Candidates per batch.", buckets=rows, registry=registry
         )
         self._batch_requests = Histogram(
-            "rillet_serving_batch_requests", "Requests a batch.", buckets=rows, registry=registry
+            "rillet_serving_batch_requests", "Requests per batch.", buckets=rows, registry=registry
         )
         self._queue_rows = Gauge("rillet_serving_queue_rows", "Candidates waiting for the model.", registry=registry)
         self.fids = Counter("rillet_serving_fids", "Feature ids looked up.", registry=registry)
@@ -142,7 +146,7 @@ class ServingMetrics:
         self._batch_requests.observe(jobs)
 
     def queue_rows(self, rows: int) -> None:
-        """So many rows wait."""
+        """``rows`` rows are queued."""
         self._queue_rows.set(rows)
 
     def counter(self, name: str, documentation: str) -> Counter:

@@ -30,7 +30,7 @@ class Program(Protocol):
 
 
 class Predictor:
-    """Context slots are gathered once a request and repeated over its candidates."""
+    """Context slots are gathered once per request and repeated over its candidates."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._context_slots = len(spec.context)

@@ -1,4 +1,4 @@
-"""The dense part of the model: a ``torch.export`` program and the weights that come after it; needs no model code."""
+"""The dense part of the model: a ``torch.export`` program and its current weights; needs no model code."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class DenseProgram:
     def __call__(self, embeddings: Float32s, dense: Float32s) -> Float32s:
         """Logits float32[n, T] of embeddings float32[n, S, E] and dense float32[n, Dd]."""
         if (thread := threading.get_ident()) != self._thread:
-            # OpenMP keeps its number of threads for each calling thread apart, so what the process set at its start
-            # does not hold here. More than one make small batches slower, and spin while others need the processor.
+            # OpenMP keeps a number of threads per calling thread, so what the process set at its start does not
+            # apply here. More than one make small batches slower, and spin while others need the processor.
             torch.set_num_threads(1)
             self._thread = thread
         with torch.inference_mode():

@@ -42,20 +42,24 @@ class InferRequest:
 def parse_json_length(header: str | None, body_bytes: int) -> int | None:
     """Value of the ``Inference-Header-Content-Length`` header, None when it is absent.
 
-    :raises InvalidRequestError: no decimal number in 0..body_bytes.
+    :raises InvalidRequestError: not a decimal number in 0..body_bytes.
     """
     if header is None:
         return None
     # isdecimal alone accepts other scripts' digits; a long string would make int() slow.
     if not (header.isascii() and header.isdecimal() and len(header) < 20 and int(header) <= body_bytes):
         raise InvalidRequestError(
-            "Inference-Header-Content-Length", f"{header[:40]!r} is no length within a body of {body_bytes} bytes"
+            "Inference-Header-Content-Length", f"{header[:40]!r} is not a length within a body of {body_bytes} bytes"
         )
     return int(header)
 
 
 def parse_infer_request(body: bytes, json_length: int | None = None) -> InferRequest:
     """An ``infer`` request.
+
+    >>> body = b'{"inputs": [{"name": "fids", "datatype": "INT64", "shape": [1, 2], "data": [7, 9]}]}'
+    >>> parse_infer_request(body).inputs["fids"].tolist()
+    [[7, 9]]
 
     :param json_length: bytes of JSON at the start of the body; the rest are binary tensors. None: all is JSON.
     :raises InvalidRequestError: with the field that is wrong. No other exception, whatever the bytes.
@@ -82,7 +86,7 @@ def parse_infer_request(body: bytes, json_length: int | None = None) -> InferReq
     for index, entry in enumerate(entries):
         name, array, taken = _input(f"inputs[{index}]", entry, binary)
         if name in inputs:
-            raise InvalidRequestError(f"inputs[{index}].name", f"{name!r} stands twice")
+            raise InvalidRequestError(f"inputs[{index}].name", f"{name!r} occurs twice")
         inputs[name] = array
         binary = binary[taken:]
     if len(binary):
@@ -123,7 +127,7 @@ def format_infer_response(
 
 
 def format_error(message: str) -> bytes:
-    """The body of every answer that is no success."""
+    """The body of every answer that is not a success."""
     # A message may quote a lone surrogate out of the request, which orjson does not write.
     return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
 

@@ -43,7 +43,11 @@ class ReplicaCollector(Collector):
             ("upserted_rows", "Rows written by delta blocks.", applied.rows),
             ("tombstones", "Rows removed by delta blocks.", applied.tombstones),
             ("bytes", "Bytes of the applied fids, rows and tombstones.", applied.bytes),
-            ("dense_versions", "Versions of the dense weights seen, those of bases included.", applied.dense_versions),
+            (
+                "dense_versions",
+                "Versions of the dense weights applied, those that came with a base not counted.",
+                applied.dense_versions,
+            ),
             ("bases", "Bases loaded, the first included.", applied.bases),
         ]
         for name, text, value in counters:

@@ -1,6 +1,6 @@
-"""Requests waiting for the model, bounded and batched by rows; pure: the time is an argument, no lock, no thread.
+"""Requests waiting for the model, bounded and batched by rows. Pure logic: time is an argument, no lock, no thread.
 
-Batching as in Zemanta's auto-batching server and Triton's dynamic batcher: rows are what a batch costs.
+Batching as in Zemanta's auto-batching server and Triton's dynamic batcher: what a batch costs depends on its rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rillet.serving.errors import QueueFullError, RequestError
 P = TypeVar("P")
 R = TypeVar("R")
 
-#: A batch is taken so long before the first deadline in it: a sleeping thread wakes up late.
+#: A batch is taken this long before the first deadline in it, since a sleeping thread wakes up late.
 _DEADLINE_MARGIN_S = 0.001
 
 
@@ -28,12 +28,20 @@ class Job(Generic[P, R]):
     #: called once, by whoever delivers the batch, with the result or why there is none
     done: Callable[[R | RequestError], None]
     enqueued_s: float
-    #: not computed at or after this time; infinite for none
+    #: not computed at or after this time; infinite if there is no deadline
     deadline_s: float = float("inf")
 
 
 class RowQueue(Generic[P, R]):
-    """First in, first out; at most ``max_rows`` rows."""
+    """First in, first out; at most ``max_rows`` rows.
+
+    >>> queue = RowQueue(max_rows=100, max_batch_rows=10, max_delay_s=0.0)
+    >>> for name, rows in (("a", 4), ("b", 6), ("c", 5)):
+    ...     queue.offer(Job(name, rows, done=print, enqueued_s=0.0))
+    >>> batch, expired = queue.take(now_s=0.0)
+    >>> [job.payload for job in batch], queue.rows
+    (['a', 'b'], 5)
+    """
 
     def __init__(self, max_rows: int, max_batch_rows: int, max_delay_s: float) -> None:
         self._jobs: deque[Job[P, R]] = deque()
@@ -50,7 +58,7 @@ class RowQueue(Generic[P, R]):
     def offer(self, job: Job[P, R]) -> None:
         """Appends a job.
 
-        :raises QueueFullError: its rows do not fit any more; the queue is as before.
+        :raises QueueFullError: its rows do not fit any more; the queue is as before. It is a BackpressureError.
         """
         if self.rows + job.rows > self._max_rows:
             raise QueueFullError(
@@ -92,6 +100,14 @@ class RowQueue(Generic[P, R]):
             self.rows -= job.rows
         self._due_s = min(map(self._due, self._jobs), default=float("inf"))
         return batch, expired
+
+    def clear(self) -> list[Job[P, R]]:
+        """Takes everything out, in order."""
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        self.rows = 0
+        self._due_s = float("inf")
+        return jobs
 
     def _due(self, job: Job[P, R]) -> float:
         return min(job.enqueued_s + self._max_delay_s, job.deadline_s - _DEADLINE_MARGIN_S)

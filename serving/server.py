@@ -1,89 +1,109 @@
-"""One process's HTTP server: uvicorn in the calling thread, the engine's batcher beside it, a graceful end.
-
-SIGTERM or SIGINT (or :meth:`InferenceServer.stop`): not ready, no new connections, requests in flight are answered,
-then the batcher ends. Feature log and replica are their owner's to close afterwards.
-"""
+"""One process's HTTP server: uvicorn on a thread of its own. What is served, and how a stop goes, is in ``service``."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from asyncio import get_running_loop, to_thread
+import threading
+import time
+from collections.abc import Callable
 
 import uvicorn
 
+from rillet.schemas import FlushTimeoutError
 from rillet.serving.app import InferenceApp
 from rillet.serving.config import ServingConfig
-from rillet.serving.engine import Engine
 from rillet.serving.errors import ServingError
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+_POLL_S = 0.005
+_START_TIMEOUT_S = 30.0
 
 
 class InferenceServer:
-    """Listens from construction on, answers from :meth:`run` on."""
+    """Listens and answers from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, app: InferenceApp, engine: Engine, config: ServingConfig) -> None:
+    def __init__(
+        self, app: InferenceApp, config: ServingConfig, on_failure: Callable[[BaseException], None] = lambda error: None
+    ) -> None:
+        """:param on_failure: called on the server's thread when it ends by itself."""
+        #: the port listened on: the configured one, and from :meth:`start` on the free one that was taken for 0
+        self.port = config.port
+        self._app = app
+        self._config = config
+        self._on_failure = on_failure
+        self._socket: socket.socket | None = None
+        self._closing = False
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=75,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Listens, and returns once requests are answered.
+
+        :raises ServingError: the address cannot be listened on, or the server did not come up.
         """
-        :raises ServingError: the address cannot be listened on.
-        """
+        host, port = self._config.host, self._config.port
         try:
-            self._socket = socket.create_server((config.host, config.port), backlog=_BACKLOG)
+            self._socket = socket.create_server((host, port), backlog=_BACKLOG)
         except OSError as error:
             raise ServingError(
-                f"cannot listen on {config.host}:{config.port} ({error.strerror}): set serving.host and serving.port"
+                f"cannot listen on {host}:{port} ({error.strerror}): set serving.host and serving.port"
             ) from error
-        #: the port listened on, also when the configuration says 0
-        self.port: int = self._socket.getsockname()[1]
-        settings = uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
-        )
-        self._server = _Server(settings, engine, config.drain_timeout_s)
+        self.port = self._socket.getsockname()[1]
+        self._thread.start()
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._server.started:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise ServingError(f"the HTTP server on {host}:{self.port} did not start; the log says why")
+            time.sleep(_POLL_S)
 
-    def run(self) -> None:
-        """Serves until a signal (in the main thread) or :meth:`stop`.
+    def flush(self, timeout_s: float) -> None:
+        """Returns once no request is in flight. More may come: ``Engine.refuse`` ends that.
 
-        uvicorn raises a captured signal again after it has shut down: have a handler of your own for it.
+        :raises FlushTimeoutError: some are, after ``timeout_s``.
         """
-        self._server.run(sockets=[self._socket])
+        deadline = time.monotonic() + timeout_s
+        while in_flight := self._app.in_flight:
+            if time.monotonic() > deadline:
+                raise FlushTimeoutError(f"{in_flight} requests are in flight after {timeout_s:.0f} s")
+            time.sleep(_POLL_S)
 
-    @property
-    def started(self) -> bool:
-        """Whether requests are answered."""
-        return self._server.started
+    def close(self) -> None:
+        """Stops listening and closes the connections, without waiting for requests in flight."""
+        self._closing = True
+        self._server.should_exit = self._server.force_exit = True
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._socket is not None:
+            self._socket.close()
 
-    def stop(self) -> None:
-        """Asks :meth:`run` to end gracefully; callable from any thread or signal handler."""
-        self._server.should_exit = True
+    def _run(self) -> None:
+        assert self._socket is not None  # noqa: S101  # set before the thread starts
+        try:
+            self._server.run(sockets=[self._socket])
+        # Handed to the owner: a process whose server is gone must not go on as if it served.
+        except BaseException as error:
+            self._end(error)
+        else:
+            self._end(ServingError("the HTTP server ended by itself"))
 
-
-class _Server(uvicorn.Server):
-    """Starts and ends the engine with the loop that its results go to."""
-
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_timeout_s: float) -> None:
-        super().__init__(config)
-        self._engine = engine
-        self._drain_timeout_s = drain_timeout_s
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._engine.start(get_running_loop())
-        await super().startup(sockets)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("stopping: answering the requests in flight")
-        self._engine.refuse()
-        await super().shutdown(sockets)
-        await to_thread(self._engine.stop, self._drain_timeout_s)
+    def _end(self, error: BaseException) -> None:
+        if not self._closing:
+            log.error("the HTTP server failed: %s: %s", type(error).__name__, error)
+            self._on_failure(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rillet.sync.config import SyncConfig
+from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.sync.errors import (
     BaseNotFoundError,
     BlockError,
@@ -23,11 +23,13 @@ from rillet.sync.log import DeltaLog, LogRecord, MemoryLog
 from rillet.sync.manifest import Base, Dense, Manifest
 
 if TYPE_CHECKING:
+    from rillet.sync.blocks import TableShard
     from rillet.sync.history import replica_as_of
-    from rillet.sync.intake import Incident
+    from rillet.sync.listener import ReplicaListener
     from rillet.sync.publisher import Publication, Publisher
     from rillet.sync.replica import Applied, Replica
     from rillet.sync.store import ModelStore
+    from rillet.sync.validation import Incident
 
 __all__ = [
     "Applied",
@@ -47,20 +49,26 @@ __all__ = [
     "PositionOutOfRangeError",
     "Publication",
     "Publisher",
+    "PublisherConfig",
     "Replica",
+    "ReplicaConfig",
+    "ReplicaListener",
+    "StoreConfig",
     "StoreUnavailableError",
-    "SyncConfig",
     "SyncError",
+    "TableShard",
     "replica_as_of",
 ]
 
 _LAZY = {
     "Applied": "rillet.sync.replica",
-    "Incident": "rillet.sync.intake",
+    "Incident": "rillet.sync.validation",
     "ModelStore": "rillet.sync.store",
     "Publication": "rillet.sync.publisher",
     "Publisher": "rillet.sync.publisher",
     "Replica": "rillet.sync.replica",
+    "ReplicaListener": "rillet.sync.listener",
+    "TableShard": "rillet.sync.blocks",
     "replica_as_of": "rillet.sync.history",
 }
 

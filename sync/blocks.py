@@ -6,18 +6,27 @@ tombstones in this order, as their little-endian bytes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import google_crc32c
 import numpy as np
 
-from rillet.schemas import NO_TIME_MS, DeltaBlock
+from rillet.schemas import DeltaBlock, Freshness
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.sync.errors import BlockError
 
 NO_FIDS: Int64s = np.empty(0, np.int64)
 NO_FIDS.flags.writeable = False
 
-#: A claim is an empty block under this table name and the writer's: sequence 0 of an epoch.
-CLAIM_PREFIX = "claim:"
+
+@dataclass(frozen=True, slots=True)
+class TableShard:
+    """What one publisher writes and its replicas follow: a shard of a model's table under one feature spec."""
+
+    model: str
+    spec_hash: int
+    table: str = "embeddings"
+    shard: int = 0
 
 
 def block_rows(dim: int, max_rows: int, max_bytes: int) -> int:
@@ -34,57 +43,38 @@ def checksum(fids: Int64s, rows: Float32s, tombstones: Int64s) -> int:
 
 
 def build_block(
+    table_shard: TableShard,
     *,
-    model: str,
-    table: str,
-    shard: int,
     epoch: int,
     sequence: int,
-    spec_hash: int,
     dim: int,
     fids: Int64s = NO_FIDS,
     rows: Float32s | None = None,
     tombstones: Int64s = NO_FIDS,
-    newest_event_ms: int = NO_TIME_MS,
-    newest_ingest_ms: int = NO_TIME_MS,
-    action_ingest_ms: Int64s = NO_FIDS,
+    freshness: Freshness | None = None,
 ) -> DeltaBlock:
     """A block with its checksum.
 
     :param rows: float32[n, dim], the rows of ``fids`` int64[n].
+    :param tombstones: int64[k], fids to forget.
     :raises ValueError: the shapes do not fit.
     """
     values = np.empty((0, dim), np.float32) if rows is None else rows
     if values.shape != (len(fids), dim):
         raise ValueError(f"rows of shape {values.shape} for {len(fids)} fids of dim {dim}")
     return DeltaBlock(
-        model=model,
-        table=table,
-        shard=shard,
+        model=table_shard.model,
+        table=table_shard.table,
+        shard=table_shard.shard,
         epoch=epoch,
         sequence=sequence,
-        spec_hash=spec_hash,
+        spec_hash=table_shard.spec_hash,
         dim=dim,
-        newest_event_ms=newest_event_ms,
-        newest_ingest_ms=newest_ingest_ms,
         fids=fids,
         rows=values.reshape(-1),
         tombstones=tombstones,
-        action_ingest_ms=action_ingest_ms,
+        freshness=freshness or Freshness(),
         crc32c=checksum(fids, values, tombstones),
-    )
-
-
-def build_claim(*, model: str, writer: str, shard: int, epoch: int, spec_hash: int) -> DeltaBlock:
-    """The empty block with which a writer opens its epoch."""
-    return build_block(
-        model=model,
-        table=CLAIM_PREFIX + writer,
-        shard=shard,
-        epoch=epoch,
-        sequence=0,
-        spec_hash=spec_hash,
-        dim=0,
     )
 
 
@@ -107,11 +97,3 @@ def verify_block(block: DeltaBlock) -> None:
 def rows_of(block: DeltaBlock) -> Float32s:
     """The rows of a verified block, float32[n, dim]."""
     return block.rows.reshape(len(block.fids), block.dim)
-
-
-def thin(times_ms: Int64s, limit: int) -> Int64s:
-    """At most ``limit`` of the times, evenly over their order, the first and the last among them."""
-    if len(times_ms) <= limit:
-        return times_ms
-    picks = np.linspace(0, len(times_ms) - 1, limit).round().astype(np.int64)
-    return times_ms[picks]

@@ -3,7 +3,7 @@
 RilletError
 └── SyncError
     ├── LogUnavailableError       the log did not acknowledge or answer in time; what was sent may still arrive
-    ├── PositionOutOfRangeError   a position before the log's begin (truncated) or past its end (made anew)
+    ├── PositionOutOfRangeError   a position before the log's begin (truncated) or past its end (recreated)
     ├── FencedError               a newer writer has taken over: this one has to stop
     ├── BlockError                one block of the log is damaged
     ├── StoreUnavailableError     the object store cannot be read or written
@@ -36,13 +36,13 @@ class PositionOutOfRangeError(SyncError):
             + (
                 "its retention is shorter than the age of the reader's base; start from a newer base"
                 if position < begin
-                else "the log was made anew since; start from a base written after that"
+                else "the log was recreated since; start from a base written after that"
             )
         )
 
 
 class FencedError(SyncError):
-    """A writer with a newer epoch is at work; everything this one appends is refused by all readers."""
+    """A writer with a newer epoch is at work; all readers refuse whatever this one appends."""
 
 
 class BlockError(SyncError):

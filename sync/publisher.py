@@ -7,14 +7,14 @@ intervals); epochs, sequences and the reconciliation are not in the paper.
 How a reader's rows come to equal the writer's table:
 
 * A publication carries the absolute rows of all keys touched since the last acknowledged one. Keys are
-  forgotten on acknowledgement only. After a failure they're put back, the epoch is given up and a new one
-  claimed, so that whatever of the failed publication arrives late is refused by position (``rillet.sync.fence``).
+  forgotten on acknowledgement only. After a failure they are put back and the epoch is given up for a new one,
+  so that whatever arrives late of the failed publication is refused by its position (``rillet.sync.fence``).
 * A base is taken right after a publication, with no training between: no touched key is unpublished then, and
   ``next_offset`` is the position up to which this writer has accounted for every record. So the base's rows
   are those of a reader that applied everything below ``next_offset``: base + log from there is the same as
   the log alone, whichever base is taken, and equals the writer's table at each acknowledged publication.
-  (With touched keys unpublished, a base would hold values that no log has: a reader that starts from it
-  would keep them for good if the writer died and its successor went on from an older checkpoint.)
+  (With touched keys unpublished, a base would hold values that the log does not have. If the writer then died
+  and its successor went on from an older checkpoint, a reader that started from that base would keep them for good.)
 * A writer that takes over from a checkpoint finds in the log what its predecessor published after that
   checkpoint, and publishes its own rows of those keys again (tombstones for those it does not have).
 """
@@ -28,10 +28,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import NO_TIME_MS, DeltaBlock, DenseRef
+from rillet.schemas import DeltaBlock, DenseRef, Freshness
 from rillet.schemas.arrays import Int64s
-from rillet.sync.blocks import NO_FIDS, block_rows, build_block, thin
-from rillet.sync.config import SyncConfig
+from rillet.sync.blocks import NO_FIDS, TableShard, block_rows, build_block
+from rillet.sync.config import PublisherConfig
 from rillet.sync.errors import BaseNotFoundError, SyncError
 from rillet.sync.log import DeltaLog
 from rillet.sync.manifest import Base, Dense, Manifest
@@ -54,51 +54,45 @@ class Publication:
 
 
 class Publisher:
-    """Publishes one table of one model. Not thread-safe."""
+    """Publishes one shard of a table and the dense weights of its model. Not thread-safe."""
 
     def __init__(
         self,
         log: DeltaLog,
         store: ModelStore,
+        table_shard: TableShard,
         *,
-        spec_hash: int,
         writer: str,
-        config: SyncConfig | None = None,
-        table_name: str = "embeddings",
-        shard: int = 0,
+        config: PublisherConfig | None = None,
         state: Mapping[str, int] | None = None,
     ) -> None:
         """Touches neither log nor store; the first publication claims an epoch.
 
-        :param store: its model is the model published.
+        :param table_shard: of the store's model.
         :param writer: unique to this process, such as host, pid and start time: tells claims apart.
         :param state: what :meth:`state` gave for the checkpoint that the table was restored from. Without it
             nothing is known of what readers hold: all rows are published once more.
+        :raises ValueError: the store is another model's.
         """
-        self.config = config or SyncConfig()
-        self.model = store.model
+        store.check_model(table_shard.model)
+        self.config = config or PublisherConfig()
         self._store = store
-        self._table_name = table_name
-        self._key = f"{table_name}|{shard}".encode()
+        self._table_shard = table_shard
         known = state or {"epoch": 0, "position": UNKNOWN}
         self._writer = EpochWriter(
             log,
-            model=store.model,
-            shard=shard,
-            spec_hash=spec_hash,
+            table_shard,
             name=writer,
             timeout_s=self.config.flush_timeout_s,
             position=known["position"],
             newest_epoch=known["epoch"],
         )
-        #: keys to publish again whatever the touched set says, ascending, and where reading for them began
-        self._again: Int64s = NO_FIDS
-        self._again_from = known["position"]
+        #: fids to publish again whatever the touched set says, ascending, and the position from which they were collected
+        self._republish: Int64s = NO_FIDS
+        self._republish_from = known["position"]
         self._version = UNKNOWN
-        #: ingest times not yet published
-        self._ingest: Int64s = NO_FIDS
-        self._newest_event_ms = NO_TIME_MS
-        self._newest_ingest_ms = NO_TIME_MS
+        #: its action times are those not published yet
+        self._freshness = Freshness()
         self._last_sparse_ms: int | None = None
         self._last_dense_ms: int | None = None
         self._last_base_ms: int | None = None
@@ -141,7 +135,7 @@ class Publisher:
 
     def state(self) -> dict[str, int]:
         """To be kept in the trainer's checkpoint, beside the table and its touched keys of the same moment."""
-        position = self._again_from if len(self._again) else self._writer.position
+        position = self._republish_from if len(self._republish) else self._writer.position
         return {"epoch": self._writer.newest_epoch, "position": position}
 
     def publish(
@@ -149,28 +143,21 @@ class Publisher:
         table: EmbeddingTable,
         *,
         now_ms: int,
-        newest_event_ms: int,
-        newest_ingest_ms: int,
-        action_ingest_ms: Int64s = NO_FIDS,
+        freshness: Freshness,
         dense: Dense | None = None,
     ) -> Publication:
         """Publishes all touched rows, and the dense weights where given. At least one block goes out each time.
 
         :param table: tracks touched keys.
-        :param newest_event_ms: of the examples trained on so far; ``newest_ingest_ms`` likewise.
-        :param action_ingest_ms: int64[n], ingest times of the examples trained on since the last call. They
-            travel on the last block; this object keeps them if the call fails, so they're handed over once.
+        :param freshness: of the examples trained on; its action times are those since the last call. A sample of
+            them travels on the last block. They are kept if the call fails, so each is handed over once.
         :raises LogUnavailableError: nothing is forgotten; call again at the next interval.
         :raises StoreUnavailableError: the store could not be reached. Where only the dense blob failed, the rows
             were published all the same.
         :raises FencedError: a newer writer is at work: stop training.
         """
         self._last_sparse_ms = now_ms
-        self._newest_event_ms = max(self._newest_event_ms, newest_event_ms)
-        self._newest_ingest_ms = max(self._newest_ingest_ms, newest_ingest_ms)
-        # A long outage must not fill the memory with times: the sample on a block is far smaller anyway.
-        kept = 16 * self.config.max_ingest_samples
-        self._ingest = thin(np.concatenate([self._ingest, action_ingest_ms]), kept)
+        self._freshness = self._freshness.merged(freshness)
         self._ensure_epoch(table)
         ref: DenseRef | None = None
         failure: SyncError | None = None
@@ -179,8 +166,7 @@ class Publisher:
                 ref = self._write_dense(dense)
             except SyncError as error:
                 failure = error
-        publication = self._publish_rows(table, thin(self._ingest, self.config.max_ingest_samples), ref)
-        self._ingest = NO_FIDS
+        publication = self._publish_rows(table, ref, action_times=True)
         if failure is not None:
             raise failure
         if ref is not None:
@@ -196,27 +182,27 @@ class Publisher:
         :raises LogUnavailableError: as :meth:`publish`; StoreUnavailableError and FencedError too.
         """
         self._ensure_epoch(table)
-        if len(table.touched) or len(self._again):
-            self._publish_rows(table, NO_FIDS, None)
+        if len(table.touched) or len(self._republish):
+            self._publish_rows(table, None, action_times=False)
         else:
             self._writer.account()
         fids, rows = table.items()
         self._version += 1
         self._last_base_ms = now_ms
         self._base_time_known = True
-        writer = self._writer
+        writer, ours = self._writer, self._table_shard
         manifest = Manifest(
-            model=self.model,
-            table=self._table_name,
+            model=ours.model,
+            table=ours.table,
             version=self._version,
             epoch=writer.epoch,
             next_sequence=writer.sequence,
-            next_offsets={writer.shard: writer.position},
-            spec_hash=writer.spec_hash,
+            next_offsets={ours.shard: writer.position},
+            spec_hash=ours.spec_hash,
             dim=table.dim,
             rows=len(fids),
-            newest_event_ms=self._newest_event_ms,
-            newest_ingest_ms=self._newest_ingest_ms,
+            newest_event_ms=self._freshness.newest_event_ms,
+            newest_ingest_ms=self._freshness.newest_ingest_ms,
             created_ms=now_ms,
         )
         weights = {name: np.array(value) for name, value in dense.items()}
@@ -239,11 +225,11 @@ class Publisher:
         return manifest
 
     def base_failed(self, now_ms: int) -> None:
-        """To be told when a snapshot could not be written: the next base is due a sparse interval from now."""
+        """Call it when a snapshot could not be written: the next base is then due in one sparse interval."""
         config = self.config
         self._last_base_ms = now_ms - round((config.base_interval_s - config.sparse_interval_s) * 1000)
 
-    # -- how -----------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _ensure_epoch(self, table: EmbeddingTable) -> None:
         """Claims an epoch unless one is open, and collects what has to be published again."""
@@ -251,58 +237,62 @@ class Publisher:
         if writer.is_open:
             return
         # The log may have been truncated up to a base: epochs are in manifests too.
-        epochs = [manifest.epoch for manifest in self._store.bases().manifests]
-        writer.newest_epoch = max([writer.newest_epoch, *epochs])
+        newest_epoch = max((manifest.epoch for manifest in self._store.bases().manifests), default=0)
         if self._version == UNKNOWN:
             self._version = self._store.newest_version()
         if not writer.knows_position():
             self._start_over(table)
         start = writer.position
-        found = writer.open(self._table_name)
+        found = writer.open(above=newest_epoch)
         if len(found):
-            if not len(self._again):
-                self._again_from = start
-            self._again = np.union1d(self._again, found)
+            if not len(self._republish):
+                self._republish_from = start
+            self._republish = np.union1d(self._republish, found)
 
     def _start_over(self, table: EmbeddingTable) -> None:
-        """Nothing is known of what readers hold: all that was ever published is published again or buried."""
+        """Nothing is known of what readers hold: every fid that may be with them is published again, as row or tombstone."""
         fids, _ = table.items()
         with suppress(BaseNotFoundError):
             fids = np.union1d(fids, self._store.newest_base().fids)
-        self._again = np.union1d(self._again, fids)
-        self._again_from = UNKNOWN
-        # From the log's begin, not from the base's position: the base may be of a log that is no more.
+        self._republish = np.union1d(self._republish, fids)
+        self._republish_from = UNKNOWN
+        # From the log's begin, not from the base's position: the base may be of a log that was deleted since.
         self._writer.start_over()
         self._last_base_ms = None
         self._base_time_known = True
 
-    def _publish_rows(self, table: EmbeddingTable, ingest: Int64s, ref: DenseRef | None) -> Publication:
-        config, writer = self.config, self._writer
+    def _publish_rows(self, table: EmbeddingTable, ref: DenseRef | None, *, action_times: bool) -> Publication:
+        config, writer, ours = self.config, self._writer, self._table_shard
+        newest = self._freshness.without_action_times()
+        of_last = self._freshness.sampled(config.freshness_samples) if action_times else newest
         size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes)
         taken = table.touched.take()
         try:
-            fids = np.union1d(taken, self._again) if len(self._again) else taken
+            fids = np.union1d(taken, self._republish) if len(self._republish) else taken
             live = table.find(fids) >= 0
             upserts, tombstones = fids[live], fids[~live]
             pieces = [(upserts[i : i + size], NO_FIDS) for i in range(0, len(upserts), size)]
             pieces += [(NO_FIDS, tombstones[i : i + size]) for i in range(0, len(tombstones), size)]
             pieces = pieces or [(NO_FIDS, NO_FIDS)]
             sent = 0
-            for number, (rows_of, gone) in enumerate(pieces, start=1):
-                times = ingest if number == len(pieces) else NO_FIDS
-                sent += writer.append(self._key, self._block(table, rows_of, gone, times))
+            for number, (upserted, removed) in enumerate(pieces, start=1):
+                freshness = of_last if number == len(pieces) else newest
+                block = self._block(table, upserted, removed, freshness)
+                sent += writer.append(f"{ours.table}|{ours.shard}".encode(), block)
                 if number % config.blocks_in_flight == 0:
                     writer.flush()
             if ref is not None:
-                writer.append(f"dense|{writer.shard}".encode(), replace(ref, sequence=writer.sequence))
+                writer.append(f"dense|{ours.shard}".encode(), replace(ref, sequence=writer.sequence))
             writer.flush()
         except BaseException:
-            # Whatever happened, some of it may be in the log or still come: this epoch is over.
+            # Whatever happened, some of it may be in the log, or get there later: this epoch is over.
             table.touched.put_back()
             writer.abandon()
             raise
         table.touched.acknowledge()
-        self._again = NO_FIDS
+        self._republish = NO_FIDS
+        if action_times:
+            self._freshness = newest
         writer.account()
         return Publication(
             epoch=writer.epoch,
@@ -313,39 +303,33 @@ class Publisher:
             dense_version=None if ref is None else ref.version,
         )
 
-    def _block(self, table: EmbeddingTable, fids: Int64s, tombstones: Int64s, ingest: Int64s) -> DeltaBlock:
-        writer = self._writer
+    def _block(self, table: EmbeddingTable, fids: Int64s, tombstones: Int64s, freshness: Freshness) -> DeltaBlock:
         return build_block(
-            model=self.model,
-            table=self._table_name,
-            shard=writer.shard,
-            epoch=writer.epoch,
-            sequence=writer.sequence,
-            spec_hash=writer.spec_hash,
+            self._table_shard,
+            epoch=self._writer.epoch,
+            sequence=self._writer.sequence,
             dim=table.dim,
             fids=fids,
             rows=table.values(fids),
             tombstones=tombstones,
-            newest_event_ms=self._newest_event_ms,
-            newest_ingest_ms=self._newest_ingest_ms,
-            action_ingest_ms=ingest,
+            freshness=freshness,
         )
 
     def _write_dense(self, dense: Dense) -> DenseRef:
-        writer = self._writer
+        writer, ours = self._writer, self._table_shard
         version = self._version + 1
         path, sha256 = self._store.write_dense(version, dense)
         self._version = version
         return DenseRef(
-            model=self.model,
-            shard=writer.shard,
+            model=ours.model,
+            shard=ours.shard,
             epoch=writer.epoch,
             sequence=writer.sequence,
-            spec_hash=writer.spec_hash,
+            spec_hash=ours.spec_hash,
             version=version,
             path=path,
             sha256=sha256,
-            newest_event_ms=self._newest_event_ms,
+            newest_event_ms=self._freshness.newest_event_ms,
         )
 
 

@@ -1,31 +1,31 @@
 """The reading side: a table that follows the writer's, from a base and the delta log.
 
-``load`` and ``poll`` fetch (``rillet.sync.feed``) and may run in a thread of their own. ``apply_slice`` changes the
-table, a bounded number of rows a call, and belongs to the thread that reads the table: between two batches
+``load`` and ``poll`` read (``rillet.sync.delta_reader``) and may run in a thread of their own. ``apply_slice`` changes
+the table, a bounded number of rows per call, and belongs to the thread that reads the table: between two batches
 no row is half written. The replica has no clock and no thread of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import DeltaBlock
-from rillet.sync.blocks import rows_of
-from rillet.sync.config import SyncConfig
+from rillet.schemas import NO_TIME_MS, DeltaBlock
+from rillet.sync.blocks import TableShard, rows_of
+from rillet.sync.config import ReplicaConfig
+from rillet.sync.delta_reader import DeltaReader
 from rillet.sync.errors import BaseNotFoundError
-from rillet.sync.feed import Feed, Mark, OnIncident, Prepare, Rows, Swap, Weights
-from rillet.sync.intake import Incident
+from rillet.sync.listener import ReplicaListener
 from rillet.sync.log import DeltaLog
 from rillet.sync.manifest import Base, Dense
 from rillet.sync.store import ModelStore
+from rillet.sync.updates import BaseUpdate, BlockUpdate, DenseUpdate, PositionUpdate
+from rillet.sync.validation import Incident
 
-#: What a queued item costs at least, in rows, so that a slice of many small items stays short.
-_ITEM_ROWS = 64
-
-OnApplied = Callable[[DeltaBlock], None]
-OnDense = Callable[[int, Dense], None]
+#: What a queued update costs at least, in rows, so that a slice of many small updates stays short.
+_UPDATE_ROWS = 64
 
 
 @dataclass(slots=True)
@@ -37,54 +37,35 @@ class Applied:
     tombstones: int = 0
     #: size of the applied fids, rows and tombstones
     bytes: int = 0
+    #: versions of the dense weights, those that came with a base not counted
     dense_versions: int = 0
     #: bases loaded, the first included
     bases: int = 0
 
 
 class Replica:
-    """Follows one table and the dense weights of one model."""
+    """Follows one shard of a table and the dense weights of its model."""
 
     def __init__(
         self,
         store: ModelStore,
         log: DeltaLog,
+        table_shard: TableShard,
         *,
-        spec_hash: int | None = None,
-        config: SyncConfig | None = None,
-        table_name: str = "embeddings",
-        shard: int = 0,
-        on_applied: OnApplied | None = None,
-        on_dense: OnDense | None = None,
-        on_incident: OnIncident | None = None,
-        prepare: Prepare | None = None,
+        config: ReplicaConfig | None = None,
+        listener: ReplicaListener[Any] | None = None,
         stop_position: int | None = None,
     ) -> None:
-        """:param spec_hash: of the reader's feature spec; None = that of the first base is taken.
-        :param on_applied: called in the applying thread once all rows of a block are in the table; not for
-            blocks that the log held when the replica was loaded, which say nothing about freshness.
-        :param on_dense: called in the applying thread with version and weights, for those of a base too.
-        :param on_incident: called in the fetching thread with kind, log position (-1 without one) and a text.
-        :param prepare: called in the fetching thread with each base before it is queued; the same object is
-            :attr:`base` once applied. What it raises comes out of :meth:`load` or :meth:`poll`, and the base is not taken.
+        """:param table_shard: of the store's model.
         :param stop_position: the log is read as if it ended here (``rillet.sync.history``).
+        :raises ValueError: the store is another model's.
         """
-        self.config = config or SyncConfig()
+        store.check_model(table_shard.model)
+        self.config = config or ReplicaConfig()
         self.model = store.model
         self.applied = Applied()
-        self._feed = Feed(
-            store,
-            log,
-            spec_hash=spec_hash,
-            config=self.config,
-            table_name=table_name,
-            shard=shard,
-            on_incident=on_incident,
-            prepare=prepare,
-            stop_position=stop_position,
-        )
-        self._on_applied = on_applied
-        self._on_dense = on_dense
+        self._listener = listener or ReplicaListener[Any]()
+        self._reader = DeltaReader(store, log, table_shard, self.config, self._listener, stop_position)
         self._base: Base | None = None
         self._table: EmbeddingTable | None = None
         self._dense: Dense = {}
@@ -92,10 +73,9 @@ class Replica:
         self._position = 0
         self._epoch = 0
         self._sequence = 0
-        self._newest_event_ms = -1
-        #: rows of the first queued block that are applied already, and all rows ever taken off the queue
+        self._newest_event_ms = NO_TIME_MS
+        #: rows of the first queued block that are applied already
         self._offset = 0
-        self._rows_done = 0
 
     # -- state, as applied ---------------------------------------------------------------------------------
 
@@ -152,12 +132,12 @@ class Replica:
     @property
     def lag_records(self) -> int:
         """Records that the log held at the last poll and that are not dealt with."""
-        return max(self._feed.head - self._position, 0)
+        return max(self._reader.end_seen - self._position, 0)
 
     @property
     def queued_rows(self) -> int:
         """Rows fetched and not applied yet."""
-        return self._feed.rows_queued - self._rows_done
+        return self._reader.updates.rows
 
     @property
     def newest_event_ms(self) -> int:
@@ -167,19 +147,19 @@ class Replica:
     @property
     def incidents(self) -> Mapping[Incident, int]:
         """How often what went wrong."""
-        return self._feed.incidents
+        return self._reader.incidents
 
     @property
     def ready(self) -> bool:
         """Whether a base is loaded and everything applied that the log held at that time."""
-        return self._table is not None and self._position >= self._feed.first_head
+        return self._table is not None and self._position >= self._reader.end_at_load
 
     @property
     def degraded(self) -> bool:
         """Whether rows may be missing until a newer base is loaded."""
-        return self._feed.lost or self._feed.damaged_below is not None
+        return self._reader.rows_missing
 
-    # -- fetching ------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------
 
     def load(self) -> Base:
         """Loads the newest usable base; once, before serving and before any :meth:`poll`.
@@ -189,7 +169,7 @@ class Replica:
         :raises BaseNotFoundError: none is whole, of the reader's spec and inside the log; a trainer has to write one.
         :raises StoreUnavailableError: LogUnavailableError likewise: try again.
         """
-        self._feed.load()
+        self._reader.load()
         self.apply_slice()
         return self.base
 
@@ -198,15 +178,15 @@ class Replica:
 
         Nothing is fetched while ``max_queued_rows`` wait to be applied.
 
-        :param now_ms: decides when the store is looked into for a base that mends what is missing.
+        :param now_ms: decides when the store is looked into for a base with the rows that are missing.
         :param timeout_s: how long to wait for a first record.
         :raises LogUnavailableError: StoreUnavailableError likewise. What is queued stays; call again.
         :raises BaseNotFoundError: the log no longer holds this reader's position and no base reaches into it yet,
             or :meth:`load` was not called. What there is can be served; call again.
         """
-        if not self._feed.loaded:
+        if not self._reader.loaded:
             raise BaseNotFoundError(f"the replica of model {self.model!r} has no base yet: call load first")
-        return self._feed.poll(now_ms, timeout_s, self.queued_rows)
+        return self._reader.poll(now_ms, timeout_s)
 
     # -- applying ------------------------------------------------------------------------------------------
 
@@ -214,43 +194,44 @@ class Replica:
         """Applies what is queued, up to ``max_rows`` (``slice_rows`` by default); returns rows applied.
 
         To be called between two batches by the thread that reads :attr:`table`. A block may be applied over
-        several calls; each row is whole after each. It returns 0 only if no rows are queued, or nearly so: blocks
-        without rows count a little too.
+        several calls; each row is whole after each. It returns 0 only if no rows are queued, or nearly so: an update
+        without rows takes some of the budget too.
         """
         budget = self.config.slice_rows if max_rows is None else max_rows
-        work = self._feed.work
+        updates = self._reader.updates
         done = 0
-        while budget > 0 and work:
-            item = work[0]
-            if isinstance(item, Rows):
-                count = self._apply_rows(item.block, budget)
+        while budget > 0 and updates:
+            update = updates.first()
+            if isinstance(update, BlockUpdate):
+                count = self._apply_rows(update.block, budget)
                 done += count
-                budget -= max(count, _ITEM_ROWS)
+                budget -= max(count, _UPDATE_ROWS)
                 if self._offset:
                     break
-            # Off the queue first: what a callback raises must not have the item applied again.
-            work.popleft()
-            if isinstance(item, Rows):
-                self._finish_block(item)
-            elif isinstance(item, Mark):
-                self._position = item.next_position
-            elif isinstance(item, Weights):
-                self._set_dense(item.version, item.dense)
+            # Off the queue first: what a listener raises must not have the update applied again.
+            updates.remove_first()
+            if isinstance(update, BlockUpdate):
+                self._finish_block(update)
+            elif isinstance(update, PositionUpdate):
+                self._position = update.next_position
+            elif isinstance(update, DenseUpdate):
+                self._set_dense(update)
             else:
-                self._swap(item)
+                self._set_base(update)
         return done
 
     def catch_up(self, now_ms: int, timeout_s: float = 0.0) -> None:
-        """Polls and applies until nothing more is at hand: for a start, and for tests. Not for a serving loop.
+        """Polls and applies until nothing more is there: for a start, and for tests. Not for a serving loop.
 
         :raises LogUnavailableError: as :meth:`poll`.
         """
-        while self.poll(now_ms, timeout_s) or self._feed.work or self.lag_records:
-            while self._feed.work:
+        updates = self._reader.updates
+        while self.poll(now_ms, timeout_s) or updates or self.lag_records:
+            while updates:
                 self.apply_slice(self.config.max_queued_rows)
 
     def _apply_rows(self, block: DeltaBlock, budget: int) -> int:
-        """Applies up to ``budget`` rows from the offset on; leaves the offset at 0 when the block is through."""
+        """Applies up to ``budget`` rows from the offset on; leaves the offset at 0 once all are applied."""
         table = self.table
         upserts, total = len(block.fids), len(block.fids) + len(block.tombstones)
         start = self._offset
@@ -260,33 +241,33 @@ class Replica:
             table.upsert(block.fids[part], rows_of(block)[part])
         if end > upserts:
             table.delete(block.tombstones[max(start - upserts, 0) : end - upserts])
-        self._rows_done += end - start
+        self._reader.updates.rows_applied(end - start)
         self._offset = end if end < total else 0
         return end - start
 
-    def _finish_block(self, item: Rows) -> None:
-        block, applied = item.block, self.applied
-        self._position = item.next_position
+    def _finish_block(self, update: BlockUpdate) -> None:
+        block, applied = update.block, self.applied
+        self._position = update.next_position
         self._epoch, self._sequence = block.epoch, block.sequence
-        self._newest_event_ms = max(self._newest_event_ms, block.newest_event_ms)
+        self._newest_event_ms = max(self._newest_event_ms, block.freshness.newest_event_ms)
         applied.blocks += 1
         applied.rows += len(block.fids)
         applied.tombstones += len(block.tombstones)
         applied.bytes += block.fids.nbytes + block.rows.nbytes + block.tombstones.nbytes
-        if item.is_new and self._on_applied is not None:
-            self._on_applied(block)
+        if update.is_new:
+            self._listener.on_applied(block)
 
-    def _set_dense(self, version: int, dense: Dense) -> None:
-        self._version, self._dense = version, dense
+    def _set_dense(self, update: DenseUpdate) -> None:
+        self._version, self._dense = update.version, update.dense
         self.applied.dense_versions += 1
-        if self._on_dense is not None:
-            self._on_dense(version, dense)
+        self._listener.on_dense(update.version, update.dense)
 
-    def _swap(self, item: Swap) -> None:
-        manifest = item.base.manifest
-        self._base, self._table = item.base, item.table
+    def _set_base(self, update: BaseUpdate) -> None:
+        base, manifest = update.base, update.base.manifest
+        self._base, self._table = base, update.table
+        self._version, self._dense = manifest.version, base.dense
         self._position = manifest.next_offset
         self._epoch, self._sequence = manifest.epoch, manifest.next_sequence - 1
         self._newest_event_ms = manifest.newest_event_ms
         self.applied.bases += 1
-        self._set_dense(manifest.version, item.base.dense)
+        self._listener.on_base(base, update.prepared)

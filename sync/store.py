@@ -8,19 +8,17 @@ read. A folder without a manifest is no base: its writer is still at it, or died
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import fsspec
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
 from rillet.schemas.arrays import AnyArray
-from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError, StoreUnavailableError
+from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError
+from rillet.sync.files import Files
 from rillet.sync.manifest import Base, Dense, FileEntry, Manifest, base_name
 
 MANIFEST = "manifest.json"
@@ -42,7 +40,7 @@ class BaseListing:
 
 
 class ModelStore:
-    """Bases and dense blobs of one model. Holds no state: any process may write, the newest writer's base wins."""
+    """Bases and dense blobs of one model. It holds no state: any process may write, and the newest writer's base wins."""
 
     def __init__(self, url: str, model: str) -> None:
         """Opens the store; nothing is read yet.
@@ -52,9 +50,15 @@ class ModelStore:
         """
         self.url = url
         self.model = model
-        with self._failing_as("opened", url):
-            self._fs, root = fsspec.core.url_to_fs(url)
-        self._root = posixpath.join(root, model)
+        self._files = Files(url, model)
+
+    def check_model(self, model: str) -> None:
+        """Returns if this store is of ``model``.
+
+        :raises ValueError: it is another model's.
+        """
+        if model != self.model:
+            raise ValueError(f"the store is of model {self.model!r}, not of {model!r}")
 
     # -- bases ---------------------------------------------------------------------------------------------
 
@@ -66,9 +70,10 @@ class ModelStore:
         manifests: list[Manifest] = []
         refused: list[CorruptArtifactError] = []
         for version in self._base_versions():
-            path = self._path(base_name(version), MANIFEST)
+            name = f"{base_name(version)}/{MANIFEST}"
+            where = self._files.where(name)
             try:
-                manifest = Manifest.from_json(self._read(path), path)
+                manifest = Manifest.from_json(self._files.read(name), where)
             except FileNotFoundError:
                 continue
             except CorruptArtifactError as error:
@@ -77,7 +82,7 @@ class ModelStore:
             if manifest.version != version or manifest.model != self.model:
                 refused.append(
                     CorruptArtifactError(
-                        f"{path} describes version {manifest.version} of model {manifest.model!r}; delete its folder"
+                        f"{where} describes version {manifest.version} of model {manifest.model!r}; delete its folder"
                     )
                 )
                 continue
@@ -123,21 +128,20 @@ class ModelStore:
         :raises StoreUnavailableError: the store cannot be read.
         """
         if unknown := sorted(manifest.files.keys() - set(_FILES)):
-            raise CorruptArtifactError(f"{self._path(manifest.name, MANIFEST)} lists {unknown}, no files of a base")
+            raise CorruptArtifactError(f"{self._where(manifest, MANIFEST)} lists {unknown}, no files of a base")
         content = {name: self._read_checked(manifest, name) for name in _FILES}
-        embeddings = self._arrays(content.pop(EMBEDDINGS), self._path(manifest.name, EMBEDDINGS))
+        where = self._where(manifest, EMBEDDINGS)
+        embeddings = _arrays(content.pop(EMBEDDINGS), where)
         fids, rows = embeddings.get("fids"), embeddings.get("rows")
         if fids is None or rows is None or rows.shape != (len(fids), manifest.dim) or len(fids) != manifest.rows:
-            raise CorruptArtifactError(
-                f"{self._path(manifest.name, EMBEDDINGS)} does not hold {manifest.rows} rows of dim {manifest.dim}"
-            )
+            raise CorruptArtifactError(f"{where} does not hold {manifest.rows} rows of dim {manifest.dim}")
         if not np.isfinite(rows).all():
-            raise CorruptArtifactError(f"{self._path(manifest.name, EMBEDDINGS)} holds a number that is not finite")
+            raise CorruptArtifactError(f"{where} holds a number that is not finite")
         return Base(
             manifest,
             fids,
             rows,
-            self._arrays(content[DENSE], self._path(manifest.name, DENSE)),
+            _arrays(content[DENSE], self._where(manifest, DENSE)),
             content[PROGRAM],
             content[SPEC].decode(),
         )
@@ -158,8 +162,8 @@ class ModelStore:
         entries = {file: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for file, data in content.items()}
         manifest = replace(base.manifest, rows=len(base.fids), files=entries)
         for file, data in content.items():
-            self._write(self._path(name, file), data)
-        self._write_whole(self._path(name, MANIFEST), manifest.to_json())
+            self._files.write(f"{name}/{file}", data)
+        self._files.write_whole(f"{name}/{MANIFEST}", manifest.to_json())
         return manifest
 
     # -- dense blobs ---------------------------------------------------------------------------------------
@@ -171,8 +175,8 @@ class ModelStore:
         :raises StoreUnavailableError: the store cannot be written.
         """
         data = save_arrays(dense)
-        path = f"dense/{version:0{_VERSION_DIGITS}d}.safetensors"
-        self._write_whole(self._path(path), data)
+        path = _dense_name(version)
+        self._files.write_whole(path, data)
         return path, hashlib.sha256(data).hexdigest()
 
     def load_dense(self, path: str, sha256: str) -> Dense:
@@ -184,19 +188,19 @@ class ModelStore:
         """
         if not _DENSE_PATH.fullmatch(path):
             raise CorruptArtifactError(f"{path!r} is no path of a dense blob of model {self.model!r} in {self.url}")
-        full = self._path(path)
+        full = self._files.where(path)
         try:
-            data = self._read(full)
+            data = self._files.read(path)
         except FileNotFoundError as error:
             raise CorruptArtifactError(f"{full} is missing: it was collected as old, or never written") from error
         if (found := hashlib.sha256(data).hexdigest()) != sha256:
             raise CorruptArtifactError(f"{full} has SHA-256 {found} instead of {sha256}")
-        return self._arrays(data, full)
+        return _arrays(data, full)
 
     # -- housekeeping --------------------------------------------------------------------------------------
 
     def newest_version(self) -> int:
-        """The highest version that any file bears, 0 when there is none; a finished writer or not."""
+        """The highest version that any file bears, complete or not; 0 when there is none."""
         versions = [*self._base_versions(), *self._dense_versions()]
         return max(versions, default=0)
 
@@ -215,91 +219,56 @@ class ModelStore:
             if version in kept or version > newest:
                 continue
             name = base_name(version)
-            with self._failing_as("deleted", self._path(name)):
-                manifest = self._path(name, MANIFEST)
-                if self._fs.exists(manifest):
-                    self._fs.rm_file(manifest)
-                self._fs.rm(self._path(name), recursive=True)
+            # The manifest first: without it there is no base, however little else is deleted.
+            self._files.delete(f"{name}/{MANIFEST}")
+            self._files.delete_folder(name)
             deleted.append(name)
         for version in sorted(self._dense_versions(), reverse=True)[keep_dense:]:
-            path = f"dense/{version:0{_VERSION_DIGITS}d}.safetensors"
-            with self._failing_as("deleted", self._path(path)):
-                self._fs.rm_file(self._path(path))
+            path = _dense_name(version)
+            self._files.delete(path)
             deleted.append(path)
         return deleted
 
-    # -- access --------------------------------------------------------------------------------------------
-
-    def _path(self, *parts: str) -> str:
-        return posixpath.join(self._root, *parts)
-
-    @contextmanager
-    def _failing_as(self, done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-        """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
-        try:
-            yield
-        except passing:
-            raise
-        except (OSError, ValueError, ImportError) as error:
-            raise StoreUnavailableError(
-                f"{path} cannot be {done} ({type(error).__name__}: {error}); check [sync] store and its rights"
-            ) from error
-
-    def _names(self, folder: str) -> list[str]:
-        with self._failing_as("listed", folder):
-            self._fs.invalidate_cache(folder)
-            try:
-                return [posixpath.basename(str(path).rstrip("/")) for path in self._fs.ls(folder, detail=False)]
-            except FileNotFoundError:
-                return []
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _base_versions(self) -> list[int]:
-        return sorted(_numbers(self._names(self._root), "base-", ""))
+        return sorted(_numbers(self._files.names(), "base-", ""))
 
     def _dense_versions(self) -> list[int]:
-        return sorted(_numbers(self._names(self._path("dense")), "", ".safetensors"))
+        return sorted(_numbers(self._files.names("dense"), "", ".safetensors"))
 
-    def _read(self, path: str) -> bytes:
-        with self._failing_as("read", path, passing=FileNotFoundError):
-            data: bytes = self._fs.cat_file(path)
-        return data
+    def _where(self, manifest: Manifest, name: str) -> str:
+        return self._files.where(f"{manifest.name}/{name}")
 
     def _read_checked(self, manifest: Manifest, name: str) -> bytes:
-        path = self._path(manifest.name, name)
-        entry = manifest.files.get(name)
+        where, entry = self._where(manifest, name), manifest.files.get(name)
         if entry is None:
-            raise CorruptArtifactError(f"{self._path(manifest.name, MANIFEST)} lists no {name}")
+            raise CorruptArtifactError(f"{self._where(manifest, MANIFEST)} lists no {name}")
         try:
-            data = self._read(path)
+            data = self._files.read(f"{manifest.name}/{name}")
         except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{path} is missing though its manifest lists it") from error
+            raise CorruptArtifactError(f"{where} is missing though its manifest lists it") from error
         if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
-            raise CorruptArtifactError(f"{path} has SHA-256 {found} instead of {entry.sha256} ({len(data)} bytes)")
+            raise CorruptArtifactError(f"{where} has SHA-256 {found} instead of {entry.sha256} ({len(data)} bytes)")
         return data
-
-    def _write(self, path: str, data: bytes) -> None:
-        with self._failing_as("written", path):
-            self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
-            self._fs.pipe_file(path, data)
-
-    def _write_whole(self, path: str, data: bytes) -> None:
-        """Writes under another name and moves, so that no reader on a local disk sees half a file."""
-        self._write(path + ".part", data)
-        with self._failing_as("written", path):
-            self._fs.mv(path + ".part", path)
-
-    def _arrays(self, data: bytes, path: str) -> dict[str, AnyArray]:
-        try:
-            arrays: dict[str, AnyArray] = safetensors.numpy.load(data)
-        except SafetensorError as error:
-            raise CorruptArtifactError(f"{path} is no safetensors file ({error})") from error
-        return arrays
 
 
 def save_arrays(arrays: Mapping[str, AnyArray]) -> bytes:
     """A safetensors file of the arrays; names sorted, so that equal weights are equal bytes."""
     data: bytes = safetensors.numpy.save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
     return data
+
+
+def _arrays(data: bytes, path: str) -> dict[str, AnyArray]:
+    try:
+        arrays: dict[str, AnyArray] = safetensors.numpy.load(data)
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is no safetensors file ({error})") from error
+    return arrays
+
+
+def _dense_name(version: int) -> str:
+    return f"dense/{version:0{_VERSION_DIGITS}d}.safetensors"
 
 
 def _numbers(names: list[str], prefix: str, suffix: str) -> Iterator[int]:

@@ -1,18 +1,18 @@
 """Appending to the delta log as its one writer: claims, sequence numbers, and noticing that one was replaced.
 
-A writer opens an epoch by appending a claim (``rillet.sync.blocks.build_claim``) for newest epoch + 1 and reading
-the log up to it: the log's order decides between two claims of one epoch. After any failure the epoch is
-abandoned, since what was queued may arrive late. The writer does not know what the records say.
+A writer opens an epoch by appending an ``EpochClaim`` for newest epoch + 1 and reading the log up to it: the log's
+order decides between two claims of one epoch. After any failure the epoch is abandoned, since what was queued
+may arrive late. The writer does not interpret the records.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from rillet.schemas import DeltaBlock, DenseRef, RecordError, decode, encode
+from rillet.schemas import BackpressureError, DeltaBlock, DeltaRecord, DenseRef, EpochClaim, RecordError, decode, encode
 from rillet.schemas.arrays import Int64s
-from rillet.sync.blocks import CLAIM_PREFIX, NO_FIDS, build_claim
-from rillet.sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError
+from rillet.sync.blocks import NO_FIDS, TableShard
+from rillet.sync.errors import FencedError, LogUnavailableError, PositionOutOfRangeError, SyncError
 from rillet.sync.log import DeltaLog
 
 UNKNOWN = -1
@@ -20,92 +20,114 @@ _READ_RECORDS = 256
 
 
 class EpochWriter:
-    """Writes one shard of one model's deltas. Not thread-safe."""
+    """Writes the deltas of one table shard. Not thread-safe."""
 
     def __init__(
         self,
         log: DeltaLog,
+        table_shard: TableShard,
         *,
-        model: str,
-        shard: int,
-        spec_hash: int,
         name: str,
         timeout_s: float,
         position: int = UNKNOWN,
         newest_epoch: int = 0,
     ) -> None:
         """:param name: unique to this process.
+        :param timeout_s: for the log to acknowledge or answer.
         :param position: every record below it is accounted for; ``UNKNOWN`` = nothing is known of the log.
         :param newest_epoch: the highest epoch known from elsewhere (checkpoint, bases).
         """
-        self.model = model
-        self.shard = shard
-        self.spec_hash = spec_hash
+        self.table_shard = table_shard
         self.name = name
-        #: epoch of the next record, 0 before the first claim
-        self.epoch = 0
-        #: sequence of the next record
-        self.sequence = 0
-        self.position = position
-        #: false before the first claim and after a failure
-        self.is_open = False
         self._log = log
         self._timeout_s = timeout_s
+        self._epoch = 0
+        self._sequence = 0
+        self._position = position
+        self._is_open = False
         #: highest epoch in the log so far and who was the first to claim it; highest that this writer tried
-        self.newest_epoch = newest_epoch
+        self._newest_epoch = newest_epoch
         self._newest_by = ""
         self._tried = 0
         self._appended = 0
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next record, 0 before the first claim."""
+        return self._epoch
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the next record."""
+        return self._sequence
+
+    @property
+    def position(self) -> int:
+        """Every record of the log below it is accounted for; ``UNKNOWN`` where nothing is known."""
+        return self._position
+
+    @property
+    def newest_epoch(self) -> int:
+        """The highest epoch known, of whichever writer."""
+        return self._newest_epoch
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an epoch is held: false before the first claim and after a failure."""
+        return self._is_open
 
     def knows_position(self) -> bool:
         """Whether the log still holds everything from the position on.
 
         :raises LogUnavailableError: the log does not answer.
         """
-        return self.position != UNKNOWN and self._log.begin() <= self.position <= self._log.end()
+        return self._position != UNKNOWN and self._log.begin() <= self._position <= self._log.end()
 
     def start_over(self) -> None:
-        """Accounts for the whole log at the next :meth:`open`."""
-        self.position = self._log.begin()
+        """The next :meth:`open` reads the whole log."""
+        self._position = self._log.begin()
 
-    def open(self, table: str) -> Int64s:
-        """Claims an epoch above all there are.
+    def open(self, above: int = 0) -> Int64s:
+        """Claims an epoch above all that the log has, and above ``above``.
 
-        :returns: int64[n] ascending, the fids of ``table`` in all delta blocks from the position up to the claim.
+        :returns: int64[n] ascending, the fids of the table in all delta blocks from the position up to the claim.
         :raises FencedError: this writer has held an epoch, and another writer a newer one since.
-        :raises LogUnavailableError: nothing is changed but that the epoch tried is not tried again.
+        :raises LogUnavailableError: nothing has changed, except that the epoch tried is not tried again.
         """
+        self._newest_epoch = max(self._newest_epoch, above)
         found: list[Int64s] = []
-        position, _ = self._scan(self.position, self._log.end(), found, table)
+        position, _ = self._scan(self._position, self._log.end(), found)
         self._check_fence()
         while True:
             # An epoch tried before isn't tried again, held or not: its claim may come to the log late.
-            epoch = self._tried = max(self.newest_epoch, self._tried) + 1
-            claim = build_claim(
-                model=self.model, writer=self.name, shard=self.shard, epoch=epoch, spec_hash=self.spec_hash
-            )
-            self._log.append(f"claim|{self.shard}".encode(), encode(claim))
-            self._log.flush(self._timeout_s)
-            position, first = self._scan(position, self._log.end(), found, table, claim=epoch)
+            epoch = self._tried = max(self._newest_epoch, self._tried) + 1
+            ours = self.table_shard
+            claim = EpochClaim(ours.model, ours.shard, epoch, ours.spec_hash, self.name)
+            self._queue(f"claim|{ours.shard}".encode(), encode(claim))
+            self.flush()
+            position, first = self._scan(position, self._log.end(), found, claim=epoch)
             if first is None:
                 raise LogUnavailableError(f"the delta log acknowledged a claim of epoch {epoch} and does not hold it")
-            if first == self.name and self.newest_epoch == epoch:
+            if first == self.name and self._newest_epoch == epoch:
                 break
             self._check_fence()
-        self.position = position
-        self.epoch, self.sequence = epoch, 1
+        self._position = position
+        self._epoch, self._sequence = epoch, EpochClaim.sequence + 1
         self._appended = 0
-        self.is_open = True
+        self._is_open = True
         return np.unique(np.concatenate(found)) if found else NO_FIDS
 
     def append(self, key: bytes, record: DeltaBlock | DenseRef) -> int:
         """Queues a record that bears the current epoch and sequence; returns its size in bytes.
 
-        :raises LogUnavailableError: the queue is full and stays so.
+        A full queue is flushed first, which waits.
+
+        :raises LogUnavailableError: the log takes nothing, or did not acknowledge what was queued before.
+        :raises SyncError: the record is larger than the log takes.
         """
         value = encode(record)
-        self._log.append(key, value)
-        self.sequence += 1
+        self._queue(key, value)
+        self._sequence += 1
         self._appended += 1
         return len(value)
 
@@ -118,32 +140,43 @@ class EpochWriter:
 
     def abandon(self) -> None:
         """Gives the epoch up: some record of it may be missing from the log, or still come."""
-        self.is_open = False
+        self._is_open = False
 
     def account(self) -> None:
-        """Moves the position past what was acknowledged; looks who else is writing where not all is ours.
+        """Moves the position past what was acknowledged; if there is more than that, looks who else is writing.
 
         :raises FencedError: another one has a newer epoch.
         :raises LogUnavailableError: the log does not answer. The epoch is abandoned.
         """
-        expected = self.position + self._appended
+        expected = self._position + self._appended
         try:
             end = self._log.end()
             if end < expected:
                 raise LogUnavailableError(f"the delta log acknowledged records up to {expected} and ends at {end}")
             if end > expected:
-                end, _ = self._scan(self.position, end, [], "")
+                end, _ = self._scan(self._position, end, [])
                 self._check_fence()
         except BaseException:
             self.abandon()
             raise
-        self.position = end
+        self._position = end
         self._appended = 0
 
-    def _scan(
-        self, position: int, end: int, found: list[Int64s], table: str, claim: int = UNKNOWN
-    ) -> tuple[int, str | None]:
-        """Reads up to ``end``: the newest epoch and its writer, and the fids of ``table`` into ``found``.
+    def _queue(self, key: bytes, value: bytes) -> None:
+        try:
+            self._log.append(key, value)
+        except BackpressureError:
+            self.flush()
+            try:
+                self._log.append(key, value)
+            except BackpressureError as error:
+                raise SyncError(
+                    f"a record of {len(value)} bytes does not fit the empty queue of the delta log ({error}): "
+                    "lower [publisher] max_block_bytes"
+                ) from error
+
+    def _scan(self, position: int, end: int, found: list[Int64s], claim: int = UNKNOWN) -> tuple[int, str | None]:
+        """Reads up to ``end``: the newest epoch and its writer, and the fids of the table into ``found``.
 
         :returns: the position after the last record read, and who first claimed epoch ``claim``.
         """
@@ -159,36 +192,36 @@ class EpochWriter:
                 )
             for log_record in records:
                 record = _decoded(log_record.value)
-                if record is None or record.model != self.model or record.shard != self.shard:
+                ours = self.table_shard
+                if record is None or (record.model, record.shard) != (ours.model, ours.shard):
                     continue
                 by = ""
-                if isinstance(record, DeltaBlock):
-                    if record.table.startswith(CLAIM_PREFIX):
-                        by = record.table.removeprefix(CLAIM_PREFIX)
-                        if record.epoch == claim and first is None:
-                            first = by
-                    elif record.table == table:
-                        # A damaged block is refused by readers; its fids must still be valid to ask a table for.
-                        found += [record.fids[record.fids > 0], record.tombstones[record.tombstones > 0]]
-                if record.epoch > self.newest_epoch:
-                    self.newest_epoch, self._newest_by = record.epoch, by
+                if isinstance(record, EpochClaim):
+                    by = record.writer
+                    if record.epoch == claim and first is None:
+                        first = by
+                elif isinstance(record, DeltaBlock) and record.table == ours.table:
+                    # A damaged block is refused by readers; its fids must still be valid to ask a table for.
+                    found += [record.fids[record.fids > 0], record.tombstones[record.tombstones > 0]]
+                if record.epoch > self._newest_epoch:
+                    self._newest_epoch, self._newest_by = record.epoch, by
             position = records[-1].position + 1
         return position, first
 
     def _check_fence(self) -> None:
-        if self.epoch and self.newest_epoch > self.epoch and self._newest_by != self.name:
+        if self._epoch and self._newest_epoch > self._epoch and self._newest_by != self.name:
             self.abandon()
             raise FencedError(
-                f"writer {self.name} of model {self.model!r} held epoch {self.epoch}, but "
-                f"{self._newest_by or 'another writer'} has taken epoch {self.newest_epoch}: "
+                f"writer {self.name} of model {self.table_shard.model!r} held epoch {self._epoch}, but "
+                f"{self._newest_by or 'another writer'} has taken epoch {self._newest_epoch}: "
                 f"a newer trainer is at work; stop this one"
             )
 
 
-def _decoded(value: bytes) -> DeltaBlock | DenseRef | None:
+def _decoded(value: bytes) -> DeltaRecord | None:
     """The record, None for one that readers refuse too."""
     try:
         record = decode(value)
     except RecordError:
         return None
-    return record if isinstance(record, DeltaBlock | DenseRef) else None
+    return record if isinstance(record, EpochClaim | DeltaBlock | DenseRef) else None

@@ -33,17 +33,22 @@ ARROWS["rillet"] = set(ARROWS)
 JOBS: dict[str, set[str]] = {
     "errors": set(),
     "options": {"config"},
-    "config": {"errors"},
+    "flink_config": set(),
+    "config": {"errors", "flink_config"},
     "services": {"config"},
     "scrape": set(),
     "health": {"errors"},
     "toolchain": {"errors"},
     "status": {"config", "services", "scrape"},
     "joiner_function": set(),
-    "joiner_job": {"config", "joiner_function"},
+    "joiner_job": {"config", "flink_config", "joiner_function"},
     "join": {"config", "errors", "health", "joiner_job", "toolchain"},
     "train_metrics": set(),
-    "train": {"config", "health", "train_metrics"},
+    "base_writer": {"train_metrics"},
+    "publications": {"base_writer", "train_metrics"},
+    "checkpoints": {"train_metrics"},
+    "train_loop": {"checkpoints", "publications", "train_metrics"},
+    "train": {"base_writer", "checkpoints", "config", "health", "publications", "train_loop", "train_metrics"},
     "serve": {"config"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}
@@ -55,7 +60,7 @@ LIBRARIES: dict[str, set[str]] = {
     "joiner": {"numpy", "rocksdict"},
     "trainer": {"numpy", "torch", "safetensors", "fsspec"},
     "sync": {"numpy", "fsspec", "google_crc32c", "safetensors"},
-    "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client"},
+    "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client", "httpx2"},
     "connectors": {"confluent_kafka"},
     "audit": {"numpy"},
 }
@@ -187,7 +192,9 @@ def test_every_module_of_jobs_knows_only_the_ones_below_it() -> None:
 def test_no_room_outgrows_the_others() -> None:
     lines = {room: sum(len(path.read_text("utf-8").splitlines()) for path in sources(room)) for room in ARROWS}
     assert max(lines.values()) <= sum(lines.values()) / 4, lines
-    assert lines["jobs"] < 2500, "jobs holds services and what they share; look whether a room of its own has grown in it"
+    assert lines["jobs"] < 2500, (
+        "jobs holds services and what they share; look whether a room of its own has grown in it"
+    )
 
 
 @pytest.mark.parametrize("room", [*ARROWS, "tests", "examples"])
@@ -219,6 +226,18 @@ def test_a_room_depends_only_on_its_own_libraries(room: str) -> None:
         for path in sources(room)
         for line, name in imported(ast.parse(path.read_text("utf-8")))
         if name.partition(".")[0] not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_client_and_the_server_share_no_library_of_the_network() -> None:
+    """What is installed with ``rillet[client]`` is enough for the client, and the server does not need it."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("serving")
+        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        if name.partition(".")[0] in ({"torch", "starlette", "uvicorn"} if path.parent.name == "client" else {"httpx2"})
+        or (name.startswith("rillet.serving.client") and path.parent.name != "client")
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -165,11 +165,15 @@ def test_a_script_beside_folders_of_our_names_uses_its_own_and_ours(wheel: Path,
     (project / "script.py").write_text(
         "import jobs, schemas, serving, sync, tables, trainer\n"
         "from rillet.connectors.producers import EventProducer\n"
-        "from rillet.schemas import ActionEvent, encode\n"
+        "from rillet.schemas import ActionEvent\n"
+        "from rillet.serving.client import Client\n"
         "import rillet.jobs.config\n"
         "producer = EventProducer('127.0.0.1:1', 'actions')\n"
-        "producer.append(ActionEvent('r', 1, impression_id=2, action='watch'))\n"
-        "producer.close(0)\n"
+        "producer.start()\n"
+        "producer.submit(ActionEvent('r', 1, impression_id=2, action='watch'))\n"
+        "producer.close()\n"
+        "with Client('http://127.0.0.1:1', 'films') as client:\n"
+        "    assert not client.ready()\n"
         "print(jobs.MINE, schemas.MINE, sync.MINE, trainer.MINE, serving.MINE, tables.MINE, rillet.__file__)\n"
     )
     done = subprocess.run(

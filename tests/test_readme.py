@@ -1,28 +1,39 @@
-"""Every command in the documents exists, with its options; links between files lead somewhere."""
+"""The code in the README runs, every command in the documents exists with its options, links lead somewhere."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import click
 import pytest
-from examples.films.client import CONFIG, infer_request
+import yaml
 
 from rillet.__main__ import main
-from rillet.jobs.config import load_config
-from rillet.serving.features import RequestLayout
-from rillet.serving.protocol import parse_infer_request
+from rillet.jobs.config import BOOTSTRAP_VARIABLE, load_config
+from rillet.serving.client import Client
+from tests.examples.fakes import FakeActions, client_of
+from tests.serving.fake_server import FakeServer
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
+def blocks(path: Path, language: str) -> list[str]:
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", path.read_text("utf-8"), re.S | re.M)
+    return [textwrap.dedent(block) for block in found]
+
+
 def commands(path: Path) -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", path.read_text("utf-8"), re.S)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return [line.strip() for block in blocks(path, "bash") for line in block.splitlines() if line.strip()]
+
+
+def inline(path: Path) -> list[str]:
+    """Code within the text."""
+    text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.S)
+    return re.findall(r"`([^`\n]+)`", text)
 
 
 ALL_COMMANDS = [command for path in DOCUMENTS for command in commands(path)]
@@ -50,6 +61,40 @@ def test_every_make_target_exists(line: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+def test_what_the_text_says_of_the_demo_are_options_of_it() -> None:
+    arguments = [re.search(r'ARGS="([^"]*)"', code) for code in inline(ROOT / "README.md")]
+    given = [shlex.split(match.group(1)) for match in arguments if match]
+    assert given, "the README names no arguments of the demo any more"
+    command = main.get_command(click.Context(main), "demo")
+    assert command is not None
+    for one in given:
+        command.make_context("demo", one)
+
+
+def test_the_variable_that_the_text_names_is_the_one_that_is_read() -> None:
+    assert [code for code in inline(ROOT / "README.md") if code.startswith("RILLET_")] == [BOOTSTRAP_VARIABLE]
+
+
+@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("flink ")])
+def test_every_flink_command_submits_the_joiner_with_options_that_it_takes(line: str) -> None:
+    arguments = shlex.split(line)
+    assert arguments[:2] == ["flink", "run"]
+    script = arguments.index("-py") + 1
+    source = (ROOT / arguments[script]).read_text("utf-8")
+    known = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source))
+    given = {argument for argument in arguments[script + 1 :] if argument.startswith("--")}
+    assert "--config" in given <= known
+
+
+@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("docker ")])
+def test_every_docker_command_builds_and_starts_the_compose_file(line: str) -> None:
+    assert shlex.split(line) == ["docker", "compose", "up", "--build"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    # the ports that the README promises
+    published = {str(port).split(":")[-2] for service in services.values() for port in service.get("ports", [])}
+    assert {"8500", "8081", "9090", "9094"} <= published
+
+
 def test_no_command_is_of_a_kind_that_is_not_checked() -> None:
     kinds = {shlex.split(line)[0] for line in ALL_COMMANDS}
     assert kinds <= {"make", "rillet", "flink", "docker"}
@@ -62,10 +107,32 @@ def test_links_between_files_lead_somewhere(path: Path) -> None:
     assert not missing
 
 
-def test_the_example_client_makes_a_request_that_a_server_takes() -> None:
-    spec = load_config(CONFIG, environment={}).load_spec()
-    body = infer_request(spec, "r1", user=7, films={17: "drama", 23: "comedy"})
-    request = parse_infer_request(json.dumps(body).encode(), None)
-    scored = RequestLayout(spec, max_rows=10).parse(request, now_ms=5, new_id="x")
-    assert (scored.request_id, scored.rows, scored.event_time_ms) == ("r1", 2, 5)
-    assert scored.impression_ids.tolist() == [17, 23]
+@pytest.fixture
+def films(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """The server and the broker of the README's code."""
+    config = load_config(ROOT / "examples" / "films" / "rillet.toml", environment={})
+    server = FakeServer(config.load_spec(), config.model.name)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("rillet.serving.client.Client", client_of(server))
+    monkeypatch.setattr("rillet.connectors.producers.EventProducer", FakeActions)
+    FakeActions.made.clear()
+    return server
+
+
+def test_the_readmes_code_asks_the_server_and_reports_an_action(films: FakeServer) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    (request,) = films.scored
+    (producer,) = FakeActions.made
+    (action,) = producer.sent
+    assert request.impression_ids.tolist() == [17, 23, 42]
+    assert (action.request_id, action.impression_id, action.action) == (request.request_id, 17, "watch")
+    assert (producer.acknowledged, producer.closed) == (1, True)
+
+
+def test_the_addresses_in_the_readmes_code_are_those_of_the_example() -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    config = load_config(ROOT / "examples" / "films" / "rillet.toml", environment={})
+    assert f'{Client.__name__}("http://127.0.0.1:{config.serving.port}", "{config.model.name}")' in code
+    assert f'EventProducer("{config.kafka.bootstrap_servers}", "{config.kafka.topics.actions}")' in code

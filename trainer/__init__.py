@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from rillet.trainer.evaluation import Metrics, ScoreHistogram, WindowedMetrics
     from rillet.trainer.export import dense_state, export_program
     from rillet.trainer.learner import Learner, StepResult
+    from rillet.trainer.list_source import ListSource
+    from rillet.trainer.model_checks import check_model
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
-    from rillet.trainer.online import Counters, Fresh, OnlineTrainer, Restored
-    from rillet.trainer.reader import BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.online import Counters, OnlineTrainer, Restored
+    from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
 
 __all__ = [
+    "BadRecord",
     "Batch",
     "BatchAssembler",
     "BlockReader",
@@ -33,8 +36,8 @@ __all__ = [
     "Counters",
     "DeepFM",
     "ExampleSource",
-    "Fresh",
     "Learner",
+    "ListSource",
     "LogisticRegression",
     "Metrics",
     "ModelConfig",
@@ -50,11 +53,13 @@ __all__ = [
     "TrainerError",
     "WindowedMetrics",
     "build_model",
+    "check_model",
     "dense_state",
     "export_program",
 ]
 
 _LAZY = {
+    "BadRecord": "rillet.trainer.reader",
     "Batch": "rillet.trainer.batch",
     "BatchAssembler": "rillet.trainer.batch",
     "BlockReader": "rillet.trainer.reader",
@@ -63,8 +68,8 @@ _LAZY = {
     "Counters": "rillet.trainer.online",
     "DeepFM": "rillet.trainer.models",
     "ExampleSource": "rillet.trainer.reader",
-    "Fresh": "rillet.trainer.online",
     "Learner": "rillet.trainer.learner",
+    "ListSource": "rillet.trainer.list_source",
     "LogisticRegression": "rillet.trainer.models",
     "Metrics": "rillet.trainer.evaluation",
     "OnlineTrainer": "rillet.trainer.online",
@@ -76,6 +81,7 @@ _LAZY = {
     "StepResult": "rillet.trainer.learner",
     "WindowedMetrics": "rillet.trainer.evaluation",
     "build_model": "rillet.trainer.models",
+    "check_model": "rillet.trainer.model_checks",
     "dense_state": "rillet.trainer.export",
     "export_program": "rillet.trainer.export",
 }

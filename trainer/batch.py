@@ -1,8 +1,8 @@
 """Batches of an exact number of rows, cut out of example blocks in the order they were read.
 
-Columns are sliced and concatenated; no row is looked at on its own. A block that is cut leaves its rest for
-the next batch, and every batch carries the position behind its last row, so that a checkpoint can say exactly
-where training goes on.
+Columns are sliced and concatenated; no row is looked at on its own. The rest of a block that is cut goes into
+the next batch, and every batch carries the position after its last row, so that a checkpoint can say exactly where
+training goes on.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
 from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt8s, UInt16s
 
-#: partition -> (offset of the next record, rows of it that were trained on already)
+#: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """n rows ready for a step. S slots, T tasks, Dd dense features, F fids."""
+    """n rows, ready for a training step. S slots, T tasks, Dd dense features, F fids."""
 
     fids: Int64s
     #: uint16[n * S], None when every slot has one value
@@ -31,15 +31,15 @@ class Batch:
     dense: Float32s
     #: uint8[n, T]
     labels: UInt8s
-    #: uint8[n, T], which task a row teaches
+    #: uint8[n, T], 1 where the row has a label for the task
     mask: UInt8s
     #: float32[n]
     sampling_rate: Float32s
-    #: float32[n, T], NaN where no model's answer was recorded
+    #: float32[n, T], NaN where the served logit was not recorded
     served_logits: Float32s
     newest_event_ms: int
     newest_ingest_ms: int
-    #: when the actions behind the positive rows entered the system, where that is known
+    #: int64[k], ingest times of the positive rows' actions, where known
     action_ingest_ms: Int64s
     #: where reading goes on after this batch; only partitions that moved
     positions: Positions
@@ -68,7 +68,7 @@ class _Slice:
 
 
 class BatchAssembler:
-    """Queue of blocks in, batches of ``batch_size`` rows out."""
+    """Takes blocks and gives batches of ``batch_size`` rows."""
 
     def __init__(self, spec: FeatureSpec, batch_size: int) -> None:
         self._slots = len(spec.slots)
@@ -79,20 +79,20 @@ class BatchAssembler:
         self._rows = 0
 
     def __len__(self) -> int:
-        """Rows that wait."""
+        """Rows that are queued."""
         return self._rows
 
     @property
     def oldest_ms(self) -> int | None:
-        """Arrival of the oldest row that waits, None when there is none."""
+        """When the oldest queued row arrived, ms; None when there is none."""
         return next((entry.arrived_ms for entry in self._pending if entry.block is not None), None)
 
     def add(self, partition: int, offset: int, block: ExampleBlock | None, now_ms: int, *, skip_rows: int = 0) -> None:
         """Queues the next record.
 
-        :param block: a checked block; None for a record that was refused, so that the position passes it.
+        :param block: a checked block; None for a record that was refused: the position moves past it.
         :param now_ms: when it arrived, ms.
-        :param skip_rows: rows at its front that an earlier run trained on already.
+        :param skip_rows: rows at its beginning that were already trained on.
         """
         entry = _Pending(partition, offset, block if block is not None and len(block) else None, now_ms)
         if entry.block is not None and skip_rows:
@@ -136,7 +136,7 @@ class BatchAssembler:
         return self._join(slices, positions)
 
     def drain_empty(self) -> Positions:
-        """Positions behind records without rows at the front of the queue; for when no batch comes to carry them."""
+        """Positions after records without rows at the front of the queue, when there is no batch to carry them."""
         positions: Positions = {}
         while self._pending and self._pending[0].block is None:
             self._pass(positions)

@@ -1,7 +1,7 @@
 """Versions of training state in a directory of fsspec: safetensors files, and a manifest written last.
 
-A version without a manifest does not exist; one whose files differ from their sha256 is refused with the
-file's name and the version before it is used. What the files mean is the caller's business.
+A version without a manifest does not count. One whose files differ from their sha256 is refused with the file's
+name, and the version before it is used. What the files mean is up to the caller.
 """
 
 from __future__ import annotations
@@ -38,7 +38,18 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Numbered checkpoints under one root."""
+    """Numbered checkpoints under one root.
+
+    >>> import numpy as np
+    >>> store = CheckpointStore("memory://example/checkpoints", keep=2)
+    >>> for step in range(3):
+    ...     version = store.save({"weights": {"bias": np.full(2, step)}}, {"step": step})
+    >>> store.versions()
+    [2, 3]
+    >>> newest = store.load(3)
+    >>> newest.meta, newest.files["weights"]["bias"].tolist()
+    ({'step': 2}, [2, 2])
+    """
 
     def __init__(self, url: str, *, keep: int) -> None:
         """
@@ -53,7 +64,7 @@ class CheckpointStore:
         return [version for version in self._directories() if self._fs.exists(self._path(version, MANIFEST))]
 
     def save(self, files: dict[str, Arrays], meta: dict[str, Any]) -> int:
-        """Writes a new version, then removes the ones that are too many and the ones never finished.
+        """Writes a new version, then removes old versions and unfinished ones.
 
         :returns: its number.
         """
@@ -86,20 +97,20 @@ class CheckpointStore:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptCheckpointError(f"checkpoint manifest {path} is malformed: {error!r}") from error
         if not intact:
-            raise CorruptCheckpointError(f"checkpoint manifest {path} was changed: its sha256 is another")
+            raise CorruptCheckpointError(f"checkpoint manifest {path} was changed: its sha256 differs")
         files = {}
         for name, entry in body["files"].items():
             data = self._read(self._path(version, name))
             if hashlib.sha256(data).hexdigest() != entry["sha256"]:
                 raise CorruptCheckpointError(
                     f"checkpoint file {self._path(version, name)} was changed: {len(data)} bytes,"
-                    f" {entry['bytes']} were written, or its sha256 is another"
+                    f" {entry['bytes']} were written, or its sha256 differs"
                 )
             files[name.removesuffix(".safetensors")] = safetensors.numpy.load(data)
         return Checkpoint(version, files, body["meta"])
 
     def load_newest(self, on_corrupt: Callable[[CorruptCheckpointError], None]) -> Checkpoint | None:
-        """The newest version that is intact; None when there is no version at all.
+        """The newest intact version; None when there is no version at all.
 
         :param on_corrupt: called for every newer one that was refused.
         :raises CorruptCheckpointError: there are versions and none is intact; starting from nothing is for an

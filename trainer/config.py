@@ -17,9 +17,10 @@ class ModelConfig:
 
     #: names the model in deltas, in the store and in the serving URL
     name: str = "model"
-    #: "logistic", "deepfm", or "package.module:Class" of an own ``torch.nn.Module``
+    #: "logistic", "deepfm", or "package.module:Class" of your own ``torch.nn.Module``; ``rillet.trainer.check_model``
+    #: tells whether one can be used
     kind: str = "deepfm"
-    #: columns of an embedding beside its linear weight; kind "logistic" has none
+    #: columns of an embedding in addition to its linear weight; kind "logistic" has none
     dim: int = 16
     #: widths of the hidden layers
     hidden: tuple[int, ...] = (32,)
@@ -51,11 +52,11 @@ class TrainerConfig:
 
     #: rows of a batch; one optimiser step each
     batch_size: int = 512
-    #: a batch that is not full is trained when its oldest row waited this long and no more input is at hand
+    #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
-    #: decoded rows held in memory ahead of training; the reader waits above it
+    #: decoded rows held in memory ahead of training; reading waits above it
     queue_rows: int = 65536
-    #: seconds between checkpoints; also how much is trained again after a crash, at most
+    #: seconds between checkpoints; also the most that is trained again after a crash
     checkpoint_interval_s: float = 60.0
     #: newest checkpoints that are kept
     keep_checkpoints: int = 3
@@ -63,8 +64,6 @@ class TrainerConfig:
     window_rows: int = 20000
     #: parts of the window; the oldest is dropped as a whole
     window_parts: int = 10
-    #: ingest times of actions that travel with one publication to measure freshness, at most
-    freshness_samples: int = 4096
     #: threads of the dense computation
     threads: int = 1
     #: seconds between two progress lines
@@ -78,7 +77,6 @@ class TrainerConfig:
             keep_checkpoints=self.keep_checkpoints,
             window_rows=self.window_rows,
             window_parts=self.window_parts,
-            freshness_samples=self.freshness_samples,
             threads=self.threads,
             progress_interval_s=self.progress_interval_s,
         )

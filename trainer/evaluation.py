@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rillet.schemas.arrays import Float32s, Float64s, UInt8s
 
-#: Histogram over [-LIMIT, LIMIT] logits; scores beyond share the outermost bins.
+#: Histogram of logits over [-LIMIT, LIMIT]; those outside are counted in the outermost bins.
 LIMIT = 16.0
 BINS = 4096
 
@@ -35,7 +35,16 @@ class Metrics:
 
 
 class ScoreHistogram:
-    """Mergeable counts of one task's scores: weighted positives and negatives by logit, and sums."""
+    """Mergeable counts of one task's scores: weighted positives and negatives by logit, and sums.
+
+    >>> import numpy as np
+    >>> histogram = ScoreHistogram()
+    >>> logits, labels = np.array([2.0, -1.0, 0.5, 0.0], np.float32), np.array([1, 0, 0, 1], np.uint8)
+    >>> histogram.add(logits, labels, rates=np.ones(4, np.float32))
+    >>> metrics = histogram.metrics()
+    >>> metrics.auc, metrics.base_rate, metrics.rows
+    (0.75, 0.5, 4)
+    """
 
     __slots__ = ("counts", "sums")
 
@@ -85,7 +94,7 @@ class ScoreHistogram:
 
 
 class WindowedMetrics:
-    """The last ``window_rows`` rows of each task, in parts that are dropped whole."""
+    """Figures over about the last ``window_rows`` rows of each task. Rows leave the window in ``parts`` steps."""
 
     def __init__(self, tasks: int, window_rows: int, parts: int) -> None:
         self._part_rows = max(1, window_rows // parts)

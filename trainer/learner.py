@@ -29,11 +29,11 @@ class StepResult:
 
     #: float32[n, T], predicted before the update
     logits: Float32s
-    #: mean loss a row, nats, corrected for sampling
+    #: mean loss per row, in nats, corrected for sampling
     loss: float
     #: embedding rows updated; 0 when refused
     unique_rows: int
-    #: the loss or a gradient (its square too) was not finite, so nothing was updated
+    #: the loss, a gradient or its square was not finite, so nothing was updated
     refused: bool
 
 
@@ -42,7 +42,7 @@ class Learner:
 
     def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig) -> None:
         """
-        :raises ModelError: the model's own class cannot be used.
+        :raises ModelError: the model cannot be built.
         """
         self.model = build_model(model, spec)
         self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
@@ -52,7 +52,7 @@ class Learner:
     def step(self, batch: Batch, now_ms: int) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
-        :param now_ms: stamped on the rows as last seen; the batch's event time, so that a replay stamps alike.
+        :param now_ms: stamped on the rows as last seen; the newest event time so far, so that a replay stamps the same.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -103,7 +103,7 @@ class Learner:
 
 
 def _can_be_learned(gradient: torch.Tensor | None) -> bool:
-    """Whether an optimiser that keeps squares of float32 stays finite; None is a parameter that took no part.
+    """Whether an optimiser that keeps squares of float32 stays finite; None belongs to a parameter that was not used.
 
     A weight whose sum of squares has become inf never moves again. A sum is finite only if every term is.
     """

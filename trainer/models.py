@@ -1,6 +1,6 @@
-"""The dense part of a model: embeddings and dense features in, one logit a task out.
+"""The dense part of a model: embeddings and dense features in, one logit per task out.
 
-Embedding rows live in ``tables``, not here. Column 0 of a row is its linear weight, the others are the
+Embedding rows are in the embedding table, not here. Column 0 of a row is its linear weight, the others are the
 latent vector. Source: Guo et al. 2017, "DeepFM" (sections 2.1 and 2.2); a task has its own bias, its own
 scale on the shared linear and FM terms and its own output of the network.
 """
@@ -19,7 +19,7 @@ from rillet.trainer.errors import ModelError
 
 
 class LogisticRegression(nn.Module):
-    """Sum of linear weights, scaled and shifted a task."""
+    """Sum of linear weights, with a scale and a bias per task."""
 
     def __init__(self, segments: int, row_dim: int, dense: int, tasks: int) -> None:
         super().__init__()
@@ -60,10 +60,11 @@ class DeepFM(nn.Module):
 def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
     """The model of a configuration with reproducible initial weights; the global random state is left as it was.
 
-    An own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
-    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks].
+    A user's own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
+    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks]; :func:`rillet.trainer.check_model` tells
+    whether it can be trained and served.
 
-    :raises ModelError: the class of ``kind`` cannot be imported or is no ``torch.nn.Module``.
+    :raises ModelError: the class of ``kind`` cannot be imported or is not a ``torch.nn.Module``.
     """
     shape = (len(spec.slots), config.row_dim, len(spec.dense), len(spec.tasks))
     with torch.random.fork_rng(devices=[]):
@@ -78,5 +79,5 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
         except (ImportError, AttributeError) as error:
             raise ModelError(f"model.kind {config.kind!r}: {error}; expected package.module:Class") from error
         if not isinstance(model, nn.Module):
-            raise ModelError(f"model.kind {config.kind!r} is no torch.nn.Module")
+            raise ModelError(f"model.kind {config.kind!r} is not a torch.nn.Module")
         return model

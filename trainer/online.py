@@ -1,7 +1,7 @@
-"""The online trainer: blocks in, batches trained, measured, and saved with the place in the stream.
+"""The online trainer: blocks in, batches trained, measured, and saved with the position in the stream.
 
-It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_fresh`` for
-what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
+It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_freshness``
+for what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
 unkilled run, given the same order of records and no batches cut by time.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from rillet.schemas import MAX_ACTION_TIMES, NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
 from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
@@ -27,6 +27,8 @@ from rillet.trainer.learner import Learner, StepResult
 
 #: Steps refused one after another until the trainer gives up: the model itself must be broken then.
 REFUSED_STEPS_LIMIT = 20
+#: batches whose action times are gathered before they are cut to what a Freshness may hold
+_BATCHES_BETWEEN_BOUNDS = 256
 
 
 @dataclass(slots=True)
@@ -43,21 +45,11 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where a run goes on."""
+    """What a run was restored from."""
 
     version: int
     #: what :meth:`OnlineTrainer.save` was given to keep
     extra: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fresh:
-    """How new the examples are that were trained on, and what of that was not handed over yet."""
-
-    newest_event_ms: int
-    newest_ingest_ms: int
-    #: int64[k] of actions trained on, k bounded by configuration
-    action_ingest_ms: Int64s
 
 
 class OnlineTrainer:
@@ -74,18 +66,19 @@ class OnlineTrainer:
         torch.manual_seed(model.seed)
         self.learner = Learner(spec, model, table)
         self.counters = Counters()
-        #: behind the last row that was trained on
+        #: after the last row that was trained on
         self.positions: Positions = {}
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
-        #: of the model's own predictions, before each update
+        #: of the model's predictions, made before each update
         self.model_metrics = self._window()
-        #: of the logits that were served, where recorded
+        #: of the served logits, where they were recorded
         self.served_metrics = self._window()
         self._assembler = BatchAssembler(spec, config.batch_size)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
-        self._ingests: list[Int64s] = []
+        #: ingest times of the actions trained on since the last take_freshness, by batch
+        self._action_times: list[Int64s] = []
         self._refused_in_a_row = 0
 
     @property
@@ -116,8 +109,8 @@ class OnlineTrainer:
     def train(self, now_ms: int, *, more: bool, flush: bool = False) -> int:
         """Trains on every batch that is ready.
 
-        :param more: further input is at hand, so a batch that is not full waits whatever its age.
-        :param flush: train on what is left, however little.
+        :param more: there is more input, so a batch that is not full waits, whatever its age.
+        :param flush: train on what is left, however few rows.
         :returns: steps taken.
         :raises ModelError: every one of the last steps was refused because its loss was not finite.
         """
@@ -134,11 +127,11 @@ class OnlineTrainer:
         self.positions.update(self._assembler.drain_empty())
         return steps
 
-    def take_fresh(self) -> Fresh:
-        """What the next publication tells of its freshness; its ingest times are handed over once."""
-        fresh = Fresh(self.newest_event_ms, self.newest_ingest_ms, self._ingest_sample())
-        self._ingests = []
-        return fresh
+    def take_freshness(self) -> Freshness:
+        """What the next publication tells of its freshness; its action times are handed over once, and are bounded."""
+        freshness = self._freshness()
+        self._action_times = []
+        return freshness
 
     def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
         """Writes everything as one version: table with its touched set, dense, optimiser, metrics, position.
@@ -149,7 +142,7 @@ class OnlineTrainer:
         :returns: the version.
         """
         progress: Arrays = {
-            "action_ingest_ms": self._ingest_sample(),
+            "action_ingest_ms": self._freshness().action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
         }
         for name, window in self._windows().items():
@@ -193,7 +186,7 @@ class OnlineTrainer:
             window.load_state(
                 {key.removeprefix(prefix): value for key, value in progress.items() if key.startswith(prefix)}
             )
-        self._ingests = [np.array(progress["action_ingest_ms"], np.int64)]
+        self._action_times = [np.array(progress["action_ingest_ms"], np.int64)]
         self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
         self._resume = dict(self.positions)
         self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
@@ -224,18 +217,15 @@ class OnlineTrainer:
             return result
         self.newest_ingest_ms = max(self.newest_ingest_ms, batch.newest_ingest_ms)
         if len(batch.action_ingest_ms):
-            self._ingests.append(batch.action_ingest_ms)
-            # Long without a publication: thin out now and then instead of gathering without bound.
-            if len(self._ingests) > self.config.freshness_samples:
-                self._ingests = [self._ingest_sample()]
+            self._action_times.append(batch.action_ingest_ms)
+            # Long without a publication: bounded now and then instead of gathering without end.
+            if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
+                self._action_times = [self._freshness().action_ingest_ms]
         return result
 
-    def _ingest_sample(self) -> Int64s:
-        ingests = np.concatenate(self._ingests) if self._ingests else np.empty(0, np.int64)
-        if len(ingests) > self.config.freshness_samples:
-            # Evenly spread over the time since the last publication.
-            ingests = ingests[np.linspace(0, len(ingests) - 1, self.config.freshness_samples).astype(np.int64)]
-        return ingests
+    def _freshness(self) -> Freshness:
+        times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
+        return Freshness(self.newest_event_ms, self.newest_ingest_ms, times).sampled(MAX_ACTION_TIMES)
 
     def _window(self) -> WindowedMetrics:
         return WindowedMetrics(len(self.spec.tasks), self.config.window_rows, self.config.window_parts)
@@ -244,7 +234,7 @@ class OnlineTrainer:
         return {"model": self.model_metrics, "served": self.served_metrics}
 
     def _identity(self) -> dict[str, Any]:
-        """What must be equal between a checkpoint and the run that restores it."""
+        """What a checkpoint and the run that restores it must have in common."""
         model = self.model_config
         return {
             "spec_hash": self.spec.hash,

@@ -1,8 +1,8 @@
 """A background thread that reads, decodes and checks example blocks ahead of training.
 
-Bounded in rows: it waits when training falls behind. What it cannot use is handed to a callback with the
-reason, and its place in the order is kept, so that positions pass it. The source is a protocol: Kafka in
-``jobs``, a list in tests.
+Bounded in rows: it waits when training falls behind. What it cannot use is handed over with the reason, and its
+place in the order is kept, so that positions pass it. The source is a protocol: Kafka in ``connectors``, a
+list in :mod:`rillet.trainer.list_source`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
+from rillet.schemas.stages import BackpressureError, ClosedError, Source
 
 
 class RawRecord(NamedTuple):
-    """A record as it lies in the log."""
+    """A record as it is in the log."""
 
     partition: int
     offset: int
@@ -25,12 +26,22 @@ class RawRecord(NamedTuple):
     key: bytes | None = None
 
 
-class ExampleSource(Protocol):
-    """Where records come from, in order within a partition."""
+class BadRecord(NamedTuple):
+    """A record that cannot be trained on, and why."""
 
-    def poll(self, max_records: int, timeout_s: float) -> Sequence[RawRecord] | None:
-        """Up to ``max_records`` next records, empty after ``timeout_s`` without one; None: the source has ended."""
-        ...
+    record: RawRecord
+    error: RecordError
+
+
+class ExampleSource(Source[RawRecord], Protocol):
+    """Where example records come from: in order within a partition, each once, from given positions on.
+
+    ``tests/contracts/test_example_source.py`` holds what every implementation has to do.
+    """
+
+    @property
+    def trouble(self) -> str:
+        """What it is waiting for, such as a broker that is away; empty while all is well."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,29 +54,38 @@ class ReadBlock:
 
 
 class BlockReader:
-    """Decodes ahead, at most about ``max_rows`` rows."""
+    """A ``Source[ReadBlock]`` that decodes ahead of whoever polls it, at most about ``max_rows`` rows.
+
+    It owns its source: starting and closing the reader starts and closes the source.
+    """
 
     def __init__(
         self,
         source: ExampleSource,
         spec: FeatureSpec,
         *,
-        on_bad: Callable[[RawRecord, RecordError], None],
+        on_bad: Callable[[BadRecord], None],
         max_rows: int,
-        max_records: int = 500,
-        poll_s: float = 0.1,
+        poll_rows: int | None = None,
+        source_records: int = 500,
+        source_wait_s: float = 0.1,
     ) -> None:
         """
-        :param on_bad: called in the reading thread with each refused record; :meth:`close` waits for it to return.
-        :param max_records: records a poll; also the most that is queued beyond ``max_rows``.
-        :param poll_s: longest wait for the source, seconds; bounds how long :meth:`close` takes.
+        :param on_bad: takes each record that cannot be used, in the reading thread. While it raises
+            BackpressureError it is called again with the same record, and reading waits: no record is passed before
+            it was taken.
+        :param max_rows: decoded rows that wait in memory; reading waits above it.
+        :param poll_rows: a poll stops at the block that brings it to this many rows; no limit if None.
+        :param source_records: records per poll of the source; also how many may be queued beyond ``max_rows``.
+        :param source_wait_s: longest wait for the source or for room, seconds; bounds how long :meth:`close` takes.
         """
         self._source = source
         self._spec = spec
         self._on_bad = on_bad
         self._max_rows = max_rows
-        self._max_records = max_records
-        self._poll_s = poll_s
+        self._poll_rows = poll_rows
+        self._source_records = source_records
+        self._source_wait_s = source_wait_s
         self._queue: deque[ReadBlock] = deque()
         self._rows = 0
         self._changed = threading.Condition()
@@ -74,22 +94,34 @@ class BlockReader:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="example-reader", daemon=True)
 
+    @property
+    def trouble(self) -> str:
+        """What the source is waiting for, empty while all is well."""
+        return self._source.trouble
+
     def start(self) -> None:
-        """Starts reading."""
+        """Starts the source, then reading."""
+        self._source.start()
         self._thread.start()
 
-    def take(self, max_rows: int, timeout_s: float) -> list[ReadBlock]:
-        """Blocks in reading order until they hold ``max_rows`` rows; empty after ``timeout_s`` without any.
+    def poll(self, max_items: int, timeout_s: float) -> Sequence[ReadBlock] | None:
+        """Up to ``max_items`` blocks in reading order; empty after ``timeout_s`` without any.
 
-        :raises Exception: whatever stopped the thread, once all that was read before is taken.
+        :returns: None once the source has ended and everything was taken.
+        :raises ClosedError: after :meth:`close`.
+        :raises Exception: whatever stopped the reading thread, once everything read before it was taken.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._finished, timeout_s)
-            if not self._queue and self._error is not None:
-                raise self._error
+            self._changed.wait_for(lambda: self._queue or self._finished or self._closed, timeout_s)
+            if self._closed:
+                raise ClosedError("the example reader is closed")
+            if not self._queue and self._finished:
+                if self._error is not None:
+                    raise self._error
+                return None
             taken: list[ReadBlock] = []
             rows = 0
-            while self._queue and rows < max_rows:
+            while self._queue and len(taken) < max_items and (self._poll_rows is None or rows < self._poll_rows):
                 item = self._queue.popleft()
                 rows += _rows(item)
                 taken.append(item)
@@ -97,24 +129,24 @@ class BlockReader:
             self._changed.notify_all()
             return taken
 
-    @property
-    def ended(self) -> bool:
-        """The source has ended and all of it was taken."""
-        with self._changed:
-            return self._finished and self._error is None and not self._queue
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is submitted to a source: returns at once."""
 
     def close(self) -> None:
-        """Stops the thread and waits for it. What was read and not taken is forgotten."""
+        """Stops the thread and closes the source. Blocks that were read and not polled are dropped."""
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self._source.close()
 
     def _run(self) -> None:
         try:
             while self._wait_for_room():
-                records = self._source.poll(self._max_records, self._poll_s)
+                records = self._source.poll(self._source_records, self._source_wait_s)
                 if records is None:
                     break
                 for record in records:
@@ -123,7 +155,7 @@ class BlockReader:
                         self._queue.append(item)
                         self._rows += _rows(item)
                         self._changed.notify_all()
-        except BaseException as error:  # kept for take(), which raises it in the trainer's own thread
+        except BaseException as error:  # kept for poll(), which raises it in the trainer's own thread
             self._error = error
         finally:
             with self._changed:
@@ -140,9 +172,20 @@ class BlockReader:
             block = decode_as(ExampleBlock, record.value)
             self._spec.check_block(block)
         except RecordError as error:
-            self._on_bad(record, error)
+            self._hand_over(BadRecord(record, error))
             return None
         return block
+
+    def _hand_over(self, bad: BadRecord) -> None:
+        while True:
+            try:
+                self._on_bad(bad)
+                return
+            except BackpressureError:
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._closed, self._source_wait_s):
+                        # Never queued, so no position passes it: it is read again after a restart.
+                        raise ClosedError("closed while there was no room for a bad record") from None
 
 
 def _rows(item: ReadBlock) -> int:

@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
-import uuid
 from pathlib import Path
-from typing import Any
 
-from rillet.connectors.producers import ActionProducer
-from rillet.jobs.config import load_config
-from rillet.schemas import ActionEvent, FeatureSpec
+from rillet.connectors.producers import EventProducer
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.schemas import ActionEvent
+from rillet.serving.client import CandidateEncoder, Client, Scores
 
 CONFIG = Path(__file__).with_name("rillet.toml")
+#: what is on the page: a film's id, and the shelf that it stands on
+FILMS = {17: "drama", 23: "comedy", 42: "drama"}
 
 
-def infer_request(spec: FeatureSpec, request_id: str, user: int, films: dict[int, str]) -> dict[str, Any]:
-    """The body of an Open Inference Protocol request; ``films`` maps a film's id to the shelf that it stands on.
+def score(client: Client, encoder: CandidateEncoder, user: int, films: dict[int, str]) -> Scores:
+    """Scores the films for one user. Features go by the names in the spec; the impression id is the film's."""
+    page = encoder.from_features(
+        context={"user": user},
+        items={"film": list(films), "shelf": list(films.values())},
+        impression_ids=list(films),
+    )
+    return client.score(page, timeout_ms=100)
 
-    A row a film; a column a value, in the order of the spec: user, film, shelf.
-    """
-    (user_slot,), (film_slot, shelf_slot) = spec.context, spec.item
-    columns = [
-        user_slot.fids([user] * len(films)),
-        film_slot.fids(list(films)),
-        shelf_slot.fids(list(films.values())),
-    ]
-    rows = [[int(fid) for fid in row] for row in zip(*columns, strict=True)]
-    return {
-        "id": request_id,
-        "inputs": [
-            {"name": "fids", "datatype": "INT64", "shape": [len(rows), len(columns)], "data": rows},
-            {"name": "impression_ids", "datatype": "INT64", "shape": [len(rows)], "data": list(films)},
-        ],
-    }
+
+def report_watched(config: RilletConfig, request_id: str, film: int) -> None:
+    """Sends an action under the id of the request that showed the film."""
+    actions = EventProducer(config.kafka.connection, config.kafka.topics.actions)
+    actions.start()
+    try:
+        actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=film, action="watch"))
+        actions.flush()
+    finally:
+        actions.close()
 
 
 def main() -> None:
     config = load_config(CONFIG)
-    spec = config.load_spec()
-    films = {17: "drama", 23: "comedy", 42: "drama"}
-    request_id = uuid.uuid4().hex
-
-    body = json.dumps(infer_request(spec, request_id, user=7, films=films)).encode()
-    url = f"http://{config.serving.host}:{config.serving.port}/v2/models/{config.model.name}/infer"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=5) as answer:
-        outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
-    for film, score in zip(films, outputs["scores"], strict=True):
-        print(f"film {film}: {score:.4f}")
-
-    actions = ActionProducer(config.kafka.bootstrap_servers, config.kafka.topics.actions)
-    actions.append(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=42, action="watch"))
-    actions.flush()
-    actions.close()
+    encoder = CandidateEncoder(config.load_spec())
+    with Client(f"http://{config.serving.host}:{config.serving.port}", config.model.name) as client:
+        scores = score(client, encoder, user=7, films=FILMS)
+    for film, probability in zip(FILMS, scores.task("watch"), strict=True):
+        print(f"film {film}: {probability:.4f}")
+    report_watched(config, scores.request_id, film=42)
     print("reported: film 42 was watched")
 
 

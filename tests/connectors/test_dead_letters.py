@@ -1,19 +1,27 @@
-"""Dead letters without a broker: what waits stays, what is refused stops the checkpoints, a stop is never held up."""
+"""Dead letters without a broker: what waits stays, what is refused stops the checkpoints, cut ones are not sent again."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
 
-from rillet.connectors import dead_letters
-from rillet.connectors.dead_letters import DeadLetters
-from rillet.connectors.errors import DeliveryError
-from rillet.schemas import RecordError
-from rillet.trainer import RawRecord
+from rillet.connectors import connection
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, resend
+from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.schemas import (
+    BackpressureError,
+    ClosedError,
+    DeadLetter,
+    FlushTimeoutError,
+    RecordError,
+    encode_dead_letter,
+)
 
 OnDelivery = Callable[[KafkaError | None, object], None]
 
@@ -48,62 +56,90 @@ class FakeProducer:
             on_delivery(error, None)
         return 0
 
+    def purge(self, *, in_queue: bool, in_flight: bool) -> None:
+        queue, self.queue = self.queue, []
+        for _, on_delivery in queue:
+            on_delivery(KafkaError(KafkaError._PURGE_QUEUE), None)
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
 
 @pytest.fixture
-def letters(monkeypatch: pytest.MonkeyPatch) -> DeadLetters:
-    monkeypatch.setattr(dead_letters, "Producer", FakeProducer)
-    return DeadLetters("nowhere:9092", "dead", "examples")
+def letters(monkeypatch: pytest.MonkeyPatch) -> DeadLetterProducer:
+    monkeypatch.setattr(connection, "Producer", FakeProducer)
+    letters = DeadLetterProducer("nowhere:9092", "dead")
+    letters.start()
+    return letters
 
 
-def _send(letters: DeadLetters, offset: int) -> None:
-    letters.send(RawRecord(0, offset, b"noise"), RecordError("not a block"))
+def _letter(offset: int, value: bytes = b"noise") -> DeadLetter:
+    return letter_for(RecordError("not a block"), "examples", 0, offset, key=b"k", value=value)
 
 
-def _producer(letters: DeadLetters) -> FakeProducer:
+def _producer(letters: DeadLetterProducer) -> FakeProducer:
     producer = letters._producer
     assert isinstance(producer, FakeProducer)
     return producer
 
 
-def test_letters_outlive_any_outage_of_the_broker(letters: DeadLetters) -> None:
+def test_letters_outlive_any_outage_of_the_broker(letters: DeadLetterProducer) -> None:
     producer = _producer(letters)
     producer.away = True
-    _send(letters, 7)
-    assert letters.flush(1.0) == 1
-    assert letters.flush(1.0) == 1
+    letters.submit(_letter(7))
+    for _ in range(2):
+        with pytest.raises(FlushTimeoutError, match="topic dead on nowhere:9092: 1 dead letters wait"):
+            letters.flush(1.0)
     producer.away = False
-    assert letters.flush(1.0) == 0
+    letters.flush(1.0)
     assert producer.delivered == [b"examples|0|7"]
 
 
-def test_a_letter_refused_for_good_fails_every_later_flush(letters: DeadLetters) -> None:
-    producer = _producer(letters)
-    producer.refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    _send(letters, 7)
+def test_a_letter_refused_for_good_fails_every_later_flush(letters: DeadLetterProducer) -> None:
+    _producer(letters).refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    letters.submit(_letter(7))
     for _ in range(2):
         with pytest.raises(DeliveryError, match="topic dead: a dead letter was refused"):
             letters.flush(1.0)
 
 
-def test_closing_ends_a_send_that_waits_for_room(letters: DeadLetters) -> None:
+def test_a_full_queue_is_back_pressure_with_the_place_of_the_record(letters: DeadLetterProducer) -> None:
     _producer(letters).full = True
-    failed: list[DeliveryError] = []
+    with pytest.raises(BackpressureError, match="topic examples, partition 0, offset 7"):
+        letters.submit(_letter(7))
+    assert letters.sent == 0
 
-    def send() -> None:
-        try:
-            _send(letters, 7)
-        except DeliveryError as error:
-            failed.append(error)
 
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
+def test_closing_gives_up_what_waits_and_counts_it(letters: DeadLetterProducer) -> None:
+    letters.submit(_letter(7))
     letters.close()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert "partition 0 offset 7" in str(failed[0])
+    letters.close()
+    assert (letters.sent, letters.failed) == (1, 1)
+    with pytest.raises(ClosedError):
+        letters.submit(_letter(8))
 
 
 def test_the_settings_are_ones_that_the_client_takes() -> None:
-    letters = DeadLetters("127.0.0.1:1", "dead", "examples")
-    _send(letters, 7)
-    assert letters.flush(0.1) == 1
+    letters = DeadLetterProducer("127.0.0.1:1", "dead")
+    letters.start()
+    letters.submit(_letter(7))
+    with pytest.raises(FlushTimeoutError):
+        letters.flush(0.1)
+    letters.close()
+
+
+def test_the_letter_of_the_largest_record_fits_into_a_record() -> None:
+    letter = _letter(7, bytes(RECORD_MAX_BYTES))
+    assert letter.cut
+    assert len(encode_dead_letter(letter)) + len(letter.letter_key) < RECORD_MAX_BYTES
+
+
+def test_a_letter_that_holds_only_a_part_is_not_sent_again_nor_any_beside_it() -> None:
+    cut = replace(_letter(9), cut=True)
+    with pytest.raises(ResendError, match="topic examples, partition 0, offset 9: the letter holds only a part"):
+        resend("127.0.0.1:1", [_letter(7), cut])
+
+
+def test_what_the_broker_did_not_take_is_no_success() -> None:
+    with pytest.raises(DeliveryError, match=r"1 of 1 records were not sent again to 127\.0\.0\.1:1"):
+        resend("127.0.0.1:1", [_letter(7)], timeout_s=0.2)

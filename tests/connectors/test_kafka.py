@@ -5,14 +5,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource
+from confluent_kafka import Message, TopicPartition
+from confluent_kafka.admin import ConfigResource
 
+from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError, DeliveryError, TopicError
-from rillet.connectors.producers import ActionProducer, EventProducer, KafkaFeatureLog
-from rillet.connectors.topics import client_settings, create_topics, ensure_broker, topic_ends
+from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.producers import EventProducer
+from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
 from rillet.devstack.process import free_port
-from rillet.schemas import ActionEvent, FeatureEvent, decode_as
+from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, decode_as
 
 OLD_MS = 978_300_000_000  # recorded in December 2000
 
@@ -22,7 +24,7 @@ def feature(request_id: str) -> FeatureEvent:
 
 
 def read(broker: str, topic: str, count: int) -> list[Message]:
-    consumer = Consumer(client_settings(broker, **{"group.id": "test", "auto.offset.reset": "earliest"}))
+    consumer = KafkaConnection(broker).consumer({"group.id": "test", "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, number, 0) for number in topic_ends(broker, topic) or {}])
     messages: list[Message] = []
     deadline = time.monotonic() + 20
@@ -41,21 +43,47 @@ def test_an_unreachable_broker_is_named_in_one_line() -> None:
 
 def test_a_full_queue_never_blocks_the_server_and_counts_what_it_lost() -> None:
     producer = EventProducer(f"127.0.0.1:{free_port()}", "features", max_queue_records=3, timeout_s=1.0)
+    producer.start()
     begun = time.monotonic()
-    taken = [producer.append(feature(str(i))) for i in range(5)]
+    for i in range(3):
+        producer.submit(feature(str(i)))
+    for i in range(2):
+        with pytest.raises(BackpressureError, match=r"features: the queue to .* is full"):
+            producer.submit(feature(str(i)))
     assert time.monotonic() - begun < 0.2
-    assert taken == [True, True, True, False, False]
     assert (producer.rejected, len(producer)) == (2, 3)
-    producer.close(0.1)
-    assert producer.failed == 3
+    producer.close()
+    producer.close()
+    assert (producer.failed, len(producer)) == (3, 0)
+    with pytest.raises(ClosedError):
+        producer.submit(feature("late"))
+
+
+def test_a_producer_touches_nothing_before_it_is_started() -> None:
+    producer = EventProducer("127.0.0.1:1", "features")
+    with pytest.raises(ClosedError, match="features: the producer was not started"):
+        producer.submit(feature("early"))
+    producer.flush(0.1)
+    producer.close()
+
+
+def test_an_event_larger_than_a_record_is_refused_and_counted() -> None:
+    producer = EventProducer("127.0.0.1:1", "actions")
+    producer.start()
+    action = ActionEvent("r1", OLD_MS, 5, "like", action_id="a" * RECORD_MAX_BYTES)
+    with pytest.raises(DeliveryError, match=r"request r1 is refused: .*too large"):
+        producer.submit(action)
+    assert producer.rejected == 1
+    producer.close()
 
 
 @pytest.mark.integration
 def test_events_arrive_with_request_key_event_time_and_ingest_header(broker: str, topics: Callable[..., str]) -> None:
     name = topics("features", partitions=2)
-    log = KafkaFeatureLog(broker, name, now_ms=lambda: 1234)
+    log = EventProducer(broker, name, now_ms=lambda: 1234)
+    log.start()
     for i in range(20):
-        log.append(feature(f"r{i}"))
+        log.submit(feature(f"r{i}"))
     log.flush()
     log.close()
     messages = read(broker, name, 20)
@@ -70,9 +98,10 @@ def test_events_arrive_with_request_key_event_time_and_ingest_header(broker: str
 @pytest.mark.integration
 def test_actions_go_out_as_they_are(broker: str, topics: Callable[..., str]) -> None:
     name = topics("actions")
-    producer = ActionProducer(broker, name)
+    producer = EventProducer(broker, name)
+    producer.start()
     action = ActionEvent("r1", OLD_MS, 5, "like", value=0.5, action_id="a")
-    producer.append(action)
+    producer.submit(action)
     producer.flush()
     producer.close()
     (message,) = read(broker, name, 1)
@@ -81,8 +110,9 @@ def test_actions_go_out_as_they_are(broker: str, topics: Callable[..., str]) -> 
 
 @pytest.mark.integration
 def test_a_record_for_a_missing_topic_is_counted_as_failed(broker: str) -> None:
-    log = KafkaFeatureLog(broker, "never-made", timeout_s=2.0)
-    log.append(feature("r"))
+    log = EventProducer(broker, "never-made", timeout_s=2.0)
+    log.start()
+    log.submit(feature("r"))
     with pytest.raises(DeliveryError, match="never-made"):
         log.flush(10)
     assert (log.delivered, log.failed) == (0, 1)
@@ -95,7 +125,7 @@ def test_topics_are_made_once_and_keep_old_events(broker: str) -> None:
     assert sorted(create_topics(broker, wanted)) == sorted(wanted)
     assert create_topics(broker, wanted) == []
     resource = ConfigResource(ConfigResource.Type.TOPIC, "once-features")
-    admin = AdminClient(client_settings(broker))
+    admin = KafkaConnection(broker).admin()
     settings = admin.describe_configs([resource])[resource].result(10)
     assert settings["retention.ms"].value == "-1"
     assert topic_ends(broker, "once-features") == {0: (0, 0), 1: (0, 0)}

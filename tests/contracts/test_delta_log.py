@@ -1,4 +1,4 @@
-"""What every delta log must do, run against each implementation."""
+"""Every delta log passes the suite; one that does not keep the contract fails it."""
 
 from __future__ import annotations
 
@@ -9,144 +9,125 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from rillet.connectors.delta_log import KafkaLog
-from rillet.sync import DeltaLog, LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.schemas import BackpressureError
+from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, PositionOutOfRangeError
+from tests.contracts import delta_log_suite as suite
+from tests.contracts.delta_log_suite import CHECKS, WAIT_S, LogUnderTest, read, write
 
-WAIT_S = 10.0
-
-
-def truncate_memory(log: DeltaLog, begin: int) -> None:
-    assert isinstance(log, MemoryLog)
-    log.truncate(begin)
+Check = Callable[[LogUnderTest], None]
 
 
-def truncate_kafka(log: DeltaLog, begin: int) -> None:
-    assert isinstance(log, KafkaLog)
-    admin = AdminClient({"bootstrap.servers": log.bootstrap_servers})
+def truncate_kafka(log: KafkaDeltaLog, begin: int) -> None:
+    admin = AdminClient({"bootstrap.servers": log.kafka.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(log.topic, log.partition, begin)]).values():
         future.result(WAIT_S)
 
 
-Truncate = Callable[[DeltaLog, int], None]
+def in_memory(kind: type[MemoryLog] = MemoryLog) -> LogUnderTest:
+    log = kind()
+    return LogUnderTest(log, log.truncate, kind(max_queued_records=3))
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.integration)])
-def log_and_truncate(request: pytest.FixtureRequest) -> Iterator[tuple[DeltaLog, Truncate]]:
+def under(request: pytest.FixtureRequest) -> Iterator[LogUnderTest]:
     if request.param == "memory":
-        yield MemoryLog(), truncate_memory
+        yield in_memory()
         return
-    topic = request.getfixturevalue("topics")("deltas")
-    with KafkaLog(request.getfixturevalue("broker"), topic) as log:
-        yield log, truncate_kafka
+    topics, broker = request.getfixturevalue("topics"), request.getfixturevalue("broker")
+    with (
+        KafkaDeltaLog(broker, topics("deltas")) as log,
+        KafkaDeltaLog(broker, topics("deltas"), queue_bytes=1 << 20) as small,
+    ):
+        log.start()
+        yield LogUnderTest(log, lambda begin: truncate_kafka(log, begin), small)
 
 
-@pytest.fixture
-def log(log_and_truncate: tuple[DeltaLog, Truncate]) -> DeltaLog:
-    return log_and_truncate[0]
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_contract(under: LogUnderTest, check: Check) -> None:
+    check(under)
 
 
-def write(log: DeltaLog, *values: bytes) -> None:
-    for value in values:
-        log.append(b"key", value)
-    log.flush(WAIT_S)
+class LosesTheLast(MemoryLog):
+    def flush(self, timeout_s: float) -> None:
+        del self._queue[-1:]
+        super().flush(timeout_s)
 
 
-def read(log: DeltaLog, position: int, count: int, max_records: int = 100) -> list[LogRecord]:
-    """Reads on until ``count`` records are there."""
-    records: list[LogRecord] = []
-    deadline = time.monotonic() + WAIT_S
-    while len(records) < count and time.monotonic() < deadline:
-        got = log.read(position, max_records, 1.0)
-        records += got
-        if got:
-            position = got[-1].position + 1
-    return records
+class Reorders(MemoryLog):
+    def flush(self, timeout_s: float) -> None:
+        self._queue.reverse()
+        super().flush(timeout_s)
 
 
-def test_a_new_log_is_empty(log: DeltaLog) -> None:
-    assert (log.begin(), log.end()) == (0, 0)
-    assert log.read(0, 10, 0.1) == []
+class ForgetsKeys(MemoryLog):
+    def append(self, key: bytes, value: bytes) -> None:
+        super().append(b"", value)
 
 
-def test_records_come_back_in_order_with_key_and_position(log: DeltaLog) -> None:
-    log.append(b"a", b"1")
-    log.append(b"b", b"2")
-    log.append(b"a", bytes(range(256)))
-    log.flush(WAIT_S)
-
-    assert read(log, 0, 3) == [
-        LogRecord(0, b"a", b"1"),
-        LogRecord(1, b"b", b"2"),
-        LogRecord(2, b"a", bytes(range(256))),
-    ]
+class CountsLate(MemoryLog):
+    def end(self) -> int:
+        return max(super().end() - 1, 0)
 
 
-def test_end_counts_a_record_as_soon_as_its_flush_returned(log: DeltaLog) -> None:
-    for count in range(1, 6):
-        write(log, b"x")
-        assert log.end() == count
+class ReadsAsMuchAsItLikes(MemoryLog):
+    def read(self, position: int, max_records: int, timeout_s: float) -> list[LogRecord]:
+        return super().read(position, 1000, timeout_s)
 
 
-def test_flushing_nothing_returns(log: DeltaLog) -> None:
-    log.flush(0.0)
-    assert log.end() == 0
+class HidesWhatItLacks(MemoryLog):
+    def read(self, position: int, max_records: int, timeout_s: float) -> list[LogRecord]:
+        return super().read(min(max(position, self._begin), self._end), max_records, timeout_s)
 
 
-def test_reading_starts_anywhere_and_goes_back(log: DeltaLog) -> None:
-    write(log, *(str(number).encode() for number in range(20)))
-
-    assert [record.value for record in read(log, 15, 5)] == [b"15", b"16", b"17", b"18", b"19"]
-    assert [record.value for record in read(log, 3, 2, max_records=2)][:2] == [b"3", b"4"]
-    assert read(log, 3, 1, max_records=1)[0].value == b"3"
-
-
-def test_no_more_records_than_asked_for_are_returned(log: DeltaLog) -> None:
-    write(log, *(b"x" for _ in range(50)))
-    position, sizes = 0, []
-    while position < 50:
-        got = log.read(position, 7, 1.0)
-        sizes.append(len(got))
-        position += len(got)
-    assert max(sizes) <= 7
+class DropsWhenFull(MemoryLog):
+    def append(self, key: bytes, value: bytes) -> None:
+        try:
+            super().append(key, value)
+        except BackpressureError:
+            return
 
 
-def test_a_reader_at_the_end_gets_what_is_written_later(log: DeltaLog) -> None:
-    write(log, b"old")
-    assert log.read(1, 10, 0.2) == []
-    write(log, b"new")
-    assert [record.value for record in read(log, 1, 1)] == [b"new"]
+class TakesARecordThatItRefuses(MemoryLog):
+    def append(self, key: bytes, value: bytes) -> None:
+        try:
+            super().append(key, value)
+        except BackpressureError:
+            self._queue.append((key, value))
+            raise
 
 
-def test_a_block_of_a_megabyte_passes(log: DeltaLog) -> None:
-    value = bytes(1_000_000)
-    write(log, value)
-    assert read(log, 0, 1)[0].value == value
+class WorksOnWhenClosed(MemoryLog):
+    def close(self) -> None:
+        self._queue = []
 
 
-@pytest.mark.parametrize("position", [-1, 3, 1000])
-def test_a_position_outside_is_refused_with_the_bounds(log: DeltaLog, position: int) -> None:
-    write(log, b"x", b"y")
-    with pytest.raises(PositionOutOfRangeError) as caught:
-        log.read(position, 10, 1.0)
-    assert (caught.value.position, caught.value.begin, caught.value.end) == (position, 0, 2)
-
-
-def test_a_truncated_position_is_refused(log_and_truncate: tuple[DeltaLog, Truncate]) -> None:
-    log, truncate = log_and_truncate
-    write(log, *(str(number).encode() for number in range(10)))
-    truncate(log, 6)
-
-    assert (log.begin(), log.end()) == (6, 10)
-    with pytest.raises(PositionOutOfRangeError, match=r"position 2 .* holds 6\.\.10"):
-        log.read(2, 10, 1.0)
-    assert [record.position for record in read(log, 6, 4)] == [6, 7, 8, 9]
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (LosesTheLast, suite.end_counts_a_record_as_soon_as_its_flush_returned),
+        (Reorders, suite.records_come_back_in_order_with_key_and_position),
+        (ForgetsKeys, suite.records_come_back_in_order_with_key_and_position),
+        (CountsLate, suite.end_counts_a_record_as_soon_as_its_flush_returned),
+        (ReadsAsMuchAsItLikes, suite.no_more_records_than_asked_for_are_returned),
+        (HidesWhatItLacks, suite.a_position_outside_is_refused_with_the_bounds),
+        (HidesWhatItLacks, suite.a_truncated_position_is_refused),
+        (DropsWhenFull, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_flush),
+        (TakesARecordThatItRefuses, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_flush),
+        (WorksOnWhenClosed, suite.a_closed_log_takes_and_gives_nothing),
+    ],
+)
+def test_a_log_that_breaks_the_contract_fails_the_check(kind: type[MemoryLog], check: Check) -> None:
+    under = in_memory(kind)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(under)
 
 
 class TestKafkaAlone:
     """What only a log with a network between can get wrong."""
 
     def test_an_unreachable_broker_is_named(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             with pytest.raises(LogUnavailableError, match=r"deltas\[0\] on 127\.0\.0\.1:1"):
                 log.end()
             log.append(b"k", b"v")
@@ -154,26 +135,30 @@ class TestKafkaAlone:
                 log.flush(0.3)
 
     def test_after_a_failed_flush_the_queue_is_empty(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError):
                 log.flush(0.2)
             log.flush(0.2)
 
-    def test_a_full_queue_ends_in_an_error(self) -> None:
-        with KafkaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3, queue_bytes=1 << 20) as log:
+    def test_a_full_queue_names_topic_and_broker_without_waiting(self) -> None:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", queue_bytes=1 << 20) as log:
             log.append(b"k", bytes(900_000))
-            with pytest.raises(LogUnavailableError, match="full queue"):
+            started = time.monotonic()
+            with pytest.raises(
+                BackpressureError, match=r"deltas\[0\]: 1 records wait for the broker on 127\.0\.0\.1:1"
+            ):
                 log.append(b"k", bytes(900_000))
+            assert time.monotonic() - started < 0.1
 
     @pytest.mark.integration
     def test_a_missing_topic_is_named(self, broker: str) -> None:
-        with KafkaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
+        with KafkaDeltaLog(broker, "no-such-topic") as log, pytest.raises(LogUnavailableError, match="no-such-topic"):
             log.end()
 
     @pytest.mark.integration
     def test_truncation_under_a_reader_is_noticed(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
+        with KafkaDeltaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
             for _ in range(60):  # one flush each: a broker hands out what was sent together as a whole
                 write(log, bytes(2000))
             position = log.read(0, 1, WAIT_S)[-1].position + 1
@@ -189,7 +174,7 @@ class TestKafkaAlone:
 
     @pytest.mark.integration
     def test_the_log_works_again_after_a_failed_flush(self, broker: str, topics: Callable[..., str]) -> None:
-        with KafkaLog(broker, topics("deltas")) as log:
+        with KafkaDeltaLog(broker, topics("deltas")) as log:
             log.append(b"k", b"lost or not")
             try:
                 log.flush(0.0)

@@ -9,20 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.devstack.broker import Broker
 from rillet.embeddings import EmbeddingTable
-from rillet.sync import FencedError, LogUnavailableError, ModelStore, Publisher, Replica, SyncConfig, replica_as_of
+from rillet.schemas import Freshness
+from rillet.sync import (
+    FencedError,
+    LogUnavailableError,
+    ModelStore,
+    Publisher,
+    PublisherConfig,
+    Replica,
+    TableShard,
+    replica_as_of,
+)
 from tests.sync.fakes import DIM, same_rows, trainer_table
 
 pytestmark = pytest.mark.integration
 
-CONFIG = SyncConfig(max_block_rows=10, flush_timeout_s=2.0)
+TABLE_SHARD = TableShard("m", 1)
+CONFIG = PublisherConfig(max_block_rows=10, flush_timeout_s=2.0)
 FIDS = np.arange(1, 101, dtype=np.int64)
 
 
 def publish(publisher: Publisher, table: EmbeddingTable) -> None:
-    publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0)
+    publisher.publish(table, now_ms=0, freshness=Freshness())
 
 
 def write_base(publisher: Publisher, table: EmbeddingTable) -> None:
@@ -37,10 +48,14 @@ def test_a_replica_follows_over_kafka_and_the_past_can_be_rebuilt(
     broker: str, topics: Callable[..., str], tmp_path: Path
 ) -> None:
     topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
-    with KafkaLog(broker, topic) as writing, KafkaLog(broker, topic) as rival, KafkaLog(broker, topic) as reading:
-        publisher = Publisher(writing, store, spec_hash=1, writer="first", config=CONFIG)
+    with (
+        KafkaDeltaLog(broker, topic) as writing,
+        KafkaDeltaLog(broker, topic) as rival,
+        KafkaDeltaLog(broker, topic) as reading,
+    ):
+        publisher = Publisher(writing, store, TABLE_SHARD, writer="first", config=CONFIG)
         write_base(publisher, table)
-        replica = Replica(store, reading, config=CONFIG)
+        replica = Replica(store, reading, TABLE_SHARD)
         replica.load()
         change(table, 1.0)
         publish(publisher, table)
@@ -51,11 +66,11 @@ def test_a_replica_follows_over_kafka_and_the_past_can_be_rebuilt(
         assert same_rows(replica.table, table)
         assert (replica.degraded, dict(replica.incidents)) == (False, {})
 
-        publish(Publisher(rival, store, spec_hash=1, writer="second", config=CONFIG), trainer_table(FIDS))
+        publish(Publisher(rival, store, TABLE_SHARD, writer="second", config=CONFIG), trainer_table(FIDS))
         with pytest.raises(FencedError, match="second has taken epoch 2"):
             publish(publisher, table)
 
-        past = replica_as_of(store, reading, moment, config=CONFIG)
+        past = replica_as_of(store, reading, TABLE_SHARD, moment)
         assert np.array_equal(past.table.items()[1], then)
 
 
@@ -65,12 +80,12 @@ def test_nothing_is_lost_while_the_broker_is_away(
     topic, store, table = topics("deltas"), ModelStore(str(tmp_path), "m"), trainer_table(FIDS)
     address = broker_process.bootstrap_servers
     with (
-        KafkaLog(address, topic, answer_timeout_s=2.0) as writing,
-        KafkaLog(address, topic, answer_timeout_s=2.0) as reading,
+        KafkaDeltaLog(address, topic, answer_timeout_s=2.0) as writing,
+        KafkaDeltaLog(address, topic, answer_timeout_s=2.0) as reading,
     ):
-        publisher = Publisher(writing, store, spec_hash=1, writer="w", config=CONFIG)
+        publisher = Publisher(writing, store, TABLE_SHARD, writer="w", config=CONFIG)
         write_base(publisher, table)
-        replica = Replica(store, reading, config=CONFIG)
+        replica = Replica(store, reading, TABLE_SHARD)
         replica.load()
         replica.catch_up(0, 1.0)
         change(table, 1.0)

@@ -1,20 +1,21 @@
-"""The driver against a server made for the test: order, distance in event time, retries, refusals."""
+"""The driver against a fake server: order, distance in event time, retries, refusals, latency."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx2
 import numpy as np
 import orjson
 import pytest
-from aiohttp import web
 
 from rillet.demo.driver import Driver, DriveSettings, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.recordings import Event
-from rillet.schemas import ActionEvent, FeatureEvent, parse_spec
+from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, parse_spec
+from tests.serving.fake_server import JSON_LENGTH, FakeServer
 
 SPEC = parse_spec(
     """
@@ -42,9 +43,8 @@ class Actions:
     def __init__(self) -> None:
         self.sent: list[ActionEvent] = []
 
-    def append(self, event: ActionEvent) -> bool:
+    def submit(self, event: ActionEvent) -> None:
         self.sent.append(event)
-        return True
 
     def __len__(self) -> int:
         return 0
@@ -64,21 +64,18 @@ def events(count: int, gap_ms: int) -> Iterator[Event]:
 
 
 class Server:
-    """Answers as the protocol says, with delays and failures to order; keeps what was in flight together."""
+    """Answers with delays and failures to order; keeps what was in flight together."""
 
     def __init__(self, delay_s: float = 0.0, answer: Callable[[int], int] = lambda number: 200) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.tensors: list[np.ndarray[Any, Any]] = []
+        self.fake = FakeServer(SPEC, "tiny")
         self.spreads: list[int] = []
         self.most = 0
         self._times: list[int] = []
         self._delay_s, self._answer = delay_s, answer
         self._count = 0
 
-    async def infer(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        length = int(request.headers["Inference-Header-Content-Length"])
-        document = orjson.loads(body[:length])
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        document = orjson.loads(request.content[: int(request.headers[JSON_LENGTH])])
         time_ms = document["parameters"]["event_time_ms"]
         self._times.append(time_ms)
         self.spreads.append(max(self._times) - min(self._times))
@@ -88,32 +85,19 @@ class Server:
         status = self._answer(self._count)
         self._count += 1
         if status != 200:
-            return web.Response(status=status, body=b'{"error":"no"}')
-        self.requests.append(document)
-        size = document["inputs"][0]["parameters"]["binary_data_size"]
-        self.tensors.append(np.frombuffer(body[length : length + size], "<i8").reshape(document["inputs"][0]["shape"]))
-        head = orjson.dumps({"outputs": [], "parameters": {"logged": self._count % 2 == 0}})
-        logits = np.array([0.5, 1.5], "<f4").tobytes()
-        return web.Response(body=head + logits, headers={"Inference-Header-Content-Length": str(len(head))})
+            self.fake.trouble = [status]
+        else:
+            self.fake.logged = self._count % 2 == 0
+        return self.fake(request)
 
 
-def drive(server: Server, source: Iterator[Event], **settings: Any) -> tuple[DriveStats, Actions]:
+def drive(server: Server, source: Iterator[Event], **options: Any) -> tuple[DriveStats, Actions]:
     stats, actions = DriveStats(0), Actions()
+    settings = DriveSettings("http://server", "tiny", **{"rate": 5000, **options})
 
     async def run() -> None:
-        app = web.Application()
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = server.infer
-        app.router.add_post("/v2/models/tiny/infer", handler)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        try:
-            options = DriveSettings(f"http://127.0.0.1:{port}", "tiny", **{"rate": 5000, **settings})
-            await Driver(SPEC, options, actions, stats, watched="click").run(source)  # type: ignore[arg-type]
-        finally:
-            await runner.cleanup()
+        client = settings.client(transport=httpx2.MockTransport(server))
+        await Driver(SPEC, settings, client, actions, stats, watched="click").run(source)  # type: ignore[arg-type]
 
     try:
         asyncio.run(run())
@@ -125,9 +109,13 @@ def drive(server: Server, source: Iterator[Event], **settings: Any) -> tuple[Dri
 def test_every_request_is_asked_with_its_own_id_time_and_features() -> None:
     server = Server()
     stats, _ = drive(server, events(20, 100))
-    assert sorted(d["id"] for d in server.requests) == sorted(f"r{i}" for i in range(20))
-    assert {d["parameters"]["event_time_ms"] for d in server.requests} == {i * 100 for i in range(20)}
-    assert all(tensor.tolist() == [[1 << 48 | 1, 2 << 48 | 5], [1 << 48 | 1, 2 << 48 | 6]] for tensor in server.tensors)
+    scored = server.fake.scored
+    assert sorted(request.request_id for request in scored) == sorted(f"r{i}" for i in range(20))
+    assert {request.event_time_ms for request in scored} == {i * 100 for i in range(20)}
+    for request in scored:
+        assert request.context_fids.tolist() == [1 << 48 | 1]
+        assert request.item_fids.tolist() == [2 << 48 | 5, 2 << 48 | 6]
+        assert request.impression_ids.tolist() == [3, 8]
     assert (stats.requests, stats.impressions, stats.actions) == (20, 40, 20)
     assert stats.unlogged == 10
 
@@ -163,10 +151,45 @@ def test_a_busy_server_is_asked_again() -> None:
 
 
 def test_a_refused_request_ends_the_demo_with_the_servers_words() -> None:
-    with pytest.raises(DemoError, match=r"was answered with 400: .*no"):
+    with pytest.raises(DemoError, match=r"request r0 has no scores: .*answered with 400: no"):
         drive(Server(answer=lambda number: 400), events(5, 100))
 
 
 def test_the_rate_is_kept() -> None:
     stats, _ = drive(Server(), events(40, 100), rate=200)
     assert stats.finished_s - stats.started_s >= 39 / 200
+
+
+def test_an_absent_server_is_waited_for_and_loses_no_action() -> None:
+    server = Server()
+    server.fake.trouble = [httpx2.ConnectError("refused"), httpx2.ReadError("reset")]
+    stats, actions = drive(server, events(5, 100))
+    assert stats.retries == 2
+    assert {action.request_id for action in actions.sent} == {f"r{i}" for i in range(5)}
+
+
+def test_latency_counts_from_when_a_request_was_due() -> None:
+    # One at a time, 20 ms each, asked for at once: the fifth has waited for the four before it.
+    stats, _ = drive(Server(delay_s=0.02), events(5, 100), concurrency=1)
+    assert min(stats.latency_s) >= 0.02
+    assert max(stats.latency_s) >= 5 * 0.02 - 0.01
+
+
+def test_a_full_queue_of_actions_delays_them_and_loses_none() -> None:
+    class Full(Actions):
+        def submit(self, event: ActionEvent) -> None:
+            self.offered = getattr(self, "offered", 0) + 1
+            if self.offered == 2:
+                raise BackpressureError("full")
+            super().submit(event)
+
+    actions = Full()
+    settings = DriveSettings("http://server", "tiny", rate=5000)
+
+    async def run() -> None:
+        client = settings.client(transport=httpx2.MockTransport(Server()))
+        await Driver(SPEC, settings, client, actions, DriveStats(0), watched="click").run(events(3, 100))  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert {action.request_id for action in actions.sent} == {"r0", "r1", "r2"}
+    assert actions.offered == 4

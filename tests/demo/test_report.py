@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rillet.audit.plain_join import Joined, PlainJoin
+from rillet.audit.expected import ExpectedExamples
+from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.topic_reader import TopicRecord
+from rillet.demo.monitor import Reading
 from rillet.demo.page import number, render, size
 from rillet.demo.report import (
     DeltaSummary,
@@ -25,15 +27,13 @@ from rillet.demo.report import (
     latency_summary,
     summarise_deltas,
 )
-from rillet.demo.timeline import Reading
 from rillet.recordings.movielens import ml1m_spec
-from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, FeatureEvent, Record, encode
-from rillet.sync.blocks import CLAIM_PREFIX
+from rillet.schemas import ActionEvent, DeltaBlock, DenseRef, EpochClaim, FeatureEvent, Freshness, Record, encode
 
 SPEC = ml1m_spec()
 
 
-def joined(requests: int = 4) -> Joined:
+def joined(requests: int = 4) -> ExpectedExamples:
     """Requests of two impressions; the second is watched. They arrive last first."""
     join = PlainJoin(SPEC)
     for number_ in reversed(range(requests)):
@@ -92,16 +92,15 @@ def record(value: Record | bytes, at_ms: int) -> TopicRecord:
     return TopicRecord("deltas", 0, 0, b"k", data, at_ms, -1)
 
 
-def delta(rows: int, tombstones: int, table: str = "embeddings") -> DeltaBlock:
+def delta(rows: int, tombstones: int) -> DeltaBlock:
     ids = np.arange(rows)
-    return DeltaBlock(
-        "m", table, 0, 1, 0, 1, 2, 0, 0, ids, np.zeros(2 * rows, np.float32), np.arange(tombstones), ids[:0], 0
-    )
+    values = np.zeros(2 * rows, np.float32)
+    return DeltaBlock("m", "embeddings", 0, 1, 0, 1, 2, ids, values, np.arange(tombstones), Freshness(), 0)
 
 
 def test_deltas_are_counted_without_claims_and_dense_references() -> None:
     records = [
-        record(delta(0, 0, CLAIM_PREFIX + "writer"), 900),
+        record(EpochClaim("m", 0, 1, 1, "writer"), 900),
         record(delta(3, 1), 1500),
         record(delta(2, 0), 3000),
         record(DenseRef("m", 0, 1, 2, 1, 1, "p", "s", 0), 3000),
@@ -201,6 +200,12 @@ def test_an_answer_that_was_not_logged_fails_the_run() -> None:
     assert not lost.ok
     assert lost.to_json()["audit"]["ok"] is False
     assert "2 answered requests are not on the features topic" in render(lost)
+
+
+def test_a_dropped_action_fails_the_run_because_nothing_is_late_in_a_demo() -> None:
+    dropped = report(replace(AUDIT, late_dropped=2))
+    assert not dropped.ok
+    assert "2 actions were too late for their label" in render(dropped)
 
 
 def test_a_run_without_any_measure_still_makes_a_page() -> None:

@@ -109,6 +109,14 @@ def test_no_broker_is_started_for_an_address_elsewhere(tmp_path: Path) -> None:
         _ = stack.broker
 
 
+def test_no_plaintext_broker_is_started_for_clients_that_want_a_secured_one(tmp_path: Path) -> None:
+    stack = make_stack(tmp_path, f"127.0.0.1:{free_port()}")
+    kafka = replace(stack.config.kafka, client={"security.protocol": "SSL"})
+    with pytest.raises(ServiceError, match=r"one started here would be plaintext, \[kafka\.client\] is not"):
+        Stack(replace(stack.config, kafka=kafka), stack.config_path).start_broker()
+    assert not stack.broker.folder.exists()
+
+
 def test_services_run_the_rillet_command_with_this_configuration(tmp_path: Path) -> None:
     stack = make_stack(tmp_path, "127.0.0.1:1")
     command = stack.command("train")

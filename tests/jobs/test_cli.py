@@ -87,6 +87,25 @@ def test_check_config_says_what_was_understood(config: Path) -> None:
         assert part in result.stdout
 
 
+def test_check_config_names_the_settings_of_the_client_and_shows_no_value(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "hidden-value")
+    client = '"sasl.mechanism" = "PLAIN"\n"sasl.username" = "loop"\n"sasl.password" = { env = "KAFKA_PASSWORD" }\n'
+    config.write_text(f"{config.read_text()}\n[kafka.client]\n{client}")
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 0, result.stderr
+    assert "client    sasl.mechanism, sasl.username, sasl.password\n" in result.stdout
+    assert "flink     sasl.mechanism, sasl.jaas.config\n" in result.stdout
+    assert "hidden-value" not in result.stdout
+    config.write_text(f'{config.read_text()}"ssl.cipher.suites" = "x"\n')
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "rillet check-config: [kafka.client] ssl.cipher.suites: Flink's Kafka client has no"
+    )
+
+
 def test_check_config_refuses_a_wrong_spec_with_its_path(config: Path) -> None:
     (config.parent / "films.spec.toml").write_text(SPEC.replace("600000", "-1"))
     result = run("check-config", "--config", config)

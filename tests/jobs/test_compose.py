@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from rillet.__main__ import COMMANDS
+from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.devstack.cluster import FLINK_HOME, FlinkCluster, start_cluster
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
@@ -84,6 +85,10 @@ def test_every_package_is_in_the_image() -> None:
     packages = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.M)
     assert packages is not None
     assert set(re.findall(r'"(\w+)"', packages[1])) <= copied
+
+
+def test_the_broker_takes_records_as_large_as_the_topics(services: dict[str, Any]) -> None:
+    assert services["broker"]["environment"]["KAFKA_MESSAGE_MAX_BYTES"] == TOPIC_MAX_BYTES
 
 
 def test_versions_are_those_of_the_local_stack(services: dict[str, Any]) -> None:

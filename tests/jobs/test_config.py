@@ -27,11 +27,17 @@ def write(folder: Path, text: str) -> Path:
         ('spec = "a"\n[trainer]\nbatch_size = "many"', "trainer.batch_size: .*found 'many'"),
         ('spec = "a"\n[trainer]\nbatch_size = 2.5', "trainer.batch_size: .*found 2.5"),
         ('spec = "a"\n[model]\nhidden = [64, "x"]', "model.hidden.1: .*found 'x'"),
-        ('spec = "a"\n[joiner]\nexecution_mode = "fast"', "joiner.execution_mode: .*found 'fast'"),
+        ('spec = "a"\n[flink]\nexecution_mode = "fast"', "flink.execution_mode: .*found 'fast'"),
         ('spec = "a"\n[joiner]\nslice_ms = -1', "joiner.slice_ms"),
+        ('spec = "a"\n[joiner]\nlateness_ms = 1', "joiner.lateness_ms: unknown key"),
+        ('spec = "a"\n[flink]\ncheckpoint_interval_ms = 300001', "flink.checkpoint_interval_ms must be at most 300000"),
         ('spec = "a"\n[serving]\nport = 70000', "serving.port: 70000 is not in"),
         ('spec = "a"\n[kafka]\npartitions = 0', "kafka.partitions: 0 is below 1"),
         ('spec = "a"\n[kafka.topics]\nactions = "features"', "kafka.topics.*name of its own"),
+        ('spec = "a"\n[publisher]\nslice_rows = 5', "publisher.slice_rows: unknown key"),
+        ('spec = "a"\n[replica]\nfetch_rekords = 5', "replica.fetch_rekords: unknown key; did you mean fetch_records?"),
+        ('spec = "a"\n[store]\nurl = ""', "store.url: empty"),
+        ('spec = "a"\n[publisher]\nkeep_bases = 0', "publisher.keep_bases: 0 is not above 0"),
         ("spec = 3", "spec: .*found 3"),
         ('spec = "a"\njoiner = 5', "joiner: .*found 5"),
         ('spec = "a', "at end of document|line 1"),
@@ -56,7 +62,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file_not_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "config"
     folder.mkdir()
-    write(folder, 'spec = "a.toml"\ndata_dir = "data"\n[sync]\nstore = "bases"')
+    write(folder, 'spec = "a.toml"\ndata_dir = "data"\n[store]\nurl = "bases"')
     monkeypatch.chdir(tmp_path)
     config = load_config("config/rillet.toml")
     assert config.spec == folder / "a.toml"
@@ -65,7 +71,7 @@ def test_paths_are_relative_to_the_file_not_to_the_caller(tmp_path: Path, monkey
 
 
 def test_a_store_that_is_a_url_stays_one() -> None:
-    assert parse_config({"spec": "a", "sync": {"store": "s3://bucket/models"}}).store_url == "s3://bucket/models"
+    assert parse_config({"spec": "a", "store": {"url": "s3://bucket/models"}}).store_url == "s3://bucket/models"
 
 
 def test_bootstrap_servers_argument_goes_before_environment_before_file(tmp_path: Path) -> None:
@@ -93,6 +99,59 @@ def test_every_topic_has_its_partitions() -> None:
     assert kafka.topic_partitions["features"] == kafka.topic_partitions["actions"] == 3
     assert kafka.topic_partitions["examples"] == 4
     assert kafka.topic_partitions["deltas"] == 1
+
+
+SECURED = """
+spec = "a"
+[kafka.client]
+security.protocol = "SASL_SSL"
+"sasl.password" = { env = "KAFKA_PASSWORD" }
+"ssl.ca.location" = "ca.pem"
+[kafka.flink]
+"ssl.truststore.location" = "/jks"
+"ssl.truststore.password" = { file = "truststore" }
+"""
+
+
+def test_secrets_are_looked_up_at_load_and_dumped_as_references(tmp_path: Path) -> None:
+    (tmp_path / "truststore").write_text("opens-sesame\n")
+    environment = {"KAFKA_PASSWORD": "hidden-value"}
+    config = load_config(write(tmp_path, SECURED), environment=environment)
+    assert config.kafka.connection.settings == {
+        "security.protocol": "SASL_SSL",
+        "sasl.password": "hidden-value",
+        "ssl.ca.location": str(tmp_path / "ca.pem"),
+    }
+    assert config.kafka.flink["ssl.truststore.location"] == "/jks"
+    dumped = dump_config(config)
+    for text in (dumped, repr(config), repr(config.kafka.connection)):
+        assert "hidden-value" not in text
+        assert "opens-sesame" not in text
+    assert load_config(write(tmp_path, dumped), environment=environment) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            '[kafka.client]\nsasl.password = { env = "GONE" }',
+            "kafka.client.sasl.password: environment variable GONE is",
+        ),
+        ('[kafka.flink]\n"sasl.jaas.config" = { file = "gone" }', "kafka.flink.sasl.jaas.config: file .*gone: No such"),
+        ('[kafka.client]\n"sasl.password" = "hidden-value"', "kafka.client.sasl.password: a secret does not stand"),
+        ('[kafka.client]\n"sasl.password" = ["hidden-value"]', "kafka.client.sasl.password: is no text"),
+        ('[kafka.client]\nsasl.password = { env = "A", file = "B" }', "kafka.client.sasl.password: is no text"),
+        ('[kafka]\nclient = ["hidden-value"]', "kafka.client: is no table of settings"),
+        ('[kafka.client]\n"group.id" = "mine"', "kafka.client.group.id: cannot be set: rillet decides"),
+        ('[kafka.client]\n"a.b" = "1"\na.b = "2"', "kafka.client.a.b: is given twice"),
+        ("[publisher]\nmax_block_bytes = 99_000_000", "publisher.max_block_bytes: 99000000 is above"),
+    ],
+)
+def test_settings_of_the_client_are_refused_with_their_path(tmp_path: Path, table: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(tmp_path, f'spec = "a"\n{table}'), environment={})
+    assert str(caught.value).startswith(f"{tmp_path / 'rillet.toml'}: ")
+    assert "hidden-value" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["rillet.toml", "deploy/rillet.toml"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from rillet.devstack.process import free_port
 from rillet.jobs.errors import PortInUseError
-from rillet.jobs.health import HealthServer, start_health_server
+from rillet.jobs.health import HealthServer
 
 
 class Service:
@@ -25,7 +26,8 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def server(registry: CollectorRegistry) -> Iterator[HealthServer]:
     Service.ready = False
-    server = start_health_server(free_port(), lambda: Service.ready, registry=registry)
+    server = HealthServer(free_port(), lambda: Service.ready, registry=registry)
+    server.start()
     yield server
     server.close()
 
@@ -57,8 +59,9 @@ def test_another_path_is_answered_with_the_known_ones(server: HealthServer) -> N
 
 
 def test_port_zero_is_off() -> None:
-    server = start_health_server(0, lambda: True)
-    assert server.port == 0
+    server = HealthServer(0, lambda: True)
+    server.start()
+    assert not any(thread.name == "health" for thread in threading.enumerate())
     server.close()
 
 
@@ -66,11 +69,22 @@ def test_a_taken_port_is_refused_with_the_setting_to_change() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        server = HealthServer(taken.getsockname()[1], lambda: True)
         with pytest.raises(PortInUseError, match=r"\[health\]"):
-            start_health_server(taken.getsockname()[1], lambda: True)
+            server.start()
 
 
-def test_closing_frees_the_port() -> None:
+def test_nothing_listens_before_the_start() -> None:
     port = free_port()
-    start_health_server(port, lambda: True).close()
-    start_health_server(port, lambda: True).close()
+    HealthServer(port, lambda: True).close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+
+
+def test_closing_frees_the_port_and_may_be_repeated() -> None:
+    port = free_port()
+    for _ in range(2):
+        server = HealthServer(port, lambda: True)
+        server.start()
+        server.close()
+        server.close()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import ExampleBlock, decode_as, encode
+from rillet.schemas import DeadLetter, ExampleBlock, decode_as, decode_dead_letter, encode, encode_dead_letter
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
 
 
@@ -92,7 +92,7 @@ class Runner:
         self._config, self._directory = config, directory
         self.keyed = Keyed()
         self.blocks: list[ExampleBlock] = []
-        self.letters: list[dict[str, Any]] = []
+        self.letters: list[DeadLetter] = []
         self.restart()
 
     def restart(self) -> None:
@@ -115,14 +115,14 @@ class Runner:
         for output in outputs:
             if isinstance(output, tuple):
                 assert output[0] is DEAD_LETTERS
-                self.letters.append(json.loads(output[1][1]))
+                self.letters.append(decode_dead_letter(bytes(output[1][1])))
             else:
                 self.blocks.append(decode_as(ExampleBlock, output[1]))
 
 
 @pytest.mark.parametrize("slice_ms", [5_000, 600])
-def test_state_survives_restarts_also_where_slices_share_a_place_of_the_ring(tmp_path: Path, slice_ms: int) -> None:
-    # 600 ms slices kept for 120 s are 200 at once, six or seven a place
+def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: Path, slice_ms: int) -> None:
+    # 600 ms slices kept for 120 s are 200 at once, six or seven per list state
     features, actions, arrivals = stream(11, requests=120)
     config = JoinerConfig(slice_ms=slice_ms, action_wait_ms=120_000)
     runner = Runner(config, tmp_path)
@@ -158,8 +158,12 @@ def test_a_record_that_cannot_be_used_is_a_letter_and_the_next_one_counts(
     runner = Runner(JoinerConfig(), tmp_path)
     runner.send(value)
     (letter,) = runner.letters
-    assert reason in letter["reason"]
-    assert (letter["topic"], letter["partition"], letter["offset"]) == ("features", 3, 42)
+    assert reason in letter.reason
+    assert (letter.topic, letter.partition, letter.offset) == ("features", 3, 42)
+    assert letter.key == (None if "key: there is none" in reason else b"other" if "other" in reason else b"r1")
+    assert value.endswith((letter.key or b"") + (letter.value or b""))
+    assert letter.headers == ((("ingest_ms", b"7"),) if b",7\n" in value else letter.headers)
+    assert (letter.headers is None) == (b",?\n" in value)
     runner.send(record(encode(feature(2, 5)), b"r2", ingest=""))
     runner.send(record(encode(action(2, 0, "watch", 6)), b"r2"))
     (block,) = runner.blocks
@@ -168,10 +172,11 @@ def test_a_record_that_cannot_be_used_is_a_letter_and_the_next_one_counts(
 
 def test_a_letter_never_outgrows_the_topic(tmp_path: Path) -> None:
     runner = Runner(JoinerConfig(), tmp_path)
-    runner.send(record(b"x" * (9 << 20), b"r1"))
+    runner.send(record(b"x" * RECORD_MAX_BYTES, b"r1"))
     (letter,) = runner.letters
-    assert letter["record_bytes"] == 9 << 20
-    assert "record_base64" not in letter
+    assert letter.value_bytes == RECORD_MAX_BYTES
+    assert letter.cut
+    assert len(encode_dead_letter(letter)) < RECORD_MAX_BYTES
 
 
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
     assert runner.blocks[0].bucket == 5
 
 
-def test_the_ring_forgets_one_slice_and_keeps_those_that_share_its_place() -> None:
+def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -> None:
     state = FlinkBucketState(Keyed(), 4)  # type: ignore[arg-type]
     for slice_ in (1, 5, 9, -3):
         state.append("features", slice_, f"of {slice_}".encode())

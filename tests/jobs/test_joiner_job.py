@@ -15,31 +15,39 @@ import pytest
 from confluent_kafka import Producer
 
 from rillet.audit.comparison import AuditReport, audit_topics
+from rillet.connectors.config import KafkaConfig, TopicNames
+from rillet.connectors.dead_letters import read_dead_letters
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
-from rillet.demo.joiner import JoinerLag
+from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
-from rillet.jobs.config import HealthConfig, KafkaConfig, RilletConfig, TopicNames, dump_config
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner import JoinerConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.replay import replay
-from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
+from rillet.schemas import (
+    ActionEvent,
+    ExampleBlock,
+    FeatureEvent,
+    FeatureSpec,
+    LabelKind,
+    decode_as,
+    dump_spec,
+    encode,
+    load_spec,
+    parse_spec,
+)
 from tests.joiner.support import SPEC, action, feature
 
 pytestmark = pytest.mark.integration
 
 REQUESTS = 2_000
 START_MS = 1_000_000_000_000
-JOINER = JoinerConfig(
-    buckets=8,
-    slice_ms=10_000,
-    lateness_ms=5_000,
-    max_drift_ms=60_000,
-    checkpoint_interval_ms=1_000,
-    # little enough that most of the stream goes through the disk tier
-    memory_bytes=1 << 20,
-)
+#: little enough memory that most of the stream goes through the disk tier
+JOINER = JoinerConfig(buckets=8, slice_ms=10_000, memory_bytes=1 << 20)
+FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=60_000, checkpoint_interval_ms=1_000)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +106,8 @@ class Setup:
         topics = self.config.kafka.topics
         report, _ = audit_topics(
             self.config.kafka.bootstrap_servers,
-            SPEC,
+            load_spec(self.path.parent / "spec.toml"),
+            lateness_ms=self.config.flink.lateness_ms,
             features=topics.features,
             actions=topics.actions,
             examples=topics.examples,
@@ -108,9 +117,15 @@ class Setup:
 
 @pytest.fixture(scope="module")
 def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Setup]:
-    def make(name: str, joiner: JoinerConfig = JOINER, raw_topics_of: Setup | None = None) -> Setup:
+    def make(
+        name: str,
+        joiner: JoinerConfig = JOINER,
+        flink: FlinkConfig = FLINK,
+        raw_topics_of: Setup | None = None,
+        spec: FeatureSpec = SPEC,
+    ) -> Setup:
         folder = tmp_path_factory.mktemp(name)
-        (folder / "spec.toml").write_text(dump_spec(SPEC))
+        (folder / "spec.toml").write_text(dump_spec(spec))
         raw = raw_topics_of.config.kafka.topics if raw_topics_of else TopicNames(f"f-{name}", f"a-{name}")
         topics = TopicNames(raw.features, raw.actions, f"e-{name}", f"d-{name}", f"x-{name}")
         config = RilletConfig(
@@ -118,6 +133,7 @@ def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             data_dir=Path("data"),
             kafka=KafkaConfig(broker, topics),
             joiner=joiner,
+            flink=flink,
             health=HealthConfig(join_port=0, train_port=0),
         )
         create_topics(broker, config.kafka.topic_partitions)
@@ -148,19 +164,20 @@ def without_ingest(block: ExampleBlock) -> bytes:
 def test_every_example_is_there_once_and_right(joined: Setup) -> None:
     report = joined.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
     assert report.found == report.expected > 5 * REQUESTS
 
 
 def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
     topics = joined.config.kafka.topics
-    (letter,) = read_topic(joined.config.kafka.bootstrap_servers, topics.dead_letters)
-    assert b'"unknown schema: the record begins with 6a756e6b"' in (letter.value or b"")
-    assert (letter.key or b"").decode().split("|")[0] == topics.actions
+    (letter,) = read_dead_letters(joined.config.kafka.connection, topics.dead_letters)
+    assert letter.reason == "unknown schema: the record begins with 6a756e6b"
+    assert (letter.topic, letter.key, letter.value, letter.cut) == (topics.actions, b"r1", b"junk", False)
 
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:
-    other = setup("process", replace(JOINER, execution_mode="process"), raw_topics_of=joined)
+    other = setup("process", flink=replace(FLINK, execution_mode="process"), raw_topics_of=joined)
     other.join("--until-latest")
     assert sorted(map(encode, other.blocks())) == sorted(map(encode, joined.blocks()))
 
@@ -172,6 +189,61 @@ def test_a_second_replay_gives_the_same_examples(
     again.replay(recording)
     again.join("--until-latest")
     assert sorted(map(without_ingest, again.blocks())) == sorted(map(without_ingest, joined.blocks()))
+
+
+def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(
+    setup: Callable[..., Setup], tmp_path: Path
+) -> None:
+    """Rules 3, 6, 7 and 13 of docs/join.md through real Flink; a window is made to close before its late action."""
+    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    made = setup("rules", joiner=replace(JOINER, late_retention_ms=600_000), spec=spec)
+    topics, requests = made.config.kafka.topics, 200
+    producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
+
+    def send(event: FeatureEvent | ActionEvent, key: str | None = None, ingest_ms: int | None = None) -> None:
+        producer.produce(
+            topics.features if isinstance(event, FeatureEvent) else topics.actions,
+            key=(event.request_id if key is None else key).encode(),
+            value=encode(event),
+            timestamp=event.event_time_ms,
+            headers=None if ingest_ms is None else [("ingest_ms", str(ingest_ms).encode())],
+        )
+
+    for request in range(requests):
+        at = START_MS + request * 1_000
+        shown = replace(feature(request, at, impressions=5), spec_hash=spec.hash)
+        send(shown)
+        send(replace(shown, request_id=f"other{request}"), key=shown.request_id)  # wrong key
+        send(action(request, 0, "watch", at + 4_000))
+        send(action(request, 0, "watch", at + 2_000))  # happened before the one above
+        send(action(request, 1, "like", at - 8_000))  # too early
+        send(action(request, 2, "like", at - 3_000))  # early by less than clocks may differ
+        send(action(request, 3, "like", at + 1_000), key=f"other{request}")  # wrong key
+        send(action(request, 3, "like", at + 1_000), ingest_ms=at - 100_000_000)  # more than a day ahead of the clock
+    producer.flush(10)
+    process = Process("join", tmp_path)
+    process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
+
+    def sent(kind: LabelKind, request_id: str) -> bool:
+        return any(
+            block.label_kind[0] == kind and block.mask[0] and request_id in block.request_ids for block in made.blocks()
+        )
+
+    try:
+        wait_until(lambda: sent(LabelKind.NEGATIVE, "r0"), 90)
+        for index in (3, 4):
+            send(action(0, index, "watch", START_MS + 9_000))  # its window is closed
+        producer.flush(10)
+        wait_until(lambda: sent(LabelKind.LATE_POSITIVE, "r0"), 60)
+    finally:
+        process.stop(timeout_s=60)
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert (report.requests, report.early_actions, report.late_positive) == (requests, requests, 2)
+    assert report.unusable_events == 3 * requests
+    assert report.positive == 2 * requests + 2
+    letters = read_topic(made.config.kafka.bootstrap_servers, topics.dead_letters)
+    assert sum(1 for _ in letters) == 3 * requests
 
 
 @pytest.fixture
@@ -204,6 +276,7 @@ def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     wait_until(lambda: cluster.job_state(job) == "FINISHED", 60)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
 
 
@@ -226,12 +299,13 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         assert list((made.path.parent / "data/joiner/savepoints").glob("*/_metadata")), "no savepoint of the clean stop"
         process.start([*command, "--drain"])
         replaying.join()
-        with JoinerLag(made.config) as lag:
+        with joiner_lag(made.config) as lag:
             wait_until(lambda: lag.records() == 0, 60)
     finally:
         process.stop(timeout_s=60)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
+    assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
 
 

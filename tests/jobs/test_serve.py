@@ -16,14 +16,14 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-import tritonclient.http as triton
 from confluent_kafka import Consumer
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.jobs.config import dump_config, parse_config
-from rillet.schemas import FeatureEvent, decode_as, dump_spec, make_fids
-from rillet.sync import ModelStore, Publisher
+from rillet.schemas import FeatureEvent, Freshness, decode_as, dump_spec, make_fids
+from rillet.serving.client import Candidates, Client
+from rillet.sync import ModelStore, Publisher, TableShard
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported, request_tensor
 
 pytestmark = pytest.mark.integration
@@ -119,9 +119,12 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
     rows = np.zeros((3000, WIDTH), np.float32)
     rows[:, 0] = 0.25
     table.upsert(films, rows)
-    with KafkaLog(service.broker, service.deltas) as deltas:
+    with KafkaDeltaLog(service.broker, service.deltas) as deltas, Client(f"http://{service.url}", MODEL) as client:
         publisher = Publisher(
-            deltas, ModelStore(str(service.folder / "data" / "store"), MODEL), spec_hash=spec.hash, writer="test"
+            deltas,
+            ModelStore(str(service.folder / "data" / "store"), MODEL),
+            TableShard(MODEL, spec.hash),
+            writer="test",
         )
         publisher.write_base(
             table,
@@ -130,15 +133,12 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
             program=exported(Linear(2), spec),
             spec_toml=dump_spec(spec),
         )
-        service.until(lambda: service.get("/v2/health/ready") == 200)
+        service.until(client.ready)
         tensor = request_tensor(np.random.default_rng(0), 10)
         tensor[:, 5] = films[:10]
-        fids = triton.InferInput("fids", tensor.shape, "INT64")
-        fids.set_data_from_numpy(tensor)
-        client = triton.InferenceServerClient(service.url)
 
         def logit(request_id: str) -> float:
-            return float(client.infer(MODEL, [fids], request_id=request_id).as_numpy("logits")[0, 0])
+            return float(client.score(Candidates(tensor), request_id=request_id).logits[0, 0])
 
         assert logit("before") == 0.25
         rows[:, 0] = 0.5
@@ -147,9 +147,7 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
         publisher.publish(
             table,
             now_ms=now_ms,
-            newest_event_ms=now_ms,
-            newest_ingest_ms=now_ms,
-            action_ingest_ms=np.array([now_ms]),
+            freshness=Freshness(now_ms, now_ms, np.array([now_ms])),
         )
         asked = iter(range(10_000))
         service.until(lambda: logit(f"during-{next(asked)}") == 0.5)

@@ -125,8 +125,10 @@ train_port = {port}
 def test_a_position_that_the_topic_does_not_hold_is_refused_at_the_start(
     broker: str, topics: Callable[..., str]
 ) -> None:
+    source = KafkaExampleSource(broker, topics("examples"), {0: (5, 0)}, until_latest=False)
     with pytest.raises(TopicError, match="offset 5 of partition 0"):
-        KafkaExampleSource(broker, topics("examples"), {0: (5, 0)}, until_latest=False)
+        source.start()
+    source.close()
 
 
 def test_until_latest_ends_behind_an_aborted_transaction(broker: str, topics: Callable[..., str]) -> None:
@@ -134,6 +136,7 @@ def test_until_latest_ends_behind_an_aborted_transaction(broker: str, topics: Ca
     _transaction(broker, examples, 3, commit=True, seed=1)
     _transaction(broker, examples, 3, commit=False, seed=2)
     source = KafkaExampleSource(broker, examples, {}, until_latest=True)
+    source.start()
     found = 0
     deadline = time.monotonic() + 30
     while (records := source.poll(10, 0.2)) is not None:

@@ -24,7 +24,7 @@ def sampled(seed: int, request_id: str, impression_id: int, task: str, rate: flo
 def example_blocks(
     spec: FeatureSpec, features: list[FeatureEvent], actions: list[ActionEvent], ingest_ms: int = NO_TIME_MS
 ) -> list[ExampleBlock]:
-    """One block a request and task label, every row that is due."""
+    """One block per row that is due; of several actions on a pair the first in the list counts."""
     blocks = []
     for feature in features:
         for column, task in enumerate(spec.tasks):
@@ -34,12 +34,12 @@ def example_blocks(
                     for action in actions
                     if (action.request_id, action.impression_id, action.action)
                     == (feature.request_id, impression_id, task.action)
-                    and action.event_time_ms < feature.event_time_ms + task.window_ms
+                    and -task.early_ms <= action.event_time_ms - feature.event_time_ms < task.window_ms
                 ]
                 if times or sampled(
                     spec.sampling_seed, feature.request_id, impression_id, task.name, task.negative_rate
                 ):
-                    blocks.append(_row(spec, feature, position, column, min(times, default=NO_TIME_MS), ingest_ms))
+                    blocks.append(_row(spec, feature, position, column, times[0] if times else NO_TIME_MS, ingest_ms))
     return blocks
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rillet.joiner import Joiner, JoinerConfig, JournalName
+from rillet.joiner import Joiner, JoinerConfig, ListName
 from rillet.schemas import (
     ActionEvent,
     DecodeError,
@@ -20,6 +20,7 @@ from rillet.schemas import (
     FeatureEvent,
     FeatureSpec,
     LabelKind,
+    RecordError,
     decode,
     encode,
     parse_spec,
@@ -61,7 +62,7 @@ class MemoryState:
     """Checkpointed state of one bucket; ``wake_ups`` are the engine's timers."""
 
     header: bytes | None = None
-    journals: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    lists: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
     wake_ups: set[int] = field(default_factory=set)
 
     def load_header(self) -> bytes | None:
@@ -70,15 +71,14 @@ class MemoryState:
     def save_header(self, header: bytes) -> None:
         self.header = header
 
-    def append(self, journal: JournalName, slice_: int, entry: bytes) -> None:
-        self.journals[journal, slice_].append(entry)
+    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
+        self.lists[name, slice_].append(entry)
 
-    def read(self, journal: JournalName, slice_: int) -> list[bytes]:
-        return list(self.journals[journal, slice_])
+    def read(self, name: ListName, slice_: int) -> list[bytes]:
+        return list(self.lists[name, slice_])
 
-    def clear(self, journal: JournalName, slice_: int, living: Collection[int]) -> None:
-        assert slice_ not in living
-        self.journals.pop((journal, slice_), None)
+    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
+        self.lists.pop((name, slice_), None)
 
     def wake_at(self, watermark_ms: int) -> None:
         self.wake_ups.add(watermark_ms)
@@ -111,8 +111,9 @@ class Engine:
         self._attempt += 1
         return Joiner(self._spec, self._config, self._directory / f"attempt-{self._attempt}")
 
-    def record(self, bucket: int, data: bytes, ingest_ms: int = -1) -> None:
-        self.blocks += self.joiner.on_record(bucket, key_of(data), data, ingest_ms, self.states[bucket])
+    def record(self, bucket: int, data: bytes, ingest_ms: int = -1, key: bytes | None = None) -> None:
+        key = key_of(data) if key is None else key
+        self.blocks += self.joiner.on_record(bucket, key, data, ingest_ms, self.states[bucket])
 
     def watermark(self, watermark_ms: int) -> None:
         due = [(at, bucket) for bucket, state in self.states.items() for at in state.wake_ups if at <= watermark_ms]
@@ -168,25 +169,79 @@ def kept(seed: int, task: str, request_id: str, impression_id: int, rate: float)
     return (x >> 11) * 2.0**-53 < rate
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A record as it arrives; the key is the right one unless another is given."""
+
+    data: bytes
+    key: bytes | None = None
+    ingest_ms: int = -1
+
+    @classmethod
+    def of(cls, event: FeatureEvent | ActionEvent, key: bytes | None = None, ingest_ms: int = -1) -> Arrival:
+        data = encode(event)
+        return cls(data, key_of(data) if key is None else key, ingest_ms)
+
+
+def usable(
+    spec: FeatureSpec, arrivals: Iterable[Arrival], max_ahead_ms: int
+) -> tuple[list[FeatureEvent], list[ActionEvent]]:
+    """Features and actions that are no dead letters, in order of arrival."""
+    features: list[FeatureEvent] = []
+    actions: list[ActionEvent] = []
+    for arrival in arrivals:
+        try:
+            event = decode(arrival.data)
+            if isinstance(event, FeatureEvent):
+                spec.check_feature(event)
+            elif isinstance(event, ActionEvent):
+                spec.check_action(event)
+            else:
+                continue
+        except RecordError:
+            continue
+        if arrival.key != event.request_id.encode() or not -1 <= arrival.ingest_ms < (1 << 32) * 1000:
+            continue
+        if arrival.ingest_ms >= 0 and event.event_time_ms > arrival.ingest_ms + max_ahead_ms:
+            continue
+        if isinstance(event, FeatureEvent):
+            features.append(event)
+        else:
+            actions.append(event)
+    return features, actions
+
+
 def oracle(
-    spec: FeatureSpec, features: Iterable[FeatureEvent], actions: Iterable[ActionEvent]
+    spec: FeatureSpec,
+    features: Iterable[FeatureEvent],
+    actions: Iterable[ActionEvent],
+    late: Collection[ActionEvent] = (),
 ) -> list[tuple[object, ...]]:
-    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce when nothing is late."""
-    acted: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce.
+
+    Events in order of arrival: of two features of a request, or two actions on a pair, the first counts.
+
+    :param late: the actions that come after the windows of their pairs were closed.
+    """
+    acted: dict[tuple[str, int, str], list[ActionEvent]] = defaultdict(list)
     for a in actions:
-        acted[a.request_id, a.impression_id, a.action].append(a.event_time_ms)
+        acted[a.request_id, a.impression_id, a.action].append(a)
     rows: list[tuple[object, ...]] = []
     for event in {f.request_id: f for f in reversed(list(features))}.values():
         for impression in event.impression_ids.tolist():
             for task in spec.tasks:
-                times = [
-                    t
-                    for t in acted[event.request_id, impression, task.action]
-                    if t < event.event_time_ms + task.window_ms
+                valid = [
+                    a
+                    for a in acted[event.request_id, impression, task.action]
+                    if -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
                 ]
-                if times:
-                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, times[0]))
-                elif kept(spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate):
+                is_late = bool(valid) and valid[0] in late
+                if valid and (not is_late or task.late == "emit"):
+                    time_ms = valid[0].event_time_ms
+                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms))
+                if (not valid or is_late) and kept(
+                    spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate
+                ):
                     rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1))
     return sorted(rows)
 
@@ -225,23 +280,31 @@ LATENESS_MS = 3_000
 
 
 def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
-    """Events in order of time, and (bucket, event time, record) as they arrive: at most LATENESS_MS out of order, some twice."""
+    """Features, actions and (bucket, event time, record) of both, each in order of arrival.
+
+    At most LATENESS_MS out of order of event time, some records twice, some pairs with two actions, some
+    actions before their impression.
+    """
     rng = np.random.default_rng(seed)
-    times = np.sort(rng.integers(0, 200_000, requests))
+    times = np.sort(rng.integers(10_000, 210_000, requests))
     features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
     actions = []
     for i, event in enumerate(features):
         for index in range(len(event.impression_ids)):
-            if rng.random() < 0.3:
-                actions.append(action(i, index, "watch", event.event_time_ms + int(rng.integers(0, 15_000))))
-            if rng.random() < 0.2:
-                actions.append(action(i, index, "like", event.event_time_ms + int(rng.integers(0, 80_000))))
+            for name, share, within_ms in (("watch", 0.3, 15_000), ("like", 0.2, 80_000)):
+                if rng.random() < share:
+                    after = int(rng.integers(0, within_ms)) if rng.random() < 0.9 else -int(rng.integers(1, 10_000))
+                    actions.append(action(i, index, name, event.event_time_ms + after))
+                    if rng.random() < 0.3:
+                        # a second action on the pair that may well overtake the first
+                        after += int(rng.integers(-LATENESS_MS, LATENESS_MS))
+                        actions.append(action(i, index, name, event.event_time_ms + after))
     events: list[FeatureEvent | ActionEvent] = [*features, *actions]
     events += [events[k] for k in rng.integers(0, len(events), requests // 10)]
     arrival = [event.event_time_ms + int(rng.integers(0, LATENESS_MS)) for event in events]
-    order = np.argsort(arrival, kind="stable")
+    arrived = [events[k] for k in np.argsort(arrival, kind="stable")]
     return (
-        features,
-        actions,
-        [(int(events[k].request_id[1:]) % 4, events[k].event_time_ms, encode(events[k])) for k in order],
+        [event for event in arrived if isinstance(event, FeatureEvent)],
+        [event for event in arrived if isinstance(event, ActionEvent)],
+        [(int(event.request_id[1:]) % 4, event.event_time_ms, encode(event)) for event in arrived],
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rillet.audit.comparison import audit_examples
+from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import encode
-from tests.joiner.support import LATENESS_MS, SPEC, Engine, oracle, rows_of, stream
+from rillet.schemas import FeatureEvent, decode, dump_spec, encode, parse_spec
+from tests.joiner.support import LATENESS_MS, SPEC, Engine, key_of, oracle, rows_of, stream
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,5 +75,46 @@ def test_state_is_empty_once_everything_has_expired(tmp_path: Path) -> None:
     engine.watermark(END_OF_TIME_MS)
     assert engine.joiner.store.used_bytes == 0
     for state in engine.states.values():
-        assert not any(state.journals.values())
+        assert not any(state.lists.values())
         assert not state.wake_ups
+
+
+#: how far the watermark runs ahead of the events, so that many of them are late
+AHEAD_MS = 5_000
+
+
+@pytest.mark.parametrize("policy", ["drop", "emit"])
+@pytest.mark.parametrize("seed", range(3))
+def test_late_records_give_rows_that_the_audit_accepts(tmp_path: Path, policy: str, seed: int) -> None:
+    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', f'late = "{policy}"'))
+    _, _, arrivals = stream(20 + seed, requests=150)
+    config = JoinerConfig(slice_ms=1_000, action_wait_ms=120_000, late_retention_ms=60_000)
+    engine, plain = Engine(spec, config, tmp_path), PlainJoin(spec)
+    rng = np.random.default_rng(seed)
+    newest = 0
+    late = dict.fromkeys(("late_actions", "late_positives"), 0)
+
+    def count() -> None:
+        for name in late:
+            late[name] += getattr(engine.joiner.counters, name)
+
+    for bucket, time_ms, data in arrivals:
+        event = decode(data)
+        if isinstance(event, FeatureEvent):
+            event = replace(event, spec_hash=spec.hash)
+        newest = max(newest, time_ms + AHEAD_MS)
+        plain.add_record(encode(event), key_of(data), timestamp_ms=newest)
+        engine.record(bucket, encode(event))
+        engine.watermark(newest)
+        if rng.random() < 0.02:
+            count()
+            engine.restore(engine.checkpoint())
+    engine.watermark(END_OF_TIME_MS)
+    count()
+    report = audit_examples(plain.result(), engine.blocks, plain.actions)
+    assert report.ok, report.lines()
+    assert report.late_positive == late["late_positives"]
+    # A late action that comes twice is dropped twice.
+    assert report.late_dropped <= late["late_actions"]
+    assert report.late_dropped + report.late_positive > 10
+    engine.joiner.close()

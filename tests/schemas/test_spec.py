@@ -115,7 +115,14 @@ def test_text_and_spec_are_the_same_thing() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [("slot = 9", "slot = 8"), ("12.5", "13"), ("0.25", "0.5"), ("600_000", "600_001"), ('"emit"', '"drop"')],
+    [
+        ("slot = 9", "slot = 8"),
+        ("12.5", "13"),
+        ("0.25", "0.5"),
+        ("600_000", "600_001"),
+        ('"emit"', '"drop"'),
+        ('"emit"', '"emit"\nearly_ms = 1'),
+    ],
 )
 def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None:
     assert parse_spec(TEXT.replace(*change)).hash != SPEC.hash
@@ -133,6 +140,7 @@ def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None
         (("[6, 12.5, 18]", "[6, 6]"), r"context\[1\]\.bins: the edges must increase"),
         (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \(0, 1\]"),
         (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
+        (('"emit"', '"emit"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
         (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit"),
         (("[spec]", "[specs]"), "specs: unknown table"),
         (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),
@@ -163,7 +171,7 @@ def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
         ({"item_lengths": np.ones(3, np.uint16)}, RecordError, "item lengths: 3 values, expected 2 x 2"),
         ({"item_lengths": np.array([4, 1, 0, 1], np.uint16)}, RecordError, "more values than its max_values"),
         ({"item_lengths": np.array([2, 0, 0, 2], np.uint16)}, RecordError, "a slot has more values"),
-        ({"item_lengths": np.array([3, 0, 0, 1], np.uint16)}, RecordError, "a slot with one value a row has none"),
+        ({"item_lengths": np.array([3, 0, 0, 1], np.uint16)}, RecordError, "a slot with one value per row has none"),
         ({"item_lengths": np.array([1, 1, 0, 1], np.uint16)}, RecordError, "item fids: 4 values, lengths ask for 3"),
         ({"dense": np.ones(3, np.float32)}, RecordError, "dense: 3 numbers, expected 2 x 1"),
         ({"dense": np.array([1, np.inf], np.float32)}, RecordError, "dense: a number is not finite"),

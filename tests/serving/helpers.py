@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingCon
 from rillet.serving.app import InferenceApp
 from rillet.serving.program import DenseProgram
 from rillet.serving.server import InferenceServer
+from rillet.serving.service import InferenceService
 
 WIDTH = 17
 MODEL = "films"
@@ -176,7 +176,7 @@ class Running:
     model: FakeModel
     metrics: ServingMetrics
     features: MemoryFeatureLog
-    server: InferenceServer
+    service: InferenceService
     thread: threading.Thread
 
 
@@ -190,27 +190,20 @@ def running_server(
     metrics = ServingMetrics(registry)
     features = MemoryFeatureLog(capacity)
     engine = Engine(spec, model, config, metrics)
-    app = InferenceApp(
-        model=MODEL,
-        spec=spec,
-        engine=engine,
-        recorder=FeatureRecorder(features, registry),
-        metrics=metrics,
-        config=config,
+    recorder = FeatureRecorder(features, registry)
+    app = InferenceApp(model=MODEL, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=config)
+    service = InferenceService(
+        engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
     )
-    server = InferenceServer(app, engine, config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    started = threading.Event()
+    thread = threading.Thread(target=service.run, args=(started.set,), daemon=True)
     thread.start()
-    url = f"127.0.0.1:{server.port}"
-    deadline = time.monotonic() + 10
-    while not server.started:
-        if time.monotonic() > deadline or not thread.is_alive():
-            raise TimeoutError("the server did not start")
-        time.sleep(0.005)
+    if not started.wait(10):
+        raise TimeoutError("the server did not start")
     try:
-        yield Running(url, engine, model, metrics, features, server, thread)
+        yield Running(f"127.0.0.1:{service.server.port}", engine, model, metrics, features, service, thread)
     finally:
-        server.stop()
+        service.stop()
         thread.join(20)
         if thread.is_alive():
             raise TimeoutError("the server did not stop")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from rillet.schemas import ClosedError, FlushTimeoutError
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
 from rillet.serving.row_queue import Job, RowQueue
@@ -26,7 +27,7 @@ class _Harness:
         self.during_compute: Callable[[], None] = lambda: None
         self.batcher: AutoBatcher[str, str] = AutoBatcher(
             compute=self._compute,
-            between=self._between,
+            background_slice=self._between,
             deliver=self._deliver,
             queue=RowQueue(1000, max_batch_rows, delay_s),
             clock=lambda: self.now,
@@ -138,15 +139,43 @@ def test_a_failing_model_answers_its_batch_with_500_and_the_next_batch_is_comput
     assert harness.answers["b"] == "B"
 
 
-def test_stop_answers_everything_queued_and_refuses_what_comes_later() -> None:
+def test_a_flush_answers_everything_queued_without_waiting_for_full_batches() -> None:
     harness = _Harness(max_batch_rows=10, delay_s=60.0)
+    harness.batcher.start()
     for name in "abc":
         harness.submit(name, rows=7)
-    harness.batcher.stop()
-    harness.batcher.run()
+    harness.batcher.flush(5.0)
     assert harness.answers == {"a": "A", "b": "B", "c": "C"}
-    with pytest.raises(NotReadyError):
+    harness.submit("d")
+    harness.batcher.flush(5.0)
+    assert harness.answers["d"] == "D"
+    harness.batcher.close()
+
+
+def test_a_flush_that_takes_too_long_says_how_much_is_left() -> None:
+    harness = _Harness()
+    harness.submit("a", rows=7)
+    with pytest.raises(FlushTimeoutError, match=r"1 requests \(7 rows"):
+        harness.batcher.flush(0.01)
+
+
+def test_closing_gives_up_what_waits_and_refuses_what_comes_later() -> None:
+    harness = _Harness(delay_s=60.0)
+    harness.batcher.start()
+    harness.submit("a")
+    harness.batcher.close()
+    harness.batcher.close()
+    assert isinstance(harness.answers["a"], NotReadyError)
+    assert harness.calls == []
+    with pytest.raises(ClosedError):
         harness.submit("d")
+
+
+def test_a_batcher_that_was_never_started_may_be_closed() -> None:
+    harness = _Harness()
+    harness.submit("a")
+    harness.batcher.close()
+    assert isinstance(harness.answers["a"], NotReadyError)
 
 
 def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() -> None:
@@ -154,8 +183,7 @@ def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() ->
     answered = threading.Event()
     sliced = threading.Event()
     harness.during_compute = answered.set
-    thread = threading.Thread(target=harness.batcher.run, daemon=True)
-    thread.start()
+    harness.batcher.start()
     harness.submit("a")
     assert answered.wait(5)
     between = harness._between
@@ -164,12 +192,11 @@ def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() ->
         sliced.set()
         return between()
 
-    harness.batcher._between = noted
+    harness.batcher._background_slice = noted
     harness.batcher.wake()
     assert sliced.wait(5)
-    harness.batcher.stop()
-    thread.join(5)
-    assert not thread.is_alive()
+    harness.batcher.close()
+    assert "batcher" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_deadline_shorter_than_the_batching_delay_is_met() -> None:

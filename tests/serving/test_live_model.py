@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -16,12 +15,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import dump_spec, make_fids
+from rillet.schemas import Freshness, dump_spec, make_fids
 from rillet.schemas.arrays import Float32s
 from rillet.serving import Engine, ServingConfig, ServingMetrics
 from rillet.serving.live_model import LiveModel
 from rillet.serving.program import DenseProgram
-from rillet.sync import MemoryLog, ModelStore, Publisher, StoreUnavailableError, SyncConfig
+from rillet.sync import (
+    MemoryLog,
+    ModelStore,
+    Publisher,
+    PublisherConfig,
+    ReplicaConfig,
+    StoreUnavailableError,
+    TableShard,
+)
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
 
 _NOW_MS = 1_000_000
@@ -58,9 +65,7 @@ class _Loop:
         self.publisher.publish(
             self.table,
             now_ms=_NOW_MS,
-            newest_event_ms=_NOW_MS - 7000,
-            newest_ingest_ms=_NOW_MS,
-            action_ingest_ms=np.array(ingest, np.int64),
+            freshness=Freshness(_NOW_MS - 7000, _NOW_MS, np.array(ingest, np.int64)),
             dense=dense,
         )
 
@@ -98,18 +103,19 @@ def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
     spec = demo_spec()
     delta_log, store = MemoryLog(), ModelStore(str(tmp_path), MODEL)
     metrics, clock = ServingMetrics(CollectorRegistry()), _Clock()
-    sync_config = SyncConfig(max_block_rows=100)
     return _Loop(
         table=EmbeddingTable(
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
         ),
-        publisher=Publisher(delta_log, store, spec_hash=spec.hash, writer="test", config=sync_config),
+        publisher=Publisher(
+            delta_log, store, TableShard(MODEL, spec.hash), writer="test", config=PublisherConfig(max_block_rows=100)
+        ),
         model=LiveModel(
             store,
             delta_log,
             spec,
             config=ServingConfig(poll_interval_ms=5, base_poll_interval_ms=5),
-            sync_config=sync_config,
+            replica_config=ReplicaConfig(),
             metrics=metrics,
             now_ms=lambda: clock.now_ms,
         ),
@@ -130,7 +136,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 class _Following:
-    """Runs the fetching thread; the test's own thread is the batcher's."""
+    """Runs the reading thread; the test's own thread is the batcher's."""
 
     def __init__(self, model: LiveModel, wake: Callable[[], None] = lambda: None) -> None:
         self.failure: BaseException | None = None
@@ -263,8 +269,7 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
         tries += 1
         raise StoreUnavailableError("no store")
 
-    events = asyncio.new_event_loop()
-    engine.start(events)
+    engine.start()
     try:
         with _Following(loop.model, engine.wake):
             loop.base()
@@ -283,11 +288,10 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
             loop.clock.now_ms += 10_000
             _until(lambda: loop.model.version > version)
     finally:
-        engine.stop(10)
-        events.close()
+        engine.close()
 
 
-def test_a_later_base_is_loaded_by_the_fetching_thread_and_only_taken_over_by_the_batchers(
+def test_a_later_base_is_loaded_by_the_reading_thread_and_only_taken_over_by_the_batchers(
     loop: _Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rillet.schemas import BackpressureError
 from rillet.serving.errors import QueueFullError
 from rillet.serving.row_queue import Job, RowQueue
 
@@ -38,8 +39,9 @@ def test_a_request_larger_than_a_batch_is_a_batch_of_its_own() -> None:
 def test_a_request_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     queue: RowQueue[str, str] = RowQueue(10, 10, 0.0)
     queue.offer(_job("a", 8))
-    with pytest.raises(QueueFullError, match="8 rows are waiting"):
+    with pytest.raises(QueueFullError, match="8 rows are waiting") as full:
         queue.offer(_job("b", 3))
+    assert isinstance(full.value, BackpressureError)
     queue.offer(_job("c", 2))
     assert queue.rows == 10
     assert _names(queue.take(0.0)[0]) == ["a", "c"]
@@ -113,3 +115,11 @@ def test_a_batch_is_due_before_the_first_deadline_that_the_delay_would_miss() ->
     assert (_names(batch), expired) == (["urgent", "later"], [])
     queue.offer(_job("next", 1, at=7.0))
     assert queue.wait_s(7.0) == pytest.approx(0.005)
+
+
+def test_clearing_gives_everything_back_and_leaves_room() -> None:
+    queue: RowQueue[str, str] = RowQueue(10, 10, 0.0)
+    queue.offer(_job("a", 8))
+    assert _names(queue.clear()) == ["a"]
+    queue.offer(_job("b", 10))
+    assert _names(queue.take(0.0)[0]) == ["b"]

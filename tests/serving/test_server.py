@@ -292,7 +292,7 @@ def test_requests_in_flight_are_answered_when_the_server_stops() -> None:
         gate = _Gate(running)
         waiting = [pool.submit(_post, running.url, _document(_TENSOR)) for _ in range(3)]
         _until(lambda: running.engine.queue_rows == 9)
-        running.server.stop()
+        running.service.stop()
         _until(lambda: not running.engine.ready)
         gate.open.set()
         assert [future.result()[0] for future in waiting] == [200, 200, 200]

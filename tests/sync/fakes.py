@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.schemas import BackpressureError
 from rillet.schemas.arrays import Int64s
-from rillet.sync import LogRecord, LogUnavailableError, MemoryLog
+from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
 DIM = 3
 SPEC_HASH = 0x5EC
+TABLE_SHARD = TableShard("m", SPEC_HASH)
 
 
 class WriterLink:
@@ -17,16 +19,23 @@ class WriterLink:
 
     fate: "ok", "lost_ack" (all arrives, the writer is told it did not), "partial" (a prefix arrives),
     "nothing", "late" (nothing arrives until :meth:`deliver_late`), "doubled" (each record twice).
+    It is full at ``max_queued`` records.
     """
 
-    def __init__(self, shared: MemoryLog, rng: np.random.Generator) -> None:
+    def __init__(self, shared: MemoryLog, rng: np.random.Generator, max_queued: int = 1000) -> None:
         self.shared = shared
+        self.max_queued = max_queued
         self.fate = "ok"
         self._rng = rng
         self._queue: list[tuple[bytes, bytes]] = []
         self._late: list[tuple[bytes, bytes]] = []
 
+    def start(self) -> None:
+        pass
+
     def append(self, key: bytes, value: bytes) -> None:
+        if len(self._queue) >= self.max_queued:
+            raise BackpressureError(f"{self.max_queued} records are queued")
         self._queue.append((key, value))
 
     def flush(self, timeout_s: float) -> None:
@@ -40,6 +49,9 @@ class WriterLink:
             self._send([record for record in queue for _ in range(2 if fate == "doubled" else 1)])
         if fate not in ("ok", "doubled"):
             raise LogUnavailableError(f"simulated: {fate}")
+
+    def close(self) -> None:
+        self._queue = []
 
     def deliver_late(self) -> None:
         """What was still on its way arrives now."""

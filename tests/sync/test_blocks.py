@@ -12,19 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rillet.schemas import DeltaBlock, decode_as, encode
-from rillet.sync import BlockError
-from rillet.sync.blocks import block_rows, build_block, checksum, rows_of, thin, verify_block
+from rillet.sync import BlockError, TableShard
+from rillet.sync.blocks import block_rows, build_block, checksum, rows_of, verify_block
 
 FIDS = hnp.arrays(np.int64, st.integers(0, 20), elements=st.integers(1, 2**62))
+OURS = TableShard("m", -3, "t")
 FLOATS = st.floats(-1e6, 1e6, width=32)
 
 
 def block(fids: np.ndarray, dim: int, tombstones: np.ndarray) -> DeltaBlock:  # type: ignore[type-arg]
     rows = np.arange(len(fids) * dim, dtype=np.float32).reshape(len(fids), dim)
-    return build_block(
-        model="m", table="t", shard=0, epoch=1, sequence=2, spec_hash=-3, dim=dim, fids=fids, rows=rows,
-        tombstones=tombstones,
-    )  # fmt: skip
+    return build_block(OURS, epoch=1, sequence=2, dim=dim, fids=fids, rows=rows, tombstones=tombstones)
 
 
 @given(FIDS, st.integers(1, 20), FIDS)
@@ -60,9 +58,7 @@ def test_the_checksum_is_crc32c_over_the_little_endian_columns() -> None:
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     rows = np.zeros((2, 3), np.float32)
     rows[1, 2] = value
-    built = build_block(
-        model="m", table="t", shard=0, epoch=1, sequence=0, spec_hash=0, dim=3, fids=np.array([1, 2]), rows=rows
-    )
+    built = build_block(OURS, epoch=1, sequence=0, dim=3, fids=np.array([1, 2]), rows=rows)
     with pytest.raises(BlockError, match="not finite"):
         verify_block(built)
 
@@ -79,20 +75,7 @@ def test_widths_that_do_not_fit_are_refused_on_both_sides() -> None:
     with pytest.raises(BlockError, match="8 numbers for 2 fids of dim 3"):
         verify_block(replace(block(np.array([4, 5], np.int64), 4, np.empty(0, np.int64)), dim=3))
     with pytest.raises(ValueError, match="shape"):
-        build_block(
-            model="m", table="t", shard=0, epoch=1, sequence=0, spec_hash=0, dim=3, fids=np.array([1]),
-            rows=np.zeros((1, 2), np.float32),
-        )  # fmt: skip
-
-
-@given(st.integers(0, 300), st.integers(2, 60))
-def test_thinning_keeps_ends_order_and_even_spacing(count: int, limit: int) -> None:
-    kept = thin(np.arange(count), limit)
-    assert len(kept) == min(count, limit)
-    if count > limit:
-        gaps = np.diff(kept)
-        assert (kept[0], kept[-1]) == (0, count - 1)
-        assert gaps.max() - gaps.min() <= 1
+        build_block(OURS, epoch=1, sequence=0, dim=3, fids=np.array([1]), rows=np.zeros((1, 2), np.float32))
 
 
 @pytest.mark.parametrize(("dim", "rows", "expected"), [(17, 8192, 8192), (256, 8192, 872), (10**6, 8192, 1)])

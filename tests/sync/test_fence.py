@@ -19,12 +19,12 @@ from rillet.sync.fence import Fence, Order
         (9, 0, Order.NEXT),
     ],
 )
-def test_place_behind_sequence_6_of_epoch_5(epoch: int, sequence: int, order: Order) -> None:
-    assert Fence(5, 7).judge(epoch, sequence) is order
+def test_order_after_sequence_6_of_epoch_5(epoch: int, sequence: int, order: Order) -> None:
+    assert Fence(5, 7).order_of(epoch, sequence) is order
 
 
 def test_a_record_that_was_taken_is_seen_afterwards() -> None:
     fence = Fence(0, 0).after(3, 0)
-    assert fence.judge(3, 0) is Order.SEEN
-    assert fence.judge(3, 1) is Order.NEXT
-    assert fence.judge(2, 1) is Order.STALE
+    assert fence.order_of(3, 0) is Order.SEEN
+    assert fence.order_of(3, 1) is Order.NEXT
+    assert fence.order_of(2, 1) is Order.STALE

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from rillet.embeddings import EmbeddingTable
-from rillet.sync import BaseNotFoundError, CorruptArtifactError, SyncConfig, replica_as_of
+from rillet.schemas import Freshness
+from rillet.sync import BaseNotFoundError, CorruptArtifactError, PublisherConfig, Replica, ReplicaConfig, replica_as_of
 from tests.sync.conftest import Bench
-from tests.sync.fakes import DIM, damage, trainer_table
+from tests.sync.fakes import DIM, TABLE_SHARD, damage, trainer_table
 
-CONFIG = SyncConfig(max_block_rows=4, fetch_records=3, keep_bases=100, keep_dense=100)
+CONFIG = PublisherConfig(max_block_rows=4, keep_bases=100, keep_dense=100)
 Moment = tuple[int, tuple[np.ndarray, np.ndarray], list[float]]  # type: ignore[type-arg]
 
 
@@ -35,9 +36,13 @@ def history(bench: Bench, steps: int = 24) -> list[Moment]:
             if step % 4 == 1:
                 weights = [step + 0.5] * 2
                 dense = {"w": np.array(weights, np.float32)}
-            publisher.publish(table, now_ms=step, newest_event_ms=step, newest_ingest_ms=step, dense=dense)
+            publisher.publish(table, now_ms=step, freshness=Freshness(step, step), dense=dense)
         moments.append((bench.log.end(), table.items(), list(weights)))
     return moments
+
+
+def as_of(bench: Bench, position: int) -> Replica:
+    return replica_as_of(bench.store, bench.log, TABLE_SHARD, position, config=ReplicaConfig(fetch_records=3))
 
 
 def rows_equal(table: EmbeddingTable, rows: tuple[np.ndarray, np.ndarray]) -> bool:  # type: ignore[type-arg]
@@ -47,7 +52,7 @@ def rows_equal(table: EmbeddingTable, rows: tuple[np.ndarray, np.ndarray]) -> bo
 
 def test_every_publication_can_be_gone_back_to(bench: Bench) -> None:
     for position, rows, weights in history(bench):
-        replica = replica_as_of(bench.store, bench.log, position, config=CONFIG)
+        replica = as_of(bench, position)
         assert rows_equal(replica.table, rows)
         assert replica.position == position
         assert replica.dense["w"].tolist() == weights
@@ -59,7 +64,7 @@ def test_the_newest_base_at_or_before_the_position_is_taken(bench: Bench) -> Non
     offsets = [manifest.next_offset for manifest in reversed(bench.store.bases().manifests)]
     for older, newer in pairwise(offsets):
         for position, expected in ((newer - 1, older), (newer, newer), (newer + 1, newer)):
-            replica = replica_as_of(bench.store, bench.log, position, config=CONFIG)
+            replica = as_of(bench, position)
             assert replica.base.manifest.next_offset == expected
 
 
@@ -67,15 +72,15 @@ def test_an_older_base_gives_the_same_rows(bench: Bench) -> None:
     moments = history(bench)
     position, rows, _ = moments[-1]
     newest = bench.store.bases().manifests[0]
-    bench.store._write(bench.store._path(newest.name, "manifest.json"), b"")
-    replica = replica_as_of(bench.store, bench.log, position, config=CONFIG)
+    (bench.folder / "m" / newest.name / "manifest.json").write_bytes(b"")
+    replica = as_of(bench, position)
     assert replica.base.manifest.version < newest.version
     assert rows_equal(replica.table, rows)
 
 
 def test_a_replica_of_the_past_stays_there(bench: Bench) -> None:
     position, rows, _ = history(bench)[10]
-    replica = replica_as_of(bench.store, bench.log, position, config=CONFIG)
+    replica = as_of(bench, position)
     replica.catch_up(10**9)
     assert rows_equal(replica.table, rows)
 
@@ -84,19 +89,19 @@ def test_before_the_first_base_there_is_nothing(bench: Bench) -> None:
     history(bench, 3)
     first = bench.store.bases().manifests[-1].next_offset
     with pytest.raises(BaseNotFoundError, match=f"next offset {first}"):
-        replica_as_of(bench.store, bench.log, first - 1)
+        as_of(bench, first - 1)
 
 
 @pytest.mark.parametrize("position", [-1, 10_000])
 def test_a_position_that_the_log_never_had_is_refused(bench: Bench, position: int) -> None:
     history(bench, 3)
     with pytest.raises(BaseNotFoundError, match=f"position {position} is not in the delta log"):
-        replica_as_of(bench.store, bench.log, position)
+        as_of(bench, position)
 
 
 def test_a_past_that_cannot_be_rebuilt_exactly_is_an_error(bench: Bench) -> None:
     moments = history(bench, 6)
     damage(bench.log, moments[2][0] - 1)
-    assert replica_as_of(bench.store, bench.log, moments[1][0]).ready
+    assert as_of(bench, moments[1][0]).ready
     with pytest.raises(CorruptArtifactError, match="cannot be rebuilt as of"):
-        replica_as_of(bench.store, bench.log, moments[3][0])
+        as_of(bench, moments[3][0])

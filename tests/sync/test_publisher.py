@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import DeltaBlock, DenseRef
-from rillet.sync import FencedError, LogUnavailableError, StoreUnavailableError, SyncConfig
-from rillet.sync.blocks import CLAIM_PREFIX, rows_of, verify_block
-from tests.sync.conftest import CONFIG, Bench
-from tests.sync.fakes import DIM, SPEC_HASH, same_rows, trainer_table
+from rillet.schemas import DeltaBlock, DenseRef, EpochClaim, Freshness
+from rillet.sync import (
+    FencedError,
+    LogUnavailableError,
+    ModelStore,
+    Publisher,
+    PublisherConfig,
+    StoreUnavailableError,
+    SyncError,
+    TableShard,
+)
+from rillet.sync.blocks import rows_of, verify_block
+from tests.sync.conftest import Bench
+from tests.sync.fakes import DIM, SPEC_HASH, TABLE_SHARD, WriterLink, same_rows, trainer_table
 
 FIDS = np.arange(1, 26, dtype=np.int64)
 
 
-def blocks(bench: Bench, *, claims: bool = False) -> list[DeltaBlock]:
-    found = [record for record in bench.records() if isinstance(record, DeltaBlock)]
-    return [block for block in found if claims or not block.table.startswith(CLAIM_PREFIX)]
+def blocks(bench: Bench) -> list[DeltaBlock]:
+    return [record for record in bench.records() if isinstance(record, DeltaBlock)]
 
 
 def test_touched_rows_go_out_in_blocks_of_bounded_size(bench: Bench) -> None:
     table = trainer_table(FIDS)
-    publication = bench.publisher().publish(table, now_ms=0, newest_event_ms=7, newest_ingest_ms=8)
+    publication = bench.publisher().publish(table, now_ms=0, freshness=Freshness(7, 8))
 
     found = blocks(bench)
     assert [len(block.fids) for block in found] == [10, 10, 5]
     for block in found:
         verify_block(block)
         assert (block.model, block.table, block.shard, block.dim) == ("m", "embeddings", 0, DIM)
-        assert (block.spec_hash, block.newest_event_ms, block.newest_ingest_ms) == (SPEC_HASH, 7, 8)
+        assert block.spec_hash == SPEC_HASH
+        assert (block.freshness.newest_event_ms, block.freshness.newest_ingest_ms) == (7, 8)
     fids = np.concatenate([block.fids for block in found])
     assert np.array_equal(fids, FIDS)
     assert np.array_equal(np.concatenate([rows_of(block) for block in found]), table.values(fids))
@@ -55,7 +65,7 @@ def test_deleted_rows_go_out_as_tombstones(bench: Bench) -> None:
     bench.publish(publisher, table)
     table.delete(np.array([4, 5]))
     table.upsert(np.array([5]), np.ones((1, DIM), np.float32))
-    publication = publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0)
+    publication = publisher.publish(table, now_ms=0, freshness=Freshness())
     assert [(block.fids.tolist(), block.tombstones.tolist()) for block in blocks(bench)[-2:]] == [([5], []), ([], [4])]
     assert (publication.rows, publication.tombstones) == (1, 1)
 
@@ -63,25 +73,24 @@ def test_deleted_rows_go_out_as_tombstones(bench: Bench) -> None:
 def test_sequence_numbers_are_consecutive_over_blocks_and_dense_references(bench: Bench) -> None:
     table, publisher = trainer_table(FIDS), bench.publisher()
     weights = {"w": np.ones(2, np.float32)}
-    publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense=weights)
+    publisher.publish(table, now_ms=0, freshness=Freshness(), dense=weights)
     bench.publish(publisher, table)
     records = bench.records()
     assert [record.sequence for record in records] == list(range(len(records)))
-    assert [type(record) for record in records] == [DeltaBlock] * 4 + [DenseRef, DeltaBlock]
+    assert [type(record) for record in records] == [EpochClaim, *[DeltaBlock] * 3, DenseRef, DeltaBlock]
 
 
 def test_nothing_touched_still_says_how_far_training_is(bench: Bench) -> None:
     table, publisher = trainer_table(), bench.publisher()
-    publisher.publish(table, now_ms=0, newest_event_ms=77, newest_ingest_ms=78)
+    publisher.publish(table, now_ms=0, freshness=Freshness(77, 78))
     (block,) = blocks(bench)
-    assert (len(block.fids), block.newest_event_ms, block.newest_ingest_ms) == (0, 77, 78)
+    assert len(block.fids) == 0
+    assert (block.freshness.newest_event_ms, block.freshness.newest_ingest_ms) == (77, 78)
 
 
 def test_a_dense_blob_is_in_the_store_before_it_is_announced(bench: Bench) -> None:
     weights = {"w": np.arange(3, dtype=np.float32)}
-    publication = bench.publisher().publish(
-        trainer_table(), now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense=weights
-    )
+    publication = bench.publisher().publish(trainer_table(), now_ms=0, freshness=Freshness(), dense=weights)
     ref = bench.records()[-1]
     assert isinstance(ref, DenseRef)
     assert np.array_equal(bench.store.load_dense(ref.path, ref.sha256)["w"], weights["w"])
@@ -90,15 +99,46 @@ def test_a_dense_blob_is_in_the_store_before_it_is_announced(bench: Bench) -> No
 
 @pytest.mark.parametrize("count", [3, 50])
 def test_ingest_times_travel_on_the_last_block_thinned(bench: Bench, count: int) -> None:
-    config = SyncConfig(max_block_rows=10, max_ingest_samples=5)
+    config = PublisherConfig(max_block_rows=10, freshness_samples=5)
     times = np.arange(1000, 1000 + count)
-    bench.publisher(config=config).publish(
-        trainer_table(FIDS), now_ms=0, newest_event_ms=0, newest_ingest_ms=0, action_ingest_ms=times
-    )
+    bench.publisher(config=config).publish(trainer_table(FIDS), now_ms=0, freshness=Freshness(0, 0, times))
     *others, last = blocks(bench)
-    assert all(len(block.action_ingest_ms) == 0 for block in others)
-    assert len(last.action_ingest_ms) == min(count, 5)
-    assert last.action_ingest_ms[[0, -1]].tolist() == [times[0], times[-1]]
+    assert all(len(block.freshness.action_ingest_ms) == 0 for block in others)
+    assert len(last.freshness.action_ingest_ms) == min(count, 5)
+    assert last.freshness.action_ingest_ms[[0, -1]].tolist() == [times[0], times[-1]]
+
+
+class TestFullLog:
+    """The log takes a few records at a time: the writer flushes and goes on."""
+
+    def test_everything_goes_out_in_order(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0), max_queued=2), trainer_table(FIDS)
+        publication = bench.publisher(link).publish(
+            table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(2, np.float32)}
+        )
+        assert publication.blocks == 3
+        assert [record.sequence for record in bench.records()] == [0, 1, 2, 3, 4]
+        assert np.concatenate([block.fids for block in blocks(bench)]).tolist() == FIDS.tolist()
+
+    def test_a_flush_that_fails_then_is_a_failed_publication(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0), max_queued=1), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, trainer_table())
+        link.fate = "nothing"
+        with pytest.raises(LogUnavailableError):
+            bench.publish(publisher, table)
+        assert table.touched.pending().tolist() == FIDS.tolist()
+        bench.publish(publisher, table)
+        assert publisher.epoch == 2
+
+    def test_a_record_that_never_fits_is_an_error_that_says_what_to_lower(self, bench: Bench) -> None:
+        link, table = WriterLink(bench.log, np.random.default_rng(0)), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, trainer_table())
+        link.max_queued = 0
+        with pytest.raises(SyncError, match=r"does not fit the empty queue .* lower \[publisher\] max_block_bytes"):
+            bench.publish(publisher, table)
+        assert table.touched.pending().tolist() == FIDS.tolist()
 
 
 class TestFailures:
@@ -148,10 +188,27 @@ class TestFailures:
             link.fate = fate
             times = np.array([time])
             try:
-                publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, action_ingest_ms=times)
+                publisher.publish(table, now_ms=0, freshness=Freshness(0, 0, times))
             except LogUnavailableError:
                 assert fate == "nothing"
-        assert blocks(bench)[-1].action_ingest_ms.tolist() == [11, 12]
+        assert blocks(bench)[-1].freshness.action_ingest_ms.tolist() == [11, 12]
+
+    def test_action_times_that_were_acknowledged_do_not_travel_twice(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link, table = bench.link(), trainer_table(FIDS)
+        publisher = bench.publisher(link)
+        bench.publish(publisher, table)
+
+        def away() -> int:
+            raise LogUnavailableError("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "end", away)  # asked after the acknowledgement
+            with pytest.raises(LogUnavailableError):
+                publisher.publish(table, now_ms=0, freshness=Freshness(0, 0, np.array([11])))
+        publisher.publish(table, now_ms=0, freshness=Freshness(0, 0, np.array([12])))
+        assert [block.freshness.action_ingest_ms.tolist() for block in blocks(bench)][-2:] == [[11], [12]]
 
     def test_rows_go_out_though_the_store_fails_and_the_failure_is_told(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +220,7 @@ class TestFailures:
 
         monkeypatch.setattr(bench.store, "write_dense", failing)
         with pytest.raises(StoreUnavailableError, match="no store"):
-            publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense={"w": np.ones(1)})
+            publisher.publish(table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(1)})
         assert sum(len(block.fids) for block in blocks(bench)) == len(FIDS)
         assert len(table.touched.pending()) == 0
         assert publisher.dense_due(0)
@@ -183,11 +240,16 @@ class TestFailures:
         assert publisher.base_due(10_000)
 
 
+def test_a_store_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="store is of model 'other', not of 'm'"):
+        Publisher(bench.log, ModelStore(str(tmp_path), "other"), TABLE_SHARD, writer="w")
+
+
 class TestIntervals:
     """The caller's clock decides."""
 
     def test_all_is_due_at_first_and_then_after_its_interval(self, bench: Bench) -> None:
-        config = SyncConfig(sparse_interval_s=10, dense_interval_s=60, base_interval_s=3600)
+        config = PublisherConfig(sparse_interval_s=10, dense_interval_s=60, base_interval_s=3600)
         table, publisher = trainer_table(FIDS), bench.publisher(config=config)
         assert publisher.sparse_due(500)
         assert publisher.dense_due(500)
@@ -195,14 +257,14 @@ class TestIntervals:
 
         bench.now_ms = 500
         weights = {"w": np.ones(1)}
-        publisher.publish(table, now_ms=500, newest_event_ms=0, newest_ingest_ms=0, dense=weights)
+        publisher.publish(table, now_ms=500, freshness=Freshness(), dense=weights)
         bench.write_base(publisher, table)
         for due, ms in ((publisher.sparse_due, 10_500), (publisher.dense_due, 60_500), (publisher.base_due, 3_600_500)):
             assert not due(ms - 1)
             assert due(ms)
 
     def test_too_many_touched_keys_are_due_at_once(self, bench: Bench) -> None:
-        table, publisher = trainer_table(FIDS), bench.publisher(config=SyncConfig(max_touched=25))
+        table, publisher = trainer_table(FIDS), bench.publisher(config=PublisherConfig(max_touched=25))
         bench.publish(publisher, table)
         table.upsert(FIDS[:24], np.ones((24, DIM), np.float32))
         assert not publisher.sparse_due(0, table)
@@ -308,12 +370,10 @@ class TestEpochs:
         bench.publish(publisher, table)
         assert publisher.epoch == 2
 
-    def test_another_model_in_the_log_is_no_rival(self, bench: Bench, tmp_path: object) -> None:
-        from rillet.sync import ModelStore, Publisher
-
+    def test_another_model_in_the_log_is_no_rival(self, bench: Bench, tmp_path: Path) -> None:
         table, publisher = trainer_table(FIDS), bench.publisher()
         bench.publish(publisher, table)
-        other = Publisher(bench.link(), ModelStore(str(tmp_path), "other"), spec_hash=1, writer="o", config=CONFIG)
+        other = Publisher(bench.link(), ModelStore(str(tmp_path), "other"), TableShard("other", 1), writer="o")
         bench.publish(other, trainer_table(FIDS))
         bench.publish(publisher, table)
         assert (publisher.epoch, other.epoch) == (1, 1)
@@ -332,16 +392,14 @@ class TestTakingOver:
         bench.publish(publisher, table)
         return EmbeddingTable.from_state(DIM, table.config, saved), state
 
-    def test_what_was_published_since_the_checkpoint_is_published_again_or_buried(self, bench: Bench) -> None:
+    def test_what_was_published_since_the_checkpoint_is_published_again_as_row_or_tombstone(self, bench: Bench) -> None:
         table, state = self.life(bench)
         replica = bench.replica()
         replica.load()
         replica.catch_up(0)
         assert not same_rows(replica.table, table)
 
-        publication = bench.publisher(writer="second", state=state).publish(
-            table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0
-        )
+        publication = bench.publisher(writer="second", state=state).publish(table, now_ms=0, freshness=Freshness())
         replica.catch_up(0)
         assert same_rows(replica.table, table)
         assert (publication.rows, publication.tombstones) == (2, 1)
@@ -377,7 +435,7 @@ class TestTakingOver:
             bench.log.append(b"k", b"not a block")
             bench.log.flush(0)
         publisher = bench.publisher(writer="second", state=None if lost == "state" else state)
-        publication = publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0)
+        publication = publisher.publish(table, now_ms=0, freshness=Freshness())
 
         assert publication.rows == len(FIDS)
         assert publication.tombstones == (1 if lost == "state" else 0)
@@ -407,7 +465,7 @@ class TestBases:
 
     def test_a_base_says_what_it_holds(self, bench: Bench) -> None:
         table, publisher = trainer_table(FIDS), bench.publisher()
-        publisher.publish(table, now_ms=3, newest_event_ms=50, newest_ingest_ms=60)
+        publisher.publish(table, now_ms=3, freshness=Freshness(50, 60))
         bench.now_ms = 4
         manifest = bench.write_base(publisher, table)
         assert (manifest.model, manifest.table, manifest.dim, manifest.rows) == ("m", "embeddings", DIM, len(FIDS))
@@ -427,13 +485,13 @@ class TestBases:
     def test_versions_rise_over_dense_blobs_bases_and_writers(self, bench: Bench) -> None:
         table, first = trainer_table(FIDS), bench.publisher(writer="first")
         assert first.publish(
-            table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense={"w": np.ones(1)}
+            table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(1)}
         ).dense_version == 1  # fmt: skip
         assert bench.write_base(first, table).version == 2
         assert bench.write_base(bench.publisher(writer="second"), table).version == 3
 
     def test_old_bases_are_collected(self, bench: Bench) -> None:
-        table, publisher = trainer_table(FIDS), bench.publisher(config=SyncConfig(keep_bases=2))
+        table, publisher = trainer_table(FIDS), bench.publisher(config=PublisherConfig(keep_bases=2))
         for _ in range(4):
             bench.write_base(publisher, table)
         assert [manifest.version for manifest in bench.store.bases().manifests] == [4, 3]

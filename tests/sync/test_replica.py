@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import DeltaBlock, decode_as, encode
-from rillet.sync import BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, SyncConfig
-from rillet.sync.blocks import CLAIM_PREFIX
-from tests.sync.conftest import CONFIG, Bench
-from tests.sync.fakes import DIM, SPEC_HASH, damage, same_rows, trainer_table
+from rillet.schemas import DeltaBlock, Freshness, decode_as, encode
+from rillet.sync import Base, BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, ReplicaConfig
+from tests.sync.conftest import REPLICA_CONFIG, Bench
+from tests.sync.fakes import DIM, TABLE_SHARD, damage, same_rows, trainer_table
 
 FIDS = np.arange(1, 26, dtype=np.int64)
 
@@ -113,7 +112,7 @@ class TestFollowing:
     def test_many_empty_blocks_do_not_make_a_long_slice(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
-        replica = bench.replica(config=SyncConfig(slice_rows=128))
+        replica = bench.replica(config=ReplicaConfig(slice_rows=128))
         replica.load()
         for _ in range(10):
             bench.publish(publisher, table)
@@ -170,7 +169,7 @@ class TestFollowing:
     def test_fetching_stops_while_too_much_is_queued(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
-        replica = bench.replica(config=SyncConfig(max_queued_rows=15, fetch_records=1))
+        replica = bench.replica(config=ReplicaConfig(max_queued_rows=15, fetch_records=1))
         replica.load()
         change(table, *range(1, 26))
         bench.publish(publisher, table)
@@ -207,23 +206,21 @@ class TestDense:
         replica.load()
         assert (replica.version, replica.dense["w"].tolist()) == (1, [0.0, 0.0])
         weights = {"w": np.full(2, 9, np.float32)}
-        publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense=weights)
+        publisher.publish(table, now_ms=0, freshness=Freshness(), dense=weights)
         replica.catch_up(0)
         assert (replica.version, replica.dense["w"].tolist()) == (2, [9.0, 9.0])
 
     def test_only_the_newest_of_many_versions_is_loaded(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
-        replica = bench.replica(config=SyncConfig(fetch_records=2))
+        replica = bench.replica(config=ReplicaConfig(fetch_records=2))
         replica.load()
         for number in range(5):
-            publisher.publish(
-                table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense={"w": np.full(2, number, np.float32)}
-            )
+            publisher.publish(table, now_ms=0, freshness=Freshness(), dense={"w": np.full(2, number, np.float32)})
         bench.store.collect_garbage(keep_bases=1, keep_dense=1)
         replica.catch_up(0)
         assert replica.dense["w"].tolist() == [4.0, 4.0]
-        assert (replica.applied.dense_versions, bench.incidents) == (2, [])
+        assert (replica.applied.dense_versions, bench.incidents) == (1, [])
 
     def test_a_damaged_blob_is_refused_and_the_old_weights_stay(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
@@ -231,11 +228,51 @@ class TestDense:
         replica = bench.replica()
         replica.load()
         weights = {"w": np.full(2, 9, np.float32)}
-        publisher.publish(table, now_ms=0, newest_event_ms=0, newest_ingest_ms=0, dense=weights)
+        publisher.publish(table, now_ms=0, freshness=Freshness(), dense=weights)
         bench.store.write_dense(2, {"w": np.full(2, 8, np.float32)})
         replica.catch_up(0)
         assert bench.kinds() == [Incident.BAD_DENSE]
         assert (replica.version, replica.dense["w"].tolist()) == (1, [0.0, 0.0])
+
+
+class TestTelling:
+    """The listener is told of a base with what it prepared, and of newer weights of the same base apart."""
+
+    def test_a_base_comes_with_what_was_prepared_and_weights_without(
+        self, bench: Bench, publisher: Publisher, table: EmbeddingTable
+    ) -> None:
+        replica = bench.replica()
+        replica.load()
+        assert bench.listener.told == ["base 1: prepared 1"]
+        publisher.publish(table, now_ms=0, freshness=Freshness(), dense={"w": np.full(2, 9, np.float32)})
+        replica.catch_up(0)
+        assert bench.listener.told[1:] == ["dense 2: [9.0, 9.0]"]
+        change(table, 3)
+        bench.publish(publisher, table)
+        damage(bench.log, bench.log.end() - 1)
+        replica.catch_up(0)
+        bench.write_base(publisher, table)
+        replica.poll(10_000)
+        assert len(bench.listener.told) == 2  # read, not applied
+        replica.apply_slice()
+        assert bench.listener.told[2:] == ["base 3: prepared 3"]
+        assert (replica.applied.bases, replica.applied.dense_versions) == (2, 1)
+
+    def test_a_base_that_cannot_be_prepared_is_not_taken(
+        self, bench: Bench, publisher: Publisher, table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica = bench.replica()
+
+        def failing(base: Base) -> str:
+            raise RuntimeError("does not fit")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.listener, "prepare", failing)
+            with pytest.raises(RuntimeError, match="does not fit"):
+                replica.load()
+            assert (replica.ready, bench.listener.told) == (False, [])
+        replica.load()
+        assert bench.listener.told == ["base 1: prepared 1"]
 
 
 class TestRefusing:
@@ -284,17 +321,7 @@ class TestRefusing:
 
     def test_a_base_of_another_spec_is_not_loaded(self, bench: Bench, publisher: Publisher) -> None:
         with pytest.raises(BaseNotFoundError, match="not fitting"):
-            bench.replica(spec_hash=SPEC_HASH + 1).load()
-
-    def test_without_a_spec_of_its_own_it_holds_to_the_bases(
-        self, bench: Bench, publisher: Publisher, table: EmbeddingTable
-    ) -> None:
-        replica = bench.replica(spec_hash=None)
-        replica.load()
-        bench.publish(publisher, table)
-        append(bench, encode(replace(newest_block(bench), sequence=99, spec_hash=1)))
-        replica.catch_up(0)
-        assert Incident.OTHER_SPEC in bench.kinds()
+            bench.replica(table_shard=replace(TABLE_SHARD, spec_hash=1)).load()
 
     def test_nothing_works_before_load(self, bench: Bench) -> None:
         replica = bench.replica()
@@ -395,7 +422,7 @@ class TestMending:
     def test_going_back_to_a_base_the_log_counts_again_from_there(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
-        """Blocks of epoch 1 behind the base are good, though the replica had come to epoch 2."""
+        """Blocks of epoch 1 after the base are good, though the replica had come to epoch 2."""
         replica = bench.replica()
         replica.load()
         change(table, 3)
@@ -467,7 +494,7 @@ class TestMending:
         assert same_rows(replica.table, table)
         assert (bench.kinds(), replica.degraded) == ([Incident.TRUNCATED], False)
 
-    def test_a_log_made_anew_is_followed_from_the_next_base(
+    def test_a_recreated_log_is_followed_from_the_next_base(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable
     ) -> None:
         replica = bench.replica()
@@ -491,7 +518,7 @@ class TestMending:
     ) -> None:
         change(table, 3)
         manifest = bench.write_base(publisher, table)
-        bench.store._write(bench.store._path(manifest.name, "embeddings.safetensors"), b"torn")
+        (bench.folder / "m" / manifest.name / "embeddings.safetensors").write_bytes(b"torn")
         change(table, 4)
         bench.publish(publisher, table)
         replica = bench.replica()
@@ -506,22 +533,16 @@ class TestMending:
     ) -> None:
         replica = bench.replica()
         replica.load()
-        append(bench, encode(replace(_claim(bench), epoch=2, sequence=3)))
+        bench.publish(publisher, table)
+        append(bench, encode(replace(newest_block(bench), epoch=2, sequence=3)))
         replica.catch_up(0)
         assert bench.kinds() == [Incident.GAP]
-
-
-def _claim(bench: Bench) -> DeltaBlock:
-    claim = bench.records()[0]
-    assert isinstance(claim, DeltaBlock)
-    assert claim.table.startswith(CLAIM_PREFIX)
-    return claim
 
 
 def test_default_slices_are_those_of_the_configuration(
     bench: Bench, publisher: Publisher, table: EmbeddingTable
 ) -> None:
-    replica = bench.replica(config=replace(CONFIG, slice_rows=6))
+    replica = bench.replica(config=replace(REPLICA_CONFIG, slice_rows=6))
     replica.load()
     change(table, *range(1, 11))
     bench.publish(publisher, table)

@@ -14,19 +14,23 @@ import numpy as np
 import pytest
 
 from rillet.embeddings import EmbeddingTable
-from rillet.sync import FencedError, LogUnavailableError, MemoryLog, ModelStore, Publisher, Replica, SyncConfig
+from rillet.schemas import Freshness
+from rillet.sync import (
+    FencedError,
+    LogUnavailableError,
+    MemoryLog,
+    ModelStore,
+    Publisher,
+    PublisherConfig,
+    Replica,
+    ReplicaConfig,
+    TableShard,
+)
 from tests.sync.fakes import DIM, SPEC_HASH, WriterLink, damage, same_rows, trainer_table
 
-CONFIG = SyncConfig(
-    max_block_rows=5,
-    blocks_in_flight=2,
-    fetch_records=4,
-    slice_rows=3,
-    max_queued_rows=40,
-    keep_bases=2,
-    keep_dense=2,
-    base_check_interval_s=2.0,
-)
+PUBLISHER_CONFIG = PublisherConfig(max_block_rows=5, blocks_in_flight=2, keep_bases=2, keep_dense=2)
+REPLICA_CONFIG = ReplicaConfig(fetch_records=4, slice_rows=3, max_queued_rows=40, base_check_interval_s=2.0)
+TABLE_SHARD = TableShard("sim", SPEC_HASH)
 FIDS = 40
 STEPS = 120
 FATES = ("lost_ack", "partial", "nothing", "late", "doubled")
@@ -54,7 +58,7 @@ class World:
     replicas: list[Replica] = field(default_factory=list)
     #: table state, publisher state
     checkpoint: tuple[dict[str, np.ndarray], dict[str, int]] | None = None  # type: ignore[type-arg]
-    #: a record at rest is damaged, and no base from behind it is there yet
+    #: a record at rest is damaged, and no base written after it is there yet
     damaged: bool = False
     happened: Counter[str] = field(default_factory=Counter)
     trainer: Trainer = field(init=False)
@@ -64,13 +68,14 @@ class World:
 
     def start_trainer(self) -> None:
         self.lives += 1
-        link = WriterLink(self.log, self.rng)
+        # Sometimes too small for the blocks in flight, so that the log says that it is full.
+        link = WriterLink(self.log, self.rng, max_queued=1 + self.lives % 3)
         table, state = trainer_table(), None
         if self.checkpoint is not None:
             arrays, state = self.checkpoint
             table = EmbeddingTable.from_state(DIM, table.config, arrays)
         publisher = Publisher(
-            link, self.store, spec_hash=SPEC_HASH, writer=f"life {self.lives}", config=CONFIG, state=state
+            link, self.store, TABLE_SHARD, writer=f"life {self.lives}", config=PUBLISHER_CONFIG, state=state
         )
         self.trainer = Trainer(link, table, publisher)
 
@@ -86,8 +91,7 @@ class World:
             trainer.publisher.publish(
                 trainer.table,
                 now_ms=self.now_ms,
-                newest_event_ms=self.now_ms,
-                newest_ingest_ms=self.now_ms,
+                freshness=Freshness(self.now_ms, self.now_ms),
                 dense=weights,
             )
         except LogUnavailableError:
@@ -111,7 +115,7 @@ class World:
         return True
 
     def new_replica(self) -> Replica:
-        replica = Replica(self.store, self.log, spec_hash=SPEC_HASH, config=CONFIG)
+        replica = Replica(self.store, self.log, TABLE_SHARD, config=REPLICA_CONFIG)
         replica.load()
         return replica
 

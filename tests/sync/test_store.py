@@ -225,7 +225,7 @@ def test_a_folder_that_vanishes_while_written_is_an_unavailable_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ModelStore(str(tmp_path), "m")
-    monkeypatch.setattr(store._fs, "makedirs", lambda path, exist_ok: None)
+    monkeypatch.setattr(store._files._fs, "makedirs", lambda path, exist_ok: None)
     with pytest.raises(StoreUnavailableError, match="cannot be written"):
         store.write_base(base(1))
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from rillet.connectors.delta_log import KafkaLog
+from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import dump_spec, encode
-from rillet.sync import ModelStore, Replica
+from rillet.sync import ModelStore, Replica, TableShard
 from rillet.trainer import CheckpointStore
 from tests.trainer.blocks import RAGGED, make_block
 
@@ -28,8 +28,8 @@ BLOCKS = 300
 NOISE_AT = (40, 200)
 RUN = """
 import sys
-from jobs.config import load_config
-from jobs.train import run_train
+from rillet.jobs.config import load_config
+from rillet.jobs.train import run_train
 sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 """
 
@@ -74,7 +74,7 @@ optimizer = "lazy_adam"
 batch_size = 64
 max_wait_ms = 1000000000
 checkpoint_interval_s = 0.001
-[sync]
+[publisher]
 sparse_interval_s = 0.05
 dense_interval_s = 0.1
 [health]
@@ -159,7 +159,9 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
 
     # What was published over three epochs is what the trainer ended with.
     store = ModelStore(config.store_url, config.model.name)
-    replica = Replica(store, KafkaLog(broker, config.kafka.topics.deltas), spec_hash=RAGGED.hash)
+    replica = Replica(
+        store, KafkaDeltaLog(broker, config.kafka.topics.deltas), TableShard(config.model.name, RAGGED.hash)
+    )
     replica.load()
     replica.catch_up(0, 5.0)
     checkpoint = CheckpointStore(str(config.checkpoint_dir), keep=3).load(int(found["version"]))  # type: ignore[call-overload]

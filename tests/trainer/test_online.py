@@ -25,7 +25,7 @@ from rillet.trainer.online import REFUSED_STEPS_LIMIT
 from tests.trainer.blocks import RAGGED, make_block
 
 MODEL = ModelConfig(dim=4, hidden=(8,), dense_learning_rate=0.01)
-CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, window_rows=500, freshness_samples=50)
+CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, window_rows=500)
 TABLE = TableConfig(initial_capacity=64)
 
 
@@ -102,7 +102,7 @@ def test_rows_touched_and_not_published_survive_a_kill(tmp_path: Path) -> None:
     second = _trainer()
     second.restore(store, _refuse)
     np.testing.assert_array_equal(np.sort(second.table.touched.take()), expected)
-    np.testing.assert_array_equal(second.take_fresh().action_ingest_ms, first.take_fresh().action_ingest_ms)
+    np.testing.assert_array_equal(second.take_freshness().action_ingest_ms, first.take_freshness().action_ingest_ms)
 
 
 def test_learning_improves_progressive_auc() -> None:
@@ -213,15 +213,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert store.versions() == []
 
 
-def test_freshness_samples_are_bounded_and_handed_over_once() -> None:
+def test_action_times_are_bounded_and_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rillet.trainer.online.MAX_ACTION_TIMES", 50)
     trainer = _trainer()
     rng = np.random.default_rng(0)
     for offset in range(20):
         trainer.offer(0, offset, make_block(rng, 32), 0)
     trainer.train(0, more=True)
-    fresh = trainer.take_fresh()
-    assert len(fresh.action_ingest_ms) == CONFIG.freshness_samples
+    fresh = trainer.take_freshness()
+    assert len(fresh.action_ingest_ms) == 50
     assert (np.diff(fresh.action_ingest_ms) != 0).any()
-    later = trainer.take_fresh()
+    later = trainer.take_freshness()
     assert len(later.action_ingest_ms) == 0
     assert later.newest_event_ms == fresh.newest_event_ms > 0

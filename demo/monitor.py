@@ -1,4 +1,4 @@
-"""Readings of the running loop, one a second: what the display shows and the report draws."""
+"""Readings of the running loop, one per second: what the display shows and the report draws."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reading:
 
     :param wall_s: seconds since the first request.
     :param auc: of the served scores over a recent window, labels as far as known.
-    :param freshness_s: median since the start, seconds from an action's ingestion to its being served.
+    :param freshness_s: median since the start, in seconds, of the time from an action's ingestion to its being served.
     """
 
     wall_s: float
@@ -35,8 +35,11 @@ class Reading:
     freshness_s: float
 
 
-class Timeline:
-    """Reads on a thread of its own until closed."""
+class LoopMonitor:
+    """Takes a reading every second, on a thread of its own, until closed.
+
+    ``readings`` holds them all; ``served`` and ``trained`` are the newest metrics of the server and the trainer.
+    """
 
     def __init__(self, config: RilletConfig, stats: DriveStats, on_reading: Callable[[Reading], None]) -> None:
         self.readings: list[Reading] = []
@@ -44,20 +47,20 @@ class Timeline:
         self.trained = Scrape()
         self._config, self._stats, self._on_reading = config, stats, on_reading
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="timeline", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self) -> None:
-        """Begins to read."""
+        """Starts the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Reads a last time and ends."""
+        """Takes a last reading and ends."""
         self._closed.set()
         self._thread.join()
         self._on_reading(self.read())
 
     def read(self) -> Reading:
-        """One reading now; a service that does not answer keeps its last values."""
+        """Takes a reading now; of a service that does not answer it holds the values of the reading before."""
         health, serving = self._config.health, self._config.serving
         self.served = scrape(f"http://{serving.host}:{serving.port}/metrics") or self.served
         self.trained = scrape(f"http://{health.host}:{health.train_port}/metrics") or self.trained

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rillet.audit.comparison import Audit, audit_examples
+from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport
 from rillet.recordings.movielens import ml1m_spec
@@ -60,13 +61,41 @@ FEATURES, ACTIONS = make_events(SPEC)
 BLOCKS = example_blocks(SPEC, FEATURES, ACTIONS, ingest_ms=77)
 
 
-def run(blocks: list[ExampleBlock], features: list[FeatureEvent] = FEATURES) -> AuditReport:
-    join = PlainJoin(SPEC)
+#: longer than the events span, so that none of them can have been late
+NEVER_LATE_MS = 10_000_000
+
+
+def run(
+    blocks: list[ExampleBlock],
+    features: list[FeatureEvent] = FEATURES,
+    spec: FeatureSpec = SPEC,
+    lateness_ms: int = NEVER_LATE_MS,
+) -> AuditReport:
+    expected = plain_join(features, spec, lateness_ms)
+    return audit_examples(expected, blocks, len(ACTIONS))
+
+
+def plain_join(
+    features: list[FeatureEvent] = FEATURES, spec: FeatureSpec = SPEC, lateness_ms: int = NEVER_LATE_MS
+) -> ExpectedExamples:
+    join = PlainJoin(spec, lateness_ms=lateness_ms)
     for feature in features:
         join.add_feature(feature, 77)
     for action in ACTIONS:
         join.add_action(action, 77)
-    return audit_examples(join.result(), blocks, join.actions)
+    return join.result()
+
+
+def as_negative(block: ExampleBlock) -> ExampleBlock:
+    """The row that a joiner sends when it takes the action of a positive for none."""
+    none = np.array([-1])
+    return replace(
+        block,
+        labels=np.zeros(len(SPEC.tasks), np.uint8),
+        label_kind=np.array([LabelKind.NEGATIVE], np.uint8),
+        action_time_ms=none,
+        action_ingest_ms=none,
+    )
 
 
 def first(kind: LabelKind, task: int = 0) -> int:
@@ -95,7 +124,7 @@ def test_faultless_examples_pass_with_the_right_counts() -> None:
 
 
 def test_order_and_block_size_do_not_matter() -> None:
-    audit = Audit(joined(), len(ACTIONS))
+    audit = Audit(plain_join(), len(ACTIONS))
     for index, block in enumerate(reversed(BLOCKS)):
         audit.add(block)
         if index % 7 == 0:
@@ -103,15 +132,6 @@ def test_order_and_block_size_do_not_matter() -> None:
     report = audit.report()
     assert report.ok
     assert report.offenders == ()  # what was missing at first has come
-
-
-def joined():  # type: ignore[no-untyped-def]
-    join = PlainJoin(SPEC)
-    for feature in FEATURES:
-        join.add_feature(feature, 77)
-    for action in ACTIONS:
-        join.add_action(action, 77)
-    return join.result()
 
 
 @pytest.mark.parametrize("kind", [LabelKind.POSITIVE, LabelKind.NEGATIVE])
@@ -135,12 +155,7 @@ def test_a_doubled_row_is_duplicated(kind: LabelKind) -> None:
 
 def test_a_positive_sent_as_negative_is_mislabelled_not_lost() -> None:
     index = first(LabelKind.POSITIVE)
-    bad = changed(
-        index,
-        lambda b: replace(
-            b, labels=np.zeros(2, np.uint8), label_kind=np.array([1], np.uint8), action_time_ms=b.action_time_ms * 0 - 1
-        ),
-    )
+    bad = changed(index, as_negative)
     report = run(bad)
     assert (report.lost, report.mislabelled, report.wrong_columns) == (0, 1, {})
     assert named(report, "mislabelled", BLOCKS[index])
@@ -148,9 +163,9 @@ def test_a_positive_sent_as_negative_is_mislabelled_not_lost() -> None:
 
 def test_a_negative_beside_its_positive_is_duplicated_and_mislabelled() -> None:
     index = first(LabelKind.POSITIVE)
-    extra = replace(BLOCKS[index], labels=np.zeros(2, np.uint8), label_kind=np.array([1], np.uint8))
-    report = run([*BLOCKS, extra])
+    report = run([*BLOCKS, as_negative(BLOCKS[index])])
     assert (report.lost, report.duplicated, report.mislabelled) == (0, 1, 1)
+    assert named(report, "mislabelled", BLOCKS[index])
 
 
 def test_a_label_in_the_column_of_another_task_is_mislabelled() -> None:
@@ -271,3 +286,96 @@ def test_only_a_few_offenders_of_a_kind_are_named() -> None:
     assert report.lost == len(BLOCKS)
     assert len(report.offenders) == 5
     assert any("lost" in line for line in report.lines())
+
+
+EMITTING = replace(SPEC, tasks=tuple(replace(task, late="emit") for task in SPEC.tasks))
+
+
+def late_blocks(spec: FeatureSpec, pairs: set[tuple[str, int, int]]) -> list[ExampleBlock]:
+    """What a faultless joiner sends when the actions of some (request, impression, task) come after the window."""
+    features = [replace(feature, spec_hash=spec.hash) for feature in FEATURES]
+    negatives = {pair_of(b): b for b in example_blocks(spec, features, [], ingest_ms=77)}
+    blocks = []
+    for block in example_blocks(spec, features, ACTIONS, ingest_ms=77):
+        pair = pair_of(block)
+        if pair not in pairs:
+            blocks.append(block)
+            continue
+        if pair in negatives:
+            blocks.append(negatives[pair])
+        if spec.tasks[pair[2]].late == "emit":
+            blocks.append(replace(block, label_kind=np.array([LabelKind.LATE_POSITIVE], np.uint8)))
+    return blocks
+
+
+def pair_of(block: ExampleBlock) -> tuple[str, int, int]:
+    return block.request_ids[0], int(block.impression_ids[0]), int(block.mask.argmax())
+
+
+POSITIVES = {pair_of(block) for block in BLOCKS if block.label_kind[0] == LabelKind.POSITIVE}
+WATCHES = {pair for pair in POSITIVES if pair[2] == 0}
+
+
+def test_late_positives_with_their_sampled_negatives_pass() -> None:
+    blocks = late_blocks(EMITTING, WATCHES)
+    sampled = len(blocks) - len(BLOCKS)
+    assert 0 < sampled < len(WATCHES), "both kinds should be in the stream"
+    report = run(blocks, [replace(f, spec_hash=EMITTING.hash) for f in FEATURES], EMITTING, lateness_ms=0)
+    assert report.ok, report.lines()
+    assert report.late_positive == len(WATCHES)
+    assert report.expected == report.found == len(blocks)
+
+
+def test_a_late_positive_without_its_sampled_negative_is_a_loss() -> None:
+    blocks = late_blocks(EMITTING, WATCHES)
+    index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and b.label_kind[0] == LabelKind.NEGATIVE)
+    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
+    report = run(blocks[:index] + blocks[index + 1 :], features, EMITTING, lateness_ms=0)
+    assert (report.lost, report.mislabelled, report.duplicated) == (1, 0, 0)
+
+
+def test_a_negative_alone_is_mislabelled_where_late_actions_are_emitted() -> None:
+    blocks = [b for b in late_blocks(EMITTING, WATCHES) if b.label_kind[0] != LabelKind.LATE_POSITIVE]
+    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
+    report = run(blocks, features, EMITTING, lateness_ms=0)
+    assert report.mislabelled + report.lost == len(WATCHES)
+    assert report.mislabelled > 0
+    assert not report.ok
+
+
+def test_a_late_positive_that_cannot_have_been_late_is_found() -> None:
+    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
+    report = run(late_blocks(EMITTING, WATCHES), features, EMITTING, lateness_ms=NEVER_LATE_MS)
+    assert report.wrong_columns == {"label_kind": len(WATCHES)}
+    assert report.mislabelled > 0
+    assert report.late_positive == 0
+
+
+def test_actions_that_may_have_been_dropped_as_late_are_counted_apart() -> None:
+    report = run(late_blocks(SPEC, WATCHES), lateness_ms=0)
+    assert report.ok, report.lines()
+    assert report.late_dropped == len(WATCHES)
+    assert f"{len(WATCHES)} actions were too late" in report.lines()[0]
+
+
+def test_an_ignored_action_that_cannot_have_been_late_is_found() -> None:
+    report = run(late_blocks(SPEC, WATCHES), lateness_ms=NEVER_LATE_MS)
+    assert report.late_dropped == 0
+    assert report.mislabelled + report.lost == len(WATCHES)
+    assert not report.ok
+
+
+def test_an_ignored_action_of_a_window_that_no_record_has_passed_is_found() -> None:
+    likes = POSITIVES - WATCHES  # windows of an hour; the newest record is hardly an hour after the first request
+    report = run(late_blocks(SPEC, likes), lateness_ms=0)
+    # only the windows that a later record has passed
+    assert report.late_dropped == len(FEATURES) - 1
+    assert report.mislabelled + report.lost == 1
+    assert not report.ok
+
+
+def test_a_positive_of_a_pair_without_action_is_mislabelled() -> None:
+    index = first(LabelKind.NEGATIVE)
+    wrong = replace(BLOCKS[index], labels=BLOCKS[index].mask, label_kind=np.array([LabelKind.POSITIVE], np.uint8))
+    report = run([*BLOCKS[:index], wrong, *BLOCKS[index + 1 :]])
+    assert (report.mislabelled, report.lost, report.duplicated) == (1, 0, 0)

@@ -1,8 +1,9 @@
 """The online joiner as pure logic (Monolith, section 3.1.1): the engine calls it, it returns what to emit.
 
-It knows no clock, no topic and no engine: records come in with their bucket, time comes as watermarks, and
-what must survive a crash goes through :class:`BucketState`. Feeding the same records in the same order
-gives the same blocks, whenever the watermarks come, as long as no record is late.
+What the join means is defined in ``docs/join.md``. The joiner knows no clock, no topic and no engine: records
+come in with their bucket, time comes as watermarks, and what must survive a crash goes through
+:class:`BucketState`. The same records in the same order give the same blocks, whenever the watermarks
+come, as long as no record is late.
 """
 
 from __future__ import annotations
@@ -16,11 +17,22 @@ import numpy as np
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.config import JoinerConfig
-from rillet.joiner.entry import Entry
+from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.sampling import request_hash, uniforms
-from rillet.joiner.slices import Timeline
-from rillet.joiner.state import NEVER_MS, BucketHeader, BucketState, EntryKind, pack_entry, unpack_entry
+from rillet.joiner.slices import SliceSchedule
+from rillet.joiner.state import (
+    NEVER_MS,
+    BucketHeader,
+    BucketState,
+    EntryKind,
+    pack_entry,
+    pack_positives_entry,
+    pack_waiting_entry,
+    unpack_entry,
+    unpack_positives_entry,
+    unpack_waiting_entry,
+)
 from rillet.joiner.store import SliceStore
 from rillet.schemas import (
     MAX_TIME_MS,
@@ -34,6 +46,7 @@ from rillet.schemas import (
     decode,
     decode_as,
 )
+from rillet.schemas.arrays import Int64s
 
 #: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
 END_OF_TIME_MS = (1 << 63) - 1
@@ -41,7 +54,7 @@ END_OF_TIME_MS = (1 << 63) - 1
 
 @dataclass(slots=True)
 class Counters:
-    """What happened to the records; every record ends in exactly one place."""
+    """What happened to the records, as ``docs/join.md`` counts it."""
 
     features: int = 0
     actions: int = 0
@@ -51,6 +64,7 @@ class Counters:
     duplicate_features: int = 0
     duplicate_actions: int = 0
     late_actions: int = 0
+    early_actions: int = 0
     outside_window: int = 0
     unknown_impressions: int = 0
     unknown_actions: int = 0
@@ -71,17 +85,19 @@ class _Waiting:
 class _Bucket:
     """The joiner's memory of one bucket, beside the entries in the store."""
 
-    __slots__ = ("header", "waiting", "waiting_in")
+    __slots__ = ("arrivals", "header", "waiting", "waiting_in")
 
     def __init__(self, header: BucketHeader) -> None:
         self.header = header
         #: actions by request, in the order of their arrival
         self.waiting: dict[str, list[_Waiting]] = {}
-        #: requests with an action waiting, or that waited, by slice of the action
+        #: requests that have or had an action waiting, by slice of the action
         self.waiting_in: dict[int, list[str]] = {}
+        #: number of the next action that waits
+        self.arrivals = 0
 
     def wait(self, slice_: int, waiting: _Waiting) -> None:
-        """Lets an action wait for its feature event."""
+        """Lets an action wait for its feature event, after those of its request that wait already."""
         self.waiting.setdefault(waiting.action.request_id, []).append(waiting)
         self.waiting_in.setdefault(slice_, []).append(waiting.action.request_id)
 
@@ -97,14 +113,14 @@ class Joiner:
         self.store = SliceStore(config.memory_bytes, directory)
         self._spec = spec
         self._config = config
-        self._timeline = Timeline(spec, config)
+        self._schedule = SliceSchedule(spec, config)
         self._builder = BlockBuilder(spec)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
         self._buckets: dict[int, _Bucket] = {}
-        meaning = f"{spec.hash}|{self._timeline.slice_ms}|{config.buckets}"
-        self._written_by = int.from_bytes(blake2b(meaning.encode(), digest_size=8).digest(), "little")
+        fixed = f"{spec.hash}|{self._schedule.slice_ms}|{config.buckets}"
+        self._settings_digest = int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
     def on_record(self, bucket: int, key: bytes, data: bytes, ingest_ms: int, state: BucketState) -> list[ExampleBlock]:
         """Takes one feature or action event.
@@ -131,7 +147,7 @@ class Joiner:
         raise RecordError(f"a {type(record).__name__} is neither a feature nor an action event")
 
     def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, state: BucketState) -> list[ExampleBlock]:
-        """A time that was asked for has come: closes slices, forgets what has expired.
+        """The watermark has reached a time that was asked for: closes slices, forgets what has expired.
 
         :param due_ms: the time asked for.
         :param watermark_ms: the watermark now, at or after ``due_ms``.
@@ -148,14 +164,14 @@ class Joiner:
         blocks: list[ExampleBlock] = []
         for slice_ in sorted(header.slices):
             for task in range(len(self._spec.tasks)):
-                if before < self._timeline.close_ms(slice_, task) <= due_ms:
+                if before < self._schedule.close_ms(slice_, task) <= due_ms:
                     blocks += self._close(bucket, slice_, task, at_end=watermark_ms == END_OF_TIME_MS)
-            if self._timeline.expiry_ms(slice_) <= due_ms:
+            if self._schedule.expiry_ms(slice_) <= due_ms:
                 header.slices.discard(slice_)
                 self.store.drop(slice_, bucket)
                 state.clear("features", slice_, header.slices)
         for slice_ in sorted(header.waiting_slices):
-            if self._timeline.waiting_expiry_ms(slice_) <= due_ms:
+            if self._schedule.waiting_expiry_ms(slice_) <= due_ms:
                 header.waiting_slices.discard(slice_)
                 state.clear("waiting", slice_, header.waiting_slices)
                 self._orphan(memory, slice_)
@@ -177,11 +193,11 @@ class Joiner:
     ) -> list[ExampleBlock]:
         memory = self._bucket(bucket, state)
         header = memory.header
-        slice_ = self._timeline.slice_of(event.event_time_ms)
+        slice_ = self._schedule.slice_of(event.event_time_ms)
         if self.store.find(bucket, event.request_id) is not None:
             self.counters.duplicate_features += 1
             return []
-        if self._timeline.expiry_ms(slice_) <= header.closed_ms:
+        if self._schedule.expiry_ms(slice_) <= header.closed_ms:
             # Whether it was seen before is no longer known, so no row may be made of it.
             raise RecordError(f"event_time_ms: {event.event_time_ms} is later than every label window")
         if slice_ <= header.drained_slice:
@@ -193,14 +209,14 @@ class Joiner:
         if slice_ not in header.slices:
             header.slices.add(slice_)
             state.save_header(header.to_bytes())
-            for due_ms in self._timeline.timers_ms(slice_):
+            for due_ms in self._schedule.timers_ms(slice_):
                 if due_ms > header.closed_ms:
                     state.wake_at(due_ms)
         blocks: list[ExampleBlock] = []
         for waiting in memory.waiting.pop(event.request_id, ()):
             blocks += self._label(bucket, slice_, entry, waiting.action, waiting.ingest_ms, state, closed_ms=NEVER_MS)
         for task in range(len(self._spec.tasks)):
-            if self._timeline.close_ms(slice_, task) <= header.closed_ms:
+            if self._schedule.close_ms(slice_, task) <= header.closed_ms:
                 blocks += self._negatives(bucket, [entry], task)
         return blocks
 
@@ -217,16 +233,18 @@ class Joiner:
         if found is not None:
             slice_, entry = found
             return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
-        slice_ = self._timeline.slice_of(action.event_time_ms)
-        if self._timeline.waiting_expiry_ms(slice_) <= header.closed_ms:
+        slice_ = self._schedule.slice_of(action.event_time_ms)
+        if self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms:
             self.counters.orphan_actions += 1
             return []
+        body = pack_waiting_entry(memory.arrivals, data)
+        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, body))
         memory.wait(slice_, _Waiting(action, ingest_ms))
-        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, data))
+        memory.arrivals += 1
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
             state.save_header(header.to_bytes())
-            state.wake_at(self._timeline.waiting_expiry_ms(slice_))
+            state.wake_at(self._schedule.waiting_expiry_ms(slice_))
         return []
 
     def _label(
@@ -246,16 +264,21 @@ class Joiner:
             return []
         blocks = []
         for task in self._tasks_of[action.action]:
-            if action.event_time_ms >= entry.event.event_time_ms + self._timeline.windows_ms[task]:
+            after_ms = action.event_time_ms - entry.event.event_time_ms
+            if after_ms < -self._spec.tasks[task].early_ms:
+                self.counters.early_actions += 1
+                continue
+            if after_ms >= self._spec.tasks[task].window_ms:
                 self.counters.outside_window += 1
                 continue
-            late = self._timeline.close_ms(slice_, task) <= closed_ms
+            if entry.is_positive(task, index):
+                self.counters.duplicate_actions += 1
+                continue
+            late = self._schedule.close_ms(slice_, task) <= closed_ms
             if late and self._spec.tasks[task].late == "drop":
                 self.counters.late_actions += 1
                 continue
-            if not entry.resolve(task, index):
-                self.counters.duplicate_actions += 1
-                continue
+            entry.add_positive(task, index)
             kind = LabelKind.LATE_POSITIVE if late else LabelKind.POSITIVE
             if late:
                 self.counters.late_positives += 1
@@ -264,23 +287,23 @@ class Joiner:
             blocks.append(self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms))
         if blocks:
             self.store.update(slice_, bucket, entry)
-            resolved = _pack_resolved(entry)
-            state.append("features", slice_, pack_entry(EntryKind.ACTION, ingest_ms, resolved))
+            body = pack_positives_entry(entry.event.request_id, pack_positives(entry.positives))
+            state.append("features", slice_, pack_entry(EntryKind.POSITIVES, ingest_ms, body))
         return blocks
 
     def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
         # In order of time, so that a block does not depend on how partitions were interleaved.
         entries = sorted(self.store.scan(slice_, bucket), key=lambda e: (e.event.event_time_ms, e.event.request_id))
         if at_end and self._config.negatives_at_end == "discard":
-            self.counters.discarded_at_end += sum(len(entry.unresolved(task)) for entry in entries)
+            self.counters.discarded_at_end += sum(len(entry.negatives(task)) for entry in entries)
             return []
         return self._negatives(bucket, entries, task)
 
     def _negatives(self, bucket: int, entries: list[Entry], task: int) -> list[ExampleBlock]:
-        """Samples the unresolved impressions of some requests and makes blocks of them."""
+        """Samples the negatives of some requests and makes blocks of them."""
         if not entries:
             return []
-        kept = [entry.unresolved(task) for entry in entries]
+        kept = [entry.negatives(task) for entry in entries]
         rate = self._spec.tasks[task].negative_rate
         if rate < 1:
             kept = self._sample(entries, kept, task, rate)
@@ -288,21 +311,19 @@ class Joiner:
         self.counters.negatives += sum(len(block) for block in blocks)
         return blocks
 
-    def _sample(
-        self, entries: list[Entry], unresolved: list[np.ndarray[tuple[int], np.dtype[np.int64]]], task: int, rate: float
-    ) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _sample(self, entries: list[Entry], negatives: list[Int64s], task: int, rate: float) -> list[Int64s]:
         name, seed = self._spec.tasks[task].name, self._spec.sampling_seed
-        counts = [len(indices) for indices in unresolved]
+        counts = [len(indices) for indices in negatives]
         hashes = np.fromiter((request_hash(seed, name, e.event.request_id) for e in entries), np.uint64, len(entries))
-        ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, unresolved, strict=True)])
+        ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, negatives, strict=True)])
         keep = uniforms(np.repeat(hashes, counts), ids) < rate
         parts = np.split(keep, np.cumsum(counts)[:-1])
-        return [indices[part] for indices, part in zip(unresolved, parts, strict=True)]
+        return [indices[part] for indices, part in zip(negatives, parts, strict=True)]
 
     def _orphan(self, memory: _Bucket, slice_: int) -> None:
         for request_id in memory.waiting_in.pop(slice_, ()):
             actions = memory.waiting.get(request_id, [])
-            left = [w for w in actions if self._timeline.slice_of(w.action.event_time_ms) != slice_]
+            left = [w for w in actions if self._schedule.slice_of(w.action.event_time_ms) != slice_]
             self.counters.orphan_actions += len(actions) - len(left)
             if left:
                 memory.waiting[request_id] = left
@@ -314,44 +335,41 @@ class Joiner:
         memory = self._buckets.get(bucket)
         if memory is None:
             saved = state.load_header()
-            header = BucketHeader(self._written_by) if saved is None else BucketHeader.from_bytes(saved)
-            if header.written_by != self._written_by:
+            header = BucketHeader(self._settings_digest) if saved is None else BucketHeader.from_bytes(saved)
+            if header.settings_digest != self._settings_digest:
                 raise JoinerError(
                     f"the kept state is of another feature spec, slice_ms or number of buckets than now (spec "
-                    f"{self._spec.name}, slice_ms {self._timeline.slice_ms}, buckets {self._config.buckets}): go on with "
+                    f"{self._spec.name}, slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}): go on with "
                     f"what it was written with, drain that job, or start from nothing"
                 )
             memory = _Bucket(header)
             for slice_ in sorted(memory.header.slices):
-                for entry in _rebuild(state.read("features", slice_)):
+                for entry in _rebuild_entries(state.read("features", slice_)):
                     self.store.put(slice_, bucket, entry)
-            for slice_ in sorted(memory.header.waiting_slices):
-                self._rebuild_waiting(bucket, memory, slice_, state.read("waiting", slice_))
+            self._rebuild_waiting(bucket, memory, state)
             self._buckets[bucket] = memory
         return memory
 
-    def _rebuild_waiting(self, bucket: int, memory: _Bucket, slice_: int, entries: Iterable[bytes]) -> None:
-        for _, ingest_ms, record in map(unpack_entry, entries):
-            action = decode_as(ActionEvent, record)
-            # An action whose feature event came later stays in the journal; it is no longer waiting.
-            if self.store.find(bucket, action.request_id) is None:
-                memory.wait(slice_, _Waiting(action, ingest_ms))
+    def _rebuild_waiting(self, bucket: int, memory: _Bucket, state: BucketState) -> None:
+        found: list[tuple[int, int, _Waiting]] = []
+        for slice_ in memory.header.waiting_slices:
+            for _, ingest_ms, body in map(unpack_entry, state.read("waiting", slice_)):
+                number, record = unpack_waiting_entry(body)
+                found.append((number, slice_, _Waiting(decode_as(ActionEvent, record), ingest_ms)))
+        for number, slice_, waiting in sorted(found, key=lambda item: item[0]):
+            memory.arrivals = number + 1
+            # An action whose feature event has come since stays in its list; it no longer waits.
+            if self.store.find(bucket, waiting.action.request_id) is None:
+                memory.wait(slice_, waiting)
 
 
-def _pack_resolved(entry: Entry) -> bytes:
-    """Which pairs of a request are positive by now; the last one in the journal counts."""
-    marks = entry.resolved.to_bytes((entry.resolved.bit_length() + 7) // 8, "little")
-    return len(marks).to_bytes(4, "little") + marks + entry.event.request_id.encode()
-
-
-def _rebuild(journal: Iterable[bytes]) -> Iterator[Entry]:
+def _rebuild_entries(saved: Iterable[bytes]) -> Iterator[Entry]:
     entries: dict[str, Entry] = {}
-    for kind, ingest_ms, record in map(unpack_entry, journal):
+    for kind, ingest_ms, body in map(unpack_entry, saved):
         if kind is EntryKind.FEATURE:
-            event = decode_as(FeatureEvent, record)
+            event = decode_as(FeatureEvent, body)
             entries[event.request_id] = Entry(event, ingest_ms)
         else:
-            length = int.from_bytes(record[:4], "little")
-            request_id = record[4 + length :].decode()
-            entries[request_id].resolved = int.from_bytes(record[4 : 4 + length], "little")
+            request_id, positives = unpack_positives_entry(body)
+            entries[request_id].positives = positives
     return iter(entries.values())

@@ -1,0 +1,106 @@
+"""The ``[kafka]`` tables of rillet.toml: where the broker is, how to get in, and what the topics are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from rillet.connectors.client_settings import Secret, Settings, check_settings, plain_settings, resolve_settings
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.errors import KafkaSettingsError
+from rillet.connectors.flink_settings import flink_settings
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """The topics of one loop."""
+
+    features: str = "features"
+    actions: str = "actions"
+    examples: str = "examples"
+    deltas: str = "deltas"
+    dead_letters: str = "dead_letters"
+
+    def __post_init__(self) -> None:
+        names = list(asdict(self).values())
+        for name in names:
+            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name):
+                raise ValueError(f"{name!r} is no name of a Kafka topic: letters, digits, '.', '_' and '-' only")
+        if len(set(names)) < len(names):
+            raise ValueError(f"every topic needs a name of its own, found {', '.join(map(repr, names))}")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConfig:
+    """Where the broker is and how the topics are made."""
+
+    #: host:port, several separated by commas
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topics: TopicNames = field(default_factory=TopicNames)
+    #: partitions of features and actions
+    partitions: int = 2
+    #: partitions of examples; deltas and dead_letters have one
+    examples_partitions: int = 1
+    #: replicas of every topic; 3 on a real cluster
+    replication: int = 1
+    #: settings of librdkafka, for security above all
+    client: dict[str, str | Secret] = field(default_factory=dict)
+    #: settings of Flink's Java client, added to what is translated from ``client``, or in its place
+    flink: dict[str, str | Secret] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "examples_partitions", "replication"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
+        if not self.bootstrap_servers:
+            raise ValueError("bootstrap_servers: is empty")
+        for table in ("client", "flink"):
+            try:
+                check_settings(getattr(self, table))
+            except KafkaSettingsError as error:
+                raise KafkaSettingsError(f"{table}.{error}") from None
+
+    @property
+    def topic_partitions(self) -> dict[str, int]:
+        """Name and number of partitions of every topic."""
+        topics = self.topics
+        return {
+            topics.features: self.partitions,
+            topics.actions: self.partitions,
+            topics.examples: self.examples_partitions,
+            topics.deltas: 1,
+            topics.dead_letters: 1,
+        }
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """The connection that all clients of this configuration make.
+
+        :raises KafkaSettingsError: a secret was not resolved.
+        """
+        return KafkaConnection(self.bootstrap_servers, plain_settings(self.client))
+
+    @property
+    def flink_settings(self) -> dict[str, str]:
+        """The same connection for Flink's Kafka connector, without the address.
+
+        :raises KafkaSettingsError: a setting of ``client`` has no translation and stands not in ``flink`` either.
+        """
+        return flink_settings(plain_settings(self.client), plain_settings(self.flink))
+
+    def resolved(self, environment: Mapping[str, str], folder: Path) -> KafkaConfig:
+        """With every secret looked up.
+
+        :param folder: what relative paths of secrets are relative to.
+        :raises KafkaSettingsError: one is missing; with the path of its key below ``[kafka]``.
+        """
+
+        def resolve(table: str, settings: Settings) -> dict[str, str | Secret]:
+            try:
+                return resolve_settings(settings, environment, folder)
+            except KafkaSettingsError as error:
+                raise KafkaSettingsError(f"{table}.{error}") from None
+
+        return replace(self, client=resolve("client", self.client), flink=resolve("flink", self.flink))

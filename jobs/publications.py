@@ -1,0 +1,124 @@
+"""When the trainer publishes what it learned, and what a failure to publish means: try again, go on training.
+
+This is the only module of the trainer's service that calls the publisher.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from rillet.jobs.base_writer import BaseWriter
+from rillet.jobs.train_metrics import TrainMetrics
+from rillet.schemas import dump_spec
+from rillet.sync import LogUnavailableError, Publisher, StoreUnavailableError
+from rillet.trainer import OnlineTrainer, dense_state
+
+log = logging.getLogger("rillet.train")
+
+_BASE_TIMEOUT_S = 600.0
+
+
+class Publications:
+    """Touched rows, dense weights and bases of one trainer, each at its own interval."""
+
+    def __init__(
+        self,
+        trainer: OnlineTrainer,
+        publisher: Publisher,
+        bases: BaseWriter,
+        *,
+        program: Callable[[], bytes],
+        metrics: TrainMetrics,
+    ) -> None:
+        """
+        :param program: the exported model; asked for only when a base is due, since making it takes seconds.
+        """
+        self._trainer = trainer
+        self._publisher = publisher
+        self._bases = bases
+        self._program = program
+        self._metrics = metrics
+        self._published = False
+
+    @property
+    def published(self) -> bool:
+        """Whether the log has acknowledged a publication of this process: readers can follow."""
+        return self._published
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint has to keep, for :class:`rillet.sync.Publisher` to go on from."""
+        return self._publisher.state()
+
+    def publish_if_due(self, now_ms: int) -> None:
+        """Publishes when an interval is over, or too many rows wait.
+
+        :raises ModelError: a weight is not finite.
+        :raises FencedError: a newer trainer publishes this model.
+        :raises Exception: whatever else than the store kept a base from being written.
+        """
+        self.settle_base(now_ms)
+        if self._publisher.sparse_due(now_ms, self._trainer.table):
+            self.publish(now_ms)
+
+    def publish(self, now_ms: int) -> None:
+        """Publishes what was touched, and a base when one is due. What fails is tried again at the next interval.
+
+        :raises ModelError: a weight is not finite.
+        :raises FencedError: a newer trainer publishes this model.
+        """
+        trainer, publisher = self._trainer, self._publisher
+        dense = dense_state(trainer.learner.model)
+        try:
+            self._metrics.published(
+                publisher.publish(
+                    trainer.table,
+                    now_ms=now_ms,
+                    freshness=trainer.take_freshness(),
+                    dense=dense if publisher.dense_due(now_ms) else None,
+                )
+            )
+            if self._bases.idle and publisher.base_due(now_ms):
+                self._bases.submit(
+                    publisher.snapshot(
+                        trainer.table,
+                        now_ms=now_ms,
+                        dense=dense,
+                        program=self._program(),
+                        spec_toml=dump_spec(trainer.spec),
+                    )
+                )
+        except (LogUnavailableError, StoreUnavailableError) as error:
+            self._metrics.publish_failures.inc()
+            log.warning("not published, %d rows wait: %s", len(trainer.table.touched), error)
+            return
+        self._published = True
+
+    def finish(self, now_ms: int) -> None:
+        """Waits for a base that is being written.
+
+        :raises FlushTimeoutError: it takes too long; the next start writes another.
+        :raises Exception: whatever else than the store kept it from being written.
+        """
+        self._bases.flush(_BASE_TIMEOUT_S)
+        self.settle_base(now_ms)
+
+    def settle_base(self, now_ms: int) -> None:
+        """Takes note of a base that was written or failed.
+
+        :raises Exception: whatever else than the store kept it from being written.
+        """
+        try:
+            manifest = self._bases.result()
+        except StoreUnavailableError as error:
+            self._publisher.base_failed(now_ms)
+            self._metrics.base_failures.inc()
+            log.warning("a base was not written, the next is due in sparse_interval_s: %s", error)
+            return
+        if manifest is not None:
+            self._metrics.bases.inc()
+            log.info("base %d written: %d rows", manifest.version, manifest.rows)
+
+    def close(self) -> None:
+        """Publishes nothing more."""
+        self._bases.close()

@@ -1,0 +1,139 @@
+"""The trainer's loop: read, train, publish, checkpoint, until told to stop or the source ends.
+
+It is given its parts and knows neither broker nor disk: ``jobs.train`` wires the real ones, tests a list, a log in
+memory and a clock that they move.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from rillet.jobs.checkpoints import Checkpoints
+from rillet.jobs.publications import Publications
+from rillet.jobs.train_metrics import TrainMetrics
+from rillet.schemas import Sink
+from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
+
+log = logging.getLogger("rillet.train")
+
+#: Longest wait for input; bounds how late a publication or the stop is seen to.
+_WAIT_S = 0.05
+_POLL_BATCHES = 4
+_POLL_BLOCKS = 1000
+
+Letter = TypeVar("Letter")
+
+
+class TrainLoop(Generic[Letter]):
+    """One trainer with its source, dead letters, publications and checkpoints."""
+
+    def __init__(
+        self,
+        trainer: OnlineTrainer,
+        *,
+        source: ExampleSource,
+        letters: Sink[Letter],
+        to_letter: Callable[[BadRecord], Letter],
+        publications: Publications,
+        checkpoints: Checkpoints,
+        metrics: TrainMetrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """
+        :param source: gives examples from the trainer's positions on.
+        :param letters: takes the records that cannot be trained on; reading waits while it is full.
+        :param to_letter: what ``letters`` takes for a record.
+        :param now_ms: wall clock.
+        """
+        self.metrics = metrics
+        self._trainer = trainer
+        self._config = trainer.config
+        self._letters = letters
+        self._to_letter = to_letter
+        self._publications = publications
+        self._checkpoints = checkpoints
+        self._now_ms = now_ms
+        self._reader = BlockReader(
+            source,
+            trainer.spec,
+            on_bad=self._on_bad,
+            max_rows=self._config.queue_rows,
+            poll_rows=_POLL_BATCHES * self._config.batch_size,
+            source_wait_s=_WAIT_S,
+        )
+        self._last_progress_ms = now_ms()
+        self._last_rows = trainer.counters.rows
+
+    @property
+    def ready(self) -> bool:
+        """Whether readers can follow what is learned."""
+        return self._publications.published
+
+    def run(self, stop: threading.Event) -> None:
+        """Trains until ``stop`` is set or the source ends; then publishes and saves once more. Call :meth:`close` after.
+
+        What is left of a batch is trained on when the source ends. On a stop it is not: its rows lie after the
+        position that is saved, and are read again.
+
+        :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
+        """
+        trainer = self._trainer
+        self._letters.start()
+        self._reader.start()
+        self._publications.publish(self._now_ms())
+        while not stop.is_set():
+            blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
+            now = self._now_ms()
+            if blocks is None:
+                trainer.train(now, more=False, flush=True)
+                break
+            for block in blocks:
+                trainer.offer(block.partition, block.offset, block.block, now)
+            trainer.train(now, more=bool(blocks))
+            self.metrics.update(trainer)
+            self._do_what_is_due(self._now_ms())
+        self._reader.close()
+        self.metrics.update(trainer)
+        now = self._now_ms()
+        self._report_progress(now)
+        self._publications.publish(now)
+        self._checkpoints.save(now)
+        self._publications.finish(now)
+        log.info("stopped at %s", trainer.positions)
+
+    def close(self) -> None:
+        """Stops the threads and leaves the broker. Saves nothing."""
+        self._reader.close()
+        self._letters.close()
+        self._publications.close()
+
+    def _do_what_is_due(self, now: int) -> None:
+        self._publications.publish_if_due(now)
+        self._checkpoints.save_if_due(now)
+        if now - self._last_progress_ms >= self._config.progress_interval_s * 1000:
+            self._report_progress(now)
+
+    def _report_progress(self, now: int) -> None:
+        trainer, trouble = self._trainer, self._reader.trouble
+        seconds = max(now - self._last_progress_ms, 1) / 1000
+        rate = (trainer.counters.rows - self._last_rows) / seconds
+        self._last_progress_ms, self._last_rows = now, trainer.counters.rows
+        log.info(
+            "%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            trainer.counters.rows,
+            rate,
+            len(trainer.table),
+            trainer.positions,
+            f", source: {trouble}" if trouble else "",
+            self.metrics.evaluate(trainer) or "no labels of both kinds yet",
+        )
+
+    def _on_bad(self, bad: BadRecord) -> None:
+        """In the reading thread."""
+        self._letters.submit(self._to_letter(bad))
+        self.metrics.bad_records.inc()
+        record = bad.record
+        log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, bad.error)

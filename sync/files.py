@@ -1,0 +1,110 @@
+"""Whole files below one folder of any fsspec file system.
+
+What is asked of the file system is written down in ``tests/contracts/object_store_suite.py``. Whatever a back end
+raises comes out as ``StoreUnavailableError``; only a file that is not there is a ``FileNotFoundError``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+
+from rillet.sync.errors import StoreUnavailableError
+
+
+class Files:
+    """Reads, writes, lists and deletes; paths are relative to the folder. Holds no state of its own."""
+
+    def __init__(self, url: str, folder: str) -> None:
+        """Opens the file system; nothing is read yet.
+
+        :param url: fsspec URL or path of the root.
+        :param folder: below the root; made when first written.
+        :raises StoreUnavailableError: no such file system.
+        """
+        with _failing_as("opened", url):
+            self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = posixpath.join(root, folder)
+
+    def where(self, path: str = "") -> str:
+        """The full path, for messages."""
+        return posixpath.join(self._root, path) if path else self._root
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of what lies in a folder, none where there is no such folder.
+
+        :raises StoreUnavailableError: the file system cannot be read.
+        """
+        full = self.where(folder)
+        with _failing_as("listed", full):
+            self._fs.invalidate_cache(full)
+            try:
+                return [posixpath.basename(str(entry).rstrip("/")) for entry in self._fs.ls(full, detail=False)]
+            except FileNotFoundError:
+                return []
+
+    def read(self, path: str) -> bytes:
+        """All of a file.
+
+        :raises FileNotFoundError: there is none.
+        :raises StoreUnavailableError: the file system cannot be read.
+        """
+        full = self.where(path)
+        with _failing_as("read", full, passing=FileNotFoundError):
+            data: bytes = self._fs.cat_file(full)
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file; on some file systems a reader may see part of it meanwhile.
+
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        full = self.where(path)
+        with _failing_as("written", full):
+            self._fs.makedirs(posixpath.dirname(full), exist_ok=True)
+            self._fs.pipe_file(full, data)
+
+    def write_whole(self, path: str, data: bytes) -> None:
+        """Writes under another name and moves, so that no reader sees half a file.
+
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        self.write(path + ".part", data)
+        full = self.where(path)
+        with _failing_as("written", full):
+            self._fs.mv(full + ".part", full)
+
+    def delete(self, path: str) -> None:
+        """Deletes a file, if there is one.
+
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        full = self.where(path)
+        with _failing_as("deleted", full):
+            if self._fs.exists(full):
+                self._fs.rm_file(full)
+
+    def delete_folder(self, folder: str) -> None:
+        """Deletes a folder with all in it.
+
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        full = self.where(folder)
+        with _failing_as("deleted", full):
+            self._fs.rm(full, recursive=True)
+
+
+@contextmanager
+def _failing_as(done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
+    try:
+        yield
+    except passing:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        raise StoreUnavailableError(
+            f"{path} cannot be {done} ({type(error).__name__}: {error}); check [store] url and its permissions"
+        ) from error

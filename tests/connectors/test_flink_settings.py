@@ -1,0 +1,105 @@
+"""The same connection in the words of Flink's Kafka client, or none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rillet.connectors.errors import KafkaSettingsError
+from rillet.connectors.flink_settings import flink_settings
+
+SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
+
+
+def test_scram_over_tls_is_translated(tmp_path: Path) -> None:
+    client = {
+        "security.protocol": "sasl_ssl",
+        "sasl.mechanism": "SCRAM-SHA-256",
+        "sasl.username": "loop",
+        "sasl.password": "secret",
+        "ssl.ca.location": str(tmp_path / "ca.pem"),
+        "ssl.endpoint.identification.algorithm": "none",
+    }
+    assert flink_settings(client, {}) == {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-256",
+        "sasl.jaas.config": f'{SHADED}.scram.ScramLoginModule required username="loop" password="secret";',
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(tmp_path / "ca.pem"),
+        "ssl.endpoint.identification.algorithm": "",
+    }
+
+
+def test_both_spellings_of_the_mechanism_are_known() -> None:
+    client = {"sasl.mechanisms": "PLAIN", "sasl.username": "u", "sasl.password": "p"}
+    made = flink_settings(client, {})
+    assert made["sasl.mechanism"] == "PLAIN"
+    assert made["sasl.jaas.config"].startswith(f"{SHADED}.plain.PlainLoginModule required ")
+
+
+def test_quotes_backslashes_and_line_breaks_of_a_password_are_escaped() -> None:
+    client = {"sasl.mechanism": "PLAIN", "sasl.username": "u", "sasl.password": 'a"b\\c\nd;'}
+    assert flink_settings(client, {})["sasl.jaas.config"].endswith(r'username="u" password="a\"b\\c\nd;";')
+
+
+def test_certificate_and_key_in_one_pem_file_are_the_keystore(tmp_path: Path) -> None:
+    pem = str(tmp_path / "client.pem")
+    client = {"ssl.certificate.location": pem, "ssl.key.location": pem, "ssl.key.password": "p"}
+    assert flink_settings(client, {}) == {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": pem,
+        "ssl.key.password": "p",
+    }
+
+
+def test_a_pkcs12_keystore_keeps_its_password() -> None:
+    client = {"ssl.keystore.location": "/k.p12", "ssl.keystore.password": "p"}
+    made = flink_settings(client, {})
+    assert made == {
+        "ssl.keystore.type": "PKCS12",
+        "ssl.keystore.location": "/k.p12",
+        "ssl.keystore.password": "p",
+    }
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        ({"ssl.certificate.location": "/a.pem", "ssl.key.location": "/b.pem"}, "ssl.key.location"),
+        ({"ssl.certificate.pem": "PEM", "ssl.key.pem": "PEM"}, "ssl.key.location"),
+        ({"ssl.ca.location": "/"}, "ssl.ca.location"),
+        ({"enable.ssl.certificate.verification": "false"}, "enable.ssl.certificate.verification"),
+        ({"ssl.cipher.suites": "x"}, "ssl.cipher.suites"),
+        ({"sasl.mechanism": "GSSAPI", "sasl.username": "u", "sasl.password": "hidden-value"}, "sasl.mechanism"),
+        ({"sasl.mechanism": "PLAIN", "sasl.password": "hidden-value"}, "sasl.username"),
+        ({"sasl.oauthbearer.method": "oidc"}, "sasl.oauthbearer.method"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused_by_its_name(client: dict[str, str], name: str) -> None:
+    with pytest.raises(KafkaSettingsError, match=rf"\[kafka\.client\] {name}: ") as caught:
+        flink_settings(client, {})
+    assert "hidden-value" not in str(caught.value)
+
+
+def test_what_is_given_for_flink_goes_before_the_translation() -> None:
+    client = {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.username": "u",
+        "sasl.password": "p",
+        "ssl.ca.location": "/",
+        "ssl.certificate.location": "/a.pem",
+        "ssl.key.location": "/b.pem",
+        "ssl.cipher.suites": "ECDHE-RSA-AES128-GCM-SHA256",
+    }
+    flink = {
+        "sasl.jaas.config": "jaas",
+        "ssl.truststore.location": "/t.jks",
+        "ssl.keystore.location": "/k.jks",
+        "ssl.cipher.suites": "TLS_AES_128_GCM_SHA256",
+    }
+    assert flink_settings(client, flink) == {"sasl.mechanism": "OAUTHBEARER", **flink}
+
+
+def test_settings_of_librdkafkas_own_sockets_are_left_to_it() -> None:
+    assert flink_settings({"socket.keepalive.enable": "true", "debug": "security"}, {}) == {}

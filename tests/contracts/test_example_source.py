@@ -1,0 +1,249 @@
+"""What every example source must do, run against each implementation; and implementations that must not pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+from confluent_kafka import Producer
+
+from rillet.connectors.example_source import KafkaExampleSource
+from rillet.schemas import ClosedError
+from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord
+
+PARTITIONS = 2
+
+
+class Topic(Protocol):
+    """Two partitions of records, and sources over them that end at the end that the partitions have at the start."""
+
+    #: how long a source may take to give the next records, seconds
+    wait_s: float
+
+    def write(self, partition: int, value: bytes) -> None:
+        """Appends a record to a partition."""
+
+    def source(self, positions: Positions) -> ExampleSource:
+        """A source from ``positions`` on, not started."""
+
+
+class ListTopic:
+    """Records in a list."""
+
+    wait_s = 0.05
+
+    def __init__(self, kind: type[ListSource] = ListSource) -> None:
+        self._kind = kind
+        self._records: list[RawRecord] = []
+        self._next = [0] * PARTITIONS
+
+    def write(self, partition: int, value: bytes) -> None:
+        self._records.append(RawRecord(partition, self._next[partition], value))
+        self._next[partition] += 1
+
+    def source(self, positions: Positions) -> ExampleSource:
+        return self._kind(self._records, positions)
+
+
+class KafkaTopic:
+    """Records on a broker."""
+
+    wait_s = 20.0
+
+    def __init__(self, broker: str, topic: str) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
+
+    def write(self, partition: int, value: bytes) -> None:
+        self._producer.produce(self._topic, value, partition=partition)
+
+    def source(self, positions: Positions) -> ExampleSource:
+        assert self._producer.flush(20) == 0
+        return KafkaExampleSource(self._broker, self._topic, positions, until_latest=True)
+
+
+@pytest.fixture(params=["list", pytest.param("kafka", marks=pytest.mark.integration)])
+def topic(request: pytest.FixtureRequest) -> Iterator[Topic]:
+    if request.param == "list":
+        yield ListTopic()
+        return
+    name = request.getfixturevalue("topics")("examples", partitions=PARTITIONS)
+    yield KafkaTopic(request.getfixturevalue("broker"), name)
+
+
+def _fill(topic: Topic, count: int = 20) -> None:
+    for number in range(count):
+        topic.write(number % 3 % PARTITIONS, str(number).encode())
+
+
+def _next(topic: Topic, source: ExampleSource, max_items: int) -> Sequence[RawRecord] | None:
+    """The next records, None at the end; asks again as long as there are none."""
+    deadline = time.monotonic() + topic.wait_s
+    while (records := source.poll(max_items, 0.01)) is not None and not records:
+        assert time.monotonic() < deadline, "the source neither gives records nor ends"
+    return records
+
+
+def _rest(topic: Topic, source: ExampleSource, max_items: int = 7) -> list[RawRecord]:
+    found: list[RawRecord] = []
+    while (records := _next(topic, source, max_items)) is not None:
+        found += records
+    return found
+
+
+def gives_each_partition_in_order(topic: Topic) -> None:
+    _fill(topic)
+    source = topic.source({})
+    source.start()
+    found = _rest(topic, source)
+    source.close()
+    for partition in range(PARTITIONS):
+        mine = [record for record in found if record.partition == partition]
+        numbers = [number for number in range(20) if number % 3 % PARTITIONS == partition]
+        assert [record.value for record in mine] == [str(number).encode() for number in numbers]
+        assert [record.offset for record in mine] == list(range(len(numbers)))
+
+
+def gives_no_more_than_asked_for(topic: Topic) -> None:
+    _fill(topic)
+    source = topic.source({})
+    source.start()
+    while (records := _next(topic, source, 3)) is not None:
+        assert len(records) <= 3
+    source.close()
+
+
+def ends_with_none_for_good(topic: Topic) -> None:
+    _fill(topic, 4)
+    source = topic.source({})
+    source.start()
+    _rest(topic, source)
+    assert source.poll(10, 0.0) is None
+    assert source.poll(10, 0.0) is None
+    assert source.trouble == ""
+    source.close()
+
+
+def ends_at_once_without_records(topic: Topic) -> None:
+    source = topic.source({})
+    source.start()
+    assert _rest(topic, source) == []
+    source.close()
+
+
+def goes_on_from_positions_and_reads_nothing_twice(topic: Topic) -> None:
+    _fill(topic)
+    seen: list[RawRecord] = []
+    positions: Positions = {}
+    for _ in range(4):
+        source = topic.source(positions)
+        source.start()
+        for record in _next(topic, source, 4) or ():
+            seen.append(record)
+            positions[record.partition] = (record.offset + 1, 0)
+        source.close()
+    source = topic.source(positions)
+    source.start()
+    seen += _rest(topic, source)
+    source.close()
+    assert sorted(int(record.value) for record in seen) == list(range(20))
+
+
+def gives_a_record_again_of_which_some_rows_are_left(topic: Topic) -> None:
+    _fill(topic)
+    source = topic.source({0: (2, 5), 1: (6, 0)})
+    source.start()
+    found = _rest(topic, source)
+    source.close()
+    assert min(record.offset for record in found if record.partition == 0) == 2
+
+
+def takes_nothing_after_closing(topic: Topic) -> None:
+    _fill(topic, 4)
+    source = topic.source({})
+    source.start()
+    source.flush(1.0)
+    source.close()
+    source.close()
+    with pytest.raises(ClosedError):
+        source.poll(1, 0.0)
+
+
+def may_be_closed_without_a_start(topic: Topic) -> None:
+    topic.source({}).close()
+
+
+Check = Callable[[Topic], None]
+CHECKS: list[Check] = [
+    gives_each_partition_in_order,
+    gives_no_more_than_asked_for,
+    ends_with_none_for_good,
+    ends_at_once_without_records,
+    goes_on_from_positions_and_reads_nothing_twice,
+    gives_a_record_again_of_which_some_rows_are_left,
+    takes_nothing_after_closing,
+    may_be_closed_without_a_start,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_an_example_source(topic: Topic, check: Check) -> None:
+    check(topic)
+
+
+# -- implementations that the suite has to refuse ----------------------------------------------------------
+
+
+class Reordered(ListSource):
+    def poll(self, max_items: int, timeout_s: float) -> Sequence[RawRecord] | None:
+        records = super().poll(max_items, timeout_s)
+        return records and records[::-1]
+
+
+class Greedy(ListSource):
+    def poll(self, max_items: int, timeout_s: float) -> Sequence[RawRecord] | None:
+        return super().poll(max_items + 1, timeout_s)
+
+
+class Endless(ListSource):
+    def poll(self, max_items: int, timeout_s: float) -> Sequence[RawRecord] | None:
+        return super().poll(max_items, timeout_s) or []
+
+
+class Forgetful(ListSource):
+    """Goes on at the record before the position."""
+
+    def __init__(self, records: Sequence[RawRecord], positions: Positions) -> None:
+        super().__init__(records, {number: (max(0, offset - 1), 0) for number, (offset, _) in positions.items()})
+
+
+class Hasty(ListSource):
+    """Passes a record of which rows are left."""
+
+    def __init__(self, records: Sequence[RawRecord], positions: Positions) -> None:
+        super().__init__(records, {number: (offset + (rows > 0), 0) for number, (offset, rows) in positions.items()})
+
+
+class NeverClosed(ListSource):
+    def close(self) -> None:
+        pass
+
+
+BROKEN: list[tuple[type[ListSource], Check]] = [
+    (Reordered, gives_each_partition_in_order),
+    (Greedy, gives_no_more_than_asked_for),
+    (Endless, ends_with_none_for_good),
+    (Endless, ends_at_once_without_records),
+    (Forgetful, goes_on_from_positions_and_reads_nothing_twice),
+    (Hasty, gives_a_record_again_of_which_some_rows_are_left),
+    (NeverClosed, takes_nothing_after_closing),
+]
+
+
+@pytest.mark.parametrize(("kind", "check"), BROKEN)
+def test_the_suite_refuses_a_broken_source(kind: type[ListSource], check: Check) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(ListTopic(kind))

@@ -1,0 +1,99 @@
+"""What becomes of bases: written in the background, tried again when the store is away, never lost in silence."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
+from rillet.sync import Base, Manifest, StoreUnavailableError
+from rillet.trainer import ListSource
+from tests.jobs.train_parts import NOW, SPARSE_MS, Parts, failing
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path, ListSource([]))
+
+
+def _settle(parts: Parts, now_ms: int) -> None:
+    """Waits for the base in the background and takes note of it."""
+    assert not parts.bases.idle
+    parts.bases.flush(10)
+    parts.publications.settle_base(now_ms)
+
+
+def test_a_base_that_the_store_did_not_take_is_due_again_after_a_sparse_interval(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.store, "write_base", failing(StoreUnavailableError("away")))
+        parts.publications.publish(NOW)
+        _settle(parts, NOW)
+    assert parts.counted("base_failures_total") == 1
+    parts.publications.publish(NOW + SPARSE_MS - 1)
+    assert parts.bases.idle
+    parts.publications.publish(NOW + SPARSE_MS)
+    _settle(parts, NOW + SPARSE_MS)
+    assert len(parts.store.bases().manifests) == 1
+    assert parts.counted("bases_total") == 1
+
+
+def test_any_other_failure_of_a_base_reaches_the_trainer(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.store, "write_base", failing(MemoryError("no room for a base")))
+    parts.publications.publish(NOW)
+    with pytest.raises(MemoryError, match="no room for a base"):
+        _settle(parts, NOW)
+
+
+def test_a_base_counts_as_written_when_only_the_deletion_of_old_ones_failed(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parts.store, "collect_garbage", failing(StoreUnavailableError("read only")))
+    parts.publications.publish(NOW)
+    _settle(parts, NOW)
+    assert (parts.counted("bases_total"), parts.counted("base_failures_total")) == (1, 0)
+    assert parts.counted("garbage_failures_total") == 1
+    assert "not deleted" in caplog.text
+    assert "not written" not in caplog.text
+
+
+def test_a_base_still_being_written_at_the_end_is_waited_for_and_its_failure_raised(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(base: Base) -> Manifest:
+        threading.Event().wait(0.1)
+        raise MemoryError("no room for a base")
+
+    monkeypatch.setattr(parts.store, "write_base", slowly)
+    with pytest.raises(MemoryError, match="no room for a base"):
+        parts.run()
+
+
+def test_one_base_is_written_at_a_time_and_training_does_not_wait_for_it(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    write = parts.store.write_base
+
+    def hold(base: Base) -> Manifest:
+        held.wait(10)
+        return write(base)
+
+    monkeypatch.setattr(parts.store, "write_base", hold)
+    parts.publications.publish(NOW)
+    parts.publications.publish(NOW + 2 * 3600 * 1000)
+    base = parts.publisher.snapshot(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
+    with pytest.raises(BackpressureError):
+        parts.bases.submit(base)
+    with pytest.raises(FlushTimeoutError):
+        parts.bases.flush(0.0)
+    held.set()
+    _settle(parts, NOW)
+    assert parts.counted("bases_total") == 1
+    parts.bases.close()
+    parts.bases.close()
+    with pytest.raises(ClosedError):
+        parts.bases.submit(base)

@@ -1,0 +1,172 @@
+"""The trainer's loop on fakes: it publishes, saves and stops, whatever fails around it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rillet.connectors.errors import DeliveryError
+from rillet.schemas import DecodeError, DeltaBlock, FlushTimeoutError, decode
+from rillet.sync import StoreUnavailableError
+from rillet.trainer import ListSource, TrainerConfig
+from tests.jobs.train_parts import SPARSE_MS, Clock, EndlessSource, Parts, encoded_blocks, failing
+
+
+def _published_rows(parts: Parts) -> set[int]:
+    """Fids of all blocks in the delta log."""
+    fids: set[int] = set()
+    for record in parts.log.read(0, 10_000, 0.0):
+        try:
+            block = decode(record.value)
+        except DecodeError:
+            continue
+        if isinstance(block, DeltaBlock):
+            fids |= set(block.fids.tolist())
+    return fids
+
+
+def test_it_trains_on_everything_then_publishes_and_saves(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(5)))
+    parts.run()
+    fids, _ = parts.trainer.table.items()
+    assert parts.trainer.counters.rows == 200
+    assert _published_rows(parts) == set(fids.tolist())
+    assert len(parts.trainer.table.touched) == 0
+    assert len(parts.store.bases().manifests) == 1
+    meta = parts.checkpoint_store.load(1).meta
+    assert meta["positions"] == {"0": [5, 0]}
+    assert meta["extra"]["publisher"] == parts.publisher.state()
+    assert parts.loop.ready
+
+
+def test_a_later_run_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    values = encoded_blocks(6)
+    first = Parts(tmp_path, ListSource.of_values(values[:4]))
+    first.run()
+    again = Parts(tmp_path, ListSource.of_values(values, {0: (4, 0)}), log=first.log)
+    again.run()
+    assert again.trainer.counters.rows == 240
+    assert again.publisher.epoch == 2
+
+
+def test_it_is_not_ready_before_a_publication_was_acknowledged(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource([]))
+    assert not parts.loop.ready
+    parts.run()
+    assert parts.loop.ready
+
+
+def test_rows_are_published_at_their_interval_and_checkpoints_at_theirs(tmp_path: Path) -> None:
+    config = TrainerConfig(batch_size=16, queue_rows=40, checkpoint_interval_s=SPARSE_MS / 500)
+    parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(20)), Clock(SPARSE_MS // 2), config=config)
+    parts.run()
+    publications, checkpoints = parts.counted("publications_total"), parts.counted("checkpoint_seconds_count")
+    assert publications is not None
+    assert checkpoints is not None
+    assert publications > checkpoints > 2
+
+
+def test_a_stop_publishes_and_saves_once_more(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, EndlessSource.of_values(encoded_blocks(4)))
+    stop = threading.Event()
+    thread = threading.Thread(target=parts.loop.run, args=(stop,), daemon=True)
+    thread.start()
+    while parts.trainer.counters.rows < 160:
+        assert thread.is_alive()
+        threading.Event().wait(0.002)
+    assert parts.checkpoint_store.versions() == []
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    parts.loop.close()
+    assert parts.checkpoint_store.load(1).meta["positions"] == {"0": [4, 0]}
+    assert len(parts.trainer.table.touched) == 0
+
+
+def test_a_store_that_is_away_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(5)))
+    for name in ("bases", "write_base", "write_dense", "newest_version"):
+        monkeypatch.setattr(parts.store, name, failing(StoreUnavailableError("away")))
+    parts.run()
+    assert parts.trainer.counters.rows == 200
+    assert (parts.counted("publish_failures_total") or 0) >= 2
+    assert len(parts.trainer.table.touched) > 0
+    assert not parts.loop.ready
+    assert parts.checkpoint_store.versions() == [1]
+
+
+def test_checkpoints_that_cannot_be_written_do_not_stop_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(5)))
+    monkeypatch.setattr(parts.checkpoint_store, "save", failing(OSError("disk full")))
+    parts.run()
+    assert parts.trainer.counters.rows == 200
+    assert parts.counted("checkpoint_failures_total") == 1
+
+
+def test_records_that_are_no_blocks_become_dead_letters_and_are_passed(tmp_path: Path) -> None:
+    good = encoded_blocks(2)
+    parts = Parts(tmp_path, ListSource.of_values([good[0], b"noise", good[1]]))
+    parts.run()
+    assert [bad.record.offset for bad in parts.letters.taken] == [1]
+    assert parts.counted("bad_records_total") == 1
+    assert parts.checkpoint_store.load(1).meta["positions"] == {"0": [3, 0]}
+    assert parts.letters.closed
+
+
+def test_letters_that_wait_for_the_broker_prevent_the_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource.of_values([*encoded_blocks(2), b"noise"]))
+    parts.letters.flush_error = FlushTimeoutError("1 letter waits")
+    parts.run()
+    assert parts.trainer.counters.rows == 80
+    assert parts.checkpoint_store.versions() == []
+    assert parts.counted("checkpoint_failures_total") == 1
+    parts.letters.flush_error = None
+    parts.checkpoints.save(parts.clock())
+    assert parts.checkpoint_store.versions() == [1]
+
+
+def test_a_letter_refused_for_good_ends_the_run_without_a_checkpoint(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource.of_values([b"noise"]))
+    parts.letters.flush_error = DeliveryError("refused for good")
+    with pytest.raises(DeliveryError, match="refused for good"):
+        parts.run()
+    assert parts.checkpoint_store.versions() == []
+
+
+def test_a_stop_is_not_held_up_by_a_letter_that_finds_no_room_and_no_position_passes_it(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, EndlessSource.of_values([*encoded_blocks(1), b"noise", *encoded_blocks(1)]))
+    parts.letters.full = True
+    stop = threading.Event()
+    thread = threading.Thread(target=parts.loop.run, args=(stop,), daemon=True)
+    thread.start()
+    assert parts.letters.refused.wait(10)
+    while parts.trainer.counters.rows < 32:
+        threading.Event().wait(0.002)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    parts.loop.close()
+    partition = parts.checkpoint_store.load(1).meta["positions"]["0"]
+    assert partition == [0, 32]
+
+
+def test_what_stops_the_source_stops_the_loop_and_saves_nothing(tmp_path: Path) -> None:
+    class Broken(ListSource):
+        def poll(self, max_items: int, timeout_s: float) -> None:
+            raise RuntimeError("the position is gone")
+
+    parts = Parts(tmp_path, Broken([]))
+    with pytest.raises(RuntimeError, match="the position is gone"):
+        parts.run()
+    assert parts.checkpoint_store.versions() == []
+
+
+def test_closing_twice_and_before_a_run_is_allowed(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource([]))
+    parts.loop.close()
+    parts.loop.close()
+    assert parts.letters.closed

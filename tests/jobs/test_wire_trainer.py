@@ -1,0 +1,40 @@
+"""The trainer that is wired from a configuration; nothing is reached before it runs."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.train import wire_trainer
+from rillet.schemas import dump_spec
+from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
+from tests.trainer.blocks import RAGGED
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RilletConfig:
+    (tmp_path / "films.spec.toml").write_text(dump_spec(RAGGED))
+    (tmp_path / "rillet.toml").write_text(
+        'spec = "films.spec.toml"\ndata_dir = "var"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n'
+        '[model]\nname = "films"\ndim = 4\nhidden = [8]\n'
+    )
+    return load_config(tmp_path / "rillet.toml")
+
+
+def test_it_can_be_made_and_closed_without_a_broker(config: RilletConfig) -> None:
+    loop = wire_trainer(config)
+    assert not loop.ready
+    loop.close()
+    assert "example-reader" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path: Path) -> None:
+    trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
+    trainer.save(CheckpointStore(str(config.checkpoint_dir), keep=1), {"publisher": {"epoch": 1, "position": 0}})
+    wire_trainer(config).close()
+    (tmp_path / "rillet.toml").write_text((tmp_path / "rillet.toml").read_text().replace("dim = 4", "dim = 8"))
+    with pytest.raises(CheckpointError, match="row_dim"):
+        wire_trainer(load_config(tmp_path / "rillet.toml"))

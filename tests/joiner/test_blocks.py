@@ -1,0 +1,116 @@
+"""Blocks carry each row's own columns, in the form for one positive and in the form for many negatives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rillet.joiner.blocks import BlockBuilder
+from rillet.joiner.entry import Entry
+from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, dump_spec, parse_spec
+from tests.joiner.support import SPEC, feature
+
+WATCH, LIKE = 0, 1
+#: no slot with several values, no dense feature
+PLAIN = parse_spec(dump_spec(SPEC).replace("max_values = 3", "").replace('[[dense]]\nname = "price"', ""))
+
+
+def event_of(spec: FeatureSpec, request: int, impressions: int, logits: bool = True) -> FeatureEvent:
+    if spec is SPEC:
+        event = feature(request, 1_000 * request, impressions)
+        return event if logits else replace(event, served_logits=None)
+    context, _ = spec.encode_side("context", {"user": [request + 1]})
+    item, _ = spec.encode_side("item", {"film": range(1, impressions + 1), "genres": ["g"] * impressions})
+    return FeatureEvent(f"r{request}", 1_000 * request, spec.hash, context, np.arange(impressions) + 100, item)
+
+
+def fids_due(spec: FeatureSpec, event: FeatureEvent, index: int) -> list[int]:
+    """Context and item fids of an impression, slot by slot."""
+    slots = len(spec.item)
+    lengths = [1] * slots * len(event.impression_ids) if event.item_lengths is None else event.item_lengths.tolist()
+    start = sum(lengths[: index * slots])
+    return [
+        *event.context_fids.tolist(),
+        *event.item_fids[start : start + sum(lengths[index * slots :][:slots])].tolist(),
+    ]
+
+
+def rows(spec: FeatureSpec, block: ExampleBlock) -> list[tuple[str, int, list[int], list[float], list[float]]]:
+    """Request, impression, fids, dense and logits of each row."""
+    spec.check_block(block)
+    n, found, at = len(block), [], 0
+    sizes = np.full(n, len(spec.slots)) if block.lengths is None else block.lengths.reshape(n, -1).sum(axis=1)
+    for i in range(n):
+        logits = [] if block.served_logits is None else block.served_logits.reshape(n, -1)[i].tolist()
+        request_id = block.request_ids[block.request_index[i]]
+        fids = block.fids[at : at + int(sizes[i])].tolist()
+        found.append((request_id, int(block.impression_ids[i]), fids, block.dense.reshape(n, -1)[i].tolist(), logits))
+        at += int(sizes[i])
+    assert at == len(block.fids)
+    return found
+
+
+def due(spec: FeatureSpec, event: FeatureEvent, index: int) -> tuple[str, int, list[int], list[float], list[float]]:
+    dense, tasks = len(spec.dense), len(spec.tasks)
+    logits = [] if event.served_logits is None else event.served_logits[index * tasks : (index + 1) * tasks].tolist()
+    return (
+        event.request_id,
+        int(event.impression_ids[index]),
+        fids_due(spec, event, index),
+        event.dense[index * dense : (index + 1) * dense].tolist(),
+        logits,
+    )
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])
+def test_a_positive_carries_the_columns_of_its_own_impression(spec: FeatureSpec) -> None:
+    event = event_of(spec, 2, 5)
+    for index in range(5):
+        block = BlockBuilder(spec).positive(3, Entry(event, 11), index, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12)
+        assert rows(spec, block) == [due(spec, event, index)]
+        assert (block.bucket, block.labels.tolist(), block.mask.tolist()) == (3, [0, 1], [0, 1])
+        assert block.label_kind.tolist() == [LabelKind.LATE_POSITIVE]
+        assert (block.feature_time_ms[0], block.action_time_ms[0]) == (2_000, 2_500)
+        assert (block.feature_ingest_ms[0], block.action_ingest_ms[0]) == (11, 12)
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])
+@pytest.mark.parametrize("block_rows", [1, 3, 100])
+def test_negatives_of_many_requests_carry_their_own_columns(spec: FeatureSpec, block_rows: int) -> None:
+    events = [event_of(spec, request, 2 + request) for request in range(4)]
+    wanted = [[0, 1], [], [3, 1, 0], [4]]
+    entries = [Entry(event, 10 + number) for number, event in enumerate(events)]
+    indices = [np.array(i, np.int64) for i in wanted]
+    blocks = BlockBuilder(spec).negatives(1, entries, indices, WATCH, block_rows)
+    assert [len(block) for block in blocks] == [min(block_rows, 6 - at) for at in range(0, 6, block_rows)]
+    found = [row for block in blocks for row in rows(spec, block)]
+    assert found == [due(spec, event, i) for event, of_event in zip(events, wanted, strict=True) for i in of_event]
+    for block in blocks:
+        assert not block.labels.any()
+        assert block.mask.reshape(-1, 2).tolist() == [[1, 0]] * len(block)
+        assert (block.sampling_rate == np.float32(0.5)).all()
+        assert (block.action_time_ms == -1).all()
+        of_row = [int(block.request_ids[r][1:]) for r in block.request_index]
+        assert block.feature_time_ms.tolist() == [1_000 * request for request in of_row]
+        assert block.feature_ingest_ms.tolist() == [10 + request for request in of_row]
+
+
+def test_logits_are_nan_where_only_other_requests_of_a_block_had_them() -> None:
+    events = [event_of(SPEC, 1, 2), event_of(SPEC, 2, 2, logits=False)]
+    entries = [Entry(event, -1) for event in events]
+    (block,) = BlockBuilder(SPEC).negatives(0, entries, [np.arange(2), np.arange(2)], LIKE, 10)
+    assert block.served_logits is not None
+    logits = block.served_logits.reshape(4, 2)
+    assert events[0].served_logits is not None
+    assert logits[:2].reshape(-1).tolist() == events[0].served_logits.tolist()
+    assert np.isnan(logits[2:]).all()
+    (without,) = BlockBuilder(SPEC).negatives(0, entries[1:], [np.arange(2)], LIKE, 10)
+    assert without.served_logits is None
+
+
+def test_no_negatives_make_no_block() -> None:
+    entries = [Entry(event_of(SPEC, 1, 2), -1)]
+    assert BlockBuilder(SPEC).negatives(0, entries, [np.empty(0, np.int64)], LIKE, 10) == []
+    assert BlockBuilder(SPEC).negatives(0, [], [], LIKE, 10) == []

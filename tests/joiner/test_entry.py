@@ -1,0 +1,51 @@
+"""What is remembered of a request, and its form on disk."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rillet.joiner.entry import Entry, pack_positives
+from rillet.schemas import encode
+from tests.joiner.support import SPEC, feature
+
+TASKS = len(SPEC.tasks)
+
+
+@given(st.integers(1, 40), st.sets(st.tuples(st.integers(0, TASKS - 1), st.integers(0, 39))))
+def test_positives_and_negatives_part_the_impressions_of_each_task(n: int, pairs: set[tuple[int, int]]) -> None:
+    entry = Entry(feature(1, 5, impressions=n), 7)
+    pairs = {(task, index) for task, index in pairs if index < n}
+    for task, index in pairs:
+        entry.add_positive(task, index)
+        entry.add_positive(task, index)
+    for task in range(TASKS):
+        positives = {index for index in range(n) if entry.is_positive(task, index)}
+        assert positives == {index for of, index in pairs if of == task}
+        assert entry.negatives(task).tolist() == sorted(set(range(n)) - positives)
+
+
+@given(st.integers(0, 1 << 200))
+def test_positives_take_as_few_bytes_as_hold_them(positives: int) -> None:
+    data = pack_positives(positives)
+    assert int.from_bytes(data, "little") == positives
+    assert not data or data[-1]
+
+
+def test_the_form_on_disk_reads_back_whole() -> None:
+    entry = Entry(feature(3, 5, impressions=30), -1)
+    entry.add_positive(1, 29)
+    entry.add_positive(0, 0)
+    back = Entry.from_bytes(entry.to_bytes())
+    assert (back.ingest_ms, back.positives) == (-1, entry.positives)
+    assert encode(back.event) == encode(entry.event)
+
+
+def test_an_impression_is_found_by_its_id() -> None:
+    entry = Entry(feature(1, 5, impressions=4), 7)
+    assert [entry.index_of(i) for i in (100, 103, 104, -1)] == [0, 3, -1, -1]
+
+
+def test_the_estimate_of_memory_grows_with_the_columns() -> None:
+    small, large = (Entry(feature(1, 5, impressions=n), 7).size_bytes for n in (1, 1_000))
+    assert large - small > 1_000 * (8 + 8 + 4 + 8)  # id, a fid, price and logits of each impression

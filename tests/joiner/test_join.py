@@ -1,0 +1,147 @@
+"""The joiner as the engine calls it: what it refuses, what it keeps and rebuilds. The rules of the join: test_specification.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
+from rillet.schemas import (
+    ActionEvent,
+    DecodeError,
+    LabelKind,
+    RecordError,
+    SpecMismatchError,
+    encode,
+)
+from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
+
+CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000)
+WATCH, LIKE = 0, 1
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(SPEC, CONFIG, tmp_path)
+
+
+def test_a_positive_goes_out_with_its_action_and_not_with_the_window(engine: Engine) -> None:
+    engine.record(0, encode(feature(1, 5_000)), ingest_ms=5_100)
+    assert engine.blocks == []
+    engine.record(0, encode(action(1, 2, "watch", 6_000)), ingest_ms=6_100)
+    (block,) = engine.blocks
+    assert rows_of(SPEC, [block]) == [("r1", 102, "watch", 1, 0.5, 6_000)]
+    assert block.label_kind.tolist() == [LabelKind.POSITIVE]
+    assert (block.feature_ingest_ms[0], block.action_ingest_ms[0]) == (5_100, 6_100)
+    assert block.feature_time_ms.tolist() == [5_000]
+
+
+def test_an_action_whose_feature_never_comes_is_counted_as_orphan(engine: Engine) -> None:
+    engine.record(0, encode(action(1, 1, "like", 6_000)))
+    engine.watermark(6_999 + 30_000 - 1)
+    assert engine.joiner.counters.orphan_actions == 0
+    engine.watermark(6_999 + 30_000)
+    assert engine.joiner.counters.orphan_actions == 1
+    assert not any(engine.states[0].lists.values())
+
+
+def test_a_feature_later_than_some_windows_gives_their_negatives_at_once(engine: Engine) -> None:
+    engine.record(0, encode(feature(1, 20_500)))
+    engine.watermark(20_999 + 10_000)
+    del engine.blocks[:]
+    late = feature(2, 20_600, impressions=12)
+    engine.record(0, encode(late))
+    assert engine.blocks
+    assert rows_of(SPEC, engine.blocks) == [r for r in oracle(SPEC, [late], []) if r[2] == "watch"]
+
+
+def test_bad_records_are_refused_with_a_reason_and_change_nothing(engine: Engine) -> None:
+    good = feature(1, 5_000)
+    fields = {name: getattr(good, name) for name in good.__slots__}
+    cases = [
+        (b"", DecodeError, "unknown schema"),
+        (encode(good)[:-3], DecodeError, "malformed|after its end|no whole number"),
+        (encode(type(good)(**fields | {"spec_hash": 1})), SpecMismatchError, "spec_hash"),
+        (encode(type(good)(**fields | {"item_fids": good.item_fids[:-1]})), RecordError, "item fids"),
+        (encode(type(good)(**fields | {"dense": np.array([1, np.nan, 2], np.float32)})), RecordError, "dense"),
+        (encode(type(good)(**fields | {"event_time_ms": 4 * 10**12})), RecordError, "max_ahead_ms"),
+        (encode(type(good)(**fields | {"impression_ids": np.zeros(3, np.int64)})), RecordError, "impression_ids"),
+        (encode(ActionEvent("r1", 5_000, 100, "watch", value=float("inf"))), RecordError, "value"),
+        (encode(type(good)(**fields | {"item_lengths": np.zeros(6, np.uint16)})), RecordError, "item lengths"),
+    ]
+    for data, error, reason in cases:
+        with pytest.raises(error, match=reason):
+            engine.record(0, data, ingest_ms=5_000)
+    assert engine.states[0] == type(engine.states[0])()
+    assert engine.blocks == []
+
+
+@pytest.mark.parametrize("ingest_ms", [-2, 10**15, 10**30])
+def test_an_absurd_ingest_time_is_refused_before_anything_changes(engine: Engine, ingest_ms: int) -> None:
+    with pytest.raises(RecordError, match="ingest_ms"):
+        engine.record(0, encode(feature(1, 5_000)), ingest_ms=ingest_ms)
+    assert engine.joiner.counters.features == 0
+
+
+def test_a_job_that_goes_on_after_a_drain_labels_what_comes_then(engine: Engine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.record(0, encode(action(9, 0, "watch", 5_000)))
+    engine.watermark(END_OF_TIME_MS)
+    assert engine.joiner.counters.orphan_actions == 1
+    engine.restore(engine.checkpoint())
+    del engine.blocks[:]
+    with pytest.raises(RecordError, match="a drain has closed"):
+        engine.record(0, encode(feature(2, 5_100)))
+    engine.record(0, encode(action(3, 0, "watch", 6_500)))
+    engine.record(0, encode(feature(3, 6_000)))
+    engine.record(0, encode(action(3, 1, "like", 6_500)))
+    engine.watermark(END_OF_TIME_MS)
+    acted = [action(3, 0, "watch", 6_500), action(3, 1, "like", 6_500)]
+    assert rows_of(SPEC, engine.blocks) == oracle(SPEC, [feature(3, 6_000)], acted)
+
+
+@pytest.mark.parametrize("change", [{"slice_ms": 2_000}, {"buckets": 8}])
+def test_state_written_under_another_configuration_is_refused(
+    engine: Engine, tmp_path: Path, change: dict[str, int]
+) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    other = Engine(SPEC, replace(CONFIG, **change), tmp_path)
+    other.states = engine.states
+    with pytest.raises(JoinerError, match="kept state is of another feature spec, slice_ms or number of buckets"):
+        other.record(0, encode(feature(2, 5_000)))
+
+
+def test_settings_that_give_the_numbers_no_other_meaning_may_change(engine: Engine, tmp_path: Path) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    other = Engine(SPEC, replace(CONFIG, action_wait_ms=100_000, memory_bytes=1, block_rows=3), tmp_path)
+    other.states = engine.states
+    other.record(0, encode(action(1, 0, "watch", 5_500)))
+    other.watermark(END_OF_TIME_MS)
+    assert rows_of(SPEC, other.blocks) == oracle(SPEC, [feature(1, 5_000)], [action(1, 0, "watch", 5_500)])
+
+
+def test_a_record_under_another_key_is_refused_with_both(engine: Engine) -> None:
+    with pytest.raises(RecordError, match="key: b'user-7' is not the request_id 'r1'"):
+        engine.record(0, encode(feature(1, 5_000)), key=b"user-7")
+
+
+def test_waiting_actions_keep_the_order_of_their_arrival_over_restarts(engine: Engine) -> None:
+    # Later slices first: read back slice by slice they would come in the opposite order.
+    times = [9_000, 7_000, 8_000, 6_000]
+    for index, time_ms in enumerate(times):
+        engine.record(0, encode(action(1, 0, "watch", time_ms)))
+        engine.record(0, encode(action(1, 1, "watch", times[-1 - index])))
+        engine.restore(engine.checkpoint())
+    engine.record(0, encode(feature(1, 5_000)))
+    assert [row[1::4] for row in rows_of(SPEC, engine.blocks)] == [(100, 9_000), (101, 6_000)]
+
+
+def test_every_block_row_of_negatives_is_counted(tmp_path: Path) -> None:
+    engine = Engine(SPEC, replace(CONFIG, block_rows=2), tmp_path)
+    engine.record(0, encode(feature(1, 5_000, impressions=9)))
+    engine.watermark(END_OF_TIME_MS)
+    assert max(len(block) for block in engine.blocks) == 2
+    assert engine.joiner.counters.negatives == sum(len(block) for block in engine.blocks)

@@ -1,0 +1,38 @@
+"""The sample of negatives is the documented hash, even, and independent between tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rillet.joiner.sampling import request_hash, uniforms
+from tests.joiner.support import kept
+
+
+def sample(seed: int, task: str, request_id: str, ids: np.ndarray, rate: float) -> np.ndarray:
+    hashes = np.full(len(ids), request_hash(seed, task, request_id), np.uint64)
+    return uniforms(hashes, ids) < rate
+
+
+@pytest.mark.parametrize("seed", [0, 7, -3])
+def test_it_is_the_documented_rule(seed: int) -> None:
+    ids = np.array([0, 1, -1, 2**62, -(2**63), 2**63 - 1], np.int64)
+    for number in range(50):
+        found = sample(seed, "watch", f"r{number}", ids, 0.3)
+        assert found.tolist() == [kept(seed, "watch", f"r{number}", i, 0.3) for i in ids.tolist()]
+
+
+def test_a_rate_keeps_its_share_and_a_lower_rate_keeps_a_part_of_it() -> None:
+    ids = np.arange(20_000)
+    half, tenth = sample(1, "watch", "r", ids, 0.5), sample(1, "watch", "r", ids, 0.1)
+    assert abs(half.mean() - 0.5) < 0.02
+    assert abs(tenth.mean() - 0.1) < 0.01
+    assert not (tenth & ~half).any()
+    assert sample(1, "watch", "r", ids, 1.0).all()
+
+
+@pytest.mark.parametrize("other", [(2, "watch", "r"), (1, "like", "r"), (1, "watch", "s")])
+def test_seed_task_and_request_each_give_another_sample(other: tuple[int, str, str]) -> None:
+    ids = np.arange(20_000)
+    both = sample(1, "watch", "r", ids, 0.5) & sample(*other, ids, 0.5)
+    assert abs(both.mean() - 0.25) < 0.02

@@ -1,0 +1,59 @@
+"""When slices close and expire."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rillet.joiner import JoinerConfig, JoinerError, SliceSchedule
+from rillet.schemas import FeatureSpec, dump_spec, parse_spec
+from tests.joiner.support import SPEC
+
+CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000, late_retention_ms=7_000)
+EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"', 1))
+WATCH, LIKE = 0, 1
+
+
+@given(st.integers(0, 10**13), st.integers(300, 100_000), st.sampled_from([WATCH, LIKE]))
+def test_no_window_of_a_slice_ends_after_its_close(time_ms: int, slice_ms: int, task: int) -> None:
+    schedule = SliceSchedule(SPEC, replace(CONFIG, slice_ms=slice_ms))
+    last_valid_ms = time_ms + SPEC.tasks[task].window_ms - 1
+    close_ms = schedule.close_ms(schedule.slice_of(time_ms), task)
+    # A watermark promises that nothing at or before it is still to come.
+    assert last_valid_ms <= close_ms <= last_valid_ms + slice_ms
+
+
+@pytest.mark.parametrize("spec", [SPEC, EMIT])
+def test_a_slice_is_kept_for_the_longest_window(spec: FeatureSpec) -> None:
+    assert SliceSchedule(spec, CONFIG).expiry_ms(5) == 6_000 + 60_000 - 1
+
+
+def test_a_task_that_emits_late_positives_keeps_slices_longer() -> None:
+    both = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    assert SliceSchedule(both, CONFIG).expiry_ms(5) == 6_000 + 60_000 + 7_000 - 1
+    assert SliceSchedule(EMIT, replace(CONFIG, late_retention_ms=55_000)).expiry_ms(5) == 6_000 + 10_000 + 55_000 - 1
+
+
+def test_an_action_waits_for_at_least_the_configured_time() -> None:
+    schedule = SliceSchedule(SPEC, CONFIG)
+    assert schedule.waiting_expiry_ms(schedule.slice_of(5_999)) >= 5_999 + 30_000
+
+
+def test_every_close_and_the_expiry_wake_the_joiner() -> None:
+    assert SliceSchedule(SPEC, CONFIG).timers_ms(5) == {15_999, 65_999}
+    assert SliceSchedule(EMIT, replace(CONFIG, late_retention_ms=55_000)).timers_ms(5) == {15_999, 65_999, 70_999}
+
+
+def test_times_before_1970_fall_into_slices_like_others() -> None:
+    schedule = SliceSchedule(SPEC, CONFIG)
+    assert [schedule.slice_of(t) for t in (-1_001, -1_000, -1, 0)] == [-2, -1, -1, 0]
+
+
+def test_slices_too_short_for_the_longest_window_are_refused_with_a_good_length() -> None:
+    with pytest.raises(JoinerError, match=r"slice_ms: slices of 100 ms kept for 60000 ms are 602.*set 237 or more"):
+        SliceSchedule(SPEC, replace(CONFIG, slice_ms=100))
+    assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=237)).live_slices <= 256
+    assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=0)).slice_ms == 60_000 // 16

@@ -1,0 +1,47 @@
+"""Files below a folder: what is missing, what fails, and with which path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rillet.sync import StoreUnavailableError
+from rillet.sync.files import Files
+
+
+def test_what_was_never_written_is_no_file_and_an_empty_folder(tmp_path: Path) -> None:
+    files = Files(str(tmp_path), "m")
+    assert files.names() == []
+    assert files.names("dense") == []
+    files.delete("dense/1")
+    with pytest.raises(FileNotFoundError):
+        files.read("dense/1")
+
+
+def test_a_whole_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    files = Files(str(tmp_path), "m")
+    for data in (b"first", b"2nd"):
+        files.write_whole("dense/1", data)
+        assert files.read("dense/1") == data
+    assert files.names("dense") == ["1"]
+
+
+def test_files_of_another_folder_are_out_of_sight(tmp_path: Path) -> None:
+    Files(str(tmp_path), "other").write("a", b"x")
+    assert Files(str(tmp_path), "m").names() == []
+
+
+@pytest.mark.parametrize(
+    ("use", "done"),
+    [
+        (lambda files: files.write("a", b""), "written"),
+        (lambda files: files.write_whole("a", b""), "written"),
+        (lambda files: files.delete_folder("a"), "deleted"),
+        (lambda files: files.read("a"), "read"),
+    ],
+)
+def test_a_failure_names_path_and_setting(tmp_path: Path, use: object, done: str) -> None:
+    (tmp_path / "m").write_text("a file in the way")
+    with pytest.raises(StoreUnavailableError, match=rf"m/a.* cannot be {done} .*; check \[store\] url"):
+        use(Files(str(tmp_path), "m"))  # type: ignore[operator]
