@@ -31,6 +31,7 @@ COPY jobs jobs
 COPY devstack devstack
 COPY recordings recordings
 COPY audit audit
+COPY backtest backtest
 COPY demo demo
 COPY specs specs
 COPY src src

@@ -110,13 +110,7 @@ def load_config(
         every wrong key.
     """
     path = Path(path).absolute()
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: name a configuration with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    config = parse_config(raw, str(path))
+    config = parse_config(read_tables(path), str(path))
     servers = bootstrap_servers or environment.get(BOOTSTRAP_VARIABLE)
     try:
         kafka = config.kafka.resolved(environment, path.parent)
@@ -128,6 +122,19 @@ def load_config(
         data_dir=(path.parent / config.data_dir).resolve(),
         kafka=replace(kafka, bootstrap_servers=servers) if servers else kafka,
     )
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a configuration file, not checked yet.
+
+    :raises ConfigError: unreadable, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: name a configuration with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "configuration") -> RilletConfig:

@@ -131,20 +131,29 @@ class Joiner:
         :raises RecordError: the record is unusable; nothing has changed.
         """
         record = decode(data)
-        if not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
-            raise RecordError(f"ingest_ms: {ingest_ms} is before 1970 or after 2105")
-        if isinstance(record, FeatureEvent | ActionEvent) and key != record.request_id.encode():
+        if not isinstance(record, FeatureEvent | ActionEvent):
+            raise RecordError(f"a {type(record).__name__} is neither a feature nor an action event")
+        if key != record.request_id.encode():
             # Another key is another bucket: the action would never meet its impression, and count as none.
             raise RecordError(f"key: {key!r} is not the request_id {record.request_id!r}")
-        if isinstance(record, FeatureEvent):
-            self._spec.check_feature(record)
-            self._check_ahead(record.event_time_ms, ingest_ms)
-            return self._on_feature(bucket, record, data, ingest_ms, state)
-        if isinstance(record, ActionEvent):
-            self._spec.check_action(record)
-            self._check_ahead(record.event_time_ms, ingest_ms)
-            return self._on_action(bucket, record, data, ingest_ms, state)
-        raise RecordError(f"a {type(record).__name__} is neither a feature nor an action event")
+        return self.on_event(bucket, record, data, ingest_ms, state)
+
+    def on_event(
+        self, bucket: int, event: FeatureEvent | ActionEvent, data: bytes, ingest_ms: int, state: BucketState
+    ) -> list[ExampleBlock]:
+        """Takes one event that is decoded already; ``data`` is what goes into the state.
+
+        :raises RecordError: see :meth:`on_record`.
+        """
+        if not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
+            raise RecordError(f"ingest_ms: {ingest_ms} is before 1970 or after 2105")
+        if isinstance(event, FeatureEvent):
+            self._spec.check_feature(event)
+            self._check_ahead(event.event_time_ms, ingest_ms)
+            return self._on_feature(bucket, event, data, ingest_ms, state)
+        self._spec.check_action(event)
+        self._check_ahead(event.event_time_ms, ingest_ms)
+        return self._on_action(bucket, event, data, ingest_ms, state)
 
     def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, state: BucketState) -> list[ExampleBlock]:
         """The watermark has reached a time that was asked for: closes slices, forgets what has expired.

@@ -25,6 +25,8 @@ from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, Example
 Kind = Literal["id", "token", "number"]
 LatePolicy = Literal["drop", "emit"]
 SCHEMA_VERSION = 1
+#: widths of requests whose slot patterns are kept
+_MAX_PATTERNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,27 +257,41 @@ class FeatureSpec:
 
     def _check_fids(self, side: str, fids: Int64s, lengths: UInt16s | None, rows: int) -> None:
         numbers, limits = self._sides[side]
+        expected = self._slot_pattern(side, rows)
         if lengths is None:
-            if len(fids) != rows * len(numbers):
+            if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, expected {rows} x {len(numbers)}")
-            expected = numbers if rows == 1 else np.tile(numbers, rows)
         else:
-            if len(lengths) != rows * len(numbers):
+            if len(lengths) != len(expected):
                 raise RecordError(f"{side} lengths: {len(lengths)} values, expected {rows} x {len(numbers)}")
             counts = lengths.reshape(rows, -1)
             if (counts > limits).any():
                 raise RecordError(f"{side} lengths: a slot has more values than its max_values")
             if (counts[:, limits == 1] == 0).any():
                 raise RecordError(f"{side} lengths: a slot with one value per row has none")
-            expected = np.repeat(numbers if rows == 1 else np.tile(numbers, rows), lengths)
+            expected = np.repeat(expected, lengths)
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")
-        wrong = np.flatnonzero((fids >> VALUE_BITS) != expected)
-        if len(wrong):
-            at = wrong[0]
+        wrong = (fids >> VALUE_BITS) != expected
+        if wrong.any():
+            at = int(wrong.argmax())
             raise RecordError(
                 f"{side} fids: value {at} is of slot {fids[at] >> VALUE_BITS}, expected slot {expected[at]}"
             )
+
+    def _slot_pattern(self, side: str, rows: int) -> Int64s:
+        """Slot numbers of ``rows`` rows with one value per slot, int64[rows x slots]."""
+        known = self._slot_patterns.get((side, rows))
+        if known is None:
+            if len(self._slot_patterns) >= _MAX_PATTERNS:
+                self._slot_patterns.clear()
+            known = self._slot_patterns[side, rows] = np.tile(self._sides[side][0], rows)
+        return known
+
+    @cached_property
+    def _slot_patterns(self) -> dict[tuple[str, int], Int64s]:
+        # Requests of one application have few different widths, and making a pattern costs more than the comparison.
+        return {}
 
 
 def _check_time(event_time_ms: int) -> None:

@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "recordings": {"schemas", "connectors", "jobs"},
     "audit": {"schemas", "connectors"},
 }
+ARROWS["backtest"] = set(ARROWS) - {"devstack"}
 ARROWS["demo"] = set(ARROWS)
 ROOMS = tuple(ARROWS)
 ARROWS["rillet"] = set(ARROWS)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what belongs to trying and judging the product, not to running it
-NOT_IN_SERVICES = {"devstack", "recordings", "audit", "demo"}
+NOT_IN_SERVICES = {"devstack", "recordings", "audit", "backtest", "demo"}
 
 
 def module_file(name: str) -> Path | None:
@@ -116,7 +116,7 @@ def test_an_empty_environment_with_the_wheel_offers_rillet_and_nothing_else(whee
     code = (
         "import importlib.util as u; print([n for n in "
         "('schemas', 'embeddings', 'tables', 'joiner', 'trainer', 'sync', 'serving', 'connectors', 'jobs', 'devstack', "
-        "'recordings', 'audit', 'demo') if u.find_spec(n)])"
+        "'recordings', 'audit', 'backtest', 'demo') if u.find_spec(n)])"
     )
     done = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
@@ -126,7 +126,7 @@ def test_the_wheel_has_every_module_and_file_of_the_rooms(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("rillet/") for name in archive.namelist() if name.startswith("rillet/")}
     rooms = [link.name for link in (ROOT / "src" / "rillet").iterdir() if link.is_symlink()]
-    assert len(rooms) == 12
+    assert len(rooms) == 13
     expected = {
         str(path.relative_to(ROOT))
         for room in rooms

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "rillet.jobs.cli",
     "record": "rillet.recordings.cli",
     "replay": "rillet.recordings.cli",
+    "backtest": "rillet.backtest.cli",
     "check-config": "rillet.jobs.cli",
 }
 

@@ -1,0 +1,116 @@
+"""The production joiner in simulated time: events in order of event time, watermarks right after them, no engine.
+
+Blocks become visible to the trainer when the transaction that they are in would have been committed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from rillet.joiner import END_OF_TIME_MS, Joiner, JoinerConfig, ListName
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
+
+_BUCKET = 0
+#: the joiner's memory of waiting requests is bounded by the recording, not by a machine that serves others too
+_MEMORY_BYTES = 4 << 30
+
+
+class _NoState:
+    """A bucket's state that keeps nothing but the timers: a backtest does not crash."""
+
+    def __init__(self) -> None:
+        self.timers: list[int] = []
+        self._asked: set[int] = set()
+
+    def load_header(self) -> bytes | None:
+        return None
+
+    def save_header(self, header: bytes) -> None:
+        pass
+
+    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
+        pass
+
+    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
+        return ()
+
+    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
+        pass
+
+    def wake_at(self, watermark_ms: int) -> None:
+        if watermark_ms not in self._asked:
+            self._asked.add(watermark_ms)
+            heapq.heappush(self.timers, watermark_ms)
+
+    def due(self, watermark_ms: int) -> int | None:
+        """The earliest timer that the watermark has reached, taken off."""
+        if not self.timers or self.timers[0] > watermark_ms:
+            return None
+        at = heapq.heappop(self.timers)
+        self._asked.discard(at)
+        return at
+
+
+class SimulatedJoin:
+    """Takes events in order of event time, gives blocks in the order and at the times at which they can be read."""
+
+    def __init__(
+        self, spec: FeatureSpec, config: JoinerConfig, *, lateness_ms: int, commit_ms: int, directory: Path
+    ) -> None:
+        """
+        :param lateness_ms: how far the watermark follows the newest event.
+        :param commit_ms: interval of the joiner's checkpoints in event time; 0 makes blocks visible at once.
+        :param directory: for the disk tier; must not exist.
+        """
+        self._joiner = Joiner(spec, replace(config, buckets=1, memory_bytes=_MEMORY_BYTES), directory)
+        self._state = _NoState()
+        self._lateness_ms = lateness_ms
+        self._commit_ms = commit_ms
+        self._newest_ms = -(1 << 62)
+        self._blocks: deque[tuple[int, ExampleBlock]] = deque()
+        #: events that the joiner refused
+        self.refused = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened to the events, as ``docs/join.md`` counts it."""
+        return self._joiner.counters.as_dict()
+
+    def take(self, event: FeatureEvent | ActionEvent) -> None:
+        """Feeds one event, then moves the watermark."""
+        time_ms = event.event_time_ms
+        try:
+            self._queue(time_ms, self._joiner.on_event(_BUCKET, event, b"", time_ms, self._state))
+        except RecordError:
+            self.refused += 1
+        if time_ms > self._newest_ms:
+            self._newest_ms = time_ms
+            self._advance(time_ms - self._lateness_ms - 1)
+
+    def finish(self) -> None:
+        """Closes every window, as a drain does; what that gives is visible after the last commit."""
+        self._queue(self._newest_ms, self._joiner.on_watermark(_BUCKET, END_OF_TIME_MS, END_OF_TIME_MS, self._state))
+
+    def visible(self, now_ms: int) -> list[tuple[int, ExampleBlock]]:
+        """Blocks that can be read by ``now_ms`` and were not given before, with the times since when they can."""
+        found = []
+        while self._blocks and self._blocks[0][0] <= now_ms:
+            found.append(self._blocks.popleft())
+        return found
+
+    def close(self) -> None:
+        """Releases the joiner's local store."""
+        self._joiner.close()
+
+    def _advance(self, watermark_ms: int) -> None:
+        while (due := self._state.due(watermark_ms)) is not None:
+            self._queue(self._newest_ms, self._joiner.on_watermark(_BUCKET, due, watermark_ms, self._state))
+
+    def _queue(self, emitted_ms: int, blocks: list[ExampleBlock]) -> None:
+        if blocks:
+            visible_ms = emitted_ms if not self._commit_ms else (emitted_ms // self._commit_ms + 1) * self._commit_ms
+            self._blocks.extend((visible_ms, block) for block in blocks)

@@ -1,0 +1,127 @@
+"""Metrics against scikit-learn and against their definitions; intervals against repeated samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from rillet.schemas.arrays import Bools, Float64s, Int64s
+from rillet.trainer.quality import (
+    auc,
+    auc_within,
+    calibration,
+    difference,
+    estimate,
+    normalised_entropy,
+    sigmoid,
+    time_blocks,
+)
+
+
+def sample(rng: np.random.Generator, requests: int = 300, rows: int = 6) -> tuple[Float64s, Bools, Int64s]:
+    """Logits on a coarse grid (ties), labels that follow them, and requests whose rows share an effect."""
+    groups = np.repeat(np.arange(requests), rows)
+    shared = rng.normal(size=requests)[groups]
+    logits = np.round(rng.normal(size=len(groups)) + shared, 1) - 1
+    labels = rng.random(len(groups)) < sigmoid(0.8 * logits + 0.3 * shared)
+    return logits, labels, groups
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_are_those_of_scikit_learn(seed: int) -> None:
+    logits, labels, groups = sample(np.random.default_rng(seed))
+    assert auc(logits, labels).value == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    rate = labels.mean()
+    entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+    assert normalised_entropy(logits, labels).value == pytest.approx(log_loss(labels, sigmoid(logits)) / entropy)
+    assert calibration(logits, labels).value == pytest.approx(sigmoid(logits).mean() / rate)
+    within, sizes = [], []
+    for group in np.unique(groups):
+        rows = groups == group
+        if 0 < labels[rows].sum() < rows.sum():
+            within.append(roc_auc_score(labels[rows], logits[rows]))
+            sizes.append(rows.sum())
+    assert auc_within(logits, labels, groups).value == pytest.approx(np.average(within, weights=sizes), abs=1e-12)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_auc_within_does_not_depend_on_the_order_of_rows(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 30))
+    logits = np.array(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=n, max_size=n)))
+    labels = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    groups = np.array(data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n)))
+    order = np.array(data.draw(st.permutations(range(n))))
+    first, second = auc_within(logits, labels, groups), auc_within(logits[order], labels[order], groups[order])
+    np.testing.assert_allclose(first.value, second.value)
+    np.testing.assert_allclose(first.rows[order], second.rows)
+
+
+@pytest.mark.parametrize("metric", [auc, normalised_entropy, calibration])
+def test_one_class_alone_has_no_figure(metric: object) -> None:
+    logits = np.array([0.1, 0.2])
+    for labels in (np.array([False, False]), np.array([], np.bool_)):
+        result = metric(logits[: len(labels)], labels)  # type: ignore[operator]
+        assert np.isnan(result.value)
+        assert np.isnan(estimate(result, np.arange(len(labels))).low)
+
+
+@pytest.mark.parametrize("metric", ["auc", "auc_within", "normalised_entropy", "calibration"])
+def test_an_influence_is_what_leaving_a_row_out_changes(metric: str) -> None:
+    logits, labels, groups = sample(np.random.default_rng(8), requests=150)
+    functions = {
+        "auc": lambda keep: auc(logits[keep], labels[keep]),
+        "auc_within": lambda keep: auc_within(logits[keep], labels[keep], groups[keep]),
+        "normalised_entropy": lambda keep: normalised_entropy(logits[keep], labels[keep]),
+        "calibration": lambda keep: calibration(logits[keep], labels[keep]),
+    }
+    everything = np.ones(len(logits), np.bool_)
+    whole = functions[metric](everything)
+    assert whole.rows.mean() == pytest.approx(0, abs=1e-9)
+    for left_out in range(0, 60, 6):
+        keep = groups != groups[left_out]
+        change = functions[metric](everything).value - functions[metric](keep).value
+        assert change == pytest.approx(whole.rows[~keep].sum() / keep.sum(), abs=3e-4)
+
+
+@pytest.mark.parametrize("metric", ["auc", "auc_within", "normalised_entropy", "calibration", "difference"])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(metric: str) -> None:
+    rng = np.random.default_rng(5)
+
+    def influence(rng: np.random.Generator, requests: int):  # type: ignore[no-untyped-def]
+        logits, labels, groups = sample(rng, requests)
+        if metric == "auc_within":
+            return auc_within(logits, labels, groups), groups
+        if metric == "difference":
+            # Two models that are equally good: the same logits, each with noise of its own.
+            noisy = [auc(logits + rng.normal(size=len(logits)), labels) for _ in range(2)]
+            return noisy, groups
+        return {"auc": auc, "normalised_entropy": normalised_entropy, "calibration": calibration}[metric](
+            logits, labels
+        ), groups
+
+    truth = 0.0 if metric == "difference" else influence(np.random.default_rng(99), 100_000)[0].value
+    held = 0
+    for _ in range(200):
+        found, groups = influence(rng, 150)
+        result = difference(*found, groups) if metric == "difference" else estimate(found, groups)
+        held += result.low <= truth <= result.high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_rows_that_say_the_same_count_once() -> None:
+    logits, labels, groups = sample(np.random.default_rng(1))
+    once = estimate(calibration(logits, labels), groups)
+    copies = [np.tile(column, 9) for column in (logits, labels, groups)]
+    clustered = estimate(calibration(copies[0], copies[1]), copies[2])
+    independent = estimate(calibration(copies[0], copies[1]), np.arange(len(copies[0])))
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    assert clustered.high - clustered.low > 2.5 * (independent.high - independent.low)
+
+
+def test_time_blocks_follow_event_time_and_are_equally_filled() -> None:
+    times = np.array([50, 10, 40, 20, 30, 60])
+    assert time_blocks(times, 3).tolist() == [2, 0, 1, 0, 1, 2]
