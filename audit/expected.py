@@ -47,7 +47,7 @@ class ExpectedExamples:
     action_ingest_ms: Int64s
     #: bool[M, T]: whether the sample keeps the pair as a negative
     sampled: Bools
-    #: bool[M, T]: whether the action of a positive can have come after the window was closed
+    #: bool[M, T]: whether the first action of a positive can have come after the window was closed
     may_be_late: Bools
     #: what happened to the events that made no label, by the names of the joiner's counters
     counts: dict[str, int]

@@ -30,13 +30,23 @@ MAX_AHEAD_MS = 86_400_000
 
 
 class PlainJoin:
-    """Collects events; :meth:`result` joins them. The events of one request have to come in order of arrival.
+    """Collects events; :meth:`result` joins them. The records of a partition have to come in order of their offsets.
 
     :param max_ahead_ms: the joiner's setting of that name.
-    :param lateness_ms: the joiner's setting of that name; 0 is safe for any, and lets more rows pass as late.
+    :param lateness_ms: the setting of that name in ``[flink]``; 0 is safe for any, and lets more rows pass as late.
+    :param idle_partitions: whether a partition may have been idle for so long that Flink went on without it. The
+        watermark is then not held back by what comes on that partition afterwards, and an action can have been late
+        because of any record of either topic.
     """
 
-    def __init__(self, spec: FeatureSpec, *, max_ahead_ms: int = MAX_AHEAD_MS, lateness_ms: int = 0) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        *,
+        max_ahead_ms: int = MAX_AHEAD_MS,
+        lateness_ms: int = 0,
+        idle_partitions: bool = False,
+    ) -> None:
         self.spec = spec
         #: records that are dead letters
         self.unusable = 0
@@ -44,7 +54,9 @@ class PlainJoin:
         self.actions = 0
         self._max_ahead_ms = max_ahead_ms
         self._lateness_ms = lateness_ms
-        self._newest_ms = NO_TIME_MS
+        self._idle_partitions = idle_partitions
+        #: newest record timestamp of each (topic, partition) so far
+        self._newest_ms: dict[tuple[str, int], int] = {}
         self._counts = dict.fromkeys(
             (
                 *("duplicate_features", "duplicate_actions", "early_actions", "outside_window"),
@@ -56,17 +68,26 @@ class PlainJoin:
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
         self._wanted = {task.action for task in spec.tasks}
-        self._actions: dict[str, list[tuple[str, int, int, int]]] = {name: [] for name in self._wanted}
+        self._actions: dict[str, list[tuple[str, int, int, int, int]]] = {name: [] for name in self._wanted}
 
     def add_record(
-        self, value: bytes | None, key: bytes | None, ingest_ms: int = NO_TIME_MS, timestamp_ms: int = NO_TIME_MS
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        ingest_ms: int = NO_TIME_MS,
+        timestamp_ms: int = NO_TIME_MS,
+        *,
+        topic: str = "",
+        partition: int = 0,
     ) -> None:
         """One record of either topic as it lies there; an unusable one is counted.
 
         :param timestamp_ms: of the record in Kafka, which is what watermarks are made of.
         """
-        # An unusable record moves the watermark too.
-        self._newest_ms = max(self._newest_ms, timestamp_ms)
+        # Only records read before it can have moved the watermark past an action, and a partition holds the
+        # watermark back until its next record is read. An unusable record moves it too.
+        newest_before_ms = self._newest_ms.get((topic, partition), NO_TIME_MS)
+        self._newest_ms[topic, partition] = max(newest_before_ms, timestamp_ms)
         try:
             event = decode(value or b"")
         except DecodeError:
@@ -76,7 +97,7 @@ class PlainJoin:
         if isinstance(event, FeatureEvent) and usable and key == event.request_id.encode():
             self.add_feature(event, ingest_ms)
         elif isinstance(event, ActionEvent) and usable and key == event.request_id.encode():
-            self.add_action(event, ingest_ms)
+            self.add_action(event, ingest_ms, newest_before_ms)
         else:
             self.unusable += 1
 
@@ -88,7 +109,6 @@ class PlainJoin:
         except RecordError:
             self.unusable += 1
             return
-        self._newest_ms = max(self._newest_ms, event.event_time_ms)
         if event.request_id in self._number_of:
             self._counts["duplicate_features"] += 1
             return
@@ -96,18 +116,22 @@ class PlainJoin:
         self._features.append(event)
         self._feature_ingest.append(ingest_ms)
 
-    def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS) -> None:
-        """One action event under its right key."""
+    def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS, newest_before_ms: int = NO_TIME_MS) -> None:
+        """One action event under its right key.
+
+        :param newest_before_ms: newest timestamp of a record before it in its partition; -1: none, so it was not late.
+        """
         try:
             self.spec.check_action(event)
             self._check_ahead(event, ingest_ms)
         except RecordError:
             self.unusable += 1
             return
-        self._newest_ms = max(self._newest_ms, event.event_time_ms)
         self.actions += 1
         if event.action in self._wanted:
-            self._actions[event.action].append((event.request_id, event.impression_id, event.event_time_ms, ingest_ms))
+            self._actions[event.action].append(
+                (event.request_id, event.impression_id, event.event_time_ms, ingest_ms, newest_before_ms)
+            )
         else:
             self._counts["unknown_actions"] += 1
 
@@ -136,32 +160,35 @@ class PlainJoin:
         positive = np.zeros((total, tasks), np.bool_)
         action_time = np.full((total, tasks), NO_TIME_MS, np.int64)
         action_ingest = np.full((total, tasks), NO_TIME_MS, np.int64)
+        may_be_late = np.zeros((total, tasks), np.bool_)
         sampled = np.zeros((total, tasks), np.bool_)
+        newest_ms = max(self._newest_ms.values(), default=NO_TIME_MS)
         counts = dict(self._counts)
         for name in self._wanted:
-            numbers, rows, _, _ = self._match(name, request, impression_ids)
+            numbers, rows, _ = self._match(name, request, impression_ids)
             counts["orphan_actions"] += int((numbers < 0).sum())
             counts["unknown_impressions"] += int(((numbers >= 0) & (rows < 0)).sum())
         for column, task in enumerate(spec.tasks):
-            _, rows, times, ingests = self._match(task.action, request, impression_ids)
+            _, rows, times = self._match(task.action, request, impression_ids)
             known = rows >= 0
-            rows, times, ingests = rows[known], times[known], ingests[known]
-            after = times - feature_time[request[rows]]
+            rows, times = rows[known], times[known]
+            after = times[:, 0] - feature_time[request[rows]]
             early, outside = after < -task.early_ms, after >= task.window_ms
             inside = ~early & ~outside
-            rows, times, ingests = rows[inside], times[inside], ingests[inside]
+            rows, times = rows[inside], times[inside]
             # Of several actions on a pair the first to arrive counts, whatever their event times.
             labelled, first = np.unique(rows, return_index=True)
             positive[labelled, column] = True
-            action_time[labelled, column] = times[first]
-            action_ingest[labelled, column] = ingests[first]
+            action_time[labelled, column] = times[first, 0]
+            action_ingest[labelled, column] = times[first, 1]
+            # A window closes for a watermark past its end, and that takes a record so new.
+            ends = feature_time[request[labelled]] + task.window_ms
+            before_ms = newest_ms if self._idle_partitions else times[first, 2]
+            may_be_late[labelled, column] = before_ms - self._lateness_ms >= ends
             sampled[:, column] = self._sampled(column, request, impression_ids)
             counts["early_actions"] += int(early.sum())
             counts["outside_window"] += int(outside.sum())
             counts["duplicate_actions"] += len(rows) - len(labelled)
-        # A window closes for a watermark past its end, and that takes a record so new.
-        ends = feature_time[request][:, None] + np.array([task.window_ms for task in spec.tasks], np.int64)
-        may_be_late = positive & (self._newest_ms - self._lateness_ms >= ends)
         return ExpectedExamples(
             spec=spec,
             request_ids=list(self._number_of),
@@ -192,12 +219,15 @@ class PlainJoin:
         if ingest_ms != NO_TIME_MS and event.event_time_ms > ingest_ms + self._max_ahead_ms:
             raise RecordError("event_time_ms: more than max_ahead_ms after its ingestion")
 
-    def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
-        """Request number and impression row (-1: none), time and ingest time of the actions of one name, as they came."""
+    def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """Request number and impression row (-1: none) of the n actions of one name, int64[n], as they came.
+
+        With their event time, ingest time and the newest timestamp before them, int64[n, 3].
+        """
         found = self._actions[action]
         numbers = np.array([self._number_of.get(entry[0], -1) for entry in found], np.int64)
-        rest = np.array([entry[1:] for entry in found], np.int64).reshape(len(found), 3)
-        return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1], rest[:, 2]
+        rest = np.array([entry[1:] for entry in found], np.int64).reshape(len(found), 4)
+        return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1:]
 
     def _sampled(self, column: int, request: Int64s, impression_ids: Int64s) -> Bools:
         """Whether each impression is kept as a negative of the task, bool[M]."""

@@ -32,6 +32,7 @@ class AuditReport:
     :param late_positive: pairs whose action was late and came as a late positive.
     :param late_dropped: pairs with an action, of tasks that drop late ones, with the rows of a pair without one:
         the action can have been late, and topics do not tell. Zero where nothing was late.
+    :param allowed_late: how many of them are no fault, because the joiner counted so many ``late_actions``.
     """
 
     requests: int
@@ -56,29 +57,36 @@ class AuditReport:
     early_actions: int = 0
     late_positive: int = 0
     late_dropped: int = 0
+    allowed_late: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, duplicated or wrong. Events that are all of another spec prove nothing.
+        """Whether nothing was lost, duplicated, wrong, or dropped as late beyond ``allowed_late``.
 
-        Where nothing can have been late, ``late_dropped`` has to be zero too.
+        Where no feature event was usable, nothing is proven.
         """
-        if self.unusable_events and not self.requests:
-            return False
-        wrong = self.lost + self.duplicated + self.unexpected + self.mislabelled + self.wrong_rate
-        return not (wrong + self.wrong_spec + self.undecodable + sum(self.wrong_columns.values()))
+        return not self._problems() and not self._nothing_usable
 
-    def lines(self) -> list[str]:
-        """The report in words: a verdict, the counts, the offenders."""
+    @property
+    def _nothing_usable(self) -> bool:
+        return bool(self.unusable_events and not self.requests)
+
+    def _problems(self) -> dict[str, int]:
+        """What was wrong, and how often."""
         problems = {
-            name: getattr(self, name)
+            name.replace("_", " "): getattr(self, name)
             for name in ("lost", "duplicated", "unexpected", "mislabelled", "wrong_rate", "wrong_spec", "undecodable")
         }
         problems |= {f"wrong {name}": count for name, count in self.wrong_columns.items()}
-        found = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in problems.items() if count)
-        verdict = (
-            f"audit: {self.expected:,} examples expected, {self.found:,} found: {found or 'all there, once, right'}"
-        )
+        if self.late_dropped > self.allowed_late:
+            problems[f"dropped as late where {self.allowed_late:,} are allowed"] = self.late_dropped
+        return {name: count for name, count in problems.items() if count}
+
+    def lines(self) -> list[str]:
+        """The report in words: a verdict, the counts, the offenders."""
+        found = ", ".join(f"{count:,} {name}" for name, count in self._problems().items())
+        right = "nothing to audit, no feature event is usable" if self._nothing_usable else "all there, once, right"
+        verdict = f"audit: {self.expected:,} examples expected, {self.found:,} found: {found or right}"
         for count, what in (
             (self.unusable_events, "raw records are no events of this spec, or unusable"),
             (self.late_positive, "positives were late"),

@@ -79,7 +79,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing was lost, duplicated or wrong; at the lateness of a demo nothing may be late."""
-        return self.audit.ok and not self.audit.late_dropped and not self.unlogged
+        return self.audit.ok and not self.unlogged
 
     def verdict(self) -> str:
         """The result of the audit in one sentence."""
@@ -108,6 +108,7 @@ class Report:
                     "orphan_actions": audit.orphan_actions,
                     "early_actions": audit.early_actions,
                     "late_dropped": audit.late_dropped,
+                    "late_positive": audit.late_positive,
                     "unusable_events": audit.unusable_events,
                     "offenders": [str(offender) for offender in audit.offenders],
                 },

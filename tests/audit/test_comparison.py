@@ -61,28 +61,29 @@ FEATURES, ACTIONS = make_events(SPEC)
 BLOCKS = example_blocks(SPEC, FEATURES, ACTIONS, ingest_ms=77)
 
 
-#: longer than the events span, so that none of them can have been late
-NEVER_LATE_MS = 10_000_000
+#: newest timestamp in an action's partition before it: none, or one past every window
+NEVER_LATE, AFTER_ALL_MS = -1, 10_000_000
 
 
 def run(
     blocks: list[ExampleBlock],
     features: list[FeatureEvent] = FEATURES,
     spec: FeatureSpec = SPEC,
-    lateness_ms: int = NEVER_LATE_MS,
+    newest_before_ms: int = NEVER_LATE,
+    allowed_late: int = 0,
 ) -> AuditReport:
-    expected = plain_join(features, spec, lateness_ms)
-    return audit_examples(expected, blocks, len(ACTIONS))
+    expected = plain_join(features, spec, newest_before_ms)
+    return audit_examples(expected, blocks, len(ACTIONS), allowed_late=allowed_late)
 
 
 def plain_join(
-    features: list[FeatureEvent] = FEATURES, spec: FeatureSpec = SPEC, lateness_ms: int = NEVER_LATE_MS
+    features: list[FeatureEvent] = FEATURES, spec: FeatureSpec = SPEC, newest_before_ms: int = NEVER_LATE
 ) -> ExpectedExamples:
-    join = PlainJoin(spec, lateness_ms=lateness_ms)
+    join = PlainJoin(spec)
     for feature in features:
         join.add_feature(feature, 77)
     for action in ACTIONS:
-        join.add_action(action, 77)
+        join.add_action(action, 77, newest_before_ms)
     return join.result()
 
 
@@ -265,7 +266,10 @@ def test_raw_events_that_fit_no_spec_are_told_and_are_no_loss() -> None:
 
 
 def test_events_that_are_all_of_another_spec_prove_nothing() -> None:
-    assert not run([], [replace(feature, spec_hash=1) for feature in FEATURES]).ok
+    report = run([], [replace(feature, spec_hash=1) for feature in FEATURES])
+    assert not report.ok
+    assert "no feature event is usable" in report.lines()[0]
+    assert "all there" not in report.lines()[0]
 
 
 def test_a_second_feature_event_of_a_request_is_a_duplicate_and_the_first_wins() -> None:
@@ -320,7 +324,9 @@ def test_late_positives_with_their_sampled_negatives_pass() -> None:
     blocks = late_blocks(EMITTING, WATCHES)
     sampled = len(blocks) - len(BLOCKS)
     assert 0 < sampled < len(WATCHES), "both kinds should be in the stream"
-    report = run(blocks, [replace(f, spec_hash=EMITTING.hash) for f in FEATURES], EMITTING, lateness_ms=0)
+    report = run(
+        blocks, [replace(f, spec_hash=EMITTING.hash) for f in FEATURES], EMITTING, newest_before_ms=AFTER_ALL_MS
+    )
     assert report.ok, report.lines()
     assert report.late_positive == len(WATCHES)
     assert report.expected == report.found == len(blocks)
@@ -330,14 +336,14 @@ def test_a_late_positive_without_its_sampled_negative_is_a_loss() -> None:
     blocks = late_blocks(EMITTING, WATCHES)
     index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and b.label_kind[0] == LabelKind.NEGATIVE)
     features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(blocks[:index] + blocks[index + 1 :], features, EMITTING, lateness_ms=0)
+    report = run(blocks[:index] + blocks[index + 1 :], features, EMITTING, newest_before_ms=AFTER_ALL_MS)
     assert (report.lost, report.mislabelled, report.duplicated) == (1, 0, 0)
 
 
 def test_a_negative_alone_is_mislabelled_where_late_actions_are_emitted() -> None:
     blocks = [b for b in late_blocks(EMITTING, WATCHES) if b.label_kind[0] != LabelKind.LATE_POSITIVE]
     features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(blocks, features, EMITTING, lateness_ms=0)
+    report = run(blocks, features, EMITTING, newest_before_ms=AFTER_ALL_MS)
     assert report.mislabelled + report.lost == len(WATCHES)
     assert report.mislabelled > 0
     assert not report.ok
@@ -345,30 +351,37 @@ def test_a_negative_alone_is_mislabelled_where_late_actions_are_emitted() -> Non
 
 def test_a_late_positive_that_cannot_have_been_late_is_found() -> None:
     features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(late_blocks(EMITTING, WATCHES), features, EMITTING, lateness_ms=NEVER_LATE_MS)
+    report = run(late_blocks(EMITTING, WATCHES), features, EMITTING, newest_before_ms=NEVER_LATE)
     assert report.wrong_columns == {"label_kind": len(WATCHES)}
     assert report.mislabelled > 0
     assert report.late_positive == 0
 
 
-def test_actions_that_may_have_been_dropped_as_late_are_counted_apart() -> None:
-    report = run(late_blocks(SPEC, WATCHES), lateness_ms=0)
+def test_positives_dropped_as_late_pass_as_far_as_the_joiner_counted_late_actions() -> None:
+    blocks = late_blocks(SPEC, WATCHES)
+    report = run(blocks, newest_before_ms=AFTER_ALL_MS, allowed_late=len(WATCHES))
     assert report.ok, report.lines()
     assert report.late_dropped == len(WATCHES)
     assert f"{len(WATCHES)} actions were too late" in report.lines()[0]
+    assert report.offenders == ()
+    for allowed in (0, len(WATCHES) - 1):
+        report = run(blocks, newest_before_ms=AFTER_ALL_MS, allowed_late=allowed)
+        assert not report.ok
+        assert f"{len(WATCHES)} dropped as late where {allowed} are allowed" in report.lines()[0]
+        assert {offender.problem for offender in report.offenders} == {"dropped as late"}
 
 
 def test_an_ignored_action_that_cannot_have_been_late_is_found() -> None:
-    report = run(late_blocks(SPEC, WATCHES), lateness_ms=NEVER_LATE_MS)
+    report = run(late_blocks(SPEC, WATCHES), newest_before_ms=NEVER_LATE)
     assert report.late_dropped == 0
     assert report.mislabelled + report.lost == len(WATCHES)
     assert not report.ok
 
 
 def test_an_ignored_action_of_a_window_that_no_record_has_passed_is_found() -> None:
-    likes = POSITIVES - WATCHES  # windows of an hour; the newest record is hardly an hour after the first request
-    report = run(late_blocks(SPEC, likes), lateness_ms=0)
-    # only the windows that a later record has passed
+    likes = POSITIVES - WATCHES  # windows of an hour
+    report = run(late_blocks(SPEC, likes), newest_before_ms=FEATURES[-2].event_time_ms + 3_600_000)
+    # only the windows that an earlier record has passed
     assert report.late_dropped == len(FEATURES) - 1
     assert report.mislabelled + report.lost == 1
     assert not report.ok

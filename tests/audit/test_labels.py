@@ -24,11 +24,10 @@ def one_pair(task: int, acted: bool, sampled: bool, late: bool) -> ExpectedExamp
     spec = replace(BOTH, tasks=rates)
     name = spec.tasks[task].name
     request = next(r for r in range(99) if kept(spec.sampling_seed, name, f"r{r}", 100, 0.5) is sampled)
-    join = PlainJoin(spec, lateness_ms=0 if late else 10**9)
+    join = PlainJoin(spec)
     join.add_feature(replace(feature(request, 5_000, impressions=1), spec_hash=spec.hash))
     if acted:
-        join.add_action(action(request, 0, name, 6_000))
-    join.add_record(b"", None, timestamp_ms=1_000_000)
+        join.add_action(action(request, 0, name, 6_000), newest_before_ms=1_000_000 if late else -1)
     return join.result()
 
 

@@ -88,6 +88,40 @@ def test_what_makes_no_label_is_counted_by_the_joiner_s_names() -> None:
     assert expected.action_time_ms[0, 0] == 11_000
 
 
+@pytest.mark.parametrize(
+    ("before", "idle_partitions", "may_be_late"),
+    [
+        # (topic, partition) of a record past the window of an action on partition 1 of the actions topic
+        (("actions", 1), False, True),
+        (("actions", 0), False, False),
+        (("features", 1), False, False),
+        (None, False, False),
+        (("actions", 0), True, True),
+        (None, True, True),
+    ],
+)
+def test_only_a_record_before_it_in_its_partition_can_have_made_an_action_late(
+    before: tuple[str, int] | None, idle_partitions: bool, may_be_late: bool
+) -> None:
+    join = PlainJoin(SPEC, lateness_ms=3_000, idle_partitions=idle_partitions)
+    join.add_record(encode(feature(1, 5_000)), b"r1", timestamp_ms=5_000, topic="features", partition=1)
+    if before is not None:
+        join.add_record(b"junk", None, timestamp_ms=18_000, topic=before[0], partition=before[1])
+    late = encode(action(1, 0, "watch", 6_000))
+    join.add_record(late, b"r1", timestamp_ms=6_000, topic="actions", partition=1)
+    # The topic goes on, far past the window, in the same partition too.
+    join.add_record(b"junk", None, timestamp_ms=99_000, topic="actions", partition=1)
+    assert join.result().may_be_late[0, 0] == may_be_late
+
+
+def test_the_arrival_of_the_first_action_on_a_pair_decides_whether_it_may_be_late() -> None:
+    join = PlainJoin(SPEC)
+    join.add_feature(feature(1, 5_000))
+    for time_ms in (6_000, 7_000):
+        join.add_record(encode(action(1, 0, "watch", time_ms)), b"r1", timestamp_ms=99_000)
+    assert not join.result().may_be_late.any()
+
+
 def test_nothing_at_all_is_a_join_too() -> None:
     expected = PlainJoin(SPEC).result()
     assert expected.expected.shape == (0, 2)

@@ -205,7 +205,8 @@ def test_an_answer_that_was_not_logged_fails_the_run() -> None:
 def test_a_dropped_action_fails_the_run_because_nothing_is_late_in_a_demo() -> None:
     dropped = report(replace(AUDIT, late_dropped=2))
     assert not dropped.ok
-    assert "2 actions were too late for their label" in render(dropped)
+    assert "2 dropped as late where 0 are allowed" in render(dropped)
+    assert dropped.to_json()["audit"]["late_dropped"] == 2
 
 
 def test_a_run_without_any_measure_still_makes_a_page() -> None:

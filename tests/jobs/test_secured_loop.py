@@ -154,7 +154,12 @@ def test_the_whole_loop_over_tls_is_audited_clean_and_shows_the_password_nowhere
     joined = loop.run("join", "--until-latest")
     assert joined.returncode == 0, joined.stderr[-3_000:]
     report, _ = audit_topics(
-        kafka.connection, SPEC, features=topics.features, actions=topics.actions, examples=topics.examples
+        kafka.connection,
+        SPEC,
+        features=topics.features,
+        actions=topics.actions,
+        examples=topics.examples,
+        lateness_ms=loop.config.flink.lateness_ms,
     )
     assert report.ok, "\n".join(report.lines())
     assert report.found == report.expected > 5 * REQUESTS

@@ -23,11 +23,25 @@ from rillet.schemas import (
     FeatureSpec,
     LabelKind,
     RecordError,
+    decode,
     dump_spec,
     encode,
     parse_spec,
 )
-from tests.joiner.support import SPEC, Arrival, Engine, action, feature, kept, oracle, rows_of, usable
+from tests.joiner.support import (
+    LATENESS_MS,
+    SPEC,
+    Arrival,
+    Engine,
+    action,
+    feature,
+    kept,
+    key_of,
+    oracle,
+    rows_of,
+    stream,
+    usable,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
@@ -98,7 +112,7 @@ def join(
     features, actions = usable(spec, records, config.max_ahead_ms)
     assert rows == oracle(spec, features, actions, late=list(late))
     expected = plain.result()
-    report = audit_examples(expected, engine.blocks, plain.actions)
+    report = audit_examples(expected, engine.blocks, plain.actions, allowed_late=counts["late_actions"])
     assert report.ok, report.lines()
     assert report.expected == len(rows)
     if not late:
@@ -371,13 +385,30 @@ def test_rule_16_restarts_change_no_row(tmp_path: Path) -> None:
     assert join(tmp_path / "a", events, crash=True).rows == join(tmp_path / "b", events).rows
 
 
-def test_rule_17_an_action_counts_as_late_only_where_a_record_lies_past_its_window() -> None:
+def test_rule_17_an_action_counts_as_late_only_after_a_record_past_its_window() -> None:
     for newest_ms, may_be_late in ((15_000 + 2_999, False), (15_000 + 3_000, True)):
         plain = PlainJoin(SPEC, lateness_ms=3_000)
         plain.add_feature(shown(1, 5_000))
-        plain.add_action(action(1, 0, "watch", 6_000))
         plain.add_record(b"junk", None, timestamp_ms=newest_ms)
+        plain.add_record(encode(action(1, 0, "watch", 6_000)), b"r1", timestamp_ms=6_000)
+        plain.add_record(b"junk", None, timestamp_ms=10**9)
         assert plain.result().may_be_late[0].tolist() == [may_be_late, False]
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_rule_17_a_joiner_that_ignores_actions_fails_although_the_topic_goes_on(tmp_path: Path, keep: int) -> None:
+    engine, plain = Engine(SPEC, CONFIG, tmp_path), PlainJoin(SPEC, lateness_ms=LATENESS_MS)
+    _, _, arrivals = stream(3, requests=80)
+    counted = 0
+    for bucket, time_ms, data in [*arrivals, (0, 10_000_000, encode(feature(9_999, 10_000_000)))]:
+        plain.add_record(data, key_of(data), timestamp_ms=time_ms, partition=bucket)
+        counted += isinstance(decode(data), ActionEvent)
+        if isinstance(decode(data), FeatureEvent) or (keep and counted % keep == 0):
+            engine.record(bucket, data)
+    engine.watermark(END_OF_TIME_MS)
+    report = audit_examples(plain.result(), engine.blocks, plain.actions)
+    assert not report.ok
+    assert report.mislabelled + report.lost > 20
 
 
 def test_rule_17_a_faultless_late_run_passes_and_a_mislabelled_one_does_not(tmp_path: Path) -> None:
