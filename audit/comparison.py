@@ -15,11 +15,20 @@ import numpy as np
 from rillet.audit.columns import due_fids, stack_columns
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.labels import judge_labels
-from rillet.audit.plain_join import MAX_AHEAD_MS, PlainJoin
+from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.topic_reader import read_topic
-from rillet.schemas import NO_TIME_MS, DecodeError, ExampleBlock, FeatureSpec, LabelKind, RecordError, decode_as
+from rillet.schemas import (
+    MAX_AHEAD_MS,
+    NO_TIME_MS,
+    DecodeError,
+    ExampleBlock,
+    FeatureSpec,
+    LabelKind,
+    RecordError,
+    decode_as,
+)
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, range_indices
 
 #: Columns compared with what the events say, apart from label and rate.

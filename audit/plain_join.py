@@ -14,6 +14,7 @@ import numpy as np
 
 from rillet.audit.expected import ExpectedExamples, find_pairs
 from rillet.schemas import (
+    MAX_AHEAD_MS,
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
@@ -24,9 +25,6 @@ from rillet.schemas import (
     decode,
 )
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, UInt16s
-
-#: the joiner's default
-MAX_AHEAD_MS = 86_400_000
 
 
 class PlainJoin:

@@ -44,12 +44,14 @@ def letter_for(
     value: bytes | None,
     timestamp_ms: int = NO_TIME_MS,
     headers: Sequence[tuple[str, bytes | None]] | None = None,
+    more_headers: bool = False,
 ) -> DeadLetter:
     """The letter for a record that was refused just now, cut where it could not be written otherwise.
 
     :param error: why; its message is the letter's reason.
     :param timestamp_ms: of the record, where it is known.
     :param headers: of the record, where they are known.
+    :param more_headers: whether it had others.
     """
     return dead_letter(
         str(error),
@@ -62,6 +64,7 @@ def letter_for(
         max_bytes=LETTER_BYTES,
         timestamp_ms=timestamp_ms,
         headers=headers,
+        more_headers=more_headers,
     )
 
 
@@ -181,6 +184,11 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
             raise ResendError(
                 f"{letter.place}: the letter holds only a part of the record ({letter.value_bytes} bytes of value): "
                 "take the record from the topic, and replace key, headers, value and cut"
+            )
+        if letter.more_headers:
+            raise ResendError(
+                f"{letter.place}: the record had more headers than its letter holds: take them from the topic and "
+                "replace headers and more_headers, or replace more_headers alone to send it without them"
             )
     kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
     failures: list[str] = []

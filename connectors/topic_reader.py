@@ -18,7 +18,10 @@ from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.limits import FETCH_BYTES
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.topics import topic_ends
-from rillet.schemas import NO_TIME_MS
+from rillet.schemas import NO_TIME_MS, RecordError, parse_ingest_ms
+
+#: stands for an ``ingest_ms`` header that is no time; outside the range of times, so the record is a dead letter
+UNREADABLE_MS = NO_TIME_MS - 1
 
 _BATCH = 2_000
 _POLL_S = 0.2
@@ -28,7 +31,10 @@ _SILENCE_POLLS = 150
 
 @dataclass(frozen=True, slots=True)
 class TopicRecord:
-    """One record as the broker keeps it; times in epoch milliseconds, -1 where unknown."""
+    """One record as the broker keeps it; times in epoch milliseconds, -1 where unknown.
+
+    :param ingest_ms: of the last ``ingest_ms`` header; :data:`UNREADABLE_MS` if that is no time.
+    """
 
     topic: str
     partition: int
@@ -66,7 +72,7 @@ def read_topic(
 
 def _arrival(record: TopicRecord) -> tuple[int, int]:
     # Many records share a millisecond of the wall clock; among them event time decides.
-    return (record.ingest_ms if record.ingest_ms != NO_TIME_MS else record.timestamp_ms, record.timestamp_ms)
+    return (record.ingest_ms if record.ingest_ms > NO_TIME_MS else record.timestamp_ms, record.timestamp_ms)
 
 
 def _read_partition(kafka: KafkaConnection, topic: str, partition: int, first: int, end: int) -> Iterator[TopicRecord]:
@@ -132,11 +138,8 @@ def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
 
 
 def _ingest_ms(headers: tuple[tuple[str, bytes | None], ...]) -> int:
-    for name, value in headers:
-        if name == INGEST_HEADER and value is not None:
-            try:
-                return int(value)
-            except ValueError:
-                # A foreign producer's header of the same name: as good as none.
-                return NO_TIME_MS
-    return NO_TIME_MS
+    # The last, as in the map of headers that Flink's SQL has.
+    try:
+        return parse_ingest_ms(dict(headers).get(INGEST_HEADER))
+    except RecordError:
+        return UNREADABLE_MS

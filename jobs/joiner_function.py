@@ -1,7 +1,7 @@
 """The joiner inside Flink: a keyed process function over buckets, with Flink's keyed state as the truth.
 
 Only bytes cross between the JVM and Python. A record arrives as one line of text that says where it
-came from, then the record as it lay in Kafka (see ``jobs/joiner_job.py``); blocks leave as (key, value).
+came from, then the record as it lay in Kafka (see :func:`split_record`); blocks leave as (key, value).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,15 @@ from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState,
 from rillet.connectors.dead_letters import letter_for
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.joiner import Counters, Joiner, JoinerConfig, ListName
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, encode, encode_dead_letter
+from rillet.schemas import (
+    NO_TIME_MS,
+    ExampleBlock,
+    FeatureSpec,
+    RecordError,
+    encode,
+    encode_dead_letter,
+    parse_ingest_ms,
+)
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -120,19 +130,14 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """One record of either topic."""
-        origin, _, rest = bytes(value).partition(b"\n")
-        topic, partition, offset, key_length, ingest_ms = origin.decode().split(",")
-        key, data = _split(rest, int(key_length))
+        record = split_record(bytes(value))
         state = self._state.at(ctx.timer_service())
         try:
-            if key is None:
-                raise RecordError("key: there is none; features and actions are joined by request_id")
-            if ingest_ms == "?":
-                raise RecordError("header ingest_ms: not a decimal number of milliseconds")
-            blocks = self._joiner.on_record(_bucket(ctx), key, data, int(ingest_ms or NO_TIME_MS), state)
+            ingest_ms = parse_ingest_ms(record.ingest)
+            blocks = self._joiner.on_record(_bucket(ctx), record.key, record.value, ingest_ms, state)
         except RecordError as error:
             self._metrics["dead_letters"].inc()
-            yield DEAD_LETTERS, _dead_letter(error, topic, int(partition), int(offset), key, data, ingest_ms)
+            yield DEAD_LETTERS, _dead_letter(error, record)
             return
         yield from self._emit(blocks)
 
@@ -166,15 +171,70 @@ def _bucket(ctx: Any) -> int:
     return int(key[0] if isinstance(key, Row | tuple | list) else key)
 
 
-def _split(rest: bytes, key_length: int) -> tuple[bytes | None, bytes]:
-    """Key and record; a negative length stands for no key."""
-    return (None, rest) if key_length < 0 else (rest[:key_length], rest[key_length:])
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record as it lay in Kafka.
+
+    :param timestamp: the record's, as text of UTC ("2024-05-01 12:00:00.000"), because Flink's SQL has no cheaper form
+        of it; empty where it has none.
+    :param headers: how many names of headers it had; of them only ``ingest_ms`` is read, the last where it has several.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: str
+    headers: int
+    key: bytes | None
+    ingest: bytes | None
+    value: bytes | None
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Epoch milliseconds, -1 where unknown."""
+        if not self.timestamp:
+            return NO_TIME_MS
+        try:
+            since = datetime.fromisoformat(self.timestamp).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        except ValueError:
+            # A producer may stamp any number; of a year that has no four digits a letter says nothing.
+            return NO_TIME_MS
+        return since // timedelta(milliseconds=1)
 
 
-def _dead_letter(
-    error: RecordError, topic: str, partition: int, offset: int, key: bytes | None, data: bytes, ingest_ms: str
-) -> Row:
-    # Of the headers the job reads only this one; a record without it may have had others.
-    headers = [(INGEST_HEADER, ingest_ms.encode())] if ingest_ms.isdigit() else None
-    letter = letter_for(error, topic, partition, offset, key=key, value=data, headers=headers)
+def split_record(data: bytes) -> RawRecord:
+    """Takes apart what the SQL of ``jobs/joiner_job.py`` makes of a record.
+
+    One line, ``topic,partition,offset,timestamp,headers,key length,ingest length,sign``, then key, ingest header
+    and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there.
+    """
+    line, _, rest = data.partition(b"\n")
+    topic, partition, offset, timestamp, headers, key_length, ingest_length, sign = line.decode().split(",")
+    key_end = max(int(key_length), 0)
+    ingest_end = key_end + max(int(ingest_length), 0)
+    return RawRecord(
+        topic=topic,
+        partition=int(partition),
+        offset=int(offset),
+        timestamp=timestamp,
+        headers=int(headers),
+        key=None if int(key_length) < 0 else rest[:key_end],
+        ingest=None if int(ingest_length) < 0 else rest[key_end:ingest_end],
+        value=None if sign == "-" else rest[ingest_end:],
+    )
+
+
+def _dead_letter(error: RecordError, record: RawRecord) -> Row:
+    headers = [] if record.ingest is None else [(INGEST_HEADER, record.ingest)]
+    letter = letter_for(
+        error,
+        record.topic,
+        record.partition,
+        record.offset,
+        key=record.key,
+        value=record.value,
+        timestamp_ms=record.timestamp_ms,
+        headers=headers,
+        more_headers=record.headers > len(headers),
+    )
     return Row(letter.letter_key, encode_dead_letter(letter))

@@ -55,6 +55,8 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     flink.set_string("pipeline.name", "rillet joiner")
     flink.set_string("pipeline.object-reuse", "true")
     flink.set_string("parallelism.default", str(config.parallelism))
+    # In which times become text, see _records.
+    flink.set_string("table.local-time-zone", "UTC")
     flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
     flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
     flink.set_string("execution.checkpointing.timeout", f"{_CHECKPOINT_TIMEOUT_MS} ms")
@@ -143,17 +145,22 @@ def _earlier(column: str, span_ms: int) -> str:
 
 
 def _records(topic: str, table: str, buckets: int) -> str:
-    """(bucket, record with its origin in front). Text of one byte a character carries the bytes through SQL."""
+    """(bucket, record as :func:`rillet.jobs.joiner_function.split_record` takes it).
+
+    Text of one byte per character carries the bytes through SQL.
+    """
     key = "COALESCE(DECODE(k, 'ISO-8859-1'), '')"
-    ingest = "TRY_CAST(DECODE(headers['ingest_ms'], 'ISO-8859-1') AS BIGINT)"
+    ingest = "COALESCE(DECODE(headers['ingest_ms'], 'ISO-8859-1'), '')"
     return f"""
         SELECT
             MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}),
             ENCODE(CONCAT(
                 '{topic},', CAST(`partition` AS STRING), ',', CAST(`offset` AS STRING), ',',
+                COALESCE(CAST(ts AS STRING), ''), ',', CAST(COALESCE(CARDINALITY(headers), 0) AS STRING), ',',
                 CAST(CASE WHEN k IS NULL THEN -1 ELSE CHAR_LENGTH({key}) END AS STRING), ',',
-                CASE WHEN headers['ingest_ms'] IS NULL THEN '' ELSE COALESCE(CAST({ingest} AS STRING), '?') END,
-                U&'\\000A', {key}, COALESCE(DECODE(v, 'ISO-8859-1'), '')
+                CAST(CASE WHEN headers['ingest_ms'] IS NULL THEN -1 ELSE CHAR_LENGTH({ingest}) END AS STRING), ',',
+                CASE WHEN v IS NULL THEN '-' ELSE '+' END,
+                U&'\\000A', {key}, {ingest}, COALESCE(DECODE(v, 'ISO-8859-1'), '')
             ), 'ISO-8859-1')
         FROM `{table}`"""  # noqa: S608 - topic names are checked, and come from our own configuration
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rillet.schemas import MAX_AHEAD_MS
+
 
 @dataclass(frozen=True, slots=True)
 class JoinerConfig:
@@ -30,7 +32,7 @@ class JoinerConfig:
     #: what the end of bounded input and ``stop --drain`` do to windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"
     #: event times further than this ahead of the wall clock at ingestion are refused
-    max_ahead_ms: int = 86_400_000
+    max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:
         for name in ("buckets", "action_wait_ms", "memory_bytes", "block_rows"):

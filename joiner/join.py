@@ -35,16 +35,15 @@ from rillet.joiner.state import (
 )
 from rillet.joiner.store import SliceStore
 from rillet.schemas import (
-    MAX_TIME_MS,
-    NO_TIME_MS,
     ActionEvent,
     ExampleBlock,
     FeatureEvent,
     FeatureSpec,
     LabelKind,
     RecordError,
-    decode,
+    check_event,
     decode_as,
+    decode_event,
 )
 from rillet.schemas.arrays import Int64s
 
@@ -122,7 +121,9 @@ class Joiner:
         fixed = f"{spec.hash}|{self._schedule.slice_ms}|{config.buckets}"
         self._settings_digest = int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
-    def on_record(self, bucket: int, key: bytes, data: bytes, ingest_ms: int, state: BucketState) -> list[ExampleBlock]:
+    def on_record(
+        self, bucket: int, key: bytes | None, data: bytes | None, ingest_ms: int, state: BucketState
+    ) -> list[ExampleBlock]:
         """Takes one feature or action event.
 
         :param key: what the bucket was made of; has to be the request_id.
@@ -130,13 +131,7 @@ class Joiner:
         :param ingest_ms: wall clock when it entered the topic, -1 unknown.
         :raises RecordError: the record is unusable; nothing has changed.
         """
-        record = decode(data)
-        if not isinstance(record, FeatureEvent | ActionEvent):
-            raise RecordError(f"a {type(record).__name__} is neither a feature nor an action event")
-        if key != record.request_id.encode():
-            # Another key is another bucket: the action would never meet its impression, and count as none.
-            raise RecordError(f"key: {key!r} is not the request_id {record.request_id!r}")
-        return self.on_event(bucket, record, data, ingest_ms, state)
+        return self.on_event(bucket, decode_event(data, key), data or b"", ingest_ms, state)
 
     def on_event(
         self, bucket: int, event: FeatureEvent | ActionEvent, data: bytes, ingest_ms: int, state: BucketState
@@ -145,14 +140,9 @@ class Joiner:
 
         :raises RecordError: see :meth:`on_record`.
         """
-        if not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
-            raise RecordError(f"ingest_ms: {ingest_ms} is before 1970 or after 2105")
+        check_event(self._spec, event, ingest_ms, self._config.max_ahead_ms)
         if isinstance(event, FeatureEvent):
-            self._spec.check_feature(event)
-            self._check_ahead(event.event_time_ms, ingest_ms)
             return self._on_feature(bucket, event, data, ingest_ms, state)
-        self._spec.check_action(event)
-        self._check_ahead(event.event_time_ms, ingest_ms)
         return self._on_action(bucket, event, data, ingest_ms, state)
 
     def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, state: BucketState) -> list[ExampleBlock]:
@@ -190,12 +180,6 @@ class Joiner:
     def close(self) -> None:
         """Releases the local store."""
         self.store.close()
-
-    def _check_ahead(self, event_time_ms: int, ingest_ms: int) -> None:
-        if ingest_ms >= 0 and event_time_ms > ingest_ms + self._config.max_ahead_ms:
-            raise RecordError(
-                f"event_time_ms: {event_time_ms} is more than max_ahead_ms after its ingestion at {ingest_ms}"
-            )
 
     def _on_feature(
         self, bucket: int, event: FeatureEvent, data: bytes, ingest_ms: int, state: BucketState

@@ -27,6 +27,7 @@ def record(config: RilletConfig, config_path: Path, directory: Path) -> None:
         config.load_spec(),
         features=topics.features,
         actions=topics.actions,
+        max_ahead_ms=config.joiner.max_ahead_ms,
     )
     click.echo(f"{directory}: {recorded.info.requests:,} requests, {recorded.info.actions:,} actions")
     if recorded.dead_letters:

@@ -8,19 +8,21 @@ from pathlib import Path
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.dead_letters import letter_for
+from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.topic_reader import read_topic
-from rillet.recordings.format import DEAD_LETTERS_FILE, Event, RecordingInfo, RecordingWriter
+from rillet.recordings.format import DEAD_LETTERS_FILE, RecordingInfo, RecordingWriter
 from rillet.recordings.progress import EventProgress
 from rillet.schemas import (
-    CODECS,
-    ActionEvent,
+    MAX_AHEAD_MS,
     DeadLetter,
     DecodeError,
-    FeatureEvent,
     FeatureSpec,
     RecordError,
+    check_event,
     decode_dead_letter,
+    decode_event,
     encode_dead_letter,
+    parse_ingest_ms,
 )
 
 
@@ -39,14 +41,16 @@ def record(
     *,
     features: str = "features",
     actions: str = "actions",
+    max_ahead_ms: int = MAX_AHEAD_MS,
     start: Mapping[str, Mapping[int, int]] | None = None,
     dataset: str = "recorded",
 ) -> Recorded:
     """Writes what is on the topics when it is called into the directory ``out``.
 
-    Records that cannot be decoded or do not fit ``spec`` go to ``dead_letters.jsonl`` beside the
+    Records that the joiner could not use go to ``dead_letters.jsonl`` beside the
     recording, one :class:`rillet.schemas.DeadLetter` per line.
 
+    :param max_ahead_ms: the joiner's setting of that name.
     :param start: first offset by topic and partition; partitions that are not named are read from their beginning.
     :raises RilletError: see :func:`read_topic` and :class:`RecordingWriter`.
     """
@@ -60,14 +64,12 @@ def record(
     ):
         done = 0
         writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
-        kinds: tuple[tuple[type[FeatureEvent] | type[ActionEvent], str], ...] = (
-            (FeatureEvent, features),
-            (ActionEvent, actions),
-        )
-        for kind, topic in kinds:
+        for topic in (features, actions):
             for item in read_topic(kafka, topic, start=start.get(topic)):
                 try:
-                    event: Event = CODECS[kind].decode(item.value or b"")
+                    event = decode_event(item.value, item.key)
+                    ingest_ms = parse_ingest_ms(dict(item.headers).get(INGEST_HEADER))
+                    check_event(spec, event, ingest_ms, max_ahead_ms)
                     writer.write(event)
                 except RecordError as error:
                     dead += 1

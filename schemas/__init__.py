@@ -4,6 +4,7 @@ from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
 from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
 from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
 from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
+from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, parse_ingest_ms, quoted
 from rillet.schemas.records import (
     MAX_ACTION_TIMES,
     MAX_TIME_MS,
@@ -26,6 +27,7 @@ from rillet.schemas.stages import BackpressureError, ClosedError, FlushTimeoutEr
 __all__ = [
     "CODECS",
     "MAX_ACTION_TIMES",
+    "MAX_AHEAD_MS",
     "MAX_TIME_MS",
     "NO_TIME_MS",
     "PADDING_FID",
@@ -55,17 +57,21 @@ __all__ = [
     "SpecMismatchError",
     "Stage",
     "Task",
+    "check_event",
     "dead_letter",
     "decode",
     "decode_as",
     "decode_dead_letter",
+    "decode_event",
     "dump_spec",
     "encode",
     "encode_dead_letter",
     "load_spec",
     "make_fids",
+    "parse_ingest_ms",
     "parse_spec",
     "quantile_bins",
+    "quoted",
     "slot_of",
     "token_values",
     "value_of",

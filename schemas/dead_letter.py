@@ -16,6 +16,11 @@ from rillet.schemas.records import NO_TIME_MS
 
 FORMAT = "rillet-dead-letter/1"
 
+#: a longer reason is cut
+REASON_BYTES = 1_024
+#: what a header takes in a letter beside its name and value: brackets, quotes, padding
+_HEADER_BYTES = 12
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -27,6 +32,8 @@ class DeadLetter:
     :param value: its first bytes, None where it had none.
     :param value_bytes: full size of the value.
     :param headers: None where whoever refused the record did not see them.
+    :param more_headers: whether the record had headers that are not among ``headers``, because whoever refused it saw
+        only some.
     :param timestamp_ms: of the record, epoch milliseconds, -1 where unknown.
     :param refused_ms: when it was refused, epoch milliseconds.
     :param cut: whether a part of the record was too large to be kept.
@@ -42,6 +49,7 @@ class DeadLetter:
     refused_ms: int
     timestamp_ms: int = NO_TIME_MS
     headers: tuple[tuple[str, bytes | None], ...] | None = None
+    more_headers: bool = False
     cut: bool = False
 
     @property
@@ -67,10 +75,12 @@ def dead_letter(
     max_bytes: int,
     timestamp_ms: int = NO_TIME_MS,
     headers: Sequence[tuple[str, bytes | None]] | None = None,
+    more_headers: bool = False,
 ) -> DeadLetter:
     """A letter that keeps at most ``max_bytes`` of key, headers and value together, and says if that was not all.
 
-    Key and headers are kept whole or not at all, the value as far as there is room.
+    Key and headers are kept whole or not at all, the value as far as there is room. A long reason is cut: it may
+    quote the record. Encoded, a letter has at most 4/3 of ``max_bytes``, and some kilobytes.
     """
     room, cut = max_bytes, False
     if key is not None:
@@ -79,7 +89,8 @@ def dead_letter(
         else:
             room -= len(key)
     if headers is not None:
-        size = sum(len(name.encode()) + len(data or b"") for name, data in headers)
+        # A name stands in the letter as JSON, where a character may take six bytes.
+        size = sum(len(json.dumps(name)) + len(data or b"") + _HEADER_BYTES for name, data in headers)
         if size > room:
             headers, cut = None, True
         else:
@@ -88,7 +99,20 @@ def dead_letter(
     if value is not None and value_bytes > room:
         value, cut = value[:room], True
     kept = None if headers is None else tuple((name, data) for name, data in headers)
-    return DeadLetter(reason, topic, partition, offset, key, value, value_bytes, now_ms, timestamp_ms, kept, cut)
+    return DeadLetter(
+        reason=_shortened(reason),
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=key,
+        value=value,
+        value_bytes=value_bytes,
+        refused_ms=now_ms,
+        timestamp_ms=timestamp_ms,
+        headers=kept,
+        more_headers=more_headers,
+        cut=cut,
+    )
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
@@ -103,6 +127,7 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
         "timestamp_ms": letter.timestamp_ms,
         "refused_ms": letter.refused_ms,
         "value_bytes": letter.value_bytes,
+        "more_headers": letter.more_headers,
         "cut": letter.cut,
         "key_base64": _base64(letter.key),
         "headers_base64": None if headers is None else [[name, _base64(data)] for name, data in headers],
@@ -136,12 +161,20 @@ def decode_dead_letter(data: bytes) -> DeadLetter:
             refused_ms=_typed(raw, "refused_ms", int),
             timestamp_ms=_typed(raw, "timestamp_ms", int),
             headers=None if headers is None else tuple((str(name), _bytes(value)) for name, value in headers),
+            more_headers=_typed(raw, "more_headers", bool),
             cut=_typed(raw, "cut", bool),
         )
     except KeyError as error:
         raise DecodeError(f"dead letter: {error.args[0]} is missing") from error
     except (TypeError, ValueError) as error:
         raise DecodeError(f"dead letter: {error}") from error
+
+
+def _shortened(reason: str) -> str:
+    if len(reason) <= REASON_BYTES and len(reason.encode(errors="replace")) <= REASON_BYTES:
+        return reason
+    kept = reason[:REASON_BYTES].encode(errors="replace")[: REASON_BYTES - 3]
+    return kept.decode(errors="ignore") + "..."
 
 
 def _base64(data: bytes | None) -> str | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rillet.audit.expected import find_pairs
 from rillet.audit.plain_join import PlainJoin
+from rillet.connectors.topic_reader import UNREADABLE_MS
 from rillet.schemas import ExampleBlock, FeatureEvent, encode
 from tests.joiner.blocks import example_blocks
 from tests.joiner.support import SPEC, action, feature
@@ -48,6 +49,12 @@ def test_a_dead_letter_is_counted_and_makes_nothing(value: bytes | None, key: by
     join.add_record(value, key)
     expected = join.result()
     assert (expected.unusable, join.actions, expected.request_ids) == (1, 0, [])
+
+
+def test_a_header_that_is_no_time_makes_a_dead_letter_as_in_the_joiner() -> None:
+    join = PlainJoin(SPEC)
+    join.add_record(encode(feature(1, 5_000)), b"r1", UNREADABLE_MS)
+    assert (join.result().request_ids, join.unusable) == ([], 1)
 
 
 def test_an_event_far_ahead_of_its_ingestion_is_a_dead_letter() -> None:

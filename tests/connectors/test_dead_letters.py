@@ -143,3 +143,11 @@ def test_a_letter_that_holds_only_a_part_is_not_sent_again_nor_any_beside_it() -
 def test_what_the_broker_did_not_take_is_no_success() -> None:
     with pytest.raises(DeliveryError, match=r"1 of 1 records were not sent again to 127\.0\.0\.1:1"):
         resend("127.0.0.1:1", [_letter(7)], timeout_s=0.2)
+
+
+def test_a_record_with_headers_that_its_letter_does_not_hold_is_not_sent_without_them() -> None:
+    letter = letter_for(
+        RecordError("r"), "t", 0, 7, key=b"k", value=b"v", headers=[("ingest_ms", b"5")], more_headers=True
+    )
+    with pytest.raises(ResendError, match="topic t, partition 0, offset 7: the record had more headers"):
+        resend("127.0.0.1:1", [letter])

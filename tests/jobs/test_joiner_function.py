@@ -11,7 +11,15 @@ import pytest
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import DeadLetter, ExampleBlock, decode_as, decode_dead_letter, encode, encode_dead_letter
+from rillet.schemas import (
+    ActionEvent,
+    DeadLetter,
+    ExampleBlock,
+    decode_as,
+    decode_dead_letter,
+    encode,
+    encode_dead_letter,
+)
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
 
 
@@ -80,9 +88,22 @@ class _Cell:
         self._items.clear()
 
 
-def record(data: bytes, key: bytes, ingest: str = "7", length: int | None = None) -> bytes:
-    """A record as the SQL of the job hands it over."""
-    return f"features,3,42,{len(key) if length is None else length},{ingest}\n".encode() + key + data
+def record(
+    data: bytes | None,
+    key: bytes | None,
+    ingest: bytes | None = b"7",
+    headers: int | None = None,
+    timestamp: str = "2024-05-01 12:00:00.250",
+) -> bytes:
+    """A record as the SQL of the job hands it over.
+
+    :param headers: how many there are; by default none but the ingest time.
+    """
+    lengths = [-1 if part is None else len(part) for part in (key, ingest)]
+    headers = int(ingest is not None) if headers is None else headers
+    sign = "-" if data is None else "+"
+    line = f"features,3,42,{timestamp},{headers},{lengths[0]},{lengths[1]},{sign}\n"
+    return line.encode() + (key or b"") + (ingest or b"") + (data or b"")
 
 
 class Runner:
@@ -144,11 +165,26 @@ def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: 
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (record(encode(feature(1, 5)), b"", length=-1), "key: there is none"),
+        (record(encode(feature(1, 5)), None), "key: there is none"),
         (record(encode(feature(1, 5)), b"other"), "key: b'other' is not the request_id"),
-        (record(encode(feature(1, 5)), b"r1", ingest="?"), "header ingest_ms"),
-        (record(encode(feature(1, 5)), b"r1", ingest="9" * 30), "ingest_ms"),
+        *(
+            (record(encode(feature(1, 5)), b"r1", ingest=text), "header ingest_ms")
+            for text in (
+                b"",
+                b"?",
+                b"-5",
+                b"+7",
+                b" 7",
+                b"1_000",
+                b"1.7",
+                b"1e3",
+                b"\xd9\xa1",
+                b"9" * 30,
+                b"9" * 10_000,
+            )
+        ),
         (record(b"", b"r1"), "unknown schema"),
+        (record(None, b"r1"), "unknown schema"),
         (record(b"\nju,nk\n", b"r1"), "unknown schema"),
     ],
 )
@@ -161,22 +197,53 @@ def test_a_record_that_cannot_be_used_is_a_letter_and_the_next_one_counts(
     assert reason in letter.reason
     assert (letter.topic, letter.partition, letter.offset) == ("features", 3, 42)
     assert letter.key == (None if "key: there is none" in reason else b"other" if "other" in reason else b"r1")
-    assert value.endswith((letter.key or b"") + (letter.value or b""))
-    assert letter.headers == ((("ingest_ms", b"7"),) if b",7\n" in value else letter.headers)
-    assert (letter.headers is None) == (b",?\n" in value)
-    runner.send(record(encode(feature(2, 5)), b"r2", ingest=""))
+    ((name, ingest),) = letter.headers or ()
+    assert name == "ingest_ms"
+    assert value.endswith((letter.key or b"") + (ingest or b"") + (letter.value or b""))
+    assert letter.timestamp_ms == 1_714_564_800_250
+    assert not letter.more_headers
+    runner.send(record(encode(feature(2, 5)), b"r2", ingest=None))
     runner.send(record(encode(action(2, 0, "watch", 6)), b"r2"))
     (block,) = runner.blocks
     assert (block.feature_ingest_ms[0], block.action_ingest_ms[0]) == (-1, 7)
 
 
-def test_a_letter_never_outgrows_the_topic(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        (b"r1", b"x" * RECORD_MAX_BYTES),
+        (bytes(4_000_000), encode(action(1, 0, "watch", 6))),
+        (b"k", encode(ActionEvent("\x01" * 4_000_000, 6, 100, "watch"))),
+        (b"k", encode(ActionEvent("\u00e4" * 4_000_000, 6, 100, "watch"))),
+    ],
+)
+def test_a_letter_never_outgrows_the_topic(tmp_path: Path, key: bytes, data: bytes) -> None:
     runner = Runner(JoinerConfig(), tmp_path)
-    runner.send(record(b"x" * RECORD_MAX_BYTES, b"r1"))
+    runner.send(record(data, key))
     (letter,) = runner.letters
-    assert letter.value_bytes == RECORD_MAX_BYTES
-    assert letter.cut
+    assert letter.value_bytes == len(data)
+    assert len(letter.reason.encode()) <= 1_024
     assert len(encode_dead_letter(letter)) < RECORD_MAX_BYTES
+
+
+def test_a_letter_says_what_the_job_did_not_see(tmp_path: Path) -> None:
+    runner = Runner(JoinerConfig(), tmp_path)
+    runner.send(record(b"junk", b"r1", ingest=b"7", headers=2))
+    runner.send(record(b"junk", b"r1", ingest=None, headers=1))
+    runner.send(record(None, b"r1", ingest=None, timestamp=""))
+    runner.send(record(b"", b"r1", ingest=None, timestamp="292278994-08-17 07:12:55.807"))
+    both, other, tombstone, empty = runner.letters
+    assert (both.headers, both.more_headers) == ((("ingest_ms", b"7"),), True)
+    assert (other.headers, other.more_headers) == ((), True)
+    assert (tombstone.value, tombstone.timestamp_ms, tombstone.more_headers) == (None, -1, False)
+    assert (empty.value, empty.timestamp_ms) == (b"", -1)
+
+
+def test_leading_zeros_are_digits_too(tmp_path: Path) -> None:
+    runner = Runner(JoinerConfig(), tmp_path)
+    runner.send(record(encode(feature(2, 5)), b"r2", ingest=b"0" * 40 + b"9"))
+    runner.send(record(encode(action(2, 0, "watch", 6)), b"r2"))
+    assert runner.blocks[0].feature_ingest_ms[0] == 9
 
 
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:

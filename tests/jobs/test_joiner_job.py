@@ -144,13 +144,26 @@ def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     return make
 
 
+LIKE = encode(action(1, 0, "like", START_MS + 1_000))
+#: value and headers of records that no row may be made of
+BAD_RECORDS: list[tuple[bytes | None, list[tuple[str, bytes | None]]]] = [
+    (b"junk", [("ingest_ms", b"1700000000000"), ("trace", b"t")]),
+    (None, []),
+    (LIKE, [("ingest_ms", b"1700000000000"), ("ingest_ms", b"1_000")]),
+    *((LIKE, [("ingest_ms", text)]) for text in (b"", b" 5", b"5.7", b"+5", b"9" * 40, b"\xff")),
+]
+
+
 @pytest.fixture(scope="module")
 def joined(setup: Callable[..., Setup], recording: Recording) -> Setup:
-    """The recording, joined in thread mode, with one undecodable record among the actions."""
+    """The recording, joined in thread mode, with records among the actions that cannot be used."""
     made = setup("thread")
     made.replay(recording)
     producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
-    producer.produce(made.config.kafka.topics.actions, key=b"r1", value=b"junk", timestamp=START_MS)
+    for value, headers in BAD_RECORDS:
+        producer.produce(
+            made.config.kafka.topics.actions, key=b"r1", value=value, timestamp=START_MS + 250, headers=headers
+        )
     producer.flush(10)
     made.join("--until-latest")
     return made
@@ -167,13 +180,21 @@ def test_every_example_is_there_once_and_right(joined: Setup) -> None:
     assert report.late_dropped == 0
     assert report.impressions == 5 * REQUESTS
     assert report.found == report.expected > 5 * REQUESTS
+    assert report.unusable_events == len(BAD_RECORDS)
 
 
 def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
     topics = joined.config.kafka.topics
-    (letter,) = read_dead_letters(joined.config.kafka.connection, topics.dead_letters)
-    assert letter.reason == "unknown schema: the record begins with 6a756e6b"
-    assert (letter.topic, letter.key, letter.value, letter.cut) == (topics.actions, b"r1", b"junk", False)
+    letters = sorted(
+        read_dead_letters(joined.config.kafka.connection, topics.dead_letters), key=lambda letter: letter.offset
+    )
+    assert letters[0].reason == "unknown schema: the record begins with 6a756e6b"
+    for letter, (value, headers) in zip(letters, BAD_RECORDS, strict=True):
+        assert (letter.topic, letter.key, letter.value, letter.cut) == (topics.actions, b"r1", value, False)
+        assert letter.timestamp_ms == START_MS + 250
+        # Of the headers the job sees the last ingest time, and how many others there are.
+        assert letter.headers == tuple(header for header in headers[-1:] + headers[:1] if header[0] == "ingest_ms")[:1]
+        assert letter.more_headers == (("trace", b"t") in headers)
 
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:

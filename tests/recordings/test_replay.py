@@ -94,16 +94,21 @@ def test_recording_goes_on_from_given_offsets_and_keeps_bad_records_apart(
     replay(recording, broker, features=features, actions=actions, partitions=1)
     producer = Producer({"bootstrap.servers": broker})
     producer.produce(features, key=b"k", value=b"noise", timestamp=1_000_000, headers={"from": b"test"})
+    # What the joiner takes and refuses: an action on the features topic, and one under another key.
+    for request_id in ("k", "other"):
+        misplaced = ActionEvent(request_id, 1_000_000, 1, "like")
+        producer.produce(features, key=b"k", value=encode(misplaced), timestamp=1_000_000)
     producer.flush(10)
     recorded = record(
         broker, tmp_path / "b", recording.info.spec, features=features, actions=actions, start={features: {0: 4}}
     )
-    assert (recorded.info.requests, recorded.info.actions, recorded.dead_letters) == (6, 10, 1)
-    (letter,) = read_dead_letters(tmp_path / "b")
+    assert (recorded.info.requests, recorded.info.actions, recorded.dead_letters) == (6, 11, 2)
+    letter, wrong_key = read_dead_letters(tmp_path / "b")
+    assert "is not the request_id 'other'" in wrong_key.reason
     assert (letter.topic, letter.partition, letter.offset) == (features, 0, 10)
     assert (letter.key, letter.value, letter.headers, letter.cut) == (b"k", b"noise", (("from", b"test"),), False)
     assert letter.timestamp_ms == 1_000_000
-    assert letter.reason.startswith("not a FeatureEvent")
+    assert letter.reason.startswith("unknown schema")
 
 
 @pytest.mark.integration

@@ -30,6 +30,19 @@ def test_letters_come_back_as_they_were_and_say_what_was_left_out(
     assert letter.value_bytes == len(value or b"")
 
 
+@pytest.mark.parametrize("character", ["x", "\x01", "\u00e4", "\U0001f600"])
+def test_an_encoded_letter_is_bounded_whatever_it_is_made_of(character: str) -> None:
+    limit = 30_000
+    for size in (1, limit // 12, limit, 10 * limit):
+        text = character * size
+        for headers in (None, [(text, b"")], [("", None)] * size):
+            letter = dead_letter(
+                text, "t", 1, 2, key=text.encode(), value=b"v" * size, now_ms=5, max_bytes=limit, headers=headers
+            )
+            assert len(encode_dead_letter(letter)) <= limit * 4 / 3 + 8_000
+            assert len(letter.reason.encode()) <= 1_024
+
+
 def test_a_letter_can_be_read_by_people_and_other_tools() -> None:
     letter = dead_letter("unknown schema", "actions", 1, 2, key=b"r1", value=b"junk", now_ms=5, max_bytes=100)
     shown = json.loads(encode_dead_letter(letter))
