@@ -203,14 +203,21 @@ def _explain(error: Mapping[str, Any]) -> str:
     path = ".".join(where)
     if error["type"] == "unexpected_keyword_argument":
         known = _keys_at(where[:-1])
-        close = difflib.get_close_matches(where[-1], known, 1)
-        return f"{path}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
+        close = _tables_with(where[-1]) or difflib.get_close_matches(where[-1], known, 1)
+        return f"{path}: unknown key; " + (
+            f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+        )
     if error["type"] == "missing":
         return f"{path}: is missing"
     if error["type"] == "value_error":
         return f"{path}.{error['ctx']['error']}" if path else str(error["ctx"]["error"])
     message: str = error["msg"]
     return f"{path}: {message[0].lower()}{message[1:]}, found {error['input']!r}"
+
+
+def _tables_with(key: str) -> list[str]:
+    """Paths of a key in the tables that have it: keys are easily put into the wrong one."""
+    return [f"{table}.{key}" for table in _keys_at([]) if key in _keys_at([table])]
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState,
 
 from rillet.connectors.dead_letters import letter_for
 from rillet.connectors.producers import INGEST_HEADER
-from rillet.joiner import Counters, Joiner, JoinerConfig, ListName
+from rillet.joiner import Counters, Joiner, JoinerConfig, ListName, SliceSchedule
 from rillet.schemas import (
     NO_TIME_MS,
     ExampleBlock,
@@ -106,9 +106,12 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
 
     :param local_dir: where the disk tier may put its directories; the system's temporary folder by default.
+    :raises JoinerError: see :class:`rillet.joiner.SliceSchedule`.
     """
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig, local_dir: str | None = None) -> None:
+        # Refuses settings that cannot work where the job is built, not in a task that would be restarted.
+        SliceSchedule(spec, config)
         self._spec = spec
         self._config = config
         self._local_dir = local_dir

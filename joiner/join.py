@@ -118,7 +118,20 @@ class Joiner:
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
         self._buckets: dict[int, _Bucket] = {}
-        fixed = f"{spec.hash}|{self._schedule.slice_ms}|{config.buckets}"
+        # With another retention, what was forgotten or waits could not be told from the state any more, and the
+        # timers that are set would be the wrong ones.
+        fixed = "|".join(
+            map(
+                str,
+                (
+                    spec.hash,
+                    self._schedule.slice_ms,
+                    config.buckets,
+                    self._schedule.kept_ms,
+                    config.action_wait_ms,
+                ),
+            )
+        )
         self._settings_digest = int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
     def on_record(
@@ -206,7 +219,12 @@ class Joiner:
                 if due_ms > header.closed_ms:
                     state.wake_at(due_ms)
         blocks: list[ExampleBlock] = []
-        for waiting in memory.waiting.pop(event.request_id, ()):
+        waited = memory.waiting.pop(event.request_id, ())
+        # The request may be forgotten before the actions are: a restart must not let them wait again.
+        for waiting_slice in dict.fromkeys(self._schedule.slice_of(w.action.event_time_ms) for w in waited):
+            arrived = pack_entry(EntryKind.ARRIVED, ingest_ms, event.request_id.encode())
+            state.append("waiting", waiting_slice, arrived)
+        for waiting in waited:
             blocks += self._label(bucket, slice_, entry, waiting.action, waiting.ingest_ms, state, closed_ms=NEVER_MS)
         for task in range(len(self._spec.tasks)):
             if self._schedule.close_ms(slice_, task) <= header.closed_ms:
@@ -331,29 +349,35 @@ class Joiner:
             header = BucketHeader(self._settings_digest) if saved is None else BucketHeader.from_bytes(saved)
             if header.settings_digest != self._settings_digest:
                 raise JoinerError(
-                    f"the kept state is of another feature spec, slice_ms or number of buckets than now (spec "
-                    f"{self._spec.name}, slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}): go on with "
-                    f"what it was written with, drain that job, or start from nothing"
+                    f"the kept state was written with other settings than now (spec {self._spec.name}, "
+                    f"slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}, "
+                    f"late_retention_ms {self._config.late_retention_ms}, action_wait_ms {self._config.action_wait_ms}): "
+                    f"go on with those it was written with, or drain that job and start from nothing"
                 )
             memory = _Bucket(header)
             for slice_ in sorted(memory.header.slices):
                 for entry in _rebuild_entries(state.read("features", slice_)):
                     self.store.put(slice_, bucket, entry)
-            self._rebuild_waiting(bucket, memory, state)
+            self._rebuild_waiting(memory, state)
             self._buckets[bucket] = memory
         return memory
 
-    def _rebuild_waiting(self, bucket: int, memory: _Bucket, state: BucketState) -> None:
+    def _rebuild_waiting(self, memory: _Bucket, state: BucketState) -> None:
         found: list[tuple[int, int, _Waiting]] = []
         for slice_ in memory.header.waiting_slices:
-            for _, ingest_ms, body in map(unpack_entry, state.read("waiting", slice_)):
+            waiting: dict[str, list[tuple[int, int, _Waiting]]] = {}
+            for kind, ingest_ms, body in map(unpack_entry, state.read("waiting", slice_)):
+                if kind is EntryKind.ARRIVED:
+                    waiting.pop(body.decode(), None)
+                    continue
                 number, record = unpack_waiting_entry(body)
-                found.append((number, slice_, _Waiting(decode_as(ActionEvent, record), ingest_ms)))
-        for number, slice_, waiting in sorted(found, key=lambda item: item[0]):
-            memory.arrivals = number + 1
-            # An action whose feature event has come since stays in its list; it no longer waits.
-            if self.store.find(bucket, waiting.action.request_id) is None:
-                memory.wait(slice_, waiting)
+                memory.arrivals = max(memory.arrivals, number + 1)
+                action = decode_as(ActionEvent, record)
+                waiting.setdefault(action.request_id, []).append((number, slice_, _Waiting(action, ingest_ms)))
+            for actions in waiting.values():
+                found += actions
+        for _, slice_, one in sorted(found, key=lambda item: item[0]):
+            memory.wait(slice_, one)
 
 
 def _rebuild_entries(saved: Iterable[bytes]) -> Iterator[Entry]:

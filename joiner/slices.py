@@ -18,16 +18,25 @@ _DEFAULT_SLICES = 16
 class SliceSchedule:
     """Close and expiry times of slices under one spec and configuration.
 
-    :raises JoinerError: slices so short that too many would live at once.
+    :raises JoinerError: slices so short that too many would live at once; actions that would not wait for as long as
+        a task says that they may be early.
     """
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
         self.windows_ms = tuple(task.window_ms for task in spec.tasks)
         self._action_wait_ms = config.action_wait_ms
-        self._kept_ms = max(
+        early = max(spec.tasks, key=lambda task: task.early_ms)
+        if early.early_ms > config.action_wait_ms:
+            raise JoinerError(
+                f"[joiner] action_wait_ms: {config.action_wait_ms} is less than early_ms of task {early.name} in the "
+                f"feature spec, {early.early_ms}: an action so early would be given up before its feature event comes; "
+                f"raise action_wait_ms or lower early_ms"
+            )
+        #: how long a slice is kept past its end
+        self.kept_ms = max(
             task.window_ms + (config.late_retention_ms if task.late == "emit" else 0) for task in spec.tasks
         )
-        longest_ms = max(self._kept_ms, self._action_wait_ms)
+        longest_ms = max(self.kept_ms, self._action_wait_ms)
         self.slice_ms = config.slice_ms or max(1_000, longest_ms // _DEFAULT_SLICES)
         #: how many slices are alive at once on a stream in order
         self.live_slices = longest_ms // self.slice_ms + 2
@@ -47,7 +56,7 @@ class SliceSchedule:
 
     def expiry_ms(self, slice_: int) -> int:
         """The watermark at which a slice is forgotten; not before its last close."""
-        return (slice_ + 1) * self.slice_ms + self._kept_ms - 1
+        return (slice_ + 1) * self.slice_ms + self.kept_ms - 1
 
     def waiting_expiry_ms(self, slice_: int) -> int:
         """The watermark at which actions of a slice stop waiting for their feature event."""

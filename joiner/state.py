@@ -2,7 +2,8 @@
 
 The state is the truth; memory and local disk are rebuilt from it. Each bucket has a small header (how far
 it is closed, which slices are alive) and, for each slice, two lists of entries: the feature events with the
-pairs that became positive, and the actions that wait for their feature event. A list is appended to and
+pairs that became positive, and the actions that wait for their feature event, with the requests whose feature event
+has come since. A list is appended to and
 cleared as a whole.
 """
 
@@ -61,6 +62,8 @@ class EntryKind(IntEnum):
     POSITIVES = 1
     #: an action that waits for its feature event
     WAITING = 2
+    #: the feature event of a request has come: the actions on it that stand before this entry wait no longer
+    ARRIVED = 3
 
 
 def pack_entry(kind: EntryKind, ingest_ms: int, body: bytes) -> bytes:
@@ -113,7 +116,8 @@ def unpack_waiting_entry(body: bytes) -> tuple[int, bytes]:
 class BucketHeader:
     """How far a bucket is closed and which of its slices are alive.
 
-    ``settings_digest`` stands for the settings that the state depends on: feature spec, slice length, buckets.
+    ``settings_digest`` stands for the settings that the state depends on: feature spec, slice length, buckets, and
+    how long slices and waiting actions are kept.
     """
 
     settings_digest: int

@@ -29,7 +29,12 @@ def write(folder: Path, text: str) -> Path:
         ('spec = "a"\n[model]\nhidden = [64, "x"]', "model.hidden.1: .*found 'x'"),
         ('spec = "a"\n[flink]\nexecution_mode = "fast"', "flink.execution_mode: .*found 'fast'"),
         ('spec = "a"\n[joiner]\nslice_ms = -1', "joiner.slice_ms"),
-        ('spec = "a"\n[joiner]\nlateness_ms = 1', "joiner.lateness_ms: unknown key"),
+        *(
+            (f'spec = "a"\n[joiner]\n{key} = 1', rf"joiner\.{key}: unknown key; did you mean flink\.{key}\?")
+            for key in ("lateness_ms", "idle_ms", "parallelism", "execution_mode", "max_drift_ms", "max_restarts")
+        ),
+        ('spec = "a"\n[joiner]\ncheckpoint_interval_ms = 1', r"did you mean flink\.checkpoint_interval_ms"),
+        ('spec = "a"\n[flink]\nbuckets = 1', r"flink\.buckets: unknown key; did you mean joiner\.buckets\?"),
         ('spec = "a"\n[flink]\ncheckpoint_interval_ms = 300001', "flink.checkpoint_interval_ms must be at most 300000"),
         ('spec = "a"\n[serving]\nport = 70000', "serving.port: 70000 is not in"),
         ('spec = "a"\n[kafka]\npartitions = 0', "kafka.partitions: 0 is below 1"),

@@ -10,7 +10,7 @@ import pytest
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
 from rillet.schemas import (
     ActionEvent,
     DeadLetter,
@@ -262,3 +262,8 @@ def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -
     assert list(state.read("features", 5)) == []
     for slice_ in (1, 9, -3):
         assert list(state.read("features", slice_)) == [f"of {slice_}".encode()]
+
+
+def test_settings_that_cannot_work_are_refused_when_the_job_is_built() -> None:
+    with pytest.raises(JoinerError, match="action_wait_ms: 4999 is less than early_ms"):
+        JoinFunction(SPEC, JoinerConfig(action_wait_ms=4_999))

@@ -15,7 +15,9 @@ from rillet.schemas import (
     LabelKind,
     RecordError,
     SpecMismatchError,
+    dump_spec,
     encode,
+    parse_spec,
 )
 from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
 
@@ -103,20 +105,62 @@ def test_a_job_that_goes_on_after_a_drain_labels_what_comes_then(engine: Engine)
     assert rows_of(SPEC, engine.blocks) == oracle(SPEC, [feature(3, 6_000)], acted)
 
 
-@pytest.mark.parametrize("change", [{"slice_ms": 2_000}, {"buckets": 8}])
+@pytest.mark.parametrize("change", [{"slice_ms": 2_000}, {"buckets": 8}, {"action_wait_ms": 100_000}])
 def test_state_written_under_another_configuration_is_refused(
     engine: Engine, tmp_path: Path, change: dict[str, int]
 ) -> None:
     engine.record(0, encode(feature(1, 5_000)))
     other = Engine(SPEC, replace(CONFIG, **change), tmp_path)
     other.states = engine.states
-    with pytest.raises(JoinerError, match="kept state is of another feature spec, slice_ms or number of buckets"):
+    with pytest.raises(JoinerError, match="kept state was written with other settings than now"):
         other.record(0, encode(feature(2, 5_000)))
+
+
+def test_a_longer_retention_does_not_make_a_joiner_take_again_what_it_has_forgotten(tmp_path: Path) -> None:
+    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    short, long = (replace(CONFIG, action_wait_ms=200_000, late_retention_ms=ms) for ms in (0, 100_000))
+    engine, other = Engine(spec, short, tmp_path / "a"), Engine(spec, long, tmp_path / "b")
+    data = encode(replace(feature(1, 5_000), spec_hash=spec.hash))
+    engine.record(0, data)
+    engine.watermark(90_000)
+    with pytest.raises(RecordError, match="later than every label window"):
+        engine.record(0, data)
+    other.states = engine.states
+    with pytest.raises(JoinerError, match=r"late_retention_ms 100000, action_wait_ms 200000\): go on with those"):
+        other.record(0, data)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_an_action_that_was_joined_waits_no_more_once_its_request_is_forgotten(tmp_path: Path, crash: bool) -> None:
+    engine = Engine(SPEC, replace(CONFIG, action_wait_ms=200_000), tmp_path)
+    positives = orphans = 0
+
+    def restart() -> None:
+        nonlocal positives, orphans
+        positives += engine.joiner.counters.positives
+        orphans += engine.joiner.counters.orphan_actions
+        engine.restore(engine.checkpoint())
+
+    for time_ms in (5_500, 7_500):
+        engine.record(0, encode(action(1, 0, "watch", time_ms)))
+        engine.record(0, encode(action(1, 1, "watch", time_ms)))
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(70_000)  # the request is forgotten; the slices of its actions live on
+    if crash:
+        restart()
+    engine.record(0, encode(action(2, 0, "watch", 5_600)))  # a bucket is rebuilt when it is touched
+    engine.record(0, encode(action(1, 0, "like", 72_000)))  # waits anew
+    if crash:
+        restart()
+    engine.record(0, encode(feature(1, 71_000)))  # its id again, after it was forgotten
+    engine.watermark(END_OF_TIME_MS)
+    restart()
+    assert (positives, orphans) == (3, 1)
 
 
 def test_settings_that_give_the_numbers_no_other_meaning_may_change(engine: Engine, tmp_path: Path) -> None:
     engine.record(0, encode(feature(1, 5_000)))
-    other = Engine(SPEC, replace(CONFIG, action_wait_ms=100_000, memory_bytes=1, block_rows=3), tmp_path)
+    other = Engine(SPEC, replace(CONFIG, memory_bytes=1, block_rows=3), tmp_path)
     other.states = engine.states
     other.record(0, encode(action(1, 0, "watch", 5_500)))
     other.watermark(END_OF_TIME_MS)

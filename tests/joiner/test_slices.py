@@ -57,3 +57,10 @@ def test_slices_too_short_for_the_longest_window_are_refused_with_a_good_length(
         SliceSchedule(SPEC, replace(CONFIG, slice_ms=100))
     assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=237)).live_slices <= 256
     assert SliceSchedule(SPEC, replace(CONFIG, slice_ms=0)).slice_ms == 60_000 // 16
+
+
+def test_actions_that_may_be_earlier_than_they_can_wait_are_refused_with_both_settings() -> None:
+    spec = parse_spec(dump_spec(SPEC).replace("early_ms = 5000", "early_ms = 60000", 1))
+    with pytest.raises(JoinerError, match=r"action_wait_ms: 30000 is less than early_ms of task watch .* 60000"):
+        SliceSchedule(spec, CONFIG)
+    SliceSchedule(spec, replace(CONFIG, action_wait_ms=60_000))
