@@ -17,7 +17,9 @@ from rillet.schemas import (
     SpecMismatchError,
     encode,
 )
-from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
+from tests.joiner.support import SPEC, action, feature
+from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000)
 WATCH, LIKE = 0, 1

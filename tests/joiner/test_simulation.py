@@ -12,7 +12,9 @@ from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
 from rillet.schemas import FeatureEvent, decode, dump_spec, encode, parse_spec
-from tests.joiner.support import LATENESS_MS, SPEC, Engine, key_of, oracle, rows_of, stream
+from tests.joiner.support import LATENESS_MS, SPEC, key_of, stream
+from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 
 @pytest.mark.parametrize("seed", range(4))
