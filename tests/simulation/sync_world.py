@@ -98,7 +98,7 @@ class SyncWorld:
         can("deliver late", 3, lambda: self.trainer.link.deliver_late())
         can("truncate", 2, self.truncate, when=self.can_truncate)
         can("damage", 2, self.damage, when=lambda: self.log.end() > self.log.begin())
-        can("lose", 2, self.lose, when=lambda: bool(self.may_be_lost()))
+        can("lose", 4, self.lose, when=lambda: self.checkpoint is not None and self.log.end() > self.log.begin())
         can("new replica", 3, lambda: self.replicas.append(self.new_replica()), when=self.has_base)
         can("replicas", 16, self.move_replicas)
 
@@ -207,20 +207,18 @@ class SyncWorld:
         self.damaged = True
 
     def lose(self) -> None:
-        lose(self.log, int(self.simulation.rng.choice(self.may_be_lost())))
-        self.damaged = True
-
-    def may_be_lost(self) -> list[int]:
-        """Positions whose loss a reader can notice, and that no trainer has still to read.
+        """Loses a record whose absence a reader can notice, and that no trainer has still to read.
 
         The loss of an epoch's last record shows nowhere; and what trainers publish again, they find in the log.
         """
-        trainers = (self.trainer, *self.zombies)
-        known = min(trainer.publisher.state()["position"] for trainer in trainers)
-        if self.checkpoint is None:
-            return []
-        known = min(known, self.checkpoint[1]["position"])
-        return [position for position in range(self.log.begin(), known) if followed_in_its_epoch(self.log, position)]
+        assert self.checkpoint is not None
+        states = [self.checkpoint[1], *(trainer.publisher.state() for trainer in (self.trainer, *self.zombies))]
+        known = min(state["position"] for state in states)
+        position = int(self.simulation.rng.integers(self.log.begin(), self.log.end()))
+        if position < known and followed_in_its_epoch(self.log, position):
+            lose(self.log, position)
+            self.damaged = True
+            self.simulation.happened["lost"] += 1
 
     # -- replicas ------------------------------------------------------------------------------------------
 
