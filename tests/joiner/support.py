@@ -1,4 +1,4 @@
-"""What the joiner's tests share: an in-memory checkpointed state, events, and a plain oracle of the join."""
+"""What the joiner's tests share: a spec, events of it, and records as they arrive."""
 
 from __future__ import annotations
 
