@@ -54,6 +54,12 @@ def followed_in_its_epoch(log: MemoryLog, position: int) -> bool:
     return False
 
 
+def fids_of(value: bytes) -> list[int] | None:
+    """All fids of a block; None for another record."""
+    record = decode_if_ours(value)
+    return [*record.fids.tolist(), -1, *record.tombstones.tolist()] if isinstance(record, DeltaBlock) else None
+
+
 def decode_if_ours(value: bytes) -> DeltaRecord | None:
     """The record; None for one that is damaged, or stands where one was lost."""
     try:
@@ -98,7 +104,7 @@ class SyncWorld:
         can("deliver late", 3, lambda: self.trainer.link.deliver_late())
         can("truncate", 2, self.truncate, when=self.can_truncate)
         can("damage", 2, self.damage, when=lambda: self.log.end() > self.log.begin())
-        can("lose", 4, self.lose, when=lambda: self.checkpoint is not None and self.log.end() > self.log.begin())
+        can("lose", 4, self.lose, when=lambda: self.log.end() > self.log.begin())
         can("new replica", 3, lambda: self.replicas.append(self.new_replica()), when=self.has_base)
         can("replicas", 16, self.move_replicas)
 
@@ -203,22 +209,29 @@ class SyncWorld:
         self.log.truncate(self.store.bases().manifests[0].next_offset)
 
     def damage(self) -> None:
-        damage(self.log, int(self.simulation.rng.integers(self.log.begin(), self.log.end())))
-        self.damaged = True
+        position = int(self.simulation.rng.integers(self.log.begin(), self.log.end()))
+        (before,) = self.log.read(position, 1, 0.0)
+        damage(self.log, position)
+        (after,) = self.log.read(position, 1, 0.0)
+        if position >= self.known() and fids_of(before.value) != fids_of(after.value):
+            # A trainer that restarts publishes again what it finds here, and would not find it.
+            damage(self.log, position)
+        else:
+            self.damaged = True
 
     def lose(self) -> None:
-        """Loses a record whose absence a reader can notice, and that no trainer has still to read.
-
-        The loss of an epoch's last record shows nowhere; and what trainers publish again, they find in the log.
-        """
-        assert self.checkpoint is not None
-        states = [self.checkpoint[1], *(trainer.publisher.state() for trainer in (self.trainer, *self.zombies))]
-        known = min(state["position"] for state in states)
+        """Loses a record whose absence a reader can notice: the loss of an epoch's last record shows nowhere."""
         position = int(self.simulation.rng.integers(self.log.begin(), self.log.end()))
-        if position < known and followed_in_its_epoch(self.log, position):
+        if position < self.known() and followed_in_its_epoch(self.log, position):
             lose(self.log, position)
             self.damaged = True
             self.simulation.happened["lost"] += 1
+
+    def known(self) -> int:
+        """No trainer has still to read what lies below, nor has one that starts from the checkpoint."""
+        states = [trainer.publisher.state() for trainer in (self.trainer, *self.zombies)]
+        states.append({"position": 0} if self.checkpoint is None else self.checkpoint[1])
+        return min(state["position"] for state in states)
 
     # -- replicas ------------------------------------------------------------------------------------------
 
@@ -246,6 +259,7 @@ class SyncWorld:
         replica = self.new_replica()
         replica.catch_up(self.simulation.now_ms)
         assert replica.ready
+        assert not replica.degraded
         assert same_rows(replica.table, self.trainer.table)
         if self.replicas:
             follower = self.replicas[int(self.simulation.rng.integers(len(self.replicas)))]
