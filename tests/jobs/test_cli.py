@@ -23,7 +23,22 @@ action = "watch"
 window_ms = 600000
 negative_rate = 0.5
 """
-COMMANDS = ("demo", "up", "down", "status", "topics", "join", "train", "serve", "record", "replay", "check-config")
+COMMANDS = (
+    *(
+        "demo",
+        "up",
+        "down",
+        "status",
+        "topics",
+        "join",
+        "train",
+        "serve",
+        "record",
+        "replay",
+        "backtest",
+        "check-config",
+    ),
+)
 
 
 @pytest.fixture
