@@ -20,7 +20,8 @@ from rillet.schemas import (
     encode,
     encode_dead_letter,
 )
-from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, stream
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 
 class Keyed:
