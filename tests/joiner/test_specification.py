@@ -173,6 +173,22 @@ def test_rule_4_of_two_feature_events_the_first_to_arrive_counts(tmp_path: Path)
     assert outcome.counts["duplicate_features"] == 1
 
 
+@pytest.mark.parametrize(
+    ("again_ms", "joined"),
+    [
+        (9_000, False),  # while it is remembered
+        (70_000, True),  # forgotten: the id stands for a new request
+    ],
+)
+def test_rule_4_an_id_is_remembered_until_its_slice_is_forgotten(tmp_path: Path, again_ms: int, joined: bool) -> None:
+    engine = Engine(SPEC, CONFIG, tmp_path)
+    engine.record(0, encode(shown(1, 5_000)))
+    engine.watermark(LIKE_CLOSED_MS if joined else LIKE_CLOSED_MS - 1)
+    engine.record(0, encode(shown(1, again_ms)))
+    counters = engine.joiner.counters
+    assert (counters.features, counters.duplicate_features) == ((2, 0) if joined else (1, 1))
+
+
 def test_rule_5_actions_that_nobody_asks_for_or_on_nothing_shown_are_counted(tmp_path: Path) -> None:
     actions = [action(1, 0, "scroll", 6_000), action(1, 77, "like", 6_000)]
     outcome = join(tmp_path, [actions[1], shown(1, 5_000), *actions])
@@ -258,6 +274,33 @@ def test_rule_10_an_action_without_its_request_is_an_orphan(tmp_path: Path) -> N
     outcome = join(tmp_path, [shown(1, 5_000), action(2, 0, "watch", 6_000)])
     assert outcome.pairs(1) == []
     assert outcome.counts["orphan_actions"] == 1
+
+
+@pytest.mark.parametrize("waits_until_ms", [15_999, 16_000])
+def test_rule_10_waiting_counts_from_the_event_time_of_the_action(tmp_path: Path, waits_until_ms: int) -> None:
+    engine = Engine(SPEC, replace(CONFIG, action_wait_ms=10_000), tmp_path)
+    engine.record(0, encode(action(9, 0, "watch", 4_000)))  # its orphaning moves the time of the bucket
+    engine.watermark(14_999)
+    engine.record(0, encode(action(1, 0, "watch", 5_000)))
+    engine.watermark(waits_until_ms - 1)
+    engine.record(0, encode(shown(1, 5_000)))
+    assert engine.joiner.counters.positives == (waits_until_ms == 15_999)
+
+
+@pytest.mark.parametrize("same_bucket", [True, False])
+def test_rule_11_and_14_closed_and_forgotten_are_of_the_bucket(tmp_path: Path, same_bucket: bool) -> None:
+    engine = Engine(SPEC, CONFIG, tmp_path)
+    engine.record(0 if same_bucket else 1, encode(shown(1, 5_000)))
+    engine.watermark(10_000_000)
+    if same_bucket:
+        with pytest.raises(RecordError, match="later than every label window"):
+            engine.record(0, encode(shown(2, 4_000)))
+        return
+    engine.record(0, encode(shown(2, 4_000)))
+    engine.record(0, encode(action(2, 0, "watch", 5_000)))
+    assert (engine.joiner.counters.positives, engine.joiner.counters.late_actions) == (1, 0)
+    engine.watermark(10_000_001)
+    assert any(row[0] == "r2" and row[3] == 0 for row in rows_of(SPEC, engine.blocks))
 
 
 def test_rule_11_a_window_closes_once_the_watermark_has_passed_its_slice(tmp_path: Path) -> None:
@@ -398,6 +441,18 @@ def test_rule_17_a_faultless_late_run_passes_and_a_mislabelled_one_does_not(tmp_
                 arrival = Arrival.of(event)
                 plain.add_record(arrival.data, arrival.key)
         assert not audit_examples(plain.result(), outcome.blocks).ok
+
+
+def test_rule_18_the_rows_of_an_id_that_was_used_again_are_reported_as_duplicated(tmp_path: Path) -> None:
+    engine, plain = Engine(SPEC, CONFIG, tmp_path), PlainJoin(SPEC)
+    for event in (shown(1, 5_000), shown(1, 70_000)):
+        plain.add_feature(event)
+        engine.record(0, encode(event))
+        engine.watermark(LIKE_CLOSED_MS)
+    engine.watermark(END_OF_TIME_MS)
+    report = audit_examples(plain.result(), engine.blocks)
+    assert not report.ok
+    assert report.duplicated == report.expected > 0
 
 
 def test_rule_18_a_discarded_negative_is_reported_as_lost(tmp_path: Path) -> None:
