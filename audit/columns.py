@@ -19,7 +19,7 @@ def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dic
 
     Beside the record's own: ``request`` int64[n] (number in ``expected``, -1 unknown), ``request_ids`` with
     ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly if the spec is ragged),
-    ``fid_counts`` and ``fid_ends`` int64[n].
+    ``fid_counts`` and ``fid_ends`` int64[n], ``bucket`` int64[n].
     """
     spec = expected.spec
     slots, tasks = len(spec.slots), len(spec.tasks)
@@ -39,6 +39,7 @@ def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dic
     column["lengths"] = np.concatenate(
         [np.ones(n * slots, np.uint16) if b.lengths is None else b.lengths for b, n in zip(blocks, sizes, strict=True)]
     )
+    column["bucket"] = np.repeat(np.array([block.bucket for block in blocks], np.int64), sizes)
     column["has_lengths"] = np.repeat([(block.lengths is not None) == spec.ragged for block in blocks], sizes)
     column["served_logits"] = np.concatenate(
         [

@@ -70,11 +70,13 @@ class Audit:
         self._waiting_rows = 0
         # rows found of each pair, [M, T]; those with label 1, the late ones among them, those with label 0
         self._positives, self._late, self._negatives = (np.zeros(expected.positive.shape, np.int32) for _ in range(3))
+        #: of each request the bucket of its first row, -1 before that, [R]
+        self._bucket = np.full(len(expected.request_ids), -1, np.int64)
         self._rates = np.array([task.negative_rate for task in expected.spec.tasks], np.float32)
         self._count = dict.fromkeys(
             ("found", "positive", "negative", "unexpected", "mislabelled", "wrong_rate", "wrong_spec"), 0
         )
-        self._wrong = dict.fromkeys(COLUMNS, 0)
+        self._wrong = dict.fromkeys((*COLUMNS, "bucket"), 0)
 
     def add(self, block: ExampleBlock) -> None:
         """One block of the examples topic."""
@@ -176,6 +178,18 @@ class Audit:
             "wrong rate", rate != due_rate, rows, task, lambda i: f"{rate[i]}, due {due_rate[i]}"
         )
         self._compare_columns(column, keep, rows, task, label)
+        self._compare_buckets(column["bucket"][keep], rows, task)
+
+    def _compare_buckets(self, buckets: Int64s, rows: Int64s, task: Int64s) -> None:
+        """All rows of a request are of one bucket; of which one, only Flink's hash knows."""
+        requests = self.expected.request[rows]
+        first_requests, first = np.unique(requests, return_index=True)
+        new = self._bucket[first_requests] < 0
+        self._bucket[first_requests[new]] = buckets[first[new]]
+        due = self._bucket[requests]
+        self._wrong["bucket"] += self._note(
+            "wrong bucket", buckets != due, rows, task, lambda i: f"{buckets[i]}, other rows of the request: {due[i]}"
+        )
 
     def _compare_columns(self, column: dict[str, Any], keep: Int64s, rows: Int64s, task: Int64s, label: Bools) -> None:
         expected = self.expected

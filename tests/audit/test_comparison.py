@@ -232,6 +232,14 @@ def test_a_changed_column_is_found_and_named(column: str, change: Callable[[Exam
     assert named(report, f"wrong {column}", BLOCKS[index])
 
 
+def test_a_row_of_another_bucket_than_the_others_of_its_request_is_found() -> None:
+    last = max(i for i, block in enumerate(BLOCKS) if block.request_ids[0] == "r0")
+    report = run(changed(last, lambda b: replace(b, bucket=b.bucket + 1)))
+    assert report.wrong_columns == {"bucket": 1}
+    assert not report.ok
+    assert named(report, "wrong bucket", BLOCKS[last])
+
+
 def test_swapped_lengths_and_missing_fids_are_found() -> None:
     index = next(i for i, b in enumerate(BLOCKS) if b.lengths is not None and b.lengths[-1] >= 1)
 
