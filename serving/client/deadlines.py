@@ -28,12 +28,13 @@ class DeadlineTransport(httpx2.HTTPTransport):
     """Sends requests, each until its :data:`DEADLINE`."""
 
     def __init__(self, limits: httpx2.Limits) -> None:
-        super().__init__(trust_env=False, limits=limits)
+        context = httpx2.create_ssl_context(trust_env=False)
+        super().__init__(verify=context, trust_env=False, limits=limits)
         self._deadline = _Deadline()
         # httpx2 passes no network backend on to the pool that it makes; the pool itself takes one.
         self._pool.close()
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(trust_env=False),
+            ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
