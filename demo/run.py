@@ -133,7 +133,6 @@ class _Demo:
         kafka = self.config.kafka
         spec = self.recording.info.spec
         actions = EventProducer(kafka.connection, kafka.topics.actions)
-        actions.start()
         self.started_ms = time.time_ns() // 1_000_000
         driver = Driver(
             spec,

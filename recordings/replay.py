@@ -80,8 +80,6 @@ def replay(
     counts = {True: 0, False: 0}
     total = recording.info.requests + recording.info.actions if requests is None else None
     try:
-        feature_log.start()
-        action_log.start()
         with EventProgress(f"replay {recording.directory}", total) as progress:
             for event in recording.events():
                 is_feature = isinstance(event, FeatureEvent)

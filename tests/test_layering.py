@@ -61,7 +61,7 @@ LIBRARIES: dict[str, set[str]] = {
     "joiner": {"numpy", "rocksdict"},
     "trainer": {"numpy", "torch", "safetensors", "fsspec"},
     "sync": {"numpy", "fsspec", "google_crc32c", "safetensors"},
-    "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client", "httpx2"},
+    "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client", "httpx2", "httpcore2"},
     "connectors": {"confluent_kafka"},
     "audit": {"numpy"},
 }
@@ -237,7 +237,8 @@ def test_the_client_and_the_server_share_no_library_of_the_network() -> None:
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("serving")
         for line, name in imported(ast.parse(path.read_text("utf-8")))
-        if name.partition(".")[0] in ({"torch", "starlette", "uvicorn"} if path.parent.name == "client" else {"httpx2"})
+        if name.partition(".")[0]
+        in ({"torch", "starlette", "uvicorn"} if path.parent.name == "client" else {"httpx2", "httpcore2"})
         or (name.startswith("rillet.serving.client") and path.parent.name != "client")
     ]
     assert not wrong, "\n".join(wrong)

@@ -205,7 +205,6 @@ def test_a_script_beside_folders_of_our_names_uses_its_own_and_ours(wheel: Path,
         "from rillet.serving.client import Client\n"
         "import rillet.jobs.config\n"
         "producer = EventProducer('127.0.0.1:1', 'actions')\n"
-        "producer.start()\n"
         "producer.submit(ActionEvent('r', 1, impression_id=2, action='watch'))\n"
         "producer.close()\n"
         "with Client('http://127.0.0.1:1', 'films') as client:\n"

@@ -27,13 +27,8 @@ def score(client: Client, encoder: CandidateEncoder, user: int, films: dict[int,
 
 def report_watched(config: RilletConfig, request_id: str, film: int) -> None:
     """Sends an action under the id of the request that showed the film."""
-    actions = EventProducer(config.kafka.connection, config.kafka.topics.actions)
-    actions.start()
-    try:
+    with EventProducer(config.kafka.connection, config.kafka.topics.actions) as actions:
         actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, impression_id=film, action="watch"))
-        actions.flush()
-    finally:
-        actions.close()
 
 
 def main() -> None:

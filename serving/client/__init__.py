@@ -9,7 +9,7 @@
         best = films.impression_ids[answer.task("watch").argmax()]
 
 :class:`Client` and :class:`AsyncClient` only move bytes. What a request looks like, what an answer means and when to
-try again is decided in ``candidates``, ``exchanges`` and ``attempts``, which do no I/O. Installed by
+try again is decided in ``candidates``, ``exchanges``, ``attempts`` and ``calls``, which do no I/O. Installed by
 ``pip install rillet[client]``; imports nothing of the server.
 """
 

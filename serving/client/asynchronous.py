@@ -1,32 +1,22 @@
-"""The client for asyncio: sends exchanges, sleeps between attempts."""
+"""The client for asyncio: runs the calls with an asynchronous connection pool."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx2
 
+from rillet.schemas import ClosedError
 from rillet.serving.client import transport as http
-from rillet.serving.client.attempts import Attempts, RetryPolicy, Timeouts
+from rillet.serving.client.attempts import RetryPolicy, Timeouts
+from rillet.serving.client.calls import Call, Calls, Send, Sleep
 from rillet.serving.client.candidates import Candidates
-from rillet.serving.client.errors import ClientError, DeadlineExceededError, ServerUnavailableError
-from rillet.serving.client.exchanges import (
-    Exchange,
-    ModelMetadata,
-    Scores,
-    metadata_exchange,
-    read_reply,
-    ready_exchange,
-    score_exchange,
-)
+from rillet.serving.client.errors import ClientError
+from rillet.serving.client.exchanges import ModelMetadata, Reply, Scores, model_path
 
-_READY_POLL_S = 0.2
-_ONCE = RetryPolicy(attempts=1)
 Result = TypeVar("Result")
 
 
@@ -44,11 +34,13 @@ class AsyncClient:
         max_connections: int = 100,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        """As :class:`rillet.serving.client.Client`; ``timeouts.attempt_s`` bounds an attempt as a whole."""
-        self._url, self._model = http.checked_url(url), model
-        self._timeouts, self._retries = timeouts, retries
+        """As :class:`rillet.serving.client.Client`."""
+        self._calls = Calls(http.checked_address(url, model_path(model)), model, timeouts, retries)
         self._http = httpx2.AsyncClient(
-            headers=dict(headers or {}), limits=http.limits(max_connections), transport=transport, trust_env=False
+            headers=http.checked_headers(headers),
+            limits=http.limits(max_connections),
+            transport=transport,
+            trust_env=False,
         )
 
     async def score(
@@ -61,43 +53,22 @@ class AsyncClient:
         timeout_ms: float | None = None,
     ) -> Scores:
         """See :meth:`rillet.serving.client.Client.score`."""
-        return await self._call(
-            score_exchange(
-                self._model,
-                candidates,
-                request_id=request_id,
-                event_time_ms=event_time_ms,
-                log=log,
-                timeout_ms=timeout_ms,
-            ),
-            self._retries,
-        )
+        return await self._run(self._calls.score(candidates, request_id, event_time_ms, log, timeout_ms))
 
     async def metadata(self) -> ModelMetadata:
         """See :meth:`rillet.serving.client.Client.metadata`."""
-        return await self._call(metadata_exchange(self._model), self._retries)
+        return await self._run(self._calls.metadata())
 
     async def ready(self) -> bool:
         """See :meth:`rillet.serving.client.Client.ready`."""
-        try:
-            return await self._call(ready_exchange(self._model), _ONCE)
-        except ServerUnavailableError:
-            return False
+        return await self._run(self._calls.ready())
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """See :meth:`rillet.serving.client.Client.wait_until_ready`."""
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            try:
-                await self._call(ready_exchange(self._model), _ONCE)
-                return
-            except (ServerUnavailableError, DeadlineExceededError) as error:
-                if time.monotonic() + _READY_POLL_S > deadline_s:
-                    raise ServerUnavailableError(f"not ready within {timeout_s:g} s: {error}") from error
-            await asyncio.sleep(_READY_POLL_S)
+        await self._run(self._calls.wait_until_ready(timeout_s))
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """See :meth:`rillet.serving.client.Client.close`."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -108,24 +79,30 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, exchange: Exchange[Result], policy: RetryPolicy) -> Result:
-        url = self._url + exchange.path
-        attempts = Attempts(self._timeouts, policy, time.monotonic())
+    async def _run(self, call: Call[Result]) -> Result:
+        step = next(call)
         while True:
-            attempt_s = attempts.begin(time.monotonic())
             try:
-                # httpx2 bounds each wait for the socket; this bounds the attempt.
-                async with asyncio.timeout(attempt_s):
-                    response = await self._http.request(
-                        exchange.method,
-                        url,
-                        content=exchange.content,
-                        headers=exchange.headers,
-                        timeout=http.timeout(self._timeouts.connect_s, attempt_s),
-                    )
-                return read_reply(exchange, url, http.reply(response, attempts.count), time.time())
-            except (httpx2.TransportError, TimeoutError) as error:
-                failure = http.failure(exchange, url, error)
-            except ClientError as error:
-                failure = error
-            await asyncio.sleep(attempts.wait_s(failure, time.monotonic(), random.random()))
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    step = call.send(None)
+                else:
+                    step = call.send(await self._send(step))
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+
+    async def _send(self, send: Send) -> Reply | ClientError:
+        try:
+            # httpx2 bounds each wait for the socket; this bounds the attempt.
+            async with asyncio.timeout(send.attempt_s):
+                response = await self._http.request(
+                    send.method, send.url, content=send.content, headers=send.headers, timeout=http.timeout(send)
+                )
+        except (httpx2.RequestError, httpx2.InvalidURL, TimeoutError) as error:
+            return http.failure(send, error)
+        except RuntimeError as error:
+            if not self._http.is_closed:
+                raise
+            raise ClosedError(f"{send}: the client is closed") from error
+        return http.reply(response)

@@ -7,7 +7,6 @@ loop would be left: both how long to wait and when to stop depend on the answer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -16,6 +15,10 @@ from rillet.serving.client.errors import ClientError
 
 #: An attempt that begins at its deadline still gets this long, so that it fails by its timeout and not by a zero.
 _SHORTEST_ATTEMPT_S = 0.001
+#: Limits from here on (three years) are none: sockets do not take just any number of seconds.
+_NO_LIMIT_S = 1e8
+#: A server that asks for more is not believed; also far below what a sleep can take.
+_LONGEST_WAIT_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class RetryPolicy:
 
     :param attempts: at most so many, the first included; 1 never retries.
     :param first_wait_s: upper bound of the wait after the first attempt; it doubles after each further one.
-    :param longest_wait_s: where the doubling ends.
+    :param longest_wait_s: where the doubling ends; an hour at most.
 
     >>> policy = RetryPolicy(first_wait_s=0.1, longest_wait_s=0.5)
     >>> [policy.wait_s(attempt, None, chance=1.0) for attempt in (1, 2, 3, 4)]
@@ -59,10 +62,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts: {self.attempts} is not positive")
-        if not 0 <= self.first_wait_s <= self.longest_wait_s < math.inf:
+        if not 0 <= self.first_wait_s <= self.longest_wait_s <= _LONGEST_WAIT_S:
             raise ValueError(
                 f"first_wait_s, longest_wait_s: {self.first_wait_s} and {self.longest_wait_s} are not in 0 <= first "
-                f"<= longest < inf"
+                f"<= longest <= {_LONGEST_WAIT_S:g}"
             )
 
     def wait_s(self, attempt: int, retry_after_s: float | None, chance: float) -> float:
@@ -87,11 +90,11 @@ class Attempts:
         #: attempts begun so far
         self.count = 0
 
-    def begin(self, now_s: float) -> float | None:
-        """Starts the next attempt; returns how many seconds it may take, None for no limit."""
+    def begin(self, now_s: float) -> tuple[float | None, float | None]:
+        """Starts the next attempt; returns how many seconds connecting and the whole attempt may take, None for no limit."""
         self.count += 1
-        seconds = max(_SHORTEST_ATTEMPT_S, min(self._timeouts.attempt_s, self._deadline_s - now_s))
-        return None if seconds == math.inf else seconds
+        attempt_s = max(_SHORTEST_ATTEMPT_S, min(self._timeouts.attempt_s, self._deadline_s - now_s))
+        return _limit(min(self._timeouts.connect_s, attempt_s)), _limit(attempt_s)
 
     def wait_s(self, failure: ClientError, now_s: float, chance: float) -> float:
         """How many seconds to wait before the next attempt.
@@ -107,8 +110,13 @@ class Attempts:
         return wait_s
 
 
+def _limit(seconds: float) -> float | None:
+    return seconds if seconds < _NO_LIMIT_S else None
+
+
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
-    """Seconds that a ``Retry-After`` header asks to wait (RFC 9110, section 10.2.3); None without a readable one.
+    """Seconds that a ``Retry-After`` header asks to wait (RFC 9110, section 10.2.3), an hour at most; None without a
+    readable one.
 
     :param now_s: wall clock in seconds since 1970: the header may hold a date.
 
@@ -121,10 +129,12 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdecimal():
-        return float(text)
+        return min(float(text), _LONGEST_WAIT_S)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        at_s = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    # OverflowError: numbers in it that no date has.
+    except (ValueError, OverflowError):
         # A header that says nothing: the policy's own wait applies.
         return None
-    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s)
+    return min(max(0.0, at_s - now_s), _LONGEST_WAIT_S)

@@ -4,11 +4,12 @@ RilletError
 └── ClientError
     ├── RequestRefusedError      the server refuses this request (4xx) or failed on it (500); has its status and message
     ├── ServerBusyError          429: the server's queue is full
-    ├── ServerUnavailableError   503, or no connection
+    ├── ServerUnavailableError   503, no connection, or a proxy without one (502, 408)
     ├── DeadlineExceededError    no answer in time: the client's timeouts, or the server's (504)
     └── MalformedAnswerError     the answer is not one of the Open Inference Protocol, or not to this request
 
-Features that do not fit the spec raise :class:`rillet.schemas.RecordError` before anything is sent.
+Features that do not fit the spec and arguments that no server would take raise :class:`rillet.schemas.RecordError`
+before anything is sent; a closed client raises :class:`rillet.schemas.ClosedError`.
 """
 
 from __future__ import annotations

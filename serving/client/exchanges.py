@@ -7,16 +7,17 @@ HTTP/REST", Triton "Binary tensor data extension".
 from __future__ import annotations
 
 import math
+import operator
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import numpy as np
 import orjson
 
-from rillet.schemas import FeatureSpec, SpecMismatchError
+from rillet.schemas import MAX_TIME_MS, FeatureSpec, RecordError, SpecMismatchError
 from rillet.schemas.arrays import AnyArray, Float32s
 from rillet.serving.client.attempts import parse_retry_after
 from rillet.serving.client.candidates import Candidates
@@ -32,6 +33,9 @@ from rillet.serving.client.errors import (
 JSON_LENGTH = "inference-header-content-length"
 _OUTPUTS = ("scores", "logits")
 _QUOTED_CHARACTERS = 300
+#: What the server accepts.
+MAX_ID_CHARACTERS = 512
+_MAX_TIMEOUT_MS = 1e12
 Result = TypeVar("Result", covariant=True)
 
 
@@ -105,13 +109,18 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Generic[Result]):
-    """A request, and what its 200 means. ``path`` is relative to the server's address."""
+    """A request, and what its 200 means.
+
+    :param path: relative to the server's address.
+    :param encode: headers and content of the next attempt, given how many seconds it may take (None for no limit).
+    :param timeout_ms: the caller's own limit on waiting at the server: a 504 is final then.
+    """
 
     method: str
     path: str
     read: Callable[[Reply], Result]
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes = b""
+    encode: Callable[[float | None], tuple[Mapping[str, str], bytes]] = lambda attempt_s: ({}, b"")
+    timeout_ms: float | None = None
 
 
 def score_exchange(
@@ -125,13 +134,17 @@ def score_exchange(
 ) -> Exchange[Scores]:
     """Scores ``candidates``. See :meth:`rillet.serving.client.Client.score`.
 
+    :raises RecordError: an argument that no server would take.
+
     >>> exchange = score_exchange("films", Candidates([[281474976710663, 4503599627370513]]), request_id="r1")
-    >>> exchange.method, exchange.path, len(exchange.content) - int(exchange.headers[JSON_LENGTH])
+    >>> headers, content = exchange.encode(0.5)
+    >>> exchange.method, exchange.path, len(content) - int(headers[JSON_LENGTH])
     ('POST', '/v2/models/films/infer', 24)
     """
     # Always of the client's making: sent again after a lost answer, a request keeps its id, and the joiner drops
     # the second copy of its features.
-    request_id = request_id or uuid.uuid4().hex
+    request_id = uuid.uuid4().hex if request_id is None else _checked_id(request_id)
+    timeout_ms = None if timeout_ms is None else _checked_timeout(timeout_ms)
     tensors: list[tuple[str, str, AnyArray]] = [
         ("fids", "INT64", candidates.fids),
         ("impression_ids", "INT64", candidates.impression_ids),
@@ -154,33 +167,31 @@ def score_exchange(
     # What is not asked for is not sent: the server has defaults of its own.
     parameters: dict[str, Any] = {} if log else {"log": False}
     if event_time_ms is not None:
-        parameters["event_time_ms"] = event_time_ms
-    if timeout_ms is not None:
-        parameters["timeout_ms"] = timeout_ms
-    if parameters:
-        document["parameters"] = parameters
-    text = orjson.dumps(document)
+        parameters["event_time_ms"] = _checked_time(event_time_ms)
+    binary = b"".join(tensor.tobytes() for _, _, tensor in tensors)
+
+    def encode(attempt_s: float | None) -> tuple[Mapping[str, str], bytes]:
+        # The server drops what waits for longer than anyone waits for it.
+        limits = [timeout_ms, None if attempt_s is None else 1000 * attempt_s]
+        limit_ms = min((limit for limit in limits if limit is not None), default=None)
+        sent = parameters if limit_ms is None else {**parameters, "timeout_ms": limit_ms}
+        text = orjson.dumps({**document, "parameters": sent} if sent else document)
+        return {JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"}, text + binary
 
     def read(reply: Reply) -> Scores:
-        return _read_scores(reply, candidates, log)
+        return _read_scores(reply, candidates, request_id, log)
 
-    return Exchange(
-        "POST",
-        f"{_path(model)}/infer",
-        read,
-        {JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"},
-        b"".join((text, *(tensor.tobytes() for _, _, tensor in tensors))),
-    )
+    return Exchange("POST", f"{model_path(model)}/infer", read, encode, timeout_ms)
 
 
 def metadata_exchange(model: str) -> Exchange[ModelMetadata]:
     """What the server says about its model."""
-    return Exchange("GET", _path(model), _read_metadata)
+    return Exchange("GET", model_path(model), _read_metadata)
 
 
 def ready_exchange(model: str) -> Exchange[bool]:
     """True from a server that scores requests for ``model`` now; one that does not answers 503."""
-    return Exchange("GET", f"{_path(model)}/ready", lambda reply: True)
+    return Exchange("GET", f"{model_path(model)}/ready", lambda reply: True)
 
 
 def read_reply(exchange: Exchange[Result], url: str, reply: Reply, now_s: float) -> Result:
@@ -194,21 +205,23 @@ def read_reply(exchange: Exchange[Result], url: str, reply: Reply, now_s: float)
         try:
             return exchange.read(reply)
         # Whatever another program may have answered: it must not surface as a KeyError somewhere in here.
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MalformedAnswerError(f"{exchange.method} {url}: the answer cannot be read: {error}") from error
-    raise _failure(f"{exchange.method} {url}", reply, now_s)
+    raise _failure(exchange, url, reply, now_s)
 
 
-def _failure(what: str, reply: Reply, now_s: float) -> ClientError:
+def _failure(exchange: Exchange[object], url: str, reply: Reply, now_s: float) -> ClientError:
     reason = _reason(reply.content)
-    message = f"{what}: answered with {reply.status}: {reason}"
+    message = f"{exchange.method} {url}: answered with {reply.status}: {reason}"
     after_s = parse_retry_after(reply.headers.get("retry-after"), now_s)
     if reply.status == 429:
         return ServerBusyError(message, retryable=True, retry_after_s=after_s)
-    if reply.status == 503:
+    # 408: the request did not arrive whole, as when its connection was about to be closed. 502: a proxy whose server
+    # restarts.
+    if reply.status in (408, 502, 503):
         return ServerUnavailableError(message, retryable=True, retry_after_s=after_s)
     if reply.status == 504:
-        return DeadlineExceededError(message)
+        return DeadlineExceededError(message, retryable=exchange.timeout_ms is None)
     return RequestRefusedError(message, status=reply.status, reason=reason)
 
 
@@ -220,9 +233,11 @@ def _reason(content: bytes) -> str:
         return content[:_QUOTED_CHARACTERS].decode("utf-8", "replace")
 
 
-def _read_scores(reply: Reply, candidates: Candidates, log: bool) -> Scores:
+def _read_scores(reply: Reply, candidates: Candidates, request_id: str, log: bool) -> Scores:
     length = int(reply.headers.get(JSON_LENGTH, len(reply.content)))
     document = orjson.loads(reply.content[:length])
+    if document["id"] != request_id:
+        raise ValueError(f"it is to request {str(document['id'])[:40]}, not to {request_id[:40]}")
     outputs: dict[str, Float32s] = {}
     offset = length
     for entry in document["outputs"]:
@@ -236,11 +251,13 @@ def _read_scores(reply: Reply, candidates: Candidates, log: bool) -> Scores:
                 f"{name} has {outputs[name].shape[1]} columns, but the tasks are {', '.join(candidates.tasks)}: is "
                 f"another feature spec served?"
             )
+        if np.isnan(outputs[name]).any():
+            raise ValueError(f"{name} has NaN in {np.isnan(outputs[name]).sum()} places")
     return Scores(
         scores=outputs["scores"],
         logits=outputs["logits"],
         version=str(document["model_version"]),
-        request_id=str(document["id"]),
+        request_id=request_id,
         logged=log and bool((document.get("parameters") or {}).get("logged", True)),
         tasks=candidates.tasks,
         attempts=reply.attempts,
@@ -273,5 +290,42 @@ def _read_metadata(reply: Reply) -> ModelMetadata:
     )
 
 
-def _path(model: str) -> str:
-    return f"/v2/models/{quote(model, safe='')}"
+def model_path(model: str) -> str:
+    """Where a server answers for a model.
+
+    :raises ClientError: the name cannot be sent.
+    """
+    try:
+        return f"/v2/models/{quote(model, safe='')}"
+    except (TypeError, UnicodeError) as error:
+        raise ClientError(f"model: {model!r} is not the name of a model: {error}") from error
+
+
+def _checked_id(value: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARACTERS:
+        raise RecordError(f"request_id: {str(value)[:40]!r} is not a string of 1 to {MAX_ID_CHARACTERS} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"request_id: {value[:40]!r} is not Unicode: {error.reason}") from error
+    return value
+
+
+def _checked_time(value: int) -> int:
+    try:
+        time_ms = operator.index(value)
+    except TypeError as error:
+        raise RecordError(f"event_time_ms: {value!r} is not an integer") from error
+    if not 0 <= time_ms < MAX_TIME_MS:
+        raise RecordError(f"event_time_ms: {time_ms} is not a time in ms since 1970, below {MAX_TIME_MS}")
+    return time_ms
+
+
+def _checked_timeout(value: float) -> float:
+    try:
+        milliseconds = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RecordError(f"timeout_ms: {str(value)[:40]!r} is not a number") from error
+    if not 0 < milliseconds < _MAX_TIMEOUT_MS:
+        raise RecordError(f"timeout_ms: {milliseconds} is not positive and below {_MAX_TIMEOUT_MS:g}")
+    return milliseconds

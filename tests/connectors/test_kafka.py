@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -59,12 +60,15 @@ def test_a_full_queue_never_blocks_the_server_and_counts_what_it_lost() -> None:
         producer.submit(feature("late"))
 
 
-def test_a_producer_touches_nothing_before_it_is_started() -> None:
+def test_a_producer_touches_nothing_before_its_first_event() -> None:
+    before = set(threading.enumerate())
     producer = EventProducer("127.0.0.1:1", "features")
-    with pytest.raises(ClosedError, match="features: the producer was not started"):
-        producer.submit(feature("early"))
     producer.flush(0.1)
+    assert set(threading.enumerate()) == before
+    producer.submit(feature("first"))
+    assert {thread.name for thread in set(threading.enumerate()) - before} == {"features-deliveries"}
     producer.close()
+    assert set(threading.enumerate()) == before
 
 
 def test_an_event_larger_than_a_record_is_refused_and_counted() -> None:

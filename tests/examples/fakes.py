@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import httpx2
 
@@ -25,17 +25,19 @@ class FakeActions:
 
     def __init__(self, kafka: KafkaConnection | str, topic: str) -> None:
         self.kafka, self.topic = KafkaConnection.of(kafka), topic
-        self.started = False
         self.sent: list[ActionEvent] = []
         self.acknowledged = 0
         self.closed = False
         self.made.append(self)
 
-    def start(self) -> None:
-        self.started = True
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+        self.close()
 
     def submit(self, event: ActionEvent) -> None:
-        assert self.started
         assert not self.closed
         self.sent.append(decode_as(ActionEvent, encode(event)))  # as the real one: what cannot be written fails here
 

@@ -53,15 +53,17 @@ def test_no_wait_begins_that_would_end_after_the_deadline() -> None:
 
 def test_an_attempt_may_take_what_is_left_and_no_more_than_one_attempts_share() -> None:
     attempts = Attempts(Timeouts(attempt_s=4.0, total_s=10.0), RetryPolicy(), now_s=0.0)
-    assert [attempts.begin(now) for now in (0.0, 5.0, 8.0)] == [4.0, 4.0, 2.0]
-    assert attempts.begin(11.0) == pytest.approx(0.001)
+    assert [attempts.begin(now) for now in (0.0, 5.0, 8.0)] == [(1.0, 4.0), (1.0, 4.0), (1.0, 2.0)]
+    assert attempts.begin(11.0) == pytest.approx((0.001, 0.001))
     assert attempts.count == 4
 
 
-def test_infinite_timeouts_are_no_limit() -> None:
-    attempts = Attempts(Timeouts(attempt_s=math.inf, total_s=math.inf), RetryPolicy(attempts=2), now_s=0.0)
-    assert attempts.begin(0.0) is None
-    assert attempts.wait_s(_busy(1e6), 1e9, 0.0) == 1e6
+@pytest.mark.parametrize("much", [math.inf, 1e300])
+def test_limits_beyond_what_a_socket_takes_are_no_limit(much: float) -> None:
+    timeouts = Timeouts(connect_s=much, attempt_s=much, total_s=much)
+    attempts = Attempts(timeouts, RetryPolicy(attempts=2), now_s=0.0)
+    assert attempts.begin(0.0) == (None, None)
+    assert attempts.wait_s(_busy(1e6), 1e7, 0.0) == 1e6
 
 
 @pytest.mark.parametrize(
@@ -76,13 +78,20 @@ def test_infinite_timeouts_are_no_limit() -> None:
         ("-1", None),
         ("1.5", None),
         ("", None),
+        ("99999999999999999999", 3_600.0),
+        ("9" * 400, 3_600.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600.0),
+        ("Thu, 01 Jan 2026 00:00:00 +9999999999999999", None),
+        ("Thu, 01 Jan 0001 00:00:00 +0100", 0.0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert parse_retry_after(header, now_s=1_795_284_000.0) == seconds
 
 
-@pytest.mark.parametrize("settings", [{"attempts": 0}, {"first_wait_s": -1}, {"first_wait_s": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"attempts": 0}, {"first_wait_s": -1}, {"first_wait_s": 3}, {"longest_wait_s": 1e300}]
+)
 def test_a_policy_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         RetryPolicy(**settings)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from rillet.schemas import SpecMismatchError
+from rillet.schemas import RecordError, SpecMismatchError
 from rillet.serving import RequestLayout, format_infer_response, parse_infer_request
 from rillet.serving.client import (
     Candidates,
@@ -31,14 +31,26 @@ TABLE = np.array([[0.5, 0.1], [0.2, 0.3], [0.9, 0.8], [0.4, 0.6]], np.float32)
 
 
 def _read(reply: Reply, candidates: Candidates = FILMS, **options: Any) -> Scores:
-    return read_reply(score_exchange("films", candidates, **options), "http://s", reply, now_s=0.0)
+    return read_reply(score_exchange("films", candidates, request_id="r1", **options), "http://s", reply, now_s=0.0)
+
+
+def _encoded(attempt_s: float | None = None, candidates: Candidates = FILMS, **options: Any) -> tuple[bytes, int]:
+    """What is sent, and the length of its JSON."""
+    headers, content = score_exchange("films", candidates, **options).encode(attempt_s)
+    return content, int(headers[JSON_LENGTH])
+
+
+def _parameters(attempt_s: float | None, **options: Any) -> dict[str, Any]:
+    content, length = _encoded(attempt_s, **options)
+    parameters: dict[str, Any] = orjson.loads(content[:length]).get("parameters", {})
+    return parameters
 
 
 def _answer(binary: bool = True, logits: np.ndarray = TABLE, **changes: Any) -> Reply:
     content, length = format_infer_response(
         model="films",
         version="7",
-        request_id="r1",
+        request_id=changes.get("request_id", "r1"),
         outputs=[("logits", logits, binary), ("scores", TABLE, binary)],
         parameters=changes.get("parameters"),
     )
@@ -58,15 +70,13 @@ def test_the_request_is_the_one_that_tritons_client_makes() -> None:
         request_id="r1",
         parameters={"log": False, "event_time_ms": 12, "timeout_ms": 50},
     )
-    ours = score_exchange("films", FILMS, request_id="r1", log=False, event_time_ms=12, timeout_ms=50)
-    own_length = int(ours.headers[JSON_LENGTH])
-    assert orjson.loads(ours.content[:own_length]) == orjson.loads(theirs[:length])
-    assert ours.content[own_length:] == theirs[length:]
+    ours, own_length = _encoded(request_id="r1", log=False, event_time_ms=12, timeout_ms=50)
+    assert orjson.loads(ours[:own_length]) == orjson.loads(theirs[:length])
+    assert ours[own_length:] == theirs[length:]
 
 
 def test_the_server_reads_what_was_meant() -> None:
-    exchange = score_exchange("films", FILMS, request_id="r1", event_time_ms=12, log=False)
-    request = parse_infer_request(exchange.content, int(exchange.headers[JSON_LENGTH]))
+    request = parse_infer_request(*_encoded(request_id="r1", event_time_ms=12, log=False))
     scoring = RequestLayout(SPEC, 10).parse(request, now_ms=99, new_id="x")
     assert (scoring.request_id, scoring.event_time_ms, scoring.log, scoring.rows) == ("r1", 12, False, 4)
     assert scoring.impression_ids.tolist() == [40, 41, 42, 43]
@@ -76,9 +86,45 @@ def test_the_server_reads_what_was_meant() -> None:
 def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     ids = set()
     for _ in range(2):
-        exchange = score_exchange("films", FILMS)
-        ids.add(parse_infer_request(exchange.content, int(exchange.headers[JSON_LENGTH])).id)
+        ids.add(parse_infer_request(*_encoded()).id)
     assert sorted(map(len, ids)) == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("attempt_s", "timeout_ms", "sent"),
+    [(0.5, None, 500), (0.5, 100, 100), (0.05, 100, 50), (None, 100, 100), (None, None, None)],
+)
+def test_the_server_is_told_for_how_long_the_answer_is_waited_for(
+    attempt_s: float | None, timeout_ms: float | None, sent: float | None
+) -> None:
+    assert _parameters(attempt_s, timeout_ms=timeout_ms).get("timeout_ms") == sent
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    parameters = _parameters(None, event_time_ms=np.int64(5), timeout_ms=np.float32(7))
+    assert parameters == {"event_time_ms": 5, "timeout_ms": 7}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"request_id": ""},
+        {"request_id": 5},
+        {"request_id": "x" * 513},
+        {"request_id": "\ud800"},
+        {"event_time_ms": 2**70},
+        {"event_time_ms": -1},
+        {"event_time_ms": 1.5},
+        {"timeout_ms": float("nan")},
+        {"timeout_ms": 0},
+        {"timeout_ms": 10**400},
+        {"timeout_ms": "soon"},
+    ],
+    ids=lambda wrong: str(wrong)[:40],
+)
+def test_an_argument_that_no_server_would_take_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecordError, match=next(iter(wrong))):
+        score_exchange("films", FILMS, **wrong)
 
 
 def test_a_models_name_cannot_leave_its_place_in_the_path() -> None:
@@ -113,10 +159,13 @@ def test_a_task_that_is_not_there_is_named() -> None:
     [
         (Reply(200, {}, b"<html>"), "unexpected character"),
         (Reply(200, {}, b"[]"), "list indices"),
-        (Reply(200, {}, b"{}"), "outputs"),
+        (Reply(200, {}, b"{}"), "'id'"),
+        (Reply(200, {}, b'{"id":"r1"}'), "'outputs'"),
         (Reply(200, {JSON_LENGTH: "many"}, b"{}"), "invalid literal"),
         (_answer(logits=TABLE[:3]), r"logits has shape \(3, 2\) for 4 candidates"),
         (_answer(logits=TABLE[:, :1].copy()), "logits has 1 columns, but the tasks are watch, like"),
+        (_answer(logits=TABLE * np.nan), "logits has NaN in 8 places"),
+        (_answer(request_id="r2"), "it is to request r2, not to r1"),
         (Reply(200, _answer().headers, _answer().content[:-1]), "scores of shape .* has 32 bytes, 31 are left"),
         (Reply(200, {}, _answer(binary=False).content.replace(b"FP32", b"FP64")), "is FP64, expected FP32"),
     ],
@@ -131,11 +180,13 @@ def test_an_answer_that_does_not_fit_is_malformed(reply: Reply, problem: str) ->
     [
         (400, RequestRefusedError, False),
         (404, RequestRefusedError, False),
+        (408, ServerUnavailableError, True),
         (413, RequestRefusedError, False),
         (429, ServerBusyError, True),
         (500, RequestRefusedError, False),
+        (502, ServerUnavailableError, True),
         (503, ServerUnavailableError, True),
-        (504, DeadlineExceededError, False),
+        (504, DeadlineExceededError, True),
     ],
 )
 def test_each_status_has_its_error_with_the_servers_words(
@@ -145,13 +196,19 @@ def test_each_status_has_its_error_with_the_servers_words(
         _read(Reply(status, {"retry-after": "3"}, b'{"error": "fids: wrong"}'))
     assert type(caught.value) is kind
     assert caught.value.retryable is retryable
-    assert caught.value.retry_after_s == (3.0 if status in (429, 503) else None)
+    assert caught.value.retry_after_s == (3.0 if status in (408, 429, 502, 503) else None)
     if isinstance(caught.value, RequestRefusedError):
         assert (caught.value.status, caught.value.reason) == (status, "fids: wrong")
 
 
+def test_a_504_is_final_when_the_caller_set_the_limit() -> None:
+    with pytest.raises(DeadlineExceededError) as caught:
+        _read(Reply(504, {}, b"{}"), timeout_ms=50)
+    assert not caught.value.retryable
+
+
 def test_a_proxys_page_is_quoted() -> None:
-    with pytest.raises(RequestRefusedError, match="502: <html>bad gateway"):
+    with pytest.raises(ServerUnavailableError, match="502: <html>bad gateway"):
         _read(Reply(502, {}, b"<html>bad gateway\xff" + b"x" * 10_000))
 
 

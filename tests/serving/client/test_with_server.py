@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.http as triton
 
 from rillet.schemas import SpecMismatchError, make_fids
@@ -16,9 +18,11 @@ from rillet.serving.client import (
     CandidateEncoder,
     Candidates,
     Client,
+    DeadlineExceededError,
     RequestRefusedError,
     RetryPolicy,
     ServerUnavailableError,
+    Timeouts,
 )
 from tests.serving.helpers import (
     MODEL,
@@ -121,6 +125,30 @@ def test_a_refusal_has_the_servers_words(client: Client) -> None:
     with pytest.raises(RequestRefusedError, match=r"fids\.shape: \[1, 3\], expected \[N, 13\]") as caught:
         client.score(Candidates(np.ones((1, 3), np.int64)))
     assert (caught.value.status, caught.value.attempts) == (400, 1)
+
+
+def test_the_server_drops_the_attempts_that_nobody_waits_for(server: Running) -> None:
+    computed: list[int] = []
+    inner = server.model.program
+
+    def slow(embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        computed.append(len(embeddings))
+        time.sleep(0.5)
+        return inner(embeddings, dense)
+
+    before = len(server.features.events)
+    server.model.program = slow
+    try:
+        timeouts = Timeouts(attempt_s=0.1, total_s=1.0)
+        retries = RetryPolicy(attempts=4, first_wait_s=0.001)
+        with Client(f"http://{server.url}", MODEL, timeouts=timeouts, retries=retries) as client:
+            with pytest.raises(DeadlineExceededError, match="after 4 attempts"):
+                client.score(_random(10))
+            time.sleep(1.0)
+    finally:
+        server.model.program = inner
+    assert len(computed) == 1
+    assert len(server.features.events) == before + 1
 
 
 def test_metadata_and_readiness(server: Running, client: Client) -> None:
