@@ -5,8 +5,10 @@ A letter (:class:`rillet.schemas.DeadLetter`) is a refused record with the reaso
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -76,6 +78,8 @@ class DeadLetterProducer:
         self.sent = 0
         #: letters that were given up by :meth:`close`
         self.failed = 0
+        self._settled = 0
+        self._counts = threading.Lock()
         self._topic = topic
         self._kafka = KafkaConnection.of(kafka)
         self._refused = ""
@@ -103,17 +107,24 @@ class DeadLetterProducer:
         """Queues one letter.
 
         :raises BackpressureError: the queue is full.
+        :raises DeliveryError: the producer is of no more use; only a restart from the last checkpoint mends it.
         :raises ClosedError: not started, or closed.
         """
         producer = self._producer
         if producer is None:
             raise ClosedError(f"topic {self._topic}: the producer was not started, or is closed")
-        producer.poll(0)
         try:
-            producer.produce(self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery)
+            producer.poll(0)
+            with self._counts:  # not between the two, where another thread may settle it
+                producer.produce(
+                    self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery
+                )
+                self.sent += 1
         except BufferError:
             raise BackpressureError(f"topic {self._topic}: no room for the letter on {letter.place}") from None
-        self.sent += 1
+        except KafkaException as error:
+            self._refused = error.args[0].str()
+            raise self._refusal() from error
 
     def flush(self, timeout_s: float) -> None:
         """Waits until all letters are acknowledged.
@@ -121,29 +132,49 @@ class DeadLetterProducer:
         :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
-        left = 0 if self._producer is None else self._producer.flush(timeout_s)
+        if self._producer is not None:
+            try:
+                self._producer.flush(timeout_s)
+            except KafkaException as error:
+                self._refused = error.args[0].str()
         if self._refused:
-            raise DeliveryError(
-                f"topic {self._topic}: a dead letter was refused: {self._refused}; check that the topic exists and may"
-                " be written, then restart"
-            )
-        if left:
+            raise self._refusal()
+        if self._producer is not None and (left := self._waiting()):
             last = self._errors.last
             why = "" if last is None else f" ({self._kafka.redact(last.str())})"
             raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
 
     def close(self) -> None:
         """Ends at once; letters that are not acknowledged are given up and counted in ``failed``."""
-        producer, self._producer = self._producer, None
+        with self._counts:
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                self.failed = self.sent - self._settled
         if producer is not None:
-            self.failed += len(producer)
             producer.purge(in_queue=True, in_flight=True)
-            producer.poll(0)
+            # A fatal error that it raises again has been raised by submit or flush, or concerns nothing any more.
+            with suppress(KafkaException):
+                producer.poll(0)
+
+    def _waiting(self) -> int:
+        """Letters that are neither acknowledged nor refused; the client's own count has its events in it."""
+        with self._counts:
+            return self.sent - self._settled
+
+    def _refusal(self) -> DeliveryError:
+        return DeliveryError(
+            f"topic {self._topic}: a dead letter was refused: {self._kafka.redact(self._refused)}; check that the topic"
+            " exists and may be written, then restart"
+        )
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        with self._counts:
+            if self._producer is None:  # what close gave up is no refusal
+                return
+            self._settled += 1
         if error is None:
             self._errors.clear()
-        elif self._producer is not None:  # what close gave up is no refusal
+        else:
             self._refused = error.str()
 
 

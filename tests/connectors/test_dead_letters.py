@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from rillet.connectors import connection
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, resend
@@ -33,6 +33,9 @@ class FakeProducer:
         self.expires = settings.get("message.timeout.ms", 300_000) != 0
         self.away = self.full = False
         self.refusal: KafkaError | None = None
+        self.fatal = False
+        #: what the client counts beside letters: errors and statistics that were not polled for yet
+        self.events = 0
         self.queue: list[tuple[bytes, OnDelivery]] = []
         self.delivered: list[bytes] = []
 
@@ -42,19 +45,22 @@ class FakeProducer:
         self.queue.append((key, on_delivery))
 
     def poll(self, timeout_s: float) -> int:
+        if self.fatal:
+            raise KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "lost data", fatal=True))
         threading.Event().wait(timeout_s / 10)
         return 0
 
     def flush(self, timeout_s: float) -> int:
+        self.poll(0)
         if self.away and not self.expires:
-            return len(self.queue)
+            return len(self)
         error = KafkaError(KafkaError._MSG_TIMED_OUT) if self.away else self.refusal
         queue, self.queue = self.queue, []
         for key, on_delivery in queue:
             if error is None:
                 self.delivered.append(key)
             on_delivery(error, None)
-        return 0
+        return len(self)
 
     def purge(self, *, in_queue: bool, in_flight: bool) -> None:
         queue, self.queue = self.queue, []
@@ -62,7 +68,7 @@ class FakeProducer:
             on_delivery(KafkaError(KafkaError._PURGE_QUEUE), None)
 
     def __len__(self) -> int:
-        return len(self.queue)
+        return len(self.queue) + self.events
 
 
 @pytest.fixture
@@ -117,6 +123,31 @@ def test_closing_gives_up_what_waits_and_counts_it(letters: DeadLetterProducer) 
     assert (letters.sent, letters.failed) == (1, 1)
     with pytest.raises(ClosedError):
         letters.submit(_letter(8))
+
+
+def test_events_of_the_client_are_no_letters(letters: DeadLetterProducer) -> None:
+    producer = _producer(letters)
+    letters.submit(_letter(7))
+    producer.events = 3
+    letters.flush(1.0)
+    letters.submit(_letter(8))
+    letters.close()
+    assert (letters.sent, letters.failed) == (2, 1)
+
+
+@pytest.mark.parametrize("use", [lambda letters: letters.submit(_letter(8)), lambda letters: letters.flush(1.0)])
+def test_a_fatal_error_of_the_client_is_a_refusal_for_good(
+    letters: DeadLetterProducer, use: Callable[[DeadLetterProducer], None]
+) -> None:
+    letters.submit(_letter(7))
+    _producer(letters).fatal = True
+    with pytest.raises(DeliveryError, match="topic dead: a dead letter was refused: lost data"):
+        use(letters)
+    _producer(letters).fatal = False
+    with pytest.raises(DeliveryError, match="lost data"):
+        letters.flush(1.0)
+    _producer(letters).fatal = True
+    letters.close()
 
 
 def test_the_settings_are_ones_that_the_client_takes() -> None:

@@ -45,7 +45,6 @@ EVERY = pytest.mark.parametrize("make", [events, letters, deltas, examples])
 @EVERY
 def test_one_that_was_never_started_can_be_flushed_and_closed_twice(make: Make) -> None:
     stage, use = make()
-    stage.flush(0.1)
     stage.close()
     stage.close()
     with pytest.raises(ClosedError):
