@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.errors import DeliveryError, IncompleteResendError, ResendError
 from rillet.connectors.limits import LETTER_BYTES, RECORD_MAX_BYTES
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
@@ -178,20 +180,32 @@ class DeadLetterProducer:
             self._refused = error.str()
 
 
-def read_dead_letters(kafka: KafkaConnection | str, topic: str) -> Iterator[DeadLetter]:
-    """All letters that are on the dead-letter topic at the call, oldest first.
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A record of the dead-letter topic: either a letter, or why it is none."""
 
-    :raises DecodeError: a record there is no letter; with its offset.
+    partition: int
+    offset: int
+    letter: DeadLetter | None
+    error: DecodeError | None = None
+
+
+def read_dead_letters(
+    kafka: KafkaConnection | str, topic: str, *, start: Mapping[int, int] | None = None
+) -> Iterator[StoredLetter]:
+    """All records that are on the dead-letter topic at the call, oldest first; one that is no letter has its error.
+
+    :param start: first offset of a partition, such as the one after the last that was handled; a partition not named
+        is read from its beginning.
     :raises TopicError: there is no such topic.
     :raises BrokerUnavailableError: no broker answers.
     """
-    for record in read_topic(kafka, topic):
+    for record in read_topic(kafka, topic, start=start):
         try:
-            yield decode_dead_letter(record.value or b"")
+            yield StoredLetter(record.partition, record.offset, decode_dead_letter(record.value or b""))
         except DecodeError as error:
-            raise DecodeError(
-                f"topic {topic}, partition {record.partition}, offset {record.offset}: {error}"
-            ) from error
+            where = f"topic {topic}, partition {record.partition}, offset {record.offset}"
+            yield StoredLetter(record.partition, record.offset, None, DecodeError(f"{where}: {error}"))
 
 
 def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeout_s: float = 60.0) -> int:
@@ -204,7 +218,7 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
 
     :returns: how many were sent, all of them acknowledged.
     :raises ResendError: a letter does not hold its whole record; nothing was sent then.
-    :raises DeliveryError: the broker did not take them all within ``timeout_s``.
+    :raises IncompleteResendError: the broker did not take them all within ``timeout_s``; it tells which it took.
     """
     letters = list(letters)
     for letter in letters:
@@ -214,41 +228,64 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
                 "take the record from the topic, and replace key, headers, value and cut"
             )
     kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
+    acknowledged: set[int] = set()
     failures: list[str] = []
 
-    def on_delivery(error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            failures.append(error.str())
+    def settle(number: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            acknowledged.add(number)
+        else:
+            failures.append(f"{letters[number].place}: {error.str()}")
 
     producer = kafka.producer({"enable.idempotence": True, "message.max.bytes": RECORD_MAX_BYTES}, errors)
     deadline = time.monotonic() + timeout_s
-    for letter in letters:
-        while True:
-            try:
-                producer.produce(
-                    letter.topic,
-                    letter.value,
-                    letter.key,
-                    letter.partition,
-                    timestamp=max(_timestamp_ms(letter), 0),  # 0: now
-                    headers=list(letter.headers or ()),
-                    on_delivery=on_delivery,
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
-                if time.monotonic() > deadline:
-                    raise DeliveryError(f"{letter.place}: there was no room to send it again") from None
-            except KafkaException as error:
-                raise DeliveryError(f"{letter.place}: cannot be sent again: {error.args[0].str()}") from error
-    left = producer.flush(max(deadline - time.monotonic(), 0.1))
-    if failures or left:
-        why = failures[0] if failures else "no answer" if errors.last is None else kafka.redact(errors.last.str())
-        raise DeliveryError(
-            f"{len(failures) + left} of {len(letters)} records were not sent again to {kafka}: {why}; "
-            "some may have arrived"
-        )
-    return len(letters)
+    for number, letter in enumerate(letters):
+        try:
+            _produce(producer, letter, partial(settle, number), deadline)
+        except KafkaException as error:
+            failures.append(f"{letter.place}: {error.args[0].str()}")
+        except BackpressureError as error:
+            failures.append(str(error))
+            break
+    with suppress(KafkaException):  # a fatal error: nothing more is acknowledged, which is reported below
+        producer.flush(max(deadline - time.monotonic(), 0.1))
+    if len(acknowledged) == len(letters):
+        return len(letters)
+    # What still waits must not arrive after it was reported.
+    producer.purge(in_queue=True, in_flight=True)
+    why = failures[0] if failures else "no answer" if errors.last is None else errors.last.str()
+    raise IncompleteResendError(
+        f"{len(letters) - len(acknowledged)} of {len(letters)} records were not sent again to {kafka}: "
+        f"{kafka.redact(why)}; the error's `acknowledged` and `unacknowledged` hold the letters",
+        acknowledged=[letter for number, letter in enumerate(letters) if number in acknowledged],
+        unacknowledged=[letter for number, letter in enumerate(letters) if number not in acknowledged],
+    )
+
+
+def _produce(
+    producer: Producer, letter: DeadLetter, on_delivery: Callable[[KafkaError | None, Message], None], deadline: float
+) -> None:
+    """Queues a letter's record, waiting for room until ``deadline``.
+
+    :raises BackpressureError: there was none.
+    """
+    while True:
+        try:
+            producer.produce(
+                letter.topic,
+                letter.value,
+                letter.key,
+                letter.partition,
+                timestamp=max(_timestamp_ms(letter), 0),  # 0: now
+                headers=list(letter.headers or ()),
+                on_delivery=on_delivery,
+            )
+        except BufferError:
+            if time.monotonic() > deadline:
+                raise BackpressureError(f"{letter.place}: there was no room to send it again") from None
+            producer.poll(0.1)
+        else:
+            return
 
 
 def _timestamp_ms(letter: DeadLetter) -> int:

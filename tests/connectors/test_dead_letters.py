@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from rillet.connectors import connection
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, resend
-from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, read_dead_letters, resend
+from rillet.connectors.errors import DeliveryError, IncompleteResendError, ResendError
 from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
     BackpressureError,
     ClosedError,
@@ -22,6 +25,7 @@ from rillet.schemas import (
     RecordError,
     encode_dead_letter,
 )
+from tests.connectors.mock_cluster import MockCluster
 
 OnDelivery = Callable[[KafkaError | None, object], None]
 
@@ -174,3 +178,42 @@ def test_a_letter_that_holds_only_a_part_is_not_sent_again_nor_any_beside_it() -
 def test_what_the_broker_did_not_take_is_no_success() -> None:
     with pytest.raises(DeliveryError, match=r"1 of 1 records were not sent again to 127\.0\.0\.1:1"):
         resend("127.0.0.1:1", [_letter(7)], timeout_s=0.2)
+
+
+def test_a_record_that_is_no_letter_does_not_hide_those_after_it() -> None:
+    cluster = MockCluster("dead")
+    letters = [_letter(7), _letter(8)]
+    cluster.write("dead", encode_dead_letter(letters[0]), b"noise", encode_dead_letter(letters[1]))
+    first, foreign, last = read_dead_letters(cluster.bootstrap_servers, "dead")
+    assert [first.letter, last.letter] == letters
+    assert (foreign.partition, foreign.offset, foreign.letter) == (0, 1, None)
+    assert "topic dead, partition 0, offset 1: dead letter: is no JSON" in str(foreign.error)
+    assert list(read_dead_letters(cluster.bootstrap_servers, "dead", start={0: 2})) == [last]
+
+
+def test_a_letter_that_cannot_be_sent_leaves_the_others_sent_and_told_apart() -> None:
+    cluster = MockCluster("examples")
+    letters = [_letter(7), replace(_letter(8), partition=70), _letter(9)]
+    with pytest.raises(IncompleteResendError, match=r"1 of 3 records .* partition 70, offset 8: ") as caught:
+        resend(cluster.bootstrap_servers, letters, timeout_s=3.0)
+    assert caught.value.acknowledged == (letters[0], letters[2])
+    assert caught.value.unacknowledged == (letters[1],)
+    assert [record.value for record in read_topic(cluster.bootstrap_servers, "examples")] == [b"noise"] * 2
+
+
+def test_the_documented_way_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = MockCluster("dead_letters", "examples")
+    cluster.write("dead_letters", b"noise", encode_dead_letter(_letter(7)))
+    (tmp_path / "spec.toml").touch()
+    (tmp_path / "rillet.toml").write_text(
+        f'spec = "spec.toml"\n[kafka]\nbootstrap_servers = "{cluster.bootstrap_servers}"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "operations" / "dead-letters.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})  # noqa: S102
+    assert "is no JSON" in (out := capsys.readouterr().out)
+    assert "1 records sent again" in out
+    assert [record.value for record in read_topic(cluster.bootstrap_servers, "examples")] == [b"noise"]

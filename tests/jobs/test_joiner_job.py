@@ -171,7 +171,9 @@ def test_every_example_is_there_once_and_right(joined: Setup) -> None:
 
 def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
     topics = joined.config.kafka.topics
-    (letter,) = read_dead_letters(joined.config.kafka.connection, topics.dead_letters)
+    (stored,) = read_dead_letters(joined.config.kafka.connection, topics.dead_letters)
+    letter = stored.letter
+    assert letter is not None
     assert letter.reason == "unknown schema: the record begins with 6a756e6b"
     assert (letter.topic, letter.key, letter.value, letter.cut) == (topics.actions, b"r1", b"junk", False)
 
