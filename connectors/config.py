@@ -95,7 +95,8 @@ class KafkaConfig:
 
         :raises KafkaSettingsError: a secret was not resolved.
         """
-        return KafkaConnection(self.bootstrap_servers, plain_settings(self.client))
+        hidden = frozenset(name for name, value in self.client.items() if isinstance(value, Secret))
+        return KafkaConnection(self.bootstrap_servers, plain_settings(self.client), hidden)
 
     @property
     def flink_settings(self) -> dict[str, str]:
@@ -103,7 +104,10 @@ class KafkaConfig:
 
         :raises KafkaSettingsError: a setting of ``client`` has no translation and stands not in ``flink`` either.
         """
-        return flink_settings(plain_settings(self.client), plain_settings(self.flink))
+        try:
+            return flink_settings(plain_settings(self.client), plain_settings(self.flink))
+        except KafkaSettingsError as error:
+            raise KafkaSettingsError(self.connection.redact(str(error))) from None
 
     def resolved(self, environment: Mapping[str, str], folder: Path) -> KafkaConfig:
         """With every secret looked up.

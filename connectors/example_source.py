@@ -106,9 +106,9 @@ class KafkaExampleSource:
             messages = self._consumer.consume(max_items, timeout=timeout_s)
         except KafkaException as error:
             raise self._kafka.explain(error, self._errors) from error
-        if (error := self._errors.last) is not None:
+        if (heard := self._errors.last) is not None:
             self._errors.clear()
-            self._wait_out(error)
+            self._wait_out(heard)
         records: list[RawRecord] = []
         for message in messages:
             if message.error() is not None:
