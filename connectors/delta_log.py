@@ -20,7 +20,7 @@ _OUT_OF_RANGE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 
 
 class KafkaDeltaLog:
-    """Connects when first used. One thread may append and flush while another reads."""
+    """Connects when first used. One thread may append and commit while another reads."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class KafkaDeltaLog:
         """Queues a record.
 
         :raises BackpressureError: the queue is full.
-        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`flush`.
+        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`commit`.
         :raises SyncError: the record is larger than the topic takes.
         """
         producer = self._writing()
@@ -69,7 +69,7 @@ class KafkaDeltaLog:
         except BufferError as error:
             raise BackpressureError(
                 f"delta log {self.topic}[{self.partition}]: {len(producer)} records wait for the broker on "
-                f"{self.kafka}; flush before appending more"
+                f"{self.kafka}; commit before appending more"
             ) from error
         except KafkaException as error:
             if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -80,7 +80,7 @@ class KafkaDeltaLog:
             self._discard()
             raise self._unavailable(error.args[0].str()) from error
 
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         """Returns once everything queued is acknowledged by all in-sync replicas.
 
         :raises LogUnavailableError: not all was, in time. The queue is emptied; what had been sent may still arrive.
@@ -181,7 +181,7 @@ class KafkaDeltaLog:
         return self._bounds()[1]
 
     def close(self) -> None:
-        """Closes both connections; what is queued and not flushed is given up."""
+        """Closes both connections; what is queued and not committed is given up."""
         self._closed = True
         self._discard()
         consumer, self._consumer = self._consumer, None

@@ -280,10 +280,10 @@ class Publisher:
                 block = self._block(table, upserted, removed, freshness)
                 sent += writer.append(f"{ours.table}|{ours.shard}".encode(), block)
                 if number % config.blocks_in_flight == 0:
-                    writer.flush()
+                    writer.commit()
             if ref is not None:
                 writer.append(f"dense|{ours.shard}".encode(), replace(ref, sequence=writer.sequence))
-            writer.flush()
+            writer.commit()
         except BaseException:
             # Whatever happened, some of it may be in the log, or get there later: this epoch is over.
             table.touched.put_back()

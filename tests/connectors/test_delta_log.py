@@ -37,7 +37,7 @@ class FatalProducer:
         pass
 
 
-@pytest.mark.parametrize("use", [lambda log: log.append(b"k", b"v"), lambda log: log.flush(1.0)])
+@pytest.mark.parametrize("use", [lambda log: log.append(b"k", b"v"), lambda log: log.commit(1.0)])
 def test_a_fatal_error_is_an_unavailable_log_that_works_again_with_a_new_producer(
     monkeypatch: pytest.MonkeyPatch, use: Any
 ) -> None:
@@ -49,7 +49,7 @@ def test_a_fatal_error_is_an_unavailable_log_that_works_again_with_a_new_produce
     with pytest.raises(LogUnavailableError, match=r"deltas\[0\] on nowhere:9092: lost data"):
         use(log)
     log.append(b"k", b"v")
-    log.flush(1.0)
+    log.commit(1.0)
     assert FatalProducer.made == made + 1
 
 

@@ -103,7 +103,7 @@ def test_the_trainer_reads_and_writes_with_its_rights(guarded: KafkaConnection) 
     source.close()
     with KafkaDeltaLog(mine, "deltas") as log:
         log.append(b"k", b"v")
-        log.flush(10)
+        log.commit(10)
         assert log.read(0, 1, 10.0)[0].value == b"v"
     letters = DeadLetterProducer(mine, "dead_letters")
     letters.start()

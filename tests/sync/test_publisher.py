@@ -321,14 +321,14 @@ class TestEpochs:
     def test_of_two_claims_of_one_epoch_the_first_in_the_log_holds(self, bench: Bench) -> None:
         slow_link = bench.link()
         slow, fast = bench.publisher(slow_link, writer="slow"), bench.publisher(writer="fast")
-        send = slow_link.flush
+        send = slow_link.commit
 
-        def flush_after_the_other(timeout_s: float) -> None:
-            slow_link.flush = send  # type: ignore[method-assign]
+        def commit_after_the_other(timeout_s: float) -> None:
+            slow_link.commit = send  # type: ignore[method-assign]
             bench.publish(fast, trainer_table(FIDS))
             send(timeout_s)
 
-        slow_link.flush = flush_after_the_other  # type: ignore[method-assign]
+        slow_link.commit = commit_after_the_other  # type: ignore[method-assign]
         bench.publish(slow, trainer_table(FIDS))
 
         assert (fast.epoch, slow.epoch) == (1, 2)
@@ -409,14 +409,14 @@ class TestTakingOver:
         link = bench.link()
         second = bench.publisher(link, writer="second", state=state)
         bench.log.append(b"x", b"")  # the claim is acknowledged, the publication is not
-        send, calls = link.flush, []
+        send, calls = link.commit, []
 
         def second_flush_fails(timeout_s: float) -> None:
             calls.append(timeout_s)
             link.fate = "ok" if len(calls) == 1 else "nothing"
             send(timeout_s)
 
-        link.flush = second_flush_fails  # type: ignore[method-assign]
+        link.commit = second_flush_fails  # type: ignore[method-assign]
         with pytest.raises(LogUnavailableError):
             bench.publish(second, table)
         third = bench.publisher(writer="third", state=second.state())
@@ -433,7 +433,7 @@ class TestTakingOver:
         if lost == "log":
             bench.log.truncate(bench.log.end())
             bench.log.append(b"k", b"not a block")
-            bench.log.flush(0)
+            bench.log.commit(0)
         publisher = bench.publisher(writer="second", state=None if lost == "state" else state)
         publication = publisher.publish(table, now_ms=0, freshness=Freshness())
 
