@@ -34,9 +34,6 @@ from rillet.schemas import (
     encode_dead_letter,
 )
 
-#: letters waiting for the broker, in all
-_QUEUE_BYTES = 64 << 20
-
 
 def letter_for(
     error: RecordError,
@@ -76,7 +73,9 @@ class DeadLetterProducer:
     never passed over: every later :meth:`flush` fails, so no checkpoint gets past the record.
     """
 
-    def __init__(self, kafka: KafkaConnection | str, topic: str) -> None:
+    def __init__(self, kafka: KafkaConnection | str, topic: str, *, queue_bytes: int = 64 << 20) -> None:
+        """:param queue_bytes: of letters that wait for the broker; above it ``submit`` raises."""
+        self._queue_bytes = queue_bytes
         self.sent = 0
         #: letters that were given up by :meth:`close`
         self.failed = 0
@@ -100,7 +99,7 @@ class DeadLetterProducer:
                 "message.max.bytes": RECORD_MAX_BYTES,
                 # For ever: the client would give a letter up after five minutes.
                 "message.timeout.ms": 0,
-                "queue.buffering.max.kbytes": _QUEUE_BYTES >> 10,
+                "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
             },
             self._errors,
         )
