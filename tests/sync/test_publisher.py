@@ -97,6 +97,17 @@ def test_a_dense_blob_is_in_the_store_before_it_is_announced(bench: Bench) -> No
     assert ref.version == publication.dense_version == 1
 
 
+@pytest.mark.parametrize("samples", [1, 200])
+def test_no_record_is_larger_than_the_bytes_that_a_block_may_have(bench: Bench, samples: int) -> None:
+    config = PublisherConfig(max_block_bytes=2_500, freshness_samples=samples)
+    times = np.full(200, 1_700_000_000_000)
+    table = trainer_table(np.arange(1, 1_001))
+    bench.publisher(config=config).publish(table, now_ms=0, freshness=Freshness(times[0], times[0], times))
+    records = [record for record in bench.log.read(0, 1_000, 0.0) if record.key.startswith(b"embeddings")]
+    assert max(len(record.key) + len(record.value) for record in records) <= 2_500
+    assert sum(len(block.fids) for block in blocks(bench)) == 1_000
+
+
 @pytest.mark.parametrize("count", [3, 50])
 def test_ingest_times_travel_on_the_last_block_thinned(bench: Bench, count: int) -> None:
     config = PublisherConfig(max_block_rows=10, freshness_samples=5)
