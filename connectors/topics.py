@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from confluent_kafka.cimpl import NewTopic
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import BrokerRefusedError, TopicError
+from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, TopicError
 from rillet.connectors.limits import TOPIC_MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,18 @@ def ensure_broker(kafka: KafkaConnection | str, timeout_s: float = 10.0) -> None
     :raises BrokerUnavailableError: none does within ``timeout_s``.
     """
     kafka = KafkaConnection.of(kafka)
-    _ask_consumer(kafka, lambda consumer: consumer.list_topics(timeout=timeout_s))
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = max(deadline - time.monotonic(), _POLL_S)
+        try:
+            _ask_consumer(kafka, partial(_list_topics, timeout_s=left))
+        except BrokerUnavailableError:
+            # Before the deadline only where a broker ended the connection, as one does that stops.
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def create_topics(
@@ -107,6 +118,10 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     return _ask_consumer(kafka, ends)
 
 
+def _list_topics(consumer: Consumer, timeout_s: float) -> None:
+    consumer.list_topics(timeout=timeout_s)
+
+
 def _describe(kafka: KafkaConnection, names: Iterable[str], timeout_s: float) -> dict[str, Any]:
     """Metadata of those of the topics that exist."""
 
@@ -140,7 +155,7 @@ def _make(kafka: KafkaConnection, topic: NewTopic, timeout_s: float) -> bool:
     admin = kafka.admin(errors)
     request = admin.create_topics([topic], operation_timeout=timeout_s, request_timeout=timeout_s)[topic.topic]
     try:
-        _ask(kafka, errors, admin, partial(request.result, timeout_s + 1.0))
+        _ask(kafka, errors, admin, request.result)
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False
@@ -163,7 +178,7 @@ def _check_settings(kafka: KafkaConnection, names: list[str], timeout_s: float) 
         resource = ConfigResource(ConfigResource.Type.TOPIC, name)
         request = admin.describe_configs([resource], request_timeout=timeout_s)[resource]
         try:
-            settings = _ask(kafka, errors, admin, partial(request.result, timeout_s + 1.0))
+            settings = _ask(kafka, errors, admin, request.result)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 continue  # the right DescribeConfigs is not needed for anything else
