@@ -30,7 +30,8 @@ _OWNED = (
     (r"bootstrap\.servers|metadata\.broker\.list", "set [kafka] bootstrap_servers"),
     (
         r"enable\.idempotence|(request\.required\.)?acks|transaction.*|(message\.send\.max\.)?retries"
-        r"|message\.timeout\.ms|delivery\.timeout\.ms|max\.in\.flight.*|enable\.gapless\.guarantee|partitioner",
+        r"|message\.timeout\.ms|delivery\.timeout\.ms|max\.in\.flight.*|enable\.gapless\.guarantee|partitioner"
+        r"|delivery\.report\.only\.error",
         _DELIVERY,
     ),
     (
@@ -42,7 +43,12 @@ _OWNED = (
         r"|buffer\.memory|linger\.ms|compression\..*",
         _SIZES,
     ),
-    (r".*_cb|logger|(key|value)\.(de)?serializer.*|interceptor.*|plugin\..*", "a configuration file holds no code"),
+    (
+        r".*_cb|on_.*|logger|(key|value)\.(de)?serializer.*|interceptor.*|plugin\..*|ssl\.engine\..*"
+        r"|sasl\.kerberos\.kinit\.cmd",
+        "a configuration file holds no code",
+    ),
+    (r"test\..*", "it is for tests of the client, which would talk to no broker"),
 )
 
 
@@ -53,7 +59,9 @@ class Secret:
     Resolved, it carries the value outside its fields, so that neither ``repr`` nor a dump of the fields has it.
 
     :param env: name of an environment variable.
-    :param file: path of a file; line breaks at its end are not part of the value.
+    :param file: path of a file.
+
+    Line breaks at the end are not part of the value.
     """
 
     env: str | None = None
@@ -70,19 +78,22 @@ class Secret:
         :raises KafkaSettingsError: there is none, or it is empty; the message does not name the setting.
         """
         if self.env is not None:
-            where, value = f"environment variable {self.env}", environment.get(self.env)
-            if value is None:
+            where, text = f"environment variable {self.env}", environment.get(self.env)
+            if text is None:
                 raise KafkaSettingsError(f"{where} is not set")
         else:
             path = folder / str(self.file)
             where = f"file {path}"
             try:
-                value = path.read_text("utf-8").rstrip("\r\n")
+                text = path.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
                 raise KafkaSettingsError(f"{where}: {reason}") from None
+        value = text.rstrip("\r\n")
         if not value:
             raise KafkaSettingsError(f"{where} is empty")
+        if reason := _altered(value):
+            raise KafkaSettingsError(f"{where} {reason}")
         made = Secret(self.env, self.file)
         object.__setattr__(made, "_value", value)
         return made
@@ -138,6 +149,8 @@ def check_settings(settings: Settings) -> None:
         for pattern, reason in _OWNED:
             if re.fullmatch(pattern, name):
                 raise KafkaSettingsError(f"{name}: cannot be set: {reason}")
+        if isinstance(value, str) and (reason := _altered(value)):
+            raise KafkaSettingsError(f"{name}: {reason}")
         if is_secret(name) and not isinstance(value, Secret):
             raise KafkaSettingsError(
                 f"{name}: a secret does not stand in the configuration: "
@@ -168,6 +181,15 @@ def plain_settings(settings: Settings) -> dict[str, str]:
     :raises KafkaSettingsError: a secret was not resolved.
     """
     return {name: value.value if isinstance(value, Secret) else value for name, value in settings.items()}
+
+
+def _altered(value: str) -> str:
+    """Why librdkafka would use something else than this value, empty where it would not."""
+    if value[:1].isspace():
+        return "begins with white space, which the Kafka client drops"
+    if "\0" in value:
+        return "holds a NUL character, where the Kafka client cuts it off"
+    return ""
 
 
 def _text(name: str, value: Any) -> str | dict[str, str]:

@@ -6,11 +6,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from rillet.connectors.client_settings import Secret, Settings, check_settings, plain_settings, resolve_settings
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import KafkaSettingsError
 from rillet.connectors.flink_settings import flink_settings
+
+Service = Literal["join", "train", "serve"]
+
+#: the topics that a service reads or writes; it needs rights to no others
+_TOPICS_OF: dict[Service, tuple[str, ...]] = {
+    "join": ("features", "actions", "examples", "dead_letters"),
+    "train": ("examples", "deltas", "dead_letters"),
+    "serve": ("features", "deltas"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +84,19 @@ class KafkaConfig:
             topics.dead_letters: 1,
         }
 
+    def topic_partitions_of(self, service: Service) -> dict[str, int]:
+        """Name and number of partitions of the topics that a service reads or writes."""
+        names = {getattr(self.topics, topic) for topic in _TOPICS_OF[service]}
+        return {name: count for name, count in self.topic_partitions.items() if name in names}
+
     @property
     def connection(self) -> KafkaConnection:
         """The connection that all clients of this configuration make.
 
         :raises KafkaSettingsError: a secret was not resolved.
         """
-        return KafkaConnection(self.bootstrap_servers, plain_settings(self.client))
+        hidden = frozenset(name for name, value in self.client.items() if isinstance(value, Secret))
+        return KafkaConnection(self.bootstrap_servers, plain_settings(self.client), hidden)
 
     @property
     def flink_settings(self) -> dict[str, str]:
@@ -88,7 +104,10 @@ class KafkaConfig:
 
         :raises KafkaSettingsError: a setting of ``client`` has no translation and stands not in ``flink`` either.
         """
-        return flink_settings(plain_settings(self.client), plain_settings(self.flink))
+        try:
+            return flink_settings(plain_settings(self.client), plain_settings(self.flink))
+        except KafkaSettingsError as error:
+            raise KafkaSettingsError(self.connection.redact(str(error))) from None
 
     def resolved(self, environment: Mapping[str, str], folder: Path) -> KafkaConfig:
         """With every secret looked up.

@@ -63,10 +63,12 @@ class KafkaConnection:
 
     :param bootstrap_servers: host:port, several separated by commas.
     :param settings: of librdkafka, with their secrets; see ``[kafka.client]``.
+    :param hidden: names of settings whose values no message may show, beside those that are secrets by their name.
     """
 
     bootstrap_servers: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, kafka: KafkaConnection | str) -> KafkaConnection:
@@ -131,9 +133,10 @@ class KafkaConnection:
 
     def redact(self, text: str) -> str:
         """A message of a client as one line, without the secrets of the settings."""
-        for name, value in self.settings.items():
-            if value and is_secret(name):
-                text = text.replace(value, "***")
+        secrets = {value for name, value in self.settings.items() if value and (name in self.hidden or is_secret(name))}
+        # The longest first: a secret may be a part of another one.
+        for value in sorted(secrets, key=len, reverse=True):
+            text = text.replace(value, "***")
         return " ".join(text.split())
 
     def _make(

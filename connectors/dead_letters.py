@@ -5,13 +5,17 @@ A letter (:class:`rillet.schemas.DeadLetter`) is a refused record with the reaso
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.errors import DeliveryError, IncompleteResendError, ResendError
 from rillet.connectors.limits import LETTER_BYTES, RECORD_MAX_BYTES
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
@@ -29,9 +33,6 @@ from rillet.schemas import (
     decode_dead_letter,
     encode_dead_letter,
 )
-
-#: letters waiting for the broker, in all
-_QUEUE_BYTES = 64 << 20
 
 
 def letter_for(
@@ -75,10 +76,14 @@ class DeadLetterProducer:
     never passed over: every later :meth:`flush` fails, so no checkpoint gets past the record.
     """
 
-    def __init__(self, kafka: KafkaConnection | str, topic: str) -> None:
+    def __init__(self, kafka: KafkaConnection | str, topic: str, *, queue_bytes: int = 64 << 20) -> None:
+        """:param queue_bytes: of letters that wait for the broker; above it ``submit`` raises."""
+        self._queue_bytes = queue_bytes
         self.sent = 0
         #: letters that were given up by :meth:`close`
         self.failed = 0
+        self._settled = 0
+        self._counts = threading.Lock()
         self._topic = topic
         self._kafka = KafkaConnection.of(kafka)
         self._refused = ""
@@ -97,7 +102,7 @@ class DeadLetterProducer:
                 "message.max.bytes": RECORD_MAX_BYTES,
                 # For ever: the client would give a letter up after five minutes.
                 "message.timeout.ms": 0,
-                "queue.buffering.max.kbytes": _QUEUE_BYTES >> 10,
+                "queue.buffering.max.kbytes": max(self._queue_bytes >> 10, 1),
             },
             self._errors,
         )
@@ -106,17 +111,24 @@ class DeadLetterProducer:
         """Queues one letter.
 
         :raises BackpressureError: the queue is full.
+        :raises DeliveryError: the producer is of no more use; only a restart from the last checkpoint mends it.
         :raises ClosedError: not started, or closed.
         """
         producer = self._producer
         if producer is None:
             raise ClosedError(f"topic {self._topic}: the producer was not started, or is closed")
-        producer.poll(0)
         try:
-            producer.produce(self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery)
+            producer.poll(0)
+            with self._counts:  # not between the two, where another thread may settle it
+                producer.produce(
+                    self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery
+                )
+                self.sent += 1
         except BufferError:
             raise BackpressureError(f"topic {self._topic}: no room for the letter on {letter.place}") from None
-        self.sent += 1
+        except KafkaException as error:
+            self._refused = error.args[0].str()
+            raise self._refusal() from error
 
     def flush(self, timeout_s: float) -> None:
         """Waits until all letters are acknowledged.
@@ -124,46 +136,78 @@ class DeadLetterProducer:
         :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
-        left = 0 if self._producer is None else self._producer.flush(timeout_s)
+        if self._producer is not None:
+            try:
+                self._producer.flush(timeout_s)
+            except KafkaException as error:
+                self._refused = error.args[0].str()
         if self._refused:
-            raise DeliveryError(
-                f"topic {self._topic}: a dead letter was refused: {self._refused}; check that the topic exists and may"
-                " be written, then restart"
-            )
-        if left:
+            raise self._refusal()
+        if self._producer is not None and (left := self._waiting()):
             last = self._errors.last
             why = "" if last is None else f" ({self._kafka.redact(last.str())})"
             raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
 
     def close(self) -> None:
         """Ends at once; letters that are not acknowledged are given up and counted in ``failed``."""
-        producer, self._producer = self._producer, None
+        with self._counts:
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                self.failed = self.sent - self._settled
         if producer is not None:
-            self.failed += len(producer)
             producer.purge(in_queue=True, in_flight=True)
-            producer.poll(0)
+            # A fatal error that it raises again has been raised by submit or flush, or concerns nothing any more.
+            with suppress(KafkaException):
+                producer.poll(0)
+
+    def _waiting(self) -> int:
+        """Letters that are neither acknowledged nor refused; the client's own count has its events in it."""
+        with self._counts:
+            return self.sent - self._settled
+
+    def _refusal(self) -> DeliveryError:
+        return DeliveryError(
+            f"topic {self._topic}: a dead letter was refused: {self._kafka.redact(self._refused)}; check that the topic"
+            " exists and may be written, then restart"
+        )
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        with self._counts:
+            if self._producer is None:  # what close gave up is no refusal
+                return
+            self._settled += 1
         if error is None:
             self._errors.clear()
-        elif self._producer is not None:  # what close gave up is no refusal
+        else:
             self._refused = error.str()
 
 
-def read_dead_letters(kafka: KafkaConnection | str, topic: str) -> Iterator[DeadLetter]:
-    """All letters that are on the dead-letter topic at the call, oldest first.
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A record of the dead-letter topic: either a letter, or why it is none."""
 
-    :raises DecodeError: a record there is no letter; with its offset.
+    partition: int
+    offset: int
+    letter: DeadLetter | None
+    error: DecodeError | None = None
+
+
+def read_dead_letters(
+    kafka: KafkaConnection | str, topic: str, *, start: Mapping[int, int] | None = None
+) -> Iterator[StoredLetter]:
+    """All records that are on the dead-letter topic at the call, oldest first; one that is no letter has its error.
+
+    :param start: first offset of a partition, such as the one after the last that was handled; a partition not named
+        is read from its beginning.
     :raises TopicError: there is no such topic.
     :raises BrokerUnavailableError: no broker answers.
     """
-    for record in read_topic(kafka, topic):
+    for record in read_topic(kafka, topic, start=start):
         try:
-            yield decode_dead_letter(record.value or b"")
+            yield StoredLetter(record.partition, record.offset, decode_dead_letter(record.value or b""))
         except DecodeError as error:
-            raise DecodeError(
-                f"topic {topic}, partition {record.partition}, offset {record.offset}: {error}"
-            ) from error
+            where = f"topic {topic}, partition {record.partition}, offset {record.offset}"
+            yield StoredLetter(record.partition, record.offset, None, DecodeError(f"{where}: {error}"))
 
 
 def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeout_s: float = 60.0) -> int:
@@ -176,7 +220,7 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
 
     :returns: how many were sent, all of them acknowledged.
     :raises ResendError: a letter does not hold its whole record; nothing was sent then.
-    :raises DeliveryError: the broker did not take them all within ``timeout_s``.
+    :raises IncompleteResendError: the broker did not take them all within ``timeout_s``; it tells which it took.
     """
     letters = list(letters)
     for letter in letters:
@@ -191,41 +235,64 @@ def resend(kafka: KafkaConnection | str, letters: Iterable[DeadLetter], *, timeo
                 "replace headers and more_headers, or replace more_headers alone to send it without them"
             )
     kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
+    acknowledged: set[int] = set()
     failures: list[str] = []
 
-    def on_delivery(error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            failures.append(error.str())
+    def settle(number: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            acknowledged.add(number)
+        else:
+            failures.append(f"{letters[number].place}: {error.str()}")
 
     producer = kafka.producer({"enable.idempotence": True, "message.max.bytes": RECORD_MAX_BYTES}, errors)
     deadline = time.monotonic() + timeout_s
-    for letter in letters:
-        while True:
-            try:
-                producer.produce(
-                    letter.topic,
-                    letter.value,
-                    letter.key,
-                    letter.partition,
-                    timestamp=max(_timestamp_ms(letter), 0),  # 0: now
-                    headers=list(letter.headers or ()),
-                    on_delivery=on_delivery,
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
-                if time.monotonic() > deadline:
-                    raise DeliveryError(f"{letter.place}: there was no room to send it again") from None
-            except KafkaException as error:
-                raise DeliveryError(f"{letter.place}: cannot be sent again: {error.args[0].str()}") from error
-    left = producer.flush(max(deadline - time.monotonic(), 0.1))
-    if failures or left:
-        why = failures[0] if failures else "no answer" if errors.last is None else kafka.redact(errors.last.str())
-        raise DeliveryError(
-            f"{len(failures) + left} of {len(letters)} records were not sent again to {kafka}: {why}; "
-            "some may have arrived"
-        )
-    return len(letters)
+    for number, letter in enumerate(letters):
+        try:
+            _produce(producer, letter, partial(settle, number), deadline)
+        except KafkaException as error:
+            failures.append(f"{letter.place}: {error.args[0].str()}")
+        except BackpressureError as error:
+            failures.append(str(error))
+            break
+    with suppress(KafkaException):  # a fatal error: nothing more is acknowledged, which is reported below
+        producer.flush(max(deadline - time.monotonic(), 0.1))
+    if len(acknowledged) == len(letters):
+        return len(letters)
+    # What still waits must not arrive after it was reported.
+    producer.purge(in_queue=True, in_flight=True)
+    why = failures[0] if failures else "no answer" if errors.last is None else errors.last.str()
+    raise IncompleteResendError(
+        f"{len(letters) - len(acknowledged)} of {len(letters)} records were not sent again to {kafka}: "
+        f"{kafka.redact(why)}; the error's `acknowledged` and `unacknowledged` hold the letters",
+        acknowledged=[letter for number, letter in enumerate(letters) if number in acknowledged],
+        unacknowledged=[letter for number, letter in enumerate(letters) if number not in acknowledged],
+    )
+
+
+def _produce(
+    producer: Producer, letter: DeadLetter, on_delivery: Callable[[KafkaError | None, Message], None], deadline: float
+) -> None:
+    """Queues a letter's record, waiting for room until ``deadline``.
+
+    :raises BackpressureError: there was none.
+    """
+    while True:
+        try:
+            producer.produce(
+                letter.topic,
+                letter.value,
+                letter.key,
+                letter.partition,
+                timestamp=max(_timestamp_ms(letter), 0),  # 0: now
+                headers=list(letter.headers or ()),
+                on_delivery=on_delivery,
+            )
+        except BufferError:
+            if time.monotonic() > deadline:
+                raise BackpressureError(f"{letter.place}: there was no room to send it again") from None
+            producer.poll(0.1)
+        else:
+            return
 
 
 def _timestamp_ms(letter: DeadLetter) -> int:

@@ -6,6 +6,7 @@ records are not written in transactions, so that positions have no holes at the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -19,7 +20,7 @@ _OUT_OF_RANGE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 
 
 class KafkaDeltaLog:
-    """Connects when first used. One thread may append and flush while another reads."""
+    """Connects when first used. One thread may append and commit while another reads."""
 
     def __init__(
         self,
@@ -57,18 +58,18 @@ class KafkaDeltaLog:
         """Queues a record.
 
         :raises BackpressureError: the queue is full.
-        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`flush`.
+        :raises LogUnavailableError: the producer is of no more use; the queue is emptied as by a failed :meth:`commit`.
         :raises SyncError: the record is larger than the topic takes.
         """
         producer = self._writing()
-        # Takes note of what was acknowledged, which makes room.
-        producer.poll(0)
         try:
+            # Takes note of what was acknowledged, which makes room.
+            producer.poll(0)
             producer.produce(self.topic, value=value, key=key, partition=self.partition, on_delivery=self._on_delivery)
         except BufferError as error:
             raise BackpressureError(
                 f"delta log {self.topic}[{self.partition}]: {len(producer)} records wait for the broker on "
-                f"{self.kafka}; flush before appending more"
+                f"{self.kafka}; commit before appending more"
             ) from error
         except KafkaException as error:
             if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -79,7 +80,7 @@ class KafkaDeltaLog:
             self._discard()
             raise self._unavailable(error.args[0].str()) from error
 
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         """Returns once everything queued is acknowledged by all in-sync replicas.
 
         :raises LogUnavailableError: not all was, in time. The queue is emptied; what had been sent may still arrive.
@@ -87,7 +88,11 @@ class KafkaDeltaLog:
         self._refuse_if_closed()
         if self._producer is None:
             return
-        left = self._producer.flush(timeout_s)
+        try:
+            left = self._producer.flush(timeout_s)
+        except KafkaException as fatal:
+            self._discard()
+            raise self._unavailable(fatal.args[0].str()) from fatal
         error = self._delivery_error
         if not left and error is None:
             self._errors.clear()
@@ -122,7 +127,9 @@ class KafkaDeltaLog:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge(in_queue=True, in_flight=True)
-            producer.poll(0)
+            # Only to hear of what was purged; a fatal error that it raises again is known already.
+            with suppress(KafkaException):
+                producer.poll(0)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -142,11 +149,15 @@ class KafkaDeltaLog:
                 raise PositionOutOfRangeError(position, begin, end)
             consumer.assign([TopicPartition(self.topic, self.partition, position)])
             self._next = position
-        first = consumer.poll(timeout_s)
-        if first is None:
-            return []
+        try:
+            first = consumer.poll(timeout_s)
+            if first is None:
+                return []
+            messages = [first] if max_records == 1 else [first, *consumer.consume(max_records - 1, 0)]
+        except KafkaException as fatal:
+            self._next = None
+            raise self._unavailable(fatal.args[0].str()) from fatal
         self._errors.clear()
-        messages = [first] if max_records == 1 else [first, *consumer.consume(max_records - 1, 0)]
         records: list[LogRecord] = []
         for message in messages:
             if (error := message.error()) is not None:
@@ -170,7 +181,7 @@ class KafkaDeltaLog:
         return self._bounds()[1]
 
     def close(self) -> None:
-        """Closes both connections; what is queued and not flushed is given up."""
+        """Closes both connections; what is queued and not committed is given up."""
         self._closed = True
         self._discard()
         consumer, self._consumer = self._consumer, None
@@ -206,11 +217,17 @@ class KafkaDeltaLog:
         return self._consumer
 
     def _bounds(self) -> tuple[int, int]:
+        consumer = self._reading()
         try:
-            bounds: tuple[int, int] | None = self._reading().get_watermark_offsets(
+            bounds: tuple[int, int] | None = consumer.get_watermark_offsets(
                 TopicPartition(self.topic, self.partition), timeout=self._answer_timeout_s, cached=False
             )
         except KafkaException as error:
+            # The client says only that nobody answered; why not is heard when it is polled, which may also give a
+            # record: the next read begins anew.
+            self._next = None
+            with suppress(KafkaException):
+                consumer.poll(0)
             raise self._unavailable(error.args[0].str()) from error
         if bounds is None:
             raise self._unavailable(f"did not answer within {self._answer_timeout_s:g} s")

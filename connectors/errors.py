@@ -7,12 +7,15 @@ RilletError
     ├── BrokerRefusedError       a broker answers, but does not let this client in, or not do this
     ├── TopicError               a topic is missing or was made otherwise than needed
     ├── DeliveryError            the broker refused records, or did not take them in time
+    │   └── IncompleteResendError    of the records of dead letters, with those that it took and did not take
     └── ResendError              a dead letter that cannot be sent again
 """
 
 from __future__ import annotations
 
-from rillet.schemas import RilletError
+from collections.abc import Sequence
+
+from rillet.schemas import DeadLetter, RilletError
 
 
 class ConnectorError(RilletError):
@@ -40,6 +43,21 @@ class TopicError(ConnectorError):
 
 class DeliveryError(ConnectorError):
     """Records were not acknowledged by the broker."""
+
+
+class IncompleteResendError(DeliveryError):
+    """Not all records of dead letters were acknowledged.
+
+    :ivar acknowledged: letters whose records are on their topics.
+    :ivar unacknowledged: the others; a record that was on its way when the time was over may have arrived.
+    """
+
+    def __init__(
+        self, message: str, *, acknowledged: Sequence[DeadLetter], unacknowledged: Sequence[DeadLetter]
+    ) -> None:
+        super().__init__(message)
+        self.acknowledged = tuple(acknowledged)
+        self.unacknowledged = tuple(unacknowledged)
 
 
 class ResendError(ConnectorError):

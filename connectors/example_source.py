@@ -6,6 +6,7 @@ committed to the broker. Broker outages are waited out.
 
 from __future__ import annotations
 
+import json
 import logging
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -17,7 +18,7 @@ from rillet.connectors.topics import topic_ends
 from rillet.schemas import ClosedError
 from rillet.trainer import Positions, RawRecord
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 #: What no waiting mends.
 _HOPELESS = {
@@ -25,6 +26,8 @@ _HOPELESS = {
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }
+#: how soon the end of an outage is noticed while nothing is read
+_STATISTICS_MS = 1000
 
 
 class KafkaExampleSource:
@@ -76,6 +79,8 @@ class KafkaExampleSource:
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": 4 * FETCH_BYTES >> 10,
                 "fetch.message.max.bytes": FETCH_BYTES,
+                "statistics.interval.ms": _STATISTICS_MS,
+                "stats_cb": self._on_statistics,
             },
             self._errors,
         )
@@ -101,15 +106,15 @@ class KafkaExampleSource:
             messages = self._consumer.consume(max_items, timeout=timeout_s)
         except KafkaException as error:
             raise self._kafka.explain(error, self._errors) from error
-        if self._errors.last is not None:
-            self._wait_out(self._errors.last)
+        if (heard := self._errors.last) is not None:
+            self._errors.clear()
+            self._wait_out(heard)
         records: list[RawRecord] = []
         for message in messages:
             if message.error() is not None:
                 self._note(message)
                 continue
-            self.trouble = ""
-            self._errors.clear()
+            self._recovered()
             partition, offset = int(message.partition() or 0), int(message.offset() or 0)
             if self._ends is not None:
                 end = self._ends.get(partition, -1)
@@ -119,9 +124,6 @@ class KafkaExampleSource:
                     continue
             records.append(RawRecord(partition, offset, message.value() or b"", message.key()))
         return records
-
-    def flush(self, timeout_s: float) -> None:
-        """Nothing is ever on its way out of a source."""
 
     def close(self) -> None:
         """Leaves the broker."""
@@ -150,3 +152,20 @@ class KafkaExampleSource:
         if not self.trouble:
             log.warning("%s: %s; waiting", self._where, text)
         self.trouble = text
+
+    def _recovered(self) -> None:
+        if self.trouble:
+            log.info("%s: the broker answers again", self._where)
+        self.trouble = ""
+        self._errors.clear()
+
+    def _on_statistics(self, text: str) -> None:
+        """Trouble ends with a record; on a quiet topic, when the leader of every partition is connected again."""
+        if not self.trouble or self._errors.last is not None:
+            return
+        statistics = json.loads(text)
+        connected = {broker["nodeid"] for broker in statistics["brokers"].values() if broker["state"] == "UP"}
+        partitions = statistics["topics"].get(self._topic, {}).get("partitions", {})
+        leaders = {partition["leader"] for number, partition in partitions.items() if number != "-1"}
+        if leaders and leaders <= connected:
+            self._recovered()

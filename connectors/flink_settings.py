@@ -22,6 +22,7 @@ _LOGIN_MODULES = {
 #: the same name and meaning in both clients
 _SAME = {
     "client.dns.lookup",
+    "client.id",
     "client.rack",
     "metadata.max.age.ms",
     "reconnect.backoff.max.ms",
@@ -29,12 +30,18 @@ _SAME = {
     "retry.backoff.max.ms",
     "retry.backoff.ms",
     "sasl.kerberos.service.name",
-    "ssl.key.password",
+    "socket.connection.setup.timeout.ms",
 }
-#: about librdkafka's own sockets, threads and prints: nothing that another client would have to do too
-_OWN = re.compile(
-    r"socket\..*|broker\.(address|version)\..*|debug|log[._].*|statistics\..*|topic\.metadata\..*|client\.id"
+#: what says who the client is
+_IDENTITY = (
+    "ssl.certificate.location",
+    "ssl.certificate.pem",
+    "ssl.key.location",
+    "ssl.key.pem",
+    "ssl.keystore.location",
 )
+#: about librdkafka's own sockets, threads and prints: nothing that another client would have to do too
+_OWN = re.compile(r"socket\..*|broker\.(address|version)\..*|debug|log[._].*|statistics\..*|topic\.metadata\..*")
 #: the path of these is taken from the folder of rillet.toml on this machine, and has to exist on Flink's too
 _ADVICE = "give the Java client's own setting in [kafka.flink]"
 
@@ -43,18 +50,21 @@ def flink_settings(client: Mapping[str, str], flink: Mapping[str, str]) -> dict[
     """Java client settings for a connection.
 
     :param client: librdkafka's settings, without the address.
-    :param flink: Java settings that are taken as they are and go before translated ones; setting
-        ``sasl.jaas.config``, ``ssl.truststore.location`` or ``ssl.keystore.location`` there leaves the part of
-        ``client`` that it stands for untranslated.
-    :raises KafkaSettingsError: a setting has no translation; with its name.
+    :param flink: Java settings that are taken as they are and go before translated ones. Each of
+        ``sasl.jaas.config``, ``ssl.truststore.location`` (or ``.certificates``) and ``ssl.keystore.location`` (or
+        ``.certificate.chain``) there stands for a whole part of ``client``, which is then left untranslated.
+    :raises KafkaSettingsError: a setting has no translation, or ``flink`` changes a part that it does not replace;
+        with its name.
     """
     left = dict(client)
     made: dict[str, str] = {}
+    trust = _replaced(client, flink, "ssl.truststore.", ("location", "certificates"), ("ssl.ca.location", "ssl.ca.pem"))
+    identity = _replaced(client, flink, "ssl.keystore.", ("location", "certificate.chain"), _IDENTITY)
     if (protocol := left.pop("security.protocol", None)) is not None:
         made["security.protocol"] = protocol.upper()
     made |= _sasl(left, given="sasl.jaas.config" in flink)
-    made |= _truststore(left, given=_names(flink, "ssl.truststore."))
-    made |= _keystore(left, given=_names(flink, "ssl.keystore."))
+    made |= _truststore(left, given=trust)
+    made |= _keystore(left, given=identity)
     if (algorithm := left.pop("ssl.endpoint.identification.algorithm", None)) is not None:
         made["ssl.endpoint.identification.algorithm"] = "" if algorithm == "none" else algorithm
     for name, value in left.items():
@@ -68,10 +78,15 @@ def flink_settings(client: Mapping[str, str], flink: Mapping[str, str]) -> dict[
 
 
 def _sasl(left: dict[str, str], *, given: bool) -> dict[str, str]:
+    """:param given: Java's whole login is in [kafka.flink]: every ``sasl.*`` but the mechanism is released."""
     spellings = [left.pop(name) for name in ("sasl.mechanism", "sasl.mechanisms") if name in left]
     user, password = left.pop("sasl.username", None), left.pop("sasl.password", None)
     made = {"sasl.mechanism": spellings[0]} if spellings else {}
-    if given or (user is None and password is None):
+    if given:
+        for name in [name for name in left if name.startswith("sasl.") and name not in _SAME]:
+            del left[name]
+        return made
+    if user is None and password is None:
         return made
     # Without a mechanism both clients mean Kerberos, which has no password.
     mechanism = spellings[0] if spellings else "GSSAPI"
@@ -115,11 +130,13 @@ def _keystore(left: dict[str, str], *, given: bool) -> dict[str, str]:
     certificate, key = left.pop("ssl.certificate.location", None), left.pop("ssl.key.location", None)
     store, password = left.pop("ssl.keystore.location", None), left.pop("ssl.keystore.password", None)
     inline = [left.pop(name, None) for name in ("ssl.certificate.pem", "ssl.key.pem")]
+    key_password = left.pop("ssl.key.password", None)
     if given:
         return {}
     if store is not None:
         made = {"ssl.keystore.type": "PKCS12", "ssl.keystore.location": str(Path(store).absolute())}
-        return made if password is None else made | {"ssl.keystore.password": password}
+        made |= {} if password is None else {"ssl.keystore.password": password}
+        return made if key_password is None else made | {"ssl.key.password": key_password}
     if certificate is None and key is None and inline == [None, None]:
         return {}
     if certificate is None or certificate != key:
@@ -129,8 +146,33 @@ def _keystore(left: dict[str, str], *, given: bool) -> dict[str, str]:
             "put both into one and name it in ssl.certificate.location and ssl.key.location, or set "
             "ssl.keystore.location in [kafka.flink]"
         )
+    if key_password is not None:
+        raise KafkaSettingsError(
+            "[kafka.client] ssl.key.password: Flink's Kafka client reads keys in PEM files only where they are not "
+            "encrypted: put certificate and key into a PKCS#12 file and give ssl.keystore.location and "
+            "ssl.keystore.password in its place"
+        )
     return {"ssl.keystore.type": "PEM", "ssl.keystore.location": str(Path(certificate).absolute())}
 
 
-def _names(settings: Mapping[str, str], prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in settings)
+def _replaced(
+    client: Mapping[str, str],
+    flink: Mapping[str, str],
+    prefix: str,
+    whole: tuple[str, ...],
+    translated: tuple[str, ...],
+) -> bool:
+    """Whether ``flink`` has a store of its own in place of what ``client`` says.
+
+    :raises KafkaSettingsError: it has only details of one, while ``client`` has a part that they would drop or change.
+    """
+    if any(prefix + name in flink for name in whole):
+        return True
+    details = sorted(name for name in flink if name.startswith(prefix))
+    lost = sorted(name for name in translated if name in client)
+    if details and lost:
+        raise KafkaSettingsError(
+            f"[kafka.flink] {details[0]}: changes what {lost[0]} of [kafka.client] is translated to: give "
+            f"{prefix}{whole[0]} too, in its place, or leave it out"
+        )
+    return False

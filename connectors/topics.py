@@ -5,20 +5,28 @@ Every client call that can fail ends in an error that names the address.
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import BrokerRefusedError, TopicError
+from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, TopicError
 from rillet.connectors.limits import TOPIC_MAX_BYTES
 
-_TRY_S = 0.5
-_RETRY_S = 0.05
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+
+Answer = TypeVar("Answer")
 
 
 def ensure_broker(kafka: KafkaConnection | str, timeout_s: float = 10.0) -> None:
@@ -27,79 +35,67 @@ def ensure_broker(kafka: KafkaConnection | str, timeout_s: float = 10.0) -> None
     :raises BrokerRefusedError: it answers and does not let us in; at once.
     :raises BrokerUnavailableError: none does within ``timeout_s``.
     """
-    kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
-    _metadata(kafka, kafka.admin(errors), errors, timeout_s)
+    kafka = KafkaConnection.of(kafka)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = max(deadline - time.monotonic(), _POLL_S)
+        try:
+            _ask_consumer(kafka, partial(_list_topics, timeout_s=left))
+        except BrokerUnavailableError:
+            # Before the deadline only where a broker ended the connection, as one does that stops.
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def create_topics(
     kafka: KafkaConnection | str, partitions: Mapping[str, int], *, replication: int = 1, timeout_s: float = 30.0
 ) -> list[str]:
-    """Makes the topics that are not there, kept for ever (recorded events have old timestamps).
+    """Makes those of the topics that do not exist, kept for ever (recorded events have old timestamps).
 
-    Where all are there, no right to make topics is needed.
+    Topics are looked up by name: the user needs rights to these topics only, and where all exist none to make any.
 
     :param partitions: topic name to its number of partitions.
     :returns: the names that were made by this call.
-    :raises TopicError: a topic exists with another number of partitions, or cannot be made.
-    :raises BrokerRefusedError: it does not let us in, or not make topics.
+    :raises TopicError: a topic exists with another number of partitions, is compacted, or cannot be made.
+    :raises BrokerRefusedError: it does not let us in, not see a topic, or not make it.
     :raises BrokerUnavailableError: no broker answers.
     """
-    kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
-    admin = kafka.admin(errors)
-    known = _metadata(kafka, admin, errors, timeout_s).topics
-    settings = {
-        "retention.ms": "-1",
-        "max.message.bytes": str(TOPIC_MAX_BYTES),
-        # Flink stamps what a timer emits with the timer's time; a drain fires timers that lie in the future.
-        "message.timestamp.after.max.ms": str(2**63 - 1),
-    }
-    wanted = [
-        NewTopic(name, count, replication, config=settings) for name, count in partitions.items() if name not in known
-    ]
-    made: list[str] = []
-    for name, future in admin.create_topics(wanted, operation_timeout=timeout_s).items() if wanted else ():
-        try:
-            future.result(timeout_s)
-        except KafkaException as error:
-            # Another service may have made it meanwhile.
-            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                continue
-            explained = kafka.explain(error, errors)
-            if isinstance(explained, BrokerRefusedError):
-                raise BrokerRefusedError(f"topic {name} cannot be made: {explained}") from error
-            text = kafka.redact(error.args[0].str())
-            raise TopicError(f"topic {name} on {kafka} cannot be made: {text}") from error
-        else:
-            made.append(name)
-    _await_topics(kafka, admin, errors, partitions, timeout_s)
-    return made
-
-
-def _await_topics(
-    kafka: KafkaConnection, admin: AdminClient, errors: BrokerErrors, partitions: Mapping[str, int], timeout_s: float
-) -> None:
-    """A topic is made before every metadata cache has it: wait until each partition has a leader."""
+    kafka = KafkaConnection.of(kafka)
     deadline = time.monotonic() + timeout_s
-    while True:
-        known = _metadata(kafka, admin, errors, timeout_s).topics
-        missing = [
-            name
-            for name in partitions
-            if name not in known
-            or known[name].error is not None
-            or any(partition.leader < 0 for partition in known[name].partitions.values())
-        ]
-        if not missing:
-            break
-        if time.monotonic() > deadline:
-            raise TopicError(f"topics {', '.join(missing)} on {kafka} have no leader after {timeout_s:.0f} s")
-        time.sleep(_RETRY_S)
+    known = _describe(kafka, partitions, timeout_s)
+    made = [
+        name
+        for name, count in partitions.items()
+        if name not in known and _make(kafka, NewTopic(name, count, replication, config=_SETTINGS), timeout_s)
+    ]
+    while waiting := [name for name in partitions if name not in known or _lacks_leader(known[name])]:
+        # A topic is made before every metadata cache has it: wait until each partition has a leader.
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TopicError(f"topics {', '.join(waiting)} on {kafka} have no leader after {timeout_s:.0f} s")
+        time.sleep(_POLL_S)
+        known = _describe(kafka, partitions, left)
     for name, count in partitions.items():
         if (found := len(known[name].partitions)) != count:
             raise TopicError(
                 f"topic {name} on {kafka} has {found} partitions, the configuration asks for {count}: "
                 f"change [kafka], or name another topic"
             )
+    _check_settings(kafka, [name for name in partitions if name not in made], timeout_s)
+    return made
+
+
+#: of a topic that is made here
+_SETTINGS = {
+    "retention.ms": "-1",
+    "cleanup.policy": "delete",
+    "max.message.bytes": str(TOPIC_MAX_BYTES),
+    # Flink stamps what a timer emits with the timer's time; a drain fires timers that lie in the future.
+    "message.timestamp.after.max.ms": str(2**63 - 1),
+}
 
 
 def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0) -> dict[int, tuple[int, int]] | None:
@@ -108,42 +104,154 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     :raises BrokerRefusedError: it does not let us in, or not see the topic.
     :raises BrokerUnavailableError: no broker answers.
     """
-    kafka, errors = KafkaConnection.of(kafka), BrokerErrors()
-    consumer = kafka.consumer({"group.id": "rillet-status"}, errors)
-    try:
-        metadata = _metadata(kafka, consumer, errors, timeout_s, topic).topics[topic]
-        if metadata.error is not None:
-            explained = kafka.explain(metadata.error)
-            if isinstance(explained, BrokerRefusedError):
-                raise explained
+    kafka = KafkaConnection.of(kafka)
+
+    def ends(consumer: Consumer) -> dict[int, tuple[int, int]] | None:
+        metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+        if not _exists(kafka, metadata):
             return None
         return {
             number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
             for number in sorted(metadata.partitions)
         }
+
+    return _ask_consumer(kafka, ends)
+
+
+def _list_topics(consumer: Consumer, timeout_s: float) -> None:
+    consumer.list_topics(timeout=timeout_s)
+
+
+def _describe(kafka: KafkaConnection, names: Iterable[str], timeout_s: float) -> dict[str, Any]:
+    """Metadata of those of the topics that exist."""
+
+    def describe(consumer: Consumer) -> dict[str, Any]:
+        found = {name: consumer.list_topics(name, timeout=timeout_s).topics[name] for name in names}
+        return {name: metadata for name, metadata in found.items() if _exists(kafka, metadata)}
+
+    return _ask_consumer(kafka, describe)
+
+
+def _exists(kafka: KafkaConnection, metadata: Any) -> bool:
+    """:raises BrokerRefusedError: the user may not see the topic, so whether it exists is not known."""
+    if metadata.error is None:
+        return True
+    if metadata.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise BrokerRefusedError(
+            f"topic {metadata.topic} on {kafka} may not be seen by the user of [kafka.client]: "
+            "give it the rights (ACLs) that its service needs"
+        )
+    # Other errors, such as LEADER_NOT_AVAILABLE: it exists, and its partitions say the rest.
+    return metadata.error.code() not in _NOT_THERE
+
+
+def _lacks_leader(metadata: Any) -> bool:
+    return not metadata.partitions or any(partition.leader < 0 for partition in metadata.partitions.values())
+
+
+def _make(kafka: KafkaConnection, topic: NewTopic, timeout_s: float) -> bool:
+    """Whether the topic was made by this call rather than by another service meanwhile."""
+    errors = BrokerErrors()
+    admin = kafka.admin(errors)
+    request = admin.create_topics([topic], operation_timeout=timeout_s, request_timeout=timeout_s)[topic.topic]
+    try:
+        _ask(kafka, errors, admin, request.result)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        explained = kafka.explain(error, errors)
+        if isinstance(explained, BrokerRefusedError):
+            raise BrokerRefusedError(f"topic {topic.topic} cannot be made: {explained}") from error
+        text = kafka.redact(error.args[0].str())
+        raise TopicError(f"topic {topic.topic} on {kafka} cannot be made: {text}") from error
+    return True
+
+
+def _check_settings(kafka: KafkaConnection, names: list[str], timeout_s: float) -> None:
+    """Looks at the settings of topics that somebody else has made, as far as the user may.
+
+    :raises TopicError: a topic is compacted.
+    """
+    errors = BrokerErrors()
+    admin = kafka.admin(errors)
+    for name in names:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        request = admin.describe_configs([resource], request_timeout=timeout_s)[resource]
+        try:
+            settings = _ask(kafka, errors, admin, request.result)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                continue  # the right DescribeConfigs is not needed for anything else
+            raise kafka.explain(error, errors) from error
+        if "compact" in settings["cleanup.policy"].value:
+            raise TopicError(
+                f"topic {name} on {kafka} is compacted (cleanup.policy={settings['cleanup.policy'].value}), which "
+                "loses records: keys are not unique; set cleanup.policy=delete"
+            )
+        if (limit := int(settings["max.message.bytes"].value)) < TOPIC_MAX_BYTES:
+            log.warning(
+                "topic %s on %s takes records up to %d bytes only: larger ones will be refused; set "
+                "max.message.bytes=%d",
+                name,
+                kafka,
+                limit,
+                TOPIC_MAX_BYTES,
+            )
+
+
+def _ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer]) -> Answer:
+    """What a consumer made for this can tell.
+
+    :raises BrokerRefusedError: the broker does not let us in; at once.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    errors = BrokerErrors()
+    # A consumer never makes a topic by asking for it. It joins no group.
+    consumer = kafka.consumer({"group.id": "rillet-status"}, errors)
+    try:
+        return _ask(kafka, errors, consumer, lambda: work(consumer))
     except KafkaException as error:
         raise kafka.explain(error, errors) from error
-    finally:
-        consumer.close()
 
 
-def _metadata(
-    kafka: KafkaConnection,
-    client: AdminClient | Consumer,
-    errors: BrokerErrors,
-    timeout_s: float,
-    topic: str | None = None,
-) -> Any:
-    """Asks in short turns: why a broker does not answer is heard between them, and a refusal ends the waiting."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = deadline - time.monotonic()
+def _ask(
+    kafka: KafkaConnection, errors: BrokerErrors, client: AdminClient | Consumer, work: Callable[[], Answer]
+) -> Answer:
+    """The result of blocking requests, which have all the time that they were given; a consumer is closed afterwards.
+
+    Why no broker answers is heard only while the client is polled, so the requests run on a thread of their own. A
+    refused login ends the waiting; the thread then ends with its request's own time limit.
+    """
+    answer: Future[Answer] = Future()
+    released = threading.Event()
+
+    def run() -> None:
         try:
-            if topic is None:
-                return client.list_topics(timeout=max(min(left, _TRY_S), 0.01))
-            return client.list_topics(topic, timeout=max(min(left, _TRY_S), 0.01))
-        except KafkaException as error:
+            answer.set_result(work())
+        except BaseException as error:  # raised by the caller
+            answer.set_exception(error)
+        released.wait()
+        if isinstance(client, Consumer):
+            client.close()
+
+    thread = threading.Thread(target=run, name="rillet-topics", daemon=True)
+    thread.start()
+    try:
+        while not _done(answer):
             client.poll(0)
-            if errors.refusal is not None or time.monotonic() >= deadline:
-                raise kafka.explain(error, errors) from error
-            time.sleep(_RETRY_S)
+            if errors.refusal is not None:
+                raise kafka.explain(errors.refusal, errors)
+        client.poll(0)
+    finally:
+        released.set()
+        if answer.done():
+            thread.join()
+    return answer.result()
+
+
+def _done(answer: Future[Any]) -> bool:
+    try:
+        answer.exception(_POLL_S)
+    except TimeoutError:
+        return False
+    return True

@@ -6,25 +6,22 @@ follow the driver's pace, so that a slow machine is driven slower, and the momen
 
 from __future__ import annotations
 
-import sys
 import time
 
 from rillet.connectors.lag import GroupLag
 from rillet.demo.errors import DemoError
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.toolchain import python_environment
 
-_START_TIMEOUT_S = 180.0
 _DRAIN_TIMEOUT_S = 180.0
-#: the joiner's consumer groups are this and the name of the table (``rillet.jobs.joiner_job.JobOptions``)
-GROUP_PREFIX = "rillet-joiner"
 
 
 def joiner_lag(config: RilletConfig) -> GroupLag:
     """The features and actions on their topics after the joiner's last checkpoint."""
     topics = config.kafka.topics
-    groups = {topics.features: f"{GROUP_PREFIX}-features", topics.actions: f"{GROUP_PREFIX}-actions"}
+    groups = {topics.features: f"{JOINER_PREFIX}-features", topics.actions: f"{JOINER_PREFIX}-actions"}
     return GroupLag(config.kafka.connection, groups)
 
 
@@ -41,17 +38,7 @@ def next_rate(rate: float, target: float, lag_records: int) -> float:
 
 def start_joiner(stack: Stack) -> None:
     """Starts the joiner so that a SIGTERM closes every open window (a drain) instead of keeping it for later."""
-    command = [sys.executable, "-m", "rillet", "join", "--drain", "--config", str(stack.config_path)]
-    stack.process("join").start(command, python_environment())
-
-
-def wait_for_joiner(stack: Stack) -> None:
-    """Waits for the first checkpoint: Flink calls a job running before its tasks are, and only tasks checkpoint.
-
-    :raises ServiceError: it died, or took too long.
-    """
-    checkpoints = stack.config.data_dir / "joiner" / "checkpoints"
-    stack.process("join").wait_until(lambda: any(checkpoints.glob("*/chk-*/_metadata")), _START_TIMEOUT_S)
+    stack.process("join").start([*stack.command("join"), "--drain"], python_environment())
 
 
 def drain_joiner(stack: Stack) -> None:

@@ -27,7 +27,7 @@ from rillet.demo.display import Display
 from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.demo.frozen import frozen_logits
-from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner, wait_for_joiner
+from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner
 from rillet.demo.monitor import LoopMonitor
 from rillet.demo.page import render
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
@@ -41,6 +41,8 @@ from rillet.schemas import FeatureEvent
 DEFAULT_OUT = Path("out/demo")
 #: In the order in which they are started.
 _SERVICES = ("train", "serve", "join")
+#: Flink takes its time on a cold machine
+_READY_TIMEOUT_S = 180.0
 _CATCH_UP_TIMEOUT_S = 300.0
 _SETTLE_S = 0.5
 _PACE_S = 1.0
@@ -124,9 +126,7 @@ class _Demo:
         for name in _SERVICES:
             start_joiner(self.stack) if name == "join" else self.stack.start(name)
         for name in _SERVICES:
-            self.stack.wait_ready(name)
-            if name == "join":
-                wait_for_joiner(self.stack)
+            self.stack.wait_ready(name, _READY_TIMEOUT_S)
             say(f"{name:7} ready (pid {self.stack.process(name).pid}), log {self.stack.process(name).log}")
 
     def _drive(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import FlushTimeoutError, Stage
+from rillet.schemas import FlushTimeoutError, Sink
 from rillet.trainer import CheckpointStore, OnlineTrainer
 
 log = logging.getLogger("rillet.train")
@@ -23,7 +23,7 @@ class Checkpoints:
         trainer: OnlineTrainer,
         store: CheckpointStore,
         *,
-        letters: Stage,
+        letters: Sink[Any],
         extra: Callable[[], Mapping[str, Any]],
         metrics: TrainMetrics,
         now_ms: int,

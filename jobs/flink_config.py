@@ -7,6 +7,9 @@ from typing import Literal
 
 MAX_CHECKPOINT_INTERVAL_MS = 300_000
 
+#: begins the transactional ids of the joiner, and its consumer groups: this, "-" and the name of the table
+JOINER_PREFIX = "rillet-joiner"
+
 
 @dataclass(frozen=True, slots=True)
 class FlinkConfig:

@@ -41,7 +41,9 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     :raises BrokerUnavailableError: no broker answers.
     :raises ServiceError: the job failed; the message has Flink's root cause.
     """
-    create_topics(config.kafka.connection, config.kafka.topic_partitions, replication=config.kafka.replication)
+    create_topics(
+        config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
+    )
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.

@@ -24,6 +24,7 @@ from pyflink.table import StreamTableEnvironment
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class JobOptions:
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
     #: makes transactional ids unique where several joiners share a broker
-    transaction_prefix: str = "rillet-joiner"
+    transaction_prefix: str = JOINER_PREFIX
     local_dir: str | None = None
 
 
@@ -205,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
     parser.add_argument("--until-latest", action="store_true", help="stop at the present ends of the topics")
-    parser.add_argument("--transaction-prefix", default="rillet-joiner")
+    parser.add_argument("--transaction-prefix", default=JOINER_PREFIX)
     parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
     known = parser.parse_args(arguments)

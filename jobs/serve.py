@@ -45,7 +45,7 @@ def run_serve(config: RilletConfig) -> int:
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     kafka = config.kafka
-    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions_of("serve"), replication=kafka.replication)
     service = wire_server(config)
 
     def started() -> None:

@@ -53,7 +53,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
-    create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
+    create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
     loop = wire_trainer(config, until_latest=until_latest)
     health = HealthServer(
         config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry

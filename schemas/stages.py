@@ -1,7 +1,7 @@
 """What every stage of the loop has in common: one lifecycle, and one word for "full".
 
-A stage is started, takes work (``submit`` for sinks) or gives it (``poll`` for sources), is flushed and closed. Each
-of these words means the same everywhere, so that whoever wires stages together need not know which one it holds.
+A stage is started and closed; in between a sink takes work (``submit``) and is flushed, a source gives work (``poll``).
+Each of these words means the same everywhere, so that whoever wires stages together need not know which one it holds.
 The idea is that of stream-processing strategies (getsentry/arroyo), reduced to what is needed here.
 """
 
@@ -34,15 +34,8 @@ class Stage(Protocol):
     def start(self) -> None:
         """Begins to work; once. Constructors touch nothing outside the process."""
 
-    def flush(self, timeout_s: float) -> None:
-        """Returns once everything submitted before is where it belongs (acknowledged, written, scored).
-
-        :raises FlushTimeoutError: it is not, within ``timeout_s``; what is missing stays queued.
-        :raises RilletError: some of it was lost, such as refused by a broker for good. The stage stays usable.
-        """
-
     def close(self) -> None:
-        """Releases threads, sockets and files without waiting for delivery: what was not flushed is given up and counted.
+        """Releases threads, sockets and files without waiting for delivery: what is still on its way is given up.
 
         Closing twice is closing once. A stage that was never started may be closed.
         """
@@ -56,6 +49,13 @@ class Sink(Stage, Protocol[T_contra]):
 
         :raises BackpressureError: there is no room for it.
         :raises ClosedError: after :meth:`close`.
+        """
+
+    def flush(self, timeout_s: float) -> None:
+        """Returns once everything submitted before is where it belongs (acknowledged, written, scored).
+
+        :raises FlushTimeoutError: it is not, within ``timeout_s``; what is missing stays queued.
+        :raises RilletError: some of it was lost, such as refused by a broker for good.
         """
 
 

@@ -26,17 +26,19 @@ class LogRecord:
 class DeltaLog(Stage, Protocol):
     """What publisher and replica need of a log. Its owner starts and closes it; they do neither.
 
+    It is no sink: a failed :meth:`commit` empties the queue, since whoever writes again must know what came before.
+
     After :meth:`close` every call but another close raises ``ClosedError``.
     """
 
     def append(self, key: bytes, value: bytes) -> None:
         """Queues a record after those queued before, without blocking.
 
-        :raises BackpressureError: the queue is full; the record was not taken. :meth:`flush` makes room.
-        :raises LogUnavailableError: the log takes nothing any more; the queue is emptied as by a failed flush.
+        :raises BackpressureError: the queue is full; the record was not taken. :meth:`commit` makes room.
+        :raises LogUnavailableError: the log takes nothing any more; the queue is emptied as by a failed commit.
         """
 
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         """Returns once everything queued is acknowledged.
 
         :raises LogUnavailableError: not all was, in time. The queue is empty afterwards; each of its records
@@ -67,7 +69,7 @@ class MemoryLog:
     """A log in memory, for tests and for a trainer and a replica in one process."""
 
     def __init__(self, max_queued_records: int = 1_000_000) -> None:
-        """:param max_queued_records: records appended and not yet flushed at which :meth:`append` raises."""
+        """:param max_queued_records: records appended and not yet committed at which :meth:`append` raises."""
         self._max_queued = max_queued_records
         self._records: list[LogRecord] = []
         self._queue: list[tuple[bytes, bytes]] = []
@@ -82,10 +84,10 @@ class MemoryLog:
         """Queues a record."""
         self._refuse_if_closed()
         if len(self._queue) >= self._max_queued:
-            raise BackpressureError(f"the delta log in memory has {len(self._queue)} records queued: flush it")
+            raise BackpressureError(f"the delta log in memory has {len(self._queue)} records queued: commit it")
         self._queue.append((key, value))
 
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         """Moves the queue to the log."""
         self._refuse_if_closed()
         queue, self._queue = self._queue, []
@@ -94,7 +96,7 @@ class MemoryLog:
             self._end += 1
 
     def close(self) -> None:
-        """Gives up what was not flushed."""
+        """Gives up what was not committed."""
         self._closed = True
         self._queue = []
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import DeltaBlock, DenseRef, Freshness
+from rillet.schemas import DeltaBlock, DenseRef, Freshness, encode
 from rillet.schemas.arrays import Int64s
 from rillet.sync.blocks import NO_FIDS, TableShard, block_rows, build_block
 from rillet.sync.config import PublisherConfig
@@ -37,6 +37,9 @@ from rillet.sync.log import DeltaLog
 from rillet.sync.manifest import Base, Dense, Manifest
 from rillet.sync.store import ModelStore
 from rillet.sync.writer import UNKNOWN, EpochWriter
+
+#: what the lengths, the checksum and the sequence of a full block may take more than those of an empty one
+_VARINT_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,10 @@ class Publisher:
         config, writer, ours = self.config, self._writer, self._table_shard
         newest = self._freshness.without_action_times()
         of_last = self._freshness.sampled(config.freshness_samples) if action_times else newest
-        size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes)
+        key = f"{ours.table}|{ours.shard}".encode()
+        # What a block has beside its rows; up to thousands of action times, so it is measured.
+        header_bytes = len(key) + len(encode(self._block(table, NO_FIDS, NO_FIDS, of_last))) + _VARINT_BYTES
+        size = block_rows(table.dim, config.max_block_rows, config.max_block_bytes - header_bytes)
         taken = table.touched.take()
         try:
             fids = np.union1d(taken, self._republish) if len(self._republish) else taken
@@ -278,12 +284,12 @@ class Publisher:
             for number, (upserted, removed) in enumerate(pieces, start=1):
                 freshness = of_last if number == len(pieces) else newest
                 block = self._block(table, upserted, removed, freshness)
-                sent += writer.append(f"{ours.table}|{ours.shard}".encode(), block)
+                sent += writer.append(key, block)
                 if number % config.blocks_in_flight == 0:
-                    writer.flush()
+                    writer.commit()
             if ref is not None:
                 writer.append(f"dense|{ours.shard}".encode(), replace(ref, sequence=writer.sequence))
-            writer.flush()
+            writer.commit()
         except BaseException:
             # Whatever happened, some of it may be in the log, or get there later: this epoch is over.
             table.touched.put_back()

@@ -104,7 +104,7 @@ class EpochWriter:
             ours = self.table_shard
             claim = EpochClaim(ours.model, ours.shard, epoch, ours.spec_hash, self.name)
             self._queue(f"claim|{ours.shard}".encode(), encode(claim))
-            self.flush()
+            self.commit()
             position, first = self._scan(position, self._log.end(), found, claim=epoch)
             if first is None:
                 raise LogUnavailableError(f"the delta log acknowledged a claim of epoch {epoch} and does not hold it")
@@ -120,7 +120,7 @@ class EpochWriter:
     def append(self, key: bytes, record: DeltaBlock | DenseRef) -> int:
         """Queues a record that bears the current epoch and sequence; returns its size in bytes.
 
-        A full queue is flushed first, which waits.
+        A full queue is committed first, which waits.
 
         :raises LogUnavailableError: the log takes nothing, or did not acknowledge what was queued before.
         :raises SyncError: the record is larger than the log takes.
@@ -131,12 +131,12 @@ class EpochWriter:
         self._appended += 1
         return len(value)
 
-    def flush(self) -> None:
+    def commit(self) -> None:
         """Returns once all appended records are acknowledged.
 
         :raises LogUnavailableError: not all were, in time.
         """
-        self._log.flush(self._timeout_s)
+        self._log.commit(self._timeout_s)
 
     def abandon(self) -> None:
         """Gives the epoch up: some record of it may be missing from the log, or still come."""
@@ -166,7 +166,7 @@ class EpochWriter:
         try:
             self._log.append(key, value)
         except BackpressureError:
-            self.flush()
+            self.commit()
             try:
                 self._log.append(key, value)
             except BackpressureError as error:

@@ -66,6 +66,23 @@ def test_a_missing_secret_is_named_with_its_setting(tmp_path: Path, secret: Secr
         resolve_settings({"sasl.password": secret}, {"EMPTY": ""}, tmp_path)
 
 
+def test_a_line_break_at_the_end_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("pw\r\n")
+    for secret in (Secret(env="P"), Secret(file="password")):
+        assert secret.resolved({"P": "pw\n"}, tmp_path).value == "pw"
+
+
+@pytest.mark.parametrize(("value", "words"), [(" pw", "begins with white space"), ("\tpw", "begins"), ("p\0w", "NUL")])
+def test_a_value_that_the_client_would_alter_is_refused_without_being_shown(
+    tmp_path: Path, value: str, words: str
+) -> None:
+    with pytest.raises(KafkaSettingsError, match=f"^sasl.password: environment variable P .*{words}") as caught:
+        resolve_settings({"sasl.password": Secret(env="P")}, {"P": value}, tmp_path)
+    assert "pw" not in str(caught.value)
+    with pytest.raises(KafkaSettingsError, match=f"^sasl.username: .*{words}"):
+        check_settings({"sasl.username": value})
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -82,6 +99,11 @@ def test_a_missing_secret_is_named_with_its_setting(tmp_path: Path, secret: Secr
         ("queue.buffering.max.messages", "bounds records"),
         ("max.request.size", "bounds records"),
         ("error_cb", "no code"),
+        ("on_delivery", "no code"),
+        ("ssl.engine.location", "no code"),
+        ("sasl.kerberos.kinit.cmd", "no code"),
+        ("delivery.report.only.error", "delivery guarantees"),
+        ("test.mock.num.brokers", "for tests"),
     ],
 )
 def test_what_rillet_has_to_own_is_refused_with_the_reason(name: str, reason: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from rillet.connectors.client_settings import Secret
+from rillet.connectors.config import KafkaConfig
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
 
@@ -21,6 +25,21 @@ def test_an_address_is_a_plaintext_connection() -> None:
 def test_no_value_of_a_setting_is_shown() -> None:
     assert repr(SECURED) == "KafkaConnection('kafka:9093', settings=['sasl.password', 'security.protocol'])"
     assert str(SECURED) == "kafka:9093"
+
+
+def test_every_value_that_came_by_reference_is_kept_out_of_messages(tmp_path: Path) -> None:
+    environment = {"U": "jane", "P": "jane-password", "M": "no-mechanism"}
+    settings: dict[str, str | Secret] = {"sasl.username": Secret(env="U"), "sasl.password": Secret(env="P")}
+    settings["sasl.mechanism"] = Secret(env="M")
+    config = KafkaConfig(client=settings).resolved(environment, tmp_path)
+    assert config.connection.redact("jane, jane-password") == "***, ***"
+    mistaken = KafkaConfig(client={"security.protocol": Secret(env="M")}).resolved(environment, tmp_path)
+    with pytest.raises(KafkaSettingsError) as caught:
+        mistaken.connection.producer({})
+    assert "no-mechanism" not in str(caught.value)
+    with pytest.raises(KafkaSettingsError, match=r"sasl\.mechanism: a user and password of \*\*\*") as caught:
+        _ = config.flink_settings
+    assert "no-mechanism" not in str(caught.value)
 
 
 def test_a_setting_that_the_client_does_not_know_is_named() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from rillet.connectors import connection
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, resend
-from rillet.connectors.errors import DeliveryError, ResendError
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, read_dead_letters, resend
+from rillet.connectors.errors import DeliveryError, IncompleteResendError, ResendError
 from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
     BackpressureError,
     ClosedError,
@@ -22,6 +25,7 @@ from rillet.schemas import (
     RecordError,
     encode_dead_letter,
 )
+from tests.connectors.mock_cluster import MockCluster
 
 OnDelivery = Callable[[KafkaError | None, object], None]
 
@@ -33,6 +37,9 @@ class FakeProducer:
         self.expires = settings.get("message.timeout.ms", 300_000) != 0
         self.away = self.full = False
         self.refusal: KafkaError | None = None
+        self.fatal = False
+        #: what the client counts beside letters: errors and statistics that were not polled for yet
+        self.events = 0
         self.queue: list[tuple[bytes, OnDelivery]] = []
         self.delivered: list[bytes] = []
 
@@ -42,19 +49,22 @@ class FakeProducer:
         self.queue.append((key, on_delivery))
 
     def poll(self, timeout_s: float) -> int:
+        if self.fatal:
+            raise KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "lost data", fatal=True))
         threading.Event().wait(timeout_s / 10)
         return 0
 
     def flush(self, timeout_s: float) -> int:
+        self.poll(0)
         if self.away and not self.expires:
-            return len(self.queue)
+            return len(self)
         error = KafkaError(KafkaError._MSG_TIMED_OUT) if self.away else self.refusal
         queue, self.queue = self.queue, []
         for key, on_delivery in queue:
             if error is None:
                 self.delivered.append(key)
             on_delivery(error, None)
-        return 0
+        return len(self)
 
     def purge(self, *, in_queue: bool, in_flight: bool) -> None:
         queue, self.queue = self.queue, []
@@ -62,7 +72,7 @@ class FakeProducer:
             on_delivery(KafkaError(KafkaError._PURGE_QUEUE), None)
 
     def __len__(self) -> int:
-        return len(self.queue)
+        return len(self.queue) + self.events
 
 
 @pytest.fixture
@@ -119,6 +129,31 @@ def test_closing_gives_up_what_waits_and_counts_it(letters: DeadLetterProducer) 
         letters.submit(_letter(8))
 
 
+def test_events_of_the_client_are_no_letters(letters: DeadLetterProducer) -> None:
+    producer = _producer(letters)
+    letters.submit(_letter(7))
+    producer.events = 3
+    letters.flush(1.0)
+    letters.submit(_letter(8))
+    letters.close()
+    assert (letters.sent, letters.failed) == (2, 1)
+
+
+@pytest.mark.parametrize("use", [lambda letters: letters.submit(_letter(8)), lambda letters: letters.flush(1.0)])
+def test_a_fatal_error_of_the_client_is_a_refusal_for_good(
+    letters: DeadLetterProducer, use: Callable[[DeadLetterProducer], None]
+) -> None:
+    letters.submit(_letter(7))
+    _producer(letters).fatal = True
+    with pytest.raises(DeliveryError, match="topic dead: a dead letter was refused: lost data"):
+        use(letters)
+    _producer(letters).fatal = False
+    with pytest.raises(DeliveryError, match="lost data"):
+        letters.flush(1.0)
+    _producer(letters).fatal = True
+    letters.close()
+
+
 def test_the_settings_are_ones_that_the_client_takes() -> None:
     letters = DeadLetterProducer("127.0.0.1:1", "dead")
     letters.start()
@@ -151,3 +186,42 @@ def test_a_record_with_headers_that_its_letter_does_not_hold_is_not_sent_without
     )
     with pytest.raises(ResendError, match="topic t, partition 0, offset 7: the record had more headers"):
         resend("127.0.0.1:1", [letter])
+
+
+def test_a_record_that_is_no_letter_does_not_hide_those_after_it() -> None:
+    cluster = MockCluster("dead")
+    letters = [_letter(7), _letter(8)]
+    cluster.write("dead", encode_dead_letter(letters[0]), b"noise", encode_dead_letter(letters[1]))
+    first, foreign, last = read_dead_letters(cluster.bootstrap_servers, "dead")
+    assert [first.letter, last.letter] == letters
+    assert (foreign.partition, foreign.offset, foreign.letter) == (0, 1, None)
+    assert "topic dead, partition 0, offset 1: dead letter: is no JSON" in str(foreign.error)
+    assert list(read_dead_letters(cluster.bootstrap_servers, "dead", start={0: 2})) == [last]
+
+
+def test_a_letter_that_cannot_be_sent_leaves_the_others_sent_and_told_apart() -> None:
+    cluster = MockCluster("examples")
+    letters = [_letter(7), replace(_letter(8), partition=70), _letter(9)]
+    with pytest.raises(IncompleteResendError, match=r"1 of 3 records .* partition 70, offset 8: ") as caught:
+        resend(cluster.bootstrap_servers, letters, timeout_s=3.0)
+    assert caught.value.acknowledged == (letters[0], letters[2])
+    assert caught.value.unacknowledged == (letters[1],)
+    assert [record.value for record in read_topic(cluster.bootstrap_servers, "examples")] == [b"noise"] * 2
+
+
+def test_the_documented_way_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = MockCluster("dead_letters", "examples")
+    cluster.write("dead_letters", b"noise", encode_dead_letter(_letter(7)))
+    (tmp_path / "spec.toml").touch()
+    (tmp_path / "rillet.toml").write_text(
+        f'spec = "spec.toml"\n[kafka]\nbootstrap_servers = "{cluster.bootstrap_servers}"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "operations" / "dead-letters.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})  # noqa: S102
+    assert "is no JSON" in (out := capsys.readouterr().out)
+    assert "1 records sent again" in out
+    assert [record.value for record in read_topic(cluster.bootstrap_servers, "examples")] == [b"noise"]

@@ -45,11 +45,10 @@ def test_quotes_backslashes_and_line_breaks_of_a_password_are_escaped() -> None:
 
 def test_certificate_and_key_in_one_pem_file_are_the_keystore(tmp_path: Path) -> None:
     pem = str(tmp_path / "client.pem")
-    client = {"ssl.certificate.location": pem, "ssl.key.location": pem, "ssl.key.password": "p"}
+    client = {"ssl.certificate.location": pem, "ssl.key.location": pem}
     assert flink_settings(client, {}) == {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": pem,
-        "ssl.key.password": "p",
     }
 
 
@@ -68,6 +67,10 @@ def test_a_pkcs12_keystore_keeps_its_password() -> None:
     [
         ({"ssl.certificate.location": "/a.pem", "ssl.key.location": "/b.pem"}, "ssl.key.location"),
         ({"ssl.certificate.pem": "PEM", "ssl.key.pem": "PEM"}, "ssl.key.location"),
+        (
+            {"ssl.certificate.location": "/a.pem", "ssl.key.location": "/a.pem", "ssl.key.password": "hidden-value"},
+            "ssl.key.password",
+        ),
         ({"ssl.ca.location": "/"}, "ssl.ca.location"),
         ({"enable.ssl.certificate.verification": "false"}, "enable.ssl.certificate.verification"),
         ({"ssl.cipher.suites": "x"}, "ssl.cipher.suites"),
@@ -103,3 +106,39 @@ def test_what_is_given_for_flink_goes_before_the_translation() -> None:
 
 def test_settings_of_librdkafkas_own_sockets_are_left_to_it() -> None:
     assert flink_settings({"socket.keepalive.enable": "true", "debug": "security"}, {}) == {}
+    passed = {"client.id": "loop", "socket.connection.setup.timeout.ms": "5000"}
+    assert flink_settings(passed, {}) == passed
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.client.id": "c",
+            "sasl.oauthbearer.client.secret": "s",
+        },
+        {"sasl.mechanism": "GSSAPI", "sasl.kerberos.keytab": "k", "sasl.kerberos.principal": "p"},
+    ],
+)
+def test_a_login_of_flinks_own_releases_all_of_librdkafkas(client: dict[str, str]) -> None:
+    flink = {"sasl.jaas.config": "jaas", "sasl.login.callback.handler.class": "x"}
+    assert flink_settings(client, flink) == {"sasl.mechanism": client["sasl.mechanism"], **flink}
+
+
+@pytest.mark.parametrize(
+    ("client", "detail"),
+    [
+        ({"ssl.ca.location": "/ca.pem"}, "ssl.truststore.type"),
+        ({"ssl.ca.pem": "PEM"}, "ssl.truststore.password"),
+        ({"ssl.certificate.location": "/c.pem", "ssl.key.location": "/c.pem"}, "ssl.keystore.type"),
+        ({"ssl.keystore.location": "/c.p12"}, "ssl.keystore.password"),
+    ],
+)
+def test_a_detail_for_flink_never_drops_the_authority_or_the_clients_certificate(
+    client: dict[str, str], detail: str
+) -> None:
+    with pytest.raises(KafkaSettingsError, match=rf"\[kafka\.flink\] {detail}: changes what ssl\."):
+        flink_settings(client, {detail: "x"})
+    assert flink_settings({}, {detail: "x"}) == {detail: "x"}

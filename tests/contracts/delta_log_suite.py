@@ -28,7 +28,7 @@ class LogUnderTest:
 def write(log: DeltaLog, *values: bytes) -> None:
     for value in values:
         log.append(b"key", value)
-    log.flush(WAIT_S)
+    log.commit(WAIT_S)
 
 
 def read(log: DeltaLog, position: int, count: int, max_records: int = 100) -> list[LogRecord]:
@@ -53,7 +53,7 @@ def records_come_back_in_order_with_key_and_position(under: LogUnderTest) -> Non
     log.append(b"a", b"1")
     log.append(b"b", b"2")
     log.append(b"a", bytes(range(256)))
-    log.flush(WAIT_S)
+    log.commit(WAIT_S)
 
     assert read(log, 0, 3) == [
         LogRecord(0, b"a", b"1"),
@@ -62,14 +62,14 @@ def records_come_back_in_order_with_key_and_position(under: LogUnderTest) -> Non
     ]
 
 
-def end_counts_a_record_as_soon_as_its_flush_returned(under: LogUnderTest) -> None:
+def end_counts_a_record_as_soon_as_its_commit_returned(under: LogUnderTest) -> None:
     for count in range(1, 6):
         write(under.log, b"x")
         assert under.log.end() == count
 
 
-def flushing_nothing_returns(under: LogUnderTest) -> None:
-    under.log.flush(0.0)
+def committing_nothing_returns(under: LogUnderTest) -> None:
+    under.log.commit(0.0)
     assert under.log.end() == 0
 
 
@@ -124,7 +124,7 @@ def a_truncated_position_is_refused(under: LogUnderTest) -> None:
     assert [record.position for record in read(log, 6, 4)] == [6, 7, 8, 9]
 
 
-def a_full_queue_refuses_a_record_and_takes_it_after_a_flush(under: LogUnderTest) -> None:
+def a_full_queue_refuses_a_record_and_takes_it_after_a_commit(under: LogUnderTest) -> None:
     log, taken = under.small, 0
     log.start()
     begin = log.end()
@@ -133,7 +133,7 @@ def a_full_queue_refuses_a_record_and_takes_it_after_a_flush(under: LogUnderTest
         for _ in range(1000):
             log.append(b"k", value)
             taken += 1
-    log.flush(WAIT_S)
+    log.commit(WAIT_S)
     assert log.end() == begin + taken
     write(log, value)
     assert log.end() == begin + taken + 1
@@ -148,11 +148,11 @@ def closing_twice_is_closing_once_even_without_a_start(under: LogUnderTest) -> N
 def a_closed_log_takes_and_gives_nothing(under: LogUnderTest) -> None:
     log = under.log
     write(log, b"x")
-    log.append(b"k", b"not flushed")
+    log.append(b"k", b"not committed")
     log.close()
     uses: tuple[Callable[[], object], ...] = (
         lambda: log.append(b"k", b"v"),
-        lambda: log.flush(0.0),
+        lambda: log.commit(0.0),
         lambda: log.read(0, 1, 0.0),
         log.begin,
         log.end,
@@ -165,15 +165,15 @@ def a_closed_log_takes_and_gives_nothing(under: LogUnderTest) -> None:
 CHECKS: tuple[Callable[[LogUnderTest], None], ...] = (
     a_new_log_is_empty,
     records_come_back_in_order_with_key_and_position,
-    end_counts_a_record_as_soon_as_its_flush_returned,
-    flushing_nothing_returns,
+    end_counts_a_record_as_soon_as_its_commit_returned,
+    committing_nothing_returns,
     reading_starts_anywhere_and_goes_back,
     no_more_records_than_asked_for_are_returned,
     a_reader_at_the_end_gets_what_is_written_later,
     a_block_of_a_megabyte_passes,
     a_position_outside_is_refused_with_the_bounds,
     a_truncated_position_is_refused,
-    a_full_queue_refuses_a_record_and_takes_it_after_a_flush,
+    a_full_queue_refuses_a_record_and_takes_it_after_a_commit,
     closing_twice_is_closing_once_even_without_a_start,
     a_closed_log_takes_and_gives_nothing,
 )

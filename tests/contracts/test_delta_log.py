@@ -49,15 +49,15 @@ def test_the_contract(under: LogUnderTest, check: Check) -> None:
 
 
 class LosesTheLast(MemoryLog):
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         del self._queue[-1:]
-        super().flush(timeout_s)
+        super().commit(timeout_s)
 
 
 class Reorders(MemoryLog):
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         self._queue.reverse()
-        super().flush(timeout_s)
+        super().commit(timeout_s)
 
 
 class ForgetsKeys(MemoryLog):
@@ -105,15 +105,15 @@ class WorksOnWhenClosed(MemoryLog):
 @pytest.mark.parametrize(
     ("kind", "check"),
     [
-        (LosesTheLast, suite.end_counts_a_record_as_soon_as_its_flush_returned),
+        (LosesTheLast, suite.end_counts_a_record_as_soon_as_its_commit_returned),
         (Reorders, suite.records_come_back_in_order_with_key_and_position),
         (ForgetsKeys, suite.records_come_back_in_order_with_key_and_position),
-        (CountsLate, suite.end_counts_a_record_as_soon_as_its_flush_returned),
+        (CountsLate, suite.end_counts_a_record_as_soon_as_its_commit_returned),
         (ReadsAsMuchAsItLikes, suite.no_more_records_than_asked_for_are_returned),
         (HidesWhatItLacks, suite.a_position_outside_is_refused_with_the_bounds),
         (HidesWhatItLacks, suite.a_truncated_position_is_refused),
-        (DropsWhenFull, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_flush),
-        (TakesARecordThatItRefuses, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_flush),
+        (DropsWhenFull, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_commit),
+        (TakesARecordThatItRefuses, suite.a_full_queue_refuses_a_record_and_takes_it_after_a_commit),
         (WorksOnWhenClosed, suite.a_closed_log_takes_and_gives_nothing),
     ],
 )
@@ -132,14 +132,14 @@ class TestKafkaAlone:
                 log.end()
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError, match=r"127\.0\.0\.1:1: did not acknowledge 1 records"):
-                log.flush(0.3)
+                log.commit(0.3)
 
-    def test_after_a_failed_flush_the_queue_is_empty(self) -> None:
+    def test_after_a_failed_commit_the_queue_is_empty(self) -> None:
         with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError):
-                log.flush(0.2)
-            log.flush(0.2)
+                log.commit(0.2)
+            log.commit(0.2)
 
     def test_a_full_queue_names_topic_and_broker_without_waiting(self) -> None:
         with KafkaDeltaLog("127.0.0.1:1", "deltas", queue_bytes=1 << 20) as log:
@@ -159,7 +159,7 @@ class TestKafkaAlone:
     @pytest.mark.integration
     def test_truncation_under_a_reader_is_noticed(self, broker: str, topics: Callable[..., str]) -> None:
         with KafkaDeltaLog(broker, topics("deltas"), read_ahead_bytes=4096) as log:
-            for _ in range(60):  # one flush each: a broker hands out what was sent together as a whole
+            for _ in range(60):  # one commit each: a broker hands out what was sent together as a whole
                 write(log, bytes(2000))
             position = log.read(0, 1, WAIT_S)[-1].position + 1
             truncate_kafka(log, 50)
@@ -173,11 +173,11 @@ class TestKafkaAlone:
             assert [record.position for record in read(log, 50, 10)] == list(range(50, 60))
 
     @pytest.mark.integration
-    def test_the_log_works_again_after_a_failed_flush(self, broker: str, topics: Callable[..., str]) -> None:
+    def test_the_log_works_again_after_a_failed_commit(self, broker: str, topics: Callable[..., str]) -> None:
         with KafkaDeltaLog(broker, topics("deltas")) as log:
             log.append(b"k", b"lost or not")
             try:
-                log.flush(0.0)
+                log.commit(0.0)
             except LogUnavailableError:
                 end = log.end()
             else:

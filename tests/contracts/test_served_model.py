@@ -128,7 +128,7 @@ class Live:
 
     def put_bad(self) -> None:
         self._log.append(b"embeddings|0", b"no block at all")
-        self._log.flush(1.0)
+        self._log.commit(1.0)
         self._publish({"bias": np.zeros(3, np.float32)})
         self._publish({"bias": np.array([np.nan, 0], np.float32)})
 

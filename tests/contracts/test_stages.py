@@ -1,11 +1,14 @@
-"""What holds for every stage: its lifecycle. And stages that must not pass."""
+"""What holds for every stage: its lifecycle, and what it says when it is full, cut off or closed. No broker is there."""
 
 from __future__ import annotations
 
 import inspect
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,19 +16,23 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.lag import GroupLag
 from rillet.connectors.producers import EventProducer
 from rillet.jobs.base_writer import BaseWriter
 from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import ActionEvent, ClosedError, FeatureEvent, RecordError
+from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, RecordError
 from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.row_queue import Job, RowQueue
 from rillet.serving.server import InferenceServer
-from rillet.sync import ModelStore
+from rillet.sync import MemoryLog, ModelStore, StoreUnavailableError
 from rillet.trainer import BlockReader, ListSource, RawRecord
+from tests.connectors.mock_cluster import MockCluster
 from tests.serving.helpers import FakeModel, demo_spec, empty_table
 
 NOWHERE = "127.0.0.1:1"
@@ -33,10 +40,23 @@ NOWHERE = "127.0.0.1:1"
 
 @dataclass(frozen=True)
 class Subject:
-    """How a stage is made, and one item for it if it is a sink."""
+    """How a stage is made and used."""
 
     make: Callable[[], Any]
+    #: an item for a sink
     item: Any = None
+    #: takes or gives one item, as a sink's ``submit`` of the item does
+    use: Callable[[Any], object] | None = None
+    #: makes one with room for a few items that go nowhere while they are submitted
+    fill: Callable[[], Any] | None = None
+    #: makes one that cannot deliver
+    lose: Callable[[], Any] | None = None
+
+    def use_once(self, stage: Any) -> None:
+        if self.use is not None:
+            self.use(stage)
+        else:
+            stage.submit(self.item)
 
 
 def _engine() -> Engine:
@@ -50,20 +70,35 @@ def _server() -> InferenceServer:
     return InferenceServer(app, config)
 
 
-def _batcher() -> AutoBatcher[str, str]:
+def _batcher(*, rows: int = 10, delay_s: float = 0.0, compute_s: float = 0.0) -> AutoBatcher[str, str]:
+    def compute(payloads: Sequence[str]) -> list[str]:
+        time.sleep(compute_s)
+        return [payload.upper() for payload in payloads]
+
     return AutoBatcher(
-        compute=lambda payloads: [payload.upper() for payload in payloads],
+        compute=compute,
         background_slice=lambda: False,
         deliver=lambda outcomes: None,
-        queue=RowQueue(10, 10, 0.0),
-        clock=lambda: 0.0,
+        queue=RowQueue(rows, 10, delay_s),
+        clock=time.monotonic,
         observer=ServingMetrics(CollectorRegistry()),
     )
 
 
-def _base_writer() -> BaseWriter:
-    store = ModelStore(f"memory://{uuid.uuid4().hex}", "films")
+def _base_writer(kind: type[ModelStore] = ModelStore) -> BaseWriter:
+    store = kind(f"memory://{uuid.uuid4().hex}", "films")
     return BaseWriter(store, keep_bases=1, keep_dense=1, metrics=TrainMetrics([]))
+
+
+class _SlowStore(ModelStore):
+    def write_base(self, base: Any) -> Any:
+        time.sleep(0.4)
+        raise StoreUnavailableError("it takes no base here")
+
+
+@cache
+def _cluster() -> MockCluster:
+    return MockCluster("examples")
 
 
 class _Following:
@@ -74,30 +109,70 @@ class _Following:
 IDS = np.array([1])
 FEATURES = FeatureEvent("r", 1, 0, IDS, IDS, IDS)
 LETTER = letter_for(RecordError("not a block"), "examples", 0, 0, key=None, value=b"noise")
+ACTION = ActionEvent("r", 1, 1, "watch")
+JOB = Job("a", 1, lambda outcome: None, 0.0)
+
 SUBJECTS = {
-    "ListSource": Subject(lambda: ListSource([RawRecord(0, 0, b"a")])),
-    "BlockReader": Subject(lambda: BlockReader(ListSource([]), demo_spec(), on_bad=lambda bad: None, max_rows=10)),
-    "MemoryFeatureLog": Subject(lambda: MemoryFeatureLog(10), FEATURES),
-    "FeatureRecorder": Subject(lambda: FeatureRecorder(MemoryFeatureLog(10), CollectorRegistry()), FEATURES),
-    "EventProducer": Subject(lambda: EventProducer(NOWHERE, "actions"), ActionEvent("r", 1, 1, "watch")),
-    "DeadLetterProducer": Subject(lambda: DeadLetterProducer(NOWHERE, "dead_letters"), LETTER),
-    "AutoBatcher": Subject(_batcher, Job("a", 1, lambda outcome: None, 0.0)),
+    "ListSource": Subject(lambda: ListSource([RawRecord(0, 0, b"a")]), use=lambda source: source.poll(1, 0.0)),
+    "BlockReader": Subject(
+        lambda: BlockReader(ListSource([]), demo_spec(), on_bad=lambda bad: None, max_rows=10),
+        use=lambda source: source.poll(1, 0.0),
+    ),
+    "KafkaExampleSource": Subject(
+        lambda: KafkaExampleSource(_cluster().bootstrap_servers, "examples", {}, until_latest=False),
+        use=lambda source: source.poll(1, 0.0),
+    ),
+    "MemoryFeatureLog": Subject(lambda: MemoryFeatureLog(10), FEATURES, fill=lambda: MemoryFeatureLog(2)),
+    "FeatureRecorder": Subject(
+        lambda: FeatureRecorder(MemoryFeatureLog(10), CollectorRegistry()),
+        FEATURES,
+        fill=lambda: FeatureRecorder(MemoryFeatureLog(2), CollectorRegistry()),
+        lose=lambda: FeatureRecorder(EventProducer(NOWHERE, "features"), CollectorRegistry()),
+    ),
+    "EventProducer": Subject(
+        lambda: EventProducer(NOWHERE, "actions"),
+        ACTION,
+        fill=lambda: EventProducer(NOWHERE, "actions", max_queue_records=2),
+        lose=lambda: EventProducer(NOWHERE, "actions"),
+    ),
+    "DeadLetterProducer": Subject(
+        lambda: DeadLetterProducer(NOWHERE, "dead_letters"),
+        LETTER,
+        fill=lambda: DeadLetterProducer(NOWHERE, "dead_letters", queue_bytes=1024),
+        lose=lambda: DeadLetterProducer(NOWHERE, "dead_letters"),
+    ),
+    "KafkaDeltaLog": Subject(
+        lambda: KafkaDeltaLog(NOWHERE, "deltas"),
+        use=lambda log: log.append(b"k", bytes(500)),
+        fill=lambda: KafkaDeltaLog(NOWHERE, "deltas", queue_bytes=1024),
+        lose=lambda: KafkaDeltaLog(NOWHERE, "deltas"),
+    ),
+    "MemoryLog": Subject(
+        MemoryLog, use=lambda log: log.append(b"k", b"v"), fill=lambda: MemoryLog(max_queued_records=2)
+    ),
+    "GroupLag": Subject(lambda: GroupLag(NOWHERE, {"features": "g"}), use=lambda lag: lag.records()),
+    "AutoBatcher": Subject(
+        _batcher, JOB, fill=lambda: _batcher(rows=2, delay_s=60.0), lose=lambda: _batcher(compute_s=0.4)
+    ),
     "Engine": Subject(_engine),
     "InferenceServer": Subject(_server),
     "Follower": Subject(lambda: Follower(_Following(), lambda: None, on_failure=lambda error: None)),
     "HealthServer": Subject(lambda: HealthServer(0, lambda: True)),
-    "BaseWriter": Subject(_base_writer, object()),
+    "BaseWriter": Subject(
+        _base_writer, object(), fill=lambda: _base_writer(_SlowStore), lose=lambda: _base_writer(_SlowStore)
+    ),
 }
-SINKS = [name for name, subject in SUBJECTS.items() if subject.item is not None]
-SOURCES = ["ListSource", "BlockReader"]
 
 
-def has_the_words_of_a_stage(subject: Subject) -> None:
-    stage = subject.make()
-    for name in ("start", "close"):
-        inspect.signature(getattr(stage, name)).bind()  # without an argument
-    assert list(inspect.signature(stage.flush).parameters) == ["timeout_s"]
-    stage.close()
+@contextmanager
+def _started(make: Callable[[], Any] | None) -> Iterator[Any]:
+    assert make is not None
+    stage = make()
+    stage.start()
+    try:
+        yield stage
+    finally:
+        stage.close()
 
 
 def may_be_closed_twice_and_without_a_start(subject: Subject) -> None:
@@ -106,50 +181,82 @@ def may_be_closed_twice_and_without_a_start(subject: Subject) -> None:
     stage.close()
 
 
-def flushes_nothing_at_once(subject: Subject) -> None:
-    stage = subject.make()
-    stage.start()
-    try:
-        stage.flush(0.0)
-    finally:
+def does_nothing_after_closing(subject: Subject) -> None:
+    with _started(subject.make) as stage:
         stage.close()
+        with pytest.raises(ClosedError):
+            subject.use_once(stage)
 
 
-def takes_nothing_after_closing(subject: Subject) -> None:
-    stage = subject.make()
-    stage.start()
-    stage.close()
-    with pytest.raises(ClosedError):
-        stage.submit(subject.item)
+def flushes_nothing_at_once(subject: Subject) -> None:
+    with _started(subject.make) as stage:
+        assert list(inspect.signature(stage.flush).parameters) == ["timeout_s"]
+        stage.flush(0.0)
 
 
-def gives_nothing_after_closing(subject: Subject) -> None:
-    stage = subject.make()
-    stage.start()
-    stage.close()
-    with pytest.raises(ClosedError):
-        stage.poll(1, 0.0)
+def says_so_at_once_when_it_is_full(subject: Subject) -> None:
+    with _started(subject.fill) as stage:
+        begun = time.monotonic()
+        with pytest.raises(BackpressureError):  # noqa: PT012 - how many it takes is its own business
+            for _ in range(1000):
+                subject.use_once(stage)
+        assert time.monotonic() - begun < 1.0
+
+
+def flushes_only_what_is_delivered_and_keeps_the_rest(subject: Subject) -> None:
+    with _started(subject.lose) as stage:
+        subject.use_once(stage)
+        for _ in range(2):
+            with pytest.raises(FlushTimeoutError):
+                stage.flush(0.05)
+
+
+def closes_without_waiting_for_delivery(subject: Subject) -> None:
+    with _started(subject.lose) as stage:
+        subject.use_once(stage)
+        begun = time.monotonic()
+        stage.close()
+        assert time.monotonic() - begun < 1.0
 
 
 Check = Callable[[Subject], None]
 
 
-@pytest.mark.parametrize(
-    "check", [has_the_words_of_a_stage, may_be_closed_twice_and_without_a_start, flushes_nothing_at_once]
-)
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_a_stage(name: str, check: Check) -> None:
-    check(SUBJECTS[name])
+def _subjects(wanted: Callable[[Subject], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("subject", [pytest.param(s, id=name) for name, s in SUBJECTS.items() if wanted(s)])
 
 
-@pytest.mark.parametrize("name", SINKS)
-def test_a_sink(name: str) -> None:
-    takes_nothing_after_closing(SUBJECTS[name])
+@_subjects(lambda subject: True)
+def test_every_stage(subject: Subject) -> None:
+    may_be_closed_twice_and_without_a_start(subject)
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_source(name: str) -> None:
-    gives_nothing_after_closing(SUBJECTS[name])
+@_subjects(lambda subject: subject.item is not None or subject.use is not None)
+def test_every_stage_that_takes_or_gives_something(subject: Subject) -> None:
+    does_nothing_after_closing(subject)
+
+
+@_subjects(lambda subject: subject.item is not None)
+def test_every_sink(subject: Subject) -> None:
+    flushes_nothing_at_once(subject)
+
+
+@_subjects(lambda subject: subject.fill is not None)
+def test_every_stage_that_can_be_full(subject: Subject) -> None:
+    says_so_at_once_when_it_is_full(subject)
+
+
+@_subjects(lambda subject: subject.lose is not None and subject.item is not None)
+def test_every_sink_that_may_be_cut_off(subject: Subject) -> None:
+    flushes_only_what_is_delivered_and_keeps_the_rest(subject)
+
+
+@_subjects(lambda subject: subject.lose is not None)
+def test_every_stage_that_may_be_cut_off(subject: Subject) -> None:
+    closes_without_waiting_for_delivery(subject)
+
+
+# -- stages that the suite has to refuse -------------------------------------------------------------------
 
 
 class NeverClosed(MemoryFeatureLog):
@@ -173,21 +280,80 @@ class NeverFlushed(MemoryFeatureLog):
         raise AssertionError("nothing was submitted, and yet something is missing")
 
 
+class NeverFull(MemoryFeatureLog):
+    def submit(self, event: FeatureEvent, /) -> None:
+        if len(self.events) < 2:
+            super().submit(event)
+
+
+class FullIsAValueError(MemoryFeatureLog):
+    def submit(self, event: FeatureEvent, /) -> None:
+        if len(self.events) == 2:
+            raise ValueError("full")
+        super().submit(event)
+
+
+class FlushesNothing(DeadLetterProducer):
+    def flush(self, timeout_s: float) -> None:
+        pass
+
+
+class FlushesOnce(DeadLetterProducer):
+    """Forgets what it could not deliver."""
+
+    def flush(self, timeout_s: float) -> None:
+        sent, self.sent = self.sent, 0
+        if sent:
+            raise FlushTimeoutError("not all was acknowledged")
+
+
+class FlushRaisesItsOwn(DeadLetterProducer):
+    def flush(self, timeout_s: float) -> None:
+        raise RuntimeError("neither FlushTimeoutError nor RilletError")
+
+
+class CloseWaits(DeadLetterProducer):
+    def close(self) -> None:
+        if self._producer is not None:
+            self._producer.flush(1.2)
+        super().close()
+
+
 class NeverEnding(ListSource):
     def close(self) -> None:
         pass
 
 
 @pytest.mark.parametrize(
-    ("make", "check"),
+    ("kind", "check"),
     [
-        (lambda: OtherWords(1), has_the_words_of_a_stage),
-        (lambda: ClosedOnce(1), may_be_closed_twice_and_without_a_start),
-        (lambda: NeverFlushed(1), flushes_nothing_at_once),
-        (lambda: NeverClosed(1), takes_nothing_after_closing),
-        (lambda: NeverEnding([]), gives_nothing_after_closing),
+        (OtherWords, flushes_nothing_at_once),
+        (NeverFlushed, flushes_nothing_at_once),
+        (ClosedOnce, may_be_closed_twice_and_without_a_start),
+        (NeverClosed, does_nothing_after_closing),
+        (NeverFull, says_so_at_once_when_it_is_full),
+        (FullIsAValueError, says_so_at_once_when_it_is_full),
     ],
 )
-def test_the_suite_refuses_a_broken_stage(make: Callable[[], Any], check: Check) -> None:
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        check(Subject(make, FEATURES))
+def test_a_broken_feature_log_is_refused(kind: type[MemoryFeatureLog], check: Check) -> None:
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
+        check(Subject(lambda: kind(10), FEATURES, fill=lambda: kind(10)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (FlushesNothing, flushes_only_what_is_delivered_and_keeps_the_rest),
+        (FlushesOnce, flushes_only_what_is_delivered_and_keeps_the_rest),
+        (FlushRaisesItsOwn, flushes_only_what_is_delivered_and_keeps_the_rest),
+        (CloseWaits, closes_without_waiting_for_delivery),
+    ],
+)
+def test_a_broken_letter_producer_is_refused(kind: type[DeadLetterProducer], check: Check) -> None:
+    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
+        check(Subject(lambda: kind(NOWHERE, "dead"), LETTER, lose=lambda: kind(NOWHERE, "dead")))
+
+
+def test_a_source_that_goes_on_after_closing_is_refused() -> None:
+    with pytest.raises(pytest.fail.Exception):
+        does_nothing_after_closing(Subject(lambda: NeverEnding([]), use=lambda source: source.poll(1, 0.0)))

@@ -186,7 +186,8 @@ def test_every_example_is_there_once_and_right(joined: Setup) -> None:
 def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
     topics = joined.config.kafka.topics
     letters = sorted(
-        read_dead_letters(joined.config.kafka.connection, topics.dead_letters), key=lambda letter: letter.offset
+        (stored.letter for stored in read_dead_letters(joined.config.kafka.connection, topics.dead_letters)),
+        key=lambda letter: letter.offset,
     )
     assert letters[0].reason == "unknown schema: the record begins with 6a756e6b"
     for letter, (value, headers) in zip(letters, BAD_RECORDS, strict=True):

@@ -180,7 +180,9 @@ def test_the_whole_loop_over_tls_is_audited_clean_and_shows_the_password_nowhere
     assert len(logged) == REQUESTS + 1
     assert f"r{REQUESTS}" in {event.request_id for event in logged}
 
-    of_joiner, of_trainer = read_dead_letters(kafka.connection, topics.dead_letters)
+    of_joiner, of_trainer = (stored.letter for stored in read_dead_letters(kafka.connection, topics.dead_letters))
+    assert of_joiner is not None
+    assert of_trainer is not None
     assert (of_joiner.topic, of_joiner.key, of_joiner.value) == (topics.actions, b"r1", b"junk")
     assert (of_trainer.topic, of_trainer.key, of_trainer.value) == (topics.examples, b"5", b"noise")
     mended = encode(action(1, 0, "like", START_MS + 200))

@@ -15,7 +15,7 @@ TABLE_SHARD = TableShard("m", SPEC_HASH)
 
 
 class WriterLink:
-    """One writer's connection to a shared log. ``fate`` decides the next flush; faults happen here only.
+    """One writer's connection to a shared log. ``fate`` decides the next commit; faults happen here only.
 
     fate: "ok", "lost_ack" (all arrives, the writer is told it did not), "partial" (a prefix arrives),
     "nothing", "late" (nothing arrives until :meth:`deliver_late`), "doubled" (each record twice).
@@ -38,7 +38,7 @@ class WriterLink:
             raise BackpressureError(f"{self.max_queued} records are queued")
         self._queue.append((key, value))
 
-    def flush(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float) -> None:
         queue, self._queue = self._queue, []
         fate, self.fate = self.fate, "ok"
         if fate == "partial":
@@ -70,7 +70,7 @@ class WriterLink:
     def _send(self, records: list[tuple[bytes, bytes]]) -> None:
         for key, value in records:
             self.shared.append(key, value)
-        self.shared.flush(0.0)
+        self.shared.commit(0.0)
 
 
 def damage(log: MemoryLog, position: int) -> None:

@@ -97,6 +97,17 @@ def test_a_dense_blob_is_in_the_store_before_it_is_announced(bench: Bench) -> No
     assert ref.version == publication.dense_version == 1
 
 
+@pytest.mark.parametrize("samples", [1, 200])
+def test_no_record_is_larger_than_the_bytes_that_a_block_may_have(bench: Bench, samples: int) -> None:
+    config = PublisherConfig(max_block_bytes=2_500, freshness_samples=samples)
+    times = np.full(200, 1_700_000_000_000)
+    table = trainer_table(np.arange(1, 1_001))
+    bench.publisher(config=config).publish(table, now_ms=0, freshness=Freshness(times[0], times[0], times))
+    records = [record for record in bench.log.read(0, 1_000, 0.0) if record.key.startswith(b"embeddings")]
+    assert max(len(record.key) + len(record.value) for record in records) <= 2_500
+    assert sum(len(block.fids) for block in blocks(bench)) == 1_000
+
+
 @pytest.mark.parametrize("count", [3, 50])
 def test_ingest_times_travel_on_the_last_block_thinned(bench: Bench, count: int) -> None:
     config = PublisherConfig(max_block_rows=10, freshness_samples=5)
@@ -321,14 +332,14 @@ class TestEpochs:
     def test_of_two_claims_of_one_epoch_the_first_in_the_log_holds(self, bench: Bench) -> None:
         slow_link = bench.link()
         slow, fast = bench.publisher(slow_link, writer="slow"), bench.publisher(writer="fast")
-        send = slow_link.flush
+        send = slow_link.commit
 
-        def flush_after_the_other(timeout_s: float) -> None:
-            slow_link.flush = send  # type: ignore[method-assign]
+        def commit_after_the_other(timeout_s: float) -> None:
+            slow_link.commit = send  # type: ignore[method-assign]
             bench.publish(fast, trainer_table(FIDS))
             send(timeout_s)
 
-        slow_link.flush = flush_after_the_other  # type: ignore[method-assign]
+        slow_link.commit = commit_after_the_other  # type: ignore[method-assign]
         bench.publish(slow, trainer_table(FIDS))
 
         assert (fast.epoch, slow.epoch) == (1, 2)
@@ -409,14 +420,14 @@ class TestTakingOver:
         link = bench.link()
         second = bench.publisher(link, writer="second", state=state)
         bench.log.append(b"x", b"")  # the claim is acknowledged, the publication is not
-        send, calls = link.flush, []
+        send, calls = link.commit, []
 
         def second_flush_fails(timeout_s: float) -> None:
             calls.append(timeout_s)
             link.fate = "ok" if len(calls) == 1 else "nothing"
             send(timeout_s)
 
-        link.flush = second_flush_fails  # type: ignore[method-assign]
+        link.commit = second_flush_fails  # type: ignore[method-assign]
         with pytest.raises(LogUnavailableError):
             bench.publish(second, table)
         third = bench.publisher(writer="third", state=second.state())
@@ -433,7 +444,7 @@ class TestTakingOver:
         if lost == "log":
             bench.log.truncate(bench.log.end())
             bench.log.append(b"k", b"not a block")
-            bench.log.flush(0)
+            bench.log.commit(0)
         publisher = bench.publisher(writer="second", state=None if lost == "state" else state)
         publication = publisher.publish(table, now_ms=0, freshness=Freshness())
 

@@ -41,7 +41,7 @@ def remove(log: MemoryLog, position: int) -> None:
 
 def append(bench: Bench, value: bytes) -> None:
     bench.log.append(b"k", value)
-    bench.log.flush(0)
+    bench.log.commit(0)
 
 
 def newest_block(bench: Bench) -> DeltaBlock:

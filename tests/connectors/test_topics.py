@@ -1,0 +1,56 @@
+"""The topics without a real broker: librdkafka's own mock cluster, which lives in the process of its client."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError
+
+from rillet.connectors import topics
+from rillet.connectors.config import KafkaConfig, Service, TopicNames
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
+from rillet.connectors.errors import BrokerRefusedError
+from rillet.connectors.topics import ensure_broker, topic_ends
+
+
+def mock_broker(round_trip_ms: int) -> KafkaConnection:
+    return KafkaConnection("127.0.0.1:1", {"test.mock.num.brokers": "1", "test.mock.broker.rtt": str(round_trip_ms)})
+
+
+def test_a_broker_that_takes_longer_than_half_a_second_answers() -> None:
+    ensure_broker(mock_broker(600), timeout_s=10.0)
+
+
+def test_asking_for_a_topic_does_not_make_it() -> None:
+    assert topic_ends(mock_broker(0), "examples") is None
+
+
+def test_a_topic_that_may_not_be_seen_is_not_taken_for_missing() -> None:
+    denied = SimpleNamespace(topic="deltas", error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), partitions={})
+    with pytest.raises(BrokerRefusedError, match="topic deltas on k:9092 may not be seen by the user"):
+        topics._exists(KafkaConnection("k:9092"), denied)
+
+
+def test_a_refused_login_ends_the_waiting() -> None:
+    errors = BrokerErrors()
+    connection = KafkaConnection("k:9092")
+    errors(KafkaError(KafkaError._AUTHENTICATION, "invalid credentials"))
+    begun = time.monotonic()
+    with pytest.raises(BrokerRefusedError, match="invalid credentials"):
+        topics._ask(connection, errors, connection.admin(errors), lambda: time.sleep(1.0))
+    assert time.monotonic() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ("join", {"F": 3, "A": 3, "E": 2, "dead_letters": 1}),
+        ("train", {"E": 2, "deltas": 1, "dead_letters": 1}),
+        ("serve", {"F": 3, "deltas": 1}),
+    ],
+)
+def test_a_service_asks_for_the_topics_that_it_reads_and_writes(service: Service, expected: dict[str, int]) -> None:
+    names = TopicNames(features="F", actions="A", examples="E")
+    assert KafkaConfig(topics=names, partitions=3, examples_partitions=2).topic_partitions_of(service) == expected
