@@ -111,17 +111,13 @@ class Engine:
         """From now on not ready, so that no new requests come; those that were queued are still answered."""
         self._refusing = True
 
-    def flush(self, timeout_s: float) -> None:
-        """Returns once every request queued before is answered; blocks.
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError.
 
-        :raises FlushTimeoutError: some are not, within ``timeout_s``.
+        What is not computed within ``timeout_s`` gets ScoringError, and its thread is left to end with the process.
         """
-        self._batcher.flush(timeout_s)
-
-    def close(self) -> None:
-        """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError."""
         self._refusing = True
-        self._batcher.close()
+        self._batcher.close(timeout_s)
 
     async def score(self, request: ScoreRequest, timeout_ms: float) -> Scored:
         """Queues a request and waits for its scores.

@@ -1,21 +1,30 @@
 """A serving process put together: the order in which its stages start and end, and what ends it.
 
-SIGTERM as Kubernetes means it: not ready any more, new requests get 503, those in flight are answered, the feature
-log is flushed; then everything is released.
+SIGTERM as Kubernetes means it: not ready any more, new requests get 503, those in flight are answered, the server
+ends, and what it served until then is flushed to the feature log. One deadline holds for all of it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
-from rillet.schemas import RilletError, Stage
+from rillet.schemas import FlushTimeoutError, RilletError, Stage
 from rillet.serving.engine import Engine
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.server import InferenceServer
 
-log = logging.getLogger("rillet.serve")
+log = logging.getLogger(__name__)
+
+#: share of the drain's time that requests in flight may take; the rest is the feature log's
+_REQUESTS_SHARE = 0.75
+#: how often a flush looks whether it is to be cut short
+_FLUSH_SLICE_S = 0.1
+#: for a computation that ends anyway, and for answers that are on their way to their clients
+_GRACE_S = 0.2
 
 
 class InferenceService:
@@ -32,7 +41,7 @@ class InferenceService:
     ) -> None:
         """
         :param updates: stages that change the served model; they start last and end first.
-        :param drain_timeout_s: how long a stop waits for the requests in flight, and again for the feature log.
+        :param drain_timeout_s: how long a stop waits for the requests in flight and for the feature log, together.
         """
         self.engine = engine
         self.server = server
@@ -40,10 +49,14 @@ class InferenceService:
         self._updates = updates
         self._drain_timeout_s = drain_timeout_s
         self._stopping = threading.Event()
+        #: set by the second stop
+        self._at_once = threading.Event()
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
-        """Asks :meth:`run` to end; callable from any thread or signal handler."""
+        """Asks :meth:`run` to end; callable from any thread or signal handler. Asked twice, it waits for nothing more."""
+        if self._stopping.is_set():
+            self._at_once.set()
         self._stopping.set()
 
     def fail(self, error: BaseException) -> None:
@@ -77,20 +90,47 @@ class InferenceService:
 
     def close(self) -> None:
         """Releases everything without waiting for requests in flight or the feature log."""
-        for stage in self._updates:
-            stage.close()
-        self.engine.close()  # before the server: what is still queued is answered with 503
-        self.server.close()
-        self._recorder.close()
+        # All of it, whatever one of them raises.
+        with ExitStack() as stages:
+            stages.callback(self._recorder.close)
+            stages.callback(self.server.close)
+            stages.callback(self.engine.close)  # before the server: what is still queued is answered with 503
+            for stage in self._updates:
+                stages.callback(stage.close)
 
     def _drain(self) -> bool:
+        """Refuses what is new, answers what is in flight, ends engine and server, then flushes what they logged."""
         log.info("stopping: answering the requests in flight")
+        deadline = time.monotonic() + self._drain_timeout_s
+        for_requests = deadline - (1 - _REQUESTS_SHARE) * self._drain_timeout_s
         self.engine.refuse()
-        complete = True
-        for what, stage in (("requests", self.server), ("feature log", self._recorder)):
+        for stage in self._updates:
+            stage.close()
+        answered = self._flush("requests", self.server, for_requests)
+        self.engine.close(_GRACE_S)
+        if not answered:
+            # The engine has just given up the rest: time for those answers to leave.
+            self._wait_for_answers()
+        self.server.close()
+        # Nobody submits any more.
+        return self._flush("feature log", self._recorder, deadline) and answered
+
+    def _flush(self, what: str, stage: Stage, deadline: float) -> bool:
+        """Whether everything submitted was delivered by ``deadline``, in seconds of the monotonic clock."""
+        while True:
+            left = 0.0 if self._at_once.is_set() else max(deadline - time.monotonic(), 0.0)
             try:
-                stage.flush(self._drain_timeout_s)
+                stage.flush(min(left, _FLUSH_SLICE_S))
+            except FlushTimeoutError as error:
+                if left > 0:
+                    continue
+                log.error("%s: not all of it is done at the stop: %s", what, error)
+                return False
             except RilletError as error:
                 log.error("%s: not all of it is done at the stop: %s", what, error)
-                complete = False
-        return complete
+                return False
+            return True
+
+    def _wait_for_answers(self) -> None:
+        with suppress(FlushTimeoutError):
+            self.server.flush(_GRACE_S)

@@ -70,6 +70,7 @@ class Replica:
         self._table: EmbeddingTable | None = None
         self._dense: Dense = {}
         self._version = 0
+        self._ready = False
         self._position = 0
         self._epoch = 0
         self._sequence = 0
@@ -151,8 +152,13 @@ class Replica:
 
     @property
     def ready(self) -> bool:
-        """Whether a base is loaded and everything applied that the log held at that time."""
-        return self._table is not None and self._position >= self._reader.end_at_load
+        """Whether a base was loaded and everything applied that the log held at that time; stays true from then on.
+
+        What is old or missing later is told by :attr:`lag_records` and :attr:`degraded`.
+        """
+        if not self._ready:
+            self._ready = self._table is not None and self._position >= self._reader.end_at_load
+        return self._ready
 
     @property
     def degraded(self) -> bool:
@@ -258,6 +264,8 @@ class Replica:
             self._listener.on_applied(block)
 
     def _set_dense(self, update: DenseUpdate) -> None:
+        if update.version <= self._version:
+            return  # read again after a base: newer weights are applied already
         self._version, self._dense = update.version, update.dense
         self.applied.dense_versions += 1
         self._listener.on_dense(update.version, update.dense)
@@ -265,7 +273,9 @@ class Replica:
     def _set_base(self, update: BaseUpdate) -> None:
         base, manifest = update.base, update.base.manifest
         self._base, self._table = base, update.table
-        self._version, self._dense = manifest.version, base.dense
+        # A base is complete in rows as of its position; the weights applied since may be newer, and stay.
+        if manifest.version >= self._version:
+            self._version, self._dense = manifest.version, base.dense
         self._position = manifest.next_offset
         self._epoch, self._sequence = manifest.epoch, manifest.next_sequence - 1
         self._newest_event_ms = manifest.newest_event_ms

@@ -21,8 +21,6 @@ from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import ActionEvent, ClosedError, FeatureEvent, RecordError
 from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
-from rillet.serving.batcher import AutoBatcher
-from rillet.serving.row_queue import Job, RowQueue
 from rillet.serving.server import InferenceServer
 from rillet.sync import ModelStore
 from rillet.trainer import BlockReader, ListSource, RawRecord
@@ -50,17 +48,6 @@ def _server() -> InferenceServer:
     return InferenceServer(app, config)
 
 
-def _batcher() -> AutoBatcher[str, str]:
-    return AutoBatcher(
-        compute=lambda payloads: [payload.upper() for payload in payloads],
-        background_slice=lambda: False,
-        deliver=lambda outcomes: None,
-        queue=RowQueue(10, 10, 0.0),
-        clock=lambda: 0.0,
-        observer=ServingMetrics(CollectorRegistry()),
-    )
-
-
 def _base_writer() -> BaseWriter:
     store = ModelStore(f"memory://{uuid.uuid4().hex}", "films")
     return BaseWriter(store, keep_bases=1, keep_dense=1, metrics=TrainMetrics([]))
@@ -81,8 +68,6 @@ SUBJECTS = {
     "FeatureRecorder": Subject(lambda: FeatureRecorder(MemoryFeatureLog(10), CollectorRegistry()), FEATURES),
     "EventProducer": Subject(lambda: EventProducer(NOWHERE, "actions"), ActionEvent("r", 1, 1, "watch")),
     "DeadLetterProducer": Subject(lambda: DeadLetterProducer(NOWHERE, "dead_letters"), LETTER),
-    "AutoBatcher": Subject(_batcher, Job("a", 1, lambda outcome: None, 0.0)),
-    "Engine": Subject(_engine),
     "InferenceServer": Subject(_server),
     "Follower": Subject(lambda: Follower(_Following(), lambda: None, on_failure=lambda error: None)),
     "HealthServer": Subject(lambda: HealthServer(0, lambda: True)),
