@@ -234,16 +234,15 @@ class LiveModel(ReplicaListener[DenseProgram]):
     def on_base(self, base: Base, prepared: DenseProgram) -> None:
         """Serves the program of a base that has replaced the table. Applying thread.
 
-        With its own weights, unless newer ones are served already: the version must not fall.
+        With its own weights, unless the replica keeps newer ones: the version must not fall then.
         """
         version, weights = base.manifest.version, base.dense
-        if self._version > version:
+        if self._version > version and self._replica.version > version:
             try:
                 prepared.load_weights(self._weights)
             except ProgramError as error:
                 self._refused_weights.inc()
                 log.error("dense weights %d do not fit base %d, whose own are served: %s", self._version, version, error)
-                prepared.load_weights(weights)
             else:
                 version, weights = self._version, self._weights
         self._program, self._version, self._weights = prepared, version, weights

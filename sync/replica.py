@@ -70,6 +70,8 @@ class Replica:
         self._table: EmbeddingTable | None = None
         self._dense: Dense = {}
         self._version = 0
+        #: epoch and version of the dense weights
+        self._dense_order = (0, 0)
         self._ready = False
         self._position = 0
         self._epoch = 0
@@ -264,8 +266,10 @@ class Replica:
             self._listener.on_applied(block)
 
     def _set_dense(self, update: DenseUpdate) -> None:
-        if update.version <= self._version:
-            return  # read again after a base: newer weights are applied already
+        order = (update.epoch, update.version)
+        if order <= self._dense_order:
+            return  # read again after a base: these weights or newer ones are applied already
+        self._dense_order = order
         self._version, self._dense = update.version, update.dense
         self.applied.dense_versions += 1
         self._listener.on_dense(update.version, update.dense)
@@ -273,9 +277,11 @@ class Replica:
     def _set_base(self, update: BaseUpdate) -> None:
         base, manifest = update.base, update.base.manifest
         self._base, self._table = base, update.table
-        # A base is complete in rows as of its position; the weights applied since may be newer, and stay.
-        if manifest.version >= self._version:
-            self._version, self._dense = manifest.version, base.dense
+        # The rows are as of the base's position, from where the log is read again. Weights applied already stay if
+        # they are newer.
+        order = (manifest.epoch, manifest.version)
+        if order >= self._dense_order:
+            self._dense_order, self._version, self._dense = order, manifest.version, base.dense
         self._position = manifest.next_offset
         self._epoch, self._sequence = manifest.epoch, manifest.next_sequence - 1
         self._newest_event_ms = manifest.newest_event_ms
