@@ -17,7 +17,7 @@ from rillet.connectors.topics import topic_ends
 from rillet.schemas import ClosedError
 from rillet.trainer import Positions, RawRecord
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 #: What no waiting mends.
 _HOPELESS = {

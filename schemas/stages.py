@@ -8,6 +8,7 @@ The idea is that of stream-processing strategies (getsentry/arroyo), reduced to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 from rillet.schemas.errors import RilletError
@@ -28,23 +29,27 @@ class FlushTimeoutError(RilletError):
     """Not everything submitted is where it belongs yet. Nothing of it is lost: flush again."""
 
 
-class Stage(Protocol):
+class Lifecycle(Protocol):
     """Anything with threads, sockets or files of its own."""
 
     def start(self) -> None:
         """Begins to work; once. Constructors touch nothing outside the process."""
+
+    def close(self) -> None:
+        """Releases threads, sockets and files without waiting for delivery: what was not flushed is given up and counted.
+
+        Closing twice is closing once. What was never started may be closed.
+        """
+
+
+class Stage(Lifecycle, Protocol):
+    """What takes or gives work, and has threads, sockets or files of its own for it."""
 
     def flush(self, timeout_s: float) -> None:
         """Returns once everything submitted before is where it belongs (acknowledged, written, scored).
 
         :raises FlushTimeoutError: it is not, within ``timeout_s``; what is missing stays queued.
         :raises RilletError: some of it was lost, such as refused by a broker for good. The stage stays usable.
-        """
-
-    def close(self) -> None:
-        """Releases threads, sockets and files without waiting for delivery: what was not flushed is given up and counted.
-
-        Closing twice is closing once. A stage that was never started may be closed.
         """
 
 
@@ -68,3 +73,44 @@ class Source(Stage, Protocol[T_co]):
         :returns: None once there will never be more.
         :raises ClosedError: after :meth:`close`.
         """
+
+
+class StageGroup:
+    """Stages that work together: they start in order and end in reverse.
+
+    >>> class Loud:
+    ...     def __init__(self, name): self.name = name
+    ...     def start(self): print("start", self.name)
+    ...     def close(self): print("close", self.name)
+    >>> group = StageGroup([Loud("log"), Loud("reader")])
+    >>> group.start(); group.close()
+    start log
+    start reader
+    close reader
+    close log
+    """
+
+    def __init__(self, stages: Sequence[Lifecycle]) -> None:
+        """:param stages: each after those that it uses."""
+        self._stages = stages
+
+    def start(self) -> None:
+        """Starts all; if one does not start, all are closed.
+
+        :raises Exception: whatever kept the stage from starting.
+        """
+        try:
+            for stage in self._stages:
+                stage.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes all, also when one of them raises; twice is once, and before :meth:`start` is allowed.
+
+        :raises Exception: what a stage raised, after the others were closed.
+        """
+        with ExitStack() as closing:
+            for stage in self._stages:
+                closing.callback(stage.close)

@@ -17,6 +17,9 @@ from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
 
+#: a computation that does not end within it is taken for one that hangs
+_CLOSE_TIMEOUT_S = 0.2
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -85,7 +88,7 @@ class AutoBatcher(Generic[P, R]):
             self._background_pending = True
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Ends the thread after the batch that it computes, and answers what waits with NotReadyError.
 
         A batch that is not computed within ``timeout_s`` is answered with ScoringError, and its thread left to

@@ -111,13 +111,13 @@ class Engine:
         """From now on not ready, so that no new requests come; those that were queued are still answered."""
         self._refusing = True
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self) -> None:
         """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError.
 
-        What is not computed within ``timeout_s`` gets ScoringError, and its thread is left to end with the process.
+        A batch that does not end soon gets ScoringError, and its thread is left to end with the process.
         """
         self._refusing = True
-        self._batcher.close(timeout_s)
+        self._batcher.close()
 
     async def score(self, request: ScoreRequest, timeout_ms: float) -> Scored:
         """Queues a request and waits for its scores.

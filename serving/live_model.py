@@ -242,7 +242,9 @@ class LiveModel(ReplicaListener[DenseProgram]):
                 prepared.load_weights(self._weights)
             except ProgramError as error:
                 self._refused_weights.inc()
-                log.error("dense weights %d do not fit base %d, whose own are served: %s", self._version, version, error)
+                log.error(
+                    "dense weights %d do not fit base %d, whose own are served: %s", self._version, version, error
+                )
             else:
                 version, weights = self._version, self._weights
         self._program, self._version, self._weights = prepared, version, weights

@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
-from rillet.schemas import FlushTimeoutError, RilletError, Stage
+from rillet.schemas import FlushTimeoutError, RilletError, Stage, StageGroup
 from rillet.serving.engine import Engine
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.server import InferenceServer
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 _REQUESTS_SHARE = 0.75
 #: how often a flush looks whether it is to be cut short
 _FLUSH_SLICE_S = 0.1
-#: for a computation that ends anyway, and for answers that are on their way to their clients
-_GRACE_S = 0.2
+#: for the answers of requests that were given up to reach their clients
+_ANSWERS_S = 0.2
 
 
 class InferenceService:
@@ -47,6 +47,8 @@ class InferenceService:
         self.server = server
         self._recorder = recorder
         self._updates = updates
+        # Ended in reverse: what is still queued in the engine is answered, and what the server still served is logged.
+        self._stages = StageGroup([recorder, server, engine, *updates])
         self._drain_timeout_s = drain_timeout_s
         self._stopping = threading.Event()
         #: set by the second stop
@@ -74,11 +76,7 @@ class InferenceService:
         :raises Exception: what was given to :meth:`fail`.
         """
         try:
-            self.engine.start()
-            self._recorder.start()
-            self.server.start()
-            for stage in self._updates:
-                stage.start()
+            self._stages.start()
             on_started()
             self._stopping.wait()
             complete = self._drain()
@@ -90,13 +88,7 @@ class InferenceService:
 
     def close(self) -> None:
         """Releases everything without waiting for requests in flight or the feature log."""
-        # All of it, whatever one of them raises.
-        with ExitStack() as stages:
-            stages.callback(self._recorder.close)
-            stages.callback(self.server.close)
-            stages.callback(self.engine.close)  # before the server: what is still queued is answered with 503
-            for stage in self._updates:
-                stages.callback(stage.close)
+        self._stages.close()
 
     def _drain(self) -> bool:
         """Refuses what is new, answers what is in flight, ends engine and server, then flushes what they logged."""
@@ -107,7 +99,7 @@ class InferenceService:
         for stage in self._updates:
             stage.close()
         answered = self._flush("requests", self.server, for_requests)
-        self.engine.close(_GRACE_S)
+        self.engine.close()
         if not answered:
             # The engine has just given up the rest: time for those answers to leave.
             self._wait_for_answers()
@@ -133,4 +125,4 @@ class InferenceService:
 
     def _wait_for_answers(self) -> None:
         with suppress(FlushTimeoutError):
-            self.server.flush(_GRACE_S)
+            self.server.flush(_ANSWERS_S)

@@ -42,7 +42,7 @@ class _Part:
             threading.Event().wait(timeout_s)
             raise self.flush_error
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self) -> None:
         if f"close {self.name}" not in self.calls:
             self.calls.append(f"close {self.name}")
         if self.close_error is not None:
@@ -68,9 +68,9 @@ def test_a_stop_refuses_answers_and_ends_the_server_before_it_flushes_what_was_s
     service = _Service()
     assert service.run(service.stop)
     assert service.calls == [
-        "start engine",
         "start log",
         "start server",
+        "start engine",
         "start updates",
         "refuse engine",
         "close updates",
@@ -88,7 +88,14 @@ def test_what_is_not_flushed_in_time_is_said_and_everything_is_closed(caplog: py
     assert not service.run(service.stop)
     assert "2 requests are in flight" in caplog.text
     # Once more in between: what the engine gave up is answered.
-    assert service.calls[-6:] == ["flush server", "close engine", "flush server", "close server", "flush log", "close log"]
+    assert service.calls[-6:] == [
+        "flush server",
+        "close engine",
+        "flush server",
+        "close server",
+        "flush log",
+        "close log",
+    ]
 
 
 def test_one_deadline_holds_for_requests_and_feature_log_together() -> None:
@@ -138,7 +145,7 @@ def test_a_start_that_fails_closes_what_was_started() -> None:
     service.parts["server"].start_error = OSError("taken")
     with pytest.raises(OSError, match="taken"):
         service.run()
-    assert service.calls[3:] == ["close updates", "close engine", "close server", "close log"]
+    assert service.calls == ["start log", "start server", "close updates", "close engine", "close server", "close log"]
 
 
 def _asked(running: Running, statuses: list[int]) -> threading.Thread:

@@ -9,7 +9,15 @@ import pytest
 
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import Freshness
-from rillet.sync import BaseNotFoundError, CorruptArtifactError, LogRecord, PublisherConfig, Replica, ReplicaConfig, replica_as_of
+from rillet.sync import (
+    BaseNotFoundError,
+    CorruptArtifactError,
+    LogRecord,
+    PublisherConfig,
+    Replica,
+    ReplicaConfig,
+    replica_as_of,
+)
 from tests.sync.conftest import Bench
 from tests.sync.fakes import DIM, TABLE_SHARD, damage, trainer_table
 

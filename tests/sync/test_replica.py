@@ -539,7 +539,9 @@ class TestMending:
         assert replica.applied.bases == 2
         assert same_rows(replica.table, table)
 
-    def test_weights_of_a_newer_epoch_are_taken_whatever_their_number(self, bench: Bench, table: EmbeddingTable) -> None:
+    def test_weights_of_a_newer_epoch_are_taken_whatever_their_number(
+        self, bench: Bench, table: EmbeddingTable
+    ) -> None:
         """A store that was emptied numbers its versions from the start."""
         replica, first = bench.replica(), bench.publisher(writer="first")
         for number in range(3):
