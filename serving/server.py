@@ -83,7 +83,7 @@ class InferenceServer:
         deadline = time.monotonic() + timeout_s
         while in_flight := self._app.in_flight:
             if time.monotonic() > deadline:
-                raise FlushTimeoutError(f"{in_flight} requests are in flight after {timeout_s:.0f} s")
+                raise FlushTimeoutError(f"{in_flight} requests are in flight")
             time.sleep(_POLL_S)
 
     def close(self) -> None:

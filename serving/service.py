@@ -116,13 +116,16 @@ class InferenceService:
             except FlushTimeoutError as error:
                 if left > 0:
                     continue
-                log.error("%s: not all of it is done at the stop: %s", what, error)
-                return False
+                return _incomplete(what, error)
             except RilletError as error:
-                log.error("%s: not all of it is done at the stop: %s", what, error)
-                return False
+                return _incomplete(what, error)
             return True
 
     def _wait_for_answers(self) -> None:
         with suppress(FlushTimeoutError):
             self.server.flush(_ANSWERS_S)
+
+
+def _incomplete(what: str, error: RilletError) -> bool:
+    log.error("%s: not all of it is done at the stop: %s", what, error)
+    return False

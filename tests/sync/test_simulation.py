@@ -26,6 +26,7 @@ from rillet.sync import (
     ReplicaConfig,
     TableShard,
 )
+from tests.bases import write_base
 from tests.sync.fakes import DIM, SPEC_HASH, WriterLink, damage, same_rows, trainer_table
 
 PUBLISHER_CONFIG = PublisherConfig(max_block_rows=5, blocks_in_flight=2, keep_bases=2, keep_dense=2)
@@ -101,7 +102,9 @@ class World:
 
     def write_base(self) -> bool:
         try:
-            self.trainer.publisher.write_base(
+            write_base(
+                self.trainer.publisher,
+                self.store,
                 self.trainer.table,
                 now_ms=self.now_ms,
                 dense={"w": np.array([self.now_ms], np.int64)},
