@@ -22,16 +22,16 @@ endif
 .PHONY: help demo test unit test-long check fmt setup clean
 
 help: ## show this
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: setup ## run the whole loop on MovieLens-1M and audit it
 	$(BIN)/rillet demo $(ARGS)
 
 test: setup ## run all tests but the long simulations, those with a real broker and Flink too
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 unit: setup ## run the tests that need neither broker nor Flink, in under a minute
-	$(BIN)/python -m pytest -m "not integration and not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not integration" $(ARGS)
 
 test-long: setup ## run the long simulations: thousands of seeds
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
@@ -62,7 +62,6 @@ $(STAMP): pyproject.toml constraints.txt
 	"$$uv" pip install -q --python $(BIN)/python -c constraints.txt -b constraints.txt -e '.[dev]'
 	@touch $@
 
-clean: ## remove what runs left behind; the environment and fetched jars stay
+clean: ## remove reports and caches; the environment and the data of services (var/) stay
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	[[ ! -d var ]] || find var -mindepth 1 -maxdepth 1 ! -name jars ! -name bootstrap ! -name datasets -exec rm -rf {} +
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

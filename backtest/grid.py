@@ -87,11 +87,9 @@ def run_grid(
     :raises RilletError: a run failed.
     """
     configs = [parse_config(variant.apply(raw), variant.name or "configuration") for variant in variants]
-    if len(variants) == 1:
-        return _run(directory, configs[0], requests, judge_from, True)
     reports: dict[int, BacktestReport] = {}
     # Not forked: torch and numba have threads by now, and a fork would copy their locks as they are.
-    with ProcessPoolExecutor(min(workers, len(variants)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(variants)), get_context("spawn"), _prepare_process) as pool:
         futures = {
             pool.submit(_run, directory, config, requests, judge_from, index == 0): index
             for index, config in enumerate(configs)
@@ -100,22 +98,28 @@ def run_grid(
             reports[futures[future]] = future.result()
             on_done(len(reports), len(variants))
     first = reports[0]
+    if len(variants) == 1:
+        return first
     logits = {variant.name: reports[index].logits["model"] for index, variant in enumerate(variants)}
     logits |= {name: column for name, column in first.logits.items() if name != "model"}
     return replace(first, logits=logits)
 
 
-def _run(
-    directory: Path, config: RilletConfig, requests: int | None, judge_from: float, baselines: bool
-) -> BacktestReport:
+def _prepare_process() -> None:
+    """Settings of a whole process, which is why even a single run has one of its own."""
     import torch
-
-    from rillet.backtest.loop import backtest
-    from rillet.recordings import Recording
 
     # Before any thread exists: the setting is inherited, not shared. One thread each, as there is one process per core.
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
+
+
+def _run(
+    directory: Path, config: RilletConfig, requests: int | None, judge_from: float, baselines: bool
+) -> BacktestReport:
+    from rillet.backtest.loop import backtest
+    from rillet.recordings import Recording
+
     return backtest(Recording(directory), config, requests=requests, judge_from=judge_from, baselines=baselines)
 
 

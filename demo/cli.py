@@ -30,7 +30,7 @@ def demo(requests: int | None, recording: Path | None, dataset: str, out: Path) 
     """Run the whole loop on real data, and audit it.
 
     Starts a broker, the joiner, the trainer and a server on this machine, drives them with a recording and
-    writes a report. Ends with status 1 when the audit finds an example lost, duplicated or mislabelled.
+    writes a report. Ends with status 1 when the audit finds any fault, or a request was not logged.
     """
     from rillet.demo.run import run_demo
 

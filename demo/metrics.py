@@ -1,7 +1,4 @@
-"""Quality of scores, and quantiles of a Prometheus histogram; plain functions over arrays.
-
-AUC is the Mann-Whitney statistic with ties counted half (Hanley and McNeil 1982).
-"""
+"""What the demo shows while it runs: AUC over time and over the newest scores, quantiles of a Prometheus histogram."""
 
 from __future__ import annotations
 
@@ -9,44 +6,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Float64s
+from rillet.trainer.quality import auc, sigmoid
 
 Floats = Float32s | Float64s
-
-
-def auc(scores: Floats, labels: Bools) -> float:
-    """Area under the ROC curve of scores [n] and labels bool[n]; NaN when one class is missing."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    # Average rank of each distinct score.
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(ranks[inverse][labels].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def calibration(logits: Floats, labels: Bools) -> float:
-    """Mean predicted probability over the empirical rate; 1 is perfect, NaN without positives."""
-    if not len(labels) or not labels.any():
-        return float("nan")
-    return float(sigmoid(logits).mean() / labels.mean())
-
-
-def sigmoid(logits: npt.ArrayLike) -> Float64s:
-    """1 / (1 + exp(-x)), float64, without overflow."""
-    x = np.asarray(logits, np.float64)
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
 def windowed_auc(scores: Floats, labels: Bools, groups: AnyArray, count: int) -> list[float]:
     """AUC within each group 0 to count - 1 of rows; NaN where a group lacks a class."""
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(count + 1))
-    return [auc(scores[order[a:b]], labels[order[a:b]]) for a, b in pairwise(bounds)]
+    return [auc(scores[order[a:b]], labels[order[a:b]]).value for a, b in pairwise(bounds)]
 
 
 def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], q: float) -> float:

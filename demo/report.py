@@ -15,10 +15,11 @@ import numpy as np
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.topic_reader import TopicRecord
-from rillet.demo.metrics import auc, calibration, histogram_quantile, windowed_auc
+from rillet.demo.metrics import histogram_quantile, windowed_auc
 from rillet.demo.monitor import FRESHNESS, Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
 from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
+from rillet.trainer.quality import auc, calibration
 
 AUC_POINTS = 20
 
@@ -178,9 +179,9 @@ def judge(joined: ExpectedExamples, requests: Int64s, frozen: Float32s, task: in
     group = np.repeat(np.arange(len(requests)) * points // max(len(requests), 1), counts)[logged]
     served, labels, other = served[logged], labels[logged], frozen[logged, task]
     return Quality(
-        served_auc=auc(served, labels),
-        frozen_auc=auc(other, labels),
-        calibration=calibration(served, labels),
+        served_auc=auc(served, labels).value,
+        frozen_auc=auc(other, labels).value,
+        calibration=calibration(served, labels).value,
         impressions=int(logged.sum()),
         edges=[first_request + len(requests) * (point + 1) // points for point in range(points)],
         served_curve=windowed_auc(served, labels, group, points),

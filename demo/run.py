@@ -305,7 +305,7 @@ def _finish(report: Report, out: Path, console: Console) -> int:
     (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
     (out / "report.html").write_text(render(report), "utf-8")
     quality = report.quality
-    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False)  # noqa: E731
+    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     say(
         f"AUC served {quality.served_auc:.4f}, frozen after a fifth of the requests {quality.frozen_auc:.4f}; "
         f"calibration {quality.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "

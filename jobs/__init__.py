@@ -1,1 +1,1 @@
-"""The only package that touches the outside: commands, the Flink job, Kafka, the local stack, recordings."""
+"""One module per service, and their configuration, health, status and commands."""

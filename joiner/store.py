@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rillet.joiner.disk import DiskTier
 from rillet.joiner.entry import Entry
 from rillet.joiner.errors import StoreError
+
+if TYPE_CHECKING:
+    from rillet.joiner.disk import DiskTier
 
 
 class SliceStore:
@@ -99,6 +102,9 @@ class SliceStore:
 
     def _spill(self, slice_: int) -> None:
         if self._disk is None:
+            # Imported when first needed: who only reads a configuration has no RocksDB.
+            from rillet.joiner.disk import DiskTier
+
             self._disk = DiskTier(self._directory)
         buckets = self._hot.pop(slice_)
         rows = [(bucket, request_id, entry) for bucket, part in buckets.items() for request_id, entry in part.items()]

@@ -29,6 +29,8 @@ ACTIONS_FILE = "actions.avro"
 INFO_FILE = "recording.json"
 DEAD_LETTERS_FILE = "dead_letters.jsonl"
 TRUTH_FILE = "truth.npy"
+#: ends the names of files that are being written
+PARTIAL = ".partial"
 
 Event = FeatureEvent | ActionEvent
 #: Bytes per Avro block, before compression.
@@ -57,13 +59,13 @@ class RecordingInfo:
 class RecordingWriter:
     """Writes a recording event by event; a context manager.
 
-    Leaving the block normally completes the recording; leaving it by an exception leaves the directory
-    without ``recording.json``, and readers refuse it.
+    Leaving the block normally completes the recording. Until then everything lies in ``*.partial`` files: leaving it by an
+    exception removes them, and a recording that was there stays as it was.
     """
 
     def __init__(self, directory: Path, spec: FeatureSpec, dataset: str, *, codec: str = "deflate") -> None:
         """
-        :param directory: made if missing; an older recording in it is replaced.
+        :param directory: made if missing; a recording that is there is replaced when this one is complete.
         :param codec: of the Avro containers, ``deflate`` or ``null``.
         :raises RecordingError: the directory cannot be written, or holds something else.
         """
@@ -75,14 +77,15 @@ class RecordingWriter:
         self.source: dict[str, Any] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            known = {FEATURES_FILE, ACTIONS_FILE, INFO_FILE, f"{INFO_FILE}.partial", DEAD_LETTERS_FILE, TRUTH_FILE}
-            others = sorted(path.name for path in self.directory.iterdir() if path.name not in known)
+            known = {FEATURES_FILE, ACTIONS_FILE, INFO_FILE, DEAD_LETTERS_FILE, TRUTH_FILE}
+            others = sorted(
+                path.name for path in self.directory.iterdir() if path.name.removesuffix(PARTIAL) not in known
+            )
             if others and not (self.directory / INFO_FILE).exists():
                 raise RecordingError(
                     f"{self.directory}: is no recording but holds {others[0]}; name an empty or new directory"
                 )
-            (self.directory / INFO_FILE).unlink(missing_ok=True)
-            self._files = [(self.directory / name).open("wb") for name in (FEATURES_FILE, ACTIONS_FILE)]
+            self._files = [self._partial(name).open("wb") for name in (FEATURES_FILE, ACTIONS_FILE)]
         except OSError as error:
             raise RecordingError(f"{self.directory}: cannot be written ({error.strerror})") from error
         # The lowest level of deflate: a third of the size for a tenth of the time of the default level.
@@ -148,9 +151,11 @@ class RecordingWriter:
                 },
                 indent=2,
             )
-            partial = self.directory / f"{INFO_FILE}.partial"
-            partial.write_text(text + "\n", "utf-8")
-            partial.replace(self.directory / INFO_FILE)
+            self._partial(INFO_FILE).write_text(text + "\n", "utf-8")
+            # Between these steps the directory is no recording; before them it is the old one, after them the new one.
+            (self.directory / INFO_FILE).unlink(missing_ok=True)
+            for name in (FEATURES_FILE, ACTIONS_FILE, INFO_FILE):
+                self._partial(name).replace(self.directory / name)
         except OSError as error:
             raise RecordingError(f"{self.directory}: cannot be written ({error.strerror})") from error
         return info
@@ -166,6 +171,11 @@ class RecordingWriter:
         else:
             for file in self._files:
                 file.close()
+            for name in (FEATURES_FILE, ACTIONS_FILE):
+                self._partial(name).unlink(missing_ok=True)
+
+    def _partial(self, name: str) -> Path:
+        return self.directory / f"{name}{PARTIAL}"
 
 
 class Recording:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.dead_letters import letter_for
 from rillet.connectors.topic_reader import read_topic
-from rillet.recordings.format import DEAD_LETTERS_FILE, Event, RecordingInfo, RecordingWriter
+from rillet.recordings.format import DEAD_LETTERS_FILE, PARTIAL, Event, RecordingInfo, RecordingWriter
 from rillet.recordings.progress import EventProgress
 from rillet.schemas import (
     CODECS,
@@ -53,39 +53,48 @@ def record(
     dead = 0
     start = start or {}
     kafka = KafkaConnection.of(kafka)
-    with (
-        RecordingWriter(out, spec, dataset) as writer,
-        (Path(out) / DEAD_LETTERS_FILE).open("wb") as dead_letters,
-        EventProgress(f"record to {out}", None) as progress,
-    ):
-        done = 0
-        writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
-        kinds: tuple[tuple[type[FeatureEvent] | type[ActionEvent], str], ...] = (
-            (FeatureEvent, features),
-            (ActionEvent, actions),
-        )
-        for kind, topic in kinds:
-            for item in read_topic(kafka, topic, start=start.get(topic)):
-                try:
-                    event: Event = CODECS[kind].decode(item.value or b"")
-                    writer.write(event)
-                except RecordError as error:
-                    dead += 1
-                    letter = letter_for(
-                        error,
-                        item.topic,
-                        item.partition,
-                        item.offset,
-                        key=item.key,
-                        value=item.value,
-                        timestamp_ms=item.timestamp_ms,
-                        headers=item.headers,
-                    )
-                    dead_letters.write(encode_dead_letter(letter) + b"\n")
-                done += 1
-                progress.update(done)
-    if not dead:
-        (Path(out) / DEAD_LETTERS_FILE).unlink()
+    letters = Path(out) / DEAD_LETTERS_FILE
+    partial = letters.with_name(letters.name + PARTIAL)
+    try:
+        with (
+            RecordingWriter(out, spec, dataset) as writer,
+            partial.open("wb") as dead_letters,
+            EventProgress(f"record to {out}", None) as progress,
+        ):
+            done = 0
+            writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
+            kinds: tuple[tuple[type[FeatureEvent] | type[ActionEvent], str], ...] = (
+                (FeatureEvent, features),
+                (ActionEvent, actions),
+            )
+            for kind, topic in kinds:
+                for item in read_topic(kafka, topic, start=start.get(topic)):
+                    try:
+                        event: Event = CODECS[kind].decode(item.value or b"")
+                        writer.write(event)
+                    except RecordError as error:
+                        dead += 1
+                        letter = letter_for(
+                            error,
+                            item.topic,
+                            item.partition,
+                            item.offset,
+                            key=item.key,
+                            value=item.value,
+                            timestamp_ms=item.timestamp_ms,
+                            headers=item.headers,
+                        )
+                        dead_letters.write(encode_dead_letter(letter) + b"\n")
+                    done += 1
+                    progress.update(done)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if dead:
+        partial.replace(letters)
+    else:
+        partial.unlink()
+        letters.unlink(missing_ok=True)
     return Recorded(writer.info(), dead)
 
 

@@ -46,16 +46,35 @@ class Slot:
     def fids(self, values: Sequence[Any] | AnyArray) -> Int64s:
         """Fids of raw values, int64[n].
 
+        Values are taken as they are or not at all: 7.9 is no id, and neither None nor a list is a token, since whatever
+        became of them would be learned.
+
+        :param values: integers for kind ``id``, text or integers for ``token``, numbers for ``number``; n of them.
         :raises ValueError: a value that the kind cannot take.
+
+        >>> Slot("shelf", 17, "token").fids(["drama", None])
+        Traceback (most recent call last):
+        ...
+        ValueError: slot shelf: None is neither text nor an integer
         """
         if self.kind == "token":
-            return make_fids(self.slot, token_values(str(value) for value in values))
+            return make_fids(self.slot, token_values(self._text(value) for value in values))
+        if np.ndim(values) != 1:
+            raise ValueError(f"slot {self.name}: {np.ndim(values)} dimensions, expected one value per row")
         if self.kind == "number":
             numbers = np.asarray(values, np.float64)
             if not np.isfinite(numbers).all():
                 raise ValueError(f"slot {self.name}: a number is not finite")
             return make_fids(self.slot, np.searchsorted(np.asarray(self.bins), numbers, side="right"))
-        return make_fids(self.slot, values)
+        array = np.asarray(values)
+        if array.size and array.dtype.kind not in "iu":
+            raise ValueError(f"slot {self.name}: expected integers, found {array.dtype}")
+        return make_fids(self.slot, array)
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
+            return str(value)
+        raise ValueError(f"slot {self.name}: {value!r:.80} is neither text nor an integer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +172,8 @@ class FeatureSpec:
             if slot.name not in columns:
                 raise RecordError(f"{side} column {slot.name} is missing")
             values = columns[slot.name]
+            if isinstance(values, str | bytes):
+                raise RecordError(f"{side} column {slot.name} is text, expected one value per row")
             if rows not in (-1, len(values)):
                 raise RecordError(f"{side} column {slot.name} has {len(values)} rows, the others {rows}")
             rows = len(values)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from rillet.__main__ import EXTRAS
+
 ROOT = Path(__file__).resolve().parents[1]
 #: what belongs to trying and judging the product, not to running it
 NOT_IN_SERVICES = {"devstack", "recordings", "audit", "backtest", "demo"}
@@ -89,9 +91,9 @@ def test_help_comes_at_once() -> None:
     assert min(seconds() for _ in range(5)) < 0.3
 
 
-def build_wheel(tree: Path, out: Path) -> Path:
-    """Builds the wheel of a tree into ``out``."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
+def build_wheel(tree: Path, out: Path, target: str = "wheel") -> Path:
+    """Builds a distribution of a tree into ``out``."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(out)]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return out
@@ -153,6 +155,40 @@ def test_what_the_dockerfile_copies_makes_the_same_wheel(wheel: Path, tmp_path: 
     (found,) = build_wheel(context, tmp_path).glob("rillet-*.whl")
     with zipfile.ZipFile(found) as ours, zipfile.ZipFile(wheel) as whole:
         assert set(ours.namelist()) == set(whole.namelist())
+
+
+def test_a_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    build_wheel(ROOT, tmp_path, target="sdist")
+    shutil.unpack_archive(next(tmp_path.glob("rillet-*.tar.gz")), tmp_path / "source", filter="data")
+    (unpacked,) = (tmp_path / "source").iterdir()
+    (found,) = build_wheel(unpacked, tmp_path).glob("rillet-*.whl")
+    with zipfile.ZipFile(found) as ours, zipfile.ZipFile(wheel) as whole:
+        assert set(ours.namelist()) == set(whole.namelist())
+
+
+@pytest.mark.parametrize(
+    ("installed", "code"),
+    [
+        ((), "import rillet.recordings.format, rillet.connectors.producers, rillet.audit.comparison"),
+        (("httpx2", "orjson"), "import rillet.serving.client, examples.films.client"),
+        (("torch", "numba", "safetensors"), "import rillet.trainer.online, rillet.sync.publisher"),
+    ],
+    ids=["base-imports", "client", "trainer"],
+)
+def test_each_extra_is_enough_for_what_it_is_for(installed: tuple[str, ...], code: str) -> None:
+    """Runs with every other extra's libraries hidden, as in an environment that does not have them."""
+    hidden = sorted(set(EXTRAS) - set(installed))
+    blocker = (
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {hidden}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocker + code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_script_beside_folders_of_our_names_uses_its_own_and_ours(wheel: Path, tmp_path: Path) -> None:

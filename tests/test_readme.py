@@ -47,7 +47,7 @@ def test_the_readme_shows_the_two_commands_first() -> None:
 def test_every_rillet_command_is_one_of_the_cli(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     # parses and checks the arguments, runs nothing; paths that have to exist are replaced
-    arguments = [str(ROOT) if argument.startswith("recordings/") else argument for argument in arguments]
+    arguments = [str(ROOT) if argument.startswith("var/recordings/") else argument for argument in arguments]
     command = main.get_command(click.Context(main), name)
     assert command is not None
     command.make_context(name, arguments)

@@ -10,14 +10,15 @@ Sources: Hanley and McNeil 1982 (AUC as a rank statistic); Obuchowski 1997 (clus
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from rillet.schemas.arrays import AnyArray, Bools, Float64s, Int64s
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Float64s, Int64s
+
+Floats = Float32s | Float64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,7 @@ class Influence:
     rows: Float64s
 
 
-#: scores float64[n] and labels bool[n], and float64[n] weights, to a metric with its influence
-Metric = Callable[[Float64s, Bools], Influence]
-
-
-def auc(logits: Float64s, labels: Bools) -> Influence:
+def auc(logits: Floats, labels: Bools) -> Influence:
     """Area under the ROC curve: a random positive scores above a random negative; a tie counts one half."""
     n, positives = len(labels), int(np.count_nonzero(labels))
     if not 0 < positives < n:
@@ -61,7 +58,7 @@ def auc(logits: Float64s, labels: Bools) -> Influence:
     return Influence(value, rows)
 
 
-def auc_within(logits: Float64s, labels: Bools, groups: Int64s) -> Influence:
+def auc_within(logits: Floats, labels: Bools, groups: Int64s) -> Influence:
     """Mean over groups (requests) of the AUC within each, weighted by the group's rows; groups of one class are left out.
 
     :param groups: int64[n], equal for rows of one group; in any order.
@@ -94,7 +91,7 @@ def auc_within(logits: Float64s, labels: Bools, groups: Int64s) -> Influence:
     return Influence(value, rows)
 
 
-def normalised_entropy(logits: Float64s, labels: Bools) -> Influence:
+def normalised_entropy(logits: Floats, labels: Bools) -> Influence:
     """Mean log loss over the entropy of the base rate: 1 is as good as always predicting the base rate, lower is better."""
     n, rate = len(labels), float(labels.mean()) if len(labels) else 0.0
     if not 0 < rate < 1:
@@ -107,7 +104,7 @@ def normalised_entropy(logits: Float64s, labels: Bools) -> Influence:
     return Influence(mean / entropy, rows)
 
 
-def calibration(logits: Float64s, labels: Bools) -> Influence:
+def calibration(logits: Floats, labels: Bools) -> Influence:
     """Mean predicted over mean observed: 1 is perfect, above it the model promises too much."""
     n = len(labels)
     if not n or not labels.any():
@@ -155,7 +152,7 @@ def sigmoid(logits: npt.ArrayLike) -> Float64s:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
-def _share_below(logits: Float64s, labels: Bools) -> Float64s:
+def _share_below(logits: Floats, labels: Bools) -> Float64s:
     """For each row the share of the other class's rows that score below it, ties half."""
     _, inverse = np.unique(logits, return_inverse=True)
     kinds = int(inverse.max()) + 1

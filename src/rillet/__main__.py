@@ -14,6 +14,15 @@ import click
 
 USER_ERROR = 2
 
+#: a library that not every installation has, and the extra that brings it
+EXTRAS = {
+    **dict.fromkeys(("pyflink", "rocksdict", "py4j"), "joiner"),
+    **dict.fromkeys(("torch", "numba", "safetensors"), "trainer"),
+    **dict.fromkeys(("starlette", "uvicorn", "uvloop", "httptools"), "serving"),
+    **dict.fromkeys(("httpx2", "orjson"), "client"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "demo"),
+}
+
 #: command -> the module that has it, in the order of --help
 COMMANDS = {
     "demo": "rillet.demo.cli",
@@ -46,6 +55,15 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            click.echo(
+                f"rillet {ctx.invoked_subcommand}: {error.name} is not installed: pip install 'rillet[{extra}]'",
+                err=True,
+            )
+            ctx.exit(USER_ERROR)
         except Exception as error:
             # Imported only now, so that --help needs neither NumPy nor Avro.
             from rillet.schemas import RilletError

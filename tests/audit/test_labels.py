@@ -11,7 +11,8 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.labels import judge_labels
 from rillet.audit.plain_join import PlainJoin
 from rillet.schemas import dump_spec, parse_spec
-from tests.joiner.support import SPEC, action, feature, kept
+from tests.joiner.support import SPEC, action, feature
+from tests.simulation.joiner_oracle import kept
 
 #: the first task drops late actions, the second emits them
 BOTH = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"').replace('"emit"', '"drop"', 1))

@@ -73,6 +73,7 @@ def test_parallel_runs_give_what_single_runs_give(recording: Path, tmp_path: Pat
     np.testing.assert_array_equal(together.logits["trainer.batch_size=64"], alone.logits["model"])
 
 
+@pytest.mark.integration
 def test_the_command_prints_a_table_and_writes_json(recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     done = CliRunner().invoke(

@@ -12,7 +12,7 @@ import pytest
 
 from rillet.joiner import ListName
 from tests.contracts.bucket_state_suite import run_suite
-from tests.joiner.support import MemoryState
+from tests.simulation.joiner_engine import MemoryState
 
 ROOT = Path(__file__).resolve().parents[2]
 

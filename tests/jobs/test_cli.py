@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from rillet.__main__ import main
 from rillet.devstack.process import free_port
+from rillet.recordings.synthetic import generate_synthetic
 
 SPEC = """\
 [spec]
@@ -23,7 +24,22 @@ action = "watch"
 window_ms = 600000
 negative_rate = 0.5
 """
-COMMANDS = ("demo", "up", "down", "status", "topics", "join", "train", "serve", "record", "replay", "check-config")
+COMMANDS = (
+    *(
+        "demo",
+        "up",
+        "down",
+        "status",
+        "topics",
+        "join",
+        "train",
+        "serve",
+        "record",
+        "replay",
+        "backtest",
+        "check-config",
+    ),
+)
 
 
 @pytest.fixture
@@ -111,6 +127,36 @@ def test_check_config_refuses_a_wrong_spec_with_its_path(config: Path) -> None:
     result = run("check-config", "--config", config)
     assert result.exit_code == 2
     assert "films.spec.toml: tasks[0].window_ms: -1 is not positive" in result.stderr
+
+
+def test_record_leaves_a_recording_alone_unless_told_to_replace_it(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "monday"
+    generate_synthetic(folder, requests=5)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    result = run("record", folder, "--config", config)
+    assert result.exit_code == 2
+    assert "holds a recording already; name another directory, or say --replace" in result.stderr
+    # The broker is away: what was there is not touched before the new one is complete.
+    assert run("record", folder, "--replace", "--config", config, "--bootstrap-servers", "127.0.0.1:1").exit_code == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_replay_refuses_a_recording_of_another_spec(config: Path, tmp_path: Path) -> None:
+    generate_synthetic(tmp_path / "other", requests=5)
+    result = run("replay", tmp_path / "other", "--config", config)
+    assert result.exit_code == 2
+    assert "recorded under feature spec synthetic" in result.stderr
+    assert "every record would be a dead letter" in result.stderr
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rillet.jobs.config", None)  # as if importing it failed
+    monkeypatch.setattr("rillet.__main__.EXTRAS", {"rillet": "joiner"})
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 2
+    assert result.stderr == "rillet check-config: rillet.jobs.config is not installed: pip install 'rillet[joiner]'\n"
 
 
 def test_status_without_a_broker_names_the_address(config: Path) -> None:

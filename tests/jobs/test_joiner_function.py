@@ -12,7 +12,8 @@ from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
 from rillet.schemas import DeadLetter, ExampleBlock, decode_as, decode_dead_letter, encode, encode_dead_letter
-from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, oracle, rows_of, stream
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, stream
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 
 class Keyed:

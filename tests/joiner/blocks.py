@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import numpy as np
 
 from rillet.schemas import NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-
-_MASK = (1 << 64) - 1
-
-
-def sampled(seed: int, request_id: str, impression_id: int, task: str, rate: float) -> bool:
-    digest = blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest()
-    x = int.from_bytes(digest, "little") ^ (impression_id & _MASK)
-    x = (x + 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    x ^= x >> 31
-    return (x >> 11) * 2.0**-53 < rate
+from tests.simulation.joiner_oracle import kept
 
 
 def example_blocks(
@@ -36,9 +23,7 @@ def example_blocks(
                     == (feature.request_id, impression_id, task.action)
                     and -task.early_ms <= action.event_time_ms - feature.event_time_ms < task.window_ms
                 ]
-                if times or sampled(
-                    spec.sampling_seed, feature.request_id, impression_id, task.name, task.negative_rate
-                ):
+                if times or kept(spec.sampling_seed, task.name, feature.request_id, impression_id, task.negative_rate):
                     blocks.append(_row(spec, feature, position, column, times[0] if times else NO_TIME_MS, ingest_ms))
     return blocks
 

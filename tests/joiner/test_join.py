@@ -17,7 +17,9 @@ from rillet.schemas import (
     SpecMismatchError,
     encode,
 )
-from tests.joiner.support import SPEC, Engine, action, feature, oracle, rows_of
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, stream
+from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000)
 WATCH, LIKE = 0, 1
@@ -145,3 +147,20 @@ def test_every_block_row_of_negatives_is_counted(tmp_path: Path) -> None:
     engine.watermark(END_OF_TIME_MS)
     assert max(len(block) for block in engine.blocks) == 2
     assert engine.joiner.counters.negatives == sum(len(block) for block in engine.blocks)
+
+
+def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path) -> None:
+    _, _, arrivals = stream(5, requests=100)
+    config = JoinerConfig(slice_ms=5_000, action_wait_ms=120_000)
+    outcomes = []
+    for every in (1, 17, 10_000):
+        engine = Engine(SPEC, config, tmp_path / str(every))
+        newest = 0
+        for count, (bucket, time_ms, data) in enumerate(arrivals):
+            engine.record(bucket, data)
+            newest = max(newest, time_ms)
+            if count % every == 0:
+                engine.watermark(newest - LATENESS_MS - 1)
+        engine.watermark(END_OF_TIME_MS)
+        outcomes.append(sorted(encode(block) for block in engine.blocks))
+    assert outcomes[0] == outcomes[1] == outcomes[2]

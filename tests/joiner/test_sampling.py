@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rillet.joiner.sampling import request_hash, uniforms
-from tests.joiner.support import kept
+from tests.simulation.joiner_oracle import kept
 
 
 def sample(seed: int, task: str, request_id: str, ids: np.ndarray, rate: float) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from rillet.audit.comparison import AuditReport, audit_examples
-from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
 from rillet.schemas import (
@@ -27,14 +26,15 @@ from rillet.schemas import (
     encode,
     parse_spec,
 )
-from tests.joiner.support import SPEC, Arrival, Engine, action, feature, kept, oracle, rows_of, usable
+from tests.joiner.support import SPEC, Arrival, action, feature
+from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_oracle import Row, kept, oracle, rows_due, rows_of, usable
 
 ROOT = Path(__file__).resolve().parents[2]
 EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
 CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000, late_retention_ms=60_000, max_ahead_ms=1_000)
 #: ends of SPEC's two windows for a request shown at 5,000 ms, with its slice
 WATCH_CLOSED_MS, LIKE_CLOSED_MS = 15_999, 65_999
-Row = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,6 @@ def join(
         assert counts[name] == value or (late and name == "duplicate_actions"), name
     engine.joiner.close()
     return Outcome(rows, engine.blocks, counts, refused, report)
-
-
-def rows_due(expected: ExpectedExamples) -> list[Row]:
-    """The rows that the plain join expects, in the oracle's form."""
-    rows: list[Row] = []
-    for row, column in np.argwhere(expected.expected):
-        task, label = expected.spec.tasks[column], int(expected.positive[row, column])
-        request_id = expected.request_ids[expected.request[row]]
-        time_ms = int(expected.action_time_ms[row, column])
-        rows.append((request_id, int(expected.impression_ids[row]), task.name, label, task.negative_rate, time_ms))
-    return sorted(rows)
 
 
 def test_every_rule_has_a_test_that_names_it() -> None:

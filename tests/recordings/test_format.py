@@ -115,7 +115,9 @@ def test_without_recording_json_it_is_no_recording(recording: Recording) -> None
         Recording(recording.directory)
 
 
-def test_an_aborted_write_leaves_no_recording_and_removes_the_old_one(recording: Recording) -> None:
+def test_an_aborted_write_leaves_the_old_recording_as_it_was(recording: Recording) -> None:
+    before = {path.name: path.read_bytes() for path in recording.directory.iterdir()}
+
     def interrupted() -> None:
         with RecordingWriter(recording.directory, SPEC, "tiny") as writer:
             writer.write(feature("c", 1))
@@ -123,8 +125,21 @@ def test_an_aborted_write_leaves_no_recording_and_removes_the_old_one(recording:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert {path.name: path.read_bytes() for path in recording.directory.iterdir()} == before
+    assert len(list(Recording(recording.directory).features())) == recording.info.requests
+
+
+def test_an_aborted_first_write_leaves_no_recording(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with RecordingWriter(tmp_path, SPEC, "tiny") as writer:
+            writer.write(feature("c", 1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with pytest.raises(RecordingError, match="is missing"):
-        Recording(recording.directory)
+        Recording(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_of_other_things_is_not_overwritten(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the seed and what happened last, so that it can be run again alone::
     simulation.can("publish", 20, world.publish)
     simulation.can("crash", 1, world.crash, when=lambda: world.crashes < 10)
     simulation.run(200)
+    simulation.do("settle", world.settle)
     assert simulation.happened["crash"] > 0
 """
 
@@ -68,15 +69,19 @@ class Simulation:
         possible = [event for event in self._events if event.when()]
         weights = np.array([event.weight for event in possible])
         event = possible[int(self.rng.choice(len(possible), p=weights / weights.sum()))]
-        self.happened[event.name] += 1
-        self._last.append(f"{self.now_ms} {event.name}")
-        try:
-            event.happen()
-        except BaseException as error:
-            error.add_note(f"seed {self.seed}, after {', '.join(self._last)}")
-            raise
+        self.do(event.name, event.happen)
 
     def run(self, steps: int) -> None:
         """That many steps."""
         for _ in range(steps):
             self.step()
+
+    def do(self, name: str, happen: Callable[[], object]) -> None:
+        """Lets something happen that is not left to chance, such as the end of a run; it counts as a step."""
+        self.happened[name] += 1
+        self._last.append(f"{self.now_ms} {name}")
+        try:
+            happen()
+        except BaseException as error:
+            error.add_note(f"seed {self.seed}, after {', '.join(self._last)}")
+            raise

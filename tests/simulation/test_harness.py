@@ -42,3 +42,14 @@ def test_a_failure_names_the_seed_and_the_last_steps() -> None:
         simulation.step()
     assert "seed 11" in caught.value.__notes__[0]
     assert "fail" in caught.value.__notes__[0]
+
+
+def test_what_is_done_at_the_end_is_told_of_too() -> None:
+    simulation = Simulation(12)
+    simulation.can("wait", 1, lambda: None)
+    simulation.run(2)
+    with pytest.raises(ZeroDivisionError) as caught:
+        simulation.do("settle", lambda: 1 / 0)
+    assert simulation.happened == {"wait": 2, "settle": 1}
+    assert "wait" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("settle")

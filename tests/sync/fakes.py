@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import BackpressureError
+from rillet.schemas import BackpressureError, EpochClaim, encode
 from rillet.schemas.arrays import Int64s
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
@@ -80,6 +80,13 @@ def damage(log: MemoryLog, position: int) -> None:
     value = bytearray(record.value)
     value[len(value) * 2 // 3] ^= 0x10
     log._records[index] = LogRecord(record.position, record.key, bytes(value))
+
+
+def lose(log: MemoryLog, position: int) -> None:
+    """Takes a record out of the log; one of another model stands in its place, since positions have no holes here."""
+    index = position - log.begin()
+    other = encode(EpochClaim("another model", 0, 1, SPEC_HASH, "another writer"))
+    log._records[index] = LogRecord(position, b"claim|0", other)
 
 
 def trainer_table(fids: Int64s | None = None) -> EmbeddingTable:

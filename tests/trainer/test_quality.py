@@ -122,6 +122,10 @@ def test_rows_that_say_the_same_count_once() -> None:
     assert clustered.high - clustered.low > 2.5 * (independent.high - independent.low)
 
 
+def test_sigmoid_does_not_overflow() -> None:
+    assert sigmoid([-1e4, 0.0, 1e4]).tolist() == [0.0, 0.5, 1.0]
+
+
 def test_time_blocks_follow_event_time_and_are_equally_filled() -> None:
     times = np.array([50, 10, 40, 20, 30, 60])
     assert time_blocks(times, 3).tolist() == [2, 0, 1, 0, 1, 2]

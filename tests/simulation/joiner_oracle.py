@@ -1,0 +1,129 @@
+"""What the join must produce, from all events at once and row by row, and the same form of what it did produce.
+
+Written from ``docs/join.md`` alone; it shares no code with the joiner, nor with the plain join of the audit. A row is
+(request, impression, task, label, rate, action time).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from hashlib import blake2b
+
+import numpy as np
+
+from rillet.audit.expected import ExpectedExamples
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode
+from tests.joiner.support import Arrival
+
+Row = tuple[object, ...]
+
+
+def kept(seed: int, task: str, request_id: str, impression_id: int, rate: float) -> bool:
+    """The documented sampling rule in plain integers, written apart from the joiner's arrays."""
+    mask = (1 << 64) - 1
+    x = int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
+    x = ((x ^ (impression_id & mask)) + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    x ^= x >> 31
+    return (x >> 11) * 2.0**-53 < rate
+
+
+def usable(
+    spec: FeatureSpec, arrivals: Iterable[Arrival], max_ahead_ms: int
+) -> tuple[list[FeatureEvent], list[ActionEvent]]:
+    """Features and actions that are no dead letters, in order of arrival."""
+    features: list[FeatureEvent] = []
+    actions: list[ActionEvent] = []
+    for arrival in arrivals:
+        try:
+            event = decode(arrival.data)
+            if isinstance(event, FeatureEvent):
+                spec.check_feature(event)
+            elif isinstance(event, ActionEvent):
+                spec.check_action(event)
+            else:
+                continue
+        except RecordError:
+            continue
+        if arrival.key != event.request_id.encode() or not -1 <= arrival.ingest_ms < (1 << 32) * 1000:
+            continue
+        if arrival.ingest_ms >= 0 and event.event_time_ms > arrival.ingest_ms + max_ahead_ms:
+            continue
+        if isinstance(event, FeatureEvent):
+            features.append(event)
+        else:
+            actions.append(event)
+    return features, actions
+
+
+def oracle(
+    spec: FeatureSpec,
+    features: Iterable[FeatureEvent],
+    actions: Iterable[ActionEvent],
+    late: Collection[ActionEvent] = (),
+) -> list[Row]:
+    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce.
+
+    Events in order of arrival: of two features of a request, or two actions on a pair, the first counts.
+
+    :param late: the actions that come after the windows of their pairs were closed.
+    """
+    acted: dict[tuple[str, int, str], list[ActionEvent]] = defaultdict(list)
+    for a in actions:
+        acted[a.request_id, a.impression_id, a.action].append(a)
+    rows: list[Row] = []
+    for event in {f.request_id: f for f in reversed(list(features))}.values():
+        for impression in event.impression_ids.tolist():
+            for task in spec.tasks:
+                valid = [
+                    a
+                    for a in acted[event.request_id, impression, task.action]
+                    if -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
+                ]
+                is_late = bool(valid) and valid[0] in late
+                if valid and (not is_late or task.late == "emit"):
+                    time_ms = valid[0].event_time_ms
+                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms))
+                if (not valid or is_late) and kept(
+                    spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate
+                ):
+                    rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1))
+    return sorted(rows)
+
+
+def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[Row]:
+    """The same tuples from example blocks; every block must satisfy the spec."""
+    rows: list[Row] = []
+    for block in blocks:
+        spec.check_block(block)
+        mask = block.mask.reshape(len(block), -1)
+        assert (mask.sum(axis=1) == 1).all()
+        labels = block.labels.reshape(len(block), -1)
+        for i in range(len(block)):
+            task = int(mask[i].argmax())
+            assert labels[i].sum() == labels[i, task]
+            assert labels[i, task] == (block.label_kind[i] != LabelKind.NEGATIVE)
+            rows.append(
+                (
+                    block.request_ids[block.request_index[i]],
+                    int(block.impression_ids[i]),
+                    spec.tasks[task].name,
+                    int(labels[i, task]),
+                    float(block.sampling_rate[i]),
+                    int(block.action_time_ms[i]),
+                )
+            )
+    return sorted(rows)
+
+
+def rows_due(expected: ExpectedExamples) -> list[Row]:
+    """The rows that the plain join expects, in the oracle's form."""
+    rows: list[Row] = []
+    for row, column in np.argwhere(expected.expected):
+        task, label = expected.spec.tasks[column], int(expected.positive[row, column])
+        request_id = expected.request_ids[expected.request[row]]
+        time_ms = int(expected.action_time_ms[row, column])
+        rows.append((request_id, int(expected.impression_ids[row]), task.name, label, task.negative_rate, time_ms))
+    return sorted(rows)

@@ -1,0 +1,232 @@
+"""A joiner that crashes while it reads faulty traffic, and the judgement of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from zlib import crc32
+
+from rillet.audit.comparison import audit_examples
+from rillet.audit.plain_join import PlainJoin
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, RecordError, dump_spec, parse_spec
+from tests.joiner.support import LATENESS_MS, SPEC
+from tests.simulation.harness import Simulation
+from tests.simulation.joiner_engine import Engine, MemoryState
+from tests.simulation.joiner_oracle import oracle, rows_due, rows_of, usable
+from tests.simulation.joiner_traffic import PARTITIONS, Sent, Traffic
+
+BUCKETS = 4
+_NOT_YET_MS = -1
+#: where each action that a task asks for ends
+_FATES = (
+    *("positives", "late_positives", "duplicate_actions", "late_actions", "early_actions", "outside_window"),
+    *("unknown_impressions", "unknown_actions", "orphan_actions"),
+)
+
+
+@dataclass
+class Progress:
+    """How far the joiner has read, and what came of it: this and the engine's state make a checkpoint."""
+
+    #: records read, by partition
+    positions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTITIONS, 0))
+    #: records read and the requests known by them, in order of arrival
+    read: list[Sent] = field(default_factory=list)
+    features: dict[str, FeatureEvent] = field(default_factory=dict)
+    actions: set[ActionEvent] = field(default_factory=set)
+    #: actions whose window was closed when they came
+    late: list[ActionEvent] = field(default_factory=list)
+    #: the highest watermark, up to which windows are closed
+    closed_ms: int = _NOT_YET_MS
+    refused: int = 0
+    #: those of them that are feature events of requests that were known, and forgotten since (rule 14)
+    refused_again: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Progress:
+        return Progress(
+            dict(self.positions),
+            list(self.read),
+            dict(self.features),
+            set(self.actions),
+            list(self.late),
+            self.closed_ms,
+            self.refused,
+            self.refused_again,
+            Counter(self.counts),
+        )
+
+
+@dataclass
+class JoinerWorld:
+    """Applications that show and act, a network, four partitions, and a joiner on an engine that crashes.
+
+    What must hold, whatever the seed: the rows are those of the oracle and of the audit's plain join; every action is
+    counted; and in the end nothing is left in the state. Half of the runs have records later than the watermark allows
+    for, whose tasks drop them or emit late positives; some spill to disk, and some never crash.
+    """
+
+    simulation: Simulation
+    folder: Path
+    spec: FeatureSpec = field(init=False)
+    config: JoinerConfig = field(init=False)
+    engine: Engine = field(init=False)
+    traffic: Traffic = field(init=False)
+    #: whether the joiner crashes
+    crashes: bool = field(init=False)
+    spilled: int = 0
+    progress: Progress = field(default_factory=Progress)
+    saved: tuple[tuple[dict[int, MemoryState], int], Progress] = field(init=False)
+    #: newest timestamp read from each partition since the last start; an engine that restarts knows none
+    newest_ms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTITIONS, _NOT_YET_MS))
+
+    def __post_init__(self) -> None:
+        rng, can = self.simulation.rng, self.simulation.can
+        late = str(rng.choice(["drop", "emit"]))
+        self.spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', f'late = "{late}"'))
+        self.config = JoinerConfig(
+            buckets=BUCKETS,
+            slice_ms=int(rng.choice([1_000, 5_000, 20_000])),
+            memory_bytes=int(rng.choice([1 << 30, 10_000])),
+            block_rows=16,
+            action_wait_ms=120_000,
+            late_retention_ms=60_000,
+            max_ahead_ms=1_000,
+        )
+        self.traffic = Traffic(self.simulation, self.spec, delays=self.simulation.chance(0.5))
+        self.crashes = self.simulation.chance(0.8)
+        self.engine = Engine(self.spec, self.config, self.folder)
+        self.saved = self.engine.checkpoint(), self.progress.copy()
+        can("read", 90, self.read)
+        can("watermark", 25, self.advance)
+        can("checkpoint", 3, self.take_checkpoint)
+        can("crash", 1.5, self.crash, when=lambda: self.crashes)
+
+    # -- the joiner's engine -------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Some records of one partition; the others go on when their turn comes."""
+        if busy := self.busy():
+            name = str(self.simulation.rng.choice(busy))
+            position = self.progress.positions[name]
+            for sent in self.traffic.partitions[name][position : position + int(self.simulation.rng.integers(1, 12))]:
+                self.progress.positions[name] += 1
+                self.newest_ms[name] = max(self.newest_ms[name], sent.timestamp_ms)
+                self.take(sent)
+
+    def busy(self) -> list[str]:
+        """The partitions that have something to read now."""
+        self.traffic.deliver(self.simulation.now_ms)
+        return [name for name, sent in self.traffic.partitions.items() if self.progress.positions[name] < len(sent)]
+
+    def take(self, sent: Sent) -> None:
+        arrival, progress = sent.arrival, self.progress
+        progress.read.append(sent)
+        key = arrival.key or b""
+        features, actions = usable(self.spec, [arrival], self.config.max_ahead_ms)
+        try:
+            self.engine.record(crc32(key) % BUCKETS, arrival.data, arrival.ingest_ms, key)
+        except RecordError:
+            progress.refused += 1
+            progress.refused_again += sum(event.request_id in progress.features for event in features)
+            return
+        for event in features:
+            if event.request_id not in progress.features:
+                progress.features[event.request_id] = event
+                # What is due already closes with the engine's next watermark, which comes at once here, so that
+                # there is no time in between in which an action is neither late nor not.
+                self.engine.watermark(progress.closed_ms)
+        for acted in actions:
+            if acted not in progress.actions:
+                progress.actions.add(acted)
+                if self.is_closed(acted):
+                    progress.late.append(acted)
+
+    def is_closed(self, acted: ActionEvent) -> bool:
+        """Whether the window that an action is for was closed before it came; one that waits has none yet."""
+        event = self.progress.features.get(acted.request_id)
+        windows_ms = [task.window_ms for task in self.spec.tasks if task.action == acted.action]
+        if event is None or not windows_ms:
+            return False
+        slice_ms = self.config.slice_ms
+        end_of_slice_ms = (event.event_time_ms // slice_ms + 1) * slice_ms
+        return end_of_slice_ms + windows_ms[0] - 1 <= self.progress.closed_ms
+
+    def advance(self) -> None:
+        """The watermark of the slowest partition that has something to read, else of the one read furthest."""
+        busy = [self.newest_ms[name] for name in self.busy()]
+        watermark_ms = (min(busy) if busy else max(self.newest_ms.values())) - LATENESS_MS - 1
+        if watermark_ms > 0:
+            self.engine.watermark(watermark_ms)
+            self.progress.closed_ms = max(self.progress.closed_ms, watermark_ms)
+
+    def take_checkpoint(self) -> None:
+        progress = self.progress.copy()
+        progress.counts += Counter(self.engine.joiner.counters.as_dict())
+        self.saved = self.engine.checkpoint(), progress
+
+    def crash(self) -> None:
+        """Memory and local store are gone; reading goes on from the checkpoint."""
+        self.spilled += self.engine.joiner.store.spilled_entries
+        state, progress = self.saved
+        self.engine.restore(state)
+        self.progress = progress.copy()
+        self.newest_ms = dict.fromkeys(PARTITIONS, _NOT_YET_MS)
+
+    # -- what must hold ------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All that is on the way arrives and is read, the input ends, and the rows are judged."""
+        self.traffic.deliver(END_OF_TIME_MS)
+        while self.busy():
+            self.simulation.now_ms += 100
+            self.read()
+            self.advance()
+        self.engine.watermark(END_OF_TIME_MS)
+        self.spilled += self.engine.joiner.store.spilled_entries
+        self.progress.counts += Counter(self.engine.joiner.counters.as_dict())
+        # A run of some hundred steps spills where memory is small.
+        assert (self.spilled > 0) == (self.config.memory_bytes < 1 << 20)
+        self.check_rows()
+        self.check_counts()
+        self.check_nothing_is_left()
+
+    def check_rows(self) -> None:
+        progress, blocks = self.progress, self.engine.blocks
+        rows = rows_of(self.spec, blocks)
+        features, actions = usable(self.spec, [sent.arrival for sent in progress.read], self.config.max_ahead_ms)
+        assert rows == oracle(self.spec, features, actions, late=progress.late)
+        plain = PlainJoin(self.spec, max_ahead_ms=self.config.max_ahead_ms, lateness_ms=LATENESS_MS)
+        for sent in progress.read:
+            plain.add_record(sent.arrival.data, sent.arrival.key, sent.arrival.ingest_ms, sent.timestamp_ms)
+        expected = plain.result()
+        report = audit_examples(expected, blocks, plain.actions)
+        assert report.ok, report.lines()
+        assert report.expected == report.found == len(rows)
+        assert report.late_positive == progress.counts["late_positives"]
+        # An action that comes twice is dropped twice; one whose request is forgotten by then is an orphan.
+        assert report.late_dropped <= progress.counts["late_actions"] + progress.counts["orphan_actions"]
+        assert expected.unusable == progress.refused - progress.refused_again
+        if not self.traffic.delays:
+            assert rows == rows_due(expected)
+            assert report.late_dropped == report.late_positive == progress.counts["late_actions"] == 0
+
+    def check_counts(self) -> None:
+        progress, counts = self.progress, self.progress.counts
+        features, actions = usable(self.spec, [sent.arrival for sent in progress.read], self.config.max_ahead_ms)
+        assert counts["features"] + counts["duplicate_features"] + progress.refused_again == len(features)
+        assert counts["actions"] == len(actions)
+        ended = sum(counts[name] for name in _FATES)
+        # A joiner that restarts cannot tell an action that was joined from an orphan once its request is forgotten.
+        assert ended - counts["orphan_actions"] <= len(actions) <= ended
+        assert self.crashes or ended == len(actions)
+
+    def check_nothing_is_left(self) -> None:
+        assert self.engine.joiner.store.used_bytes == 0
+        for state in self.engine.states.values():
+            assert not any(state.lists.values())
+            assert not state.wake_ups
+        self.engine.joiner.close()
+        assert list(self.folder.iterdir()) == []
