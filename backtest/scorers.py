@@ -51,13 +51,15 @@ class ModelScorer:
         self._log = MemoryLog()
         shard = TableShard(config.model.name, spec.hash)
         self._publisher = Publisher(self._log, store, shard, writer="backtest", config=config.publisher)
-        self._publisher.write_base(
-            self.trainer.table,
-            now_ms=0,
-            dense=dense_state(self.trainer.learner.model),
-            # The served network is built from its code: exporting it takes seconds and gives the same logits.
-            program=b"",
-            spec_toml="",
+        store.write_base(
+            self._publisher.snapshot(
+                self.trainer.table,
+                now_ms=0,
+                dense=dense_state(self.trainer.learner.model),
+                # The served network is built from its code: exporting it takes seconds and gives the same logits.
+                program=b"",
+                spec_toml="",
+            )
         )
         self._replica = Replica(store, self._log, shard, config=config.replica)
         self._replica.load()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable
 
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
 from rillet.sync import Base, Manifest, ModelStore, StoreUnavailableError
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 
 class BaseWriter:
@@ -24,17 +25,16 @@ class BaseWriter:
         self._keep_bases = keep_bases
         self._keep_dense = keep_dense
         self._metrics = metrics
-        self._executor = ThreadPoolExecutor(1, "base-writer")
-        self._writing: Future[Manifest] | None = None
+        self._writing: _Write | None = None
         self._closed = False
 
     @property
     def idle(self) -> bool:
-        """Whether a base would be taken: none is being written, and the result of the last one was asked for."""
+        """Whether a base would be taken: none is being written, and what became of the last one was told."""
         return self._writing is None
 
     def start(self) -> None:
-        """Nothing to start: the thread begins with the first base."""
+        """Nothing to start: each base has a thread of its own."""
 
     def submit(self, base: Base, /) -> None:
         """Begins to write a base.
@@ -45,32 +45,44 @@ class BaseWriter:
         if self._closed:
             raise ClosedError("the base writer is closed")
         if self._writing is not None:
-            raise BackpressureError("a base is still being written; submit the next one after result() gave it")
-        self._writing = self._executor.submit(self._write, base)
+            raise BackpressureError("a base is still being written, or its result was not asked for: see idle")
+        self._writing = _Write(lambda: self._write(base))
 
     def result(self) -> Manifest | None:
         """The manifest of a base that was written, told once; None while there is none.
 
-        :raises StoreUnavailableError: the store did not take it.
-        :raises Exception: whatever else kept it from being written.
+        :raises StoreUnavailableError: the store did not take it; told once, here or by :meth:`flush`.
+        :raises BaseException: whatever else kept it from being written.
         """
-        if self._writing is None or not self._writing.done():
+        if self._writing is None or not self._writing.ended(0.0):
             return None
         done, self._writing = self._writing, None
-        return done.result()
+        return done.outcome()
 
     def flush(self, timeout_s: float) -> None:
-        """Waits for the base that is being written; :meth:`result` tells what became of it.
+        """Waits for the base that is being written; its manifest is then :meth:`result`'s.
 
         :raises FlushTimeoutError: it takes longer than ``timeout_s``.
+        :raises StoreUnavailableError: the store did not take it; told once, here or by :meth:`result`.
+        :raises BaseException: whatever else kept it from being written.
         """
-        if self._writing is not None and wait([self._writing], timeout_s).not_done:
+        if self._writing is None:
+            return
+        if not self._writing.ended(timeout_s):
             raise FlushTimeoutError(f"a base is still being written to {self._store.url} after {timeout_s:.0f} s")
+        if self._writing.error is not None:
+            self.result()
 
     def close(self) -> None:
-        """Takes no more bases. One that is being written is finished in the background."""
+        """Takes no more bases and waits for none: one that is being written is given up, and counted as failed.
+
+        Its thread cannot be interrupted; it does not keep the process alive.
+        """
         self._closed = True
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        given_up, self._writing = self._writing, None
+        if given_up is not None and not (given_up.ended(0.0) and given_up.error is None):
+            self._metrics.base_failures.inc()
+            log.error("a base was not written to %s before the end: %s", self._store.url, given_up.error or "too slow")
 
     def _write(self, base: Base) -> Manifest:
         """In the background."""
@@ -81,3 +93,31 @@ class BaseWriter:
             self._metrics.garbage_failures.inc()
             log.warning("old bases and dense blobs were not deleted, the next base tries again: %s", error)
         return manifest
+
+
+class _Write:
+    """One base on a daemon thread: a store that hangs must not keep the process alive, as an executor's thread would."""
+
+    def __init__(self, write: Callable[[], Manifest]) -> None:
+        self.error: BaseException | None = None
+        self._write = write
+        self._manifest: Manifest | None = None
+        self._thread = threading.Thread(target=self._run, name="base-writer", daemon=True)
+        self._thread.start()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Whether it has ended, after at most ``timeout_s``."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def outcome(self) -> Manifest | None:
+        """What :attr:`_write` gave or raised; to be asked once it has ended."""
+        if self.error is not None:
+            raise self.error
+        return self._manifest
+
+    def _run(self) -> None:
+        try:
+            self._manifest = self._write()
+        except BaseException as error:  # handed to whoever asks
+            self.error = error

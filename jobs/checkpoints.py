@@ -10,7 +10,7 @@ from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import FlushTimeoutError, Sink
 from rillet.trainer import CheckpointStore, OnlineTrainer
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 _LETTERS_TIMEOUT_S = 30.0
 

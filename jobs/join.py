@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyflink.common import JobClient
     from pyflink.datastream import StreamExecutionEnvironment
 
-log = logging.getLogger("rillet.join")
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 #: the mini-cluster's JVM holds Flink, its network buffers and managed memory
@@ -68,14 +68,18 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     build(env, config, options)
     client = env.execute_async("rillet joiner")
     watch = _JobWatch(client, folder / "checkpoints")
-    if config.health.join_port:
-        HealthServer(config.health.join_port, watch.running, host=config.health.host).start()
-    log.info("joining %s and %s into %s", *_topics(config))
-    while not watch.finished(_POLL_S):
-        if stop.is_set():
-            log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
-            log.info("stopped with savepoint %s", _stop_with_savepoint(client, (folder / "savepoints").as_uri(), drain))
-            break
+    health = HealthServer(config.health.join_port, watch.running, host=config.health.host)
+    try:
+        health.start()
+        log.info("joining %s and %s into %s", *_topics(config))
+        while not watch.finished(_POLL_S):
+            if stop.is_set():
+                log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
+                savepoint = _stop_with_savepoint(client, (folder / "savepoints").as_uri(), drain)
+                log.info("stopped with savepoint %s", savepoint)
+                break
+    finally:
+        health.close()
     watch.raise_failure()
     return 0
 

@@ -14,7 +14,7 @@ from rillet.schemas import dump_spec
 from rillet.sync import LogUnavailableError, Publisher, StoreUnavailableError
 from rillet.trainer import OnlineTrainer, dense_state
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 _BASE_TIMEOUT_S = 600.0
 
@@ -100,15 +100,17 @@ class Publications:
         :raises FlushTimeoutError: it takes too long; the next start writes another.
         :raises Exception: whatever else than the store kept it from being written.
         """
-        self._bases.flush(_BASE_TIMEOUT_S)
-        self.settle_base(now_ms)
+        self.settle_base(now_ms, timeout_s=_BASE_TIMEOUT_S)
 
-    def settle_base(self, now_ms: int) -> None:
-        """Takes note of a base that was written or failed.
+    def settle_base(self, now_ms: int, *, timeout_s: float = 0.0) -> None:
+        """Takes note of a base that was written or failed, after waiting for it where ``timeout_s`` is given.
 
+        :raises FlushTimeoutError: it takes longer.
         :raises Exception: whatever else than the store kept it from being written.
         """
         try:
+            if timeout_s:
+                self._bases.flush(timeout_s)
             manifest = self._bases.result()
         except StoreUnavailableError as error:
             self._publisher.base_failed(now_ms)
@@ -118,7 +120,3 @@ class Publications:
         if manifest is not None:
             self._metrics.bases.inc()
             log.info("base %d written: %d rows", manifest.version, manifest.rows)
-
-    def close(self) -> None:
-        """Publishes nothing more."""
-        self._bases.close()

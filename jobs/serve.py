@@ -28,7 +28,7 @@ from rillet.serving.server import InferenceServer
 from rillet.serving.service import InferenceService
 from rillet.sync import ModelStore
 
-log = logging.getLogger("rillet.serve")
+log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_TIMEOUT_S = 2.0

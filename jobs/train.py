@@ -32,7 +32,7 @@ from rillet.schemas import DeadLetter
 from rillet.sync import ModelStore, Publisher, TableShard
 from rillet.trainer import BadRecord, CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 
 def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
@@ -62,8 +62,8 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
         health.start()
         loop.run(stop)
     finally:
-        loop.close()
         health.close()
+        loop.close()
     return 0
 
 
@@ -88,19 +88,21 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
     if restored is not None:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
     store = ModelStore(config.store_url, config.model.name)
+    deltas = KafkaDeltaLog(kafka, topics.deltas)
+    bases = BaseWriter(
+        store, keep_bases=config.publisher.keep_bases, keep_dense=config.publisher.keep_dense, metrics=metrics
+    )
     publications = Publications(
         trainer,
         Publisher(
-            KafkaDeltaLog(kafka, topics.deltas),
+            deltas,
             store,
             TableShard(config.model.name, spec.hash),
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
             config=config.publisher,
             state=restored.extra["publisher"] if restored is not None else None,
         ),
-        BaseWriter(
-            store, keep_bases=config.publisher.keep_bases, keep_dense=config.publisher.keep_dense, metrics=metrics
-        ),
+        bases,
         program=cache(lambda: export_program(trainer.learner.model, spec, config.model.row_dim)),
         metrics=metrics,
     )
@@ -126,6 +128,7 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
             metrics=metrics,
             now_ms=_now_ms(),
         ),
+        stages=[deltas, bases],
         metrics=metrics,
         now_ms=_now_ms,
     )

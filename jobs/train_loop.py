@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import Sink
+from rillet.schemas import Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
-log = logging.getLogger("rillet.train")
+log = logging.getLogger(__name__)
 
 #: Longest wait for input; bounds how late a publication or the stop is seen to.
 _WAIT_S = 0.05
@@ -39,13 +39,17 @@ class TrainLoop(Generic[Letter]):
         to_letter: Callable[[BadRecord], Letter],
         publications: Publications,
         checkpoints: Checkpoints,
+        stages: Sequence[Stage],
         metrics: TrainMetrics,
         now_ms: Callable[[], int],
     ) -> None:
         """
+        The loop owns ``source``, ``letters`` and ``stages``: it starts and closes them.
+
         :param source: gives examples from the trainer's positions on.
         :param letters: takes the records that cannot be trained on; reading waits while it is full.
         :param to_letter: what ``letters`` takes for a record.
+        :param stages: what publications and checkpoints work on, such as the delta log; they start first, end last.
         :param now_ms: wall clock.
         """
         self.metrics = metrics
@@ -64,6 +68,7 @@ class TrainLoop(Generic[Letter]):
             poll_rows=_POLL_BATCHES * self._config.batch_size,
             source_wait_s=_WAIT_S,
         )
+        self._stages = StageGroup([*stages, letters, self._reader])
         self._last_progress_ms = now_ms()
         self._last_rows = trainer.counters.rows
 
@@ -73,16 +78,27 @@ class TrainLoop(Generic[Letter]):
         return self._publications.published
 
     def run(self, stop: threading.Event) -> None:
-        """Trains until ``stop`` is set or the source ends; then publishes and saves once more. Call :meth:`close` after.
+        """Trains until ``stop`` is set or the source ends; then publishes and saves once more; once.
 
         What is left of a batch is trained on when the source ends. On a stop it is not: its rows lie after the
         position that is saved, and are read again.
 
+        All stages are closed then, whatever happened.
+
         :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
         """
+        self._stages.start()
+        try:
+            self._run(stop)
+        finally:
+            self._stages.close()
+
+    def close(self) -> None:
+        """Closes the stages of a loop that was not run. Saves nothing."""
+        self._stages.close()
+
+    def _run(self, stop: threading.Event) -> None:
         trainer = self._trainer
-        self._letters.start()
-        self._reader.start()
         self._publications.publish(self._now_ms())
         while not stop.is_set():
             blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
@@ -103,12 +119,6 @@ class TrainLoop(Generic[Letter]):
         self._checkpoints.save(now)
         self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)
-
-    def close(self) -> None:
-        """Stops the threads and leaves the broker. Saves nothing."""
-        self._reader.close()
-        self._letters.close()
-        self._publications.close()
 
     def _do_what_is_due(self, now: int) -> None:
         self._publications.publish_if_due(now)

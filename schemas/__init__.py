@@ -22,7 +22,15 @@ from rillet.schemas.records import (
 )
 from rillet.schemas.spec import FeatureSpec, Slot, Task, quantile_bins
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
-from rillet.schemas.stages import BackpressureError, ClosedError, FlushTimeoutError, Sink, Source, Stage
+from rillet.schemas.stages import (
+    BackpressureError,
+    ClosedError,
+    FlushTimeoutError,
+    Sink,
+    Source,
+    Stage,
+    StageGroup,
+)
 
 __all__ = [
     "CODECS",
@@ -56,6 +64,7 @@ __all__ = [
     "SpecError",
     "SpecMismatchError",
     "Stage",
+    "StageGroup",
     "Task",
     "check_event",
     "dead_letter",

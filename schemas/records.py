@@ -6,6 +6,7 @@ Two-dimensional columns are kept flat: their width is the spec's business, not t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar
@@ -104,28 +105,60 @@ class Freshness:
 
     newest_event_ms: int = NO_TIME_MS
     newest_ingest_ms: int = NO_TIME_MS
-    #: int64[k], ingest times of actions, in the order in which they were trained on
+    #: int64[k], ingest times of actions, in the order in which they were trained on; evenly spaced in it
     action_ingest_ms: Int64s = field(default_factory=_no_times)
+    #: actions trained on whose times are not among them
+    action_times_left_out: int = 0
+
+    @property
+    def actions(self) -> int:
+        """Actions that the times stand for."""
+        return len(self.action_ingest_ms) + self.action_times_left_out
 
     def merged(self, later: Freshness) -> Freshness:
-        """Both together; of the action times at most ``MAX_ACTION_TIMES``."""
+        """Both together; of the action times at most ``MAX_ACTION_TIMES``.
+
+        Every action counts the same, however often its time was merged: one spacing, a power of two, holds for all.
+        """
+        stride = max(self._stride(), later._stride())
+        while True:
+            times = np.concatenate([self._every(stride, 0), later._every(stride, self.actions)])
+            if len(times) <= MAX_ACTION_TIMES:
+                break
+            stride *= 2
         return Freshness(
             max(self.newest_event_ms, later.newest_event_ms),
             max(self.newest_ingest_ms, later.newest_ingest_ms),
-            np.concatenate([self.action_ingest_ms, later.action_ingest_ms]),
-        ).sampled(MAX_ACTION_TIMES)
+            times,
+            self.actions + later.actions - len(times),
+        )
 
     def sampled(self, limit: int) -> Freshness:
-        """At most ``limit`` of the action times, evenly spaced in their order, the first and the last among them."""
+        """At most ``limit`` of the action times, evenly spaced in their order.
+
+        The first and the last are among them; a single one is that in the middle.
+        """
         count = len(self.action_ingest_ms)
         if count <= limit:
             return self
-        picks = np.linspace(0, count - 1, limit).round().astype(np.int64)
-        return Freshness(self.newest_event_ms, self.newest_ingest_ms, self.action_ingest_ms[picks])
+        spaced = np.linspace(0, count - 1, limit) if limit > 1 else np.full(limit, (count - 1) / 2)
+        times = self.action_ingest_ms[spaced.round().astype(np.int64)]
+        return Freshness(self.newest_event_ms, self.newest_ingest_ms, times, self.actions - len(times))
 
     def without_action_times(self) -> Freshness:
         """The newest times alone."""
         return Freshness(self.newest_event_ms, self.newest_ingest_ms)
+
+    def _stride(self) -> int:
+        """Actions per time, as the nearest power of two."""
+        kept = len(self.action_ingest_ms)
+        return 1 << round(math.log2(self.actions / kept)) if kept else 1
+
+    def _every(self, stride: int, before: int) -> Int64s:
+        """One time per ``stride`` actions, counted from ``before`` actions earlier; ``stride`` is a multiple of ours."""
+        ours = self._stride()
+        ranks = before + ours * np.arange(len(self.action_ingest_ms))
+        return self.action_ingest_ms[ranks % stride < ours]
 
 
 @dataclass(frozen=True, slots=True)

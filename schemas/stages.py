@@ -8,6 +8,7 @@ The idea is that of stream-processing strategies (getsentry/arroyo), reduced to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 from rillet.schemas.errors import RilletError
@@ -68,3 +69,44 @@ class Source(Stage, Protocol[T_co]):
         :returns: None once there will never be more.
         :raises ClosedError: after :meth:`close`.
         """
+
+
+class StageGroup:
+    """Stages that work together: they start in order and end in reverse.
+
+    >>> class Loud:
+    ...     def __init__(self, name): self.name = name
+    ...     def start(self): print("start", self.name)
+    ...     def close(self): print("close", self.name)
+    >>> group = StageGroup([Loud("log"), Loud("reader")])
+    >>> group.start(); group.close()
+    start log
+    start reader
+    close reader
+    close log
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        """:param stages: each after those that it uses."""
+        self._stages = stages
+
+    def start(self) -> None:
+        """Starts all; if one does not start, all are closed.
+
+        :raises Exception: whatever kept the stage from starting.
+        """
+        try:
+            for stage in self._stages:
+                stage.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes all, also when one of them raises; twice is once, and before :meth:`start` is allowed.
+
+        :raises Exception: what a stage raised, after the others were closed.
+        """
+        with ExitStack() as closing:
+            for stage in self._stages:
+                closing.callback(stage.close)

@@ -11,11 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from rillet.schemas import ClosedError, FlushTimeoutError
+from rillet.schemas import ClosedError
 from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
 from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
+
+#: a computation that does not end within it is taken for one that hangs
+_CLOSE_TIMEOUT_S = 0.2
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -32,7 +35,7 @@ class BatchObserver(Protocol):
 
 
 class AutoBatcher(Generic[P, R]):
-    """A ``Sink[Job]``: ``submit`` and ``wake`` from any thread, everything else happens on its own thread."""
+    """``submit`` and ``wake`` from any thread, everything else happens on the batcher's own."""
 
     def __init__(
         self,
@@ -58,11 +61,9 @@ class AutoBatcher(Generic[P, R]):
         self._observer = observer
         self._changed = threading.Condition()
         self._background_pending = False
-        self._flushing = 0
         self._closed = False
-        #: jobs taken so far, and those of them that were delivered, with or without scores
-        self._submitted = 0
-        self._delivered = 0
+        #: the batch that is being computed; whoever empties it under the lock answers it
+        self._computing: list[Job[P, R]] = []
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
@@ -79,7 +80,6 @@ class AutoBatcher(Generic[P, R]):
             if self._closed:
                 raise ClosedError("the batcher is closed")
             self._queue.offer(job)
-            self._submitted += 1
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -88,35 +88,28 @@ class AutoBatcher(Generic[P, R]):
             self._background_pending = True
             self._changed.notify_all()
 
-    def flush(self, timeout_s: float) -> None:
-        """Returns once every job queued before is answered; batches do not wait to become full meanwhile.
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Ends the thread after the batch that it computes, and answers what waits with NotReadyError.
 
-        :raises FlushTimeoutError: some are not, within ``timeout_s``.
+        A batch that is not computed within ``timeout_s`` is answered with ScoringError, and its thread left to
+        itself: it ends with the process.
         """
-        with self._changed:
-            target = self._submitted
-            self._flushing += 1
-            self._changed.notify_all()
-            try:
-                if not self._changed.wait_for(lambda: self._delivered >= target, timeout_s):
-                    raise FlushTimeoutError(
-                        f"{target - self._delivered} requests ({self._queue.rows} rows in the queue) are not answered"
-                        f" after {timeout_s:.1f} s"
-                    )
-            finally:
-                self._flushing -= 1
-
-    def close(self) -> None:
-        """Ends the thread after the batch that it computes; what still waits is answered with NotReadyError."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_s)
         with self._changed:
             given_up = self._queue.clear()
+            hanging, self._computing = self._computing, []
+        if hanging:
+            failed = ScoringError(f"the model did not answer within {timeout_s:.1f} s of the server's stop")
+            self._deliver([(job, failed) for job in hanging])
+            log.error("the model still computes a batch of %d requests at the stop: they got no scores", len(hanging))
+        elif self._thread.is_alive():
+            log.error("the batcher's thread did not end within %.1f s: it applies updates", timeout_s)
         if given_up:
             error = NotReadyError("the server is stopping")
             self._deliver([(job, error) for job in given_up])
@@ -129,20 +122,21 @@ class AutoBatcher(Generic[P, R]):
             due = self._is_due(now)
             batch, expired = self._queue.take(now) if due else ([], [])
             background, self._background_pending = self._background_pending, False
+            self._computing = batch
         outcomes: list[tuple[Job[P, R], R | RequestError]] = [
             (job, DeadlineError(f"the deadline passed after {(now - job.enqueued_s) * 1e3:.1f} ms in the queue"))
             for job in expired
         ]
         if batch:
             results = self._results(batch)
-            outcomes.extend(zip(batch, results, strict=True))
+            with self._changed:
+                given_up, self._computing = self._computing is not batch, []
+            if not given_up:  # close answers what it gives up
+                outcomes.extend(zip(batch, results, strict=True))
             self._observer.batch(len(batch), sum(job.rows for job in batch), self._clock() - now)
         if outcomes:
             self._deliver(outcomes)
             self._observer.queue_rows(self._queue.rows)
-            with self._changed:
-                self._delivered += len(outcomes)
-                self._changed.notify_all()
         if background and self._background_slice():
             with self._changed:
                 self._background_pending = True
@@ -162,7 +156,7 @@ class AutoBatcher(Generic[P, R]):
             return False
 
     def _is_due(self, now: float) -> bool:
-        return self._queue.wait_s(now) == 0.0 or (self._flushing > 0 and len(self._queue) > 0)
+        return self._queue.wait_s(now) == 0.0
 
     def _results(self, batch: Sequence[Job[P, R]]) -> Sequence[R | RequestError]:
         try:

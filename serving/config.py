@@ -31,7 +31,7 @@ class ServingConfig:
     base_poll_interval_ms: float = 1000.0
     #: largest request body, in bytes; 413 above it
     max_body_bytes: int = 16 * 1024 * 1024
-    #: how long shutdown waits for requests in flight and for the feature log, each, in seconds
+    #: how long shutdown waits for requests in flight and for the feature log, together, in seconds
     drain_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:

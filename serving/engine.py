@@ -111,15 +111,11 @@ class Engine:
         """From now on not ready, so that no new requests come; those that were queued are still answered."""
         self._refusing = True
 
-    def flush(self, timeout_s: float) -> None:
-        """Returns once every request queued before is answered; blocks.
-
-        :raises FlushTimeoutError: some are not, within ``timeout_s``.
-        """
-        self._batcher.flush(timeout_s)
-
     def close(self) -> None:
-        """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError."""
+        """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError.
+
+        A batch that does not end soon gets ScoringError, and its thread is left to end with the process.
+        """
         self._refusing = True
         self._batcher.close()
 

@@ -139,8 +139,11 @@ class FeatureRecorder(Collector):
             raise ServingError(f"the feature log refused {self._refusals} events; they will not be trained on")
 
     def close(self) -> None:
-        """Closes the feature log."""
+        """Closes the feature log; says how many events were given up with it."""
+        failed = self._target.failed
         self._target.close()
+        if lost := self._target.failed - failed:
+            log.error("%d feature events were not delivered before the end; they will not be trained on", lost)
 
     def collect(self) -> list[CounterMetricFamily]:
         return [

@@ -87,6 +87,8 @@ class LiveModel(ReplicaListener[DenseProgram]):
         )
         self._program: DenseProgram | None = None
         self._version = 0
+        #: the dense weights that are served, of that version
+        self._weights: Dense = {}
         self._loaded = False
         self._announced = False
         metrics.registry.register(ReplicaCollector(self._replica, now_ms))
@@ -101,7 +103,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
 
     @property
     def ready(self) -> bool:
-        """Whether a base is loaded and all that the log held then is applied."""
+        """Whether a base was loaded and all that the log held then applied; stays true from then on."""
         return self._loaded and self._replica.ready
 
     @property
@@ -230,8 +232,22 @@ class LiveModel(ReplicaListener[DenseProgram]):
         return program
 
     def on_base(self, base: Base, prepared: DenseProgram) -> None:
-        """Serves the program of a base that has replaced the table. Applying thread."""
-        self._program, self._version = prepared, base.manifest.version
+        """Serves the program of a base that has replaced the table. Applying thread.
+
+        With its own weights, unless the replica keeps newer ones: the version must not fall then.
+        """
+        version, weights = base.manifest.version, base.dense
+        if self._version > version and self._replica.version > version:
+            try:
+                prepared.load_weights(self._weights)
+            except ProgramError as error:
+                self._refused_weights.inc()
+                log.error(
+                    "dense weights %d do not fit base %d, whose own are served: %s", self._version, version, error
+                )
+            else:
+                version, weights = self._version, self._weights
+        self._program, self._version, self._weights = prepared, version, weights
 
     def on_dense(self, version: int, dense: Dense) -> None:
         """Serves a newer version of the weights, unless it does not fit. Applying thread."""
@@ -241,7 +257,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
             self._refused_weights.inc()
             log.error("dense weights %d are not served, version %d stays: %s", version, self._version, error)
             return
-        self._version = version
+        self._version, self._weights = version, dense
 
     def on_applied(self, block: DeltaBlock) -> None:
         """Observes how long the actions took that the rows of a block were trained on. Applying thread."""

@@ -195,7 +195,7 @@ def _outputs(document: Mapping[str, Any], binary_default: bool) -> tuple[tuple[s
     if entries is None:
         return None
     _expect("outputs", entries, list, "an array of objects")
-    outputs: list[tuple[str, bool]] = []
+    outputs: dict[str, bool] = {}
     for index, entry in enumerate(entries):
         path = f"outputs[{index}]"
         _expect(path, entry, dict, "an object")
@@ -204,9 +204,12 @@ def _outputs(document: Mapping[str, Any], binary_default: bool) -> tuple[tuple[s
         if parameters.get("classification"):
             raise InvalidRequestError(f"{path}.parameters.classification", "not offered here")
         as_binary = _flag(f"{path}.parameters.binary_data", parameters.get("binary_data", binary_default))
-        outputs.append((entry["name"], as_binary))
+        # Each would be sent: a small request must not make a huge answer.
+        if entry["name"] in outputs:
+            raise InvalidRequestError(f"{path}.name", f"{entry['name'][:40]!r} occurs twice")
+        outputs[entry["name"]] = as_binary
     # An empty list asks for nothing in particular, as an absent one does.
-    return tuple(outputs) or None
+    return tuple(outputs.items()) or None
 
 
 def _parameters(path: str, holder: Mapping[str, Any], key: str = "parameters") -> Mapping[str, Any]:

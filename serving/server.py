@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2048
 _POLL_S = 0.005
 _START_TIMEOUT_S = 30.0
+#: closing connections takes no longer, unless a handler blocks the event loop
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class InferenceServer:
@@ -81,7 +83,7 @@ class InferenceServer:
         deadline = time.monotonic() + timeout_s
         while in_flight := self._app.in_flight:
             if time.monotonic() > deadline:
-                raise FlushTimeoutError(f"{in_flight} requests are in flight after {timeout_s:.0f} s")
+                raise FlushTimeoutError(f"{in_flight} requests are in flight")
             time.sleep(_POLL_S)
 
     def close(self) -> None:
@@ -89,7 +91,9 @@ class InferenceServer:
         self._closing = True
         self._server.should_exit = self._server.force_exit = True
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("the HTTP server did not end within %.0f s: its thread ends with the process", _CLOSE_TIMEOUT_S)
         if self._socket is not None:
             self._socket.close()
 

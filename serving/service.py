@@ -1,21 +1,30 @@
 """A serving process put together: the order in which its stages start and end, and what ends it.
 
-SIGTERM as Kubernetes means it: not ready any more, new requests get 503, those in flight are answered, the feature
-log is flushed; then everything is released.
+SIGTERM as Kubernetes means it: not ready any more, new requests get 503, those in flight are answered, the server
+ends, and what it served until then is flushed to the feature log. One deadline holds for all of it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from rillet.schemas import RilletError, Stage
+from rillet.schemas import FlushTimeoutError, RilletError, Stage, StageGroup
 from rillet.serving.engine import Engine
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.server import InferenceServer
 
-log = logging.getLogger("rillet.serve")
+log = logging.getLogger(__name__)
+
+#: share of the drain's time that requests in flight may take; the rest is the feature log's
+_REQUESTS_SHARE = 0.75
+#: how often a flush looks whether it is to be cut short
+_FLUSH_SLICE_S = 0.1
+#: for the answers of requests that were given up to reach their clients
+_ANSWERS_S = 0.2
 
 
 class InferenceService:
@@ -32,18 +41,24 @@ class InferenceService:
     ) -> None:
         """
         :param updates: stages that change the served model; they start last and end first.
-        :param drain_timeout_s: how long a stop waits for the requests in flight, and again for the feature log.
+        :param drain_timeout_s: how long a stop waits for the requests in flight and for the feature log, together.
         """
         self.engine = engine
         self.server = server
         self._recorder = recorder
         self._updates = updates
+        # Ended in reverse: what is still queued in the engine is answered, and what the server still served is logged.
+        self._stages = StageGroup([recorder, server, engine, *updates])
         self._drain_timeout_s = drain_timeout_s
         self._stopping = threading.Event()
+        #: set by the second stop
+        self._at_once = threading.Event()
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
-        """Asks :meth:`run` to end; callable from any thread or signal handler."""
+        """Asks :meth:`run` to end; callable from any thread or signal handler. Asked twice, it waits for nothing more."""
+        if self._stopping.is_set():
+            self._at_once.set()
         self._stopping.set()
 
     def fail(self, error: BaseException) -> None:
@@ -61,11 +76,7 @@ class InferenceService:
         :raises Exception: what was given to :meth:`fail`.
         """
         try:
-            self.engine.start()
-            self._recorder.start()
-            self.server.start()
-            for stage in self._updates:
-                stage.start()
+            self._stages.start()
             on_started()
             self._stopping.wait()
             complete = self._drain()
@@ -77,20 +88,44 @@ class InferenceService:
 
     def close(self) -> None:
         """Releases everything without waiting for requests in flight or the feature log."""
-        for stage in self._updates:
-            stage.close()
-        self.engine.close()  # before the server: what is still queued is answered with 503
-        self.server.close()
-        self._recorder.close()
+        self._stages.close()
 
     def _drain(self) -> bool:
+        """Refuses what is new, answers what is in flight, ends engine and server, then flushes what they logged."""
         log.info("stopping: answering the requests in flight")
+        deadline = time.monotonic() + self._drain_timeout_s
+        for_requests = deadline - (1 - _REQUESTS_SHARE) * self._drain_timeout_s
         self.engine.refuse()
-        complete = True
-        for what, stage in (("requests", self.server), ("feature log", self._recorder)):
+        for stage in self._updates:
+            stage.close()
+        answered = self._flush("requests", self.server.flush, for_requests)
+        self.engine.close()
+        if not answered:
+            # The engine has just given up the rest: time for those answers to leave.
+            self._wait_for_answers()
+        self.server.close()
+        # Nobody submits any more.
+        return self._flush("feature log", self._recorder.flush, deadline) and answered
+
+    def _flush(self, what: str, flush: Callable[[float], None], deadline: float) -> bool:
+        """Whether everything submitted was delivered by ``deadline``, in seconds of the monotonic clock."""
+        while True:
+            left = 0.0 if self._at_once.is_set() else max(deadline - time.monotonic(), 0.0)
             try:
-                stage.flush(self._drain_timeout_s)
+                flush(min(left, _FLUSH_SLICE_S))
+            except FlushTimeoutError as error:
+                if left > 0:
+                    continue
+                return _incomplete(what, error)
             except RilletError as error:
-                log.error("%s: not all of it is done at the stop: %s", what, error)
-                complete = False
-        return complete
+                return _incomplete(what, error)
+            return True
+
+    def _wait_for_answers(self) -> None:
+        with suppress(FlushTimeoutError):
+            self.server.flush(_ANSWERS_S)
+
+
+def _incomplete(what: str, error: RilletError) -> bool:
+    log.error("%s: not all of it is done at the stop: %s", what, error)
+    return False

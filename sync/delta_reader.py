@@ -180,7 +180,7 @@ class DeltaReader:
             self._dense_retry_ms = now_ms + _DENSE_RETRY_MS
             raise
         else:
-            self.updates.put(DenseUpdate(ref.version, dense))
+            self.updates.put(DenseUpdate(ref.epoch, ref.version, dense))
         self._dense_announced = None
 
     # -- bases ---------------------------------------------------------------------------------------------

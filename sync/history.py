@@ -18,7 +18,8 @@ from rillet.sync.replica import Replica
 from rillet.sync.store import ModelStore
 from rillet.sync.validation import Incident
 
-_DAMAGE = (Incident.BAD_DENSE, Incident.BAD_BLOCK, Incident.UNDECODABLE, Incident.TRUNCATED)
+#: what says nothing of the rows: records of others, and records that do not count
+_HARMLESS = (Incident.OTHER_MODEL, Incident.OTHER_TABLE, Incident.STALE_EPOCH, Incident.DUPLICATE, Incident.BAD_BASE)
 
 
 def replica_as_of(
@@ -35,7 +36,8 @@ def replica_as_of(
     :param position: of the log, such as its ``end()`` at the moment to look back to.
     :returns: ``table``, ``dense``, ``version`` and ``base`` (program, spec) of then.
     :raises BaseNotFoundError: there is no whole base at or before the position and inside the log.
-    :raises CorruptArtifactError: a record or the dense blob of then is damaged or was collected (``keep_dense``).
+    :raises CorruptArtifactError: a record below the position is damaged or missing, or the dense blob of then is
+        damaged or was collected (``keep_dense``).
     :raises LogUnavailableError: StoreUnavailableError likewise.
     """
     if not 0 <= position <= log.end():
@@ -44,9 +46,9 @@ def replica_as_of(
     replica = Replica(store, log, table_shard, config=config, listener=damage, stop_position=position)
     replica.load()
     replica.catch_up(0, timeout_s)
-    if damage.found:
+    if damage.found or replica.degraded:
         raise CorruptArtifactError(
-            f"model {store.model!r} cannot be rebuilt as of {position}: {'; '.join(damage.found)}"
+            f"model {store.model!r} cannot be rebuilt as of {position}: {'; '.join(damage.found) or 'rows are missing'}"
         )
     return replica
 
@@ -58,5 +60,5 @@ class _Damage(ReplicaListener[Any]):
         self.found: list[str] = []
 
     def on_incident(self, incident: Incident, position: int, detail: str) -> None:
-        if incident in _DAMAGE:
+        if incident not in _HARMLESS:
             self.found.append(f"{incident} at {position}: {detail}")

@@ -211,22 +211,6 @@ class Publisher:
         weights = {name: np.array(value) for name, value in dense.items()}
         return Base(manifest, fids, rows, weights, program, spec_toml)
 
-    def write_base(
-        self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str
-    ) -> Manifest:
-        """:meth:`snapshot`, written to the store at once; older bases and dense blobs are then collected.
-
-        :raises LogUnavailableError: as :meth:`publish`; StoreUnavailableError and FencedError too.
-        """
-        base = self.snapshot(table, now_ms=now_ms, dense=dense, program=program, spec_toml=spec_toml)
-        try:
-            manifest = self._store.write_base(base)
-        except SyncError:
-            self.base_failed(now_ms)
-            raise
-        self._store.collect_garbage(self.config.keep_bases, self.config.keep_dense)
-        return manifest
-
     def base_failed(self, now_ms: int) -> None:
         """Call it when a snapshot could not be written: the next base is then due in one sparse interval."""
         config = self.config

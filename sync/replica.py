@@ -70,6 +70,9 @@ class Replica:
         self._table: EmbeddingTable | None = None
         self._dense: Dense = {}
         self._version = 0
+        #: epoch and version of the dense weights
+        self._dense_order = (0, 0)
+        self._ready = False
         self._position = 0
         self._epoch = 0
         self._sequence = 0
@@ -151,8 +154,13 @@ class Replica:
 
     @property
     def ready(self) -> bool:
-        """Whether a base is loaded and everything applied that the log held at that time."""
-        return self._table is not None and self._position >= self._reader.end_at_load
+        """Whether a base was loaded and everything applied that the log held at that time; stays true from then on.
+
+        What is old or missing later is told by :attr:`lag_records` and :attr:`degraded`.
+        """
+        if not self._ready:
+            self._ready = self._table is not None and self._position >= self._reader.end_at_load
+        return self._ready
 
     @property
     def degraded(self) -> bool:
@@ -258,6 +266,10 @@ class Replica:
             self._listener.on_applied(block)
 
     def _set_dense(self, update: DenseUpdate) -> None:
+        order = (update.epoch, update.version)
+        if order <= self._dense_order:
+            return  # read again after a base: these weights or newer ones are applied already
+        self._dense_order = order
         self._version, self._dense = update.version, update.dense
         self.applied.dense_versions += 1
         self._listener.on_dense(update.version, update.dense)
@@ -265,7 +277,11 @@ class Replica:
     def _set_base(self, update: BaseUpdate) -> None:
         base, manifest = update.base, update.base.manifest
         self._base, self._table = base, update.table
-        self._version, self._dense = manifest.version, base.dense
+        # The rows are as of the base's position, from where the log is read again. Weights applied already stay if
+        # they are newer.
+        order = (manifest.epoch, manifest.version)
+        if order >= self._dense_order:
+            self._dense_order, self._version, self._dense = order, manifest.version, base.dense
         self._position = manifest.next_offset
         self._epoch, self._sequence = manifest.epoch, manifest.next_sequence - 1
         self._newest_event_ms = manifest.newest_event_ms

@@ -30,6 +30,7 @@ class BlockUpdate:
 class DenseUpdate:
     """A newer version of the dense weights of the base that is loaded."""
 
+    epoch: int
     version: int
     dense: Dense
 

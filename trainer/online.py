@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import MAX_ACTION_TIMES, NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
 from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
@@ -77,7 +77,8 @@ class OnlineTrainer:
         self._assembler = BatchAssembler(spec, config.batch_size)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
-        #: ingest times of the actions trained on since the last take_freshness, by batch
+        #: of the actions trained on since the last take_freshness; those of the last batches are not merged in yet
+        self._actions = Freshness()
         self._action_times: list[Int64s] = []
         self._refused_in_a_row = 0
 
@@ -130,7 +131,7 @@ class OnlineTrainer:
     def take_freshness(self) -> Freshness:
         """What the next publication tells of its freshness; its action times are handed over once, and are bounded."""
         freshness = self._freshness()
-        self._action_times = []
+        self._actions, self._action_times = Freshness(), []
         return freshness
 
     def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
@@ -141,8 +142,9 @@ class OnlineTrainer:
         :param extra: plain JSON values to keep beside it, of the same moment.
         :returns: the version.
         """
+        freshness = self._freshness()
         progress: Arrays = {
-            "action_ingest_ms": self._freshness().action_ingest_ms,
+            "action_ingest_ms": freshness.action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
         }
         for name, window in self._windows().items():
@@ -158,6 +160,7 @@ class OnlineTrainer:
             "positions": {str(partition): list(position) for partition, position in self.positions.items()},
             "newest_event_ms": self.newest_event_ms,
             "newest_ingest_ms": self.newest_ingest_ms,
+            "action_times_left_out": freshness.action_times_left_out,
             "counters": asdict(self.counters),
             "model": asdict(self.model_config),
             "extra": dict(extra or {}),
@@ -186,7 +189,9 @@ class OnlineTrainer:
             window.load_state(
                 {key.removeprefix(prefix): value for key, value in progress.items() if key.startswith(prefix)}
             )
-        self._action_times = [np.array(progress["action_ingest_ms"], np.int64)]
+        times = np.array(progress["action_ingest_ms"], np.int64)
+        self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
+        self._action_times = []
         self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
         self._resume = dict(self.positions)
         self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
@@ -220,12 +225,12 @@ class OnlineTrainer:
             self._action_times.append(batch.action_ingest_ms)
             # Long without a publication: bounded now and then instead of gathering without end.
             if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
-                self._action_times = [self._freshness().action_ingest_ms]
+                self._actions, self._action_times = self._freshness(), []
         return result
 
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
-        return Freshness(self.newest_event_ms, self.newest_ingest_ms, times).sampled(MAX_ACTION_TIMES)
+        return self._actions.merged(Freshness(self.newest_event_ms, self.newest_ingest_ms, times))
 
     def _window(self) -> WindowedMetrics:
         return WindowedMetrics(len(self.spec.tasks), self.config.window_rows, self.config.window_parts)

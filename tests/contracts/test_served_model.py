@@ -16,7 +16,7 @@ from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import Freshness, dump_spec, make_fids
 from rillet.serving import ServedModel, ServingConfig, ServingMetrics
 from rillet.serving.live_model import LiveModel
-from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, ReplicaConfig, TableShard
+from rillet.sync import Base, MemoryLog, ModelStore, Publisher, PublisherConfig, ReplicaConfig, TableShard
 from tests.serving.helpers import MODEL, WIDTH, FakeModel, Linear, demo_spec, empty_table, exported
 
 BUDGET_S = 0.002
@@ -40,15 +40,17 @@ class Updates(Protocol):
     def put_bad(self) -> None:
         """Puts an update in front of it that cannot be applied."""
 
+    def put_base(self, weight: float) -> None:
+        """Gives the films ``weight``, then puts an older base in front of it, from which ``weight`` is reached again."""
+
 
 def apply_until(updates: Updates, condition: Callable[[], bool]) -> None:
     """What the batcher's thread does between batches."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, "the update is never applied"
-        while updates.model.apply(BUDGET_S):
-            pass
-        time.sleep(0.001)
+        if not updates.model.apply(BUDGET_S):
+            time.sleep(0.001)
 
 
 def weight_of(model: ServedModel, film: int) -> float:
@@ -82,12 +84,25 @@ class Fixed:
     def put_bad(self) -> None:
         self._fake.updates = None
 
+    def put_base(self, weight: float) -> None:
+        self.put_weight(weight)
+        apply_until(self, lambda: weight_of(self.model, 7) == weight)
+        self.put_weight(weight)
+        again, fake = self._fake.updates, self._fake
+
+        def update(budget_s: float) -> bool:
+            fake.table, fake.updates = empty_table(), again
+            return True
+
+        fake.updates = update
+
 
 class Live:
     """A live model behind a publisher, a log in memory and a store in a folder; its fetching thread runs."""
 
     def __init__(self, folder: Path, program: bytes) -> None:
         spec, config = demo_spec(), PublisherConfig(max_block_rows=4096)
+        self._now_ms = 1_000_000
         self._log, self._store, self._program = MemoryLog(), ModelStore(str(folder), MODEL), program
         self._table = EmbeddingTable(
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
@@ -102,7 +117,7 @@ class Live:
             config=ServingConfig(poll_interval_ms=2, base_poll_interval_ms=2),
             replica_config=ReplicaConfig(),
             metrics=ServingMetrics(CollectorRegistry()),
-            now_ms=lambda: 1_000_000,
+            now_ms=lambda: self._now_ms,
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.model.run, args=(self._stop, lambda: None), daemon=True)
@@ -113,13 +128,7 @@ class Live:
         self._thread.join(10)
 
     def make_ready(self) -> None:
-        self._publisher.write_base(
-            self._table,
-            now_ms=1_000_000,
-            dense={"bias": np.zeros(2, np.float32)},
-            program=self._program,
-            spec_toml=dump_spec(demo_spec()),
-        )
+        self._store.write_base(self._snapshot())
         apply_until(self, lambda: self.model.ready)
 
     def put_weight(self, weight: float) -> None:
@@ -131,6 +140,25 @@ class Live:
         self._log.commit(1.0)
         self._publish({"bias": np.zeros(3, np.float32)})
         self._publish({"bias": np.array([np.nan, 0], np.float32)})
+
+    def put_base(self, weight: float) -> None:
+        self._log.append(b"embeddings|0", b"no block at all")  # a base is what mends it
+        self._log.commit(1.0)
+        # Its upload takes long: newer weights are served before it is there.
+        base, version = self._snapshot(), self.model.version
+        self.put_weight(weight)
+        apply_until(self, lambda: weight_of(self.model, 7) == weight and self.model.version > version)
+        self._store.write_base(base)
+        self._now_ms += 3_600_000
+
+    def _snapshot(self) -> Base:
+        return self._publisher.snapshot(
+            self._table,
+            now_ms=self._now_ms,
+            dense={"bias": np.zeros(2, np.float32)},
+            program=self._program,
+            spec_toml=dump_spec(demo_spec()),
+        )
 
     def _publish(self, dense: dict[str, np.ndarray]) -> None:
         self._publisher.publish(self._table, now_ms=1_000_000, freshness=Freshness(1_000_000, 1_000_000), dense=dense)
@@ -185,6 +213,20 @@ def raises_its_version_with_new_weights_and_never_lowers_it(updates: Updates) ->
     assert versions == sorted(versions)
 
 
+def stays_ready_and_keeps_its_version_when_a_base_replaces_the_table(updates: Updates) -> None:
+    updates.make_ready()
+    updates.put_base(0.5)
+    model = updates.model
+    table, version = model.table, model.version
+
+    def swapped_and_caught_up() -> bool:
+        assert model.ready
+        assert model.version >= version
+        return model.table is not table and weight_of(model, 7) == 0.5
+
+    apply_until(updates, swapped_and_caught_up)
+
+
 def applies_in_slices_that_end_near_their_budget(updates: Updates) -> None:
     updates.make_ready()
     updates.put_weight(0.5)
@@ -219,6 +261,7 @@ CHECKS: list[Check] = [
     is_not_ready_before_it_has_a_model_and_applies_nothing,
     stays_ready_and_scores_while_it_changes,
     raises_its_version_with_new_weights_and_never_lowers_it,
+    stays_ready_and_keeps_its_version_when_a_base_replaces_the_table,
     applies_in_slices_that_end_near_their_budget,
     never_raises_for_a_bad_update_and_goes_on_with_the_next,
 ]
@@ -246,6 +289,16 @@ class Flapping(FakeModel):
     def apply(self, budget_s: float) -> bool:
         more = super().apply(budget_s)
         self.ready = not more and len(self.table) < FILMS
+        return more
+
+
+class Reloading(FakeModel):
+    """Not ready while its table is replaced."""
+
+    def apply(self, budget_s: float) -> bool:
+        table = self.table
+        more = super().apply(budget_s)
+        self.ready = self.table is table
         return more
 
 
@@ -288,6 +341,7 @@ class Raising(FakeModel):
 BROKEN: list[tuple[type[FakeModel], Check]] = [
     (Eager, is_not_ready_before_it_has_a_model_and_applies_nothing),
     (Flapping, stays_ready_and_scores_while_it_changes),
+    (Reloading, stays_ready_and_keeps_its_version_when_a_base_replaces_the_table),
     (Unbounded, applies_in_slices_that_end_near_their_budget),
     (Slow, applies_in_slices_that_end_near_their_budget),
     (Raising, never_raises_for_a_bad_update_and_goes_on_with_the_next),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +27,6 @@ from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, RecordError
 from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
-from rillet.serving.batcher import AutoBatcher
-from rillet.serving.row_queue import Job, RowQueue
 from rillet.serving.server import InferenceServer
 from rillet.sync import MemoryLog, ModelStore, StoreUnavailableError
 from rillet.trainer import BlockReader, ListSource, RawRecord
@@ -70,21 +68,6 @@ def _server() -> InferenceServer:
     return InferenceServer(app, config)
 
 
-def _batcher(*, rows: int = 10, delay_s: float = 0.0, compute_s: float = 0.0) -> AutoBatcher[str, str]:
-    def compute(payloads: Sequence[str]) -> list[str]:
-        time.sleep(compute_s)
-        return [payload.upper() for payload in payloads]
-
-    return AutoBatcher(
-        compute=compute,
-        background_slice=lambda: False,
-        deliver=lambda outcomes: None,
-        queue=RowQueue(rows, 10, delay_s),
-        clock=time.monotonic,
-        observer=ServingMetrics(CollectorRegistry()),
-    )
-
-
 def _base_writer(kind: type[ModelStore] = ModelStore) -> BaseWriter:
     store = kind(f"memory://{uuid.uuid4().hex}", "films")
     return BaseWriter(store, keep_bases=1, keep_dense=1, metrics=TrainMetrics([]))
@@ -110,7 +93,6 @@ IDS = np.array([1])
 FEATURES = FeatureEvent("r", 1, 0, IDS, IDS, IDS)
 LETTER = letter_for(RecordError("not a block"), "examples", 0, 0, key=None, value=b"noise")
 ACTION = ActionEvent("r", 1, 1, "watch")
-JOB = Job("a", 1, lambda outcome: None, 0.0)
 
 SUBJECTS = {
     "ListSource": Subject(lambda: ListSource([RawRecord(0, 0, b"a")]), use=lambda source: source.poll(1, 0.0)),
@@ -151,9 +133,6 @@ SUBJECTS = {
         MemoryLog, use=lambda log: log.append(b"k", b"v"), fill=lambda: MemoryLog(max_queued_records=2)
     ),
     "GroupLag": Subject(lambda: GroupLag(NOWHERE, {"features": "g"}), use=lambda lag: lag.records()),
-    "AutoBatcher": Subject(
-        _batcher, JOB, fill=lambda: _batcher(rows=2, delay_s=60.0), lose=lambda: _batcher(compute_s=0.4)
-    ),
     "Engine": Subject(_engine),
     "InferenceServer": Subject(_server),
     "Follower": Subject(lambda: Follower(_Following(), lambda: None, on_failure=lambda error: None)),

@@ -23,6 +23,7 @@ from rillet.sync import (
     TableShard,
     replica_as_of,
 )
+from tests.bases import write_base
 from tests.sync.fakes import DIM, same_rows, trainer_table
 
 pytestmark = pytest.mark.integration
@@ -36,8 +37,8 @@ def publish(publisher: Publisher, table: EmbeddingTable) -> None:
     publisher.publish(table, now_ms=0, freshness=Freshness())
 
 
-def write_base(publisher: Publisher, table: EmbeddingTable) -> None:
-    publisher.write_base(table, now_ms=0, dense={"w": np.ones(2, np.float32)}, program=b"p", spec_toml="")
+def base_of(publisher: Publisher, store: ModelStore, table: EmbeddingTable) -> None:
+    write_base(publisher, store, table, now_ms=0, dense={"w": np.ones(2, np.float32)}, program=b"p", spec_toml="")
 
 
 def change(table: EmbeddingTable, value: float) -> None:
@@ -54,7 +55,7 @@ def test_a_replica_follows_over_kafka_and_the_past_can_be_rebuilt(
         KafkaDeltaLog(broker, topic) as reading,
     ):
         publisher = Publisher(writing, store, TABLE_SHARD, writer="first", config=CONFIG)
-        write_base(publisher, table)
+        base_of(publisher, store, table)
         replica = Replica(store, reading, TABLE_SHARD)
         replica.load()
         change(table, 1.0)
@@ -84,7 +85,7 @@ def test_nothing_is_lost_while_the_broker_is_away(
         KafkaDeltaLog(address, topic, answer_timeout_s=2.0) as reading,
     ):
         publisher = Publisher(writing, store, TABLE_SHARD, writer="w", config=CONFIG)
-        write_base(publisher, table)
+        base_of(publisher, store, table)
         replica = Replica(store, reading, TABLE_SHARD)
         replica.load()
         replica.catch_up(0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ def parts(tmp_path: Path) -> Parts:
 def _settle(parts: Parts, now_ms: int) -> None:
     """Waits for the base in the background and takes note of it."""
     assert not parts.bases.idle
-    parts.bases.flush(10)
-    parts.publications.settle_base(now_ms)
+    parts.publications.settle_base(now_ms, timeout_s=10)
 
 
 def test_a_base_that_the_store_did_not_take_is_due_again_after_a_sparse_interval(
@@ -97,3 +97,32 @@ def test_one_base_is_written_at_a_time_and_training_does_not_wait_for_it(
     parts.bases.close()
     with pytest.raises(ClosedError):
         parts.bases.submit(base)
+
+
+def _base(parts: Parts) -> Base:
+    return parts.publisher.snapshot(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
+
+
+def test_a_flush_tells_of_a_failed_write_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.store, "write_base", failing(StoreUnavailableError("away")))
+    parts.bases.submit(_base(parts))
+    with pytest.raises(StoreUnavailableError, match="away"):
+        parts.bases.flush(10)
+    parts.bases.flush(0)
+    assert parts.bases.idle
+    assert parts.bases.result() is None
+
+
+def test_a_base_that_hangs_is_given_up_and_counted_at_the_close_and_keeps_no_process_alive(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(parts.store, "write_base", lambda base: release.wait(10))
+    parts.bases.submit(_base(parts))
+    started = time.monotonic()
+    parts.bases.close()
+    assert time.monotonic() - started < 1.0
+    assert parts.counted("base_failures_total") == 1
+    assert "was not written" in caplog.text
+    assert [thread.daemon for thread in threading.enumerate() if thread.name.startswith("base-writer")] == [True]
+    release.set()

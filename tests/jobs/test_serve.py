@@ -24,6 +24,7 @@ from rillet.jobs.config import dump_config, parse_config
 from rillet.schemas import FeatureEvent, Freshness, decode_as, dump_spec, make_fids
 from rillet.serving.client import Candidates, Client
 from rillet.sync import ModelStore, Publisher, TableShard
+from tests.bases import write_base
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported, request_tensor
 
 pytestmark = pytest.mark.integration
@@ -120,13 +121,16 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
     rows[:, 0] = 0.25
     table.upsert(films, rows)
     with KafkaDeltaLog(service.broker, service.deltas) as deltas, Client(f"http://{service.url}", MODEL) as client:
+        store = ModelStore(str(service.folder / "data" / "store"), MODEL)
         publisher = Publisher(
             deltas,
-            ModelStore(str(service.folder / "data" / "store"), MODEL),
+            store,
             TableShard(MODEL, spec.hash),
             writer="test",
         )
-        publisher.write_base(
+        write_base(
+            publisher,
+            store,
             table,
             now_ms=time.time_ns() // 1_000_000,
             dense={"bias": np.zeros(2, np.float32)},

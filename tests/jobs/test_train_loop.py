@@ -170,3 +170,41 @@ def test_closing_twice_and_before_a_run_is_allowed(tmp_path: Path) -> None:
     parts.loop.close()
     parts.loop.close()
     assert parts.letters.closed
+
+
+class _Recorded:
+    """A stage that writes down what happens to it."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls = name, calls
+        self.start_error: Exception | None = None
+
+    def start(self) -> None:
+        self.calls.append(f"start {self.name}")
+        if self.start_error is not None:
+            raise self.start_error
+
+    def flush(self, timeout_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        self.calls.append(f"close {self.name}")
+
+
+def test_it_starts_its_stages_in_order_and_closes_them_in_reverse(tmp_path: Path) -> None:
+    calls: list[str] = []
+    parts = Parts(tmp_path, ListSource([]), stages=[_Recorded("log", calls), _Recorded("store", calls)])
+    parts.run()
+    assert calls == ["start log", "start store", "close store", "close log"]
+
+
+def test_a_stage_that_does_not_start_closes_all_and_nothing_is_trained(tmp_path: Path) -> None:
+    calls: list[str] = []
+    stages = [_Recorded("log", calls), _Recorded("store", calls)]
+    stages[1].start_error = RuntimeError("no disk")
+    parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(1)), stages=stages)
+    with pytest.raises(RuntimeError, match="no disk"):
+        parts.run()
+    assert calls == ["start log", "start store", "close store", "close log"]
+    assert parts.letters.closed
+    assert parts.trainer.counters.rows == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.train import wire_trainer
-from rillet.schemas import dump_spec
+from rillet.schemas import ClosedError, dump_spec
 from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
 from tests.trainer.blocks import RAGGED
 
@@ -38,3 +41,17 @@ def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path
     (tmp_path / "rillet.toml").write_text((tmp_path / "rillet.toml").read_text().replace("dim = 4", "dim = 8"))
     with pytest.raises(CheckpointError, match="row_dim"):
         wire_trainer(load_config(tmp_path / "rillet.toml"))
+
+
+def test_its_delta_log_is_closed_with_it(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs: list[KafkaDeltaLog] = []
+
+    class Watched(KafkaDeltaLog):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            logs.append(self)
+
+    monkeypatch.setattr(train, "KafkaDeltaLog", Watched)
+    wire_trainer(config).close()
+    with pytest.raises(ClosedError):
+        logs[0].append(b"key", b"value")

@@ -17,7 +17,7 @@ from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import BackpressureError, ClosedError, RilletError, encode
+from rillet.schemas import BackpressureError, ClosedError, RilletError, Stage, encode
 from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, TableShard
 from rillet.trainer import (
     BadRecord,
@@ -101,6 +101,8 @@ class Parts:
     letters: Letters = field(default_factory=Letters)
     metrics: TrainMetrics = field(default_factory=lambda: TrainMetrics([task.name for task in RAGGED.tasks]))
     config: TrainerConfig = TRAINER
+    #: beside the base writer; the log is not among them, so that a test can read it afterwards
+    stages: Sequence[Stage] = ()
 
     def __post_init__(self) -> None:
         self.store = ModelStore(f"memory://{uuid.uuid4().hex}", MODEL.name)
@@ -139,16 +141,14 @@ class Parts:
             to_letter=lambda bad: bad,
             publications=self.publications,
             checkpoints=self.checkpoints,
+            stages=[*self.stages, self.bases],
             metrics=self.metrics,
             now_ms=self.clock,
         )
 
     def run(self) -> None:
         """Runs the loop to the end of its source."""
-        try:
-            self.loop.run(threading.Event())
-        finally:
-            self.loop.close()
+        self.loop.run(threading.Event())
 
     def counted(self, name: str) -> float | None:
         """A metric of the trainer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +27,38 @@ def test_merging_keeps_the_newest_times_and_the_order_of_the_actions() -> None:
     assert merged.action_ingest_ms.tolist() == [1, 2, 3]
 
 
-def test_merging_without_end_stays_bounded_and_reaches_from_first_to_last() -> None:
+def _merged_in_parts(times: np.ndarray, size: int) -> Freshness:
     merged = Freshness()
-    for number in range(5):
-        merged = merged.merged(Freshness(0, 0, np.arange(30_000) + 30_000 * number))
-    assert len(merged.action_ingest_ms) == MAX_ACTION_TIMES
-    assert merged.action_ingest_ms[[0, -1]].tolist() == [0, 149_999]
+    for start in range(0, len(times), size):
+        merged = merged.merged(Freshness(0, 0, times[start : start + size]))
+    return merged
+
+
+@pytest.mark.parametrize(("count", "size"), [(150_000, 30_000), (1_800_000, 10_000), (200_000, 997)])
+def test_merging_many_times_is_sampling_once(count: int, size: int) -> None:
+    """After an outage the oldest actions must count as much as the newest."""
+    merged = _merged_in_parts(np.arange(count), size)
+    times = merged.action_ingest_ms
+    assert MAX_ACTION_TIMES / 2 <= len(times) <= MAX_ACTION_TIMES
+    assert merged.actions == count
+    assert times[0] == 0
+    assert len(np.unique(np.diff(times))) == 1
+    assert count - times[-1] <= np.diff(times)[0]
+
+
+def test_merging_what_was_merged_before_weighs_every_action_the_same() -> None:
+    first, second = np.arange(500_000), np.arange(500_000, 1_000_000)
+    merged = _merged_in_parts(first, 3000).merged(_merged_in_parts(second, 70_000))
+    for part in range(1, 100):
+        merged = merged.merged(Freshness(0, 0, 1_000_000 + np.arange(part)))
+    quantiles = np.quantile(merged.action_ingest_ms, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(quantiles, np.array([0.1, 0.5, 0.9]) * merged.actions, rtol=0.005)
+
+
+def test_a_sample_says_how_many_actions_it_stands_for() -> None:
+    kept = Freshness(0, 0, np.arange(100)).sampled(7)
+    assert (len(kept.action_ingest_ms), kept.action_times_left_out, kept.actions) == (7, 93, 100)
+
+
+def test_a_sample_of_one_is_the_action_in_the_middle() -> None:
+    assert Freshness(0, 0, np.arange(101)).sampled(1).action_ingest_ms.tolist() == [50]

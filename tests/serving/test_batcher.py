@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rillet.schemas import ClosedError, FlushTimeoutError
+from rillet.schemas import ClosedError
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.errors import DeadlineError, NotReadyError, RequestError, ScoringError
 from rillet.serving.row_queue import Job, RowQueue
@@ -139,24 +139,41 @@ def test_a_failing_model_answers_its_batch_with_500_and_the_next_batch_is_comput
     assert harness.answers["b"] == "B"
 
 
-def test_a_flush_answers_everything_queued_without_waiting_for_full_batches() -> None:
-    harness = _Harness(max_batch_rows=10, delay_s=60.0)
-    harness.batcher.start()
-    for name in "abc":
-        harness.submit(name, rows=7)
-    harness.batcher.flush(5.0)
-    assert harness.answers == {"a": "A", "b": "B", "c": "C"}
-    harness.submit("d")
-    harness.batcher.flush(5.0)
-    assert harness.answers["d"] == "D"
-    harness.batcher.close()
-
-
-def test_a_flush_that_takes_too_long_says_how_much_is_left() -> None:
+def test_closing_answers_a_batch_that_the_model_does_not_finish_and_does_not_wait_for_it() -> None:
     harness = _Harness()
-    harness.submit("a", rows=7)
-    with pytest.raises(FlushTimeoutError, match=r"1 requests \(7 rows"):
-        harness.batcher.flush(0.01)
+    computing, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        computing.set()
+        release.wait(10)
+
+    harness.during_compute = hang
+    harness.batcher.start()
+    harness.submit("held")
+    assert computing.wait(5)
+    harness.submit("queued")
+    harness.batcher.close(0.05)
+    assert isinstance(harness.answers["held"], ScoringError)
+    assert isinstance(harness.answers["queued"], NotReadyError)
+    release.set()
+    harness.batcher._thread.join(5)
+    assert isinstance(harness.answers["held"], ScoringError), "answered twice"
+
+
+def test_closing_lets_a_batch_finish_that_ends_in_time() -> None:
+    harness = _Harness()
+    computing = threading.Event()
+
+    def slow() -> None:
+        computing.set()
+        threading.Event().wait(0.05)
+
+    harness.during_compute = slow
+    harness.batcher.start()
+    harness.submit("a")
+    assert computing.wait(5)
+    harness.batcher.close(5.0)
+    assert harness.answers["a"] == "A"
 
 
 def test_closing_gives_up_what_waits_and_refuses_what_comes_later() -> None:
@@ -195,7 +212,7 @@ def test_a_sleeping_batcher_wakes_for_a_request_for_updates_and_for_the_end() ->
     harness.batcher._background_slice = noted
     harness.batcher.wake()
     assert sliced.wait(5)
-    harness.batcher.close()
+    harness.batcher.close(5.0)
     assert "batcher" not in [thread.name for thread in threading.enumerate()]
 
 

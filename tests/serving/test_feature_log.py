@@ -65,3 +65,22 @@ def test_the_recorder_closes_its_log() -> None:
     FeatureRecorder(target, CollectorRegistry()).close()
     with pytest.raises(ClosedError):
         target.submit(_event())
+
+
+class _Unacknowledged(MemoryFeatureLog):
+    """Gives up at its close whatever it took."""
+
+    failed = 0  # type: ignore[assignment]
+
+    def close(self) -> None:
+        super().close()
+        self.failed, self.events = self.failed + len(self.events), []
+
+
+def test_events_given_up_at_the_close_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = FeatureRecorder(_Unacknowledged(9), CollectorRegistry())
+    recorder.submit(_event())
+    recorder.submit(_event())
+    recorder.close()
+    recorder.close()
+    assert [message.split(" ")[0] for message in caplog.messages] == ["2"]

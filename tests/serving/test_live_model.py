@@ -29,6 +29,7 @@ from rillet.sync import (
     StoreUnavailableError,
     TableShard,
 )
+from tests.bases import write_base
 from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
 
 _NOW_MS = 1_000_000
@@ -70,8 +71,14 @@ class _Loop:
         )
 
     def base(self) -> None:
-        self.publisher.write_base(
-            self.table, now_ms=_NOW_MS, dense=self.dense, program=self.program, spec_toml=dump_spec(demo_spec())
+        write_base(
+            self.publisher,
+            self.store,
+            self.table,
+            now_ms=_NOW_MS,
+            dense=self.dense,
+            program=self.program,
+            spec_toml=dump_spec(demo_spec()),
         )
 
     def lose(self, monkeypatch: pytest.MonkeyPatch, broken: Callable[[], None]) -> None:

@@ -142,6 +142,7 @@ def test_any_bytes_are_refused_by_name_or_read(body: bytes, length: int) -> None
         (_body(inputs=_body()["inputs"] * 2), "inputs[1].name"),
         (_body(outputs=[{}]), "outputs[0].name"),
         (_body(outputs={}), "outputs"),
+        (_body(outputs=[{"name": "scores"}, {"name": "scores"}]), "outputs[1].name"),
         (_body(outputs=[{"name": "scores", "parameters": {"binary_data": 1}}]), "outputs[0].parameters.binary_data"),
         (
             _body(outputs=[{"name": "scores", "parameters": {"classification": 2}}]),

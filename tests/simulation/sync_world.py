@@ -22,6 +22,7 @@ from rillet.sync import (
     ReplicaConfig,
     TableShard,
 )
+from tests.bases import write_base
 from tests.simulation.harness import Simulation
 from tests.sync.fakes import DIM, SPEC_HASH, WriterLink, damage, lose, same_rows, trainer_table
 
@@ -179,8 +180,14 @@ class SyncWorld:
         now_ms = self.simulation.now_ms
         dense = {"w": np.array([now_ms], np.int64)}
         try:
-            self.trainer.publisher.write_base(
-                self.trainer.table, now_ms=now_ms, dense=dense, program=b"program", spec_toml="spec"
+            write_base(
+                self.trainer.publisher,
+                self.store,
+                self.trainer.table,
+                now_ms=now_ms,
+                dense=dense,
+                program=b"program",
+                spec_toml="spec",
             )
         except LogUnavailableError:
             self.simulation.happened["failed base"] += 1

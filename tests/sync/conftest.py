@@ -25,6 +25,7 @@ from rillet.sync import (
     ReplicaListener,
     TableShard,
 )
+from tests.bases import write_base
 from tests.sync.fakes import TABLE_SHARD, WriterLink
 
 PUBLISHER_CONFIG = PublisherConfig(max_block_rows=10)
@@ -84,7 +85,9 @@ class Bench:
         publisher.publish(table, now_ms=self.now_ms, freshness=Freshness(self.now_ms, self.now_ms))
 
     def write_base(self, publisher: Publisher, table: EmbeddingTable) -> Manifest:
-        return publisher.write_base(
+        return write_base(
+            publisher,
+            self.store,
             table,
             now_ms=self.now_ms,
             dense={"w": np.full(2, self.now_ms, np.float32)},

@@ -9,7 +9,15 @@ import pytest
 
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import Freshness
-from rillet.sync import BaseNotFoundError, CorruptArtifactError, PublisherConfig, Replica, ReplicaConfig, replica_as_of
+from rillet.sync import (
+    BaseNotFoundError,
+    CorruptArtifactError,
+    LogRecord,
+    PublisherConfig,
+    Replica,
+    ReplicaConfig,
+    replica_as_of,
+)
 from tests.sync.conftest import Bench
 from tests.sync.fakes import DIM, TABLE_SHARD, damage, trainer_table
 
@@ -105,3 +113,14 @@ def test_a_past_that_cannot_be_rebuilt_exactly_is_an_error(bench: Bench) -> None
     assert as_of(bench, moments[1][0]).ready
     with pytest.raises(CorruptArtifactError, match="cannot be rebuilt as of"):
         as_of(bench, moments[3][0])
+
+
+def test_a_past_with_a_record_missing_is_an_error(bench: Bench) -> None:
+    moments = history(bench, 6)
+    lost, after = moments[2][0] - 1, bench.log._records[moments[2][0] :]
+    moved = [LogRecord(record.position - 1, record.key, record.value) for record in after]
+    bench.log._records[lost:] = moved
+    bench.log._end -= 1
+    assert as_of(bench, moments[1][0]).ready
+    with pytest.raises(CorruptArtifactError, match="gap at"):
+        as_of(bench, moments[3][0] - 1)

@@ -236,17 +236,10 @@ class TestFailures:
         assert len(table.touched.pending()) == 0
         assert publisher.dense_due(0)
 
-    def test_a_base_that_cannot_be_written_is_due_again_soon(
-        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_base_that_could_not_be_written_is_due_again_soon(self, bench: Bench) -> None:
         table, publisher = trainer_table(FIDS), bench.publisher()
-
-        def failing(base: object) -> None:
-            raise StoreUnavailableError("no store")
-
-        monkeypatch.setattr(bench.store, "write_base", failing)
-        with pytest.raises(StoreUnavailableError):
-            bench.write_base(publisher, table)
+        publisher.snapshot(table, now_ms=0, dense={}, program=b"", spec_toml="")
+        publisher.base_failed(0)
         assert not publisher.base_due(9_999)
         assert publisher.base_due(10_000)
 

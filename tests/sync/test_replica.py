@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -512,6 +513,54 @@ class TestMending:
         bench.publish(publisher, table)
         replica.catch_up(1000)
         assert same_rows(replica.table, table)
+
+    def test_it_stays_ready_and_keeps_newer_weights_when_an_older_base_replaces_the_table(
+        self, bench: Bench, publisher: Publisher, table: EmbeddingTable
+    ) -> None:
+        replica = bench.replica()
+        replica.load()
+        change(table, 3)
+        bench.publish(publisher, table)
+        damage(bench.log, bench.log.end() - 1)
+        base = publisher.snapshot(table, now_ms=0, dense={"w": np.zeros(2, np.float32)}, program=b"", spec_toml="")
+        for value in (4.0, 5.0):
+            change(table, 4, value=value)
+            dense = {"w": np.full(2, value, np.float32)}
+            publisher.publish(table, now_ms=0, freshness=Freshness(), dense=dense)
+        replica.catch_up(0)
+        version = replica.version
+        bench.store.write_base(base)
+        replica.poll(10_000)
+        while replica.lag_records or replica.queued_rows or replica.degraded:
+            replica.apply_slice(1)
+            replica.poll(10_000)
+            assert replica.ready
+            assert (replica.version, replica.dense["w"].tolist()) == (version, [5.0, 5.0])
+        assert replica.applied.bases == 2
+        assert same_rows(replica.table, table)
+
+    def test_weights_of_a_newer_epoch_are_taken_whatever_their_number(
+        self, bench: Bench, table: EmbeddingTable
+    ) -> None:
+        """A store that was emptied numbers its versions from the start."""
+        replica, first = bench.replica(), bench.publisher(writer="first")
+        for number in range(3):
+            bench.now_ms = number
+            manifest = bench.write_base(first, table)
+        replica.load()
+        for name in bench.store.bases().manifests:
+            shutil.rmtree(bench.folder / "m" / name.name)
+        bench.log.append(b"k", b"noise")
+        bench.log.commit(0)
+        second = bench.publisher(writer="second")
+        bench.publish(second, table)
+        bench.now_ms = 9
+        again = bench.write_base(second, table)
+        assert (again.version, again.epoch) < (manifest.version, manifest.epoch + 2)
+        replica.catch_up(10_000)
+        assert replica.applied.bases == 2
+        assert replica.version == again.version
+        assert replica.dense["w"].tolist() == [9, 9]
 
     def test_a_damaged_newest_base_costs_a_longer_replay_only(
         self, bench: Bench, publisher: Publisher, table: EmbeddingTable

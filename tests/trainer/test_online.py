@@ -214,15 +214,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_action_times_are_bounded_and_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rillet.trainer.online.MAX_ACTION_TIMES", 50)
+    monkeypatch.setattr("rillet.schemas.records.MAX_ACTION_TIMES", 50)
+    monkeypatch.setattr("rillet.trainer.online._BATCHES_BETWEEN_BOUNDS", 3)
     trainer = _trainer()
     rng = np.random.default_rng(0)
     for offset in range(20):
         trainer.offer(0, offset, make_block(rng, 32), 0)
     trainer.train(0, more=True)
     fresh = trainer.take_freshness()
-    assert len(fresh.action_ingest_ms) == 50
+    assert 25 <= len(fresh.action_ingest_ms) <= 50 < fresh.actions
     assert (np.diff(fresh.action_ingest_ms) != 0).any()
     later = trainer.take_freshness()
-    assert len(later.action_ingest_ms) == 0
+    assert (len(later.action_ingest_ms), later.actions) == (0, 0)
     assert later.newest_event_ms == fresh.newest_event_ms > 0

@@ -1,0 +1,56 @@
+"""What the joiner's service does around the Flink job: its probes end with it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from rillet.devstack.process import free_port
+from rillet.jobs import join
+from rillet.jobs.config import load_config
+from rillet.jobs.errors import ServiceError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Watch:
+    """A job that fails at once."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def running(self) -> bool:
+        return True
+
+    def finished(self, wait_s: float) -> bool:
+        return True
+
+    def raise_failure(self) -> None:
+        raise ServiceError("the joiner job failed")
+
+
+def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = load_config(ROOT / "rillet.toml")
+    health = replace(config.health, join_port=free_port())
+    config = replace(config, health=health, data_dir=tmp_path)
+    for name in ("create_topics", "_prepare_process", "_mini_cluster", "fetch_jars"):
+        monkeypatch.setattr(join, name, MagicMock())
+    monkeypatch.setattr(join, "_JobWatch", _Watch)
+    monkeypatch.setattr(signal, "signal", MagicMock())
+    monkeypatch.setitem(
+        sys.modules,
+        "rillet.jobs.joiner_job",
+        SimpleNamespace(JobOptions=MagicMock(), build=MagicMock()),  # type: ignore[arg-type]
+    )
+    with pytest.raises(ServiceError, match="failed"):
+        join.run_join(config)
+    with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
+        pass
