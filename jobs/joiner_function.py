@@ -9,10 +9,9 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
@@ -174,9 +173,8 @@ def _bucket(ctx: Any) -> int:
     return int(key[0] if isinstance(key, Row | tuple | list) else key)
 
 
-@dataclass(frozen=True, slots=True)
-class RawRecord:
-    """A record as it lay in Kafka.
+class RawRecord(NamedTuple):
+    """A record as it lay in Kafka; a tuple, because one is made per record.
 
     :param timestamp: the record's, as text of UTC ("2024-05-01 12:00:00.000"), because Flink's SQL has no cheaper form
         of it; empty where it has none.
@@ -216,14 +214,14 @@ def split_record(data: bytes) -> RawRecord:
     key_end = max(int(key_length), 0)
     ingest_end = key_end + max(int(ingest_length), 0)
     return RawRecord(
-        topic=topic,
-        partition=int(partition),
-        offset=int(offset),
-        timestamp=timestamp,
-        headers=int(headers),
-        key=None if int(key_length) < 0 else rest[:key_end],
-        ingest=None if int(ingest_length) < 0 else rest[key_end:ingest_end],
-        value=None if sign == "-" else rest[ingest_end:],
+        topic,
+        int(partition),
+        int(offset),
+        timestamp,
+        int(headers),
+        None if key_length == "-1" else rest[:key_end],
+        None if ingest_length == "-1" else rest[key_end:ingest_end],
+        None if sign == "-" else rest[ingest_end:],
     )
 
 

@@ -120,18 +120,8 @@ class Joiner:
         self._buckets: dict[int, _Bucket] = {}
         # With another retention, what was forgotten or waits could not be told from the state any more, and the
         # timers that are set would be the wrong ones.
-        fixed = "|".join(
-            map(
-                str,
-                (
-                    spec.hash,
-                    self._schedule.slice_ms,
-                    config.buckets,
-                    self._schedule.kept_ms,
-                    config.action_wait_ms,
-                ),
-            )
-        )
+        schedule = self._schedule
+        fixed = f"{spec.hash}|{schedule.slice_ms}|{config.buckets}|{schedule.kept_ms}|{config.action_wait_ms}"
         self._settings_digest = int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
     def on_record(
