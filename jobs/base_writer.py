@@ -82,7 +82,8 @@ class BaseWriter:
         given_up, self._writing = self._writing, None
         if given_up is not None and not (given_up.ended(0.0) and given_up.error is None):
             self._metrics.base_failures.inc()
-            log.error("a base was not written to %s before the end: %s", self._store.url, given_up.error or "too slow")
+            why = given_up.error or "it is still being written"
+            log.error("a base was not written to %s before the end: %s", self._store.url, why)
 
     def _write(self, base: Base) -> Manifest:
         """In the background."""

@@ -62,8 +62,8 @@ class AutoBatcher(Generic[P, R]):
         self._changed = threading.Condition()
         self._background_pending = False
         self._closed = False
-        #: the batch that is being computed; whoever empties it under the lock answers it
-        self._computing: list[Job[P, R]] = []
+        #: jobs out of the queue and not answered yet; whoever empties it under the lock answers them
+        self._taken: list[Job[P, R]] = []
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class AutoBatcher(Generic[P, R]):
             self._thread.join(timeout_s)
         with self._changed:
             given_up = self._queue.clear()
-            hanging, self._computing = self._computing, []
+            hanging, self._taken = self._taken, []
         if hanging:
             failed = ScoringError(f"the model did not answer within {timeout_s:.1f} s of the server's stop")
             self._deliver([(job, failed) for job in hanging])
@@ -122,19 +122,18 @@ class AutoBatcher(Generic[P, R]):
             due = self._is_due(now)
             batch, expired = self._queue.take(now) if due else ([], [])
             background, self._background_pending = self._background_pending, False
-            self._computing = batch
+            self._taken = taken = batch + expired
         outcomes: list[tuple[Job[P, R], R | RequestError]] = [
             (job, DeadlineError(f"the deadline passed after {(now - job.enqueued_s) * 1e3:.1f} ms in the queue"))
             for job in expired
         ]
         if batch:
             results = self._results(batch)
-            with self._changed:
-                given_up, self._computing = self._computing is not batch, []
-            if not given_up:  # close answers what it gives up
-                outcomes.extend(zip(batch, results, strict=True))
+            outcomes.extend(zip(batch, results, strict=True))
             self._observer.batch(len(batch), sum(job.rows for job in batch), self._clock() - now)
-        if outcomes:
+        with self._changed:
+            given_up, self._taken = self._taken is not taken, []
+        if outcomes and not given_up:  # close answers what it gives up
             self._deliver(outcomes)
             self._observer.queue_rows(self._queue.rows)
         if background and self._background_slice():

@@ -158,8 +158,6 @@ class Replica:
 
         What is old or missing later is told by :attr:`lag_records` and :attr:`degraded`.
         """
-        if not self._ready:
-            self._ready = self._table is not None and self._position >= self._reader.end_at_load
         return self._ready
 
     @property
@@ -226,6 +224,8 @@ class Replica:
                 self._set_dense(update)
             else:
                 self._set_base(update)
+        if self._table is not None and self._position >= self._reader.end_at_load:
+            self._ready = True
         return done
 
     def catch_up(self, now_ms: int, timeout_s: float = 0.0) -> None:

@@ -148,12 +148,14 @@ def test_closing_answers_a_batch_that_the_model_does_not_finish_and_does_not_wai
         release.wait(10)
 
     harness.during_compute = hang
-    harness.batcher.start()
+    harness.submit("late", deadline=0.0)
     harness.submit("held")
+    harness.batcher.start()
     assert computing.wait(5)
     harness.submit("queued")
     harness.batcher.close(0.05)
     assert isinstance(harness.answers["held"], ScoringError)
+    assert isinstance(harness.answers["late"], RequestError)
     assert isinstance(harness.answers["queued"], NotReadyError)
     release.set()
     harness.batcher._thread.join(5)
