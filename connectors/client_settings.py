@@ -43,6 +43,7 @@ _OWNED = (
         r"|buffer\.memory|linger\.ms|compression\..*",
         _SIZES,
     ),
+    (r"allow\.auto\.create\.topics", "rillet makes its topics itself, with the settings that they need"),
     (
         r".*_cb|on_.*|logger|(key|value)\.(de)?serializer.*|interceptor.*|plugin\..*|ssl\.engine\..*"
         r"|sasl\.kerberos\.kinit\.cmd",

@@ -104,6 +104,7 @@ def test_a_value_that_the_client_would_alter_is_refused_without_being_shown(
         ("sasl.kerberos.kinit.cmd", "no code"),
         ("delivery.report.only.error", "delivery guarantees"),
         ("test.mock.num.brokers", "for tests"),
+        ("allow.auto.create.topics", "makes its topics itself"),
     ],
 )
 def test_what_rillet_has_to_own_is_refused_with_the_reason(name: str, reason: str) -> None:
