@@ -30,8 +30,8 @@ demo: setup ## run the whole loop on MovieLens-1M and audit it
 test: setup ## run all tests but the long simulations, those with a real broker and Flink too
 	$(BIN)/python -m pytest $(ARGS)
 
-unit: setup ## run the tests that need neither broker nor Flink, in under a minute
-	$(BIN)/python -m pytest -m "not integration" $(ARGS)
+unit: setup ## run the tests without broker, Flink and simulations, in about a minute
+	$(BIN)/python -m pytest -m "not integration and not simulation" $(ARGS)
 
 test-long: setup ## run the long simulations: thousands of seeds
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

@@ -106,6 +106,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.integration
 def test_an_empty_environment_with_the_wheel_offers_rillet_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
@@ -166,6 +167,7 @@ def test_a_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path
         assert set(ours.namelist()) == set(whole.namelist())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("installed", "code"),
     [

@@ -19,6 +19,7 @@ def mock_broker(round_trip_ms: int) -> KafkaConnection:
     return KafkaConnection("127.0.0.1:1", {"test.mock.num.brokers": "1", "test.mock.broker.rtt": str(round_trip_ms)})
 
 
+@pytest.mark.integration
 def test_a_broker_that_takes_longer_than_half_a_second_answers() -> None:
     ensure_broker(mock_broker(600), timeout_s=10.0)
 

@@ -136,7 +136,15 @@ def test_record_leaves_a_recording_alone_unless_told_to_replace_it(config: Path,
     result = run("record", folder, "--config", config)
     assert result.exit_code == 2
     assert "holds a recording already; name another directory, or say --replace" in result.stderr
-    # The broker is away: what was there is not touched before the new one is complete.
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.integration
+def test_a_recording_is_not_touched_before_the_new_one_is_complete(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "monday"
+    generate_synthetic(folder, requests=5)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The broker is away.
     assert run("record", folder, "--replace", "--config", config, "--bootstrap-servers", "127.0.0.1:1").exit_code == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -159,6 +167,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     assert result.stderr == "rillet check-config: rillet.jobs.config is not installed: pip install 'rillet[joiner]'\n"
 
 
+@pytest.mark.integration
 def test_status_without_a_broker_names_the_address(config: Path) -> None:
     result = run("status", "--config", config, "--bootstrap-servers", "127.0.0.1:1")
     assert result.exit_code == 2

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.simulation.harness import Simulation
 from tests.simulation.sync_world import SyncWorld
+
+pytestmark = pytest.mark.simulation
 
 STEPS = 120
 
