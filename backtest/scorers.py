@@ -99,7 +99,7 @@ class ModelScorer:
         """See :class:`Scorer`."""
         parts: list[Float32s] = []
         for first in range(0, len(requests), _BATCH_REQUESTS):
-            batch = [_score_request(event) for event in requests[first : first + _BATCH_REQUESTS]]
+            batch = [ScoreRequest.of_event(event) for event in requests[first : first + _BATCH_REQUESTS]]
             parts += self._predictor.score(self._replica.table, self._network, batch)
         return np.concatenate(parts) if parts else np.empty((0, self._tasks), np.float32)
 
@@ -191,18 +191,3 @@ class _Network:
         with torch.inference_mode():
             logits: Float32s = self._module(torch.from_numpy(embeddings), torch.from_numpy(dense)).numpy()
         return logits
-
-
-def _score_request(event: FeatureEvent) -> ScoreRequest:
-    return ScoreRequest(
-        request_id=event.request_id,
-        event_time_ms=event.event_time_ms,
-        log=False,
-        rows=len(event.impression_ids),
-        context_fids=event.context_fids,
-        context_lengths=event.context_lengths,
-        impression_ids=event.impression_ids,
-        item_fids=event.item_fids,
-        item_lengths=event.item_lengths,
-        dense=event.dense,
-    )

@@ -56,9 +56,6 @@ class HealthServer:
             ) from error
         threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="health", daemon=True).start()
 
-    def flush(self, timeout_s: float) -> None:
-        """Nothing is submitted: returns at once."""
-
     def close(self) -> None:
         """Stops answering and frees the port."""
         server, self._server = self._server, None

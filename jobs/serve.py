@@ -129,9 +129,6 @@ class Follower:
         """Begins to follow."""
         self._thread.start()
 
-    def flush(self, timeout_s: float) -> None:
-        """Nothing is submitted to it: returns at once."""
-
     def close(self) -> None:
         """Ends the thread. One that hangs in the store or the broker is left to itself and dies with the process."""
         if self._stopping.is_set():

@@ -35,6 +35,22 @@ class ScoreRequest:
     #: float32[rows x Dd]
     dense: Float32s
 
+    @classmethod
+    def of_event(cls, event: FeatureEvent) -> ScoreRequest:
+        """The request that gives ``event`` when it is served again, and not logged."""
+        return cls(
+            request_id=event.request_id,
+            event_time_ms=event.event_time_ms,
+            log=False,
+            rows=len(event.impression_ids),
+            context_fids=event.context_fids,
+            context_lengths=event.context_lengths,
+            impression_ids=event.impression_ids,
+            item_fids=event.item_fids,
+            item_lengths=event.item_lengths,
+            dense=event.dense,
+        )
+
     def to_event(self, spec: FeatureSpec, logits: Float32s, model: str, version: int) -> FeatureEvent:
         """The feature event of this request as it was served; ``logits`` float32[rows, T]."""
         return FeatureEvent(

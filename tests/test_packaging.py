@@ -171,11 +171,12 @@ def test_a_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("installed", "code"),
     [
+        ((), "from rillet.__main__ import main; main(['check-config', '--config', 'rillet.toml'])"),
         ((), "import rillet.recordings.format, rillet.connectors.producers, rillet.audit.comparison"),
         (("httpx2", "orjson"), "import rillet.serving.client, examples.films.client"),
         (("torch", "numba", "safetensors"), "import rillet.trainer.online, rillet.sync.publisher"),
     ],
-    ids=["base-imports", "client", "trainer"],
+    ids=["base-check-config", "base-imports", "client", "trainer"],
 )
 def test_each_extra_is_enough_for_what_it_is_for(installed: tuple[str, ...], code: str) -> None:
     """Runs with every other extra's libraries hidden, as in an environment that does not have them."""

@@ -65,9 +65,6 @@ class ListSource:
             return None
         return [self._waiting.popleft() for _ in range(min(max_items, len(self._waiting)))]
 
-    def flush(self, timeout_s: float) -> None:
-        """Nothing is submitted to a source: returns at once."""
-
     def close(self) -> None:
         """Drops what was not given out."""
         self._closed = True

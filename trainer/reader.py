@@ -129,9 +129,6 @@ class BlockReader:
             self._changed.notify_all()
             return taken
 
-    def flush(self, timeout_s: float) -> None:
-        """Nothing is submitted to a source: returns at once."""
-
     def close(self) -> None:
         """Stops the thread and closes the source. Blocks that were read and not polled are dropped."""
         with self._changed:
