@@ -237,8 +237,10 @@ def _ask(
     thread = threading.Thread(target=run, name="rillet-topics", daemon=True)
     thread.start()
     try:
+        # A consumer hands out nothing while a metadata request of its own is on: an idle client listens beside it.
+        listener = kafka.admin(errors) if isinstance(client, Consumer) else client
         while not _done(answer):
-            client.poll(0)
+            listener.poll(0)
             if errors.refusal is not None:
                 raise kafka.explain(errors.refusal, errors)
         client.poll(0)

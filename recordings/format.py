@@ -29,6 +29,7 @@ ACTIONS_FILE = "actions.avro"
 INFO_FILE = "recording.json"
 DEAD_LETTERS_FILE = "dead_letters.jsonl"
 TRUTH_FILE = "truth.npy"
+_SIDE_FILES = (DEAD_LETTERS_FILE, TRUTH_FILE)
 #: ends the names of files that are being written
 PARTIAL = ".partial"
 
@@ -154,6 +155,11 @@ class RecordingWriter:
             self._partial(INFO_FILE).write_text(text + "\n", "utf-8")
             # Between these steps the directory is no recording; before them it is the old one, after them the new one.
             (self.directory / INFO_FILE).unlink(missing_ok=True)
+            for name in _SIDE_FILES:
+                if self._partial(name).exists():
+                    self._partial(name).replace(self.directory / name)
+                else:
+                    (self.directory / name).unlink(missing_ok=True)  # of the recording that is replaced
             for name in (FEATURES_FILE, ACTIONS_FILE, INFO_FILE):
                 self._partial(name).replace(self.directory / name)
         except OSError as error:
@@ -166,13 +172,21 @@ class RecordingWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             for file in self._files:
                 file.close()
-            for name in (FEATURES_FILE, ACTIONS_FILE):
+            for name in (FEATURES_FILE, ACTIONS_FILE, INFO_FILE, *_SIDE_FILES):
                 self._partial(name).unlink(missing_ok=True)
+
+    def side_file(self, name: str) -> Path:
+        """Where to write a file that belongs to the recording; it is there under its name once this is complete.
+
+        :param name: ``DEAD_LETTERS_FILE`` or ``TRUTH_FILE``.
+        """
+        return self._partial(name)
 
     def _partial(self, name: str) -> Path:
         return self.directory / f"{name}{PARTIAL}"

@@ -10,7 +10,7 @@ from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.dead_letters import letter_for
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.topic_reader import read_topic
-from rillet.recordings.format import DEAD_LETTERS_FILE, PARTIAL, RecordingInfo, RecordingWriter
+from rillet.recordings.format import DEAD_LETTERS_FILE, RecordingInfo, RecordingWriter
 from rillet.recordings.progress import EventProgress
 from rillet.schemas import (
     MAX_AHEAD_MS,
@@ -57,46 +57,37 @@ def record(
     dead = 0
     start = start or {}
     kafka = KafkaConnection.of(kafka)
-    letters = Path(out) / DEAD_LETTERS_FILE
-    partial = letters.with_name(letters.name + PARTIAL)
-    try:
-        with (
-            RecordingWriter(out, spec, dataset) as writer,
-            partial.open("wb") as dead_letters,
-            EventProgress(f"record to {out}", None) as progress,
-        ):
-            done = 0
-            writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
-            for topic in (features, actions):
-                for item in read_topic(kafka, topic, start=start.get(topic)):
-                    try:
-                        event = decode_event(item.value, item.key)
-                        ingest_ms = parse_ingest_ms(dict(item.headers).get(INGEST_HEADER))
-                        check_event(spec, event, ingest_ms, max_ahead_ms)
-                        writer.write(event)
-                    except RecordError as error:
-                        dead += 1
-                        letter = letter_for(
-                            error,
-                            item.topic,
-                            item.partition,
-                            item.offset,
-                            key=item.key,
-                            value=item.value,
-                            timestamp_ms=item.timestamp_ms,
-                            headers=item.headers,
-                        )
-                        dead_letters.write(encode_dead_letter(letter) + b"\n")
-                    done += 1
-                    progress.update(done)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if dead:
-        partial.replace(letters)
-    else:
-        partial.unlink()
-        letters.unlink(missing_ok=True)
+    with (
+        RecordingWriter(out, spec, dataset) as writer,
+        writer.side_file(DEAD_LETTERS_FILE).open("wb") as dead_letters,
+        EventProgress(f"record to {out}", None) as progress,
+    ):
+        done = 0
+        writer.source = {"bootstrap_servers": kafka.bootstrap_servers, "topics": [features, actions]}
+        for topic in (features, actions):
+            for item in read_topic(kafka, topic, start=start.get(topic)):
+                try:
+                    event = decode_event(item.value, item.key)
+                    ingest_ms = parse_ingest_ms(dict(item.headers).get(INGEST_HEADER))
+                    check_event(spec, event, ingest_ms, max_ahead_ms)
+                    writer.write(event)
+                except RecordError as error:
+                    dead += 1
+                    letter = letter_for(
+                        error,
+                        item.topic,
+                        item.partition,
+                        item.offset,
+                        key=item.key,
+                        value=item.value,
+                        timestamp_ms=item.timestamp_ms,
+                        headers=item.headers,
+                    )
+                    dead_letters.write(encode_dead_letter(letter) + b"\n")
+                done += 1
+                progress.update(done)
+        if not dead:
+            writer.side_file(DEAD_LETTERS_FILE).unlink()
     return Recorded(writer.info(), dead)
 
 

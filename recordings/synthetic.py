@@ -174,7 +174,8 @@ def generate_synthetic(out: Path, *, requests: int, seed: int = 0, config: ShopC
             writer.write(event)
             if truth is not None:
                 truths.append(truth)
-        np.save(Path(out) / TRUTH_FILE, np.concatenate(truths) if truths else np.empty((0, 2), np.float32))
+        with writer.side_file(TRUTH_FILE).open("wb") as file:
+            np.save(file, np.concatenate(truths) if truths else np.empty((0, 2), np.float32))
     return writer.info()
 
 

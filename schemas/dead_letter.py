@@ -143,7 +143,7 @@ def decode_dead_letter(data: bytes) -> DeadLetter:
     """
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DecodeError(f"dead letter: is no JSON ({error})") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__

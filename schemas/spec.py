@@ -66,10 +66,14 @@ class Slot:
             if not np.isfinite(numbers).all():
                 raise ValueError(f"slot {self.name}: a number is not finite")
             return make_fids(self.slot, np.searchsorted(np.asarray(self.bins), numbers, side="right"))
-        array = np.asarray(values)
-        if array.size and array.dtype.kind not in "iu":
-            raise ValueError(f"slot {self.name}: expected integers, found {array.dtype}")
-        return make_fids(self.slot, array)
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+            return make_fids(self.slot, values)
+        return make_fids(self.slot, np.array([self._integer(value) for value in values], np.int64))
+
+    def _integer(self, value: Any) -> int:
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            return int(value)
+        raise ValueError(f"slot {self.name}: {value!r:.80} is no integer")
 
     def _text(self, value: Any) -> str:
         if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
@@ -182,6 +186,8 @@ class FeatureSpec:
                     flat.append(slot.fids(values))
                     counts.append(np.ones(rows, np.int64))
                 else:
+                    if any(isinstance(row, str | bytes | Mapping) for row in values):
+                        raise ValueError("a row is text or a mapping, expected a sequence of values")
                     lengths = np.fromiter((len(v) for v in values), np.int64, rows)
                     if rows and lengths.max() > slot.max_values:
                         raise ValueError(f"{lengths.max()} values, max_values is {slot.max_values}")

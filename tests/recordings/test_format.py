@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rillet.recordings import Recording, RecordingError, RecordingWriter
-from rillet.recordings.format import ACTIONS_FILE, FEATURES_FILE, INFO_FILE
+from rillet.recordings.format import ACTIONS_FILE, FEATURES_FILE, INFO_FILE, TRUTH_FILE
+from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import CODECS, ActionEvent, FeatureEvent, RecordError, encode, parse_spec
 
 SPEC = parse_spec(
@@ -127,6 +128,29 @@ def test_an_aborted_write_leaves_the_old_recording_as_it_was(recording: Recordin
         interrupted()
     assert {path.name: path.read_bytes() for path in recording.directory.iterdir()} == before
     assert len(list(Recording(recording.directory).features())) == recording.info.requests
+
+
+def test_side_files_of_a_replaced_recording_go_with_it(tmp_path: Path) -> None:
+    generate_synthetic(tmp_path, requests=3)
+    assert (tmp_path / TRUTH_FILE).exists()
+    with RecordingWriter(tmp_path, SPEC, "tiny") as writer:
+        writer.write(feature("c", 1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["actions.avro", "features.avro", "recording.json"]
+
+
+def test_a_recording_that_cannot_be_completed_leaves_nothing_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate_synthetic(tmp_path, requests=3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rillet.recordings.format.os.fsync", full)
+    with pytest.raises(RecordingError, match="No space left"):
+        generate_synthetic(tmp_path, requests=5)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_aborted_first_write_leaves_no_recording(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rillet.schemas import (
     ExampleBlock,
     FeatureEvent,
     RecordError,
+    Slot,
     SpecError,
     SpecMismatchError,
     dump_spec,
@@ -239,3 +240,30 @@ def test_quantile_bins_split_evenly_and_merge_repeated_edges() -> None:
     bins = quantile_bins(values, 4)
     assert np.bincount(np.searchsorted(bins, values, side="right")).tolist() == [250, 250, 250, 250]
     assert quantile_bins([1, 1, 1, 1, 9], 4) == (1.0,)
+
+
+def test_integers_are_ids_whatever_holds_them() -> None:
+    slot = Slot("film", 16, "id")
+    expected = slot.fids([1, 2]).tolist()
+    for values in (
+        np.array([1, 2], object),
+        [np.uint64(1), 2],
+        [np.uint64(1), np.int64(2)],
+        np.array([1, 2], np.uint64),
+        (1, 2),
+    ):
+        assert slot.fids(values).tolist() == expected
+    assert not len(slot.fids([]))
+
+
+@pytest.mark.parametrize("values", [[True, 2], [7.9], ["7"], [None], np.array([1.0]), [[7, 8]]])
+def test_what_is_no_integer_is_no_id(values: Any) -> None:
+    with pytest.raises(ValueError, match="slot film: "):
+        Slot("film", 16, "id").fids(values)
+
+
+@pytest.mark.parametrize("row", ["ab", b"ab", {"a": 1}])
+def test_text_is_not_taken_letter_by_letter(row: Any) -> None:
+    columns = {slot.name: [row] if slot.max_values > 1 else [1] for slot in SPEC.item}
+    with pytest.raises(RecordError, match="a row is text or a mapping"):
+        SPEC.encode_side("item", columns)
