@@ -150,7 +150,7 @@ class EventProducer:
     def flush(self, timeout_s: float = 30.0) -> None:
         """Waits until everything queued is acknowledged.
 
-        :raises FlushTimeoutError: it is not, within ``timeout_s``; it stays queued.
+        :raises FlushTimeoutError: it is not, within ``timeout_s``; it stays queued. Losses are told once nothing is left.
         :raises DeliveryError: records were lost since the last flush; the totals stay in the counters.
         """
         session, left = self._session, 0
@@ -159,13 +159,13 @@ class EventProducer:
                 left = session.producer.flush(timeout_s)
             except KafkaException as error:
                 self._end(session, self._fatal(error))
-        with self._lock:
-            lost, self._reported = self.failed - self._reported, self.failed
         where = f"topic {self.topic} on {self._kafka}"
-        if lost:
-            raise DeliveryError(f"{where}: {lost} records lost ({self.last_error})")
         if left:
             raise FlushTimeoutError(f"{where}: {left} records unacknowledged after {timeout_s:g} s{self._trouble()}")
+        with self._lock:
+            lost, self._reported = self.failed - self._reported, self.failed
+        if lost:
+            raise DeliveryError(f"{where}: {lost} records lost ({self.last_error})")
 
     def close(self) -> None:
         """Ends at once; what is not acknowledged yet is given up and counted as failed."""

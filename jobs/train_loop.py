@@ -90,8 +90,14 @@ class TrainLoop(Generic[Letter]):
         self._stages.start()
         try:
             self._run(stop)
-        finally:
-            self._stages.close()
+        except BaseException as error:
+            # What ended the run is what is told, whatever else goes wrong on the way out.
+            try:
+                self._stages.close()
+            except Exception as failure:
+                error.add_note(f"and when closing: {type(failure).__name__}: {failure}")
+            raise
+        self._stages.close()
 
     def close(self) -> None:
         """Closes the stages of a loop that was not run. Saves nothing."""

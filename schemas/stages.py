@@ -8,7 +8,6 @@ The idea is that of stream-processing strategies (getsentry/arroyo), reduced to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 from rillet.schemas.errors import RilletError
@@ -98,8 +97,11 @@ class StageGroup:
         try:
             for stage in self._stages:
                 stage.start()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            try:
+                self.close()
+            except Exception as failure:
+                error.add_note(f"and when closing what had started: {type(failure).__name__}: {failure}")
             raise
 
     def close(self) -> None:
@@ -107,6 +109,14 @@ class StageGroup:
 
         :raises Exception: what a stage raised, after the others were closed.
         """
-        with ExitStack() as closing:
-            for stage in self._stages:
-                closing.callback(stage.close)
+        failures: list[Exception] = []
+        for stage in reversed(self._stages):
+            try:
+                stage.close()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            first, *others = failures
+            for other in others:
+                first.add_note(f"also when closing: {type(other).__name__}: {other}")
+            raise first

@@ -51,14 +51,17 @@ class InferenceService:
         self._stages = StageGroup([recorder, server, engine, *updates])
         self._drain_timeout_s = drain_timeout_s
         self._stopping = threading.Event()
+        #: set by the first stop; a failure sets only ``_stopping``
+        self._asked = threading.Event()
         #: set by the second stop
         self._at_once = threading.Event()
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
         """Asks :meth:`run` to end; callable from any thread or signal handler. Asked twice, it waits for nothing more."""
-        if self._stopping.is_set():
+        if self._asked.is_set():
             self._at_once.set()
+        self._asked.set()
         self._stopping.set()
 
     def fail(self, error: BaseException) -> None:

@@ -114,6 +114,24 @@ def test_a_flush_reports_what_was_lost_since_the_last_one(kafka: FakeKafka) -> N
         assert (actions.queued, actions.delivered, actions.failed) == (2, 1, 1)
 
 
+def test_an_old_loss_does_not_end_the_waiting_for_what_is_queued(kafka: FakeKafka) -> None:
+    actions = EventProducer(kafka, "actions")
+    actions.start()
+    kafka.clients[0].outcome = LOST
+    actions.submit(ACTION)
+    while not actions.failed:
+        time.sleep(0.001)
+    kafka.clients[0].outcome = None
+    actions.submit(ACTION)
+    with pytest.raises(FlushTimeoutError, match="1 records unacknowledged"):
+        actions.flush(0.01)
+    kafka.clients[0].outcome = "delivered"
+    with pytest.raises(DeliveryError, match="1 records lost"):
+        actions.flush(1)
+    assert (actions.delivered, actions.failed) == (1, 1)
+    actions.close()
+
+
 def test_closing_gives_up_what_is_queued(kafka: FakeKafka) -> None:
     actions = EventProducer(kafka, "actions")
     actions.start()

@@ -39,3 +39,25 @@ def test_a_stage_that_cannot_be_closed_is_told_of_after_the_others_are_closed() 
     with pytest.raises(RuntimeError, match="b does not close"):
         group.close()
     assert calls == ["close c", "close b", "close a"]
+
+
+def test_what_kept_a_stage_from_starting_is_told_even_if_another_cannot_be_closed() -> None:
+    calls: list[str] = []
+    group = StageGroup([_Noted("a", calls, "close"), _Noted("b", calls, "start")])
+    with pytest.raises(RuntimeError, match="b does not start") as caught:
+        group.start()
+    assert caught.value.__notes__ == ["and when closing what had started: RuntimeError: a does not close"]
+
+
+def test_an_error_at_closing_does_not_hide_the_one_before_it() -> None:
+    group = StageGroup([_Noted("a", [], "close")])
+
+    def run() -> None:
+        try:
+            raise KeyError("first")
+        finally:
+            group.close()
+
+    with pytest.raises(RuntimeError, match="a does not close") as caught:
+        run()
+    assert isinstance(caught.value.__context__, KeyError)

@@ -140,6 +140,24 @@ def test_a_failed_stage_ends_the_service_with_its_error() -> None:
     assert service.calls[-1] == "close log"
 
 
+def test_the_first_stop_after_a_failure_still_answers_what_is_in_flight() -> None:
+    service = _Service(5.0)
+    service.parts["server"].flush_error = FlushTimeoutError("in flight")
+
+    def answered() -> None:
+        service.parts["server"].flush_error = None
+
+    def fail_then_stop() -> None:
+        service.fail(MemoryError("no room"))
+        threading.Timer(0.05, service.stop).start()
+        threading.Timer(0.4, answered).start()
+
+    started = time.monotonic()
+    with pytest.raises(MemoryError, match="no room"):
+        service.run(fail_then_stop)
+    assert 0.4 <= time.monotonic() - started < 3.0
+
+
 def test_a_start_that_fails_closes_what_was_started() -> None:
     service = _Service()
     service.parts["server"].start_error = OSError("taken")
