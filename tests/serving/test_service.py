@@ -38,9 +38,10 @@ class _Part:
     def flush(self, timeout_s: float) -> None:
         if self.calls[-1] != f"flush {self.name}":
             self.calls.append(f"flush {self.name}")
-        if self.flush_error is not None:
+        error = self.flush_error  # another thread may clear it meanwhile
+        if error is not None:
             threading.Event().wait(timeout_s)
-            raise self.flush_error
+            raise error
 
     def close(self) -> None:
         if f"close {self.name}" not in self.calls:
