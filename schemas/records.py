@@ -32,12 +32,18 @@ def _no_times() -> Int64s:
 
 
 class LabelKind(IntEnum):
-    """Why a row carries the label that it carries."""
+    """Why a row carries the label that it carries, and so which other rows its pair may have."""
 
+    #: an action came while the window was open; no other row of the pair
     POSITIVE = 0
+    #: the window closed without an action
     NEGATIVE = 1
+    #: an action came after the window's NEGATIVE
     LATE_POSITIVE = 2
+    #: an action came after the pair's PROVISIONAL negative, which was sent where the sample kept it
     CORRECTION = 3
+    #: sent at once, as if no action were to come
+    PROVISIONAL = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

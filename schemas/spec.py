@@ -24,6 +24,11 @@ from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, Example
 
 Kind = Literal["id", "token", "number"]
 LatePolicy = Literal["drop", "emit"]
+#: When the rows of a pair (an impression and a task) go out:
+#: ``positives_first``: a positive with its action, a negative once the window has closed;
+#: ``aligned``: either once the window has closed;
+#: ``immediate``: every sampled impression at once as a provisional negative, an action as its correction.
+LabelMode = Literal["positives_first", "aligned", "immediate"]
 SCHEMA_VERSION = 1
 #: widths of requests whose slot patterns are kept
 _MAX_PATTERNS = 256
@@ -88,7 +93,8 @@ class Task:
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
     the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
     lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
-    that lies further before it is no positive. ``docs/join.md`` is the exact definition.
+    that lies further before it is no positive. ``labels`` says when the rows of a pair go out
+    (:data:`LabelMode`). ``docs/join.md`` is the exact definition.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Task:
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
     early_ms: int = 5_000
+    labels: LabelMode = "positives_first"
 
 
 @dataclass(frozen=True)

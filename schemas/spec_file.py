@@ -12,7 +12,7 @@ import numpy as np
 
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.spec import FeatureSpec, Kind, LatePolicy, Slot, Task
+from rillet.schemas.spec import FeatureSpec, Kind, LabelMode, LatePolicy, Slot, Task
 
 _TOP_KEYS = ("spec", "context", "item", "dense", "tasks")
 
@@ -90,7 +90,7 @@ def dump_spec(spec: FeatureSpec) -> str:
     for task in spec.tasks:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
-        lines.append(f"early_ms = {task.early_ms}")
+        lines += [f"early_ms = {task.early_ms}", f'labels = "{task.labels}"']
     return "\n".join(lines) + "\n"
 
 
@@ -139,8 +139,9 @@ def _slot(path: str, entry: Any) -> Slot:
 
 
 def _task(path: str, entry: Any) -> Task:
-    kinds = {"name": str, "action": str, "window_ms": int, "negative_rate": float, "late": str, "early_ms": int}
-    task = Task(**_entry(path, entry, kinds, optional=("negative_rate", "late", "early_ms")))
+    required = {"name": str, "action": str, "window_ms": int}
+    optional = {"negative_rate": float, "late": str, "early_ms": int, "labels": str}
+    task = Task(**_entry(path, entry, required | optional, optional))
     if task.window_ms <= 0:
         raise SpecError(f"{path}.window_ms: {task.window_ms} is not positive")
     if task.early_ms < 0:
@@ -149,4 +150,6 @@ def _task(path: str, entry: Any) -> Task:
         raise SpecError(f"{path}.negative_rate: {task.negative_rate} is not in (0, 1]")
     if task.late not in get_args(LatePolicy):
         raise SpecError(f"{path}.late: {task.late!r} is none of {', '.join(get_args(LatePolicy))}")
+    if task.labels not in get_args(LabelMode):
+        raise SpecError(f"{path}.labels: {task.labels!r} is none of {', '.join(get_args(LabelMode))}")
     return task

@@ -267,3 +267,14 @@ def test_text_is_not_taken_letter_by_letter(row: Any) -> None:
     columns = {slot.name: [row] if slot.max_values > 1 else [1] for slot in SPEC.item}
     with pytest.raises(RecordError, match="a row is text or a mapping"):
         SPEC.encode_side("item", columns)
+
+
+def test_when_rows_go_out_is_part_of_a_task_and_a_wrong_word_is_refused() -> None:
+    task = '[[tasks]]\nname = "click"\naction = "click"\nwindow_ms = 1\nlabels = "%s"\n'
+    head = '[spec]\nname = "s"\n[[item]]\nname = "film"\nslot = 1\nkind = "id"\n'
+    immediate = parse_spec(head + task % "immediate")
+    assert immediate.tasks[0].labels == "immediate"
+    assert parse_spec(dump_spec(immediate)) == immediate
+    assert immediate.hash != parse_spec(head + task % "aligned").hash
+    with pytest.raises(SpecError, match=r"tasks\[0\]\.labels: 'soon' is none of positives_first, aligned, immediate"):
+        parse_spec(head + task % "soon")
