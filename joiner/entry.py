@@ -43,9 +43,8 @@ class Entry:
 
     def index_of(self, impression_id: int) -> int:
         """Position of an impression in the request, -1 when it was not shown."""
-        # As a list: a tenth of the time of a comparison of arrays for ten impressions, and no more for a thousand.
-        ids = self.event.impression_ids.tolist()
-        return ids.index(impression_id) if impression_id in ids else -1
+        at = (self.event.impression_ids == impression_id).nonzero()[0]
+        return int(at[0]) if len(at) else -1
 
     def is_positive(self, task: int, index: int) -> bool:
         """Whether impression ``index`` is positive for a task."""
