@@ -239,7 +239,7 @@ def test_rule_7_of_two_actions_on_a_pair_the_first_to_arrive_counts(tmp_path: Pa
     actions = [action(1, 0, "watch", 8_000), action(1, 0, "watch", 6_000)]
     events = [*actions, shown(1, 5_000)] if waits else [shown(1, 5_000), *actions]
     outcome = join(tmp_path, events, crash=crash)
-    assert [row for row in outcome.rows if row[3] == 1] == [("r1", 100, "watch", 1, 0.5, 8_000)]
+    assert [row for row in outcome.rows if row[3] == 1] == [("r1", 100, "watch", 1, 0.5, 8_000, LabelKind.POSITIVE)]
     assert outcome.counts["duplicate_actions"] == 1
 
 
