@@ -252,7 +252,10 @@ def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(
 
     def sent(kind: LabelKind, request_id: str) -> bool:
         return any(
-            block.label_kind[0] == kind and block.mask[0] and request_id in block.request_ids for block in made.blocks()
+            block.request_ids[at] == request_id and of_row == kind
+            for block in made.blocks()
+            if block.mask[0]
+            for at, of_row in zip(block.request_index, block.label_kind, strict=True)
         )
 
     try:
