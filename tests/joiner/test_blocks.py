@@ -129,7 +129,8 @@ def test_provisional_negatives_of_a_request_carry_their_own_columns(
 ) -> None:
     entry = Entry(event_of(spec, 2, impressions), 11)
     builder = BlockBuilder(spec)
-    blocks = builder.provisional(3, entry, None if index is None else np.array(index, np.int64), LIKE, 256)
+    kept = None if index is None else np.array(index, np.int64)
+    blocks = builder.provisional(3, entry, {LIKE: kept}, 256)
     wanted = range(impressions) if index is None else index
     assert [row for block in blocks for row in rows(spec, block)] == [due(spec, entry.event, i) for i in wanted]
     assert len(blocks) == bool(wanted)
@@ -147,7 +148,7 @@ def test_provisional_negatives_of_a_request_carry_their_own_columns(
 def test_provisional_negatives_without_lengths_and_logits_are_those_of_the_general_form() -> None:
     event = replace(event_of(SPEC, 1, 4), served_logits=None, context_lengths=None)
     every = np.arange(4)
-    (fast,) = BlockBuilder(SPEC).provisional(0, Entry(event, -1), None, LIKE, 10)
+    (fast,) = BlockBuilder(SPEC).provisional(0, Entry(event, -1), {LIKE: None}, 10)
     (general,) = BlockBuilder(SPEC).negatives(0, [Entry(event, -1)], [every], LIKE, 10)
     provisional = np.full(4, LabelKind.PROVISIONAL, np.uint8)
     assert encode(fast) == encode(replace(general, label_kind=provisional))
