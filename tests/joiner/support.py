@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,10 +10,12 @@ from rillet.schemas import (
     ActionEvent,
     DecodeError,
     FeatureEvent,
+    FeatureSpec,
     decode,
     encode,
     parse_spec,
 )
+from rillet.schemas.spec import LabelMode
 
 SPEC = parse_spec("""
 [spec]
@@ -39,11 +41,19 @@ name = "watch"
 action = "watch"
 window_ms = 10_000
 negative_rate = 0.5
+labels = "positives_first"
 [[tasks]]
 name = "like"
 action = "like"
 window_ms = 60_000
+labels = "positives_first"
 """)
+
+
+def with_labels(spec: FeatureSpec, *modes: LabelMode) -> FeatureSpec:
+    """The spec with the label mode of each task, or one of all."""
+    each = modes if len(modes) > 1 else modes * len(spec.tasks)
+    return replace(spec, tasks=tuple(replace(t, labels=mode) for t, mode in zip(spec.tasks, each, strict=True)))
 
 
 def key_of(data: bytes) -> bytes:
@@ -97,7 +107,9 @@ class Arrival:
 LATENESS_MS = 3_000
 
 
-def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
+def stream(
+    seed: int, requests: int, spec: FeatureSpec = SPEC
+) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
     """Features, actions and (bucket, event time, record) of both, each in order of arrival.
 
     At most LATENESS_MS out of order of event time, some records twice, some pairs with two actions, some
@@ -105,7 +117,10 @@ def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEve
     """
     rng = np.random.default_rng(seed)
     times = np.sort(rng.integers(10_000, 210_000, requests))
-    features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
+    features = [
+        replace(feature(i, int(t), impressions=int(rng.integers(1, 6))), spec_hash=spec.hash)
+        for i, t in enumerate(times)
+    ]
     actions = []
     for i, event in enumerate(features):
         for index in range(len(event.impression_ids)):
