@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rillet.schemas import LabelKind
-from rillet.schemas.arrays import Float32s, Float64s, UInt8s
+from rillet.schemas.arrays import Float32s, Float64s, Int64s, UInt8s
 
 #: Histogram of logits over [-LIMIT, LIMIT]; those outside are counted in the outermost bins.
 LIMIT = 16.0
@@ -38,6 +38,30 @@ class Metrics:
     base_rate: float
     #: rows counted, without weights
     rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredRows:
+    """What n rows add to a histogram, computed for all of them at once."""
+
+    #: int64[n]
+    bins: Int64s
+    #: float64[n] each, see :func:`row_weights`
+    negative: Float64s
+    positive: Float64s
+    #: float64[n, SUMS]
+    sums: Float64s
+
+    @classmethod
+    def of(cls, logits: Float32s, labels: UInt8s, kinds: UInt8s, rates: Float32s) -> ScoredRows:
+        """See :meth:`ScoreHistogram.add`."""
+        z = logits.astype(np.float64)
+        negative, positive = row_weights(labels, kinds, rates)
+        bins = np.clip((z + LIMIT) * (BINS / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
+        # log(1 + e^z) for negatives, log(1 + e^-z) for positives, without overflow
+        loss = negative * np.logaddexp(0.0, z) + positive * np.logaddexp(0.0, -z)
+        predicted = (negative + positive) * np.exp(-np.logaddexp(0.0, -z))
+        return cls(bins, negative, positive, np.stack([loss, predicted, np.ones(len(z))], axis=1))
 
 
 class ScoreHistogram:
@@ -73,15 +97,15 @@ class ScoreHistogram:
         :param kinds: uint8[n], see :class:`rillet.schemas.LabelKind`.
         :param rates: float32[n], the rate at which negatives were kept.
         """
-        z = logits.astype(np.float64)
-        negative, positive = row_weights(labels, kinds, rates)
-        bins = np.clip((z + LIMIT) * (BINS / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
-        self.counts[0] += np.bincount(bins, negative, BINS)
-        self.counts[1] += np.bincount(bins, positive, BINS)
-        # log(1 + e^z) for negatives, log(1 + e^-z) for positives, without overflow
-        loss = negative @ np.logaddexp(0.0, z) + positive @ np.logaddexp(0.0, -z)
-        predicted = (negative + positive) @ np.exp(-np.logaddexp(0.0, -z))
-        self.sums += (loss, predicted, len(z))
+        rows = ScoredRows.of(logits, labels, kinds, rates)
+        self.add_scored(rows, slice(len(logits)))
+
+    def add_scored(self, rows: ScoredRows, chosen: slice) -> None:
+        """Counts some of the rows."""
+        bins = rows.bins[chosen]
+        np.add.at(self.counts[0], bins, rows.negative[chosen])
+        np.add.at(self.counts[1], bins, rows.positive[chosen])
+        self.sums += rows.sums[chosen].sum(axis=0)
 
     def merge(self, other: ScoreHistogram) -> None:
         """Adds another histogram's rows."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,14 @@ from rillet.schemas import LabelKind, Task
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import TrainerConfig
 from rillet.trainer.errors import TrainerError
-from rillet.trainer.evaluation import BINS, SUMS, Metrics, ScoreHistogram
+from rillet.trainer.evaluation import BINS, SUMS, Metrics, ScoredRows, ScoreHistogram
 
 State = dict[str, npt.NDArray[np.generic]]
 
 #: complete stretches that are held for the figures; rows of older ones are left out
 COMPLETE_KEPT = 16
+#: stretches that are held beyond those and the window's, for a joiner that closes windows late
+_LATE_KEPT = 64
 #: stretches of one label window at most
 MAX_PER_WINDOW = 64
 _MIN_STRETCH_MS = 60_000
@@ -117,7 +120,7 @@ class _TaskQuality:
                 f" {task.name}, at most {MAX_PER_WINDOW} are held: set {-(-task.window_ms // MAX_PER_WINDOW)} or more, or 0"
             )
         # Beside the window: one that fills, one of slack, and room for a joiner that closes windows late.
-        self._limit = per_window + 2 + 2 * COMPLETE_KEPT
+        self._limit = per_window + 2 + COMPLETE_KEPT + _LATE_KEPT
         self._held: dict[int, ScoreHistogram] = {}
         #: the oldest stretch that rows are still taken for
         self._oldest = 0
@@ -135,14 +138,19 @@ class _TaskQuality:
         judged = np.flatnonzero(taught & np.isfinite(logits))
         self.unscored_rows += int(np.count_nonzero(taught)) - len(judged)
         stretches = batch.feature_time_ms[judged] // self.stretch_ms
-        for stretch in np.unique(stretches).tolist():
-            rows = judged[stretches == stretch]
+        order = np.argsort(stretches, kind="stable")
+        judged, stretches = judged[order], stretches[order]
+        rows = ScoredRows.of(
+            logits[judged], batch.labels[judged, column], batch.label_kind[judged], batch.sampling_rate[judged]
+        )
+        # Rows of little traffic are spread over many stretches: only this loop is per stretch.
+        first = np.flatnonzero(np.diff(stretches, prepend=-1)).tolist()
+        for start, end in pairwise([*first, len(stretches)]):
+            stretch = int(stretches[start])
             if stretch < self._oldest:
-                self.left_out_rows += len(rows)
-                continue
-            self._held.setdefault(stretch, ScoreHistogram()).add(
-                logits[rows], batch.labels[rows, column], batch.label_kind[rows], batch.sampling_rate[rows]
-            )
+                self.left_out_rows += end - start
+            else:
+                self._held.setdefault(stretch, ScoreHistogram()).add_scored(rows, slice(start, end))
         self._forget(newest_ms)
 
     @property
@@ -199,13 +207,13 @@ class _TaskQuality:
 
     def _forget(self, newest_ms: int) -> None:
         complete = self._complete(newest_ms)
-        for stretch in complete[:-COMPLETE_KEPT]:
-            del self._held[stretch]
-            self._oldest = stretch + 1
-        # Windows have not closed for long past their time, or requests lie far in the future: memory is bounded all the same.
-        for stretch in sorted(self._held)[: -self._limit]:
-            self.left_out_rows += self._held.pop(stretch).rows
-            self._oldest = stretch + 1
+        # Memory is bounded even where windows do not close for long past their time, or requests lie far in the future.
+        excess = sorted(self._held)[: -self._limit]
+        for stretch in {*complete[:-COMPLETE_KEPT], *excess}:
+            histogram = self._held.pop(stretch)
+            self._oldest = max(self._oldest, stretch + 1)
+            if stretch not in complete:
+                self.left_out_rows += histogram.rows
 
 
 def _default_stretch_ms(window_ms: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -211,3 +213,10 @@ def test_an_estimate_prints_as_a_figure_with_its_interval() -> None:
     found = estimate(normalised_entropy(logits, labels), groups)
     assert str(found) == f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
     assert "np.float64" not in repr(found)
+
+
+def test_the_example_of_the_documentation_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "quality.md").read_text("utf-8")
+    code, printed = text.split("```python\n")[1].split("```\n")[:3:2]
+    exec(code, {})  # noqa: S102  our own documentation
+    assert capsys.readouterr().out == printed

@@ -184,13 +184,13 @@ def test_memory_is_bounded_for_windows_of_any_length(window_ms: int, stretch_ms:
 
 def test_windows_that_never_close_and_rows_that_come_too_late_are_counted() -> None:
     quality = ServedQuality([TASK], EVERY)
-    for minute in range(100):
+    for minute in range(200):
         quality.add(rows([minute * MINUTE], [POSITIVE], [0.0]))
     held = len(quality.state()["0.stretches"])
-    assert held < 60
-    assert quality.left_out_rows(0) == 100 - held
-    quality.add(rows([0], [NEGATIVE], [0.0], newest_ms=100 * MINUTE))
-    assert quality.left_out_rows(0) == 101 - held
+    assert held == 10 + 2 + COMPLETE_KEPT + 64
+    assert quality.left_out_rows(0) == 200 - held
+    quality.add(rows([0], [NEGATIVE], [0.0], newest_ms=200 * MINUTE))
+    assert quality.left_out_rows(0) == 201 - held
     assert quality.held_rows(0) == held
 
 
