@@ -22,7 +22,7 @@ from rillet.demo.errors import DemoError
 from rillet.demo.metrics import RunningAuc
 from rillet.recordings import Event
 from rillet.schemas import ActionEvent, BackpressureError, FeatureEvent, FeatureSpec
-from rillet.schemas.arrays import Float32s, Int64s
+from rillet.schemas.arrays import Float32s
 from rillet.serving.client import AsyncClient, CandidateEncoder, ClientError, RetryPolicy, Timeouts
 
 #: A server that restarts is waited for: about 20 s of pauses, and longer if it says so.
@@ -83,6 +83,15 @@ class DriveSettings:
         )
 
 
+@dataclass(slots=True)
+class _Shown:
+    """A request with the logits that were served, and the impressions on which the watched action was taken."""
+
+    event: FeatureEvent
+    logits: Float32s
+    positive: set[int] = field(default_factory=set)
+
+
 class Driver:
     """Drives one recording through one server."""
 
@@ -100,7 +109,7 @@ class Driver:
     ) -> None:
         """
         :param client: of the server; :meth:`run` closes it.
-        :param watched: the action that the live AUC takes for the label.
+        :param watched: the action of the task that the live AUC is of.
         :param on_milestone: called once, in a thread, when ``milestone`` requests are answered.
         """
         self._settings = settings
@@ -115,10 +124,11 @@ class Driver:
         self._times: list[tuple[int, str]] = []  # heap of the event times in flight
         self._changed = asyncio.Condition()
         self._column = next(i for i, task in enumerate(spec.tasks) if task.action == watched)
-        #: impression ids and logits of answered requests that the live AUC has not taken yet
-        self._shown: dict[str, tuple[Int64s, Float32s]] = {}
-        #: impressions of those requests on which the watched action was taken
-        self._positive: dict[str, set[int]] = {}
+        self._window_ms = spec.tasks[self._column].window_ms
+        #: answered requests whose label window is open, which the live AUC has not taken yet
+        self._shown: dict[str, _Shown] = {}
+        #: the times and ids of those requests, the oldest first
+        self._open: list[tuple[int, str]] = []
 
     async def run(self, events: Iterable[Event]) -> None:
         """Sends all events; returns when every request is answered and every action acknowledged.
@@ -131,6 +141,7 @@ class Driver:
         async with self._client, asyncio.TaskGroup() as group:
             for event in events:
                 await self._gate(event.event_time_ms, isinstance(event, FeatureEvent))
+                self._judge(event.event_time_ms)
                 if isinstance(event, ActionEvent):
                     waiting = self._in_flight.get(event.request_id)
                     if waiting is None:
@@ -179,7 +190,8 @@ class Driver:
         # Decided before the next await: other requests move the count on.
         at_milestone = stats.requests == self._milestone
         stats.impressions += len(event.impression_ids)
-        self._shown[event.request_id] = (event.impression_ids, answer.logits[:, self._column])
+        self._shown[event.request_id] = _Shown(event, answer.logits[:, self._column])
+        heapq.heappush(self._open, (event.event_time_ms, event.request_id))
         for action in self._in_flight[event.request_id]:
             await self._act(action)
         async with self._changed:
@@ -187,17 +199,24 @@ class Driver:
             self._changed.notify_all()
         if at_milestone:
             await asyncio.to_thread(self._on_milestone)
-        if len(self._shown) > 4 * self._settings.concurrency + 64:
-            self._judge_oldest()
 
-    def _judge_oldest(self) -> None:
-        """Takes an answered request into the live AUC; its actions so far are its labels."""
-        request_id, (ids, logits) = next(iter(self._shown.items()))
-        del self._shown[request_id]
-        positive = self._positive.pop(request_id, set())
-        self.stats.auc.add(logits, np.isin(ids, list(positive)))
+    def _judge(self, now_ms: int) -> None:
+        """Takes the answered requests whose label window has closed into the live AUC.
+
+        :param now_ms: event time; all actions before it were sent, but for those of requests in flight.
+        """
+        while self._open and self._open[0][0] + self._window_ms <= now_ms:
+            shown = self._shown.pop(heapq.heappop(self._open)[1])
+            self.stats.auc.add(shown.logits, np.isin(shown.event.impression_ids, list(shown.positive)))
 
     async def _act(self, action: ActionEvent) -> None:
+        shown = self._shown.get(action.request_id)
+        if (
+            shown is not None
+            and action.action == self._watched
+            and action.event_time_ms - shown.event.event_time_ms < self._window_ms
+        ):
+            shown.positive.add(action.impression_id)
         while True:
             try:
                 self._actions.submit(action)
@@ -206,5 +225,3 @@ class Driver:
             else:
                 break
         self.stats.actions += 1
-        if action.action == self._watched and action.request_id in self._shown:
-            self._positive.setdefault(action.request_id, set()).add(action.impression_id)

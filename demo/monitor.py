@@ -21,7 +21,7 @@ class Reading:
     """The loop at one moment.
 
     :param wall_s: seconds since the first request.
-    :param auc: of the served scores over a recent window, labels as far as known.
+    :param auc: of the served scores, over the newest requests whose label window has closed.
     :param freshness_s: median since the start, in seconds, of the time from an action's ingestion to its being served.
     """
 

@@ -120,6 +120,22 @@ def test_every_request_is_asked_with_its_own_id_time_and_features() -> None:
     assert stats.unlogged == 10
 
 
+def test_the_live_auc_waits_for_the_label_window_of_each_request_and_no_longer() -> None:
+    # Every request is acted on 900 requests later, within the window; every tenth also on the other film, after it.
+    in_order: list[tuple[int, Event]] = []
+    user, _ = SPEC.encode_side("context", {"user": [1]})
+    films, _ = SPEC.encode_side("item", {"film": [5, 6]})
+    for at in range(1_500):
+        in_order.append((at, FeatureEvent(f"r{at}", at, SPEC.hash, user, np.array([3, 8]), films)))
+        in_order.append((at + 900, ActionEvent(f"r{at}", at + 900, 8, "click")))
+        if at % 10 == 0:
+            in_order.append((at + 1_000, ActionEvent(f"r{at}", at + 1_000, 3, "click")))
+    server = Server()
+    server.fake.logits = lambda request, tasks: np.array([[0.0], [1.0]], np.float32)
+    stats, _ = drive(server, (event for _, event in sorted(in_order, key=lambda pair: pair[0])))
+    assert stats.auc.value() == 1.0
+
+
 def test_actions_are_sent_after_their_answer_and_all_of_them() -> None:
     _, actions = drive(Server(delay_s=0.01), events(50, 100))
     assert {action.request_id for action in actions.sent} == {f"r{i}" for i in range(50)}
