@@ -15,6 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rillet-setup
 BOOTSTRAP := var/bootstrap
+# Where it is set, every process that a test starts compiles its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -30,7 +32,7 @@ demo: setup ## run the whole loop on MovieLens-1M and audit it
 test: setup ## run all tests but the long simulations, those with a real broker and Flink too
 	$(BIN)/python -m pytest $(ARGS)
 
-unit: setup ## run the tests without broker, Flink and simulations, in about a minute
+unit: setup ## run the tests without broker, Flink and simulations, in under a minute
 	$(BIN)/python -m pytest -m "not integration and not simulation" $(ARGS)
 
 test-long: setup ## run the long simulations: thousands of seeds

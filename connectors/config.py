@@ -12,6 +12,7 @@ from rillet.connectors.client_settings import Secret, Settings, check_settings, 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import KafkaSettingsError
 from rillet.connectors.flink_settings import flink_settings
+from rillet.schemas.ranges import check_above_zero
 
 Service = Literal["join", "train", "serve"]
 
@@ -61,9 +62,7 @@ class KafkaConfig:
     flink: dict[str, str | Secret] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("partitions", "examples_partitions", "replication"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
+        check_above_zero(self, "partitions", "examples_partitions", "replication")
         if not self.bootstrap_servers:
             raise ValueError("bootstrap_servers: is empty")
         for table in ("client", "flink"):

@@ -6,11 +6,11 @@ asked for, so that reading a configuration file stays quick.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rillet.embeddings.config import Optimizer, TableConfig
 from rillet.embeddings.errors import TableError, TableInputError, TableStateError, TouchedKeysError
+from rillet.schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rillet.embeddings.embedding import EmbeddingTable
@@ -29,14 +29,11 @@ __all__ = [
     "TouchedKeysError",
 ]
 
-_LAZY = {
-    "EmbeddingTable": "rillet.embeddings.embedding",
-    "IdMap": "rillet.embeddings.id_map",
-    "TouchedKeys": "rillet.embeddings.touched",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "rillet.embeddings.embedding": ["EmbeddingTable"],
+        "rillet.embeddings.id_map": ["IdMap"],
+        "rillet.embeddings.touched": ["TouchedKeys"],
+    },
+)

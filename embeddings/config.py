@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
 
 Optimizer = Literal["none", "adagrad", "lazy_adam"]
 
@@ -42,21 +43,16 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer: {self.optimizer!r} is none of {', '.join(get_args(Optimizer))}")
-        for name, low, high in (
-            ("learning_rate", 0.0, math.inf),
-            ("beta1", 0.0, 1.0),
-            ("beta2", 0.0, 1.0),
-            ("eps", 0.0, math.inf),
-            ("initial_accumulator", 0.0, math.inf),
-            ("init_scale", 0.0, math.inf),
-        ):
-            if not low <= getattr(self, name) < high:
-                raise ValueError(f"{name}: {getattr(self, name)} is not in [{low:g}, {high:g})")
+        rates = ("learning_rate", "beta1", "beta2", "eps", "initial_accumulator", "init_scale")
+        check_not_negative(self, *rates)
+        check_finite(self, *rates)
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not below 1")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")
         if not 1 <= self.chunk_rows <= 1 << 24 or self.chunk_rows & (self.chunk_rows - 1):
             raise ValueError(f"chunk_rows: {self.chunk_rows} is not a power of two in 1..2**24")
         if not 1 <= self.initial_capacity <= 1 << 28:
             raise ValueError(f"initial_capacity: {self.initial_capacity} is not in 1..2**28")
-        if self.touched_capacity < 1:
-            raise ValueError(f"touched_capacity: {self.touched_capacity} is below 1")
+        check_above_zero(self, "touched_capacity")

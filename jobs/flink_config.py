@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
+
 MAX_CHECKPOINT_INTERVAL_MS = 300_000
 
 #: begins the transactional ids of the joiner, and its consumer groups: this, "-" and the name of the table
@@ -33,14 +35,7 @@ class FlinkConfig:
     max_restarts: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("parallelism", "checkpoint_interval_ms", "idle_ms", "bundle_time_ms"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, is {getattr(self, name)}")
-        if self.checkpoint_interval_ms > MAX_CHECKPOINT_INTERVAL_MS:
-            # A transaction stays open from one checkpoint to the next, and the broker aborts one that is too old.
-            raise ValueError(
-                f"checkpoint_interval_ms must be at most {MAX_CHECKPOINT_INTERVAL_MS}, is {self.checkpoint_interval_ms}"
-            )
-        for name in ("lateness_ms", "max_drift_ms", "max_restarts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, is {getattr(self, name)}")
+        check_above_zero(self, "parallelism", "checkpoint_interval_ms", "idle_ms", "bundle_time_ms")
+        # A transaction stays open from one checkpoint to the next, and the broker aborts one that is too old.
+        check_at_most(self, MAX_CHECKPOINT_INTERVAL_MS, "checkpoint_interval_ms")
+        check_not_negative(self, "lateness_ms", "max_drift_ms", "max_restarts")

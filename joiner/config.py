@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rillet.schemas import MAX_AHEAD_MS
+from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,6 @@ class JoinerConfig:
     max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:
-        for name in ("buckets", "action_wait_ms", "memory_bytes", "block_rows"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, is {getattr(self, name)}")
-        if self.buckets > 65_535:
-            raise ValueError(f"buckets must be at most 65535, is {self.buckets}")
-        for name in ("slice_ms", "late_retention_ms", "max_ahead_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, is {getattr(self, name)}")
+        check_above_zero(self, "buckets", "action_wait_ms", "memory_bytes", "block_rows")
+        check_at_most(self, 65_535, "buckets")
+        check_not_negative(self, "slice_ms", "late_retention_ms", "max_ahead_ms")

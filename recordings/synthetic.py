@@ -19,6 +19,7 @@ from rillet.recordings.errors import RecordingError
 from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Float32s, Float64s, Int64s
+from rillet.schemas.ranges import check_above_zero
 
 _BLOCK_REQUESTS = 256
 
@@ -45,9 +46,7 @@ class ShopConfig:
     renewed_per_hour: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("users", "items", "segments", "categories", "tags", "candidates", "gap_ms"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        check_above_zero(self, "users", "items", "segments", "categories", "tags", "candidates", "gap_ms")
         if self.candidates > self.items:
             raise ValueError(f"candidates: {self.candidates} is more than the {self.items} items")
 

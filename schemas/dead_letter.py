@@ -18,8 +18,8 @@ FORMAT = "rillet-dead-letter/1"
 
 #: a longer reason is cut
 REASON_BYTES = 1_024
-#: what a header takes in a letter beside its name and value: brackets, quotes, padding
-_HEADER_BYTES = 12
+#: what a header takes in a letter beside the value and the name with its comma: brackets, quotes, padding
+_HEADER_BYTES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ def dead_letter(
             room -= len(key)
     if headers is not None:
         # A name stands in the letter as JSON, where a character may take six bytes.
-        size = sum(len(json.dumps(name)) + len(data or b"") + _HEADER_BYTES for name, data in headers)
+        size = len(json.dumps([name for name, _ in headers]))
+        size += sum(len(data or b"") + _HEADER_BYTES for _, data in headers)
         if size > room:
             headers, cut = None, True
         else:

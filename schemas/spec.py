@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
-from rillet.schemas.errors import RecordError, SpecError, SpecMismatchError
+from rillet.schemas.errors import RecordError, SpecMismatchError
 from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
 from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent
 
@@ -128,11 +128,6 @@ class FeatureSpec:
         return any(slot.max_values > 1 for slot in self.slots)
 
     @property
-    def context_width(self) -> int:
-        """Columns of the context part of the padded request tensor."""
-        return sum(slot.max_values for slot in self.context)
-
-    @property
     def width(self) -> int:
         """Columns of the padded request tensor: every slot at its ``max_values``."""
         return sum(slot.max_values for slot in self.slots)
@@ -153,18 +148,6 @@ class FeatureSpec:
             side: (np.array([s.slot for s in slots], np.int64), np.array([s.max_values for s in slots], np.int64))
             for side, slots in sides.items()
         }
-
-    def task_index(self, name: str) -> int:
-        """Column of a task.
-
-        :raises SpecError: no such task.
-        """
-        for index, task in enumerate(self.tasks):
-            if task.name == name:
-                return index
-        raise SpecError(
-            f"feature spec {self.name} has no task {name!r}; it has {', '.join(t.name for t in self.tasks)}"
-        )
 
     def encode_side(
         self, side: Literal["context", "item"], columns: Mapping[str, Sequence[Any] | AnyArray]

@@ -7,8 +7,9 @@ the protocol and nothing of the server. Whoever runs a server imports ``rillet.s
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rillet.schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rillet.serving.config import ServingConfig
@@ -60,37 +61,27 @@ __all__ = [
     "parse_infer_request",
 ]
 
-_LAZY = {
-    "ArrayHistogram": "rillet.serving.metrics",
-    "BodyTooLargeError": "rillet.serving.errors",
-    "DeadlineError": "rillet.serving.errors",
-    "Engine": "rillet.serving.engine",
-    "FeatureLog": "rillet.serving.feature_log",
-    "FeatureRecorder": "rillet.serving.feature_log",
-    "InferRequest": "rillet.serving.protocol",
-    "InvalidRequestError": "rillet.serving.errors",
-    "MemoryFeatureLog": "rillet.serving.feature_log",
-    "NotReadyError": "rillet.serving.errors",
-    "Predictor": "rillet.serving.predictor",
-    "ProgramError": "rillet.serving.errors",
-    "QueueFullError": "rillet.serving.errors",
-    "RequestError": "rillet.serving.errors",
-    "RequestLayout": "rillet.serving.features",
-    "ScoreRequest": "rillet.serving.features",
-    "Scored": "rillet.serving.engine",
-    "ScoringError": "rillet.serving.errors",
-    "ServedModel": "rillet.serving.engine",
-    "ServingConfig": "rillet.serving.config",
-    "ServingError": "rillet.serving.errors",
-    "ServingMetrics": "rillet.serving.metrics",
-    "UnknownModelError": "rillet.serving.errors",
-    "format_infer_response": "rillet.serving.protocol",
-    "geometric_buckets": "rillet.serving.metrics",
-    "parse_infer_request": "rillet.serving.protocol",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "rillet.serving.config": ["ServingConfig"],
+        "rillet.serving.engine": ["Engine", "Scored", "ServedModel"],
+        "rillet.serving.errors": [
+            "BodyTooLargeError",
+            "DeadlineError",
+            "InvalidRequestError",
+            "NotReadyError",
+            "ProgramError",
+            "QueueFullError",
+            "RequestError",
+            "ScoringError",
+            "ServingError",
+            "UnknownModelError",
+        ],
+        "rillet.serving.feature_log": ["FeatureLog", "FeatureRecorder", "MemoryFeatureLog"],
+        "rillet.serving.features": ["RequestLayout", "ScoreRequest"],
+        "rillet.serving.metrics": ["ArrayHistogram", "ServingMetrics", "geometric_buckets"],
+        "rillet.serving.predictor": ["Predictor"],
+        "rillet.serving.protocol": ["InferRequest", "format_infer_response", "parse_infer_request"],
+    },
+)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
+
 
 @dataclass(frozen=True, slots=True)
 class ServingConfig:
@@ -37,15 +39,11 @@ class ServingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not in 0..65535")
-        for name in ("max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
-        for name in ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "drain_timeout_s"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive and finite")
-        for name in ("max_queue_delay_ms", "default_timeout_ms"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: {getattr(self, name)} is negative or not finite")
+        times = ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "drain_timeout_s")
+        optional_times = ("max_queue_delay_ms", "default_timeout_ms")
+        check_above_zero(self, "max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes", *times)
+        check_not_negative(self, *optional_times)
+        check_finite(self, *times, *optional_times)
         if self.max_request_rows > self.max_queue_rows:
             raise ValueError(
                 f"max_request_rows: {self.max_request_rows} rows never fit in max_queue_rows = {self.max_queue_rows}"

@@ -5,9 +5,9 @@ What works on tables loads numba when it is first asked for, so that reading a c
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rillet.schemas.lazy import lazy_names
 from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.sync.errors import (
     BaseNotFoundError,
@@ -60,20 +60,15 @@ __all__ = [
     "replica_as_of",
 ]
 
-_LAZY = {
-    "Applied": "rillet.sync.replica",
-    "Incident": "rillet.sync.validation",
-    "ModelStore": "rillet.sync.store",
-    "Publication": "rillet.sync.publisher",
-    "Publisher": "rillet.sync.publisher",
-    "Replica": "rillet.sync.replica",
-    "ReplicaListener": "rillet.sync.listener",
-    "TableShard": "rillet.sync.blocks",
-    "replica_as_of": "rillet.sync.history",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "rillet.sync.blocks": ["TableShard"],
+        "rillet.sync.history": ["replica_as_of"],
+        "rillet.sync.listener": ["ReplicaListener"],
+        "rillet.sync.publisher": ["Publication", "Publisher"],
+        "rillet.sync.replica": ["Applied", "Replica"],
+        "rillet.sync.store": ["ModelStore"],
+        "rillet.sync.validation": ["Incident"],
+    },
+)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+
+from rillet.schemas.ranges import check_above_zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class PublisherConfig:
     keep_dense: int = 10
 
     def __post_init__(self) -> None:
-        _all_above_zero(self)
+        check_above_zero(self, *(field.name for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,4 @@ class ReplicaConfig:
     base_check_interval_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _all_above_zero(self)
-
-
-def _all_above_zero(config: Any) -> None:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if not value > 0:
-            raise ValueError(f"{field.name}: {value} is not above 0")
+        check_above_zero(self, *(field.name for field in fields(self)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,22 +15,16 @@ from rillet.devstack.broker import Broker, start_broker
 
 
 def pytest_configure() -> None:
-    """A terminated run still unwinds its fixtures, so that no broker outlives its tests."""
+    """A terminated run still unwinds its fixtures, so that no broker outlives its tests; torch has one thread.
+
+    The services set their own number of threads. Here, batches are so small that more threads only spin.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked ``long`` runs only where ``-m`` speaks of it, whatever else ``-m`` chooses."""
-    if "long" in config.option.markexpr:
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(scope="session")

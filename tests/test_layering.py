@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,17 @@ def room_of(module: str) -> str | None:
     return rest.partition(".")[0] or "rillet"
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A source as a tree; many rules are held against the same few hundred sources."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    return list(imported(parsed(path)))
+
+
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and dotted name of every import."""
     for node in ast.walk(tree):
@@ -118,9 +130,11 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, str(node.module)
 
 
-def used_names(tree: ast.AST) -> Iterator[tuple[int, str, ast.Call | None]]:
+@cache
+def used_names(tree: ast.AST) -> list[tuple[int, str, ast.Call | None]]:
     """Line, full dotted name, and the call if it is one, of everything used that was imported."""
     aliases: dict[str, str] = {}
+    used = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -138,7 +152,8 @@ def used_names(tree: ast.AST) -> Iterator[tuple[int, str, ast.Call | None]]:
             parts.append(inner.attr)
             inner = inner.value
         if isinstance(inner, ast.Name) and inner.id in aliases:
-            yield node.lineno, ".".join([aliases[inner.id], *reversed(parts)]), calls.get(id(node))
+            used.append((node.lineno, ".".join([aliases[inner.id], *reversed(parts)]), calls.get(id(node))))
+    return used
 
 
 def touches(tree: ast.AST, banned: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -161,7 +176,7 @@ def violations(package: str, banned: tuple[str, ...]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources(package)
-        for line, name in touches(ast.parse(path.read_text("utf-8")), banned)
+        for line, name in touches(parsed(path), banned)
     ]
 
 
@@ -171,7 +186,7 @@ def test_imports_follow_the_arrows(room: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
         for path in sources(room)
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if (of := room_of(name)) is not None and of not in allowed and name != "rillet"
     ]
     assert not wrong, "\n".join(wrong)
@@ -184,7 +199,7 @@ def test_every_module_of_jobs_knows_only_the_ones_below_it() -> None:
         f"{path.relative_to(ROOT)}:{line}: jobs.{path.stem} may not import {name}"
         for path in sources("jobs")
         if path.stem in JOBS
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if name.startswith("rillet.jobs.") and name.split(".")[2] not in JOBS[path.stem]
     ]
     assert not wrong, "\n".join(wrong)
@@ -203,7 +218,7 @@ def test_nothing_of_ours_is_imported_under_a_bare_name(room: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name} instead of rillet.{name}"
         for path in sources(room)
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if name.partition(".")[0] in ROOMS
     ]
     assert not wrong, "\n".join(wrong)
@@ -213,7 +228,7 @@ def test_no_test_imports_another() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("tests")
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if name.startswith("tests.") and name.rpartition(".")[2].startswith("test_")
     ]
     assert not wrong, "\n".join(wrong)
@@ -225,7 +240,7 @@ def test_a_room_depends_only_on_its_own_libraries(room: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
         for path in sources(room)
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if name.partition(".")[0] not in allowed
     ]
     assert not wrong, "\n".join(wrong)
@@ -236,7 +251,7 @@ def test_the_client_and_the_server_share_no_library_of_the_network() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("serving")
-        for line, name in imported(ast.parse(path.read_text("utf-8")))
+        for line, name in imports_of(path)
         if name.partition(".")[0]
         in ({"torch", "starlette", "uvicorn"} if path.parent.name == "client" else {"httpx2", "httpcore2"})
         or (name.startswith("rillet.serving.client") and path.parent.name != "client")

@@ -9,6 +9,7 @@ import sys
 import time
 import venv
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,26 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_IN_SERVICES = {"devstack", "recordings", "audit", "backtest", "demo"}
 
 
+@cache
 def module_file(name: str) -> Path | None:
     """The source of a module of ours."""
     path = ROOT / "src" / Path(*name.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+@cache
+def names_in(source: Path) -> frozenset[str]:
+    """Dotted names of what a source imports, inside of functions, too, and of ours that it names in a string."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("rillet."):
+            names.add(node.value)  # the packages' lazy names
+    return frozenset(names)
 
 
 def reachable(start: str) -> dict[str, str]:
@@ -34,17 +51,7 @@ def reachable(start: str) -> dict[str, str]:
         module = waiting.pop()
         source = module_file(module)
         assert source is not None, f"{module}, imported by {found[module]}, has no source"
-        names = set()
-        # ast.walk sees imports inside of functions, too
-        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names.add(node.module)
-                names |= {f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("rillet."):
-                names.add(node.value)  # the packages' lazy names
-        for name in names:
+        for name in names_in(source):
             parts = name.split(".")
             for end in range(1, len(parts) + 1):
                 package = ".".join(parts[:end])

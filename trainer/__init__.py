@@ -6,9 +6,9 @@ configuration file stays quick.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rillet.schemas.lazy import lazy_names
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 
@@ -60,37 +60,19 @@ __all__ = [
     "export_program",
 ]
 
-_LAZY = {
-    "BadRecord": "rillet.trainer.reader",
-    "Batch": "rillet.trainer.batch",
-    "BatchAssembler": "rillet.trainer.batch",
-    "BlockReader": "rillet.trainer.reader",
-    "Checkpoint": "rillet.trainer.checkpoint",
-    "CheckpointStore": "rillet.trainer.checkpoint",
-    "Counters": "rillet.trainer.online",
-    "DeepFM": "rillet.trainer.models",
-    "ExampleSource": "rillet.trainer.reader",
-    "KnownQuality": "rillet.trainer.served_quality",
-    "Learner": "rillet.trainer.learner",
-    "ListSource": "rillet.trainer.list_source",
-    "LogisticRegression": "rillet.trainer.models",
-    "Metrics": "rillet.trainer.evaluation",
-    "OnlineTrainer": "rillet.trainer.online",
-    "Positions": "rillet.trainer.batch",
-    "RawRecord": "rillet.trainer.reader",
-    "ReadBlock": "rillet.trainer.reader",
-    "Restored": "rillet.trainer.online",
-    "ScoreHistogram": "rillet.trainer.evaluation",
-    "ServedQuality": "rillet.trainer.served_quality",
-    "StepResult": "rillet.trainer.learner",
-    "build_model": "rillet.trainer.models",
-    "check_model": "rillet.trainer.model_checks",
-    "dense_state": "rillet.trainer.export",
-    "export_program": "rillet.trainer.export",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "rillet.trainer.batch": ["Batch", "BatchAssembler", "Positions"],
+        "rillet.trainer.checkpoint": ["Checkpoint", "CheckpointStore"],
+        "rillet.trainer.evaluation": ["Metrics", "ScoreHistogram"],
+        "rillet.trainer.export": ["dense_state", "export_program"],
+        "rillet.trainer.learner": ["Learner", "StepResult"],
+        "rillet.trainer.list_source": ["ListSource"],
+        "rillet.trainer.model_checks": ["check_model"],
+        "rillet.trainer.models": ["DeepFM", "LogisticRegression", "build_model"],
+        "rillet.trainer.online": ["Counters", "OnlineTrainer", "Restored"],
+        "rillet.trainer.reader": ["BadRecord", "BlockReader", "ExampleSource", "RawRecord", "ReadBlock"],
+        "rillet.trainer.served_quality": ["KnownQuality", "ServedQuality"],
+    },
+)

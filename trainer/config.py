@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}: {value} is not above 0")
+from rillet.schemas.ranges import check_above_zero, check_not_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class ModelConfig:
             raise ValueError(f"dim: {self.dim} is not above 0")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
-        _positive(dense_learning_rate=self.dense_learning_rate)
+        check_above_zero(self, "dense_learning_rate")
 
     @property
     def row_dim(self) -> int:
@@ -70,15 +66,6 @@ class TrainerConfig:
     progress_interval_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(
-            batch_size=self.batch_size,
-            queue_rows=self.queue_rows,
-            checkpoint_interval_s=self.checkpoint_interval_s,
-            keep_checkpoints=self.keep_checkpoints,
-            quality_rows=self.quality_rows,
-            threads=self.threads,
-            progress_interval_s=self.progress_interval_s,
-        )
-        for name in ("max_wait_ms", "quality_stretch_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 0")
+        may_be_zero = ("max_wait_ms", "quality_stretch_ms")
+        check_above_zero(self, *(field.name for field in fields(self) if field.name not in may_be_zero))
+        check_not_negative(self, *may_be_zero)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+from rillet.schemas.ranges import check_above_zero
 from rillet.serving.client.errors import ClientError
 
 #: An attempt that begins at its deadline still gets this long, so that it fails by its timeout and not by a zero.
@@ -35,9 +36,7 @@ class Timeouts:
     total_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("connect_s", "attempt_s", "total_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        check_above_zero(self, "connect_s", "attempt_s", "total_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,7 @@ class RetryPolicy:
     longest_wait_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts: {self.attempts} is not positive")
+        check_above_zero(self, "attempts")
         if not 0 <= self.first_wait_s <= self.longest_wait_s <= _LONGEST_WAIT_S:
             raise ValueError(
                 f"first_wait_s, longest_wait_s: {self.first_wait_s} and {self.longest_wait_s} are not in 0 <= first "

@@ -10,18 +10,18 @@ from rillet.joiner import JoinerConfig
 @pytest.mark.parametrize("name", ["buckets", "action_wait_ms", "memory_bytes", "block_rows"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_what_has_to_be_positive_is_refused_otherwise(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be positive, is {value}"):
+    with pytest.raises(ValueError, match=f"{name}: {value} is not above 0"):
         JoinerConfig(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["slice_ms", "late_retention_ms", "max_ahead_ms"])
 def test_a_length_of_time_may_be_zero_and_not_negative(name: str) -> None:
     JoinerConfig(**{name: 0})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"{name} must not be negative, is -1"):
+    with pytest.raises(ValueError, match=f"{name}: -1 is below 0"):
         JoinerConfig(**{name: -1})  # type: ignore[arg-type]
 
 
 def test_a_bucket_has_to_fit_into_the_two_bytes_of_its_key() -> None:
     JoinerConfig(buckets=65_535)
-    with pytest.raises(ValueError, match="buckets must be at most 65535"):
+    with pytest.raises(ValueError, match="buckets: 65536 is above 65535"):
         JoinerConfig(buckets=65_536)

@@ -55,21 +55,15 @@ def test_each_rating_is_a_page_with_the_rated_film_watched(source: Path) -> None
 
 
 def test_the_other_films_were_rated_before(source: Path) -> None:
+    data = load_movielens(source)
     known: set[int] = set()
-    for event in movielens_events(load_movielens(source)):
+    for event in movielens_events(data):
         if isinstance(event, FeatureEvent):
             films = films_of(event)
             number = int(event.request_id.removeprefix("ml1m-"))
-            rated = int(load_once(source).film[number]) + 1
+            rated = int(data.film[number]) + 1
             assert set(films) - {rated} <= known
             known.add(rated)
-
-
-_loaded: dict[Path, object] = {}
-
-
-def load_once(source: Path):  # type: ignore[no-untyped-def]
-    return _loaded.setdefault(source, load_movielens(source))
 
 
 def test_pages_have_ten_films_once_enough_are_known(source: Path) -> None:
