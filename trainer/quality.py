@@ -12,6 +12,7 @@ Every metric raises ValueError where a logit is NaN, a label is neither 0 nor 1,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -132,12 +133,50 @@ def calibration(logits: Floats, labels: Bools) -> Influence:
     return Influence(mean / rate, rows)
 
 
-def estimate(influence: Influence, clusters: AnyArray, confidence: float = 0.95) -> Estimate:
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Variance of a figure from run to run under other seeds, and the degrees of freedom that it was estimated with."""
+
+    variance: float
+    freedom: int
+
+
+def spread_of_runs(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """The spread of single runs, pooled over groups of runs that differ in nothing but their seed.
+
+    :returns: None where no group has two runs with a value.
+
+    >>> spread_of_runs([[0.5, 1.0], [0.25, 0.25]])
+    Spread(variance=0.0625, freedom=2)
+    """
+    squares, freedom = 0.0, 0
+    for group in groups:
+        values = np.array([value for value in group if math.isfinite(value)])
+        if len(values) > 1:
+            squares += float(np.square(values - values.mean()).sum())
+            freedom += len(values) - 1
+    return Spread(squares / freedom, freedom) if freedom else None
+
+
+def average(runs: Sequence[Influence]) -> Influence:
+    """The mean over runs that judge the same rows: the figure of the setting rather than of one run."""
+    return Influence(
+        float(np.mean([run.value for run in runs])), np.mean([run.rows for run in runs], axis=0, dtype=np.float64)
+    )
+
+
+def estimate(
+    influence: Influence, clusters: AnyArray, confidence: float = 0.95, *, spread: Spread | None = None
+) -> Estimate:
     """A metric with its interval.
+
+    The interval is of this very run, or these runs: it tells what other rows would change. What another seed would
+    change it tells only with ``spread``; the two variances are added (Satterthwaite 1946 for the degrees of freedom).
 
     :param clusters: [n], equal for rows that depend on each other (a request id, or a block of time).
     :param confidence: share of intervals that hold the truth.
-    :raises ValueError: as many clusters as rows are not given.
+    :param spread: of ``influence.value``; for a mean over k runs that of one run divided by k.
+    :raises ValueError: clusters and rows differ in number.
     """
     if len(clusters) != len(influence.rows):
         raise ValueError(f"clusters: {len(clusters)} values for {len(influence.rows)} rows")
@@ -148,19 +187,26 @@ def estimate(influence: Influence, clusters: AnyArray, confidence: float = 0.95)
     count = len(sums)
     if count < 2:
         return Estimate(influence.value, float("-inf"), float("inf"), count)
-    deviation = float(np.sqrt(count / (count - 1) * (sums @ sums)))
-    reach = _t_quantile(0.5 + confidence / 2, count - 1) * deviation
+    variance, freedom = float(count / (count - 1) * (sums @ sums)), count - 1
+    if spread is not None and spread.variance > 0:
+        both = variance + spread.variance
+        freedom = max(1, int(both**2 / (variance**2 / freedom + spread.variance**2 / spread.freedom)))
+        variance = both
+    reach = _t_quantile(0.5 + confidence / 2, freedom) * math.sqrt(variance)
     return Estimate(influence.value, influence.value - reach, influence.value + reach, count)
 
 
-def difference(a: Influence, b: Influence, clusters: AnyArray, confidence: float = 0.95) -> Estimate:
+def difference(
+    a: Influence, b: Influence, clusters: AnyArray, confidence: float = 0.95, *, spread: Spread | None = None
+) -> Estimate:
     """``a`` minus ``b`` where both judge the same rows in the same order: the interval of a paired comparison.
 
+    :param spread: of the difference: the sum of both.
     :raises ValueError: they are not of the same rows.
     """
     if len(a.rows) != len(b.rows):
         raise ValueError(f"one judges {len(a.rows)} rows, the other {len(b.rows)}: a paired comparison needs the same")
-    return estimate(Influence(a.value - b.value, a.rows - b.rows), clusters, confidence)
+    return estimate(Influence(a.value - b.value, a.rows - b.rows), clusters, confidence, spread=spread)
 
 
 def time_blocks(event_time_ms: Int64s, count: int) -> Int64s:

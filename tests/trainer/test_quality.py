@@ -12,14 +12,18 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
 from rillet.trainer.quality import (
+    Influence,
+    Spread,
     _t_quantile,
     auc,
     auc_within,
+    average,
     calibration,
     difference,
     estimate,
     normalised_entropy,
     sigmoid,
+    spread_of_runs,
     time_blocks,
 )
 
@@ -221,3 +225,31 @@ def test_the_example_of_the_documentation_prints_what_it_says(capsys: pytest.Cap
     code, printed = text.split("```python\n")[1].split("```\n")[:3:2]
     exec(code, {})  # noqa: S102  our own documentation
     assert capsys.readouterr().out == printed
+
+
+def test_what_another_seed_changes_is_in_the_interval_once_runs_were_repeated() -> None:
+    """Rows that every run shares say nothing of the luck of a run: two runs of one setting differ beyond them."""
+    rng = np.random.default_rng(3)
+    clusters = np.arange(200)
+    covered = {"of the runs": 0, "of the settings": 0}
+    trials = 1_000
+    for _ in range(trials):
+        shared = rng.normal(0, 1, 200)
+        settings = [
+            [Influence(luck, shared + rng.normal(0, 0.1, 200)) for luck in rng.normal(0, 0.1, 2)] for _ in range(2)
+        ]
+        spread = spread_of_runs([[run.value for run in runs] for runs in settings])
+        assert spread is not None
+        assert spread.freedom == 2
+        a, b = map(average, settings)
+        both = Spread(spread.variance * (1 / 2 + 1 / 2), spread.freedom)
+        covered["of the runs"] += not difference(a, b, clusters).excludes_zero
+        covered["of the settings"] += not difference(a, b, clusters, spread=both).excludes_zero
+    assert covered["of the runs"] < 0.5 * trials
+    # 95 % in expectation, and a little above it since degrees of freedom are rounded down.
+    assert 0.93 * trials < covered["of the settings"] < 0.99 * trials
+
+
+def test_without_two_runs_of_a_setting_there_is_no_spread() -> None:
+    assert spread_of_runs([[0.5], [0.7]]) is None
+    assert spread_of_runs([[0.5, float("nan")]]) is None
