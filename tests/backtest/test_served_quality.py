@@ -17,7 +17,6 @@ from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
 from rillet.trainer import BatchAssembler, ServedQuality, TrainerConfig
 from rillet.trainer.quality import auc, calibration, normalised_entropy
 
-
 pytestmark = pytest.mark.simulation
 
 
