@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rillet.backtest.compare import compare
+    from rillet.backtest.comparison import compare
     from rillet.backtest.delays import Delays
     from rillet.backtest.errors import BacktestError
     from rillet.backtest.loop import backtest
@@ -24,7 +24,7 @@ _LAZY = {
     "Delays": "rillet.backtest.delays",
     "Setup": "rillet.backtest.settings",
     "backtest": "rillet.backtest.loop",
-    "compare": "rillet.backtest.compare",
+    "compare": "rillet.backtest.comparison",
     "grid": "rillet.backtest.settings",
 }
 __all__ = ["BacktestError", "BacktestReport", "Delays", "Setup", "backtest", "compare", "grid"]

@@ -76,7 +76,8 @@ def by_axis(axes: Axes, report: BacktestReport, key: str, metric: str, task: int
     values = axes_of(report.setups.values())[key]
     numbers = [numeric(text) for text in values]
     at: list[float] = [number for number in numbers if number is not None]
-    if len(at) < len(values):
+    named = len(at) < len(values)
+    if named:
         at = list(range(len(values)))
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif min(at) > 0 and max(at) / min(at) > 20:
@@ -90,7 +91,9 @@ def by_axis(axes: Axes, report: BacktestReport, key: str, metric: str, task: int
         lines.setdefault(others, []).append((place, report.estimate(name, metric, task)))
     for index, (others, points) in enumerate(lines.items()):
         points.sort(key=lambda point: point[0])
-        x = [place for place, _ in points]
+        # Names have no order: no line between them, and beside each other what would lie on top of each other.
+        aside = (index - (len(lines) - 1) / 2) * 0.5 / len(lines) if named else 0.0
+        x = [place + aside for place, _ in points]
         y = np.array([found.value for _, found in points])
         reach = np.array([found.high - found.value for _, found in points])
         axes.errorbar(
@@ -98,7 +101,7 @@ def by_axis(axes: Axes, report: BacktestReport, key: str, metric: str, task: int
             y,
             np.where(np.isfinite(reach), reach, 0.0),
             color=SERIES[index % len(SERIES)],
-            linestyle=_DASHES[index // len(SERIES) % len(_DASHES)],
+            linestyle="none" if named else _DASHES[index // len(SERIES) % len(_DASHES)],
             marker="o",
             markersize=4,
             capsize=3,

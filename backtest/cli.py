@@ -119,7 +119,7 @@ def backtest(
 
     from rich.console import Console
 
-    from rillet.backtest.compare import compare
+    from rillet.backtest.comparison import compare
     from rillet.backtest.progress import show_progress
     from rillet.backtest.settings import grid
     from rillet.backtest.slots import find_slot

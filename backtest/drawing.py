@@ -97,7 +97,7 @@ def size(count: float) -> str:
 def new_figure(plot: Callable[[Axes], None]) -> Figure:
     """A figure of one chart."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.1), layout="constrained")
+        figure = Figure(figsize=(5.4, 2.9), layout="constrained")
         plot(figure.add_subplot())
     return figure
 
@@ -112,6 +112,7 @@ def draw(title: str, plot: Callable[[Axes], None]) -> Markup:
         new_figure(plot).savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"^.*?(?=<svg)", "", out.getvalue(), flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: sans-serif", svg)
     # Hundredths of a point are enough of every coordinate; text, which is not in attributes, stays.
     svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
     # Ids would collide between the figures of a page.

@@ -175,12 +175,11 @@ def _resolve(
 
 
 def axes_of(setups: Iterable[Setup]) -> dict[str, list[str]]:
-    """Keys that have several values in a grid, with their values in order."""
-    found: dict[str, dict[str, None]] = {}
-    for setup in setups:
-        for key, text in setup.settings.items():
-            found.setdefault(key, {})[text] = None
-    return {key: list(values) for key, values in found.items() if len(values) > 1}
+    """Keys that every run of a grid sets and that have several values, with their values in order."""
+    settings = [setup.settings for setup in setups]
+    common = [key for key in settings[0] if all(key in of_one for of_one in settings)] if settings else []
+    found = {key: list(dict.fromkeys(of_one[key] for of_one in settings)) for key in common}
+    return {key: values for key, values in found.items() if len(values) > 1}
 
 
 def numeric(text: str) -> float | None:
