@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
-from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt8s, UInt16s
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UInt16s
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
+#: the kinds of rows that mode ``immediate`` sends
+_EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,9 @@ class Batch:
     mask: UInt8s
     #: float32[n]
     sampling_rate: Float32s
+    #: bool[n], True for rows of an impression that may give a negative and a positive: a provisional negative sent at
+    #: once, and its correction
+    exposure: Bools
     #: float32[n, T], NaN where the served logit was not recorded
     served_logits: Float32s
     newest_event_ms: int
@@ -68,13 +73,12 @@ class _Slice:
 
 
 class BatchAssembler:
-    """Takes blocks and gives batches of ``batch_size`` rows."""
+    """Takes blocks and gives batches of as many rows as are asked for."""
 
-    def __init__(self, spec: FeatureSpec, batch_size: int) -> None:
+    def __init__(self, spec: FeatureSpec) -> None:
         self._slots = len(spec.slots)
         self._tasks = len(spec.tasks)
         self._dense = len(spec.dense)
-        self._batch_size = batch_size
         self._pending: deque[_Pending] = deque()
         self._rows = 0
 
@@ -104,12 +108,12 @@ class BatchAssembler:
             self._rows += len(entry.block) - entry.row
         self._pending.append(entry)
 
-    def take(self, *, partial: bool = False) -> Batch | None:
-        """The next batch, or None while there are too few rows.
+    def take(self, rows: int, *, partial: bool = False) -> Batch | None:
+        """The next batch of ``rows`` rows, or None while there are too few.
 
-        :param partial: also give a batch that is not full (never an empty one).
+        :param partial: also give a batch of fewer rows (never an empty one).
         """
-        wanted = min(self._batch_size, self._rows) if partial else self._batch_size
+        wanted = min(rows, self._rows) if partial else rows
         if not wanted or self._rows < wanted:
             return None
         positions: Positions = {}
@@ -174,6 +178,7 @@ class BatchAssembler:
             labels=column(lambda b: b.labels, tasks).reshape(rows, tasks),
             mask=column(lambda b: b.mask, tasks).reshape(rows, tasks),
             sampling_rate=sampling_rate,
+            exposure=np.isin(column(lambda b: b.label_kind), _EXPOSURE_KINDS),
             served_logits=column(lambda b: _nans(len(b) * tasks) if b.served_logits is None else b.served_logits, tasks)
             .reshape(rows, tasks)
             .astype(np.float32, copy=False)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+#: growth of the first batches
+_ROWS_PER_BATCH_ROW = 16
+
+
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
@@ -26,6 +30,10 @@ class ModelConfig:
     hidden: tuple[int, ...] = (32,)
     #: Adam's step size for the dense part
     dense_learning_rate: float = 3e-3
+    #: Adagrad's step size for the bias of each task; a bias travels the distance 2 * this * sqrt(batches) at most
+    bias_learning_rate: float = 0.5
+    #: what a model predicts before its first example, in (0, 1): rather too little than too much
+    initial_rate: float = 0.02
     #: seed of the dense part's initial weights
     seed: int = 0
 
@@ -38,7 +46,9 @@ class ModelConfig:
             raise ValueError(f"dim: {self.dim} is not above 0")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
-        _positive(dense_learning_rate=self.dense_learning_rate)
+        _positive(dense_learning_rate=self.dense_learning_rate, bias_learning_rate=self.bias_learning_rate)
+        if not 0 < self.initial_rate < 1:
+            raise ValueError(f"initial_rate: {self.initial_rate} is not in (0, 1)")
 
     @property
     def row_dim(self) -> int:
@@ -52,6 +62,8 @@ class TrainerConfig:
 
     #: rows of a batch; one optimiser step each
     batch_size: int = 512
+    #: rows of the first batches, which grow to batch_size: see :meth:`batch_rows`
+    first_batch_size: int = 32
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
     #: decoded rows held in memory ahead of training; reading waits above it
@@ -72,6 +84,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _positive(
             batch_size=self.batch_size,
+            first_batch_size=self.first_batch_size,
             queue_rows=self.queue_rows,
             checkpoint_interval_s=self.checkpoint_interval_s,
             keep_checkpoints=self.keep_checkpoints,
@@ -82,3 +95,14 @@ class TrainerConfig:
         )
         if self.max_wait_ms < 0:
             raise ValueError(f"max_wait_ms: {self.max_wait_ms} is below 0")
+
+    def batch_rows(self, trained_rows: int) -> int:
+        """Rows of the next batch: a sixteenth of those trained on so far, from first_batch_size to batch_size.
+
+        A step is of one size, however many rows are in its batch: a model without history is to take many soon.
+
+        >>> config = TrainerConfig()
+        >>> [config.batch_rows(rows) for rows in (0, 512, 1024, 4096, 10_000)]
+        [32, 32, 64, 256, 512]
+        """
+        return min(self.batch_size, max(self.first_batch_size, trained_rows // _ROWS_PER_BATCH_ROW))
