@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rillet.audit.columns import due_fids, stack_columns
-from rillet.audit.expected import ExpectedExamples
+from rillet.audit.expected import ExpectedExamples, row_kind
 from rillet.audit.labels import judge_labels
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
@@ -72,7 +72,10 @@ class Audit:
         self._positives, self._late, self._negatives = (np.zeros(expected.positive.shape, np.int32) for _ in range(3))
         #: of each request the bucket of its first row, -1 before that, [R]
         self._bucket = np.full(len(expected.request_ids), -1, np.int64)
-        self._rates = np.array([task.negative_rate for task in expected.spec.tasks], np.float32)
+        tasks = expected.spec.tasks
+        self._rates = np.array([task.negative_rate for task in tasks], np.float32)
+        #: kinds of the rows of each task that are not late, with label 0 and 1, [T, 2]
+        self._kinds = np.array([[row_kind(t.labels, positive=p) for p in (False, True)] for t in tasks], np.uint8)
         self._count = dict.fromkeys(
             ("found", "positive", "negative", "unexpected", "mislabelled", "wrong_rate", "wrong_spec"), 0
         )
@@ -196,10 +199,11 @@ class Audit:
         requests, total = expected.request[rows], len(column["impression_ids"])
         emits = np.array([task.late == "emit" for task in expected.spec.tasks])
         # Where an action can have been late, a row may say so.
-        late = emits[task] & expected.may_be_late[rows, task] & (column["label_kind"][keep] == LabelKind.LATE_POSITIVE)
-        of_positive = np.where(late, np.uint8(LabelKind.LATE_POSITIVE), np.uint8(LabelKind.POSITIVE))
+        late = label & emits[task] & expected.may_be_late[rows, task]
+        late &= column["label_kind"][keep] == LabelKind.LATE_POSITIVE
+        kinds = self._kinds[task, label.astype(np.int64)]
         due: dict[str, AnyArray] = {
-            "label_kind": np.where(label, of_positive, np.uint8(LabelKind.NEGATIVE)),
+            "label_kind": np.where(late, np.uint8(LabelKind.LATE_POSITIVE), kinds),
             "feature_time_ms": expected.feature_time_ms[requests],
             "feature_ingest_ms": expected.feature_ingest_ms[requests],
             "action_time_ms": np.where(label, expected.action_time_ms[rows, task], NO_TIME_MS),
@@ -260,10 +264,15 @@ class Audit:
     def _found(self, row: int, task: int) -> str:
         """What was found of a pair, and what is due."""
         positives, negatives = self._positives[row, task], self._negatives[row, task]
-        due = "positive" if self.expected.positive[row, task] else "negative"
-        if not self.expected.expected[row, task]:
+        due = [
+            f"a {LabelKind(self._kinds[task, label]).name.lower()} is due"
+            for label, of in ((1, self.expected.positive), (0, self.expected.negative))
+            if of[row, task]
+        ]
+        if not due:
             return f"{positives} positive and {negatives} negative rows; the sample leaves this negative out"
-        return f"{positives} positive ({self._late[row, task]} late) and {negatives} negative rows; a {due} is due"
+        late = self._late[row, task]
+        return f"{positives} positive ({late} late) and {negatives} negative rows; {' and '.join(due)}"
 
     def _name_row(self, problem: str, row: int, task: int, detail: str) -> None:
         request_id = self.expected.request_ids[self.expected.request[row]]

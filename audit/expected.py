@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rillet.schemas import FeatureSpec
+from rillet.schemas import FeatureSpec, LabelKind
+from rillet.schemas.spec import LabelMode
 from rillet.schemas.arrays import Bools, Float32s, Int64s, UInt16s
 
 
@@ -55,14 +56,26 @@ class ExpectedExamples:
     unusable: int
 
     @property
-    def expected(self) -> Bools:
-        """Whether a row of a pair is due when nothing was late, bool[M, T]."""
-        due: Bools = self.positive | self.sampled
+    def immediate(self) -> Bools:
+        """Tasks whose negatives are provisional, and go out whether an action comes or not: bool[T]."""
+        return np.array([task.labels == "immediate" for task in self.spec.tasks], np.bool_)
+
+    @property
+    def negative(self) -> Bools:
+        """Whether a row with label 0 is due of a pair when nothing was late, bool[M, T]; of ``positive`` one with 1."""
+        due: Bools = self.sampled & (~self.positive | self.immediate)
         return due
 
     def find(self, requests: Int64s, impression_ids: Int64s) -> Int64s:
         """Rows of (request number, impression id) pairs, int64[n]; -1 where there is no such impression."""
         return find_pairs(self.request, self.impression_ids, requests, impression_ids)
+
+
+def row_kind(mode: LabelMode, *, positive: bool) -> LabelKind:
+    """The kind of the rows of a task that are not late, by its label mode."""
+    if mode == "immediate":
+        return LabelKind.CORRECTION if positive else LabelKind.PROVISIONAL
+    return LabelKind.POSITIVE if positive else LabelKind.NEGATIVE
 
 
 def find_pairs(in_a: Int64s, in_b: Int64s, a: Int64s, b: Int64s) -> Int64s:

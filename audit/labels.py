@@ -1,8 +1,8 @@
 """Judges the labels that each (impression, task) pair got, by how many rows of each label were found.
 
-One valid action has one acceptable outcome when it was not late, and another when it was (``docs/join.md``,
-rules 12, 13 and 17). Which of them happened depends on the joiner's watermark, which topics do not record; but
-of each pair the rows have to be those of one outcome, whole.
+Which rows are due follows from the task's label mode. One valid action has one acceptable outcome when it was not
+late, and another when it was (``docs/join.md``, rules 12, 13 and 17). Which of them happened depends on the joiner's
+watermark, which topics do not record; but of each pair the rows have to be those of one outcome, whole.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rillet.schemas.arrays import Bools, Int32s, Int64s
 class Labels:
     """Judgement of every pair, [M, T]: flags, and numbers of rows."""
 
-    lost: Bools
+    lost: Int64s
     duplicated: Int64s
     mislabelled: Int64s
     unexpected: Int64s
-    #: a late positive, with its negative where the sample keeps it
+    #: a late positive, beside its negative where the sample keeps it
     late_positive: Bools
     #: the action came too late for a task that drops late ones
     late_dropped: Bools
@@ -34,32 +34,41 @@ class Labels:
 def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, negatives: Int32s) -> Labels:
     """Compares numbers of rows with what is due.
 
+    Where a pair may have one row at most, a row with the wrong label stands for the right one: it is mislabelled, and
+    nothing is lost. Where a row with label 0 may stand beside one with label 1, each label is judged on its own.
+
     :param positives: rows with label 1 of each pair, late ones included, int32[M, T].
     :param late: those of them that are marked late.
     :param negatives: rows with label 0.
     """
+    positive, sampled, immediate = expected.positive, expected.sampled, expected.immediate
     emits = np.array([task.late == "emit" for task in expected.spec.tasks])
-    can = expected.positive & expected.may_be_late
+    can = positive & expected.may_be_late
     late_positive = can & emits & (late > 0)
-    late_dropped = can & ~emits & (positives == 0) & (negatives == expected.sampled)
-    on_time = ~late_positive & ~late_dropped
+    # A provisional negative is due whatever comes after it, so it says nothing about the action.
+    late_dropped = can & ~emits & (positives == 0) & (immediate | (negatives == sampled))
+    due_1 = positive & ~late_dropped
+    due_0 = expected.negative | (sampled & (late_positive | late_dropped))
+    # Both rows are due of a late positive as well: its negative went out before it.
+    apart = immediate | late_positive
     found = positives + negatives
-    # The negative of a late positive went out before it, and is due on its own.
-    lone = late_positive & expected.sampled
+    lost = np.where(
+        apart,
+        (due_1 & (positives == 0)).astype(np.int64) + (due_0 & (negatives == 0)),
+        (due_1 | due_0) & (found == 0),
+    )
+    duplicated = np.where(
+        apart,
+        np.maximum(positives - 1, 0) + np.where(due_0, np.maximum(negatives - 1, 0), 0),
+        np.maximum(found - 1, 0),
+    )
+    right_0 = due_0 | ~positive | apart
     return Labels(
-        lost=(on_time & expected.expected & (found == 0)) | (lone & (negatives == 0)),
-        duplicated=np.where(
-            on_time,
-            np.maximum(found - 1, 0),
-            np.maximum(positives - 1, 0) + np.where(lone, np.maximum(negatives - 1, 0), 0),
-        ),
-        mislabelled=np.where(expected.positive, np.where(on_time, negatives, 0), positives),
-        unexpected=np.where(
-            expected.positive,
-            np.where(late_positive & ~lone, negatives, 0),
-            np.where(expected.sampled, 0, negatives),
-        ),
+        lost=lost,
+        duplicated=duplicated,
+        mislabelled=np.where(positive, 0, positives) + np.where(right_0, 0, negatives),
+        unexpected=np.where(right_0 & ~due_0, negatives, 0),
         late_positive=late_positive,
         late_dropped=late_dropped,
-        due=np.where(late_dropped, expected.sampled, expected.expected + lone.astype(np.int64)),
+        due=due_1.astype(np.int64) + due_0,
     )

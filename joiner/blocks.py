@@ -1,17 +1,64 @@
-"""Example blocks from remembered requests: one row at once for a positive, many rows for a closing slice.
+"""Example blocks from remembered requests: one row for an action, one request at once, many requests of a closing slice.
 
-The many-row form gathers all columns by array indexing over the concatenated requests, without Python code per row.
+The form for many requests gathers all columns by array indexing over the concatenated requests, without Python code
+per row. The two others are made for every event, so they take slices of the event's own columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from rillet.joiner.entry import Entry
+from rillet.joiner.entry import TIMES, Entry
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-from rillet.schemas.arrays import Int64s, UInt16s, range_indices, range_starts
+from rillet.schemas.arrays import Float32s, Int64s, UInt8s, UInt16s, range_indices, range_starts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Which rows blocks are made of: row i is impression ``index[i]`` of request ``request[i]``."""
+
+    request: Int64s
+    index: Int64s
+    kind: UInt8s
+    action_time_ms: Int64s
+    action_ingest_ms: Int64s
+
+    @classmethod
+    def of_negatives(cls, indices: Sequence[Int64s]) -> _Rows:
+        """Negatives, request after request."""
+        counts = np.fromiter((len(i) for i in indices), np.int64, len(indices))
+        index = np.concatenate(indices) if len(indices) else np.empty(0, np.int64)
+        no_time = np.full(len(index), NO_TIME_MS, np.int64)
+        kind = np.full(len(index), LabelKind.NEGATIVE, np.uint8)
+        return cls(np.repeat(np.arange(len(indices)), counts), index, kind, no_time, no_time)
+
+    @classmethod
+    def of_positives(cls, entries: Sequence[Entry], task: int) -> _Rows:
+        """The positives of a task whose times the entries have kept."""
+        times = np.frombuffer(b"".join(entry.times for entry in entries), TIMES)
+        counts = np.fromiter((len(entry.times) // TIMES.itemsize for entry in entries), np.int64, len(entries))
+        sizes = np.fromiter((len(entry.event.impression_ids) for entry in entries), np.int64, len(entries))
+        request = np.repeat(np.arange(len(entries)), counts)
+        of_task, index = np.divmod(times["pair"].astype(np.int64), sizes[request])
+        keep = of_task == task
+        kind = np.full(int(keep.sum()), LabelKind.POSITIVE, np.uint8)
+        action_time_ms, action_ingest_ms = times["action_time_ms"][keep], times["action_ingest_ms"][keep]
+        return cls(request[keep], index[keep], kind, action_time_ms, action_ingest_ms)
+
+    def merged(self, other: _Rows) -> _Rows:
+        """Both, in order of request and impression."""
+        request, index = np.concatenate([self.request, other.request]), np.concatenate([self.index, other.index])
+        order = np.lexsort((index, request))
+        return _Rows(
+            request[order],
+            index[order],
+            np.concatenate([self.kind, other.kind])[order],
+            np.concatenate([self.action_time_ms, other.action_time_ms])[order],
+            np.concatenate([self.action_ingest_ms, other.action_ingest_ms])[order],
+        )
 
 
 class BlockBuilder:
@@ -26,6 +73,7 @@ class BlockBuilder:
         self._tasks = len(spec.tasks)
         self._rates = np.array([task.negative_rate for task in spec.tasks], np.float32)
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
+        self._provisional = _ProvisionalColumns(self._rates, 16)
 
     def positive(
         self,
@@ -70,26 +118,90 @@ class BlockBuilder:
 
         :param indices: for each entry the positions of the impressions to send, int64[k].
         """
-        counts = np.fromiter((len(i) for i in indices), np.int64, len(indices))
-        request = np.repeat(np.arange(len(entries)), counts)
-        index = np.concatenate(indices) if len(indices) else np.empty(0, np.int64)
+        return self._blocks(bucket, entries, _Rows.of_negatives(indices), task, block_rows)
+
+    def aligned(
+        self, bucket: int, entries: Sequence[Entry], indices: Sequence[Int64s], task: int, block_rows: int
+    ) -> list[ExampleBlock]:
+        """Blocks of at most ``block_rows`` positives, whose times the entries have kept, and negatives.
+
+        Rows are in order of entry and impression.
+
+        :param indices: for each entry the positions of the negatives to send, int64[k].
+        """
+        positives = _Rows.of_positives(entries, task)
+        return self._blocks(bucket, entries, _Rows.of_negatives(indices).merged(positives), task, block_rows)
+
+    def provisional(
+        self, bucket: int, entry: Entry, index: Int64s | None, task: int, block_rows: int
+    ) -> list[ExampleBlock]:
+        """The provisional negatives of one request: one block, or more where it has over ``block_rows`` of them.
+
+        :param index: positions of the impressions to send, int64[k]; None for all.
+        """
+        n = len(entry.event.impression_ids) if index is None else len(index)
+        if n <= block_rows:
+            return [self._provisional_block(bucket, entry, index, n, task)] if n else []
+        every = np.arange(n) if index is None else index
+        parts = (every[start : start + block_rows] for start in range(0, n, block_rows))
+        return [self._provisional_block(bucket, entry, part, len(part), task) for part in parts]
+
+    def _provisional_block(
+        self, bucket: int, entry: Entry, index: Int64s | None, n: int, task: int
+    ) -> ExampleBlock:
+        event, tasks = entry.event, self._tasks
+        if n > self._provisional.capacity:
+            self._provisional = _ProvisionalColumns(self._rates, 2 * n)
+        column = self._provisional
+        fids, lengths = self._request_fids(event, index)
+        impression_ids, dense, logits = event.impression_ids, event.dense, event.served_logits
+        if index is not None:
+            if self._dense:
+                dense = dense.reshape(-1, self._dense)[index].reshape(-1)
+            if logits is not None:
+                logits = logits.reshape(-1, tasks)[index].reshape(-1)
+            impression_ids = impression_ids[index]
+        return ExampleBlock(
+            spec_hash=self._spec_hash,
+            bucket=bucket,
+            request_ids=[event.request_id],
+            request_index=column.request_index[:n],
+            impression_ids=impression_ids,
+            fids=fids,
+            lengths=lengths,
+            dense=dense,
+            labels=column.labels[: n * tasks],
+            mask=column.masks[task, : n * tasks],
+            sampling_rate=column.rates[task, :n],
+            label_kind=column.kind[:n],
+            feature_time_ms=np.full(n, event.event_time_ms),
+            action_time_ms=column.no_time[:n],
+            feature_ingest_ms=np.full(n, entry.ingest_ms),
+            action_ingest_ms=column.no_time[:n],
+            served_logits=logits,
+        )
+
+    def _blocks(
+        self, bucket: int, entries: Sequence[Entry], rows: _Rows, task: int, block_rows: int
+    ) -> list[ExampleBlock]:
         blocks = []
-        for start in range(0, len(index), block_rows):
-            rows = slice(start, start + block_rows)
-            first, last = request[rows][0], request[rows][-1] + 1
-            part = entries[first:last]
-            blocks.append(self._negative_block(bucket, part, index[rows], request[rows] - first, task))
+        for start in range(0, len(rows.index), block_rows):
+            part = slice(start, start + block_rows)
+            first, last = rows.request[part][0], rows.request[part][-1] + 1
+            blocks.append(self._block(bucket, entries[first:last], rows, part, int(first), task))
         return blocks
 
-    def _negative_block(
-        self, bucket: int, entries: Sequence[Entry], index: Int64s, request: Int64s, task: int
+    def _block(
+        self, bucket: int, entries: Sequence[Entry], rows: _Rows, part: slice, first: int, task: int
     ) -> ExampleBlock:
-        """Row i is impression ``index[i]`` of ``entries[request[i]]``."""
+        """The block of ``part`` of the rows; ``entries`` are those that it needs, beginning with number ``first``."""
+        index, request, kind = rows.index[part], rows.request[part] - first, rows.kind[part]
         n = len(index)
         events = [entry.event for entry in entries]
         sizes = np.fromiter((len(e.impression_ids) for e in events), np.int64, len(events))
         impression = index + range_starts(sizes)[request]
-        no_time = np.full(n, NO_TIME_MS, np.int64)
+        labels = np.zeros((n, self._tasks), np.uint8)
+        labels[:, task] = kind == LabelKind.POSITIVE
         fids, lengths = self._fids(entries, impression, request, int(sizes.sum()))
         dense = (
             np.concatenate([e.dense for e in events]).reshape(-1, self._dense)[impression] if self._dense else _EMPTY
@@ -111,14 +223,14 @@ class BlockBuilder:
             fids=fids,
             lengths=lengths,
             dense=dense.reshape(-1),
-            labels=np.zeros(n * self._tasks, np.uint8),
+            labels=labels.reshape(-1),
             mask=np.tile(self._one_hot[task], n),
             sampling_rate=np.full(n, self._rates[task], np.float32),
-            label_kind=np.full(n, LabelKind.NEGATIVE, np.uint8),
+            label_kind=kind,
             feature_time_ms=np.array([e.event_time_ms for e in events], np.int64)[request],
-            action_time_ms=no_time,
+            action_time_ms=rows.action_time_ms[part],
             feature_ingest_ms=np.array([entry.ingest_ms for entry in entries], np.int64)[request],
-            action_ingest_ms=no_time,
+            action_ingest_ms=rows.action_ingest_ms[part],
             served_logits=None if logits is None else logits.reshape(-1),
         )
 
@@ -139,6 +251,30 @@ class BlockBuilder:
         if context_lengths is None:
             context_lengths = np.ones(self._context_slots, np.uint16)
         return fids, np.concatenate([context_lengths, item_lengths])
+
+    def _request_fids(self, event: FeatureEvent, index: Int64s | None) -> tuple[Int64s, UInt16s | None]:
+        """Fids and lengths of impressions of one request, all of them or those at ``index``; context first."""
+        n, slots, context = len(event.impression_ids), self._item_slots, event.context_fids
+        if not self._ragged:
+            item = event.item_fids.reshape(n, slots)
+            if index is not None:
+                item = item[index]
+            fids = np.empty((len(item), len(context) + slots), np.int64)
+            fids[:, : len(context)] = context
+            fids[:, len(context) :] = item
+            return fids.reshape(-1), None
+        item_lengths = np.ones(n * slots, np.uint16) if event.item_lengths is None else event.item_lengths
+        item_lengths = item_lengths.reshape(n, slots)
+        ends = item_lengths.sum(axis=1, dtype=np.int64).cumsum().tolist()
+        parts: list[Int64s] = []
+        for i in range(n) if index is None else index.tolist():
+            parts += (context, event.item_fids[ends[i - 1] if i else 0 : ends[i]])
+        if index is not None:
+            item_lengths = item_lengths[index]
+        lengths = np.empty((len(item_lengths), self._context_slots + slots), np.uint16)
+        lengths[:, : self._context_slots] = 1 if event.context_lengths is None else event.context_lengths
+        lengths[:, self._context_slots :] = item_lengths
+        return np.concatenate(parts), lengths.reshape(-1)
 
     def _fids(
         self, entries: Sequence[Entry], impression: Int64s, request: Int64s, impressions: int
@@ -165,6 +301,25 @@ class BlockBuilder:
         fids = np.concatenate([context, item])[range_indices(starts.reshape(-1), counts.reshape(-1))]
         lengths = np.concatenate([context_2d[request], item_2d[impression]], axis=1)
         return fids, lengths.reshape(-1)
+
+
+class _ProvisionalColumns:
+    """Columns that are the same in all blocks of provisional negatives: up to ``capacity`` rows, read-only."""
+
+    __slots__ = ("capacity", "kind", "labels", "masks", "no_time", "rates", "request_index")
+
+    def __init__(self, rates: Float32s, capacity: int) -> None:
+        tasks = len(rates)
+        self.capacity = capacity
+        self.request_index = np.zeros(capacity, np.int32)
+        self.kind = np.full(capacity, LabelKind.PROVISIONAL, np.uint8)
+        self.no_time = np.full(capacity, NO_TIME_MS, np.int64)
+        self.labels = np.zeros(capacity * tasks, np.uint8)
+        #: of each task, [T, capacity] and [T, capacity x T]
+        self.rates = np.repeat(rates[:, None], capacity, axis=1)
+        self.masks = np.tile(np.eye(tasks, dtype=np.uint8), (1, capacity))
+        for column in (self.request_index, self.kind, self.no_time, self.labels, self.rates, self.masks):
+            column.setflags(write=False)
 
 
 _EMPTY = np.empty(0, np.float32)

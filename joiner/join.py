@@ -59,6 +59,8 @@ class Counters:
     actions: int = 0
     positives: int = 0
     negatives: int = 0
+    provisional_negatives: int = 0
+    corrections: int = 0
     late_positives: int = 0
     duplicate_features: int = 0
     duplicate_actions: int = 0
@@ -117,6 +119,10 @@ class Joiner:
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
+        self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
+        self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
+        #: tasks of which rows go out at the close of a window
+        self._closing = tuple(index for index in range(len(spec.tasks)) if index not in self._immediate)
         self._buckets: dict[int, _Bucket] = {}
         # With another retention, what was forgotten or waits could not be told from the state any more, and the
         # timers that are set would be the wrong ones.
@@ -165,7 +171,7 @@ class Joiner:
             before, header.closed_ms = header.closed_ms, max(header.closed_ms, due_ms)
         blocks: list[ExampleBlock] = []
         for slice_ in sorted(header.slices):
-            for task in range(len(self._spec.tasks)):
+            for task in self._closing:
                 if before < self._schedule.close_ms(slice_, task) <= due_ms:
                     blocks += self._close(bucket, slice_, task, at_end=watermark_ms == END_OF_TIME_MS)
             if self._schedule.expiry_ms(slice_) <= due_ms:
@@ -208,7 +214,7 @@ class Joiner:
             for due_ms in self._schedule.timers_ms(slice_):
                 if due_ms > header.closed_ms:
                     state.wake_at(due_ms)
-        blocks: list[ExampleBlock] = []
+        blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.pop(event.request_id, ())
         # The request may be forgotten before the actions are: a restart must not let them wait again.
         for waiting_slice in dict.fromkeys(self._schedule.slice_of(w.action.event_time_ms) for w in waited):
@@ -216,9 +222,9 @@ class Joiner:
             state.append("waiting", waiting_slice, arrived)
         for waiting in waited:
             blocks += self._label(bucket, slice_, entry, waiting.action, waiting.ingest_ms, state, closed_ms=NEVER_MS)
-        for task in range(len(self._spec.tasks)):
+        for task in self._closing:
             if self._schedule.close_ms(slice_, task) <= header.closed_ms:
-                blocks += self._negatives(bucket, [entry], task)
+                blocks += self._window_rows(bucket, [entry], task)
         return blocks
 
     def _on_action(
@@ -258,12 +264,16 @@ class Joiner:
         state: BucketState,
         closed_ms: int,
     ) -> list[ExampleBlock]:
-        """Turns an action on a known request into positives, one for each task that asks for it."""
+        """Makes pairs positive by an action on a known request, one for each task that asks for it.
+
+        :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
+        """
         index = entry.index_of(action.impression_id)
         if index < 0:
             self.counters.unknown_impressions += 1
             return []
         blocks = []
+        positives_before = entry.positives
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -280,37 +290,61 @@ class Joiner:
                 self.counters.late_actions += 1
                 continue
             entry.add_positive(task, index)
-            kind = LabelKind.LATE_POSITIVE if late else LabelKind.POSITIVE
             if late:
+                kind = LabelKind.LATE_POSITIVE
                 self.counters.late_positives += 1
+            elif task in self._immediate:
+                kind = LabelKind.CORRECTION
+                self.counters.corrections += 1
             else:
+                kind = LabelKind.POSITIVE
                 self.counters.positives += 1
+                if task in self._aligned:
+                    entry.keep_times(task, index, action.event_time_ms, ingest_ms)
+                    continue
             blocks.append(self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms))
-        if blocks:
+        if entry.positives != positives_before:
             self.store.update(slice_, bucket, entry)
-            body = pack_positives_entry(entry.event.request_id, pack_positives(entry.positives))
+            positives = pack_positives(entry.positives)
+            body = pack_positives_entry(entry.event.request_id, positives, action.event_time_ms)
             state.append("features", slice_, pack_entry(EntryKind.POSITIVES, ingest_ms, body))
+        return blocks
+
+    def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
+        """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""
+        blocks: list[ExampleBlock] = []
+        event, seed = entry.event, self._spec.sampling_seed
+        for index in self._immediate:
+            task, kept = self._spec.tasks[index], None
+            if task.negative_rate < 1:
+                hash_ = np.uint64(request_hash(seed, task.name, event.request_id))
+                kept = np.flatnonzero(uniforms(hash_, event.impression_ids) < task.negative_rate)
+            blocks += self._builder.provisional(bucket, entry, kept, index, self._config.block_rows)
+            self.counters.provisional_negatives += len(event.impression_ids) if kept is None else len(kept)
         return blocks
 
     def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
         # In order of time, so that a block does not depend on how partitions were interleaved.
         entries = sorted(self.store.scan(slice_, bucket), key=lambda e: (e.event.event_time_ms, e.event.request_id))
-        if at_end and self._config.negatives_at_end == "discard":
-            self.counters.discarded_at_end += sum(len(entry.negatives(task)) for entry in entries)
-            return []
-        return self._negatives(bucket, entries, task)
+        discard = at_end and self._config.negatives_at_end == "discard"
+        return self._window_rows(bucket, entries, task, discard)
 
-    def _negatives(self, bucket: int, entries: list[Entry], task: int) -> list[ExampleBlock]:
-        """Samples the negatives of some requests and makes blocks of them."""
+    def _window_rows(
+        self, bucket: int, entries: list[Entry], task: int, discard_negatives: bool = False
+    ) -> list[ExampleBlock]:
+        """The rows that requests give when their windows close: sampled negatives, and the positives of aligned tasks."""
         if not entries:
             return []
         kept = [entry.negatives(task) for entry in entries]
         rate = self._spec.tasks[task].negative_rate
-        if rate < 1:
+        if discard_negatives:
+            self.counters.discarded_at_end += sum(len(indices) for indices in kept)
+            kept = [indices[:0] for indices in kept]
+        elif rate < 1:
             kept = self._sample(entries, kept, task, rate)
-        blocks = self._builder.negatives(bucket, entries, kept, task, self._config.block_rows)
-        self.counters.negatives += sum(len(block) for block in blocks)
-        return blocks
+        build = self._builder.aligned if task in self._aligned else self._builder.negatives
+        self.counters.negatives += sum(len(indices) for indices in kept)
+        return build(bucket, entries, kept, task, self._config.block_rows)
 
     def _sample(self, entries: list[Entry], negatives: list[Int64s], task: int, rate: float) -> list[Int64s]:
         name, seed = self._spec.tasks[task].name, self._spec.sampling_seed
@@ -346,7 +380,7 @@ class Joiner:
                 )
             memory = _Bucket(header)
             for slice_ in sorted(memory.header.slices):
-                for entry in _rebuild_entries(state.read("features", slice_)):
+                for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
                     self.store.put(slice_, bucket, entry)
             self._rebuild_waiting(memory, state)
             self._buckets[bucket] = memory
@@ -370,13 +404,13 @@ class Joiner:
             memory.wait(slice_, one)
 
 
-def _rebuild_entries(saved: Iterable[bytes]) -> Iterator[Entry]:
+def _rebuild_entries(saved: Iterable[bytes], aligned: frozenset[int]) -> Iterator[Entry]:
     entries: dict[str, Entry] = {}
     for kind, ingest_ms, body in map(unpack_entry, saved):
         if kind is EntryKind.FEATURE:
             event = decode_as(FeatureEvent, body)
             entries[event.request_id] = Entry(event, ingest_ms)
         else:
-            request_id, positives = unpack_positives_entry(body)
-            entries[request_id].positives = positives
+            request_id, positives, action_time_ms = unpack_positives_entry(body)
+            entries[request_id].restore(positives, action_time_ms, ingest_ms, aligned)
     return iter(entries.values())

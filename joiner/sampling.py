@@ -22,8 +22,8 @@ def request_hash(seed: int, task: str, request_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(request_hashes: UInt64s, impression_ids: Int64s) -> Float64s:
-    """One number in [0, 1) per impression, float64[n], from n request hashes and n impression ids."""
+def uniforms(request_hashes: UInt64s | np.uint64, impression_ids: Int64s) -> Float64s:
+    """One number in [0, 1) per impression, float64[n], from n request hashes, or one, and n impression ids."""
     x = (request_hashes ^ impression_ids.view(np.uint64)) + _GAMMA
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2

@@ -22,7 +22,7 @@ ListName = Literal["features", "waiting"]
 
 _ENTRY = struct.Struct("<BqI")
 _HEADER = struct.Struct("<QqqII")
-_POSITIVES = struct.Struct("<I")
+_POSITIVES = struct.Struct("<Iq")
 _WAITING = struct.Struct("<q")
 #: nothing is closed yet
 NEVER_MS = -(1 << 62)
@@ -58,7 +58,7 @@ class EntryKind(IntEnum):
 
     #: a feature event
     FEATURE = 0
-    #: which pairs of a request are positive by now; the newest entry of a request counts
+    #: which pairs of a request are positive after an action, and the action's times
     POSITIVES = 1
     #: an action that waits for its feature event
     WAITING = 2
@@ -86,16 +86,16 @@ def unpack_entry(entry: bytes) -> tuple[EntryKind, int, bytes]:
         raise JoinerError(f"an entry in the checkpointed state is damaged: {error}") from error
 
 
-def pack_positives_entry(request_id: str, positives: bytes) -> bytes:
-    """The body of a POSITIVES entry."""
-    return _POSITIVES.pack(len(positives)) + positives + request_id.encode()
+def pack_positives_entry(request_id: str, positives: bytes, action_time_ms: int) -> bytes:
+    """The body of a POSITIVES entry; the entry's ingest time is the action's."""
+    return _POSITIVES.pack(len(positives), action_time_ms) + positives + request_id.encode()
 
 
-def unpack_positives_entry(body: bytes) -> tuple[str, int]:
-    """Request id and bit set; reads back :func:`pack_positives_entry`."""
-    (length,) = _POSITIVES.unpack_from(body)
+def unpack_positives_entry(body: bytes) -> tuple[str, int, int]:
+    """Request id, bit set and action time; reads back :func:`pack_positives_entry`."""
+    length, action_time_ms = _POSITIVES.unpack_from(body)
     end = _POSITIVES.size + length
-    return body[end:].decode(), int.from_bytes(body[_POSITIVES.size : end], "little")
+    return body[end:].decode(), int.from_bytes(body[_POSITIVES.size : end], "little"), action_time_ms
 
 
 def pack_waiting_entry(number: int, record: bytes) -> bytes:

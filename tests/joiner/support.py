@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,10 +10,12 @@ from rillet.schemas import (
     ActionEvent,
     DecodeError,
     FeatureEvent,
+    FeatureSpec,
     decode,
     encode,
     parse_spec,
 )
+from rillet.schemas.spec import LabelMode
 
 SPEC = parse_spec("""
 [spec]
@@ -39,11 +41,19 @@ name = "watch"
 action = "watch"
 window_ms = 10_000
 negative_rate = 0.5
+labels = "positives_first"
 [[tasks]]
 name = "like"
 action = "like"
 window_ms = 60_000
+labels = "positives_first"
 """)
+
+
+def with_labels(spec: FeatureSpec, *modes: LabelMode) -> FeatureSpec:
+    """The spec with the label mode of each task, or one of all."""
+    each = modes if len(modes) > 1 else modes * len(spec.tasks)
+    return replace(spec, tasks=tuple(replace(t, labels=mode) for t, mode in zip(spec.tasks, each, strict=True)))
 
 
 def key_of(data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What the join must produce, from all events at once and row by row, and the same form of what it did produce.
 
 Written from ``docs/join.md`` alone; it shares no code with the joiner, nor with the plain join of the audit. A row is
-(request, impression, task, label, rate, action time).
+(request, impression, task, label, rate, action time, kind).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from rillet.audit.expected import ExpectedExamples
+from rillet.audit.expected import ExpectedExamples, row_kind
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode
 from tests.joiner.support import Arrival
 
@@ -64,7 +64,7 @@ def oracle(
     actions: Iterable[ActionEvent],
     late: Collection[ActionEvent] = (),
 ) -> list[Row]:
-    """Sorted rows (request, impression, task, label, rate, action time) that the join must produce.
+    """Sorted rows (request, impression, task, label, rate, action time, kind) that the join must produce.
 
     Events in order of arrival: of two features of a request, or two actions on a pair, the first counts.
 
@@ -83,13 +83,17 @@ def oracle(
                     if -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
                 ]
                 is_late = bool(valid) and valid[0] in late
+                immediate = task.labels == "immediate"
                 if valid and (not is_late or task.late == "emit"):
                     time_ms = valid[0].event_time_ms
-                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms))
-                if (not valid or is_late) and kept(
+                    kind = LabelKind.CORRECTION if immediate else LabelKind.POSITIVE
+                    kind = LabelKind.LATE_POSITIVE if is_late else kind
+                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms, kind))
+                if (immediate or not valid or is_late) and kept(
                     spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate
                 ):
-                    rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1))
+                    kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
+                    rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1, kind))
     return sorted(rows)
 
 
@@ -104,7 +108,8 @@ def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[Row]:
         for i in range(len(block)):
             task = int(mask[i].argmax())
             assert labels[i].sum() == labels[i, task]
-            assert labels[i, task] == (block.label_kind[i] != LabelKind.NEGATIVE)
+            kind = LabelKind(block.label_kind[i])
+            assert labels[i, task] == (kind not in (LabelKind.NEGATIVE, LabelKind.PROVISIONAL))
             rows.append(
                 (
                     block.request_ids[block.request_index[i]],
@@ -113,6 +118,7 @@ def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[Row]:
                     int(labels[i, task]),
                     float(block.sampling_rate[i]),
                     int(block.action_time_ms[i]),
+                    kind,
                 )
             )
     return sorted(rows)
@@ -121,9 +127,11 @@ def rows_of(spec: FeatureSpec, blocks: Iterable[ExampleBlock]) -> list[Row]:
 def rows_due(expected: ExpectedExamples) -> list[Row]:
     """The rows that the plain join expects, in the oracle's form."""
     rows: list[Row] = []
-    for row, column in np.argwhere(expected.expected):
-        task, label = expected.spec.tasks[column], int(expected.positive[row, column])
-        request_id = expected.request_ids[expected.request[row]]
-        time_ms = int(expected.action_time_ms[row, column])
-        rows.append((request_id, int(expected.impression_ids[row]), task.name, label, task.negative_rate, time_ms))
+    for label, due in ((1, expected.positive), (0, expected.negative)):
+        for row, column in np.argwhere(due):
+            task = expected.spec.tasks[column]
+            request_id, impression_id = expected.request_ids[expected.request[row]], int(expected.impression_ids[row])
+            time_ms = int(expected.action_time_ms[row, column]) if label else -1
+            kind = row_kind(task.labels, positive=bool(label))
+            rows.append((request_id, impression_id, task.name, label, task.negative_rate, time_ms, kind))
     return sorted(rows)
