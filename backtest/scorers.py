@@ -80,15 +80,19 @@ class ModelScorer:
         """See :class:`Scorer`."""
         trainer = self.trainer
         trainer.train(now_ms, more=False)
-        if trainer.counters.rows == self._trained_rows:
+        trained_rows = trainer.counters.rows
+        if trained_rows == self._trained_rows:
             return
-        self._trained_rows = trainer.counters.rows
+        self._trained_rows = trained_rows
         version = self._replica.version
         self._publisher.publish(
             trainer.table,
             now_ms=now_ms,
             freshness=trainer.take_freshness(),
-            dense=dense_state(trainer.learner.model) if dense else None,
+            dense=dense_state(trainer.learner.model)
+            if dense or self._publisher.dense_outgrown(trained_rows)
+            else None,
+            trained_rows=trained_rows,
         )
         self._replica.catch_up(now_ms)
         self._log.truncate(self._log.end())
