@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rillet.schemas import FeatureSpec, LabelKind
-from rillet.schemas.spec import LabelMode
 from rillet.schemas.arrays import Bools, Float32s, Int64s, UInt16s
+from rillet.schemas.spec import LabelMode
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -89,9 +89,7 @@ class ModelScorer:
             trainer.table,
             now_ms=now_ms,
             freshness=trainer.take_freshness(),
-            dense=dense_state(trainer.learner.model)
-            if dense or self._publisher.dense_outgrown(trained_rows)
-            else None,
+            dense=dense_state(trainer.learner.model) if dense or self._publisher.dense_outgrown(trained_rows) else None,
             trained_rows=trained_rows,
         )
         self._replica.catch_up(now_ms)

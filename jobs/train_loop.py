@@ -144,7 +144,7 @@ class TrainLoop(Generic[Letter]):
             len(trainer.table),
             trainer.positions,
             f", source: {trouble}" if trouble else "",
-            self.metrics.evaluate(trainer) or "no labels of both kinds yet",
+            self.metrics.evaluate(trainer),
         )
 
     def _on_bad(self, bad: BadRecord) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rillet.sync import Publication
-from rillet.trainer import Metrics, OnlineTrainer
+from rillet.trainer import KnownQuality, OnlineTrainer, ServedQuality
 
 
 class TrainMetrics:
@@ -46,10 +47,28 @@ class TrainMetrics:
         self._table_rows = gauge("table_rows", "Embedding rows.")
         self._touched_rows = gauge("touched_rows", "Embedding rows changed and not published yet.")
         self._newest_event = gauge("newest_event_timestamp_seconds", "Event time of the newest example trained on.")
-        labels = ("task", "source")
-        self._auc = gauge("auc", "Windowed progressive AUC; source model or served.", labels)
-        self._entropy = gauge("normalised_entropy", "Windowed log loss over the base rate's entropy.", labels)
-        self._calibration = gauge("calibration", "Windowed mean predicted over empirical.", labels)
+        self._loss = gauge(
+            "loss", "Training loss: mean per row since the last progress line, in nats. No measure of quality."
+        )
+        of, labels = "of the logits that were served, over the newest complete stretches of request time.", ("task",)
+        self._auc = gauge("quality_auc", f"AUC {of}", labels)
+        self._entropy = gauge("quality_normalised_entropy", f"Log loss over the base rate's entropy, {of}", labels)
+        self._calibration = gauge("quality_calibration", f"Mean predicted over mean observed, {of}", labels)
+        self._quality_rows = gauge("quality_rows", "Rows that the figures of quality are of.", labels)
+        self._quality_start = gauge(
+            "quality_start_timestamp_seconds", "Event time of the first request that quality is of.", labels
+        )
+        self._quality_end = gauge(
+            "quality_end_timestamp_seconds",
+            "Event time up to which quality is known: later label windows are open.",
+            labels,
+        )
+        self._unscored = gauge(
+            "quality_unscored_rows", "Rows that carried no served logit, and were not judged.", labels
+        )
+        self._left_out = gauge(
+            "quality_left_out_rows", "Rows that came too late for their stretch to be judged.", labels
+        )
 
     def published(self, publication: Publication) -> None:
         """Counts an acknowledged publication."""
@@ -73,17 +92,27 @@ class TrainMetrics:
         self._newest_event.set(trainer.newest_event_ms / 1000)
 
     def evaluate(self, trainer: OnlineTrainer) -> str:
-        """Sets the windowed gauges and returns them as the tail of a progress line."""
-        parts = []
+        """Sets training loss and the gauges of quality, and returns them as the tail of a progress line."""
+        quality, loss = trainer.quality, trainer.take_training_loss()
+        self._loss.set(loss)
+        parts = [] if math.isnan(loss) else [f"training loss {loss:.4f}"]
         for index, task in enumerate(self._tasks):
-            for source, window in (("model", trainer.model_metrics), ("served", trainer.served_metrics)):
-                metrics = window.metrics(index)
-                self._auc.labels(task, source).set(metrics.auc)
-                self._entropy.labels(task, source).set(metrics.normalised_entropy)
-                self._calibration.labels(task, source).set(metrics.calibration)
-                if not math.isnan(metrics.auc):
-                    parts.append(_describe(task, source, metrics))
+            self._unscored.labels(task).set(quality.unscored_rows(index))
+            self._left_out.labels(task).set(quality.left_out_rows(index))
+            known = quality.known(index)
+            if known is not None:
+                self._set_quality(task, known)
+            parts.append(f"{task} {_describe(quality, index, known)}")
         return ", ".join(parts)
+
+    def _set_quality(self, task: str, known: KnownQuality) -> None:
+        metrics = known.metrics
+        self._auc.labels(task).set(metrics.auc)
+        self._entropy.labels(task).set(metrics.normalised_entropy)
+        self._calibration.labels(task).set(metrics.calibration)
+        self._quality_rows.labels(task).set(metrics.rows)
+        self._quality_start.labels(task).set(known.start_ms / 1000)
+        self._quality_end.labels(task).set(known.end_ms / 1000)
 
 
 def _counts(trainer: OnlineTrainer) -> tuple[int, int, int]:
@@ -91,8 +120,14 @@ def _counts(trainer: OnlineTrainer) -> tuple[int, int, int]:
     return counters.rows, counters.batches, counters.refused_batches
 
 
-def _describe(task: str, source: str, metrics: Metrics) -> str:
+def _describe(quality: ServedQuality, task: int, known: KnownQuality | None) -> str:
+    if known is None:
+        if quality.unscored_rows(task) and not quality.held_rows(task):
+            return "as served: unknown, rows carry no served logits"
+        return "as served: not known yet, no label window of a whole stretch of requests has closed"
+    metrics = known.metrics
+    start, end = (datetime.fromtimestamp(ms / 1000, UTC).isoformat() for ms in (known.start_ms, known.end_ms))
     return (
-        f"{task} {source} auc {metrics.auc:.3f} ne {metrics.normalised_entropy:.3f}"
-        f" calibration {metrics.calibration:.2f}"
+        f"as served {start} to {end}: auc {metrics.auc:.3f} ne {metrics.normalised_entropy:.3f}"
+        f" calibration {metrics.calibration:.2f} ({metrics.rows} rows)"
     )

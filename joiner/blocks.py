@@ -146,9 +146,7 @@ class BlockBuilder:
         parts = (every[start : start + block_rows] for start in range(0, n, block_rows))
         return [self._provisional_block(bucket, entry, part, len(part), task) for part in parts]
 
-    def _provisional_block(
-        self, bucket: int, entry: Entry, index: Int64s | None, n: int, task: int
-    ) -> ExampleBlock:
+    def _provisional_block(self, bucket: int, entry: Entry, index: Int64s | None, n: int, task: int) -> ExampleBlock:
         event, tasks = entry.event, self._tasks
         if n > self._provisional.capacity:
             self._provisional = _ProvisionalColumns(self._rates, 2 * n)

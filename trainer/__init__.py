@@ -1,4 +1,4 @@
-"""The online trainer: models, batches, steps, progressive validation, checkpoints and export.
+"""The online trainer: models, batches, steps, quality as served, checkpoints and export.
 
 Configuration and errors load at once, torch and numba only with what needs them, so that reading a
 configuration file stays quick.
@@ -15,7 +15,7 @@ from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, Model
 if TYPE_CHECKING:
     from rillet.trainer.batch import Batch, BatchAssembler, Positions
     from rillet.trainer.checkpoint import Checkpoint, CheckpointStore
-    from rillet.trainer.evaluation import Metrics, ScoreHistogram, WindowedMetrics
+    from rillet.trainer.evaluation import Metrics, ScoreHistogram
     from rillet.trainer.export import dense_state, export_program
     from rillet.trainer.learner import Learner, StepResult
     from rillet.trainer.list_source import ListSource
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
     from rillet.trainer.online import Counters, OnlineTrainer, Restored
     from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.served_quality import KnownQuality, ServedQuality
 
 __all__ = [
     "BadRecord",
@@ -36,6 +37,7 @@ __all__ = [
     "Counters",
     "DeepFM",
     "ExampleSource",
+    "KnownQuality",
     "Learner",
     "ListSource",
     "LogisticRegression",
@@ -48,10 +50,10 @@ __all__ = [
     "ReadBlock",
     "Restored",
     "ScoreHistogram",
+    "ServedQuality",
     "StepResult",
     "TrainerConfig",
     "TrainerError",
-    "WindowedMetrics",
     "build_model",
     "check_model",
     "dense_state",
@@ -68,6 +70,7 @@ _LAZY = {
     "Counters": "rillet.trainer.online",
     "DeepFM": "rillet.trainer.models",
     "ExampleSource": "rillet.trainer.reader",
+    "KnownQuality": "rillet.trainer.served_quality",
     "Learner": "rillet.trainer.learner",
     "ListSource": "rillet.trainer.list_source",
     "LogisticRegression": "rillet.trainer.models",
@@ -78,8 +81,8 @@ _LAZY = {
     "ReadBlock": "rillet.trainer.reader",
     "Restored": "rillet.trainer.online",
     "ScoreHistogram": "rillet.trainer.evaluation",
+    "ServedQuality": "rillet.trainer.served_quality",
     "StepResult": "rillet.trainer.learner",
-    "WindowedMetrics": "rillet.trainer.evaluation",
     "build_model": "rillet.trainer.models",
     "check_model": "rillet.trainer.model_checks",
     "dense_state": "rillet.trainer.export",

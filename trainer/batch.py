@@ -37,9 +37,10 @@ class Batch:
     mask: UInt8s
     #: float32[n]
     sampling_rate: Float32s
-    #: bool[n], True for rows of an impression that may give a negative and a positive: a provisional negative sent at
-    #: once, and its correction
-    exposure: Bools
+    #: uint8[n], see LabelKind
+    label_kind: UInt8s
+    #: int64[n], when the row's request was made
+    feature_time_ms: Int64s
     #: float32[n, T], NaN where the served logit was not recorded
     served_logits: Float32s
     newest_event_ms: int
@@ -51,6 +52,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sampling_rate)
+
+    @property
+    def exposure(self) -> Bools:
+        """bool[n], True for the rows of mode ``immediate``, whose impression may give a negative and a positive."""
+        return np.isin(self.label_kind, _EXPOSURE_KINDS)
 
 
 @dataclass(slots=True)
@@ -178,7 +184,8 @@ class BatchAssembler:
             labels=column(lambda b: b.labels, tasks).reshape(rows, tasks),
             mask=column(lambda b: b.mask, tasks).reshape(rows, tasks),
             sampling_rate=sampling_rate,
-            exposure=np.isin(column(lambda b: b.label_kind), _EXPOSURE_KINDS),
+            label_kind=column(lambda b: b.label_kind),
+            feature_time_ms=feature_ms,
             served_logits=column(lambda b: _nans(len(b) * tasks) if b.served_logits is None else b.served_logits, tasks)
             .reshape(rows, tasks)
             .astype(np.float32, copy=False)

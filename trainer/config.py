@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
 
@@ -72,10 +71,10 @@ class TrainerConfig:
     checkpoint_interval_s: float = 60.0
     #: newest checkpoints that are kept
     keep_checkpoints: int = 3
-    #: rows that the windowed metrics look back on, per task
-    window_rows: int = 20000
-    #: parts of the window; the oldest is dropped as a whole
-    window_parts: int = 10
+    #: quality as served is of the newest complete stretches of request time that hold so many rows of a task
+    quality_rows: int = 20000
+    #: length of such a stretch, event time; 0 = an eighth of the task's label window, at least a minute
+    quality_stretch_ms: int = 0
     #: threads of the dense computation
     threads: int = 1
     #: seconds between two progress lines
@@ -88,13 +87,13 @@ class TrainerConfig:
             queue_rows=self.queue_rows,
             checkpoint_interval_s=self.checkpoint_interval_s,
             keep_checkpoints=self.keep_checkpoints,
-            window_rows=self.window_rows,
-            window_parts=self.window_parts,
+            quality_rows=self.quality_rows,
             threads=self.threads,
             progress_interval_s=self.progress_interval_s,
         )
-        if self.max_wait_ms < 0:
-            raise ValueError(f"max_wait_ms: {self.max_wait_ms} is below 0")
+        for name in ("max_wait_ms", "quality_stretch_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 0")
 
     def batch_rows(self, trained_rows: int) -> int:
         """Rows of the next batch: a sixteenth of those trained on so far, from first_batch_size to batch_size.

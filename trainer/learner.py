@@ -1,7 +1,7 @@
 """One training step: gather, forward, loss, backward, rows updated in the table, dense part by torch.optim.
 
-It knows nothing of queues, offsets or files. Prediction comes before the update, so what it returns is what
-progressive validation needs.
+It knows nothing of queues, offsets or files. Its logits are made before the update, and are no measure of quality all the
+same: other rows of the same request may have been learned from already (``docs/quality.md``).
 """
 
 from __future__ import annotations

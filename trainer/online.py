@@ -21,14 +21,16 @@ from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
-from rillet.trainer.evaluation import WindowedMetrics
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner, StepResult
+from rillet.trainer.served_quality import ServedQuality
 
 #: Steps refused one after another until the trainer gives up: the model itself must be broken then.
 REFUSED_STEPS_LIMIT = 20
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
+#: prefix of the arrays of quality in a checkpoint
+_QUALITY = "quality."
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class OnlineTrainer:
     def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig, config: TrainerConfig) -> None:
         """
         :raises ModelError: the model cannot be built.
+        :raises TrainerError: stretches of quality that are too short for a task's label window.
         """
         self.spec = spec
         self.model_config = model
@@ -70,10 +73,9 @@ class OnlineTrainer:
         self.positions: Positions = {}
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
-        #: of the model's predictions, made before each update
-        self.model_metrics = self._window()
-        #: of the served logits, where they were recorded
-        self.served_metrics = self._window()
+        #: of the served logits, where they were recorded; never of what is predicted here
+        self.quality = ServedQuality(spec.tasks, config)
+        self._loss_sum, self._loss_rows = 0.0, 0
         self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
@@ -134,6 +136,15 @@ class OnlineTrainer:
         self._actions, self._action_times = Freshness(), []
         return freshness
 
+    def take_training_loss(self) -> float:
+        """Mean loss per row learned from since the last call, in nats, corrected for sampling; NaN when there was none.
+
+        It tells whether learning is sound, and nothing about quality: see :attr:`quality` for that.
+        """
+        loss = self._loss_sum / self._loss_rows if self._loss_rows else float("nan")
+        self._loss_sum, self._loss_rows = 0.0, 0
+        return loss
+
     def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
         """Writes everything as one version: table with its touched set, dense, optimiser, metrics, position.
 
@@ -147,8 +158,7 @@ class OnlineTrainer:
             "action_ingest_ms": freshness.action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
         }
-        for name, window in self._windows().items():
-            progress |= {f"{name}.{key}": value for key, value in window.state().items()}
+        progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
         files: dict[str, Arrays] = {
             "table": self.table.state(),
             "dense": dense_state(self.learner.model),
@@ -184,11 +194,9 @@ class OnlineTrainer:
         self.learner.load(files["dense"], files["optimizer"], table)
         progress = files["progress"]
         torch.set_rng_state(torch.from_numpy(np.array(progress["torch_random"])))
-        for name, window in self._windows().items():
-            prefix = f"{name}."
-            window.load_state(
-                {key.removeprefix(prefix): value for key, value in progress.items() if key.startswith(prefix)}
-            )
+        self.quality.load_state(
+            {key.removeprefix(_QUALITY): value for key, value in progress.items() if key.startswith(_QUALITY)}
+        )
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
         self._action_times = []
@@ -207,8 +215,7 @@ class OnlineTrainer:
     def _step(self, batch: Batch) -> StepResult:
         self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
         result = self.learner.step(batch, self.newest_event_ms)
-        self.model_metrics.add(result.logits, batch.labels, batch.mask, batch.sampling_rate)
-        self.served_metrics.add(batch.served_logits, batch.labels, batch.mask, batch.sampling_rate)
+        self.quality.add(batch)
         self.positions.update(batch.positions)
         counters = self.counters
         counters.batches += 1
@@ -223,6 +230,8 @@ class OnlineTrainer:
                     " lower the learning rates and restart from an earlier checkpoint"
                 )
             return result
+        self._loss_sum += result.loss * len(batch)
+        self._loss_rows += len(batch)
         self.newest_ingest_ms = max(self.newest_ingest_ms, batch.newest_ingest_ms)
         if len(batch.action_ingest_ms):
             self._action_times.append(batch.action_ingest_ms)
@@ -234,12 +243,6 @@ class OnlineTrainer:
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
         return self._actions.merged(Freshness(self.newest_event_ms, self.newest_ingest_ms, times))
-
-    def _window(self) -> WindowedMetrics:
-        return WindowedMetrics(len(self.spec.tasks), self.config.window_rows, self.config.window_parts)
-
-    def _windows(self) -> dict[str, WindowedMetrics]:
-        return {"model": self.model_metrics, "served": self.served_metrics}
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that restores it must have in common."""

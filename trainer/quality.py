@@ -6,10 +6,12 @@ difference of two models' influences on the same rows gives the interval of a pa
 
 Sources: Hanley and McNeil 1982 (AUC as a rank statistic); Obuchowski 1997 (clustered AUC); He et al. 2014, section 3
 (normalised entropy); Zhou et al. 2018, section 5.3 (AUC within groups, weighted). Labels 0 or 1, scores are logits.
+Every metric raises ValueError where a logit is NaN, a label is neither 0 nor 1, or the columns differ in length.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -23,13 +25,20 @@ Floats = Float32s | Float64s
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its confidence interval; NaN where it is not defined, such as an AUC without positives."""
+    """A figure with its confidence interval; NaN where it is not defined, such as an AUC without positives.
+
+    >>> print(Estimate(0.59234, 0.58711, 0.59751, clusters=50))
+    0.5923 [0.5871, 0.5975]
+    """
 
     value: float
     low: float
     high: float
-    #: clusters that the interval is made of
+    #: clusters that the interval is made of; a single one tells nothing, its interval is everything
     clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
     @property
     def excludes_zero(self) -> bool:
@@ -47,6 +56,7 @@ class Influence:
 
 def auc(logits: Floats, labels: Bools) -> Influence:
     """Area under the ROC curve: a random positive scores above a random negative; a tie counts one half."""
+    logits, labels = _checked(logits, labels)
     n, positives = len(labels), int(np.count_nonzero(labels))
     if not 0 < positives < n:
         return Influence(float("nan"), np.full(n, np.nan))
@@ -63,7 +73,10 @@ def auc_within(logits: Floats, labels: Bools, groups: Int64s) -> Influence:
 
     :param groups: int64[n], equal for rows of one group; in any order.
     """
+    logits, labels = _checked(logits, labels)
     n = len(labels)
+    if len(groups) != n:
+        raise ValueError(f"groups: {len(groups)} values for {n} rows")
     order = np.lexsort((logits, groups))
     g, z, y = groups[order], logits[order], labels[order].astype(np.float64)
     first = np.flatnonzero(np.r_[True, g[1:] != g[:-1]]) if n else np.empty(0, np.int64)
@@ -93,12 +106,15 @@ def auc_within(logits: Floats, labels: Bools, groups: Int64s) -> Influence:
 
 def normalised_entropy(logits: Floats, labels: Bools) -> Influence:
     """Mean log loss over the entropy of the base rate: 1 is as good as always predicting the base rate, lower is better."""
+    logits, labels = _checked(logits, labels)
     n, rate = len(labels), float(labels.mean()) if len(labels) else 0.0
     if not 0 < rate < 1:
         return Influence(float("nan"), np.full(n, np.nan))
     loss = np.logaddexp(0.0, np.where(labels, -logits, logits))
     mean = float(loss.mean())
-    entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
+    entropy = float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+    if not np.isfinite(mean):  # certain, and wrong
+        return Influence(mean, np.full(n, np.nan))
     slope = np.log1p(-rate) - np.log(rate)  # of the entropy, by the base rate
     rows = (loss - mean) / entropy - mean / entropy**2 * slope * (labels - rate)
     return Influence(mean / entropy, rows)
@@ -106,6 +122,7 @@ def normalised_entropy(logits: Floats, labels: Bools) -> Influence:
 
 def calibration(logits: Floats, labels: Bools) -> Influence:
     """Mean predicted over mean observed: 1 is perfect, above it the model promises too much."""
+    logits, labels = _checked(logits, labels)
     n = len(labels)
     if not n or not labels.any():
         return Influence(float("nan"), np.full(n, np.nan))
@@ -120,7 +137,10 @@ def estimate(influence: Influence, clusters: AnyArray, confidence: float = 0.95)
 
     :param clusters: [n], equal for rows that depend on each other (a request id, or a block of time).
     :param confidence: share of intervals that hold the truth.
+    :raises ValueError: as many clusters as rows are not given.
     """
+    if len(clusters) != len(influence.rows):
+        raise ValueError(f"clusters: {len(clusters)} values for {len(influence.rows)} rows")
     if not np.isfinite(influence.value):
         return Estimate(influence.value, float("nan"), float("nan"), 0)
     _, cluster_of = np.unique(clusters, return_inverse=True)
@@ -134,7 +154,12 @@ def estimate(influence: Influence, clusters: AnyArray, confidence: float = 0.95)
 
 
 def difference(a: Influence, b: Influence, clusters: AnyArray, confidence: float = 0.95) -> Estimate:
-    """``a`` minus ``b`` where both judge the same rows in the same order: the interval of a paired comparison."""
+    """``a`` minus ``b`` where both judge the same rows in the same order: the interval of a paired comparison.
+
+    :raises ValueError: they are not of the same rows.
+    """
+    if len(a.rows) != len(b.rows):
+        raise ValueError(f"one judges {len(a.rows)} rows, the other {len(b.rows)}: a paired comparison needs the same")
     return estimate(Influence(a.value - b.value, a.rows - b.rows), clusters, confidence)
 
 
@@ -152,6 +177,18 @@ def sigmoid(logits: npt.ArrayLike) -> Float64s:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
+def _checked(logits: Floats, labels: Bools) -> tuple[Float64s, Bools]:
+    """float64[n] and bool[n]; labels as integers are taken too, since an index and a mask are easily mixed up."""
+    z, y = np.asarray(logits, np.float64), np.asarray(labels)
+    if z.shape != y.shape or z.ndim != 1:
+        raise ValueError(f"logits {z.shape} and labels {y.shape}: expected one of each per row")
+    if np.isnan(z).any():
+        raise ValueError(f"logits: NaN in row {int(np.isnan(z).argmax())}; leave out rows without a score")
+    if y.dtype != np.bool_ and not np.isin(y, (0, 1)).all():
+        raise ValueError(f"labels: {y[~np.isin(y, (0, 1))][0]} is neither 0 nor 1")
+    return z, y.astype(np.bool_)
+
+
 def _share_below(logits: Floats, labels: Bools) -> Float64s:
     """For each row the share of the other class's rows that score below it, ties half."""
     _, inverse = np.unique(logits, return_inverse=True)
@@ -164,12 +201,31 @@ def _share_below(logits: Floats, labels: Bools) -> Float64s:
 
 
 def _t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t: the Cornish-Fisher expansion around the normal one (Abramowitz and Stegun 26.7.5).
+    """Quantile of Student's t, above the median.
 
-    Within 0.5 % of the truth from 5 degrees of freedom on; below that it is too small, up to 6 % at 3.
+    Up to 30 degrees of freedom by bisection of the distribution function (Abramowitz and Stegun 26.7.3 and 26.7.4), above
+    by the Cornish-Fisher expansion around the normal quantile (26.7.5), which is within 0.1 % of the truth there.
     """
+    if freedom <= 30:
+        # By the angle: t = sqrt(freedom) * tan(angle).
+        low, high = 0.0, math.pi / 2
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _t_share_within(middle, freedom) < 2 * probability - 1 else (low, middle)
+        return math.sqrt(freedom) * math.tan(low)
     z = NormalDist().inv_cdf(probability)
     g1 = (z**3 + z) / 4
     g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3
+
+
+def _t_share_within(angle: float, freedom: int) -> float:
+    """Probability that a value of Student's t lies within ``sqrt(freedom) * tan(angle)`` of 0."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    total, term = 0.0, cosine if odd else 1.0
+    for power in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= cosine * cosine * (power - 1) / power
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

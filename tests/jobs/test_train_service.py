@@ -106,7 +106,7 @@ train_port = {port}
         committed += _transaction(broker, examples, 3, commit=True, seed=3)
         _wait_for_rows(port, committed, process)
         assert _get(port, "/readyz") == "ready\n"
-        assert 'rillet_train_auc{source="model",task="watch"}' in _get(port, "/metrics")
+        assert 'rillet_train_quality_auc{task="watch"}' in _get(port, "/metrics")
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
     finally:

@@ -45,7 +45,7 @@ def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int]
     )
     if not total:
         return
-    for name in ("fids", "lengths", "dense", "labels", "mask", "sampling_rate"):
+    for name in ("fids", "lengths", "dense", "labels", "mask", "sampling_rate", "label_kind", "feature_time_ms"):
         np.testing.assert_array_equal(_flat(batches, name), np.concatenate([getattr(b, name) for b in blocks]))
     served = np.concatenate(
         [np.full(len(b) * TASKS, np.nan, np.float32) if b.served_logits is None else b.served_logits for b in blocks]

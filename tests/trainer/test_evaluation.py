@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from rillet.trainer import ScoreHistogram, WindowedMetrics
+from rillet.schemas import LabelKind
+from rillet.trainer import ScoreHistogram
 
 
 def _sample(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,7 +23,7 @@ def test_metrics_agree_with_scikit_learn_on_weighted_rows() -> None:
     weights = np.where(labels == 1, 1.0, 1.0 / rates.astype(np.float64))
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     histogram = ScoreHistogram()
-    histogram.add(logits, labels, rates)
+    histogram.add(logits, labels, 1 - labels, rates)
     metrics = histogram.metrics()
     rate = np.average(labels, weights=weights)
     assert metrics.auc == pytest.approx(roc_auc_score(labels, logits, sample_weight=weights), abs=1e-4)
@@ -35,9 +38,10 @@ def test_metrics_agree_with_scikit_learn_on_weighted_rows() -> None:
 def test_merged_histograms_equal_one_over_all_rows() -> None:
     logits, labels, rates = _sample(1, 2000)
     whole, left, right = ScoreHistogram(), ScoreHistogram(), ScoreHistogram()
-    whole.add(logits, labels, rates)
-    left.add(logits[:700], labels[:700], rates[:700])
-    right.add(logits[700:], labels[700:], rates[700:])
+    kinds = 1 - labels
+    whole.add(logits, labels, kinds, rates)
+    left.add(logits[:700], labels[:700], kinds[:700], rates[:700])
+    right.add(logits[700:], labels[700:], kinds[700:], rates[700:])
     left.merge(right)
     np.testing.assert_allclose(left.counts, whole.counts)
     np.testing.assert_allclose(left.sums, whole.sums)
@@ -45,13 +49,14 @@ def test_merged_histograms_equal_one_over_all_rows() -> None:
 
 def test_a_constant_score_has_auc_one_half() -> None:
     histogram = ScoreHistogram()
-    histogram.add(np.zeros(100, np.float32), np.arange(100, dtype=np.uint8) % 2, np.ones(100, np.float32))
+    labels = np.arange(100, dtype=np.uint8) % 2
+    histogram.add(np.zeros(100, np.float32), labels, 1 - labels, np.ones(100, np.float32))
     assert histogram.metrics().auc == pytest.approx(0.5)
 
 
 def test_scores_beyond_the_histogram_still_count_exactly_in_the_loss() -> None:
     histogram = ScoreHistogram()
-    histogram.add(np.float32([-80, 80]), np.uint8([1, 0]), np.ones(2, np.float32))
+    histogram.add(np.float32([-80, 80]), np.uint8([1, 0]), np.uint8([0, 1]), np.ones(2, np.float32))
     metrics = histogram.metrics()
     assert metrics.auc == 0.0
     assert metrics.normalised_entropy == pytest.approx(160 / (2 * np.log(2)))
@@ -59,48 +64,83 @@ def test_scores_beyond_the_histogram_still_count_exactly_in_the_loss() -> None:
 
 def test_one_class_alone_gives_no_auc_instead_of_a_wrong_one() -> None:
     histogram = ScoreHistogram()
-    histogram.add(np.zeros(3, np.float32), np.zeros(3, np.uint8), np.ones(3, np.float32))
+    histogram.add(np.zeros(3, np.float32), np.zeros(3, np.uint8), np.ones(3, np.uint8), np.ones(3, np.float32))
     metrics = histogram.metrics()
     assert np.isnan(metrics.auc)
     assert np.isnan(metrics.calibration)
     assert metrics.base_rate == 0
 
 
-def test_the_window_forgets_old_rows_and_keeps_tasks_apart() -> None:
-    window = WindowedMetrics(2, window_rows=100, parts=5)
-    rates = np.ones(10, np.float32)
-    labels = np.zeros((10, 2), np.uint8)
-    labels[::2, 0] = 1
-    mask = np.zeros((10, 2), np.uint8)
-    mask[:, 0] = 1
-    wrong = np.where(labels, -1, 1).astype(np.float32)
-    for _ in range(20):
-        window.add(wrong, labels, mask, rates)
-    assert window.metrics(0).auc == 0.0
-    assert window.metrics(1).rows == 0
-    for _ in range(10):
-        window.add(-wrong, labels, mask, rates)
-    assert window.metrics(0).auc == 1.0
-    assert window.metrics(0).rows <= 100
+@given(st.integers(0, 1000), st.floats(0.001, 8.0), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_binning_moves_the_auc_by_no_more_than_it_says(seed: int, spread: float, weighted: bool) -> None:
+    logits, labels, rates = _sample(seed, 300)
+    logits, rates = (logits * spread).astype(np.float32), rates if weighted else np.ones_like(rates)
+    labels[:2] = 0, 1
+    histogram = ScoreHistogram()
+    histogram.add(logits, labels, 1 - labels, rates)
+    metrics = histogram.metrics()
+    weights = np.where(labels == 1, 1.0, 1.0 / rates.astype(np.float64))
+    exact = roc_auc_score(labels, logits, sample_weight=weights)
+    assert abs(metrics.auc - exact) <= metrics.auc_error + 1e-12
 
 
-def test_rows_without_a_recorded_score_are_left_out() -> None:
-    window = WindowedMetrics(1, window_rows=100, parts=5)
-    logits = np.float32([[0.5], [np.nan], [-0.5]])
-    window.add(logits, np.uint8([[1], [1], [0]]), np.ones((3, 1), np.uint8), np.ones(3, np.float32))
-    assert window.metrics(0).rows == 2
-    assert window.metrics(0).auc == 1.0
+def test_at_usual_spreads_the_error_of_the_auc_is_in_the_third_digit_at_most() -> None:
+    for spread in (0.3, 1.0, 2.0):
+        rng = np.random.default_rng(0)
+        logits = rng.normal(-2, spread, 20_000).astype(np.float32)
+        labels = (rng.random(20_000) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+        histogram = ScoreHistogram()
+        histogram.add(logits, labels, 1 - labels, np.ones(20_000, np.float32))
+        metrics = histogram.metrics()
+        assert metrics.auc_error < 0.0015 / spread
+        assert metrics.auc == pytest.approx(roc_auc_score(labels, logits), abs=1e-4)
 
 
-def test_a_restored_window_goes_on_like_the_first() -> None:
-    logits, labels, rates = _sample(2, 400)
-    first = WindowedMetrics(1, window_rows=200, parts=4)
-    mask = np.ones((1, 1), np.uint8)
-    second = WindowedMetrics(1, window_rows=200, parts=4)
-    for start in range(0, 400, 40):
-        if start == 200:
-            second.load_state({name: array.copy() for name, array in first.state().items()})
-        rows = slice(start, start + 40)
-        for window in (first, second):
-            window.add(logits[rows, None], labels[rows, None], np.repeat(mask, 40, 0), rates[rows])
-    assert first.metrics(0) == second.metrics(0)
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(LabelKind.PROVISIONAL, LabelKind.CORRECTION), (LabelKind.NEGATIVE, LabelKind.LATE_POSITIVE)],
+)
+def test_a_correction_of_a_kept_negative_leaves_the_pair_a_positive(first: LabelKind, then: LabelKind) -> None:
+    logits, labels, _ = _sample(3, 1000)
+    pairs, corrected = ScoreHistogram(), ScoreHistogram()
+    ones = np.ones(1000, np.float32)
+    pairs.add(logits, labels, np.where(labels, LabelKind.POSITIVE, LabelKind.NEGATIVE).astype(np.uint8), ones)
+    acted = labels == 1
+    # The corrections come first: the order of rows does not matter.
+    corrected.add(logits[acted], labels[acted], np.full(acted.sum(), then, np.uint8), ones[acted])
+    corrected.add(logits, np.zeros(1000, np.uint8), np.full(1000, first, np.uint8), ones)
+    np.testing.assert_array_equal(corrected.counts, pairs.counts)
+    np.testing.assert_allclose(corrected.sums[:2], pairs.sums[:2], rtol=1e-12)
+
+
+def test_corrections_are_right_in_expectation_where_negatives_are_sampled() -> None:
+    logits, labels, _ = _sample(4, 1000)
+    acted = labels == 1
+    exact = roc_auc_score(labels, logits)
+    predicted = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    rng = np.random.default_rng(0)
+    total = ScoreHistogram()
+    for _ in range(400):
+        kept = rng.random(1000) < 0.2
+        for rows, label, kind in ((kept, 0, LabelKind.PROVISIONAL), (acted, 1, LabelKind.CORRECTION)):
+            n = int(rows.sum())
+            total.add(
+                logits[rows], np.full(n, label, np.uint8), np.full(n, kind, np.uint8), np.full(n, 0.2, np.float32)
+            )
+    metrics = total.metrics()
+    assert metrics.auc == pytest.approx(exact, abs=0.003)
+    assert metrics.calibration == pytest.approx(predicted.mean() / labels.mean(), rel=0.01)
+    assert metrics.base_rate == pytest.approx(labels.mean(), rel=0.01)
+
+
+def test_more_corrections_than_sampled_negatives_give_no_figure_instead_of_a_wrong_one() -> None:
+    histogram = ScoreHistogram()
+    histogram.add(
+        np.zeros(2, np.float32),
+        np.ones(2, np.uint8),
+        np.full(2, LabelKind.CORRECTION, np.uint8),
+        np.full(2, 0.1, np.float32),
+    )
+    assert np.isnan(histogram.metrics().auc)
+    assert np.isnan(histogram.metrics().base_rate)

@@ -77,7 +77,9 @@ def test_the_gradient_of_both_forms_is_that_of_finite_differences() -> None:
 @pytest.mark.parametrize("logit", [-200.0, -30.0, 30.0, 200.0])
 def test_extreme_logits_have_a_finite_loss_and_gradient(exposure: bool, label: float, logit: float) -> None:
     logits = torch.full((1, 1), logit, requires_grad=True)
-    loss = sampled_bce(logits, torch.full((1, 1), label), torch.ones(1, 1), torch.tensor([0.1]), torch.tensor([exposure]))
+    loss = sampled_bce(
+        logits, torch.full((1, 1), label), torch.ones(1, 1), torch.tensor([0.1]), torch.tensor([exposure])
+    )
     loss.backward()
     assert loss.isfinite()
     assert logits.grad is not None

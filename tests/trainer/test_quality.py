@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
 from rillet.trainer.quality import (
+    _t_quantile,
     auc,
     auc_within,
     calibration,
@@ -129,3 +130,84 @@ def test_sigmoid_does_not_overflow() -> None:
 def test_time_blocks_follow_event_time_and_are_equally_filled() -> None:
     times = np.array([50, 10, 40, 20, 30, 60])
     assert time_blocks(times, 3).tolist() == [2, 0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hard_cases_agree_with_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Logits that float32 can hold and exp cannot, many ties, groups of one row and of one class.
+    logits = rng.choice(np.float32([-1e4, -80, -1, 0, 0.5, 80, 1e4]), 400)
+    labels = rng.random(400) < 0.3
+    groups = rng.integers(0, 150, 400)
+    assert auc(logits, labels).value == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    pairs = [groups == group for group in np.unique(groups)]
+    usable = [rows for rows in pairs if 0 < labels[rows].sum() < rows.sum()]
+    within = [roc_auc_score(labels[rows], logits[rows]) for rows in usable]
+    expected = np.average(within, weights=[rows.sum() for rows in usable])
+    assert auc_within(logits, labels, groups).value == pytest.approx(expected, abs=1e-12)
+    mild = np.clip(logits, -15, 15).astype(np.float64)
+    rate = labels.mean()
+    entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+    assert normalised_entropy(mild, labels).value == pytest.approx(log_loss(labels, sigmoid(mild)) / entropy, rel=1e-6)
+    for metric in (auc, normalised_entropy, calibration):
+        assert type(metric(logits, labels).value) is float
+
+
+def test_scores_that_differ_in_the_last_bit_are_no_tie() -> None:
+    logits = np.float32([3.0, np.nextafter(np.float32(3), np.float32(4))])
+    assert auc(logits, np.array([False, True])).value == 1.0
+
+
+def test_integer_labels_are_labels_and_no_indices() -> None:
+    logits, labels = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 1, 0, 1])
+    for metric in (auc, normalised_entropy, calibration):
+        assert metric(logits, labels).value == metric(logits, labels == 1).value  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="labels: 2 is neither 0 nor 1"):
+        auc(logits, labels * 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", [auc, normalised_entropy, calibration])
+def test_a_missing_score_is_refused_instead_of_ranked(metric: object) -> None:
+    with pytest.raises(ValueError, match="NaN in row 2; leave out rows without a score"):
+        metric(np.array([0.0, 1.0, np.nan]), np.array([False, True, True]))  # type: ignore[operator]
+    with pytest.raises(ValueError, match="one of each per row"):
+        metric(np.zeros(3), np.zeros(2, np.bool_))  # type: ignore[operator]
+
+
+def test_a_certain_and_wrong_score_has_infinite_entropy_and_no_interval() -> None:
+    found = estimate(normalised_entropy(np.array([np.inf, 0.0]), np.array([False, True])), np.arange(2))
+    assert found.value == np.inf
+    assert np.isnan(found.low)
+
+
+def test_columns_of_other_rows_are_refused() -> None:
+    logits, labels, groups = sample(np.random.default_rng(0), 20)
+    one, other = auc(logits, labels), auc(logits[6:], labels[6:])
+    with pytest.raises(ValueError, match="one judges 120 rows, the other 114"):
+        difference(one, other, groups)
+    with pytest.raises(ValueError, match="clusters: 114 values for 120 rows"):
+        estimate(one, groups[6:])
+    with pytest.raises(ValueError, match="groups: 114 values for 120 rows"):
+        auc_within(logits, labels, groups[6:])
+
+
+def test_a_single_cluster_tells_nothing() -> None:
+    logits, labels, _ = sample(np.random.default_rng(0), 20)
+    found = estimate(auc(logits, labels), np.zeros(len(labels)))
+    assert (found.low, found.high, found.clusters) == (-np.inf, np.inf, 1)
+    assert not found.excludes_zero
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10, 30, 31, 49, 1000])
+def test_few_clusters_widen_an_interval_as_students_t_does(freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for confidence in (0.8, 0.95, 0.999):
+        probability = 0.5 + confidence / 2
+        assert _t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-4)
+
+
+def test_an_estimate_prints_as_a_figure_with_its_interval() -> None:
+    logits, labels, groups = sample(np.random.default_rng(0))
+    found = estimate(normalised_entropy(logits, labels), groups)
+    assert str(found) == f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    assert "np.float64" not in repr(found)

@@ -1,0 +1,226 @@
+"""Quality of stretches of request time: told once labels are complete, whatever the order of rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rillet.schemas import LabelKind, Task
+from rillet.trainer import Batch, ServedQuality, TrainerConfig, TrainerError
+from rillet.trainer.served_quality import COMPLETE_KEPT
+
+MINUTE = 60_000
+TASK = Task("watch", "watch", window_ms=10 * MINUTE)
+EVERY = TrainerConfig(quality_stretch_ms=MINUTE, quality_rows=1)
+NEGATIVE, PROVISIONAL = LabelKind.NEGATIVE, LabelKind.PROVISIONAL
+POSITIVE, CORRECTION = LabelKind.POSITIVE, LabelKind.CORRECTION
+
+
+def rows(
+    times_ms: list[int] | np.ndarray,
+    kinds: list[LabelKind] | np.ndarray,
+    logits: list[float] | np.ndarray,
+    rate: float = 1.0,
+    newest_ms: int = 0,
+) -> Batch:
+    """A batch of one task; only the columns that quality reads say anything."""
+    n = len(times_ms)
+    times, kind = np.asarray(times_ms, np.int64), np.asarray(kinds, np.uint8)
+    positive = np.isin(kind, [POSITIVE, CORRECTION, LabelKind.LATE_POSITIVE])
+    return Batch(
+        fids=np.empty(0, np.int64),
+        lengths=None,
+        dense=np.empty((n, 0), np.float32),
+        labels=positive.astype(np.uint8)[:, None],
+        mask=np.ones((n, 1), np.uint8),
+        sampling_rate=np.full(n, rate, np.float32),
+        label_kind=kind,
+        feature_time_ms=times,
+        served_logits=np.asarray(logits, np.float32)[:, None],
+        newest_event_ms=max(newest_ms, int(times.max(initial=0))),
+        newest_ingest_ms=0,
+        action_ingest_ms=np.empty(0, np.int64),
+        positions={},
+    )
+
+
+def part(batch: Batch, chosen: np.ndarray) -> Batch:
+    """Some rows of a batch."""
+    columns = ("dense", "labels", "mask", "sampling_rate", "label_kind", "feature_time_ms", "served_logits")
+    return replace(batch, **{name: getattr(batch, name)[chosen] for name in columns})
+
+
+def at(newest_ms: int, closed_ms: int = -1) -> Batch:
+    """A row without a score that moves time on; with ``closed_ms`` the negative of a request of that time."""
+    time_ms, kind = (newest_ms, POSITIVE) if closed_ms < 0 else (closed_ms, NEGATIVE)
+    return rows([time_ms], [kind], [np.nan], newest_ms=newest_ms)
+
+
+def test_a_stretch_is_told_once_its_label_windows_have_closed() -> None:
+    quality = ServedQuality([TASK], EVERY)
+    quality.add(rows([5_000, 50_000], [POSITIVE, POSITIVE], [1.0, 2.0]))
+    quality.add(rows([6_000, 7_000], [NEGATIVE, NEGATIVE], [0.0, 1.5], newest_ms=11 * MINUTE))
+    quality.add(at(12 * MINUTE - 1, closed_ms=MINUTE))
+    assert quality.known(0) is None
+    quality.add(at(12 * MINUTE))
+    known = quality.known(0)
+    assert known is not None
+    assert (known.start_ms, known.end_ms, known.metrics.rows) == (0, MINUTE, 4)
+    assert known.metrics.auc == 0.75
+
+
+def test_a_joiner_that_closes_windows_late_delays_the_figure_instead_of_biasing_it() -> None:
+    quality = ServedQuality([TASK], EVERY)
+    quality.add(rows([5_000], [POSITIVE], [1.0]))
+    quality.add(at(60 * MINUTE, closed_ms=MINUTE - 1))
+    assert quality.known(0) is None
+    quality.add(at(60 * MINUTE, closed_ms=MINUTE))
+    assert quality.known(0) is not None
+
+
+def test_where_rows_go_out_at_once_no_closing_is_waited_for() -> None:
+    quality = ServedQuality([replace(TASK, labels="immediate")], EVERY)
+    quality.add(rows([1_000, 2_000, 3_000], [PROVISIONAL] * 3, [1.0, 0.0, 0.5]))
+    quality.add(rows([1_000], [CORRECTION], [1.0], newest_ms=5 * MINUTE))
+    assert quality.known(0) is None
+    quality.add(rows([12 * MINUTE], [PROVISIONAL], [0.0]))
+    known = quality.known(0)
+    assert known is not None
+    assert (known.metrics.auc, known.metrics.base_rate) == (1.0, pytest.approx(1 / 3))
+
+
+def test_positives_of_new_requests_are_not_mixed_with_negatives_of_older_ones() -> None:
+    # Traffic triples: a window in order of training would see three times the positives that its negatives belong to.
+    rng = np.random.default_rng(0)
+    times = np.concatenate([rng.integers(0, 20 * MINUTE, 4_000), rng.integers(20 * MINUTE, 40 * MINUTE, 12_000)])
+    labels = rng.random(len(times)) < 0.2
+    out_ms = times + np.where(labels, rng.integers(0, TASK.window_ms, len(times)), TASK.window_ms)
+    order = np.argsort(out_ms)
+    quality = ServedQuality([TASK], EVERY)
+    batch = rows(times[order], np.where(labels, POSITIVE, NEGATIVE)[order], np.full(len(times), np.log(0.2 / 0.8)))
+    told = []
+    for start in range(0, len(times), 100):
+        piece = part(batch, np.arange(start, min(start + 100, len(times))))
+        quality.add(replace(piece, newest_event_ms=int(out_ms[order][start : start + 100].max())))
+        known = quality.known(0)
+        if known is not None and known.end_ms not in [end for end, _ in told]:
+            told.append((known.end_ms, known.metrics))
+    assert [end for end, _ in told] == [MINUTE * i for i in range(1, len(told) + 1)]
+    assert len(told) >= 35
+    for end_ms, metrics in told:
+        inside = (times // MINUTE + 1) * MINUTE == end_ms
+        assert metrics.rows == inside.sum()
+        assert metrics.calibration == pytest.approx(0.2 / labels[inside].mean(), rel=1e-5)
+
+
+def test_the_order_of_rows_within_what_is_held_does_not_matter() -> None:
+    rng = np.random.default_rng(1)
+    n = 600
+    kinds = np.where(rng.random(n) < 0.3, POSITIVE, NEGATIVE)
+    batch = rows(rng.integers(0, 5 * MINUTE, n), kinds, np.round(rng.normal(size=n), 1))
+    found = []
+    for seed in range(3):
+        quality = ServedQuality([TASK], replace(EVERY, quality_rows=10_000))
+        order = np.random.default_rng(seed).permutation(n)
+        for chosen in np.array_split(order, 7):
+            quality.add(part(batch, chosen))
+        quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+        known = quality.known(0)
+        assert known is not None
+        found.append(known)
+    for other in found[1:]:
+        assert other.metrics.auc == found[0].metrics.auc
+        assert other.metrics.calibration == pytest.approx(found[0].metrics.calibration, rel=1e-12)
+    labels = kinds == POSITIVE
+    assert found[0].metrics.rows == n
+    assert found[0].metrics.auc == pytest.approx(roc_auc_score(labels, batch.served_logits[:, 0]), abs=1e-4)
+
+
+def test_figures_are_of_the_newest_stretches_with_enough_rows() -> None:
+    quality = ServedQuality([TASK], replace(EVERY, quality_rows=5))
+    for minute in range(4):
+        times = [minute * MINUTE + i for i in range(3)]
+        quality.add(rows(times, [POSITIVE, NEGATIVE, NEGATIVE], [1.0 if minute else -9.0, 0.0, 0.0]))
+    quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+    known = quality.known(0)
+    assert known is not None
+    assert (known.start_ms, known.end_ms, known.metrics.rows) == (2 * MINUTE, 4 * MINUTE, 6)
+    assert known.metrics.auc == 1.0
+
+
+def test_rows_without_a_served_logit_are_counted_and_not_judged() -> None:
+    quality = ServedQuality([TASK], EVERY)
+    quality.add(rows([0, 1, 2], [POSITIVE, NEGATIVE, NEGATIVE], [np.nan] * 3))
+    quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+    assert quality.known(0) is None
+    assert quality.unscored_rows(0) == 4
+    assert quality.held_rows(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("window_ms", "stretch_ms"),
+    [
+        (1_000, MINUTE),
+        (10 * MINUTE, 75_000),
+        (3 * 24 * 60 * MINUTE, 6 * 60 * MINUTE),
+        (90 * 24 * 60 * MINUTE, 121_500_000),
+    ],
+)
+def test_memory_is_bounded_for_windows_of_any_length(window_ms: int, stretch_ms: int) -> None:
+    quality = ServedQuality([replace(TASK, window_ms=window_ms)], TrainerConfig())
+    assert quality.stretch_ms(0) == stretch_ms
+    most = 0
+    for step in range(400):
+        newest = step * stretch_ms
+        times = [newest, max(0, newest - window_ms)]
+        quality.add(rows(times, [POSITIVE, NEGATIVE], [0.0, 1.0]))
+        most = max(most, len(quality.state()["0.stretches"]))
+    assert most <= window_ms // stretch_ms + 3 + COMPLETE_KEPT
+    assert quality.left_out_rows(0) == 0
+
+
+def test_windows_that_never_close_and_rows_that_come_too_late_are_counted() -> None:
+    quality = ServedQuality([TASK], EVERY)
+    for minute in range(100):
+        quality.add(rows([minute * MINUTE], [POSITIVE], [0.0]))
+    held = len(quality.state()["0.stretches"])
+    assert held < 60
+    assert quality.left_out_rows(0) == 100 - held
+    quality.add(rows([0], [NEGATIVE], [0.0], newest_ms=100 * MINUTE))
+    assert quality.left_out_rows(0) == 101 - held
+    assert quality.held_rows(0) == held
+
+
+def test_a_restored_one_goes_on_like_the_first() -> None:
+    rng = np.random.default_rng(2)
+    n = 2_000
+    kinds = np.where(rng.random(n) < 0.3, POSITIVE, NEGATIVE)
+    batch = rows(np.sort(rng.integers(0, 60 * MINUTE, n)), kinds, rng.normal(size=n))
+    first, second = (ServedQuality([TASK], EVERY) for _ in range(2))
+    for number, chosen in enumerate(np.array_split(np.arange(n), 20)):
+        if number == 11:
+            second.load_state({name: array.copy() for name, array in first.state().items()})
+        for quality in (first, second):
+            quality.add(replace(part(batch, chosen), newest_event_ms=int(batch.feature_time_ms[chosen].max())))
+    assert first.known(0) is not None
+    assert first.known(0) == second.known(0)
+    for name, array in first.state().items():
+        np.testing.assert_array_equal(array, second.state()[name], err_msg=name)
+
+
+def test_stretches_of_another_length_start_empty() -> None:
+    first = ServedQuality([TASK], EVERY)
+    first.add(rows([0], [POSITIVE], [0.0]))
+    second = ServedQuality([TASK], replace(EVERY, quality_stretch_ms=2 * MINUTE))
+    second.load_state(first.state())
+    assert second.held_rows(0) == 0
+
+
+def test_stretches_that_are_too_short_for_the_window_are_refused() -> None:
+    with pytest.raises(
+        TrainerError, match=r"1000 makes 600 stretches of the label window of task watch.*set 9375 or more"
+    ):
+        ServedQuality([TASK], replace(EVERY, quality_stretch_ms=1_000))
