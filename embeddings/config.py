@@ -18,8 +18,8 @@ class TableConfig:
 
     #: "none" has no optimiser slots and refuses gradients: the table of a replica
     optimizer: Optimizer = "adagrad"
-    #: step size, both optimisers
-    learning_rate: float = 0.1
+    #: step size, both optimisers; lazy_adam wants about a tenth of adagrad's
+    learning_rate: float = 0.03
     #: lazy_adam: decay of the mean of gradients, in [0, 1)
     beta1: float = 0.9
     #: lazy_adam: decay of the mean of squared gradients, in [0, 1)

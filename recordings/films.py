@@ -71,9 +71,14 @@ def films_spec(
 ) -> FeatureSpec:
     """The feature spec of examples/films, with what is given changed in its task."""
     spec = parse_spec(resources.files("rillet.recordings").joinpath("specs", "films.toml").read_text("utf-8"))
-    changed = {"window_ms": window_ms, "negative_rate": negative_rate, "labels": labels}
-    task = replace(spec.tasks[0], **{name: value for name, value in changed.items() if value is not None})
-    return replace(spec, tasks=(task,))
+    task = spec.tasks[0]
+    changed = replace(
+        task,
+        window_ms=task.window_ms if window_ms is None else window_ms,
+        negative_rate=task.negative_rate if negative_rate is None else negative_rate,
+        labels=labels or task.labels,
+    )
+    return replace(spec, tasks=(changed,))
 
 
 def film_events(

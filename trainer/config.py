@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
+#: rows after which half of what is added to the first steps is gone, and the factor below which all of it is
+_FIRST_STEP_ROWS, _NO_FACTOR = 4000, 1.01
 
 
 def _positive(**values: float) -> None:
@@ -63,6 +65,8 @@ class TrainerConfig:
     batch_size: int = 512
     #: rows of the first batches, which grow to batch_size: see :meth:`batch_rows`
     first_batch_size: int = 32
+    #: what the first steps of embedding rows are multiplied by, falling to 1: see :meth:`row_step_factor`
+    first_step_factor: float = 6.0
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
     #: decoded rows held in memory ahead of training; reading waits above it
@@ -84,6 +88,7 @@ class TrainerConfig:
         _positive(
             batch_size=self.batch_size,
             first_batch_size=self.first_batch_size,
+            first_step_factor=self.first_step_factor,
             queue_rows=self.queue_rows,
             checkpoint_interval_s=self.checkpoint_interval_s,
             keep_checkpoints=self.keep_checkpoints,
@@ -105,3 +110,15 @@ class TrainerConfig:
         [32, 32, 64, 256, 512]
         """
         return min(self.batch_size, max(self.first_batch_size, trained_rows // _ROWS_PER_BATCH_ROW))
+
+    def row_step_factor(self, trained_rows: int) -> float:
+        """What the next step of embedding rows is multiplied by.
+
+        A model without history has all to learn and nothing to lose; later, large steps are noise in its scores.
+
+        >>> config = TrainerConfig(first_step_factor=6.0)
+        >>> [round(config.row_step_factor(rows), 2) for rows in (0, 4_000, 100_000, 10_000_000)]
+        [6.0, 3.5, 1.19, 1.0]
+        """
+        factor = 1 + (self.first_step_factor - 1) / (1 + trained_rows / _FIRST_STEP_ROWS)
+        return factor if abs(factor - 1) > _NO_FACTOR - 1 else 1.0

@@ -49,10 +49,11 @@ class Learner:
         self._optimizers: tuple[tuple[list[str], torch.optim.Optimizer], ...] = self._make_optimizers(model)
         self._segments = len(spec.slots)
 
-    def step(self, batch: Batch, now_ms: int) -> StepResult:
+    def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
         :param now_ms: stamped on the rows as last seen; the newest event time so far, so that a replay stamps the same.
+        :param row_step_factor: of the step size of embedding rows.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -78,7 +79,9 @@ class Learner:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             return StepResult(predicted, value, 0, True)
-        unique = self.table.apply_gradients(rows, batch.lengths, grad.numpy().reshape(n * segments, -1))
+        unique = self.table.apply_gradients(
+            rows, batch.lengths, grad.numpy().reshape(n * segments, -1), step_factor=row_step_factor
+        )
         for _, optimizer in self._optimizers:
             optimizer.step()
         return StepResult(predicted, value, unique, False)

@@ -214,7 +214,8 @@ class OnlineTrainer:
 
     def _step(self, batch: Batch) -> StepResult:
         self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
-        result = self.learner.step(batch, self.newest_event_ms)
+        factor = self.config.row_step_factor(self.counters.rows)
+        result = self.learner.step(batch, self.newest_event_ms, factor)
         self.quality.add(batch)
         self.positions.update(batch.positions)
         counters = self.counters
