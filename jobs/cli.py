@@ -92,7 +92,8 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
     for task in spec.tasks:
         window = f"{task.window_ms / 60_000:g} min"
-        click.echo(f"task      {task.name}: action {task.action} within {window}, {task.negative_rate:g} of negatives")
+        rate = f"{task.negative_rate:g} of negatives"
+        click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
     click.echo(f"slices    {schedule.slice_ms / 1000:g} s, {schedule.live_slices} alive at once")
     click.echo(f"model     {config.model.name}: {config.model.kind}, dim {config.model.dim}")
     kafka = config.kafka

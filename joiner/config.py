@@ -18,7 +18,7 @@ class JoinerConfig:
 
     #: request keys are hashed into this many buckets, the unit of keyed state and of rescaling
     buckets: int = 16
-    #: time is cut into slices of this length, negatives of a slice go out together;
+    #: time is cut into slices of this length, the windows of a slice close together;
     #: 0 = a sixteenth of the longest time that a slice is kept
     slice_ms: int = 0
     #: how long, in event time, an action waits for a feature event that has not come yet
@@ -27,9 +27,9 @@ class JoinerConfig:
     late_retention_ms: int = 3_600_000
     #: feature events held in memory, by estimate; older slices spill to disk beyond it
     memory_bytes: int = 256 << 20
-    #: rows of an example block of negatives
+    #: the most rows of an example block
     block_rows: int = 256
-    #: what the end of bounded input and ``stop --drain`` do to windows that are still open
+    #: what the end of bounded input and ``stop --drain`` do to the negatives of windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"
     #: event times further than this ahead of the wall clock at ingestion are refused
     max_ahead_ms: int = MAX_AHEAD_MS

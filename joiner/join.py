@@ -19,7 +19,7 @@ from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
-from rillet.joiner.sampling import request_hash, uniforms
+from rillet.joiner.sampling import keeps, request_hash
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
     NEVER_MS,
@@ -312,15 +312,15 @@ class Joiner:
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""
-        blocks: list[ExampleBlock] = []
         event, seed = entry.event, self._spec.sampling_seed
+        kept: dict[int, Int64s | None] = {}
         for index in self._immediate:
-            task, kept = self._spec.tasks[index], None
+            task, kept[index] = self._spec.tasks[index], None
             if task.negative_rate < 1:
                 hash_ = np.uint64(request_hash(seed, task.name, event.request_id))
-                kept = np.flatnonzero(uniforms(hash_, event.impression_ids) < task.negative_rate)
-            blocks += self._builder.provisional(bucket, entry, kept, index, self._config.block_rows)
-            self.counters.provisional_negatives += len(event.impression_ids) if kept is None else len(kept)
+                kept[index] = keeps(hash_, event.impression_ids, task.negative_rate).nonzero()[0]
+        blocks = self._builder.provisional(bucket, entry, kept, self._config.block_rows)
+        self.counters.provisional_negatives += sum(map(len, blocks))
         return blocks
 
     def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
@@ -351,7 +351,7 @@ class Joiner:
         counts = [len(indices) for indices in negatives]
         hashes = np.fromiter((request_hash(seed, name, e.event.request_id) for e in entries), np.uint64, len(entries))
         ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, negatives, strict=True)])
-        keep = uniforms(np.repeat(hashes, counts), ids) < rate
+        keep = keeps(np.repeat(hashes, counts), ids, rate)
         parts = np.split(keep, np.cumsum(counts)[:-1])
         return [indices[part] for indices, part in zip(negatives, parts, strict=True)]
 

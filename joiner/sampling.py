@@ -7,14 +7,16 @@ request (BLAKE2b), impressions are mixed in with the finaliser of SplitMix64 (St
 from __future__ import annotations
 
 from hashlib import blake2b
+from math import ceil
 
 import numpy as np
 
-from rillet.schemas.arrays import Float64s, Int64s, UInt64s
+from rillet.schemas.arrays import Bools, Int64s, UInt64s
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
 def request_hash(seed: int, task: str, request_id: str) -> int:
@@ -22,10 +24,17 @@ def request_hash(seed: int, task: str, request_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(request_hashes: UInt64s | np.uint64, impression_ids: Int64s) -> Float64s:
-    """One number in [0, 1) per impression, float64[n], from n request hashes, or one, and n impression ids."""
-    x = (request_hashes ^ impression_ids.view(np.uint64)) + _GAMMA
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    x ^= x >> np.uint64(31)
-    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def keeps(request_hashes: UInt64s | np.uint64, impression_ids: Int64s, rate: float) -> Bools:
+    """Whether the sample keeps each impression, bool[n], by n request hashes, or one, and n impression ids."""
+    if rate >= 1:
+        return np.ones(len(impression_ids), np.bool_)
+    x = request_hashes ^ impression_ids.view(np.uint64)
+    x += _GAMMA
+    x ^= x >> _30
+    x *= _MIX1
+    x ^= x >> _27
+    x *= _MIX2
+    x ^= x >> _31
+    # (x >> 11) * 2^-53 < rate, in integers: both scalings are exact.
+    kept: Bools = x < np.uint64(ceil(rate * 2.0**53) << 11)
+    return kept

@@ -51,7 +51,7 @@ class SliceSchedule:
         return event_time_ms // self.slice_ms
 
     def close_ms(self, slice_: int, task: int) -> int:
-        """The watermark at which a slice's impressions without an action become negatives of a task."""
+        """The watermark at which a slice's label windows of a task are closed."""
         return (slice_ + 1) * self.slice_ms + self.windows_ms[task] - 1
 
     def expiry_ms(self, slice_: int) -> int:

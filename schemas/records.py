@@ -38,7 +38,7 @@ class LabelKind(IntEnum):
     POSITIVE = 0
     #: the window closed without an action
     NEGATIVE = 1
-    #: an action came after the window's NEGATIVE
+    #: an action came after its window was closed; the pair's negative was sent where the sample kept it
     LATE_POSITIVE = 2
     #: an action came after the pair's PROVISIONAL negative, which was sent where the sample kept it
     CORRECTION = 3

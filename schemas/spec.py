@@ -91,7 +91,7 @@ class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
-    the window's negatives went out is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
+    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
     lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
     (:data:`LabelMode`). ``docs/join.md`` is the exact definition.

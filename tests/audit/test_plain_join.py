@@ -131,5 +131,5 @@ def test_the_arrival_of_the_first_action_on_a_pair_decides_whether_it_may_be_lat
 
 def test_nothing_at_all_is_a_join_too() -> None:
     expected = PlainJoin(SPEC).result()
-    assert expected.expected.shape == (0, 2)
+    assert expected.negative.shape == expected.positive.shape == (0, 2)
     assert expected.find(np.array([0]), np.array([100])).tolist() == [-1]

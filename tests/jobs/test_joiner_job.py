@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from rillet.schemas import (
     load_spec,
     parse_spec,
 )
-from tests.joiner.support import SPEC, action, feature
+from tests.joiner.support import SPEC, action, feature, with_labels
 
 pytestmark = pytest.mark.integration
 
@@ -216,8 +217,11 @@ def test_a_second_replay_gives_the_same_examples(
 def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(
     setup: Callable[..., Setup], tmp_path: Path
 ) -> None:
-    """Rules 3, 6, 7 and 13 of docs/join.md through real Flink; a window is made to close before its late action."""
-    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    """Rules 3, 6 to 8, 11 and 13 of docs/join.md through real Flink: a task of aligned labels and one of immediate ones.
+
+    A window is made to close before its late action.
+    """
+    spec = parse_spec(dump_spec(with_labels(SPEC, "aligned", "immediate")).replace('late = "drop"', 'late = "emit"'))
     made = setup("rules", joiner=replace(JOINER, late_retention_ms=600_000), spec=spec)
     topics, requests = made.config.kafka.topics, 200
     producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
@@ -248,7 +252,10 @@ def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(
 
     def sent(kind: LabelKind, request_id: str) -> bool:
         return any(
-            block.label_kind[0] == kind and block.mask[0] and request_id in block.request_ids for block in made.blocks()
+            block.request_ids[at] == request_id and of_row == kind
+            for block in made.blocks()
+            if block.mask[0]
+            for at, of_row in zip(block.request_index, block.label_kind, strict=True)
         )
 
     try:
@@ -264,6 +271,17 @@ def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(
     assert (report.requests, report.early_actions, report.late_positive) == (requests, requests, 2)
     assert report.unusable_events == 3 * requests
     assert report.positive == 2 * requests + 2
+    blocks = made.blocks()
+    kinds = [Counter(int(k) for b in blocks if b.mask[task] for k in b.label_kind) for task in (0, 1)]
+    assert kinds[0] == {
+        LabelKind.POSITIVE: requests,
+        LabelKind.NEGATIVE: kinds[0][LabelKind.NEGATIVE],
+        LabelKind.LATE_POSITIVE: 2,
+    }
+    assert kinds[1] == {LabelKind.PROVISIONAL: 5 * requests, LabelKind.CORRECTION: requests}
+    # Provisional negatives in one block per request; a positive with the negatives of its request.
+    assert sum(1 for b in blocks if b.label_kind[0] == LabelKind.PROVISIONAL) == requests
+    assert any({LabelKind.POSITIVE, LabelKind.NEGATIVE} <= set(b.label_kind.tolist()) for b in blocks if b.mask[0])
     letters = read_topic(made.config.kafka.bootstrap_servers, topics.dead_letters)
     assert sum(1 for _ in letters) == 3 * requests
 

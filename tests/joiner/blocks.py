@@ -11,7 +11,7 @@ from tests.simulation.joiner_oracle import kept
 def example_blocks(
     spec: FeatureSpec, features: list[FeatureEvent], actions: list[ActionEvent], ingest_ms: int = NO_TIME_MS
 ) -> list[ExampleBlock]:
-    """One block per row that is due; of several actions on a pair the first in the list counts."""
+    """One block per row that is due when no action is late; of several actions on a pair the first in the list counts."""
     blocks = []
     for feature in features:
         for column, task in enumerate(spec.tasks):
@@ -23,13 +23,26 @@ def example_blocks(
                     == (feature.request_id, impression_id, task.action)
                     and -task.early_ms <= action.event_time_ms - feature.event_time_ms < task.window_ms
                 ]
-                if times or kept(spec.sampling_seed, task.name, feature.request_id, impression_id, task.negative_rate):
-                    blocks.append(_row(spec, feature, position, column, times[0] if times else NO_TIME_MS, ingest_ms))
+                immediate = task.labels == "immediate"
+                if (immediate or not times) and kept(
+                    spec.sampling_seed, task.name, feature.request_id, impression_id, task.negative_rate
+                ):
+                    kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
+                    blocks.append(_row(spec, feature, position, column, NO_TIME_MS, ingest_ms, kind))
+                if times:
+                    kind = LabelKind.CORRECTION if immediate else LabelKind.POSITIVE
+                    blocks.append(_row(spec, feature, position, column, times[0], ingest_ms, kind))
     return blocks
 
 
 def _row(
-    spec: FeatureSpec, feature: FeatureEvent, position: int, column: int, action_ms: int, ingest_ms: int
+    spec: FeatureSpec,
+    feature: FeatureEvent,
+    position: int,
+    column: int,
+    action_ms: int,
+    ingest_ms: int,
+    kind: LabelKind,
 ) -> ExampleBlock:
     slots, tasks, dense = len(spec.item), len(spec.tasks), len(spec.dense)
     positive = action_ms != NO_TIME_MS
@@ -54,7 +67,7 @@ def _row(
         labels=one_hot * np.uint8(positive),
         mask=one_hot,
         sampling_rate=np.array([spec.tasks[column].negative_rate], np.float32),
-        label_kind=np.array([LabelKind.POSITIVE if positive else LabelKind.NEGATIVE], np.uint8),
+        label_kind=np.array([kind], np.uint8),
         feature_time_ms=np.array([feature.event_time_ms]),
         action_time_ms=np.array([action_ms]),
         feature_ingest_ms=np.array([ingest_ms]),

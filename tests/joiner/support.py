@@ -107,7 +107,9 @@ class Arrival:
 LATENESS_MS = 3_000
 
 
-def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
+def stream(
+    seed: int, requests: int, spec: FeatureSpec = SPEC
+) -> tuple[list[FeatureEvent], list[ActionEvent], list[tuple[int, int, bytes]]]:
     """Features, actions and (bucket, event time, record) of both, each in order of arrival.
 
     At most LATENESS_MS out of order of event time, some records twice, some pairs with two actions, some
@@ -115,7 +117,10 @@ def stream(seed: int, requests: int) -> tuple[list[FeatureEvent], list[ActionEve
     """
     rng = np.random.default_rng(seed)
     times = np.sort(rng.integers(10_000, 210_000, requests))
-    features = [feature(i, int(t), impressions=int(rng.integers(1, 6))) for i, t in enumerate(times)]
+    features = [
+        replace(feature(i, int(t), impressions=int(rng.integers(1, 6))), spec_hash=spec.hash)
+        for i, t in enumerate(times)
+    ]
     actions = []
     for i, event in enumerate(features):
         for index in range(len(event.impression_ids)):

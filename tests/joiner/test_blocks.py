@@ -9,7 +9,7 @@ import pytest
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.entry import Entry
-from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, dump_spec, parse_spec
+from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, dump_spec, encode, parse_spec
 from tests.joiner.support import SPEC, feature
 
 WATCH, LIKE = 0, 1
@@ -95,6 +95,63 @@ def test_negatives_of_many_requests_carry_their_own_columns(spec: FeatureSpec, b
         of_row = [int(block.request_ids[r][1:]) for r in block.request_index]
         assert block.feature_time_ms.tolist() == [1_000 * request for request in of_row]
         assert block.feature_ingest_ms.tolist() == [10 + request for request in of_row]
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])
+@pytest.mark.parametrize("block_rows", [1, 3, 100])
+def test_aligned_rows_of_many_requests_are_in_order_with_the_times_of_their_actions(
+    spec: FeatureSpec, block_rows: int
+) -> None:
+    entries = [Entry(event_of(spec, request, 3 + request), 10 + request) for request in range(4)]
+    negatives = [[0, 2], [1], [], [5]]
+    positives = {(0, 1): 2_000, (1, 3): 3_000, (1, 0): 2_500, (3, 4): 9_000}
+    for (request, index), time_ms in positives.items():
+        entries[request].keep_times(LIKE, 2, 1, 1)  # of the other task
+        entries[request].keep_times(WATCH, index, time_ms, time_ms + 1)
+    indices = [np.array(i, np.int64) for i in negatives]
+    blocks = BlockBuilder(spec).aligned(1, entries, indices, WATCH, block_rows)
+    order = sorted([*positives, *((request, i) for request, of in enumerate(negatives) for i in of)])
+    assert [row for b in blocks for row in rows(spec, b)] == [due(spec, entries[r].event, i) for r, i in order]
+    assert [len(block) for block in blocks] == [min(block_rows, 8 - at) for at in range(0, 8, block_rows)]
+    kinds = [LabelKind.POSITIVE if pair in positives else LabelKind.NEGATIVE for pair in order]
+    assert [kind for block in blocks for kind in block.label_kind.tolist()] == kinds
+    labels = [label for block in blocks for label in block.labels.reshape(-1, 2).tolist()]
+    assert labels == [[int(pair in positives), 0] for pair in order]
+    times = [pair for b in blocks for pair in zip(b.action_time_ms.tolist(), b.action_ingest_ms.tolist(), strict=True)]
+    assert times == [(positives[pair], positives[pair] + 1) if pair in positives else (-1, -1) for pair in order]
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])
+@pytest.mark.parametrize("index", [None, [0], [1, 4], []])
+@pytest.mark.parametrize("impressions", [5, 100])
+def test_provisional_negatives_of_a_request_carry_their_own_columns(
+    spec: FeatureSpec, index: list[int] | None, impressions: int
+) -> None:
+    entry = Entry(event_of(spec, 2, impressions), 11)
+    builder = BlockBuilder(spec)
+    kept = None if index is None else np.array(index, np.int64)
+    blocks = builder.provisional(3, entry, {LIKE: kept}, 256)
+    wanted = range(impressions) if index is None else index
+    assert [row for block in blocks for row in rows(spec, block)] == [due(spec, entry.event, i) for i in wanted]
+    assert len(blocks) == bool(wanted)
+    for block in blocks:
+        n = len(block)
+        assert block.bucket == 3
+        assert not block.labels.any()
+        assert block.mask.tolist() == [0, 1] * n
+        assert block.label_kind.tolist() == [LabelKind.PROVISIONAL] * n
+        assert block.sampling_rate.tolist() == [np.float32(spec.tasks[LIKE].negative_rate)] * n
+        assert (block.feature_time_ms.tolist(), block.feature_ingest_ms.tolist()) == ([2_000] * n, [11] * n)
+        assert (block.action_time_ms.tolist(), block.action_ingest_ms.tolist()) == ([-1] * n, [-1] * n)
+
+
+def test_provisional_negatives_without_lengths_and_logits_are_those_of_the_general_form() -> None:
+    event = replace(event_of(SPEC, 1, 4), served_logits=None, context_lengths=None)
+    every = np.arange(4)
+    (fast,) = BlockBuilder(SPEC).provisional(0, Entry(event, -1), {LIKE: None}, 10)
+    (general,) = BlockBuilder(SPEC).negatives(0, [Entry(event, -1)], [every], LIKE, 10)
+    provisional = np.full(4, LabelKind.PROVISIONAL, np.uint8)
+    assert encode(fast) == encode(replace(general, label_kind=provisional))
 
 
 def test_logits_are_nan_where_only_other_requests_of_a_block_had_them() -> None:

@@ -37,8 +37,7 @@ def test_a_positive_goes_out_with_its_action_and_not_with_the_window(engine: Eng
     assert engine.blocks == []
     engine.record(0, encode(action(1, 2, "watch", 6_000)), ingest_ms=6_100)
     (block,) = engine.blocks
-    assert rows_of(SPEC, [block]) == [("r1", 102, "watch", 1, 0.5, 6_000)]
-    assert block.label_kind.tolist() == [LabelKind.POSITIVE]
+    assert rows_of(SPEC, [block]) == [("r1", 102, "watch", 1, 0.5, 6_000, LabelKind.POSITIVE)]
     assert (block.feature_ingest_ms[0], block.action_ingest_ms[0]) == (5_100, 6_100)
     assert block.feature_time_ms.tolist() == [5_000]
 
@@ -177,7 +176,7 @@ def test_waiting_actions_keep_the_order_of_their_arrival_over_restarts(engine: E
         engine.record(0, encode(action(1, 1, "watch", times[-1 - index])))
         engine.restore(engine.checkpoint())
     engine.record(0, encode(feature(1, 5_000)))
-    assert [row[1::4] for row in rows_of(SPEC, engine.blocks)] == [(100, 9_000), (101, 6_000)]
+    assert [(row[1], row[5]) for row in rows_of(SPEC, engine.blocks)] == [(100, 9_000), (101, 6_000)]
 
 
 def test_every_block_row_of_negatives_is_counted(tmp_path: Path) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rillet.joiner.sampling import request_hash, uniforms
+from rillet.joiner.sampling import keeps, request_hash
 from tests.simulation.joiner_oracle import kept
 
 
 def sample(seed: int, task: str, request_id: str, ids: np.ndarray, rate: float) -> np.ndarray:
     hashes = np.full(len(ids), request_hash(seed, task, request_id), np.uint64)
-    return uniforms(hashes, ids) < rate
+    kept = keeps(hashes, ids, rate)
+    assert (keeps(hashes[0], ids, rate) == kept).all()
+    return kept
 
 
 @pytest.mark.parametrize("seed", [0, 7, -3])
 def test_it_is_the_documented_rule(seed: int) -> None:
     ids = np.array([0, 1, -1, 2**62, -(2**63), 2**63 - 1], np.int64)
     for number in range(50):
-        found = sample(seed, "watch", f"r{number}", ids, 0.3)
-        assert found.tolist() == [kept(seed, "watch", f"r{number}", i, 0.3) for i in ids.tolist()]
+        # A rate may be so small, or so near to 1, that it differs from 0 or 1 in its last bits alone.
+        for rate in (0.3, 1e-300, 2.0**-53, 1 - 2.0**-53, 1.0):
+            found = sample(seed, "watch", f"r{number}", ids, rate)
+            assert found.tolist() == [kept(seed, "watch", f"r{number}", i, rate) for i in ids.tolist()]
 
 
 def test_a_rate_keeps_its_share_and_a_lower_rate_keeps_a_part_of_it() -> None:

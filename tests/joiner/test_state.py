@@ -27,10 +27,12 @@ def test_an_entry_reads_back(kind: EntryKind, ingest_ms: int, body: bytes) -> No
     assert unpack_entry(pack_entry(kind, ingest_ms, body)) == (kind, ingest_ms, body)
 
 
-@given(st.text(), st.binary(max_size=20))
-def test_the_positives_of_a_request_read_back(request_id: str, positives: bytes) -> None:
-    expected = (request_id, int.from_bytes(positives, "little"))
-    assert unpack_positives_entry(pack_positives_entry(request_id, positives)) == expected
+@given(st.text(), st.binary(max_size=20), INT64)
+def test_the_positives_of_a_request_read_back_with_the_time_of_the_action(
+    request_id: str, positives: bytes, action_time_ms: int
+) -> None:
+    expected = (request_id, int.from_bytes(positives, "little"), action_time_ms)
+    assert unpack_positives_entry(pack_positives_entry(request_id, positives, action_time_ms)) == expected
 
 
 @given(INT64, st.binary())

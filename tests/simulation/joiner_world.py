@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
+from typing import get_args
 from zlib import crc32
 
 from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, RecordError, dump_spec, parse_spec
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError
+from rillet.schemas.spec import LabelMode
 from tests.joiner.support import LATENESS_MS, SPEC
 from tests.simulation.harness import Simulation
 from tests.simulation.joiner_engine import Engine, MemoryState
@@ -21,9 +24,17 @@ BUCKETS = 4
 _NOT_YET_MS = -1
 #: where each action that a task asks for ends
 _FATES = (
-    *("positives", "late_positives", "duplicate_actions", "late_actions", "early_actions", "outside_window"),
-    *("unknown_impressions", "unknown_actions", "orphan_actions"),
+    *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
+    *("outside_window", "unknown_impressions", "unknown_actions", "orphan_actions"),
 )
+#: what counts the rows of each kind
+_COUNTED = {
+    LabelKind.POSITIVE: "positives",
+    LabelKind.NEGATIVE: "negatives",
+    LabelKind.LATE_POSITIVE: "late_positives",
+    LabelKind.CORRECTION: "corrections",
+    LabelKind.PROVISIONAL: "provisional_negatives",
+}
 
 
 @dataclass
@@ -64,7 +75,8 @@ class JoinerWorld:
     """Applications that show and act, a network, four partitions, and a joiner on an engine that crashes.
 
     What must hold, whatever the seed: the rows are those of the oracle and of the audit's plain join; every action is
-    counted; and in the end nothing is left in the state. Half of the runs have records later than the watermark allows
+    counted; rows go out when the label mode of their task, drawn by seed, says so; and in the end nothing is left in the
+    state. Half of the runs have records later than the watermark allows
     for, whose tasks drop them or emit late positives; some spill to disk, and some never crash.
     """
 
@@ -87,7 +99,9 @@ class JoinerWorld:
     def __post_init__(self) -> None:
         rng, can = self.simulation.rng, self.simulation.can
         late = str(rng.choice(["drop", "emit"]))
-        self.spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', f'late = "{late}"'))
+        modes = [str(rng.choice(get_args(LabelMode))) for _ in SPEC.tasks]
+        tasks = [replace(task, late=late, labels=mode) for task, mode in zip(SPEC.tasks, modes, strict=True)]
+        self.spec = replace(SPEC, tasks=tuple(tasks))
         self.config = JoinerConfig(
             buckets=BUCKETS,
             slice_ms=int(rng.choice([1_000, 5_000, 20_000])),
@@ -196,6 +210,7 @@ class JoinerWorld:
         # A run of some hundred steps spills where memory is small.
         assert (self.spilled > 0) == (self.config.memory_bytes < 1 << 20)
         self.check_rows()
+        self.check_order()
         self.check_counts()
         self.check_nothing_is_left()
 
@@ -226,8 +241,31 @@ class JoinerWorld:
             assert rows == rows_due(expected)
             assert report.late_dropped == report.late_positive == progress.counts["late_actions"] == 0
 
+    def check_order(self) -> None:
+        """Provisional negatives before corrections; all that a request sends of an aligned window at once."""
+        sent: list[tuple[int, str, LabelKind]] = []
+        for block in self.engine.blocks:
+            tasks = block.mask.reshape(len(block), -1).argmax(axis=1).tolist()
+            requests = [block.request_ids[at] for at in block.request_index]
+            sent += zip(tasks, requests, map(LabelKind, block.label_kind.tolist()), strict=True)
+        for task, of_task in enumerate(self.spec.tasks):
+            rows = [(request, kind) for index, request, kind in sent if index == task]
+            on_time = [request for request, kind in rows if kind is not LabelKind.LATE_POSITIVE]
+            if of_task.labels == "aligned":
+                assert [request for request, _ in groupby(on_time)] == list(dict.fromkeys(on_time))
+            if of_task.labels == "immediate":
+                corrected = set()
+                for request, kind in rows:
+                    if kind is LabelKind.PROVISIONAL:
+                        assert request not in corrected
+                    else:
+                        corrected.add(request)
+
     def check_counts(self) -> None:
         progress, counts = self.progress, self.progress.counts
+        kinds = Counter(LabelKind(kind) for block in self.engine.blocks for kind in block.label_kind.tolist())
+        for kind, name in _COUNTED.items():
+            assert counts[name] == kinds[kind], name
         features, actions = usable(self.spec, [sent.arrival for sent in progress.read], self.config.max_ahead_ms)
         assert counts["features"] + counts["duplicate_features"] + progress.refused_again == len(features)
         assert counts["actions"] == len(actions)
