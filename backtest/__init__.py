@@ -1,6 +1,7 @@
 """The whole loop in one process and in simulated time: production code of joiner, trainer, publication and scoring.
 
-report = backtest(Recording("recordings/monday"), load_config("rillet.toml"))
+recording = Recording("recordings/monday")
+report = compare(recording, grid(recording.info.spec, Path("rillet.toml"), ["model.kind=deepfm,logistic"]))
 print(report.table())
 """
 
@@ -10,15 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rillet.backtest.loop import Delays, backtest
+    from rillet.backtest.comparison import compare
+    from rillet.backtest.delays import Delays
+    from rillet.backtest.errors import BacktestError
+    from rillet.backtest.loop import backtest
     from rillet.backtest.report import BacktestReport
+    from rillet.backtest.settings import Setup, grid
 
 _LAZY = {
+    "BacktestError": "rillet.backtest.errors",
     "BacktestReport": "rillet.backtest.report",
-    "Delays": "rillet.backtest.loop",
+    "Delays": "rillet.backtest.delays",
+    "Setup": "rillet.backtest.settings",
     "backtest": "rillet.backtest.loop",
+    "compare": "rillet.backtest.comparison",
+    "grid": "rillet.backtest.settings",
 }
-__all__ = ["BacktestReport", "Delays", "backtest"]
+__all__ = ["BacktestError", "BacktestReport", "Delays", "Setup", "backtest", "compare", "grid"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from rillet.backtest.report import BacktestReport
+
+INTERRUPTED = 130
+_BASELINES = ("frozen", "logistic", "popularity", "decayed_popularity")
+_PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Interval(click.ParamType[int]):
+    name = "interval"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from rillet.backtest.delays import parse_interval
+        from rillet.jobs.errors import ConfigError
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_interval(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("directory", metavar="RECORDING", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--config",
     "config_path",
@@ -20,7 +43,7 @@ import click
     "settings",
     multiple=True,
     metavar="KEY=V1[,V2...]",
-    help="A setting of the configuration, such as model.dim=8,16. Several values make a grid.",
+    help="A setting; several values, or several options with some, make a grid of every combination.",
 )
 @click.option("--requests", type=click.IntRange(min=10), help="Only the first so many requests.")
 @click.option(
@@ -30,47 +53,114 @@ import click
     show_default=True,
     help="Share of the requests after which scores are judged; the frozen model stops learning there.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes of a grid; one per core by default.")
 @click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures here."
+    "--baselines",
+    metavar="NAMES",
+    default=",".join(_BASELINES),
+    show_default=True,
+    help="What is scored beside the first setting; none for nothing.",
 )
+@click.option("--commit", type=_Interval(), help="Event time between two commits of the joiner.")
+@click.option("--publish", type=_Interval(), help="Event time between two publications of embedding rows.")
+@click.option("--dense", type=_Interval(), help="Event time between two publications of the network's weights.")
+@click.option("--apply", type=_Interval(), help="Event time from a publication to its being served.  [default: 0]")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiply the configuration's intervals: for a recording that was driven so many times faster than it was made.",
+)
+@click.option("--by-slot", "slots", multiple=True, metavar="NAME", help="Also quality by the values of this slot.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of a grid; one per core by default.")
+@click.option("--json", "json_path", type=_PATH, help="Write figures, differences, curves, slots and settings here.")
+@click.option("--html", "html_path", type=_PATH, help="Write the report page here: one file, with all curves.")
 def backtest(
     directory: Path,
     config_path: Path | None,
     settings: tuple[str, ...],
     requests: int | None,
     judge_from: float,
+    baselines: str,
+    commit: int | None,
+    publish: int | None,
+    dense: int | None,
+    apply: int | None,
+    speed: float,
+    slots: tuple[str, ...],
     workers: int | None,
     json_path: Path | None,
+    html_path: Path | None,
 ) -> None:
-    """Run the recording in DIRECTORY through the whole loop in simulated time.
+    """Run a recording through the whole loop in simulated time, and tell how good what was served would have been.
 
-    Every request is scored by what would have been served at that moment: joined, trained and published with the
-    production code at the configuration's intervals, in event time. Beside the model stand what it has to beat:
-    itself frozen, and popularity. Figures have 95 % intervals.
+    Every request is scored by what would have been served at that moment: joined, trained and published by the
+    production code at the configuration's intervals, in event time. Beside the model stand what it has to beat: itself
+    frozen, logistic regression, popularity. Figures have 95 % intervals, differences to the first setting are paired.
+
+    \b
+    Is a wider embedding worth it?
+      rillet backtest var/recordings/monday --set model.dim=8,16,32
+    How much does it cost to publish less often? (--html draws AUC by interval)
+      rillet backtest ... --set delays.publish=10s,1m,10m,1h,24h --html report.html
+    Windows, rates and label modes of the feature spec:
+      rillet backtest ... --set spec.tasks.watch.window_ms=600000,3600000
+      rillet backtest ... --set spec.tasks.watch.labels=immediate,aligned,positives_first
+    For whom is it good?
+      rillet backtest ... --by-slot country
+
+    KEY is any of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
+    .dense or .apply, spec.sampling_seed, or spec.tasks.TASK. with window_ms, negative_rate, labels, late or early_ms.
+    Whatever a setting learns from, all are judged by the labels of the recording's own feature spec.
+
+    Intervals are numbers with a unit (500ms, 10s, 1m, 2h, 1d), or 0: at once. They default to the configuration's
+    [flink] checkpoint_interval_ms and [publisher] sparse_interval_s and dense_interval_s, times --speed.
     """
-    import json
-    import os
 
     from rich.console import Console
 
-    from rillet.backtest.grid import parse_grid, run_grid
-    from rillet.jobs.config import read_tables
+    from rillet.backtest.comparison import compare
+    from rillet.backtest.progress import show_progress
+    from rillet.backtest.settings import grid
+    from rillet.backtest.slots import find_slot
+    from rillet.recordings import Recording
 
     console = Console(stderr=True, highlight=False)
-    raw = read_tables(config_path) if config_path else {}
-    raw["spec"] = str(directory / "recording.json")  # the recording's own spec is used
-    variants = parse_grid(settings)
-    with console.status(f"{len(variants)} run(s) over {directory}"):
-        report = run_grid(
-            directory,
-            raw,
-            variants,
-            requests=requests,
-            judge_from=judge_from,
-            workers=workers or os.cpu_count() or 1,
-            on_done=lambda done, total: console.print(f"{done} of {total} runs done", markup=False),
-        )
-    click.echo(report.table())
+    recording = Recording(directory)
+    spec = recording.info.spec
+    for slot in slots:
+        find_slot(spec, slot)
+    delays = {"commit": commit, "publish": publish, "dense": dense, "apply": apply}
+    setups = grid(
+        spec,
+        config_path,
+        settings,
+        delays={key: value for key, value in delays.items() if value is not None},
+        speed=speed,
+    )
+    names = [name.strip() for name in baselines.split(",") if name.strip() not in ("", "none")]
+    try:
+        with show_progress(console, f"{len(setups)} settings" if len(setups) > 1 else "backtest") as progress:
+            report = compare(
+                recording,
+                setups,
+                requests=requests,
+                judge_from=judge_from,
+                baselines=names,
+                workers=workers,
+                on_progress=progress,
+            )
+        click.echo(report.table(slots))
+        _write(report, slots, json_path, html_path)
+    except KeyboardInterrupt:
+        console.print("interrupted", markup=False)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _write(report: BacktestReport, slots: tuple[str, ...], json_path: Path | None, html_path: Path | None) -> None:
+    import json
+
     if json_path:
-        json_path.write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+        json_path.write_text(json.dumps(report.to_json(slots), indent=2, allow_nan=False) + "\n", "utf-8")
+    if html_path:
+        html_path.write_text(report.to_html(slots), "utf-8")

@@ -70,7 +70,8 @@ class SimulatedJoin:
         self._state = _NoState()
         self._lateness_ms = lateness_ms
         self._commit_ms = commit_ms
-        self._newest_ms = -(1 << 62)
+        #: newest event time so far: when things happen. An event that is stamped earlier arrives now.
+        self._now_ms = -(1 << 62)
         self._blocks: deque[tuple[int, ExampleBlock]] = deque()
         #: events that the joiner refused
         self.refused = 0
@@ -82,18 +83,18 @@ class SimulatedJoin:
 
     def take(self, event: FeatureEvent | ActionEvent) -> None:
         """Feeds one event, then moves the watermark."""
-        time_ms = event.event_time_ms
+        moved = event.event_time_ms > self._now_ms
+        self._now_ms = max(self._now_ms, event.event_time_ms)
         try:
-            self._queue(time_ms, self._joiner.on_event(_BUCKET, event, b"", time_ms, self._state))
+            self._queue(self._joiner.on_event(_BUCKET, event, b"", self._now_ms, self._state))
         except RecordError:
             self.refused += 1
-        if time_ms > self._newest_ms:
-            self._newest_ms = time_ms
-            self._advance(time_ms - self._lateness_ms - 1)
+        if moved:
+            self._advance(self._now_ms - self._lateness_ms - 1)
 
     def finish(self) -> None:
         """Closes every window, as a drain does; what that gives is visible after the last commit."""
-        self._queue(self._newest_ms, self._joiner.on_watermark(_BUCKET, END_OF_TIME_MS, END_OF_TIME_MS, self._state))
+        self._queue(self._joiner.on_watermark(_BUCKET, END_OF_TIME_MS, END_OF_TIME_MS, self._state))
 
     def visible(self, now_ms: int) -> list[tuple[int, ExampleBlock]]:
         """Blocks that can be read by ``now_ms`` and were not given before, with the times since when they can."""
@@ -108,9 +109,10 @@ class SimulatedJoin:
 
     def _advance(self, watermark_ms: int) -> None:
         while (due := self._state.due(watermark_ms)) is not None:
-            self._queue(self._newest_ms, self._joiner.on_watermark(_BUCKET, due, watermark_ms, self._state))
+            self._queue(self._joiner.on_watermark(_BUCKET, due, watermark_ms, self._state))
 
-    def _queue(self, emitted_ms: int, blocks: list[ExampleBlock]) -> None:
+    def _queue(self, blocks: list[ExampleBlock]) -> None:
         if blocks:
-            visible_ms = emitted_ms if not self._commit_ms else (emitted_ms // self._commit_ms + 1) * self._commit_ms
+            commit_ms = self._commit_ms
+            visible_ms = (self._now_ms // commit_ms + 1) * commit_ms if commit_ms else self._now_ms
             self._blocks.extend((visible_ms, block) for block in blocks)

@@ -8,116 +8,125 @@ become visible; publication. A request is therefore always scored by a model tha
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from rillet.audit.plain_join import PlainJoin
+from rillet.backtest.delays import Delays
+from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
 from rillet.backtest.joining import SimulatedJoin
-from rillet.backtest.report import BacktestReport
-from rillet.backtest.scorers import FrozenScorer, ModelScorer, PopularityScorer, Scorer
+from rillet.backtest.popularity import PopularityScorer, item_slot
+from rillet.backtest.report import BASELINES, BacktestReport
+from rillet.backtest.scorers import FrozenScorer, ModelScorer, Scorer
+from rillet.backtest.settings import Setup
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Event, Recording
-from rillet.schemas import FeatureEvent
+from rillet.schemas import FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s
 
-#: events that the loop takes between two calls of ``on_progress``
-_PROGRESS_EVENTS = 2_000
 _DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class Delays:
-    """How much event time passes between the steps of the loop; 0 is at once."""
-
-    #: between two commits of the joiner
-    commit_ms: int
-    #: between two publications of rows, and of the network's weights (a multiple of it is used)
-    publish_ms: int
-    dense_ms: int
-    #: from a publication to its being served
-    apply_ms: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("commit_ms", "publish_ms", "dense_ms", "apply_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is negative")
-
-    @classmethod
-    def of(cls, config: RilletConfig) -> Delays:
-        """Those that the services of a configuration have."""
-        return cls(
-            commit_ms=config.flink.checkpoint_interval_ms,
-            publish_ms=round(config.publisher.sparse_interval_s * 1000),
-            dense_ms=round(config.publisher.dense_interval_s * 1000),
-        )
 
 
 def backtest(
     recording: Recording,
     config: RilletConfig,
     *,
+    spec: FeatureSpec | None = None,
     delays: Delays | None = None,
     requests: int | None = None,
     judge_from: float = 0.2,
-    baselines: bool = True,
+    baselines: bool | Collection[str] = True,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> BacktestReport:
-    """Runs a recording through the loop of a configuration.
+    """Runs a recording through the loop of one configuration, in this process.
 
+    :param spec: what is learned from; None is the recording's. Only what changes no recorded column may differ
+        (:func:`rillet.backtest.settings.vary_spec`). Labels that judge are those of the recording's spec.
     :param delays: None takes the configuration's.
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
-    :param baselines: also score by popularity, by popularity that fades within a day, and by the model frozen.
+    :param baselines: which of ``BASELINES`` to score by as well; True for all.
     :param on_progress: called now and then with the requests that are through.
     :raises RecordingError: the recording is damaged.
     :raises ModelError: the model cannot be built or no longer learns.
     """
-    spec = recording.info.spec
-    total = min(requests or recording.info.requests, recording.info.requests)
-    events = _events(recording, total)
-    features = [event for event in events if isinstance(event, FeatureEvent)]
-    judged_from_ms = features[min(int(judge_from * total), len(features) - 1)].event_time_ms
+    setup = Setup(config, spec or recording.info.spec, delays or Delays.of(config))
+    events = load_events(recording, requests)
+    judged_from_ms = judged_from(request_times(events), judge_from)
+    names = BASELINES if baselines is True else tuple(baselines or ())
+    with one_thread():
+        logits, counters = score_events(events, setup, names, judged_from_ms, on_progress)
+    return BacktestReport(
+        label_events(events, recording.info.spec),
+        logits,
+        judged_from_ms,
+        {"model": setup},
+        {"model": counters},
+        recording=recording.directory.name,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small dense computations on one thread of PyTorch: more threads wait for each other, longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Numbers below 1e-38 are computed in microcode, hundreds of times slower, and matter to no score.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def score_events(
+    events: Sequence[Event],
+    setup: Setup,
+    baselines: Collection[str],
+    judged_from_ms: int,
+    on_progress: Callable[[int], None],
+) -> tuple[dict[str, Float32s], dict[str, int]]:
+    """Logits float32[impressions, T] of the model and of baselines, and the joiner's counters."""
+    spec = setup.spec
+    events = restamp(events, spec)
+    scorers = _scorers(setup, baselines, judged_from_ms)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            join = SimulatedJoin(
+                spec,
+                setup.config.joiner,
+                lateness_ms=setup.config.flink.lateness_ms,
+                commit_ms=setup.delays.commit_ms,
+                directory=Path(folder) / "joiner",
+            )
+            try:
+                return _run(events, scorers, join, setup.delays, on_progress), join.counters
+            finally:
+                join.close()
+    finally:
+        for scorer in scorers.values():
+            scorer.close()
+
+
+def _scorers(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
+    """The model, and those of the baselines that make sense beside it."""
+    spec, config = setup.spec, setup.config
     scorers: dict[str, Scorer] = {"model": ModelScorer(spec, config)}
-    if baselines:
-        scorers |= {
-            "frozen": FrozenScorer(ModelScorer(spec, config), judged_from_ms),
-            "popularity": PopularityScorer(spec),
-            "decayed_popularity": PopularityScorer(spec, _DAY_MS),
-        }
-    with tempfile.TemporaryDirectory() as folder:
-        join = SimulatedJoin(
-            spec,
-            config.joiner,
-            lateness_ms=config.flink.lateness_ms,
-            commit_ms=(delays or Delays.of(config)).commit_ms,
-            directory=Path(folder) / "joiner",
-        )
-        try:
-            logits = _run(events, scorers, join, delays or Delays.of(config), on_progress)
-        finally:
-            join.close()
-    expected = PlainJoin(spec)
-    for event in events:
-        expected.add_feature(event) if isinstance(event, FeatureEvent) else expected.add_action(event)
-    return BacktestReport(expected.result(), logits, judged_from_ms, join.counters)
-
-
-def _events(recording: Recording, requests: int) -> list[Event]:
-    """The first requests and their actions in order of event time; an action never before its request."""
-    taken: set[str] = set()
-    events: list[Event] = []
-    for event in recording.events():
-        if isinstance(event, FeatureEvent):
-            if len(taken) == requests:
-                continue
-            taken.add(event.request_id)
-        elif event.request_id not in taken:
-            continue
-        events.append(event)
-    return events
+    if "frozen" in baselines:
+        scorers["frozen"] = FrozenScorer(ModelScorer(spec, config), judged_from_ms)
+    if "logistic" in baselines and config.model.kind != "logistic":
+        scorers["logistic"] = ModelScorer(spec, replace(config, model=replace(config.model, kind="logistic")))
+    if item_slot(spec) is not None:
+        if "popularity" in baselines:
+            scorers["popularity"] = PopularityScorer(spec)
+        if "decayed_popularity" in baselines:
+            scorers["decayed_popularity"] = PopularityScorer(spec, _DAY_MS)
+    return scorers
 
 
 def _run(
@@ -129,7 +138,8 @@ def _run(
 ) -> dict[str, Float32s]:
     parts: dict[str, list[Float32s]] = {name: [] for name in scorers}
     waiting: list[FeatureEvent] = []
-    served_from = dense_from = None
+    start_ms: int | None = None
+    published_ms = 0
     done = 0
 
     def score() -> None:
@@ -143,26 +153,18 @@ def _run(
 
     for event in events:
         now_ms = event.event_time_ms
-        if served_from is None or dense_from is None:
-            served_from = dense_from = now_ms
-        if now_ms >= served_from + delays.apply_ms + delays.publish_ms and (
-            delays.publish_ms or isinstance(event, FeatureEvent)
-        ):
-            # Stretches without a request need no publication of their own.
-            published_ms = now_ms - delays.apply_ms
-            if delays.publish_ms:
-                published_ms = served_from + (published_ms - served_from) // delays.publish_ms * delays.publish_ms
-            score()
-            dense = published_ms >= dense_from + delays.dense_ms
-            for visible_ms, block in join.visible(published_ms):
-                for scorer in scorers.values():
-                    scorer.learn(visible_ms, block)
-            for scorer in scorers.values():
-                scorer.publish(published_ms, dense=dense)
-            served_from = published_ms
-            if dense:
-                dense_from = published_ms
+        if start_ms is None:
+            start_ms = published_ms = now_ms
         if isinstance(event, FeatureEvent):
+            # Stretches without a request need no publication of their own.
+            for at_ms, dense in delays.publications(start_ms, published_ms, now_ms):
+                score()
+                for visible_ms, block in join.visible(at_ms):
+                    for scorer in scorers.values():
+                        scorer.learn(visible_ms, block)
+                for scorer in scorers.values():
+                    scorer.publish(at_ms, dense=dense)
+                published_ms = at_ms
             waiting.append(event)
         join.take(event)
     score()

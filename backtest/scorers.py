@@ -1,6 +1,6 @@
 """What is compared: things that score a request as they stand, and learn from the examples that have become visible.
 
-A model is the production trainer, publisher, delta log, replica and predictor, in one process. Baselines count.
+A model is the production trainer, publisher, delta log, replica and predictor, in one process.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Protocol
 
+import fsspec
 import numpy as np
 import torch
 from torch import nn
 
 from rillet.jobs.config import RilletConfig
-from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-from rillet.schemas.arrays import Float32s, Int64s
-from rillet.schemas.fid import VALUE_BITS
+from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
+from rillet.schemas.arrays import Float32s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.sync import Dense, MemoryLog, ModelStore, Publisher, Replica, TableShard
@@ -24,6 +24,8 @@ from rillet.trainer import OnlineTrainer, build_model, dense_state
 
 #: of one call of the predictor
 _BATCH_REQUESTS = 256
+#: versions of the network's weights after which those that are not served any more are forgotten
+_DENSE_BLOBS = 256
 
 
 class Scorer(Protocol):
@@ -38,6 +40,9 @@ class Scorer(Protocol):
     def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
         """Logits float32[impressions, T] of requests, one after the other, by what is served."""
 
+    def close(self) -> None:
+        """Releases what it holds; it is not asked again."""
+
 
 class ModelScorer:
     """The production path of one configuration."""
@@ -47,7 +52,8 @@ class ModelScorer:
         :raises ModelError: the model cannot be built.
         """
         self.trainer = OnlineTrainer(spec, config.model, config.table, config.trainer)
-        store = ModelStore(f"memory://backtest-{uuid.uuid4().hex}", config.model.name)
+        self._url = f"memory://backtest-{uuid.uuid4().hex}"
+        store = self._store = ModelStore(self._url, config.model.name)
         self._log = MemoryLog()
         shard = TableShard(config.model.name, spec.hash)
         self._publisher = Publisher(self._log, store, shard, writer="backtest", config=config.publisher)
@@ -67,11 +73,14 @@ class ModelScorer:
         self._network.load(self._replica.dense)
         self._predictor = Predictor(spec)
         self._tasks = len(spec.tasks)
-        self._offset = 0
-        self._trained_rows = 0
+        self._offset = self._dense_blobs = 0
+        #: rows trained on by the last publication, and by the last one of the network's weights
+        self._published_rows = self._dense_rows = 0
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`Scorer`."""
+        # Nothing had come since the block before: rows that have waited for long enough were trained on by now.
+        self.trainer.train(visible_ms, more=False)
         self.trainer.offer(0, self._offset, block, visible_ms)
         self._offset += 1
         self.trainer.train(visible_ms, more=True)
@@ -80,22 +89,28 @@ class ModelScorer:
         """See :class:`Scorer`."""
         trainer = self.trainer
         trainer.train(now_ms, more=False)
-        trained_rows = trainer.counters.rows
-        if trained_rows == self._trained_rows:
+        rows = trainer.counters.rows
+        dense = (dense and rows > self._dense_rows) or self._publisher.dense_outgrown(rows)
+        if rows == self._published_rows and not dense:
             return
-        self._trained_rows = trained_rows
+        self._published_rows = rows
+        if dense:
+            self._dense_rows = rows
         version = self._replica.version
         self._publisher.publish(
             trainer.table,
             now_ms=now_ms,
             freshness=trainer.take_freshness(),
-            dense=dense_state(trainer.learner.model) if dense or self._publisher.dense_outgrown(trained_rows) else None,
-            trained_rows=trained_rows,
+            dense=dense_state(trainer.learner.model) if dense else None,
+            trained_rows=rows,
         )
         self._replica.catch_up(now_ms)
         self._log.truncate(self._log.end())
         if self._replica.version != version:
             self._network.load(self._replica.dense)
+            self._dense_blobs += 1
+            if self._dense_blobs % _DENSE_BLOBS == 0:
+                self._store.collect_garbage(1, 1)
 
     def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
         """See :class:`Scorer`."""
@@ -104,6 +119,10 @@ class ModelScorer:
             batch = [ScoreRequest.of_event(event) for event in requests[first : first + _BATCH_REQUESTS]]
             parts += self._predictor.score(self._replica.table, self._network, batch)
         return np.concatenate(parts) if parts else np.empty((0, self._tasks), np.float32)
+
+    def close(self) -> None:
+        """Forgets what was published."""
+        fsspec.filesystem("memory").rm(self._url, recursive=True)
 
 
 class FrozenScorer:
@@ -127,57 +146,9 @@ class FrozenScorer:
         """See :class:`Scorer`."""
         return self._live.score(requests)
 
-
-class PopularityScorer:
-    """Ranks by how many positives an item has had, per task: what any model has to beat.
-
-    The item is the value of the first slot of an impression. With a half-life old positives fade.
-    """
-
-    def __init__(self, spec: FeatureSpec, half_life_ms: int | None = None) -> None:
-        self._slot = spec.item[0].slot
-        self._tasks = len(spec.tasks)
-        self._half_life_ms = half_life_ms
-        self._learned: dict[int, Float32s] = {}
-        self._served: dict[int, Float32s] = {}
-        self._zero_ms: int | None = None
-
-    def learn(self, visible_ms: int, block: ExampleBlock) -> None:
+    def close(self) -> None:
         """See :class:`Scorer`."""
-        positive = np.flatnonzero(block.label_kind != LabelKind.NEGATIVE)
-        if not len(positive):
-            return
-        self._zero_ms = visible_ms if self._zero_ms is None else self._zero_ms
-        # Instead of fading all counts as time passes, a new positive weighs more: ranks are the same.
-        weight = 1.0
-        if self._half_life_ms is not None:
-            weight = 2.0 ** min((visible_ms - self._zero_ms) / self._half_life_ms, 100.0)
-        items = self._items_of_rows(block)[positive]
-        labels = block.labels.reshape(-1, self._tasks)[positive]
-        for item, label in zip(items.tolist(), labels, strict=True):
-            count = self._learned.get(item)
-            self._learned[item] = label * np.float32(weight) if count is None else count + label * np.float32(weight)
-
-    def publish(self, now_ms: int, *, dense: bool) -> None:
-        """See :class:`Scorer`."""
-        self._served.update(self._learned)
-        self._learned = dict(self._served)
-
-    def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
-        """See :class:`Scorer`."""
-        none = np.zeros(self._tasks, np.float32)
-        items = [fid for event in requests for fid in self._items_of_event(event).tolist()]
-        counts = np.array([self._served.get(item, none) for item in items], np.float32)
-        ranks: Float32s = np.log1p(counts.reshape(-1, self._tasks))
-        return ranks
-
-    def _items_of_rows(self, block: ExampleBlock) -> Int64s:
-        items: Int64s = block.fids[block.fids >> VALUE_BITS == self._slot]
-        return items
-
-    def _items_of_event(self, event: FeatureEvent) -> Int64s:
-        items: Int64s = event.item_fids[event.item_fids >> VALUE_BITS == self._slot]
-        return items
+        self._live.close()
 
 
 class _Network:

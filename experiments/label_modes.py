@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from rillet.backtest import backtest
+from rillet.backtest import Delays, backtest
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.films import FilmsConfig, films_spec, generate_films
@@ -45,6 +45,7 @@ class Scenario:
     name: str
     window_ms: int
     films: FilmsConfig
+    delays: Delays
     span_s: float
     parts: dict[str, tuple[float, float]]
 
@@ -59,21 +60,25 @@ def scenarios() -> list[Scenario]:
     """Cold start and ramp, for a window of ten minutes and for one of three days with actions as late."""
     short, long = 600_000, 3 * 86_400_000
     soon = FilmsConfig()
-    minutes = FilmsConfig(slowest_ms=300_000, requests_per_s=1.0, peak=3.0, ramp_start_s=HOUR_S)
-    days = FilmsConfig(slowest_ms=2 * 86_400_000, requests_per_s=0.04)
+    minutes = FilmsConfig(slowest_ms=300_000, requests_per_s=0.5, peak=3.0, ramp_start_s=HOUR_S)
+    days = FilmsConfig(slowest_ms=2 * 86_400_000, requests_per_s=0.02)
     warm_s = 5 * DAY_S
+    # Intervals of the default configuration; with fewer requests, publishing so often would only take time.
+    often, rarely = Delays(5_000, 10_000, 60_000), Delays(60_000, 600_000, 600_000)
     return [
         Scenario(
             "cold start, 10 minutes",
             short,
             soon,
-            20 * MINUTE_S,
-            {"first 90 s": (0, 90), "90-120 s": (90, 120), "2-10 min": (120, 600), "10-20 min": (600, 1200)},
+            often,
+            15 * MINUTE_S,
+            {"first 90 s": (0, 90), "90-120 s": (90, 120), "2-10 min": (120, 600), "12-15 min": (720, 900)},
         ),
         Scenario(
             "ramp, 10 minutes",
             short,
             minutes,
+            replace(often, publish_ms=30_000),
             4 * HOUR_S,
             {"before": (0.5 * HOUR_S, HOUR_S), "up": (HOUR_S, 2 * HOUR_S), "down": (2 * HOUR_S, 3 * HOUR_S)}
             | {"after": (3 * HOUR_S, 4 * HOUR_S)},
@@ -82,6 +87,7 @@ def scenarios() -> list[Scenario]:
             "cold start, 3 days",
             long,
             days,
+            rarely,
             6 * DAY_S,
             {"hours 1-6": (HOUR_S, 6 * HOUR_S), "day 1": (0, DAY_S), "day 3": (2 * DAY_S, 3 * DAY_S)}
             | {"day 6": (5 * DAY_S, 6 * DAY_S)},
@@ -90,6 +96,7 @@ def scenarios() -> list[Scenario]:
             "ramp, 3 days",
             long,
             replace(days, peak=3.0, ramp_start_s=warm_s),
+            rarely,
             warm_s + 2 * HOUR_S,
             {"before": (warm_s - 0.5 * DAY_S, warm_s), "up": (warm_s, warm_s + HOUR_S)}
             | {"down": (warm_s + HOUR_S, warm_s + 2 * HOUR_S)},
@@ -105,7 +112,7 @@ def run(scenario: Scenario, mode: LabelMode, seed: int = 0) -> list[dict[str, An
         generate_films(out, requests=scenario.requests, seed=seed, spec=spec, config=scenario.films)
         recording = Recording(out)
         config = RilletConfig(spec=Path("films.spec.toml"), model=ModelConfig(name="films", dim=8, hidden=(32,)))
-        report = backtest(recording, config, baselines=False)
+        report = backtest(recording, config, delays=scenario.delays, baselines=False)
         truth = read_truth(out)[:, 0].astype(np.float64)
         sizes = [len(event.impression_ids) for event in recording.features()]
         times_ms = np.repeat([event.event_time_ms for event in recording.features()], sizes)
@@ -137,8 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     runs = list(product(scenarios(), get_args(LabelMode)))
     with ProcessPoolExecutor(given.workers, get_context("spawn"), _prepare_process) as pool:
-        results = [figure for figures in pool.map(run, *zip(*runs, strict=True)) for figure in figures]
-    print(table(results))
+        results = []
+        for found in pool.map(run, *zip(*runs, strict=True)):
+            results += found
+            print(table(found, header=not results[len(found) :]), flush=True)
     if given.json is not None:
         report = {
             "bench": "label_modes",
@@ -150,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: Sequence[dict[str, Any]], *, header: bool) -> str:
     """The figures as text: a line per scenario, part and mode."""
     rows: dict[tuple[str, str, str], dict[str, float]] = {}
     for result in results:
@@ -158,7 +167,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         part, _, metric = result["metric"].partition(": ")
         rows.setdefault((scenario, part, mode), {})[metric] = result["value"]
     metrics = ("calibration", "liked", "other", "auc_of_truth")
-    lines = [f"{'scenario':24}{'part':12}{'labels':18}" + "".join(f"{metric:>14}" for metric in metrics)]
+    title = f"{'scenario':24}{'part':12}{'labels':18}" + "".join(f"{metric:>14}" for metric in metrics)
+    lines = [title] if header else []
     for (scenario, part, mode), found in rows.items():
         cells = "".join(f"{found.get(metric, math.nan):14.3f}" for metric in metrics)
         lines.append(f"{scenario:24}{part:12}{mode:18}{cells}")

@@ -20,7 +20,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "numba", "safetensors"), "trainer"),
     **dict.fromkeys(("starlette", "uvicorn", "uvloop", "httptools"), "serving"),
     **dict.fromkeys(("httpx2", "orjson"), "client"),
-    **dict.fromkeys(("jinja2", "matplotlib"), "demo"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "backtest"),
 }
 
 #: command -> the module that has it, in the order of --help

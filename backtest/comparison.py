@@ -1,0 +1,83 @@
+"""Several runs over the same recording, in parallel processes, judged by the same labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rillet.backtest.delays import Delays
+from rillet.backtest.events import judged_from, label_events, load_events, request_times
+from rillet.backtest.report import BASELINES, BacktestReport
+from rillet.backtest.settings import Setup
+from rillet.backtest.workers import Run, Workers
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.errors import ConfigError
+from rillet.recordings import Recording
+
+
+def compare(
+    recording: Recording | Path | str,
+    setups: Mapping[str, Setup | RilletConfig],
+    *,
+    requests: int | None = None,
+    judge_from: float = 0.2,
+    baselines: Sequence[str] = BASELINES,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BacktestReport:
+    """Backtests several setups over one recording, each in a process.
+
+    A script that calls this needs ``if __name__ == "__main__":`` around it, as everything that starts processes.
+
+    :param setups: what to compare, by name; of :func:`rillet.backtest.grid`, or configurations, which then run with the
+        recording's spec and their own intervals. The first one's baselines are shown, and differences are to it.
+    :param requests: only the first so many; None for all.
+    :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
+    :param baselines: of ``BASELINES``.
+    :param workers: processes at a time; None for one per core.
+    :param on_progress: called with the requests scored so far in all runs, and how many there will be.
+    :raises RecordingError: the recording is damaged.
+    :raises ConfigError: there is nothing to compare, or a name is a baseline's.
+    :raises BacktestError: a run failed, with its name. The others are ended.
+    """
+    recording = recording if isinstance(recording, Recording) else Recording(Path(recording))
+    spec = recording.info.spec
+    if not setups:
+        raise ConfigError("setups: there is none to run")
+    for name in {*setups} & {*BASELINES, "served"}:
+        raise ConfigError(f"setups: {name} is the name of a baseline; choose another")
+    for name in {*baselines} - {*BASELINES}:
+        raise ConfigError(f"baselines: {name} is none of {', '.join(BASELINES)}")
+    resolved = {
+        name: Setup(setup, spec, Delays.of(setup)) if isinstance(setup, RilletConfig) else setup
+        for name, setup in setups.items()
+    }
+    runs = [
+        Run(name, recording.directory.absolute(), requests, setup, () if index else tuple(baselines), judge_from)
+        for index, (name, setup) in enumerate(resolved.items())
+    ]
+    with Workers(runs, workers or os.cpu_count() or 1) as processes:
+        # While they import and compile; what is here is needed anyway.
+        events = load_events(recording, requests)
+        expected = label_events(events, spec)
+        times = request_times(events)
+        del events
+        done = dict.fromkeys(range(len(runs)), 0)
+
+        def progress(index: int, requests_done: int) -> None:
+            done[index] = requests_done
+            on_progress(sum(done.values()), len(times) * len(runs))
+
+        results = processes.results(progress)
+    on_progress(len(times) * len(runs), len(times) * len(runs))
+    first = next(iter(resolved))
+    return BacktestReport(
+        expected,
+        {name: results[name][0]["model"] for name in resolved}
+        | {name: logits for name, logits in results[first][0].items() if name != "model"},
+        judged_from(times, judge_from),
+        resolved,
+        {name: results[name][1] for name in resolved},
+        recording=recording.directory.name,
+    )

@@ -1,0 +1,77 @@
+"""The events of a recording in the order in which a backtest lives through them, and the labels that judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from rillet.audit.expected import ExpectedExamples
+from rillet.audit.plain_join import PlainJoin
+from rillet.recordings import Event, Recording, RecordingError
+from rillet.schemas import FeatureEvent, FeatureSpec, RecordError
+
+
+def load_events(recording: Recording, requests: int | None = None) -> list[Event]:
+    """The first requests of a recording with their actions, in order of event time.
+
+    Files may be in any order. At equal times requests come before actions. An action that is stamped before its
+    request, because two clocks differ, comes right after it. Of a request that is recorded twice the first counts.
+    Actions on other requests are left out.
+
+    :param requests: in the order of the file; None for all.
+    :raises RecordingError: the recording is damaged or holds no request.
+    """
+    first: dict[str, FeatureEvent] = {}
+    for event in islice(recording.features(), requests):
+        first.setdefault(event.request_id, event)
+    if not first:
+        raise RecordingError(f"{recording.directory}: holds no requests; there is nothing to backtest")
+    times = {request_id: event.event_time_ms for request_id, event in first.items()}
+    events: list[Event] = [*first.values()]
+    events += (action for action in recording.actions() if action.request_id in times)
+    events.sort(key=lambda event: max(event.event_time_ms, times[event.request_id]))
+    return events
+
+
+def request_times(events: Iterable[Event]) -> list[int]:
+    """Event time of every request, in order."""
+    return [event.event_time_ms for event in events if isinstance(event, FeatureEvent)]
+
+
+def judged_from(times: Sequence[int], share: float) -> int:
+    """Event time of the request that comes after ``share`` of them."""
+    return times[min(int(share * len(times)), len(times) - 1)]
+
+
+def restamp(events: Iterable[Event], spec: FeatureSpec) -> list[Event]:
+    """The events as if they had been recorded under ``spec``, whose columns have to be the same."""
+    return [
+        replace(event, spec_hash=spec.hash)
+        if isinstance(event, FeatureEvent) and event.spec_hash != spec.hash
+        else event
+        for event in events
+    ]
+
+
+def label_events(events: Iterable[Event], spec: FeatureSpec) -> ExpectedExamples:
+    """Labels of all impressions by the audit's plain join, unsampled; requests in the order of ``events``.
+
+    :raises RecordingError: a request that the spec does not describe.
+    """
+    join, features = PlainJoin(spec), 0
+    for event in events:
+        if isinstance(event, FeatureEvent):
+            join.add_feature(event)
+            features += 1
+        else:
+            join.add_action(event)
+    expected = join.result()
+    if len(expected.request_ids) < features:
+        for event in events:
+            if isinstance(event, FeatureEvent):
+                try:
+                    spec.check_feature(event)
+                except RecordError as error:
+                    raise RecordingError(f"request {event.request_id}: {error}") from error
+    return expected

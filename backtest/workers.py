@@ -1,0 +1,148 @@
+"""Runs of a grid in processes of their own, with progress; whatever happens, none of them is left behind.
+
+A process takes one run after another, so that imports and the decoded recording are paid for once. It ends when its
+pipe does: also when the process that started it was killed.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic
+
+from rillet.backtest.errors import BacktestError
+from rillet.backtest.settings import Setup
+from rillet.schemas import RilletError
+from rillet.schemas.arrays import Float32s
+
+_PROGRESS_S = 0.2
+_JOIN_S = 5.0
+
+Result = tuple[dict[str, Float32s], dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one process has to do for one variant."""
+
+    name: str
+    directory: Path
+    requests: int | None
+    setup: Setup
+    baselines: tuple[str, ...]
+    judge_from: float
+
+
+class Workers:
+    """Processes that take runs; a context manager that ends them."""
+
+    def __init__(self, runs: Sequence[Run], count: int) -> None:
+        self._runs = runs
+        # Not forked: torch and numba may have threads by now, and a fork would copy their locks as they are.
+        context = get_context("spawn")
+        self._processes: dict[Connection, BaseProcess] = {}
+        for _ in range(min(count, len(runs))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes[ours] = process
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for connection, process in self._processes.items():
+            connection.close()
+            process.terminate()
+        for process in self._processes.values():
+            process.join(_JOIN_S)
+
+    def results(self, on_progress: Callable[[int, int], None]) -> dict[str, Result]:
+        """Waits for all runs.
+
+        :param on_progress: called with a run's index and the requests it is through.
+        :raises BacktestError: a run failed, with its name; the others are not waited for.
+        """
+        results: dict[str, Result] = {}
+        waiting = iter(enumerate(self._runs))
+        at_work: dict[Connection, Run] = {}
+
+        def give(connection: Connection) -> None:
+            following = next(waiting, None)
+            if following is not None:
+                at_work[connection] = following[1]
+                connection.send(following)
+
+        for connection in self._processes:
+            give(connection)
+        while at_work:
+            ready = wait(list(at_work))
+            for connection in [connection for connection in at_work if connection in ready]:
+                run = at_work[connection]
+                try:
+                    kind, *content = connection.recv()
+                except EOFError:
+                    process = self._processes[connection]
+                    process.join(_JOIN_S)
+                    raise BacktestError(
+                        f"{run.name}: its process ended with {process.exitcode}; out of memory? Try fewer --workers"
+                    ) from None
+                if kind == "progress":
+                    on_progress(*content)
+                elif kind == "error":
+                    raise BacktestError(f"{run.name}: {content[0]}")
+                else:
+                    results[run.name] = content[0]
+                    del at_work[connection]
+                    give(connection)
+        return results
+
+
+def _work(connection: Connection) -> None:
+    """Takes runs until the pipe ends."""
+    # A terminal's Ctrl-C goes to all processes; the one that started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from rillet.backtest.events import judged_from, load_events, request_times
+    from rillet.backtest.loop import one_thread, score_events
+    from rillet.recordings import Event, Recording
+
+    loaded: tuple[tuple[Path, int | None], list[Event]] | None = None
+    while True:
+        try:
+            index, run = connection.recv()
+        except EOFError:
+            return
+        last = monotonic()
+
+        def progress(done: int, index: int = index) -> None:
+            nonlocal last
+            if monotonic() - last > _PROGRESS_S:
+                last = monotonic()
+                connection.send(("progress", index, done))
+
+        try:
+            key = (run.directory, run.requests)
+            if loaded is None or loaded[0] != key:
+                loaded = (key, load_events(Recording(run.directory), run.requests))
+            events = loaded[1]
+            with one_thread():
+                found = score_events(
+                    events, run.setup, run.baselines, judged_from(request_times(events), run.judge_from), progress
+                )
+        except BrokenPipeError:
+            return
+        except RilletError as error:
+            connection.send(("error", str(error)))
+        except Exception as error:
+            import traceback
+
+            connection.send(("error", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        else:
+            connection.send(("progress", index, len(request_times(events))))
+            connection.send(("done", found))

@@ -1,0 +1,148 @@
+"""Grids in parallel processes: the results of single runs, clear failures, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rillet.__main__ import main
+from rillet.backtest import BacktestError, backtest, compare, grid
+from rillet.jobs.errors import ConfigError
+from rillet.recordings import Recording
+from rillet.recordings.synthetic import generate_synthetic
+
+QUICK = ["model.kind=logistic"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recording") / "synthetic"
+    generate_synthetic(folder, requests=200)
+    return folder
+
+
+def test_nothing_to_compare_and_names_of_baselines_are_refused(folder: Path) -> None:
+    setup = grid(Recording(folder).info.spec)["model"]
+    with pytest.raises(ConfigError, match="there is none to run"):
+        compare(folder, {})
+    with pytest.raises(ConfigError, match="frozen is the name of a baseline"):
+        compare(folder, {"frozen": setup})
+    with pytest.raises(ConfigError, match="best is none of frozen, logistic"):
+        compare(folder, {"model": setup}, baselines=["best"])
+
+
+@pytest.mark.integration
+def test_parallel_runs_give_what_single_runs_give_and_progress_counts_requests(folder: Path) -> None:
+    recording = Recording(folder)
+    setups = grid(
+        recording.info.spec, None, [*QUICK, "trainer.batch_size=2,64", "spec.tasks.click.negative_rate=0.3,1"]
+    )
+    seen: list[tuple[int, int]] = []
+    together = compare(recording, setups, workers=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert list(together.logits) == [*setups, "frozen", "popularity", "decayed_popularity"]
+    assert list(together.counters) == list(setups)
+    for name, setup in list(setups.items())[1:3]:
+        alone = backtest(recording, setup.config, spec=setup.spec, delays=setup.delays, baselines=False)
+        np.testing.assert_array_equal(together.logits[name], alone.logits["model"])
+        assert together.counters[name] == alone.counters["model"]
+    assert seen[-1] == (800, 800)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.integration
+def test_a_failing_variant_is_named_and_ends_the_others(folder: Path) -> None:
+    setups = grid(Recording(folder).info.spec, None, ["model.kind=deepfm,nowhere:Model"])
+    with pytest.raises(BacktestError, match=r"^model\.kind=nowhere:Model: .*No module named 'nowhere'"):
+        compare(folder, setups, workers=2)
+
+
+@pytest.mark.integration
+def test_the_command_prints_a_table_and_writes_json_and_page(folder: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "figures.json", tmp_path / "report.html"
+    options = ["--set", "model.kind=logistic", "--requests", "150", "--json", str(out), "--html", str(page)]
+    options += ["--publish", "30s", "--apply", "0", "--by-slot", "category", "--baselines", "popularity"]
+    done = CliRunner().invoke(main, ["backtest", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    assert "popularity" in done.output
+    figures = json.loads(out.read_text())
+    assert figures["requests"] == 150
+    assert figures["variants"]["model"]["delays_ms"] == {
+        "commit": 5_000,
+        "publish": 30_000,
+        "dense": 60_000,
+        "apply": 0,
+    }
+    assert all(0 <= task["model"]["auc"]["value"] <= 1 for task in figures["tasks"].values())
+    assert set(figures["slots"]["category"]["click"]) == {"model", "popularity"}
+    assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by-slot", "country"], "no slot 'country'"),
+        (["--publish", "10"], "'10' is no interval"),
+        (["--set", "spec.tasks.click.action=buy"], "cannot be varied over a recording"),
+        (["--baselines", "best"], "best is none of"),
+    ],
+)
+def test_the_command_refuses_before_anything_runs(folder: Path, options: list[str], message: str) -> None:
+    done = CliRunner().invoke(main, ["backtest", str(folder), *options])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_grid_leaves_no_process_and_no_traceback(folder: Path, how: signal.Signals) -> None:
+    code = "import sys; from rillet.__main__ import main; main()"
+    options = ["--set", "delays.publish=0", "--set", "delays.dense=0", "--set", "model.dim=8,16,24,32"]
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "backtest", str(folder), *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = []
+    deadline = time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        workers = [pid for pid in _children(running.pid) if b"spawn_main" in _command(pid)]
+    assert len(workers) == 2
+    if how is signal.SIGINT:
+        os.killpg(running.pid, how)  # as a terminal does: to all of them
+    else:
+        running.kill()
+    _, errors = running.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(b"spawn_main" in _command(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if b"spawn_main" in _command(pid)]
+    if how is signal.SIGINT:
+        assert running.returncode == 130, errors
+        assert errors.strip().endswith("interrupted")
+    assert "Traceback" not in errors
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,83 @@
+"""Events in the order in which they are lived through, whatever the order of the files, and their labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
+from rillet.recordings import RecordingError
+from rillet.schemas import FeatureEvent
+from tests.backtest.events import SPEC, action, request, write_recording
+
+
+def told(events: list) -> list[tuple[str, int, str]]:  # type: ignore[type-arg]
+    return [
+        (event.request_id, event.event_time_ms, "request" if isinstance(event, FeatureEvent) else event.action)
+        for event in events
+    ]
+
+
+def test_files_in_any_order_are_lived_through_in_order_of_event_time(tmp_path: Path) -> None:
+    recording = write_recording(
+        tmp_path / "r",
+        [
+            request("b", 200),
+            request("a", 100),
+            action("b", 300),
+            action("a", 200),  # at the time of request b: after it
+            action("a", 150, kind="buy"),
+        ],
+    )
+    assert told(load_events(recording)) == [
+        ("a", 100, "request"),
+        ("a", 150, "buy"),
+        ("b", 200, "request"),
+        ("a", 200, "click"),
+        ("b", 300, "click"),
+    ]
+
+
+def test_an_action_stamped_before_its_request_comes_right_after_it(tmp_path: Path) -> None:
+    recording = write_recording(
+        tmp_path / "r", [request("a", 100), action("b", 90), request("b", 100), action("a", 101)]
+    )
+    assert [entry[0] for entry in told(load_events(recording))] == ["a", "b", "b", "a"]
+
+
+def test_a_request_that_is_recorded_twice_counts_once_and_foreign_actions_not_at_all(tmp_path: Path) -> None:
+    recording = write_recording(
+        tmp_path / "r", [request("a", 100, [1, 2]), request("a", 120, [3]), action("nobody", 110), request("b", 130)]
+    )
+    events = load_events(recording)
+    assert told(events) == [("a", 100, "request"), ("b", 130, "request")]
+    assert label_events(events, SPEC).request_ids == ["a", "b"]
+    assert [event.request_id for event in load_events(recording, 1)] == ["a"]
+
+
+def test_a_recording_without_requests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="holds no requests"):
+        load_events(write_recording(tmp_path / "r", []))
+
+
+def test_a_request_that_the_spec_does_not_describe_is_refused_by_its_name() -> None:
+    with pytest.raises(RecordingError, match=r"request b: .*dense"):
+        label_events([request("a", 1), replace(request("b", 2), dense=np.ones(3, np.float32))], SPEC)
+
+
+def test_events_of_another_spec_carry_its_hash() -> None:
+    other = replace(SPEC, sampling_seed=7)
+    stamped = restamp([request("a", 1), action("a", 2)], other)
+    assert isinstance(stamped[0], FeatureEvent)
+    assert stamped[0].spec_hash == other.hash != SPEC.hash
+    other.check_feature(stamped[0])
+
+
+def test_judging_begins_with_the_request_after_the_share() -> None:
+    times = request_times([request(str(i), 10 * i) for i in range(10)])
+    assert judged_from(times, 0.2) == 20
+    assert judged_from(times, 0.0) == 0
+    assert judged_from(times, 0.999) == 90

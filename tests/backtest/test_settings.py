@@ -1,0 +1,121 @@
+"""Grids of settings: what they mean, what may be varied, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rillet.backtest.delays import Delays
+from rillet.backtest.settings import axes_of, grid, numeric, parse_grid, vary_spec
+from rillet.jobs.errors import ConfigError
+from tests.backtest.events import SPEC
+
+
+def test_values_are_toml_and_every_combination_is_a_variant() -> None:
+    setups = grid(
+        SPEC,
+        {"model": {"name": "films"}},
+        ["model.dim=8,16", "model.kind=deepfm,logistic", "publisher.sparse_interval_s=5.0", "model.hidden=[8,4]"],
+    )
+    assert list(setups) == [
+        "model.dim=8, model.kind=deepfm",
+        "model.dim=8, model.kind=logistic",
+        "model.dim=16, model.kind=deepfm",
+        "model.dim=16, model.kind=logistic",
+    ], "what all have in common is in no name"
+    setup = setups["model.dim=8, model.kind=logistic"]
+    assert (setup.config.model.name, setup.config.model.dim, setup.config.model.hidden) == ("films", 8, (8, 4))
+    assert setup.delays.publish_ms == 5_000
+    assert setup.spec is SPEC
+    assert axes_of(setups.values()) == {"model.dim": ["8", "16"], "model.kind": ["deepfm", "logistic"]}
+    assert axes_of([*setups.values(), *grid(SPEC).values()]) == {}, "one of the runs is on no axis"
+
+
+def test_one_setting_is_the_model() -> None:
+    assert list(grid(SPEC)) == ["model"]
+    assert list(grid(SPEC, None, ["model.dim=8"])) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.dim"], "expected KEY=VALUE"),
+        (["=3"], "expected KEY=VALUE"),
+        (["model.dim="], "expected KEY=VALUE"),
+        (["model.dim=8", "model.dim=16"], "model.dim: stands twice"),
+        (["model.dim=8,8"], "a value stands twice"),
+    ],
+)
+def test_a_malformed_option_is_refused(options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_grid(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.dimm=8,9", r"model.dimm=8: .*unknown key; did you mean dim"),
+        ("model.dim.x=8", "model.dim.x: dim is no table|model.dim"),
+        ("delays.publish_ms=3", "unknown key; known are delays.commit, delays.publish"),
+        ("delays.publish=10s,10", "delays.publish=10: delays.publish: 10 is no interval"),
+        ("spec.tasks.click.action=buy", "cannot be varied over a recording.*window_ms, negative_rate, labels"),
+        ("spec.item=3", "spec.item: cannot be varied"),
+        ("spec.name=x", "spec.name: cannot be varied"),
+        ("spec.tasks.watch.window_ms=3", "has no task watch; it has click, buy"),
+        ("spec.tasks.click.window_ms=10m", "spec.tasks.click.window_ms: '10m' is no int"),
+        ("spec.tasks.click.window_ms=0", "window_ms: 0 is not positive"),
+        ("spec.tasks.click.negative_rate=1.5", "negative_rate: 1.5 is not in"),
+        ("spec.tasks.click.labels=late", "labels: 'late' is none of positives_first, aligned, immediate"),
+        ("spec.sampling_seed=true", "spec.sampling_seed: True is no int"),
+    ],
+)
+def test_what_is_wrong_or_would_change_what_was_recorded_is_refused(option: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grid(SPEC, None, [option])
+
+
+def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() -> None:
+    setups = grid(
+        SPEC,
+        None,
+        [
+            "spec.tasks.click.window_ms=600000,3600000",
+            "spec.tasks.click.labels=aligned",
+            "spec.tasks.buy.negative_rate=1",
+            "spec.tasks.buy.late=emit",
+            "spec.tasks.buy.early_ms=0",
+            "spec.sampling_seed=5",
+        ],
+    )
+    spec = setups["spec.tasks.click.window_ms=3600000"].spec
+    assert (spec.tasks[0].window_ms, spec.tasks[0].labels) == (3_600_000, "aligned")
+    assert (spec.tasks[1].negative_rate, spec.tasks[1].late, spec.tasks[1].early_ms) == (1.0, "emit", 0)
+    assert spec.sampling_seed == 5
+    assert spec.hash != SPEC.hash
+    assert (spec.context, spec.item, spec.dense) == (SPEC.context, SPEC.item, SPEC.dense)
+    assert vary_spec(SPEC, {"sampling_seed": SPEC.sampling_seed}) == SPEC
+
+
+def test_delays_are_the_configurations_times_the_speed_unless_they_are_given() -> None:
+    tables = {
+        "flink": {"checkpoint_interval_ms": 1_000},
+        "publisher": {"sparse_interval_s": 3.0, "dense_interval_s": 9.0},
+        "trainer": {"max_wait_ms": 50},
+    }
+    (driven,) = grid(SPEC, tables, speed=100, delays={"publish": 7, "apply": 2}).values()
+    assert driven.delays == Delays(100_000, 7, 900_000, 2)
+    assert driven.config.trainer.max_wait_ms == 5_000
+    setups = grid(SPEC, tables, ["delays.publish=10s,1.5m,0"], delays={"publish": 7})
+    assert [setup.delays.publish_ms for setup in setups.values()] == [10_000, 90_000, 0]
+
+
+def test_a_configuration_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rillet.toml"
+    path.write_text('spec = "unused.toml"\n[model]\ndim = 5\n', "utf-8")
+    assert grid(SPEC, path)["model"].config.model.dim == 5
+
+
+@pytest.mark.parametrize(("text", "value"), [("8", 8), ("0.5", 0.5), ("10m", 600), ("1_000", 1000), ("deepfm", None)])
+def test_values_of_an_axis_are_numbers_where_they_can_be(text: str, value: float | None) -> None:
+    assert numeric(text) == value
