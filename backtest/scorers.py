@@ -90,7 +90,7 @@ class ModelScorer:
         trainer = self.trainer
         trainer.train(now_ms, more=False)
         rows = trainer.counters.rows
-        dense = dense and rows > self._dense_rows
+        dense = (dense and rows > self._dense_rows) or self._publisher.dense_outgrown(rows)
         if rows == self._published_rows and not dense:
             return
         self._published_rows = rows
@@ -102,6 +102,7 @@ class ModelScorer:
             now_ms=now_ms,
             freshness=trainer.take_freshness(),
             dense=dense_state(trainer.learner.model) if dense else None,
+            trained_rows=rows,
         )
         self._replica.catch_up(now_ms)
         self._log.truncate(self._log.end())

@@ -19,8 +19,8 @@ class TableConfig:
 
     #: "none" has no optimiser slots and refuses gradients: the table of a replica
     optimizer: Optimizer = "adagrad"
-    #: step size, both optimisers
-    learning_rate: float = 0.05
+    #: step size, both optimisers; lazy_adam wants about a tenth of adagrad's
+    learning_rate: float = 0.03
     #: lazy_adam: decay of the mean of gradients, in [0, 1)
     beta1: float = 0.9
     #: lazy_adam: decay of the mean of squared gradients, in [0, 1)
@@ -30,7 +30,7 @@ class TableConfig:
     #: adagrad: the sum of squared gradients with which a new row starts
     initial_accumulator: float = 0.1
     #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
-    init_scale: float = 0.01
+    init_scale: float = 0.05
     #: of the initialiser: same fid and seed, same row, on any machine
     seed: int = 0
     #: rows per chunk, a power of two; a table grows by one chunk at a time

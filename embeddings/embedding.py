@@ -109,13 +109,16 @@ class EmbeddingTable:
             row_kernels.gather_mean(rows, lengths, slabs.rows_at, slabs.shift, slabs.width, result)
         return result
 
-    def apply_gradients(self, rows: Int64s, lengths: UInt16s | None, grad: Float32s) -> int:
+    def apply_gradients(
+        self, rows: Int64s, lengths: UInt16s | None, grad: Float32s, *, step_factor: float = 1.0
+    ) -> int:
         """One optimiser step for each distinct row; returns how many there were.
 
         A row's gradient is the sum over its segments of the segment's gradient / length. -1 is skipped.
 
         :param rows: int64[F], lengths: as given to :meth:`gather_pooled`.
         :param grad: float32[segments, dim], of the pooled embeddings. Must be finite: the caller checks its loss.
+        :param step_factor: of the configured step size, for this call.
         :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
         """
         slabs = self._slabs
@@ -137,7 +140,7 @@ class EmbeddingTable:
             self._sums,
         )
         unique, sums = self._unique[:count], self._sums[:count]
-        self._optimizer.step(slabs, unique, sums)
+        self._optimizer.step(slabs, unique, sums, step_factor)
         self._mark(unique)
         return int(count)
 

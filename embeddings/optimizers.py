@@ -27,8 +27,11 @@ class RowOptimizer(Protocol):
     #: what each of them is in a new row
     initial_slot: float
 
-    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s) -> None:
-        """Updates the distinct ``rows`` int64[n] by ``grad`` float32[n, dim], in place."""
+    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s, factor: float) -> None:
+        """Updates the distinct ``rows`` int64[n] by ``grad`` float32[n, dim], in place.
+
+        :param factor: of the step size.
+        """
 
 
 class NoOptimizer:
@@ -37,7 +40,7 @@ class NoOptimizer:
     slots = 0
     initial_slot = 0.0
 
-    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s) -> None:
+    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s, factor: float) -> None:
         """:raises TableInputError: always."""
         raise TableInputError("apply_gradients: the table has optimizer none, it takes rows by upsert only")
 
@@ -50,10 +53,11 @@ class Adagrad:
         self.initial_slot = config.initial_accumulator
         self._config = config
 
-    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s) -> None:
+    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s, factor: float) -> None:
         """acc += g*g; w -= lr * g / (sqrt(acc) + eps)."""
         config = self._config
-        update_kernels.adagrad(rows, grad, slabs.rows_at, slabs.shift, config.learning_rate, config.eps)
+        learning_rate = config.learning_rate * factor
+        update_kernels.adagrad(rows, grad, slabs.rows_at, slabs.shift, learning_rate, config.eps)
 
 
 class LazyAdam:
@@ -66,7 +70,7 @@ class LazyAdam:
         self._config = config
         self._rates, self._root_scales = adam_corrections(config)
 
-    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s) -> None:
+    def step(self, slabs: RowSlabs, rows: Int64s, grad: Float32s, factor: float) -> None:
         """Adam with the row's own step count in the bias correction."""
         config = self._config
         update_kernels.lazy_adam(
@@ -74,7 +78,7 @@ class LazyAdam:
             grad,
             slabs.rows_at,
             slabs.shift,
-            self._rates,
+            self._rates if factor == 1 else self._rates * np.float32(factor),
             self._root_scales,
             config.beta1,
             config.beta2,

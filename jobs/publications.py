@@ -68,14 +68,15 @@ class Publications:
         :raises FencedError: a newer trainer publishes this model.
         """
         trainer, publisher = self._trainer, self._publisher
-        dense = dense_state(trainer.learner.model)
+        dense, trained_rows = dense_state(trainer.learner.model), trainer.counters.rows
         try:
             self._metrics.published(
                 publisher.publish(
                     trainer.table,
                     now_ms=now_ms,
                     freshness=trainer.take_freshness(),
-                    dense=dense if publisher.dense_due(now_ms) else None,
+                    dense=dense if publisher.dense_due(now_ms, trained_rows) else None,
+                    trained_rows=trained_rows,
                 )
             )
             if self._bases.idle and publisher.base_due(now_ms):

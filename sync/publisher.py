@@ -38,6 +38,8 @@ from rillet.sync.manifest import Base, Dense, Manifest
 from rillet.sync.store import ModelStore
 from rillet.sync.writer import UNKNOWN, EpochWriter
 
+#: the dense weights are published again once they have learned from so many times the rows of their last version
+_OUTGROWN = 1.1
 #: what the lengths, the checksum and the sequence of a full block may take more than those of an empty one
 _VARINT_BYTES = 64
 
@@ -98,6 +100,7 @@ class Publisher:
         self._freshness = Freshness()
         self._last_sparse_ms: int | None = None
         self._last_dense_ms: int | None = None
+        self._last_dense_rows = 0
         self._last_base_ms: int | None = None
         self._base_time_known = False
 
@@ -109,9 +112,21 @@ class Publisher:
             return True
         return _over(self._last_sparse_ms, self.config.sparse_interval_s, now_ms)
 
-    def dense_due(self, now_ms: int) -> bool:
-        """Whether a publication that is about to be made should bring the dense weights."""
-        return _over(self._last_dense_ms, self.config.dense_interval_s, now_ms)
+    def dense_due(self, now_ms: int, trained_rows: int) -> bool:
+        """Whether a publication that is about to be made should bring the dense weights.
+
+        It should when their interval is over, or the model has outgrown what was published last.
+
+        :param trained_rows: rows that the model has learned from since its beginning.
+        """
+        return _over(self._last_dense_ms, self.config.dense_interval_s, now_ms) or self.dense_outgrown(trained_rows)
+
+    def dense_outgrown(self, trained_rows: int) -> bool:
+        """Whether a tenth has been learned on top of what the dense weights were published with last.
+
+        A young model is another one after each sparse interval; with age, the rule asks more and more rarely.
+        """
+        return trained_rows > _OUTGROWN * self._last_dense_rows
 
     def base_due(self, now_ms: int) -> bool:
         """Whether a base is to be written: the interval since the store's newest is over, or none is usable.
@@ -148,10 +163,12 @@ class Publisher:
         now_ms: int,
         freshness: Freshness,
         dense: Dense | None = None,
+        trained_rows: int = 0,
     ) -> Publication:
         """Publishes all touched rows, and the dense weights where given. At least one block goes out each time.
 
         :param table: tracks touched keys.
+        :param trained_rows: rows that the model has learned from since its beginning, for :meth:`dense_due`.
         :param freshness: of the examples trained on; its action times are those since the last call. A sample of
             them travels on the last block. They are kept if the call fails, so each is handed over once.
         :raises LogUnavailableError: nothing is forgotten; call again at the next interval.
@@ -173,7 +190,7 @@ class Publisher:
         if failure is not None:
             raise failure
         if ref is not None:
-            self._last_dense_ms = now_ms
+            self._last_dense_ms, self._last_dense_rows = now_ms, trained_rows
         return publication
 
     def snapshot(self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str) -> Base:

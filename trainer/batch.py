@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
-from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt8s, UInt16s
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UInt16s
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
+#: the kinds of rows that mode ``immediate`` sends
+_EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +53,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sampling_rate)
 
+    @property
+    def exposure(self) -> Bools:
+        """bool[n], True for the rows of mode ``immediate``, whose impression may give a negative and a positive."""
+        return np.isin(self.label_kind, _EXPOSURE_KINDS)
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -72,13 +79,12 @@ class _Slice:
 
 
 class BatchAssembler:
-    """Takes blocks and gives batches of ``batch_size`` rows."""
+    """Takes blocks and gives batches of as many rows as are asked for."""
 
-    def __init__(self, spec: FeatureSpec, batch_size: int) -> None:
+    def __init__(self, spec: FeatureSpec) -> None:
         self._slots = len(spec.slots)
         self._tasks = len(spec.tasks)
         self._dense = len(spec.dense)
-        self._batch_size = batch_size
         self._pending: deque[_Pending] = deque()
         self._rows = 0
 
@@ -108,12 +114,12 @@ class BatchAssembler:
             self._rows += len(entry.block) - entry.row
         self._pending.append(entry)
 
-    def take(self, *, partial: bool = False) -> Batch | None:
-        """The next batch, or None while there are too few rows.
+    def take(self, rows: int, *, partial: bool = False) -> Batch | None:
+        """The next batch of ``rows`` rows, or None while there are too few.
 
-        :param partial: also give a batch that is not full (never an empty one).
+        :param partial: also give a batch of fewer rows (never an empty one).
         """
-        wanted = min(self._batch_size, self._rows) if partial else self._batch_size
+        wanted = min(rows, self._rows) if partial else rows
         if not wanted or self._rows < wanted:
             return None
         positions: Positions = {}

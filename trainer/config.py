@@ -6,6 +6,11 @@ from dataclasses import dataclass, fields
 
 from rillet.schemas.ranges import check_above_zero, check_not_negative
 
+#: growth of the first batches
+_ROWS_PER_BATCH_ROW = 16
+#: rows after which half of what is added to the first steps is gone, and the factor below which all of it is
+_FIRST_STEP_ROWS, _NO_FACTOR = 4000, 1.01
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -22,6 +27,10 @@ class ModelConfig:
     hidden: tuple[int, ...] = (32,)
     #: Adam's step size for the dense part
     dense_learning_rate: float = 3e-3
+    #: Adagrad's step size for the bias of each task; a bias travels the distance 2 * this * sqrt(batches) at most
+    bias_learning_rate: float = 0.5
+    #: what a model predicts before its first example, in (0, 1): rather too little than too much
+    initial_rate: float = 0.02
     #: seed of the dense part's initial weights
     seed: int = 0
 
@@ -34,7 +43,9 @@ class ModelConfig:
             raise ValueError(f"dim: {self.dim} is not above 0")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
-        check_above_zero(self, "dense_learning_rate")
+        check_above_zero(self, "dense_learning_rate", "bias_learning_rate")
+        if not 0 < self.initial_rate < 1:
+            raise ValueError(f"initial_rate: {self.initial_rate} is not in (0, 1)")
 
     @property
     def row_dim(self) -> int:
@@ -48,6 +59,10 @@ class TrainerConfig:
 
     #: rows of a batch; one optimiser step each
     batch_size: int = 512
+    #: rows of the first batches, which grow to batch_size: see :meth:`batch_rows`
+    first_batch_size: int = 32
+    #: what the first steps of embedding rows are multiplied by, falling to 1: see :meth:`row_step_factor`
+    first_step_factor: float = 6.0
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
     #: decoded rows held in memory ahead of training; reading waits above it
@@ -69,3 +84,26 @@ class TrainerConfig:
         may_be_zero = ("max_wait_ms", "quality_stretch_ms")
         check_above_zero(self, *(field.name for field in fields(self) if field.name not in may_be_zero))
         check_not_negative(self, *may_be_zero)
+
+    def batch_rows(self, trained_rows: int) -> int:
+        """Rows of the next batch: a sixteenth of those trained on so far, from first_batch_size to batch_size.
+
+        A step is of one size, however many rows are in its batch: a model without history is to take many soon.
+
+        >>> config = TrainerConfig()
+        >>> [config.batch_rows(rows) for rows in (0, 512, 1024, 4096, 10_000)]
+        [32, 32, 64, 256, 512]
+        """
+        return min(self.batch_size, max(self.first_batch_size, trained_rows // _ROWS_PER_BATCH_ROW))
+
+    def row_step_factor(self, trained_rows: int) -> float:
+        """What the next step of embedding rows is multiplied by.
+
+        A model without history has all to learn and nothing to lose; later, large steps are noise in its scores.
+
+        >>> config = TrainerConfig(first_step_factor=6.0)
+        >>> [round(config.row_step_factor(rows), 2) for rows in (0, 4_000, 100_000, 10_000_000)]
+        [6.0, 3.5, 1.19, 1.0]
+        """
+        factor = 1 + (self.first_step_factor - 1) / (1 + trained_rows / _FIRST_STEP_ROWS)
+        return factor if abs(factor - 1) > _NO_FACTOR - 1 else 1.0

@@ -46,13 +46,14 @@ class Learner:
         """
         self.model = build_model(model, spec)
         self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=model.dense_learning_rate, fused=True)
+        self._optimizers: tuple[tuple[list[str], torch.optim.Optimizer], ...] = self._make_optimizers(model)
         self._segments = len(spec.slots)
 
-    def step(self, batch: Batch, now_ms: int) -> StepResult:
+    def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
         :param now_ms: stamped on the rows as last seen; the newest event time so far, so that a replay stamps the same.
+        :param row_step_factor: of the step size of embedding rows.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -66,8 +67,9 @@ class Learner:
             torch.from_numpy(batch.labels.astype(np.float32)),
             torch.from_numpy(batch.mask.astype(np.float32)),
             torch.from_numpy(batch.sampling_rate),
+            torch.from_numpy(batch.exposure),
         )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
@@ -77,29 +79,42 @@ class Learner:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             return StepResult(predicted, value, 0, True)
-        unique = self.table.apply_gradients(rows, batch.lengths, grad.numpy().reshape(n * segments, -1))
-        self.optimizer.step()
+        unique = self.table.apply_gradients(
+            rows, batch.lengths, grad.numpy().reshape(n * segments, -1), step_factor=row_step_factor
+        )
+        for _, optimizer in self._optimizers:
+            optimizer.step()
         return StepResult(predicted, value, unique, False)
 
     def optimizer_state(self) -> Arrays:
-        """Adam's moments and step counts, by parameter name."""
-        names = [name for name, _ in self.model.named_parameters()]
+        """Moments, sums and step counts of the dense part's optimisers, by parameter name."""
         return {
             f"{names[index]}.{key}": value.detach().numpy()
-            for index, entry in self.optimizer.state_dict()["state"].items()
+            for names, optimizer in self._optimizers
+            for index, entry in optimizer.state_dict()["state"].items()
             for key, value in entry.items()
         }
 
     def load(self, dense: Arrays, optimizer: Arrays, table: EmbeddingTable) -> None:
         """Replaces everything that was learned; learning rates stay as configured."""
         self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in dense.items()})
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        index_of = {name: index for index, (name, _) in enumerate(self.model.named_parameters())}
+        saved: dict[str, dict[str, torch.Tensor]] = {}
         for path, value in optimizer.items():
             name, _, key = path.rpartition(".")
-            state.setdefault(index_of[name], {})[key] = torch.from_numpy(np.array(value))
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+            saved.setdefault(name, {})[key] = torch.from_numpy(np.array(value))
+        for names, one in self._optimizers:
+            state = {index: saved[name] for index, name in enumerate(names) if name in saved}
+            one.load_state_dict({"state": state, "param_groups": one.state_dict()["param_groups"]})
         self.table = table
+
+    def _make_optimizers(self, config: ModelConfig) -> tuple[tuple[list[str], torch.optim.Optimizer], ...]:
+        """Optimisers with the names of their parameters, in the order in which they have them."""
+        inner = {f"model.{name}": parameter for name, parameter in self.model.model.named_parameters()}
+        return (
+            (list(inner), torch.optim.Adam(inner.values(), lr=config.dense_learning_rate, fused=True)),
+            # From a low initial rate to a task's own takes Adam thousands of steps; Adagrad's first ones are large.
+            (["bias"], torch.optim.Adagrad([self.model.bias], lr=config.bias_learning_rate)),
+        )
 
 
 def _can_be_learned(gradient: torch.Tensor | None) -> bool:

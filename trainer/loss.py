@@ -1,8 +1,14 @@
-"""Binary cross-entropy that undoes negative sampling.
+"""Binary cross-entropy that undoes how rows were chosen, so that the logit itself is calibrated.
 
-A negative is kept with a known rate r, so the log-odds among kept rows are those of all rows minus ln r.
-Training on ``logit - ln r`` makes the logit itself the calibrated one that is served. Source: Wang, Zhang
-and Wang 2021, "Nonuniform negative sampling and log odds correction".
+What a model is asked is the log-odds z of an impression. What it is taught are rows, whose log-odds differ from z in a
+known way; the loss is that of the rows. r is the rate at which negatives were kept.
+
+* Pair rows (``positives_first``, ``aligned``): an impression is a positive row, or a negative row with probability r.
+  Among the rows the log-odds are z - ln r. Source: Wang, Zhang and Wang 2021, "Nonuniform negative sampling and log
+  odds correction".
+* Exposure rows (``immediate``): an impression is a negative row with probability r, and a positive row as well if an
+  action comes, with p = sigmoid(z). Among the rows the odds are p : r, the log-odds ln p - ln r. At r = 1 this is what
+  Ktena et al. 2019, "Addressing delayed feedback for continuous training", section 4.5, call fake negative calibration.
 """
 
 from __future__ import annotations
@@ -12,14 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor) -> Tensor:
+def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor, exposure: Tensor) -> Tensor:
     """Sum of the losses over a batch's rows and the tasks that they have labels for, in nats.
 
     A sum, so that what an embedding row learns from an example does not depend on the batch size.
 
     >>> logits, labels, mask = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), torch.ones(2, 1)
-    >>> kept_all = sampled_bce(logits, labels, mask, torch.ones(2))
-    >>> kept_half = sampled_bce(logits, labels, mask, torch.full((2,), 0.5))  # as if the odds were 2 to 1 among them
+    >>> pairs, half = torch.zeros(2, dtype=torch.bool), torch.full((2,), 0.5)
+    >>> kept_all = sampled_bce(logits, labels, mask, torch.ones(2), pairs)
+    >>> kept_half = sampled_bce(logits, labels, mask, half, pairs)  # as if the odds were 2 to 1 among them
     >>> round(float(kept_all), 3), round(float(kept_half), 3)
     (1.386, 1.504)
 
@@ -27,6 +34,8 @@ def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Ten
     :param labels: float32[n, T], 0 or 1.
     :param mask: float32[n, T], 1 where the row has a label for the task.
     :param sampling_rate: float32[n], in (0, 1]; stamped on positives too.
+    :param exposure: bool[n], True for exposure rows, see the module's text.
     """
-    corrected = logits - torch.log(sampling_rate).unsqueeze(1)
+    log_odds = torch.where(exposure.unsqueeze(1), functional.logsigmoid(logits), logits)
+    corrected = log_odds - torch.log(sampling_rate).unsqueeze(1)
     return (functional.binary_cross_entropy_with_logits(corrected, labels, reduction="none") * mask).sum()

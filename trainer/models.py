@@ -1,13 +1,14 @@
 """The dense part of a model: embeddings and dense features in, one logit per task out.
 
 Embedding rows are in the embedding table, not here. Column 0 of a row is its linear weight, the others are the
-latent vector. Source: Guo et al. 2017, "DeepFM" (sections 2.1 and 2.2); a task has its own bias, its own
-scale on the shared linear and FM terms and its own output of the network.
+latent vector. Source: Guo et al. 2017, "DeepFM" (sections 2.1 and 2.2); a task has its own scale on the shared linear
+and FM terms and its own output of the network. Whatever the model, a bias per task is added to what it gives.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from typing import cast
 
 import torch
@@ -18,19 +19,35 @@ from rillet.trainer.config import ModelConfig
 from rillet.trainer.errors import ModelError
 
 
+class OutputBias(nn.Module):
+    """A model, and a bias per task that is added to its logits: all that a model knows before its first example.
+
+    It starts at the log-odds of a low rate, as in Lin et al. 2017, "Focal loss", section 4.1, and has an optimiser of
+    its own: the first labels tell the rate of a task long before they tell one impression from another.
+    """
+
+    def __init__(self, model: nn.Module, tasks: int, initial_rate: float) -> None:
+        super().__init__()
+        self.model = model
+        self.bias = nn.Parameter(torch.full((tasks,), math.log(initial_rate / (1 - initial_rate))))
+
+    def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
+        """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
+        return cast(Tensor, self.model(embeddings, dense) + self.bias)
+
+
 class LogisticRegression(nn.Module):
-    """Sum of linear weights, with a scale and a bias per task."""
+    """Sum of linear weights, with a scale per task."""
 
     def __init__(self, segments: int, row_dim: int, dense: int, tasks: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(tasks))
-        self.bias = nn.Parameter(torch.zeros(tasks))
         self.dense_weight = nn.Parameter(torch.zeros(dense, tasks))
 
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
         """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
         linear = embeddings[:, :, 0].sum(1, keepdim=True)
-        return self.bias + linear * self.scale + dense @ self.dense_weight
+        return linear * self.scale + dense @ self.dense_weight
 
 
 class DeepFM(nn.Module):
@@ -57,7 +74,7 @@ class DeepFM(nn.Module):
         return cast(Tensor, self.linear(embeddings, dense) + pairs * self.fm_scale + deep)
 
 
-def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
+def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:
     """The model of a configuration with reproducible initial weights; the global random state is left as it was.
 
     A user's own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
@@ -69,15 +86,19 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> nn.Module:
     shape = (len(spec.slots), config.row_dim, len(spec.dense), len(spec.tasks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.kind == "logistic":
-            return LogisticRegression(*shape)
-        if config.kind == "deepfm":
-            return DeepFM(*shape, hidden=config.hidden)
-        module, _, name = config.kind.partition(":")
-        try:
-            model = getattr(importlib.import_module(module), name)(*shape, hidden=config.hidden)
-        except (ImportError, AttributeError) as error:
-            raise ModelError(f"model.kind {config.kind!r}: {error}; expected package.module:Class") from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"model.kind {config.kind!r} is not a torch.nn.Module")
-        return model
+        return OutputBias(_build_inner(config, shape), len(spec.tasks), config.initial_rate)
+
+
+def _build_inner(config: ModelConfig, shape: tuple[int, int, int, int]) -> nn.Module:
+    if config.kind == "logistic":
+        return LogisticRegression(*shape)
+    if config.kind == "deepfm":
+        return DeepFM(*shape, hidden=config.hidden)
+    module, _, name = config.kind.partition(":")
+    try:
+        model = getattr(importlib.import_module(module), name)(*shape, hidden=config.hidden)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"model.kind {config.kind!r}: {error}; expected package.module:Class") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model.kind {config.kind!r} is not a torch.nn.Module")
+    return model

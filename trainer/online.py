@@ -76,7 +76,7 @@ class OnlineTrainer:
         #: of the served logits, where they were recorded; never of what is predicted here
         self.quality = ServedQuality(spec.tasks, config)
         self._loss_sum, self._loss_rows = 0.0, 0
-        self._assembler = BatchAssembler(spec, config.batch_size)
+        self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
         #: of the actions trained on since the last take_freshness; those of the last batches are not merged in yet
@@ -118,12 +118,12 @@ class OnlineTrainer:
         :raises ModelError: every one of the last steps was refused because its loss was not finite.
         """
         steps = 0
-        while (batch := self._assembler.take()) is not None:
+        while (batch := self._take()) is not None:
             self._step(batch)
             steps += 1
         oldest = self._assembler.oldest_ms
         due = oldest is not None and not more and now_ms - oldest >= self.config.max_wait_ms
-        if (flush or due) and (batch := self._assembler.take(partial=True)) is not None:
+        if (flush or due) and (batch := self._take(partial=True)) is not None:
             self.counters.partial_batches += 1
             self._step(batch)
             steps += 1
@@ -209,9 +209,13 @@ class OnlineTrainer:
         self.counters = Counters(**{name: count for name, count in meta["counters"].items() if name in known})
         return Restored(checkpoint.version, meta["extra"])
 
+    def _take(self, *, partial: bool = False) -> Batch | None:
+        return self._assembler.take(self.config.batch_rows(self.counters.rows), partial=partial)
+
     def _step(self, batch: Batch) -> StepResult:
         self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
-        result = self.learner.step(batch, self.newest_event_ms)
+        factor = self.config.row_step_factor(self.counters.rows)
+        result = self.learner.step(batch, self.newest_event_ms, factor)
         self.quality.add(batch)
         self.positions.update(batch.positions)
         counters = self.counters

@@ -234,7 +234,7 @@ class TestFailures:
             publisher.publish(table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(1)})
         assert sum(len(block.fids) for block in blocks(bench)) == len(FIDS)
         assert len(table.touched.pending()) == 0
-        assert publisher.dense_due(0)
+        assert publisher.dense_due(0, 0)
 
     def test_a_base_that_could_not_be_written_is_due_again_soon(self, bench: Bench) -> None:
         table, publisher = trainer_table(FIDS), bench.publisher()
@@ -256,16 +256,32 @@ class TestIntervals:
         config = PublisherConfig(sparse_interval_s=10, dense_interval_s=60, base_interval_s=3600)
         table, publisher = trainer_table(FIDS), bench.publisher(config=config)
         assert publisher.sparse_due(500)
-        assert publisher.dense_due(500)
+        assert publisher.dense_due(500, 0)
         assert publisher.base_due(500)
 
         bench.now_ms = 500
         weights = {"w": np.ones(1)}
         publisher.publish(table, now_ms=500, freshness=Freshness(), dense=weights)
         bench.write_base(publisher, table)
-        for due, ms in ((publisher.sparse_due, 10_500), (publisher.dense_due, 60_500), (publisher.base_due, 3_600_500)):
+        for due, ms in (
+            (publisher.sparse_due, 10_500),
+            (lambda now_ms: publisher.dense_due(now_ms, 0), 60_500),
+            (publisher.base_due, 3_600_500),
+        ):
             assert not due(ms - 1)
             assert due(ms)
+
+    def test_dense_weights_that_the_model_has_outgrown_are_due_before_their_interval_is_over(
+        self, bench: Bench
+    ) -> None:
+        table, publisher = trainer_table(FIDS), bench.publisher()
+        publisher.publish(
+            table, now_ms=0, freshness=Freshness(), dense={"w": np.ones(1, np.float32)}, trained_rows=1000
+        )
+        assert not publisher.dense_due(10_000, 1100)
+        assert publisher.dense_due(10_000, 1101)
+        publisher.publish(table, now_ms=10_000, freshness=Freshness())
+        assert publisher.dense_due(20_000, 1101), "it is still to come"
 
     def test_too_many_touched_keys_are_due_at_once(self, bench: Bench) -> None:
         table, publisher = trainer_table(FIDS), bench.publisher(config=PublisherConfig(max_touched=25))

@@ -18,11 +18,11 @@ def _blocks(seed: int, sizes: list[int]) -> list[ExampleBlock]:
     return [make_block(rng, size, served=bool(i % 2)) for i, size in enumerate(sizes)]
 
 
-def _drain(assembler: BatchAssembler) -> list[Batch]:
+def _drain(assembler: BatchAssembler, batch_size: int) -> list[Batch]:
     batches = []
-    while (batch := assembler.take()) is not None:
+    while (batch := assembler.take(batch_size)) is not None:
         batches.append(batch)
-    if (rest := assembler.take(partial=True)) is not None:
+    if (rest := assembler.take(batch_size, partial=True)) is not None:
         batches.append(rest)
     return batches
 
@@ -35,10 +35,10 @@ def _flat(batches: list[Batch], name: str) -> np.ndarray:
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 3))
 def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int], batch_size: int, seed: int) -> None:
     blocks = _blocks(seed, sizes)
-    assembler = BatchAssembler(RAGGED, batch_size)
+    assembler = BatchAssembler(RAGGED)
     for offset, block in enumerate(blocks):
         assembler.add(0, offset, block, 0)
-    batches = _drain(assembler)
+    batches = _drain(assembler, batch_size)
     total = sum(sizes)
     assert [len(b) for b in batches] == [batch_size] * (total // batch_size) + [total % batch_size] * (
         total % batch_size > 0
@@ -57,18 +57,18 @@ def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int]
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 20))
 def test_going_on_from_a_batch_position_gives_the_same_batches(sizes: list[int], batch_size: int, stop: int) -> None:
     blocks = _blocks(7, sizes)
-    assembler = BatchAssembler(RAGGED, batch_size)
+    assembler = BatchAssembler(RAGGED)
     for offset, block in enumerate(blocks):
         assembler.add(0, offset, block, 0)
-    batches = _drain(assembler)
+    batches = _drain(assembler, batch_size)
     if not batches:
         return
     stop %= len(batches)
     offset, row = batches[stop].positions[0]
-    resumed = BatchAssembler(RAGGED, batch_size)
+    resumed = BatchAssembler(RAGGED)
     for later in range(offset, len(blocks)):
         resumed.add(0, later, blocks[later], 0, skip_rows=row if later == offset else 0)
-    again = _drain(resumed)
+    again = _drain(resumed, batch_size)
     assert [len(b) for b in again] == [len(b) for b in batches[stop + 1 :]]
     for left, right in zip(again, batches[stop + 1 :], strict=True):
         np.testing.assert_array_equal(left.fids, right.fids)
@@ -78,23 +78,23 @@ def test_going_on_from_a_batch_position_gives_the_same_batches(sizes: list[int],
 
 def test_positions_follow_each_partition_and_pass_refused_records() -> None:
     first, second = _blocks(1, [3, 4])
-    assembler = BatchAssembler(RAGGED, 5)
+    assembler = BatchAssembler(RAGGED)
     assembler.add(0, 10, first, 0)
     assembler.add(0, 11, None, 0)
     assembler.add(1, 40, second, 0)
-    batch = assembler.take()
+    batch = assembler.take(5)
     assert batch is not None
     assert batch.positions == {0: (12, 0), 1: (40, 2)}
     assembler.add(0, 12, None, 0)
-    rest = assembler.take(partial=True)
+    rest = assembler.take(5, partial=True)
     assert rest is not None
     assert rest.positions == {1: (41, 0), 0: (13, 0)}
 
 
 def test_records_without_rows_move_the_position_without_a_batch() -> None:
-    assembler = BatchAssembler(RAGGED, 5)
+    assembler = BatchAssembler(RAGGED)
     assembler.add(0, 3, None, 0)
-    assert assembler.take(partial=True) is None
+    assert assembler.take(5, partial=True) is None
     assert assembler.drain_empty() == {0: (4, 0)}
 
 
@@ -102,10 +102,10 @@ def test_blocks_with_and_without_lengths_share_a_batch() -> None:
     ragged = make_block(np.random.default_rng(0), 2)
     fids = np.concatenate([ragged.fids[:2], ragged.fids[:1]])
     plain = replace(make_block(np.random.default_rng(1), 1), fids=fids, lengths=None)
-    assembler = BatchAssembler(RAGGED, 3)
+    assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, ragged, 0)
     assembler.add(0, 1, plain, 0)
-    batch = assembler.take()
+    batch = assembler.take(3)
     assert batch is not None
     assert batch.lengths is not None
     assert ragged.lengths is not None
@@ -115,9 +115,9 @@ def test_blocks_with_and_without_lengths_share_a_batch() -> None:
 
 def test_freshness_is_of_the_rows_in_the_batch_only() -> None:
     (block,) = _blocks(3, [10])
-    assembler = BatchAssembler(RAGGED, 4)
+    assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, block, 0)
-    batch = assembler.take()
+    batch = assembler.take(4)
     assert batch is not None
     assert batch.newest_event_ms == max(block.feature_time_ms[:4].max(), block.action_time_ms[:4].max())
     head = block.action_ingest_ms[:4]

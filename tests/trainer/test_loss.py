@@ -1,34 +1,99 @@
+"""The loss undoes the choice of rows: the model that minimises it predicts the rate of the impressions themselves."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
+from torch import Tensor
 
 from rillet.trainer.loss import sampled_bce
 
+PAIRS, EXPOSURES = False, True
 
-def test_the_correction_recovers_the_unsampled_log_odds() -> None:
-    # 10 positives and 90 negatives of which a tenth survives: the loss is least at the true log-odds.
-    labels = torch.cat([torch.ones(100), torch.zeros(90)]).unsqueeze(1)
-    rate = torch.full((190,), 0.1)
-    bias = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([bias], max_iter=50)
 
-    def closure() -> torch.Tensor:
+def _fit(features: Tensor, labels: Tensor, rate: float, exposure: bool) -> Tensor:
+    """Weights of the logistic regression that has the least loss."""
+    n = len(labels)
+    weights = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    rates, kinds = torch.full((n,), rate, dtype=torch.float64), torch.full((n,), exposure)
+
+    def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = sampled_bce(bias.expand(190, 1), labels, torch.ones(190, 1), rate)
+        loss = sampled_bce((features @ weights).unsqueeze(1), labels, torch.ones(n, 1), rates, kinds)
         loss.backward()
         return loss
 
     optimizer.step(closure)
+    return weights.detach()
+
+
+def test_pair_rows_give_the_log_odds_of_all_impressions() -> None:
+    # 100 positives and 900 negatives of which a tenth was kept.
+    labels = torch.cat([torch.ones(100), torch.zeros(90)]).unsqueeze(1).double()
+    bias = _fit(torch.ones(190, 1, dtype=torch.float64), labels, 0.1, PAIRS)
     assert torch.sigmoid(bias).item() == pytest.approx(100 / 1000, rel=1e-3)
+
+
+def _exposure_rows(rng: np.random.Generator, rate: float) -> tuple[Tensor, Tensor]:
+    """Rows of 8,000 impressions as mode immediate sends them, with the log-odds -2 + 1.5 x of x in -1, 0, 1."""
+    x = rng.integers(-1, 2, 8_000)
+    features = np.stack([np.ones(len(x)), x], 1)
+    acted = rng.random(len(x)) < 1 / (1 + np.exp(-(features @ (-2.0, 1.5))))
+    kept = rng.random(len(x)) < rate
+    rows = np.concatenate([features[kept], features[acted]])
+    labels = np.repeat([0.0, 1.0], [kept.sum(), acted.sum()])
+    return torch.from_numpy(rows), torch.from_numpy(labels).unsqueeze(1)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_exposure_rows_give_the_true_weights(rate: float) -> None:
+    features, labels = _exposure_rows(np.random.default_rng(3), rate)
+    weights = _fit(features, labels, rate, EXPOSURES)
+    assert weights.tolist() == pytest.approx([-2.0, 1.5], abs=0.15)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_exposure_rows_taken_for_pairs_promise_too_little_for_the_best(rate: float) -> None:
+    features, labels = _exposure_rows(np.random.default_rng(3), rate)
+    weights = _fit(features, labels, rate, PAIRS)
+    best = torch.sigmoid(weights.sum()).item()
+    truth = 1 / (1 + np.exp(0.5))
+    assert best < 0.8 * truth
+
+
+def test_the_gradient_of_both_forms_is_that_of_finite_differences() -> None:
+    logits = torch.tensor([[-3.0], [0.2], [4.0], [-0.5]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[0.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
+    rates = torch.tensor([0.2, 0.2, 1.0, 0.5], dtype=torch.float64)
+    exposure = torch.tensor([True, True, True, False])
+    assert torch.autograd.gradcheck(lambda z: sampled_bce(z, labels, torch.ones(4, 1), rates, exposure), (logits,))
+
+
+@pytest.mark.parametrize("exposure", [PAIRS, EXPOSURES])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("logit", [-200.0, -30.0, 30.0, 200.0])
+def test_extreme_logits_have_a_finite_loss_and_gradient(exposure: bool, label: float, logit: float) -> None:
+    logits = torch.full((1, 1), logit, requires_grad=True)
+    loss = sampled_bce(
+        logits, torch.full((1, 1), label), torch.ones(1, 1), torch.tensor([0.1]), torch.tensor([exposure])
+    )
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    if logit < 0:
+        # A positive that was thought impossible pulls with its whole weight, and a negative hardly at all.
+        assert logits.grad.item() == pytest.approx(-label, abs=1e-9)
 
 
 def test_masked_tasks_neither_count_nor_get_a_gradient() -> None:
     logits = torch.tensor([[0.3, 5.0], [2.0, -0.7]], requires_grad=True)
     mask = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    loss = sampled_bce(logits, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), mask, torch.ones(2))
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    loss = sampled_bce(logits, labels, mask, torch.ones(2), torch.zeros(2, dtype=torch.bool))
     loss.backward()
     expected = log_loss([1, 0], 1 / (1 + np.exp([-0.3, 0.7])), normalize=False)
     assert loss.item() == pytest.approx(expected, rel=1e-6)

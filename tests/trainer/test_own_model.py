@@ -49,7 +49,7 @@ def test_its_weights_keep_their_shapes_through_the_store_and_load_into_the_progr
     _train(trainer, 0)
     model = trainer.learner.model
     written = dense_state(model)
-    assert written["norm.num_batches_tracked"].shape == written["temperature"].shape == ()
+    assert written["model.norm.num_batches_tracked"].shape == written["model.temperature"].shape == ()
 
     store = ModelStore(str(tmp_path), "own")
     read = store.load_dense(*store.write_dense(1, written))
