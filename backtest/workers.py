@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from time import monotonic
 
@@ -46,12 +47,19 @@ class Workers:
         # Not forked: torch and numba may have threads by now, and a fork would copy their locks as they are.
         context = get_context("spawn")
         self._processes: dict[Connection, BaseProcess] = {}
-        for _ in range(min(count, len(runs))):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes[ours] = process
+        # When it starts, it lets the signal through again that is held back below.
+        ensure_running()
+        # A terminal's Ctrl-C goes to all processes. These inherit that they do not hear it; whoever started them ends them.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(min(count, len(runs))):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._processes[ours] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def __enter__(self) -> Workers:
         return self
@@ -106,8 +114,6 @@ class Workers:
 
 def _work(connection: Connection) -> None:
     """Takes runs until the pipe ends."""
-    # A terminal's Ctrl-C goes to all processes; the one that started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from rillet.backtest.events import judged_from, load_events, request_times
     from rillet.backtest.loop import one_thread, score_events
     from rillet.recordings import Event, Recording
