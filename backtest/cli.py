@@ -72,6 +72,13 @@ class _Interval(click.ParamType[int]):
     help="Multiply the configuration's intervals: for a recording that was driven so many times faster than it was made.",
 )
 @click.option("--by-slot", "slots", multiple=True, metavar="NAME", help="Also quality by the values of this slot.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs per setting under other seeds: from 2 on, differences of settings have intervals.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of a grid; one per core by default.")
 @click.option("--json", "json_path", type=_PATH, help="Write figures, differences, curves, slots and settings here.")
 @click.option("--html", "html_path", type=_PATH, help="Write the report page here: one file, with all curves.")
@@ -88,6 +95,7 @@ def backtest(
     apply: int | None,
     speed: float,
     slots: tuple[str, ...],
+    seeds: int,
     workers: int | None,
     json_path: Path | None,
     html_path: Path | None,
@@ -97,6 +105,8 @@ def backtest(
     Every request is scored by what would have been served at that moment: joined, trained and published by the
     production code at the configuration's intervals, in event time. Beside the model stand what it has to beat: itself
     frozen, logistic regression, popularity. Figures have 95 % intervals, differences to the first setting are paired.
+    Two runs of one setting differ by the luck of their initial weights: --seeds 3 repeats each setting, so that the
+    intervals of differences tell the one from the other.
 
     \b
     Is a wider embedding worth it?
@@ -147,6 +157,7 @@ def backtest(
                 requests=requests,
                 judge_from=judge_from,
                 baselines=names,
+                seeds=seeds,
                 workers=workers,
                 on_progress=progress,
             )

@@ -23,6 +23,7 @@ def compare(
     requests: int | None = None,
     judge_from: float = 0.2,
     baselines: Sequence[str] = BASELINES,
+    seeds: int = 1,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BacktestReport:
@@ -35,6 +36,8 @@ def compare(
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
     :param baselines: of ``BASELINES``.
+    :param seeds: runs per setup, each under other seeds of weights and rows. From 2 on, intervals tell what another seed
+        would change; with 1 the luck of a run cannot be told from a setting, so differences of setups have no interval.
     :param workers: processes at a time; None for one per core.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :raises RecordingError: the recording is damaged.
@@ -47,15 +50,26 @@ def compare(
         raise ConfigError("setups: there is none to run")
     for name in {*setups} & {*BASELINES, "served"}:
         raise ConfigError(f"setups: {name} is the name of a baseline; choose another")
+    if seeds < 1:
+        raise ConfigError(f"seeds: {seeds} is below 1")
     for name in {*baselines} - {*BASELINES}:
         raise ConfigError(f"baselines: {name} is none of {', '.join(BASELINES)}")
     resolved = {
         name: Setup(setup, spec, Delays.of(setup)) if isinstance(setup, RilletConfig) else setup
         for name, setup in setups.items()
     }
+    first = next(iter(resolved))
     runs = [
-        Run(name, recording.directory.absolute(), requests, setup, () if index else tuple(baselines), judge_from)
-        for index, (name, setup) in enumerate(resolved.items())
+        Run(
+            (name, seed),
+            recording.directory.absolute(),
+            requests,
+            setup.reseeded(seed),
+            tuple(baselines) if (name, seed) == (first, 0) else (),
+            judge_from,
+        )
+        for seed in range(seeds)
+        for name, setup in resolved.items()
     ]
     with Workers(runs, workers or os.cpu_count() or 1) as processes:
         # While they import and compile; what is here is needed anyway.
@@ -71,13 +85,13 @@ def compare(
 
         results = processes.results(progress)
     on_progress(len(times) * len(runs), len(times) * len(runs))
-    first = next(iter(resolved))
     return BacktestReport(
         expected,
-        {name: results[name][0]["model"] for name in resolved}
-        | {name: logits for name, logits in results[first][0].items() if name != "model"},
+        {name: results[name, 0][0]["model"] for name in resolved}
+        | {name: logits for name, logits in results[first, 0][0].items() if name != "model"},
         judged_from(times, judge_from),
         resolved,
-        {name: results[name][1] for name in resolved},
+        {name: results[name, 0][1] for name in resolved},
+        {name: tuple(results[name, seed][0]["model"] for seed in range(1, seeds)) for name in resolved},
         recording=recording.directory.name,
     )

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from rillet.backtest.charts import TITLES, by_axis, curves, legend_entries
 from rillet.backtest.delays import show_interval
 from rillet.backtest.drawing import THEME, draw, render_template
-from rillet.backtest.report import METRICS, BacktestReport, is_defined, show_estimate
+from rillet.backtest.report import METRICS, ONE_RUN, BacktestReport, is_defined, show_estimate
 from rillet.backtest.settings import DELAY_KEYS, Setup, axes_of
 from rillet.trainer.quality import Estimate
 
@@ -28,6 +28,7 @@ def render(report: BacktestReport, slots: Sequence[str] = ()) -> str:
         "report.html.j2",
         report=report,
         judged=int(report.judged.sum()),
+        one_run=ONE_RUN,
         legend=legend,
         titles=[TITLES[metric] for metric in METRICS],
         axes=[_axis(report, key) for key in axes_of(report.setups.values())],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,15 @@ from rillet.schemas.arrays import Bools, Float32s, Int64s
 from rillet.trainer.quality import (
     Estimate,
     Influence,
+    Spread,
     auc,
     auc_within,
+    average,
     calibration,
     difference,
     estimate,
     normalised_entropy,
+    spread_of_runs,
     time_blocks,
 )
 
@@ -35,8 +38,12 @@ if TYPE_CHECKING:
 BLOCKS = 50
 #: points of a curve
 POINTS = 40
+#: said of a comparison without repeats
+ONE_RUN = "(one run): luck cannot be told from a setting; --seeds 3 repeats each, and gives differences an interval"
 METRICS = ("auc", "auc_within", "normalised_entropy", "calibration")
 BASELINES = ("frozen", "logistic", "popularity", "decayed_popularity")
+#: those whose scores depend on a seed
+_SEEDED_BASELINES = ("frozen", "logistic")
 #: the scores that the recording itself holds
 SERVED = "served"
 
@@ -53,6 +60,8 @@ class BacktestReport:
     setups: Mapping[str, Setup] = field(default_factory=dict)
     #: what happened to the events in the joiner of each variant
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: scores of further runs of the variants under other seeds; curves and slots are of the first
+    repeats: Mapping[str, tuple[Float32s, ...]] = field(default_factory=dict)
     recording: str = ""
 
     @cached_property
@@ -72,23 +81,33 @@ class BacktestReport:
         return judged
 
     def influence(self, scorer: str, metric: str, task: int = 0) -> Influence:
-        """A metric of one scorer over the judged impressions; of ``served``, over those that hold its logits.
+        """A metric of one scorer's first run over the judged impressions; of ``served``, over those that hold its logits.
 
         :param metric: one of ``METRICS``.
         """
         rows = self._served_rows if scorer == SERVED else self._judged_rows
-        return self._measure(scorer, metric, task, rows)
+        return self._measure(self._runs(scorer)[0], metric, task, rows)
 
     def estimate(self, scorer: str, metric: str, task: int = 0) -> Estimate:
-        """The metric with its 95 % interval."""
-        return estimate(self._summed(scorer, metric, task, scorer == SERVED), np.arange(BLOCKS))
+        """The metric with its 95 % interval: the mean of the runs, where a variant has several."""
+        key = (scorer, metric, task, scorer == SERVED)
+        return estimate(average(self._summed(*key)), np.arange(BLOCKS), spread=self._spread(*key))
 
     def difference(self, scorer: str, other: str, metric: str, task: int = 0) -> Estimate:
-        """``scorer`` minus ``other``, paired over the same impressions, with its 95 % interval."""
+        """``scorer`` minus ``other``, paired over the same impressions, with its 95 % interval.
+
+        The luck of a single run cannot be told from what a setting changes: two variants that ran once have no interval,
+        it is everything.
+        """
         served = SERVED in (scorer, other)
-        return difference(
-            self._summed(scorer, metric, task, served), self._summed(other, metric, task, served), np.arange(BLOCKS)
-        )
+        keys = [(name, metric, task, served) for name in (scorer, other)]
+        spreads = [spread for key in keys if (spread := self._spread(*key)) is not None]
+        both = Spread(sum(one.variance for one in spreads), spreads[0].freedom) if spreads else None
+        first, second = (average(self._summed(*key)) for key in keys)
+        found = difference(first, second, np.arange(BLOCKS), spread=both)
+        if both is None and scorer in self.setups and other in self.setups:
+            return replace(found, low=-math.inf, high=math.inf)
+        return found
 
     def edges_ms(self, points: int = POINTS) -> Int64s:
         """Bounds of equal stretches of event time that hold all impressions, int64[points + 1]."""
@@ -100,7 +119,7 @@ class BacktestReport:
         # By its edges, so that no rounding puts a row beside the stretch that it is drawn in.
         bounds = np.searchsorted(self._times[self._by_time], self.edges_ms(points))
         return [
-            self._measure(scorer, metric, task, self._known(scorer, self._by_time[a:b])).value
+            self._measure(self._runs(scorer)[0], metric, task, self._known(scorer, self._by_time[a:b])).value
             for a, b in pairwise(bounds.tolist())
         ]
 
@@ -121,7 +140,8 @@ class BacktestReport:
             for metric in ("auc", "calibration"):
                 if is_defined(scorer, metric):
                     entry[metric] = estimate(
-                        self._measure(scorer, metric, task, rows), self._block_of[self.expected.request[rows]]
+                        self._measure(self._runs(scorer)[0], metric, task, rows),
+                        self._block_of[self.expected.request[rows]],
                     )
             found.append(entry)
         return found
@@ -216,7 +236,14 @@ class BacktestReport:
                             f"  {row['value']:{width - 2}}{row['rows']:>10,}{row['positives']:>11,}"
                             + "".join(f"{cell:>27}" for cell in cells)
                         )
+        if self.is_single_comparison:
+            lines += ["", ONE_RUN]
         return "\n".join(lines[1:])
+
+    @property
+    def is_single_comparison(self) -> bool:
+        """Whether variants are compared that ran once each."""
+        return len(self.setups) > 1 and not any(self.repeats.values())
 
     def _difference_to_first(self, scorer: str, metric: str, task: int) -> Estimate:
         return self.difference(scorer, self.first, metric, task)
@@ -228,8 +255,8 @@ class BacktestReport:
             for scorer in scorers
         }
 
-    def _measure(self, scorer: str, metric: str, task: int, rows: Int64s) -> Influence:
-        logits = (self.expected.served_logits if scorer == SERVED else self.logits[scorer])[rows, task]
+    def _measure(self, scores: Float32s, metric: str, task: int, rows: Int64s) -> Influence:
+        logits = scores[rows, task]
         labels = self.expected.positive[rows, task]
         if metric == "auc":
             return auc(logits, labels)
@@ -238,15 +265,29 @@ class BacktestReport:
         of_probabilities = {"normalised_entropy": normalised_entropy, "calibration": calibration}[metric]
         return of_probabilities(logits.astype(np.float64), labels)
 
-    def _summed(self, scorer: str, metric: str, task: int, served: bool) -> Influence:
-        """The influence of each block of time instead of each row: all that intervals and differences need."""
+    def _summed(self, scorer: str, metric: str, task: int, served: bool) -> list[Influence]:
+        """For each run, the influence of each block of time instead of each row: all that intervals need."""
         key = (scorer, metric, task, served)
         if key not in self._sums:
             rows = self._served_rows if served else self._judged_rows
-            influence = self._measure(scorer, metric, task, rows)
-            sums = np.bincount(self._block_of[self.expected.request[rows]], influence.rows, BLOCKS)
-            self._sums[key] = Influence(influence.value, sums * (BLOCKS / max(len(rows), 1)))
+            blocks = self._block_of[self.expected.request[rows]]
+            scale = BLOCKS / max(len(rows), 1)
+            runs = [self._measure(logits, metric, task, rows) for logits in self._runs(scorer)]
+            self._sums[key] = [Influence(run.value, np.bincount(blocks, run.rows, BLOCKS) * scale) for run in runs]
         return self._sums[key]
+
+    def _spread(self, scorer: str, metric: str, task: int, served: bool) -> Spread | None:
+        """What other seeds change in a scorer's figure, by all variants together; None where that is not known."""
+        if not (scorer in self.setups or scorer in _SEEDED_BASELINES):
+            return None
+        values = [[run.value for run in self._summed(name, metric, task, served)] for name in self.setups]
+        of_run = spread_of_runs(values)
+        return of_run and Spread(of_run.variance / len(self._runs(scorer)), of_run.freedom)
+
+    def _runs(self, scorer: str) -> list[Float32s]:
+        if scorer == SERVED:
+            return [self.expected.served_logits]
+        return [self.logits[scorer], *self.repeats.get(scorer, ())]
 
     def _known(self, scorer: str, rows: Int64s) -> Int64s:
         """The rows that a scorer has a score for."""
@@ -259,7 +300,7 @@ class BacktestReport:
         return self._splits[key]
 
     @cached_property
-    def _sums(self) -> dict[tuple[str, str, int, bool], Influence]:
+    def _sums(self) -> dict[tuple[str, str, int, bool], list[Influence]]:
         return {}
 
     @cached_property
@@ -316,4 +357,6 @@ def show_estimate(found: Estimate, sign: str = "") -> str:
     """A figure with its interval as text."""
     if math.isnan(found.value):
         return "-"
+    if math.isinf(found.high):
+        return f"{found.value:{sign}.4f} (one run)"
     return f"{found.value:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"

@@ -17,6 +17,8 @@ from rillet.schemas import FeatureSpec, SpecError, dump_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
+#: between the seeds of two runs, so that those of a grid over seeds do not meet them
+_SEED_STEP = 1_000_003
 DELAY_KEYS = ("commit", "publish", "dense", "apply")
 
 
@@ -32,6 +34,19 @@ class Setup:
     delays: Delays
     #: what distinguishes it from the others of a grid: key and value as text
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    def reseeded(self, run: int) -> Setup:
+        """The same with other initial weights and rows; run 0 is this one."""
+        model, table = self.config.model, self.config.table
+        step = run * _SEED_STEP
+        return replace(
+            self,
+            config=replace(
+                self.config,
+                model=replace(model, seed=model.seed + step),
+                table=replace(table, seed=table.seed + step),
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the result, as plain values."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from time import monotonic
 
@@ -28,14 +29,20 @@ Result = tuple[dict[str, Float32s], dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one process has to do for one variant."""
+    """What one process has to do for one variant under one seed."""
 
-    name: str
+    key: tuple[str, int]
     directory: Path
     requests: int | None
     setup: Setup
     baselines: tuple[str, ...]
     judge_from: float
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        name, seed = self.key
+        return f"{name} (run {seed + 1})" if seed else name
 
 
 class Workers:
@@ -46,12 +53,19 @@ class Workers:
         # Not forked: torch and numba may have threads by now, and a fork would copy their locks as they are.
         context = get_context("spawn")
         self._processes: dict[Connection, BaseProcess] = {}
-        for _ in range(min(count, len(runs))):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes[ours] = process
+        # When it starts, it lets the signal through again that is held back below.
+        ensure_running()
+        # A terminal's Ctrl-C goes to all processes. These inherit that they do not hear it; whoever started them ends them.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(min(count, len(runs))):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._processes[ours] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def __enter__(self) -> Workers:
         return self
@@ -63,13 +77,13 @@ class Workers:
         for process in self._processes.values():
             process.join(_JOIN_S)
 
-    def results(self, on_progress: Callable[[int, int], None]) -> dict[str, Result]:
+    def results(self, on_progress: Callable[[int, int], None]) -> dict[tuple[str, int], Result]:
         """Waits for all runs.
 
         :param on_progress: called with a run's index and the requests it is through.
         :raises BacktestError: a run failed, with its name; the others are not waited for.
         """
-        results: dict[str, Result] = {}
+        results: dict[tuple[str, int], Result] = {}
         waiting = iter(enumerate(self._runs))
         at_work: dict[Connection, Run] = {}
 
@@ -98,7 +112,7 @@ class Workers:
                 elif kind == "error":
                     raise BacktestError(f"{run.name}: {content[0]}")
                 else:
-                    results[run.name] = content[0]
+                    results[run.key] = content[0]
                     del at_work[connection]
                     give(connection)
         return results
@@ -106,8 +120,6 @@ class Workers:
 
 def _work(connection: Connection) -> None:
     """Takes runs until the pipe ends."""
-    # A terminal's Ctrl-C goes to all processes; the one that started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from rillet.backtest.events import judged_from, load_events, request_times
     from rillet.backtest.loop import one_thread, score_events
     from rillet.recordings import Event, Recording

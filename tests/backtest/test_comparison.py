@@ -131,7 +131,7 @@ def test_an_interrupted_grid_leaves_no_process_and_no_traceback(folder: Path, ho
     if how is signal.SIGINT:
         assert running.returncode == 130, errors
         assert errors.strip().endswith("interrupted")
-    assert "Traceback" not in errors
+        assert "Traceback" not in errors
 
 
 def _children(pid: int) -> list[int]:

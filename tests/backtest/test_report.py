@@ -81,6 +81,31 @@ def test_every_impression_is_in_exactly_one_point(report: BacktestReport) -> Non
     )
 
 
+def test_settings_that_ran_once_differ_without_an_interval_and_repeats_give_one() -> None:
+    rng = np.random.default_rng(1)
+    times = [1_000 * at for at in range(REQUESTS)]
+    setups = grid(SPEC, None, ["model.dim=8,16"])
+    runs = [rng.normal(size=(3 * REQUESTS, 2)).astype(np.float32) for _ in range(5)]
+    logits = dict(zip([*setups, "frozen"], runs, strict=False))
+    once = report_of(times, logits, setups)
+    a, b = setups
+    assert np.isneginf(once.difference(b, a, "auc").low)
+    assert np.isposinf(once.difference(b, a, "auc").high)
+    assert np.isfinite(once.difference("frozen", a, "auc").high)
+    assert "(one run): luck cannot be told from a setting" in once.table()
+    assert "(one run)" in once.to_html()
+    assert once.to_json()["differences"]["click"][b]["auc"]["low"] is None
+
+    repeated = report_of(times, logits, setups, repeats={a: (runs[3],), b: (runs[4],)})
+    for name, first, second in ((a, runs[0], runs[3]), (b, runs[1], runs[4])):
+        values = [report_of(times, {"x": scores}).estimate("x", "auc").value for scores in (first, second)]
+        assert repeated.estimate(name, "auc").value == pytest.approx(np.mean(values))
+    found = repeated.difference(b, a, "auc")
+    assert found.low < found.value < found.high < np.inf
+    assert "one run" not in repeated.table()
+    assert "one run" not in repeated.to_html()
+
+
 def test_a_difference_is_paired_and_has_the_narrow_interval_of_the_same_rows(report: BacktestReport) -> None:
     near = report.logits["model"] + np.float32(0.01) * np.sign(report.logits["model"])
     logits = {"a": report.logits["model"], "b": near.astype(np.float32)}
