@@ -46,7 +46,8 @@ class Learner:
         """
         self.model = build_model(model, spec)
         self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
-        self._optimizers: tuple[tuple[list[str], torch.optim.Optimizer], ...] = self._make_optimizers(model)
+        #: of the dense part: all but the bias, and the bias
+        self.optimizers = self._make_optimizers(model)
         self._segments = len(spec.slots)
 
     def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
@@ -82,7 +83,7 @@ class Learner:
         unique = self.table.apply_gradients(
             rows, batch.lengths, grad.numpy().reshape(n * segments, -1), step_factor=row_step_factor
         )
-        for _, optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
         return StepResult(predicted, value, unique, False)
 
@@ -90,7 +91,7 @@ class Learner:
         """Moments, sums and step counts of the dense part's optimisers, by parameter name."""
         return {
             f"{names[index]}.{key}": value.detach().numpy()
-            for names, optimizer in self._optimizers
+            for names, optimizer in zip(self._names(), self.optimizers, strict=True)
             for index, entry in optimizer.state_dict()["state"].items()
             for key, value in entry.items()
         }
@@ -102,19 +103,21 @@ class Learner:
         for path, value in optimizer.items():
             name, _, key = path.rpartition(".")
             saved.setdefault(name, {})[key] = torch.from_numpy(np.array(value))
-        for names, one in self._optimizers:
+        for names, one in zip(self._names(), self.optimizers, strict=True):
             state = {index: saved[name] for index, name in enumerate(names) if name in saved}
             one.load_state_dict({"state": state, "param_groups": one.state_dict()["param_groups"]})
         self.table = table
 
-    def _make_optimizers(self, config: ModelConfig) -> tuple[tuple[list[str], torch.optim.Optimizer], ...]:
-        """Optimisers with the names of their parameters, in the order in which they have them."""
-        inner = {f"model.{name}": parameter for name, parameter in self.model.model.named_parameters()}
+    def _make_optimizers(self, config: ModelConfig) -> tuple[torch.optim.Adam, torch.optim.Adagrad]:
         return (
-            (list(inner), torch.optim.Adam(inner.values(), lr=config.dense_learning_rate, fused=True)),
+            torch.optim.Adam(self.model.model.parameters(), lr=config.dense_learning_rate, fused=True),
             # From a low initial rate to a task's own takes Adam thousands of steps; Adagrad's first ones are large.
-            (["bias"], torch.optim.Adagrad([self.model.bias], lr=config.bias_learning_rate)),
+            torch.optim.Adagrad([self.model.bias], lr=config.bias_learning_rate),
         )
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """Of the parameters of each optimiser, in its order."""
+        return [f"model.{name}" for name, _ in self.model.model.named_parameters()], ["bias"]
 
 
 def _can_be_learned(gradient: torch.Tensor | None) -> bool:

@@ -113,6 +113,14 @@ def test_steps_lower_a_convex_loss(optimizer: str) -> None:
 
 
 @every_optimizer
+def test_a_step_factor_is_a_larger_learning_rate_for_one_call(optimizer: str) -> None:
+    factored, faster = make(optimizer, learning_rate=0.01), make(optimizer, learning_rate=0.04)
+    for table, factor in ((factored, 4.0), (faster, 1.0)):
+        table.apply_gradients(table.find_or_insert(np.arange(1, 9), 0), None, gradients(2, 8), step_factor=factor)
+    np.testing.assert_allclose(factored.items()[1], faster.items()[1], rtol=1e-5)
+
+
+@every_optimizer
 def test_the_same_calls_give_the_same_bits(optimizer: str) -> None:
     results = []
     for _ in range(2):

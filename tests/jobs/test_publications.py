@@ -6,12 +6,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
 from rillet.sync import Base, Manifest, StoreUnavailableError
 from rillet.trainer import ListSource
 from tests.jobs.train_parts import NOW, SPARSE_MS, Parts, failing
+from tests.trainer.blocks import make_block
 
 
 @pytest.fixture
@@ -126,3 +128,18 @@ def test_a_base_that_hangs_is_given_up_and_counted_at_the_close_and_keeps_no_pro
     assert "was not written" in caplog.text
     assert [thread.daemon for thread in threading.enumerate() if thread.name.startswith("base-writer")] == [True]
     release.set()
+
+
+def test_a_young_model_brings_its_dense_weights_with_every_publication_and_an_old_one_at_their_interval(
+    parts: Parts,
+) -> None:
+    trainer, rng = parts.trainer, np.random.default_rng(0)
+    brought = []
+    for number in range(12):
+        trainer.offer(0, number, make_block(rng, 32), NOW)
+        trainer.train(NOW, more=True)
+        version = parts.publisher.version
+        parts.publications.publish(NOW + number * 1_000)
+        brought.append(parts.publisher.version > version)
+    assert all(brought[:10])
+    assert not all(brought[10:])

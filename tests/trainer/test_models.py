@@ -60,6 +60,17 @@ def test_the_exported_program_answers_like_the_model_for_any_number_of_rows(kind
             torch.testing.assert_close(program(embeddings, dense), model(embeddings, dense))
 
 
+@pytest.mark.parametrize("kind", ["logistic", "deepfm", "tests.trainer.test_models:Mean"])
+def test_any_model_without_history_predicts_its_initial_rate(kind: str) -> None:
+    model = build_model(ModelConfig(kind=kind, dim=4, hidden=(8,), initial_rate=0.03), RAGGED)
+    with torch.no_grad():
+        scores = torch.sigmoid(model(torch.zeros(5, 3, 5), torch.zeros(5, 1)))
+    # A network's layers have small random biases.
+    assert (scores / 0.03).numpy() == pytest.approx(1, abs=0.5)
+    if kind != "deepfm":
+        assert scores.numpy() == pytest.approx(0.03)
+
+
 @pytest.mark.parametrize("kind", ["no.such.module:Model", "schemas:Missing", "builtins:dict"])
 def test_an_own_model_that_cannot_be_used_is_named(kind: str) -> None:
     with pytest.raises((ModelError, TypeError), match=r"model.kind|dict"):
@@ -68,7 +79,15 @@ def test_an_own_model_that_cannot_be_used_is_named(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("kind", "forest"), ("dim", 0), ("hidden", (8, 0)), ("dense_learning_rate", 0.0), ("name", "a|b")],
+    [
+        ("kind", "forest"),
+        ("dim", 0),
+        ("hidden", (8, 0)),
+        ("dense_learning_rate", 0.0),
+        ("initial_rate", 0.0),
+        ("initial_rate", 1.0),
+        ("name", "a|b"),
+    ],
 )
 def test_impossible_model_configurations_are_refused_by_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):

@@ -29,8 +29,8 @@ CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, quality_rows=500)
 TABLE = TableConfig(initial_capacity=64)
 
 
-def _trainer(model: ModelConfig = MODEL, table: TableConfig = TABLE) -> OnlineTrainer:
-    return OnlineTrainer(RAGGED, model, table, CONFIG)
+def _trainer(model: ModelConfig = MODEL, table: TableConfig = TABLE, config: TrainerConfig = CONFIG) -> OnlineTrainer:
+    return OnlineTrainer(RAGGED, model, table, config)
 
 
 def _blocks(count: int, seed: int = 0) -> list[ExampleBlock]:
@@ -69,8 +69,9 @@ def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
 ) -> None:
     blocks = _blocks(20)
     table = TableConfig(initial_capacity=64, optimizer=optimizer)  # type: ignore[arg-type]
+    growing = replace(CONFIG, first_batch_size=2)
     store = CheckpointStore(str(tmp_path), keep=2)
-    whole, killed = _trainer(table=table), _trainer(table=table)
+    whole, killed = _trainer(table=table, config=growing), _trainer(table=table, config=growing)
     for offset, block in enumerate(blocks):
         whole.offer(0, offset, block, 0)
         whole.train(0, more=True)
@@ -79,7 +80,7 @@ def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
         killed.train(0, more=True)
         if offset == saved_at:
             killed.save(store, {"epoch": saved_at})
-    restored = _trainer(table=table)
+    restored = _trainer(table=table, config=growing)
     assert restored.restore(store, _refuse) == Restored(1, {"epoch": saved_at})
     start = restored.positions.get(0, (0, 0))[0]
     for offset in range(start, len(blocks)):
@@ -88,6 +89,35 @@ def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
     whole.train(0, more=False, flush=True)
     restored.train(0, more=False, flush=True)
     _assert_same(whole, restored)
+
+
+def test_the_first_batches_are_small_and_grow_with_the_rows_trained_on() -> None:
+    trainer = _trainer(config=replace(CONFIG, first_batch_size=2))
+    steps = []
+    for offset, block in enumerate([make_block(np.random.default_rng(0), 32) for _ in range(10)]):
+        trainer.offer(0, offset, block, 0)
+        steps.append(trainer.train(0, more=True))
+    assert steps[0] == 16
+    assert steps[-1] == 2
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_the_bias_follows_the_first_labels() -> None:
+    trainer = _trainer(ModelConfig(dim=4, hidden=(8,)), config=TrainerConfig(batch_size=64))
+    block = make_block(np.random.default_rng(0), 64)
+    # All rows teach the first task, half of them positives.
+    tasks = len(RAGGED.tasks)
+    mask = np.tile(np.eye(tasks, dtype=np.uint8)[0], 64)
+    labels = mask * np.repeat(np.arange(64) % 2, tasks).astype(np.uint8)
+    block = replace(block, mask=mask, labels=labels, sampling_rate=np.full(64, 0.5, np.float32))
+    before = dense_state(trainer.learner.model)["bias"]
+    assert 1 / (1 + np.exp(-before)) == pytest.approx(MODEL.initial_rate)
+    for offset in range(15):
+        trainer.offer(0, offset, block, 0)
+        trainer.train(0, more=True)
+    after = dense_state(trainer.learner.model)["bias"]
+    assert after[0] > before[0] + 1.5, "the other weights have learned the rest"
+    assert after[1] == before[1], "a task without labels keeps its bias"
 
 
 def test_rows_touched_and_not_published_survive_a_kill(tmp_path: Path) -> None:
@@ -124,7 +154,7 @@ def test_learning_lowers_the_training_loss_and_leaves_the_quality_of_what_was_se
 
 
 def test_training_loss_is_the_mean_per_row_whatever_the_batches() -> None:
-    frozen = replace(MODEL, dense_learning_rate=1e-30)
+    frozen = replace(MODEL, dense_learning_rate=1e-30, bias_learning_rate=1e-30)
     table = replace(TABLE, learning_rate=1e-30)
     blocks = _blocks(6, seed=3)
     losses = []
@@ -176,12 +206,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, model: ModelCo
         _trainer(model).restore(store, _refuse)
 
 
-def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: Path) -> None:
+def test_other_learning_rates_of_the_dense_part_are_taken_from_the_configuration(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), keep=1)
     _trainer().save(store)
-    second = _trainer(replace(MODEL, dense_learning_rate=0.5))
+    second = _trainer(replace(MODEL, dense_learning_rate=0.5, bias_learning_rate=0.25))
     second.restore(store, _refuse)
-    assert second.learner.optimizer.param_groups[0]["lr"] == 0.5
+    assert [one.param_groups[0]["lr"] for one in second.learner.optimizers] == [0.5, 0.25]
 
 
 def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
@@ -219,7 +249,7 @@ def test_a_finite_dense_value_that_is_too_large_teaches_nothing_and_later_batche
         np.testing.assert_array_equal(array, before[name])
     trainer.offer(0, 1, make_block(rng, 16), 0)
     trainer.train(0, more=True)
-    assert (dense_state(trainer.learner.model)["dense_weight"] != before["dense_weight"]).all()
+    assert (dense_state(trainer.learner.model)["model.dense_weight"] != before["model.dense_weight"]).all()
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
