@@ -19,7 +19,7 @@ from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UIn
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
 #: the kinds of rows that mode ``immediate`` sends
-_EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION)
+_EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION, LabelKind.LATE_POSITIVE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,8 @@ class Batch:
 
     @property
     def exposure(self) -> Bools:
-        """bool[n], True for the rows of mode ``immediate``, whose impression may give a negative and a positive."""
+        """bool[n], True for rows whose impression may give a negative and a positive: those of mode ``immediate``, and
+        late positives."""
         return np.isin(self.label_kind, _EXPOSURE_KINDS)
 
 
