@@ -8,8 +8,9 @@ training goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,13 @@ from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UIn
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
-#: the kinds of rows that mode ``immediate`` sends
+#: kinds of rows whose impression may give two rows
 _EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION, LabelKind.LATE_POSITIVE)
+#: columns of a block with one value per row
+_ONE_PER_ROW = (
+    *("request_index", "impression_ids", "sampling_rate", "label_kind"),
+    *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,21 +68,14 @@ class Batch:
 
 @dataclass(slots=True)
 class _Pending:
-    """A block with a cursor: rows before ``row`` (and fids before ``fid``) are used up."""
+    """A record, with those of its rows that are not in a batch yet; no block where there are none."""
 
     partition: int
     offset: int
     block: ExampleBlock | None
     arrived_ms: int
-    row: int = 0
-    fid: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    block: ExampleBlock
-    rows: slice
-    fids: slice
+    #: rows of the record that are used up
+    used: int = 0
 
 
 class BatchAssembler:
@@ -105,15 +104,11 @@ class BatchAssembler:
         :param now_ms: when it arrived, ms.
         :param skip_rows: rows at its beginning that were already trained on.
         """
-        entry = _Pending(partition, offset, block if block is not None and len(block) else None, now_ms)
-        if entry.block is not None and skip_rows:
-            entry.row = min(skip_rows, len(entry.block))
-            entry.fid = self._fids_of(entry.block, 0, entry.row)
-            if entry.row == len(entry.block):
-                entry.block = None
-        if entry.block is not None:
-            self._rows += len(entry.block) - entry.row
-        self._pending.append(entry)
+        if block is not None:
+            block = self._cut(block, skip_rows, len(block)) if skip_rows < len(block) else None
+        if block is not None:
+            self._rows += len(block)
+        self._pending.append(_Pending(partition, offset, block, now_ms, skip_rows))
 
     def take(self, rows: int, *, partial: bool = False) -> Batch | None:
         """The next batch of ``rows`` rows, or None while there are too few.
@@ -124,27 +119,29 @@ class BatchAssembler:
         if not wanted or self._rows < wanted:
             return None
         positions: Positions = {}
-        slices: list[_Slice] = []
+        blocks: list[ExampleBlock] = []
         missing = wanted
         while missing:
             entry = self._pending[0]
-            if entry.block is None:
+            block = entry.block
+            if block is None:
                 self._pass(positions)
                 continue
-            rows = min(missing, len(entry.block) - entry.row)
-            fids = self._fids_of(entry.block, entry.row, entry.row + rows)
-            slices.append(_Slice(entry.block, slice(entry.row, entry.row + rows), slice(entry.fid, entry.fid + fids)))
-            entry.row += rows
-            entry.fid += fids
-            missing -= rows
-            if entry.row == len(entry.block):
+            count = len(block)
+            if count <= missing:
+                blocks.append(block)
+                missing -= count
                 self._pass(positions)
             else:
-                positions[entry.partition] = (entry.offset, entry.row)
+                blocks.append(self._cut(block, 0, missing))
+                entry.block = self._cut(block, missing, count)
+                entry.used += missing
+                positions[entry.partition] = (entry.offset, entry.used)
+                missing = 0
         while self._pending and self._pending[0].block is None:
             self._pass(positions)
         self._rows -= wanted
-        return self._join(slices, positions)
+        return self._join(blocks, positions)
 
     def drain_empty(self) -> Positions:
         """Positions after records without rows at the front of the queue, when there is no batch to carry them."""
@@ -157,41 +154,54 @@ class BatchAssembler:
         entry = self._pending.popleft()
         positions[entry.partition] = (entry.offset + 1, 0)
 
-    def _fids_of(self, block: ExampleBlock, start: int, stop: int) -> int:
+    def _cut(self, block: ExampleBlock, start: int, stop: int) -> ExampleBlock:
+        """Rows ``start`` to ``stop`` of a block, as views."""
+        if (start, stop) == (0, len(block)):
+            return block
+
+        def rows(column: AnyArray | None, width: int = 1) -> Any:
+            return None if column is None else column[start * width : stop * width]
+
         if block.lengths is None:
-            return (stop - start) * self._slots
-        if stop - start == len(block):
-            return len(block.fids)
-        return int(block.lengths[start * self._slots : stop * self._slots].sum(dtype=np.int64))
+            first, last = start * self._slots, stop * self._slots
+        else:
+            first = int(block.lengths[: start * self._slots].sum(dtype=np.int64))
+            last = first + int(rows(block.lengths, self._slots).sum(dtype=np.int64))
+        return replace(
+            block,
+            fids=block.fids[first:last],
+            lengths=rows(block.lengths, self._slots),
+            dense=rows(block.dense, self._dense),
+            labels=rows(block.labels, self._tasks),
+            mask=rows(block.mask, self._tasks),
+            served_logits=rows(block.served_logits, self._tasks),
+            **{name: rows(getattr(block, name)) for name in _ONE_PER_ROW},
+        )
 
-    def _join(self, slices: list[_Slice], positions: Positions) -> Batch:
-        def column(get: Callable[[ExampleBlock], AnyArray], width: int = 1) -> AnyArray:
-            return np.concatenate([get(s.block)[s.rows.start * width : s.rows.stop * width] for s in slices])
-
+    def _join(self, blocks: list[ExampleBlock], positions: Positions) -> Batch:
+        # Most blocks have a row or few and are taken whole: one pass per column, nothing per block and column.
         slots, tasks = self._slots, self._tasks
-        # With lengths in one block and none in another, the latter's slots have one value each.
-        ragged = any(s.block.lengths is not None for s in slices)
-        sampling_rate = column(lambda block: block.sampling_rate)
+        sampling_rate = np.concatenate([block.sampling_rate for block in blocks])
         rows = len(sampling_rate)
-        feature_ms, action_ms = column(lambda b: b.feature_time_ms), column(lambda b: b.action_time_ms)
-        feature_in, action_in = column(lambda b: b.feature_ingest_ms), column(lambda b: b.action_ingest_ms)
-        served = any(s.block.served_logits is not None for s in slices)
+        feature_ms = np.concatenate([block.feature_time_ms for block in blocks])
+        action_ms = np.concatenate([block.action_time_ms for block in blocks])
+        feature_in = np.concatenate([block.feature_ingest_ms for block in blocks])
+        action_in = np.concatenate([block.action_ingest_ms for block in blocks])
+        # With lengths in one block and none in another, the latter's slots have one value each.
+        lengths = _concatenated(
+            [block.lengths for block in blocks], lambda i: np.ones(len(blocks[i]) * slots, np.uint16)
+        )
+        logits = _concatenated([block.served_logits for block in blocks], lambda i: _nans(len(blocks[i]) * tasks))
         return Batch(
-            fids=np.concatenate([s.block.fids[s.fids] for s in slices]),
-            lengths=column(lambda b: _ones(len(b) * slots) if b.lengths is None else b.lengths, slots)
-            if ragged
-            else None,
-            dense=column(lambda b: b.dense, self._dense).reshape(rows, self._dense),
-            labels=column(lambda b: b.labels, tasks).reshape(rows, tasks),
-            mask=column(lambda b: b.mask, tasks).reshape(rows, tasks),
+            fids=np.concatenate([block.fids for block in blocks]),
+            lengths=lengths,
+            dense=np.concatenate([block.dense for block in blocks]).reshape(rows, self._dense),
+            labels=np.concatenate([block.labels for block in blocks]).reshape(rows, tasks),
+            mask=np.concatenate([block.mask for block in blocks]).reshape(rows, tasks),
             sampling_rate=sampling_rate,
-            label_kind=column(lambda b: b.label_kind),
+            label_kind=np.concatenate([block.label_kind for block in blocks]),
             feature_time_ms=feature_ms,
-            served_logits=column(lambda b: _nans(len(b) * tasks) if b.served_logits is None else b.served_logits, tasks)
-            .reshape(rows, tasks)
-            .astype(np.float32, copy=False)
-            if served
-            else _nans(rows * tasks).reshape(rows, tasks),
+            served_logits=(_nans(rows * tasks) if logits is None else logits).reshape(rows, tasks),
             newest_event_ms=int(max(feature_ms.max(), action_ms.max())),
             newest_ingest_ms=int(max(feature_in.max(), action_in.max())),
             action_ingest_ms=action_in[action_in != NO_TIME_MS],
@@ -199,8 +209,11 @@ class BatchAssembler:
         )
 
 
-def _ones(count: int) -> UInt16s:
-    return np.ones(count, np.uint16)
+def _concatenated(columns: Sequence[AnyArray | None], filling: Callable[[int], AnyArray]) -> Any:
+    """The columns one after the other, ``filling(i)`` where the i-th is None; None where all are."""
+    if all(column is None for column in columns):
+        return None
+    return np.concatenate([filling(i) if column is None else column for i, column in enumerate(columns)])
 
 
 def _nans(count: int) -> Float32s:

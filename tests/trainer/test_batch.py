@@ -91,14 +91,14 @@ def test_positions_follow_each_partition_and_pass_refused_records() -> None:
     assert rest.positions == {1: (41, 0), 0: (13, 0)}
 
 
-def test_exposure_tells_the_rows_of_mode_immediate() -> None:
+def test_exposure_tells_the_rows_whose_impression_may_give_two() -> None:
     block = replace(make_block(np.random.default_rng(0), 5), label_kind=np.arange(5, dtype=np.uint8))
     assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, block, 0)
     batch = assembler.take(5)
     assert batch is not None
     found = {LabelKind(kind).name for kind in batch.label_kind[batch.exposure].tolist()}
-    assert found == {"CORRECTION", "PROVISIONAL"}
+    assert found == {"CORRECTION", "PROVISIONAL", "LATE_POSITIVE"}
 
 
 def test_records_without_rows_move_the_position_without_a_batch() -> None:
