@@ -173,7 +173,7 @@ def test_without_an_optimizer_gradients_are_refused() -> None:
 )
 def test_agrees_with_torch_where_every_row_is_in_every_batch(optimizer: str, peer: Any) -> None:
     # SparseAdam has one step count for all rows; the two are the same only if all rows step each time.
-    table = make(optimizer)
+    table = make(optimizer, learning_rate=0.05)
     fids = np.concatenate([np.arange(1, 31), np.arange(1, 31)])
     rows = table.find_or_insert(fids, 0)
     theirs = torch.nn.Embedding(30, DIM, sparse=True, _weight=torch.from_numpy(table.items()[1].copy()))
