@@ -56,7 +56,9 @@ class Batch:
     @property
     def exposure(self) -> Bools:
         """bool[n], True for the rows of mode ``immediate``, whose impression may give a negative and a positive."""
-        return np.isin(self.label_kind, _EXPOSURE_KINDS)
+        provisional, correction = (self.label_kind == kind for kind in _EXPOSURE_KINDS)
+        found: Bools = provisional | correction
+        return found
 
 
 @dataclass(slots=True)
