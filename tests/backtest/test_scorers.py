@@ -55,8 +55,12 @@ def test_weights_learned_since_their_last_publication_go_out_even_if_no_row_was_
 ) -> None:
     scorer = scorer_of(batch_size=1)
     event = request("z", 9_000, [1, 2])
+    # A young model brings its weights with every publication: this one is to be older.
+    for _ in range(30):
+        scorer.learn(0, blocks[0])
+    scorer.publish(5, dense=True)
     before = scorer.score([event])
-    scorer.learn(0, blocks[0])
+    scorer.learn(5, blocks[0])
     scorer.publish(10, dense=False)
     rows_only = scorer.score([event])
     assert not np.array_equal(before, rows_only)
