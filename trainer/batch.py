@@ -19,8 +19,6 @@ from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UIn
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
-#: kinds of rows whose impression may give two rows
-_EXPOSURE_KINDS = (LabelKind.PROVISIONAL, LabelKind.CORRECTION, LabelKind.LATE_POSITIVE)
 #: columns of a block with one value per row
 _ONE_PER_ROW = (
     *("request_index", "impression_ids", "sampling_rate", "label_kind"),
@@ -63,7 +61,8 @@ class Batch:
     def exposure(self) -> Bools:
         """bool[n], True for rows whose impression may give a negative and a positive: those of mode ``immediate``, and
         late positives."""
-        return np.isin(self.label_kind, _EXPOSURE_KINDS)
+        found: Bools = (self.label_kind != LabelKind.POSITIVE) & (self.label_kind != LabelKind.NEGATIVE)
+        return found
 
 
 @dataclass(slots=True)
@@ -104,11 +103,12 @@ class BatchAssembler:
         :param now_ms: when it arrived, ms.
         :param skip_rows: rows at its beginning that were already trained on.
         """
-        if block is not None:
-            block = self._cut(block, skip_rows, len(block)) if skip_rows < len(block) else None
-        if block is not None:
-            self._rows += len(block)
-        self._pending.append(_Pending(partition, offset, block, now_ms, skip_rows))
+        rows = 0 if block is None else len(block)
+        if block is not None and skip_rows:
+            block = self._cut(block, min(skip_rows, rows), rows)
+            rows = len(block)
+        self._rows += rows
+        self._pending.append(_Pending(partition, offset, block if rows else None, now_ms, skip_rows))
 
     def take(self, rows: int, *, partial: bool = False) -> Batch | None:
         """The next batch of ``rows`` rows, or None while there are too few.

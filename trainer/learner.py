@@ -20,6 +20,8 @@ from rillet.trainer.config import ModelConfig
 from rillet.trainer.loss import sampled_bce
 from rillet.trainer.models import build_model
 
+#: keeps a bias without gradient where it is
+_EPS = 1e-10
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -46,8 +48,12 @@ class Learner:
         """
         self.model = build_model(model, spec)
         self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
-        #: of the dense part: all but the bias, and the bias
-        self.optimizers = self._make_optimizers(model)
+        #: of the dense part, all but the bias
+        self.optimizer = torch.optim.Adam(self.model.model.parameters(), lr=model.dense_learning_rate, fused=True)
+        # From a low initial rate to a task's own takes Adam thousands of steps; Adagrad's first ones are large. By hand,
+        # since torch's takes a tenth of a step's time for these few numbers.
+        self._bias_learning_rate = model.bias_learning_rate
+        self._bias_squares = torch.zeros_like(self.model.bias, requires_grad=False)
         self._segments = len(spec.slots)
 
     def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
@@ -83,18 +89,18 @@ class Learner:
         unique = self.table.apply_gradients(
             rows, batch.lengths, grad.numpy().reshape(n * segments, -1), step_factor=row_step_factor
         )
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
+        self._step_bias()
         return StepResult(predicted, value, unique, False)
 
     def optimizer_state(self) -> Arrays:
-        """Moments, sums and step counts of the dense part's optimisers, by parameter name."""
+        """Moments, sums of squares and step counts of the dense part's optimisers, by parameter name."""
+        names = self._names()
         return {
             f"{names[index]}.{key}": value.detach().numpy()
-            for names, optimizer in zip(self._names(), self.optimizers, strict=True)
-            for index, entry in optimizer.state_dict()["state"].items()
+            for index, entry in self.optimizer.state_dict()["state"].items()
             for key, value in entry.items()
-        }
+        } | {"bias.squares": self._bias_squares.numpy()}
 
     def load(self, dense: Arrays, optimizer: Arrays, table: EmbeddingTable) -> None:
         """Replaces everything that was learned; learning rates stay as configured."""
@@ -103,21 +109,22 @@ class Learner:
         for path, value in optimizer.items():
             name, _, key = path.rpartition(".")
             saved.setdefault(name, {})[key] = torch.from_numpy(np.array(value))
-        for names, one in zip(self._names(), self.optimizers, strict=True):
-            state = {index: saved[name] for index, name in enumerate(names) if name in saved}
-            one.load_state_dict({"state": state, "param_groups": one.state_dict()["param_groups"]})
+        self._bias_squares = saved["bias"]["squares"]
+        state = {index: saved[name] for index, name in enumerate(self._names()) if name in saved}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.table = table
 
-    def _make_optimizers(self, config: ModelConfig) -> tuple[torch.optim.Adam, torch.optim.Adagrad]:
-        return (
-            torch.optim.Adam(self.model.model.parameters(), lr=config.dense_learning_rate, fused=True),
-            # From a low initial rate to a task's own takes Adam thousands of steps; Adagrad's first ones are large.
-            torch.optim.Adagrad([self.model.bias], lr=config.bias_learning_rate),
-        )
+    def _step_bias(self) -> None:
+        bias = self.model.bias
+        if bias.grad is None:
+            return
+        with torch.no_grad():
+            self._bias_squares.addcmul_(bias.grad, bias.grad)
+            bias.addcdiv_(bias.grad, self._bias_squares.sqrt().add_(_EPS), value=-self._bias_learning_rate)
 
-    def _names(self) -> tuple[list[str], list[str]]:
-        """Of the parameters of each optimiser, in its order."""
-        return [f"model.{name}" for name, _ in self.model.model.named_parameters()], ["bias"]
+    def _names(self) -> list[str]:
+        """Of the parameters that Adam has, in its order."""
+        return [f"model.{name}" for name, _ in self.model.model.named_parameters()]
 
 
 def _can_be_learned(gradient: torch.Tensor | None) -> bool:

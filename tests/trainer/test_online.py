@@ -206,12 +206,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, model: ModelCo
         _trainer(model).restore(store, _refuse)
 
 
-def test_other_learning_rates_of_the_dense_part_are_taken_from_the_configuration(tmp_path: Path) -> None:
+def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), keep=1)
     _trainer().save(store)
-    second = _trainer(replace(MODEL, dense_learning_rate=0.5, bias_learning_rate=0.25))
+    second = _trainer(replace(MODEL, dense_learning_rate=0.5))
     second.restore(store, _refuse)
-    assert [one.param_groups[0]["lr"] for one in second.learner.optimizers] == [0.5, 0.25]
+    assert second.learner.optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
