@@ -103,7 +103,7 @@ class Task:
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
     early_ms: int = 5_000
-    labels: LabelMode = "positives_first"
+    labels: LabelMode = "immediate"
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,12 @@ SPEC = parse_spec(
     name = "click"
     action = "click"
     window_ms = 1000
+    labels = "positives_first"
     [[tasks]]
     name = "buy"
     action = "buy"
     window_ms = 5000
+    labels = "positives_first"
     """
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rillet.joiner import JoinerConfig
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas.spec import LabelMode
 from rillet.trainer import BatchAssembler, ServedQuality, TrainerConfig
 from rillet.trainer.quality import auc, calibration, normalised_entropy
 
@@ -39,15 +41,17 @@ def served(recording: Recording, spec: FeatureSpec) -> list[FeatureEvent | Actio
     return events
 
 
+@pytest.mark.parametrize("labels", get_args(LabelMode))
 def test_the_trainer_tells_the_exact_quality_of_the_requests_that_it_names(
-    recording: Recording, tmp_path: Path
+    recording: Recording, tmp_path: Path, labels: LabelMode
 ) -> None:
     tasks = tuple(
-        replace(task, negative_rate=1.0, window_ms=task.window_ms // 10) for task in recording.info.spec.tasks
+        replace(task, negative_rate=1.0, window_ms=task.window_ms // 10, labels=labels)
+        for task in recording.info.spec.tasks
     )
     spec = replace(recording.info.spec, tasks=tasks)
     join = SimulatedJoin(spec, JoinerConfig(), lateness_ms=1_000, commit_ms=2_000, directory=tmp_path / "joiner")
-    plain, assembler = PlainJoin(spec), BatchAssembler(spec, 256)
+    plain, assembler = PlainJoin(spec), BatchAssembler(spec)
     quality = ServedQuality(tasks, TrainerConfig(quality_rows=1))
     offset, told = 0, {}
     for event in served(recording, spec):
@@ -56,7 +60,7 @@ def test_the_trainer_tells_the_exact_quality_of_the_requests_that_it_names(
         for _, block in join.visible(event.event_time_ms):
             assembler.add(0, offset, block, 0)
             offset += 1
-        while (batch := assembler.take()) is not None:
+        while (batch := assembler.take(256)) is not None:
             quality.add(batch)
             for task in range(len(tasks)):
                 if (known := quality.known(task)) is not None:
@@ -69,11 +73,11 @@ def test_the_trainer_tells_the_exact_quality_of_the_requests_that_it_names(
     assert len(told) > 10
     for (task, _), known in told.items():
         rows = (times >= known.start_ms) & (times < known.end_ms)
-        logits, labels = expected.served_logits[rows, task], expected.positive[rows, task]
+        logits, positive = expected.served_logits[rows, task], expected.positive[rows, task]
         metrics = known.metrics
-        assert metrics.rows == rows.sum()
-        if 0 < labels.sum() < len(labels):
-            assert abs(metrics.auc - auc(logits, labels).value) <= metrics.auc_error
-            assert metrics.normalised_entropy == pytest.approx(normalised_entropy(logits, labels).value)
-            assert metrics.calibration == pytest.approx(calibration(logits, labels).value)
+        assert metrics.rows == rows.sum() + (positive.sum() if labels == "immediate" else 0)
+        if 0 < positive.sum() < len(positive):
+            assert abs(metrics.auc - auc(logits, positive).value) <= metrics.auc_error
+            assert metrics.normalised_entropy == pytest.approx(normalised_entropy(logits, positive).value)
+            assert metrics.calibration == pytest.approx(calibration(logits, positive).value)
     assert all(quality.left_out_rows(task) == 0 for task in range(len(tasks)))

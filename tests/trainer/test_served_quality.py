@@ -13,7 +13,7 @@ from rillet.trainer import Batch, ServedQuality, TrainerConfig, TrainerError
 from rillet.trainer.served_quality import COMPLETE_KEPT
 
 MINUTE = 60_000
-TASK = Task("watch", "watch", window_ms=10 * MINUTE)
+TASK = Task("watch", "watch", window_ms=10 * MINUTE, labels="positives_first")
 EVERY = TrainerConfig(quality_stretch_ms=MINUTE, quality_rows=1)
 NEGATIVE, PROVISIONAL = LabelKind.NEGATIVE, LabelKind.PROVISIONAL
 POSITIVE, CORRECTION = LabelKind.POSITIVE, LabelKind.CORRECTION
