@@ -74,16 +74,19 @@ class ModelScorer:
         self._predictor = Predictor(spec)
         self._tasks = len(spec.tasks)
         self._offset = self._dense_blobs = 0
+        #: since when the newest block can be read
+        self._visible_ms = -1
         #: rows trained on by the last publication, and by the last one of the network's weights
         self._published_rows = self._dense_rows = 0
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`Scorer`."""
-        # Nothing had come since the block before: rows that have waited for long enough were trained on by now.
-        self.trainer.train(visible_ms, more=False)
+        # Blocks of one commit come together. Before the next, rows that have waited for long enough were trained on.
+        if visible_ms != self._visible_ms:
+            self.trainer.train(visible_ms, more=False)
+            self._visible_ms = visible_ms
         self.trainer.offer(0, self._offset, block, visible_ms)
         self._offset += 1
-        self.trainer.train(visible_ms, more=True)
 
     def publish(self, now_ms: int, *, dense: bool) -> None:
         """See :class:`Scorer`."""

@@ -6,7 +6,7 @@ per row. The two others are made for every event, so they take slices of the eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from rillet.joiner.entry import TIMES, Entry
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-from rillet.schemas.arrays import Float32s, Int64s, UInt8s, UInt16s, range_indices, range_starts
+from rillet.schemas.arrays import Bools, Int64s, UInt8s, UInt16s, range_indices, range_starts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,12 +69,13 @@ class BlockBuilder:
         self._spec_hash = spec.hash
         self._ragged = spec.ragged
         self._context_slots = len(spec.context)
+        self._context_ones = np.ones(len(spec.context), np.uint16)
         self._item_slots = len(spec.item)
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
         self._rates = np.array([task.negative_rate for task in spec.tasks], np.float32)
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
-        self._provisional = _ProvisionalColumns(self._rates, 16)
+        self._provisional = _ProvisionalColumns(len(spec.tasks), 64)
 
     def positive(
         self,
@@ -104,7 +105,7 @@ class BlockBuilder:
             labels=label,
             mask=label,
             sampling_rate=self._rates[task : task + 1],
-            label_kind=np.array([kind], np.uint8),
+            label_kind=_KINDS[kind : kind + 1],
             feature_time_ms=np.array([event.event_time_ms]),
             action_time_ms=np.array([action_time_ms]),
             feature_ingest_ms=np.array([entry.ingest_ms]),
@@ -134,54 +135,50 @@ class BlockBuilder:
         return self._blocks(bucket, entries, _Rows.of_negatives(indices).merged(positives), task, block_rows)
 
     def provisional(
-        self, bucket: int, entry: Entry, kept: Mapping[int, Int64s | None], block_rows: int
+        self, bucket: int, entry: Entry, tasks: Sequence[int], chosen: Bools, block_rows: int
     ) -> list[ExampleBlock]:
-        """The provisional negatives of one request: one block per task, or more where it has over ``block_rows`` of them.
+        """The provisional negatives of one request, task after task, in blocks of at most ``block_rows``.
 
-        :param kept: of each task the positions of the impressions to send, int64[k]; None for all.
+        :param tasks: k numbers of tasks, ascending.
+        :param chosen: bool[k, N], for each of them which of the N impressions to send.
         """
-        # Made for every request, so what its blocks share is made once; fids are joined as bytes, the fastest form of
-        # a concatenation of many short parts.
-        event, tasks = entry.event, self._tasks
+        # Made for every request, so nothing here is done per task; fids are joined as bytes, the fastest form of a
+        # concatenation of many short parts.
+        event, width = entry.event, self._tasks
         n = len(event.impression_ids)
-        if n > self._provisional.capacity:
-            self._provisional = _ProvisionalColumns(self._rates, 2 * n)
-        column = self._provisional
+        which, every = chosen.nonzero()
+        if len(tasks) < width:
+            which = np.array(tasks)[which]
         fids, lengths = self._request_rows(event)
-        feature_time_ms, feature_ingest_ms = np.full(n, event.event_time_ms), np.full(n, entry.ingest_ms)
+        dense, logits = event.dense, event.served_logits
         blocks = []
-        for task, every in kept.items():
-            for index in _parts(n, every, block_rows):
-                row_fids, row_lengths = fids, lengths
-                impression_ids, dense, logits = event.impression_ids, event.dense, event.served_logits
-                if index is not None:
-                    row_fids = [fids[i] for i in index.tolist()]
-                    row_lengths = None if lengths is None else lengths[index]
-                    impression_ids = impression_ids[index]
-                    dense = dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense
-                    logits = None if logits is None else logits.reshape(n, tasks)[index].reshape(-1)
-                k = len(row_fids)
-                blocks.append(
-                    ExampleBlock(
-                        spec_hash=self._spec_hash,
-                        bucket=bucket,
-                        request_ids=[event.request_id],
-                        request_index=column.request_index[:k],
-                        impression_ids=impression_ids,
-                        fids=np.frombuffer(b"".join(row_fids), np.int64),
-                        lengths=None if row_lengths is None else row_lengths.reshape(-1),
-                        dense=dense,
-                        labels=column.labels[: k * tasks],
-                        mask=column.masks[task, : k * tasks],
-                        sampling_rate=column.rates[task, :k],
-                        label_kind=column.kind[:k],
-                        feature_time_ms=feature_time_ms[:k],
-                        action_time_ms=column.no_time[:k],
-                        feature_ingest_ms=feature_ingest_ms[:k],
-                        action_ingest_ms=column.no_time[:k],
-                        served_logits=logits,
-                    )
+        for start in range(0, len(every), block_rows):
+            index, task = every[start : start + block_rows], which[start : start + block_rows]
+            k = len(index)
+            if k > self._provisional.capacity:
+                self._provisional = _ProvisionalColumns(width, 2 * k)
+            column = self._provisional
+            blocks.append(
+                ExampleBlock(
+                    spec_hash=self._spec_hash,
+                    bucket=bucket,
+                    request_ids=[event.request_id],
+                    request_index=column.request_index[:k],
+                    impression_ids=event.impression_ids[index],
+                    fids=np.frombuffer(b"".join([fids[i] for i in index.tolist()]), np.int64),
+                    lengths=None if lengths is None else lengths[index].reshape(-1),
+                    dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
+                    labels=column.labels[: k * width],
+                    mask=self._one_hot[task].reshape(-1),
+                    sampling_rate=self._rates[task],
+                    label_kind=column.kind[:k],
+                    feature_time_ms=np.full(k, event.event_time_ms),
+                    action_time_ms=column.no_time[:k],
+                    feature_ingest_ms=np.full(k, entry.ingest_ms),
+                    action_ingest_ms=column.no_time[:k],
+                    served_logits=None if logits is None else logits.reshape(n, width)[index].reshape(-1),
                 )
+            )
         return blocks
 
     def _blocks(
@@ -245,14 +242,12 @@ class BlockBuilder:
             item_lengths = np.ones(slots, np.uint16)
         else:
             item_lengths = event.item_lengths[index * slots : (index + 1) * slots]
-            start = int(event.item_lengths[: index * slots].sum())
-            item = event.item_fids[start : start + int(item_lengths.sum())]
+            start = int(np.add.reduce(event.item_lengths[: index * slots], dtype=np.int64))
+            item = event.item_fids[start : start + sum(item_lengths.tolist())]
         fids = np.concatenate([event.context_fids, item])
         if not self._ragged:
             return fids, None
-        context_lengths = event.context_lengths
-        if context_lengths is None:
-            context_lengths = np.ones(self._context_slots, np.uint16)
+        context_lengths = self._context_ones if event.context_lengths is None else event.context_lengths
         return fids, np.concatenate([context_lengths, item_lengths])
 
     def _request_rows(self, event: FeatureEvent) -> tuple[list[bytes], UInt16s | None]:
@@ -305,33 +300,22 @@ class BlockBuilder:
 class _ProvisionalColumns:
     """Columns that are the same in all blocks of provisional negatives: up to ``capacity`` rows, read-only."""
 
-    __slots__ = ("capacity", "kind", "labels", "masks", "no_time", "rates", "request_index")
+    __slots__ = ("capacity", "kind", "labels", "no_time", "request_index")
 
-    def __init__(self, rates: Float32s, capacity: int) -> None:
-        tasks = len(rates)
+    def __init__(self, tasks: int, capacity: int) -> None:
         self.capacity = capacity
         self.request_index = np.zeros(capacity, np.int32)
         self.kind = np.full(capacity, LabelKind.PROVISIONAL, np.uint8)
         self.no_time = np.full(capacity, NO_TIME_MS, np.int64)
         self.labels = np.zeros(capacity * tasks, np.uint8)
-        #: of each task, [T, capacity] and [T, capacity x T]
-        self.rates = np.repeat(rates[:, None], capacity, axis=1)
-        self.masks = np.tile(np.eye(tasks, dtype=np.uint8), (1, capacity))
-        for column in (self.request_index, self.kind, self.no_time, self.labels, self.rates, self.masks):
+        for column in (self.request_index, self.kind, self.no_time, self.labels):
             column.setflags(write=False)
 
 
 _EMPTY = np.empty(0, np.float32)
 _FIRST = np.zeros(1, np.int32)
-
-
-def _parts(n: int, index: Int64s | None, block_rows: int) -> Iterable[Int64s | None]:
-    """Positions in parts of at most ``block_rows``; None is all n."""
-    k = n if index is None else len(index)
-    if k <= block_rows:
-        return (index,) if k else ()
-    every = np.arange(n) if index is None else index
-    return [every[start : start + block_rows] for start in range(0, k, block_rows)]
+#: every kind at its own place
+_KINDS = np.arange(len(LabelKind), dtype=np.uint8)
 
 
 def _lengths(columns: Sequence[UInt16s | None], sizes: Sequence[int]) -> UInt16s:

@@ -19,7 +19,7 @@ from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
-from rillet.joiner.sampling import keeps, request_hash
+from rillet.joiner.sampling import highest_kept, keeps, request_hash
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
     NEVER_MS,
@@ -120,6 +120,11 @@ class Joiner:
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
+        self._all_kept = all(spec.tasks[task].negative_rate >= 1 for task in self._immediate)
+        #: what :func:`keeps` needs of the immediate tasks, uint64[k, 1]
+        self._highest = np.array(
+            [[highest_kept(spec.tasks[task].negative_rate)] for task in self._immediate], np.uint64
+        ).reshape(-1, 1)
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
         #: tasks of which rows go out at the close of a window
         self._closing = tuple(index for index in range(len(spec.tasks)) if index not in self._immediate)
@@ -312,14 +317,14 @@ class Joiner:
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""
-        event, seed = entry.event, self._spec.sampling_seed
-        kept: dict[int, Int64s | None] = {}
-        for index in self._immediate:
-            task, kept[index] = self._spec.tasks[index], None
-            if task.negative_rate < 1:
-                hash_ = np.uint64(request_hash(seed, task.name, event.request_id))
-                kept[index] = keeps(hash_, event.impression_ids, task.negative_rate).nonzero()[0]
-        blocks = self._builder.provisional(bucket, entry, kept, self._config.block_rows)
+        tasks, event = self._immediate, entry.event
+        if self._all_kept:
+            chosen = np.ones((len(tasks), len(event.impression_ids)), np.bool_)
+        else:
+            seed = self._spec.sampling_seed
+            hashes = [request_hash(seed, self._spec.tasks[task].name, event.request_id) for task in tasks]
+            chosen = keeps(np.array(hashes, np.uint64)[:, None], event.impression_ids, self._highest)
+        blocks = self._builder.provisional(bucket, entry, tasks, chosen, self._config.block_rows)
         self.counters.provisional_negatives += sum(map(len, blocks))
         return blocks
 
@@ -351,7 +356,7 @@ class Joiner:
         counts = [len(indices) for indices in negatives]
         hashes = np.fromiter((request_hash(seed, name, e.event.request_id) for e in entries), np.uint64, len(entries))
         ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, negatives, strict=True)])
-        keep = keeps(np.repeat(hashes, counts), ids, rate)
+        keep = keeps(np.repeat(hashes, counts), ids, highest_kept(rate))
         parts = np.split(keep, np.cumsum(counts)[:-1])
         return [indices[part] for indices, part in zip(negatives, parts, strict=True)]
 

@@ -24,10 +24,19 @@ def request_hash(seed: int, task: str, request_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed}|{task}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
-def keeps(request_hashes: UInt64s | np.uint64, impression_ids: Int64s, rate: float) -> Bools:
-    """Whether the sample keeps each impression, bool[n], by n request hashes, or one, and n impression ids."""
-    if rate >= 1:
-        return np.ones(len(impression_ids), np.bool_)
+def highest_kept(rate: float) -> np.uint64:
+    """The largest mixed hash of an impression that a sample of this rate, in (0, 1], keeps; see :func:`keeps`."""
+    # (x >> 11) * 2^-53 < rate, in integers: both scalings are exact.
+    return np.uint64((ceil(rate * 2.0**53) << 11) - 1)
+
+
+def keeps(request_hashes: UInt64s, impression_ids: Int64s, highest: UInt64s | np.uint64) -> Bools:
+    """Whether the sample keeps each impression, bool of the shape that the three have together.
+
+    :param request_hashes: of :func:`request_hash`, by impression, or a column with one per task.
+    :param impression_ids: int64[n].
+    :param highest: of :func:`highest_kept`, one or a column with one per task.
+    """
     x = request_hashes ^ impression_ids.view(np.uint64)
     x += _GAMMA
     x ^= x >> _30
@@ -35,6 +44,5 @@ def keeps(request_hashes: UInt64s | np.uint64, impression_ids: Int64s, rate: flo
     x ^= x >> _27
     x *= _MIX2
     x ^= x >> _31
-    # (x >> 11) * 2^-53 < rate, in integers: both scalings are exact.
-    kept: Bools = x < np.uint64(ceil(rate * 2.0**53) << 11)
+    kept: Bools = x <= highest
     return kept

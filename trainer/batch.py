@@ -94,7 +94,9 @@ class BatchAssembler:
     @property
     def oldest_ms(self) -> int | None:
         """When the oldest queued row arrived, ms; None when there is none."""
-        return next((entry.arrived_ms for entry in self._pending if entry.block is not None), None)
+        if not self._rows:
+            return None
+        return next(entry.arrived_ms for entry in self._pending if entry.block is not None)
 
     def add(self, partition: int, offset: int, block: ExampleBlock | None, now_ms: int, *, skip_rows: int = 0) -> None:
         """Queues the next record.

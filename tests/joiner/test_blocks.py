@@ -128,9 +128,9 @@ def test_provisional_negatives_of_a_request_carry_their_own_columns(
     spec: FeatureSpec, index: list[int] | None, impressions: int
 ) -> None:
     entry = Entry(event_of(spec, 2, impressions), 11)
-    builder = BlockBuilder(spec)
-    kept = None if index is None else np.array(index, np.int64)
-    blocks = builder.provisional(3, entry, {LIKE: kept}, 256)
+    chosen = np.full((1, impressions), index is None)
+    chosen[0, index or []] = True
+    blocks = BlockBuilder(spec).provisional(3, entry, [LIKE], chosen, 256)
     wanted = range(impressions) if index is None else index
     assert [row for block in blocks for row in rows(spec, block)] == [due(spec, entry.event, i) for i in wanted]
     assert len(blocks) == bool(wanted)
@@ -145,10 +145,24 @@ def test_provisional_negatives_of_a_request_carry_their_own_columns(
         assert (block.action_time_ms.tolist(), block.action_ingest_ms.tolist()) == ([-1] * n, [-1] * n)
 
 
+@pytest.mark.parametrize("block_rows", [2, 3, 100])
+def test_provisional_negatives_of_all_tasks_lie_together_task_after_task(block_rows: int) -> None:
+    event = event_of(SPEC, 2, 3)
+    chosen = np.array([[True, False, True], [True, True, True]])
+    blocks = BlockBuilder(SPEC).provisional(3, Entry(event, 11), [WATCH, LIKE], chosen, block_rows)
+    pairs = [(WATCH, 0), (WATCH, 2), (LIKE, 0), (LIKE, 1), (LIKE, 2)]
+    assert [len(block) for block in blocks] == [min(block_rows, 5 - at) for at in range(0, 5, block_rows)]
+    assert [row for block in blocks for row in rows(SPEC, block)] == [due(SPEC, event, i) for _, i in pairs]
+    masks = [mask for block in blocks for mask in block.mask.reshape(-1, 2).tolist()]
+    assert masks == [[int(task == WATCH), int(task == LIKE)] for task, _ in pairs]
+    rates = [rate for block in blocks for rate in block.sampling_rate.tolist()]
+    assert rates == [np.float32(SPEC.tasks[task].negative_rate) for task, _ in pairs]
+
+
 def test_provisional_negatives_without_lengths_and_logits_are_those_of_the_general_form() -> None:
     event = replace(event_of(SPEC, 1, 4), served_logits=None, context_lengths=None)
     every = np.arange(4)
-    (fast,) = BlockBuilder(SPEC).provisional(0, Entry(event, -1), {LIKE: None}, 10)
+    (fast,) = BlockBuilder(SPEC).provisional(0, Entry(event, -1), [LIKE], np.ones((1, 4), np.bool_), 10)
     (general,) = BlockBuilder(SPEC).negatives(0, [Entry(event, -1)], [every], LIKE, 10)
     provisional = np.full(4, LabelKind.PROVISIONAL, np.uint8)
     assert encode(fast) == encode(replace(general, label_kind=provisional))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rillet.joiner.sampling import keeps, request_hash
+from rillet.joiner.sampling import highest_kept, keeps, request_hash
 from tests.simulation.joiner_oracle import kept
 
 
 def sample(seed: int, task: str, request_id: str, ids: np.ndarray, rate: float) -> np.ndarray:
     hashes = np.full(len(ids), request_hash(seed, task, request_id), np.uint64)
-    kept = keeps(hashes, ids, rate)
-    assert (keeps(hashes[0], ids, rate) == kept).all()
+    kept = keeps(hashes, ids, highest_kept(rate))
+    column = np.full((2, 1), highest_kept(rate))
+    assert (keeps(hashes[:2, None], ids, column) == kept).all()
     return kept
 
 

@@ -211,7 +211,7 @@ def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: P
     _trainer().save(store)
     second = _trainer(replace(MODEL, dense_learning_rate=0.5))
     second.restore(store, _refuse)
-    assert second.learner.optimizer.param_groups[0]["lr"] == 0.5
+    assert second.learner.optimizer.learning_rate == 0.5
 
 
 def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
