@@ -66,12 +66,14 @@ class DeepFM(nn.Module):
 
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
         """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
-        latent = embeddings[:, :, 1:]
+        # Split rather than sliced: the gradient of the parts is then written once, not added up.
+        linear_weights, latent = embeddings.split((1, embeddings.shape[2] - 1), dim=2)
         summed = latent.sum(1)
         # Rendle 2010, lemma 3.1: all pairwise products in time linear in S.
         pairs = 0.5 * (summed.square() - latent.square().sum(1)).sum(1, keepdim=True)
-        deep = self.network(torch.cat([latent.flatten(1), dense], 1))
-        return cast(Tensor, self.linear(embeddings, dense) + pairs * self.fm_scale + deep)
+        inputs = latent.flatten(1)
+        deep = self.network(torch.cat([inputs, dense], 1) if dense.shape[1] else inputs)
+        return cast(Tensor, self.linear(linear_weights, dense) + pairs * self.fm_scale + deep)
 
 
 def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:

@@ -137,6 +137,9 @@ class _TaskQuality:
         logits = batch.served_logits[:, column]
         judged = np.flatnonzero(taught & np.isfinite(logits))
         self.unscored_rows += int(np.count_nonzero(taught)) - len(judged)
+        if not len(judged):
+            self._forget(newest_ms)
+            return
         stretches = batch.feature_time_ms[judged] // self.stretch_ms
         order = np.argsort(stretches, kind="stable")
         judged, stretches = judged[order], stretches[order]
