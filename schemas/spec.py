@@ -210,7 +210,7 @@ class FeatureSpec:
         self._check_fids("item", event.item_fids, event.item_lengths, impressions)
         if len(event.dense) != impressions * len(self.dense):
             raise RecordError(f"dense: {len(event.dense)} numbers, expected {impressions} x {len(self.dense)}")
-        if len(event.dense) and not np.isfinite(event.dense).all():
+        if len(event.dense) and np.count_nonzero(np.isfinite(event.dense)) < len(event.dense):
             raise RecordError("dense: a number is not finite")
         if event.served_logits is not None and len(event.served_logits) != impressions * len(self.tasks):
             raise RecordError(
