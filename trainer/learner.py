@@ -75,6 +75,7 @@ class Learner:
             torch.from_numpy(batch.mask.astype(np.float32)),
             torch.from_numpy(batch.sampling_rate),
             torch.from_numpy(batch.exposure),
+            torch.from_numpy(batch.late),
         )
         self.model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
