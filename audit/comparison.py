@@ -197,9 +197,8 @@ class Audit:
     def _compare_columns(self, column: dict[str, Any], keep: Int64s, rows: Int64s, task: Int64s, label: Bools) -> None:
         expected = self.expected
         requests, total = expected.request[rows], len(column["impression_ids"])
-        emits = np.array([task.late == "emit" for task in expected.spec.tasks])
         # Where an action can have been late, a row may say so.
-        late = label & emits[task] & expected.may_be_late[rows, task]
+        late = label & expected.marks_late[task] & expected.may_be_late[rows, task]
         late &= column["label_kind"][keep] == LabelKind.LATE_POSITIVE
         kinds = self._kinds[task, label.astype(np.int64)]
         due: dict[str, AnyArray] = {

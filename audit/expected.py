@@ -61,6 +61,11 @@ class ExpectedExamples:
         return np.array([task.labels == "immediate" for task in self.spec.tasks], np.bool_)
 
     @property
+    def marks_late(self) -> Bools:
+        """Tasks that send late positives as rows of a kind of their own: bool[T]."""
+        return np.array([task.late == "emit" and task.labels != "immediate" for task in self.spec.tasks], np.bool_)
+
+    @property
     def negative(self) -> Bools:
         """Whether a row with label 0 is due of a pair when nothing was late, bool[M, T]; of ``positive`` one with 1."""
         due: Bools = self.sampled & (~self.positive | self.immediate)

@@ -42,11 +42,12 @@ def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, ne
     :param negatives: rows with label 0.
     """
     positive, sampled, immediate = expected.positive, expected.sampled, expected.immediate
-    emits = np.array([task.late == "emit" for task in expected.spec.tasks])
+    emits = expected.marks_late
     can = positive & expected.may_be_late
     late_positive = can & emits & (late > 0)
     # A provisional negative is due whatever comes after it, so it says nothing about the action.
-    late_dropped = can & ~emits & (positives == 0) & (immediate | (negatives == sampled))
+    drops = np.array([task.late == "drop" for task in expected.spec.tasks])
+    late_dropped = can & drops & (positives == 0) & (immediate | (negatives == sampled))
     due_1 = positive & ~late_dropped
     due_0 = expected.negative | (sampled & (late_positive | late_dropped))
     # Both rows are due of a late positive as well: its negative went out before it.

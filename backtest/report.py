@@ -97,15 +97,16 @@ class BacktestReport:
         """``scorer`` minus ``other``, paired over the same impressions, with its 95 % interval.
 
         The luck of a single run cannot be told from what a setting changes: two variants that ran once have no interval,
-        it is everything.
+        it is everything. Variants that learn the same and are only published or applied at other times share their luck.
         """
         served = SERVED in (scorer, other)
         keys = [(name, metric, task, served) for name in (scorer, other)]
-        spreads = [spread for key in keys if (spread := self._spread(*key)) is not None]
+        alike = self._learn_alike(scorer, other)
+        spreads = [] if alike else [spread for key in keys if (spread := self._spread(*key)) is not None]
         both = Spread(sum(one.variance for one in spreads), spreads[0].freedom) if spreads else None
         first, second = (average(self._summed(*key)) for key in keys)
         found = difference(first, second, np.arange(BLOCKS), spread=both)
-        if both is None and scorer in self.setups and other in self.setups:
+        if both is None and not alike and scorer in self.setups and other in self.setups:
             return replace(found, low=-math.inf, high=math.inf)
         return found
 
@@ -242,8 +243,8 @@ class BacktestReport:
 
     @property
     def is_single_comparison(self) -> bool:
-        """Whether variants are compared that ran once each."""
-        return len(self.setups) > 1 and not any(self.repeats.values())
+        """Whether variants are compared that ran once each, and do not learn the same."""
+        return not any(self.repeats.values()) and not all(self._learn_alike(self.first, name) for name in self.setups)
 
     def _difference_to_first(self, scorer: str, metric: str, task: int) -> Estimate:
         return self.difference(scorer, self.first, metric, task)
@@ -275,6 +276,15 @@ class BacktestReport:
             runs = [self._measure(logits, metric, task, rows) for logits in self._runs(scorer)]
             self._sums[key] = [Influence(run.value, np.bincount(blocks, run.rows, BLOCKS) * scale) for run in runs]
         return self._sums[key]
+
+    def _learn_alike(self, scorer: str, other: str) -> bool:
+        """Whether two variants differ in nothing that training knows of."""
+        a, b = self.setups.get(scorer), self.setups.get(other)
+        return (
+            a is not None
+            and b is not None
+            and (a.config, a.spec, a.delays.commit_ms) == (b.config, b.spec, b.delays.commit_ms)
+        )
 
     def _spread(self, scorer: str, metric: str, task: int, served: bool) -> Spread | None:
         """What other seeds change in a scorer's figure, by all variants together; None where that is not known."""

@@ -26,7 +26,7 @@ _OBJECT_BYTES = 1_600
 class Entry:
     """A request waiting for its label windows to close."""
 
-    __slots__ = ("event", "ingest_ms", "positives", "size_bytes", "times")
+    __slots__ = ("_counted_times", "event", "ingest_ms", "positives", "size_bytes", "times")
 
     def __init__(self, event: FeatureEvent, ingest_ms: int, positives: int = 0, times: bytes = b"") -> None:
         self.event = event
@@ -35,6 +35,7 @@ class Entry:
         #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other;
         #: as bytes, because an object each would cost more than the rest of the entry
         self.times = times
+        self._counted_times = len(times)
         self.size_bytes = _OBJECT_BYTES + sum(
             column.nbytes
             for column in (
@@ -48,6 +49,14 @@ class Entry:
             )
             if column is not None
         )
+        self.size_bytes += len(times)
+
+    def recount(self) -> int:
+        """Brings ``size_bytes`` up to date with :attr:`times`; returns what was added."""
+        grown = len(self.times) - self._counted_times
+        self._counted_times = len(self.times)
+        self.size_bytes += grown
+        return grown
 
     def index_of(self, impression_id: int) -> int:
         """Position of an impression in the request, -1 when it was not shown."""

@@ -295,12 +295,12 @@ class Joiner:
                 self.counters.late_actions += 1
                 continue
             entry.add_positive(task, index)
-            if late:
-                kind = LabelKind.LATE_POSITIVE
-                self.counters.late_positives += 1
-            elif task in self._immediate:
+            if task in self._immediate:
                 kind = LabelKind.CORRECTION
                 self.counters.corrections += 1
+            elif late:
+                kind = LabelKind.LATE_POSITIVE
+                self.counters.late_positives += 1
             else:
                 kind = LabelKind.POSITIVE
                 self.counters.positives += 1

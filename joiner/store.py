@@ -45,8 +45,7 @@ class SliceStore:
         self._slice_of[bucket, entry.event.request_id] = slice_
         self._hot_bytes[slice_] = self._hot_bytes.get(slice_, 0) + entry.size_bytes
         self.used_bytes += entry.size_bytes
-        while self.used_bytes > self._memory_bytes:
-            self._spill(min(self._hot))
+        self._spill_over()
 
     def find(self, bucket: int, request_id: str) -> tuple[int, Entry] | None:
         """The entry of a request and its slice; memory first, then the slices on disk, newest first."""
@@ -65,6 +64,10 @@ class SliceStore:
     def update(self, slice_: int, bucket: int, entry: Entry) -> None:
         """Keeps a changed entry; needed because an entry that was read from disk is a copy."""
         if (bucket, entry.event.request_id) in self._slice_of:
+            grown = entry.recount()
+            self._hot_bytes[slice_] += grown
+            self.used_bytes += grown
+            self._spill_over()
             return
         if self._disk is None:
             raise StoreError(f"request {entry.event.request_id} of slice {slice_} was never put")
@@ -99,6 +102,10 @@ class SliceStore:
         if self._disk is not None:
             self._disk.close()
             self._disk = None
+
+    def _spill_over(self) -> None:
+        while self.used_bytes > self._memory_bytes:
+            self._spill(min(self._hot))
 
     def _spill(self, slice_: int) -> None:
         if self._disk is None:

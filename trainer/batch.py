@@ -59,9 +59,14 @@ class Batch:
 
     @property
     def exposure(self) -> Bools:
-        """bool[n], True for rows whose impression may give a negative and a positive: those of mode ``immediate``, and
-        late positives."""
-        found: Bools = (self.label_kind != LabelKind.POSITIVE) & (self.label_kind != LabelKind.NEGATIVE)
+        """bool[n], True for the rows of mode ``immediate``, whose impression may give a negative and a positive."""
+        found: Bools = (self.label_kind == LabelKind.PROVISIONAL) | (self.label_kind == LabelKind.CORRECTION)
+        return found
+
+    @property
+    def late(self) -> Bools:
+        """bool[n], True for late positives, whose pair gave a negative before."""
+        found: Bools = self.label_kind == LabelKind.LATE_POSITIVE
         return found
 
 

@@ -77,6 +77,7 @@ class Learner:
             torch.from_numpy(batch.mask.astype(np.float32)),
             torch.from_numpy(batch.sampling_rate),
             torch.from_numpy(batch.exposure),
+            torch.from_numpy(batch.late),
         )
         for parameter in self._parameters:
             parameter.grad = None

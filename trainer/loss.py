@@ -9,6 +9,8 @@ known way; the loss is that of the rows. r is the rate at which negatives were k
 * Exposure rows (``immediate``): an impression is a negative row with probability r, and a positive row as well if an
   action comes, with p = sigmoid(z). Among the rows the odds are p : r, the log-odds ln p - ln r. At r = 1 this is what
   Ktena et al. 2019, "Addressing delayed feedback for continuous training", section 4.5, call fake negative calibration.
+* A late positive comes after its pair gave a negative row with probability r. It is learned as a positive, and takes
+  back what the negative taught in expectation: r times the loss of a negative row.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor, exposure: Tensor) -> Tensor:
+def sampled_bce(
+    logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor, exposure: Tensor, late: Tensor
+) -> Tensor:
     """Sum of the losses over a batch's rows and the tasks that they have labels for, in nats.
 
     A sum, so that what an embedding row learns from an example does not depend on the batch size.
 
     >>> logits, labels, mask = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), torch.ones(2, 1)
-    >>> pairs, half = torch.zeros(2, dtype=torch.bool), torch.full((2,), 0.5)
-    >>> kept_all = sampled_bce(logits, labels, mask, torch.ones(2), pairs)
-    >>> kept_half = sampled_bce(logits, labels, mask, half, pairs)  # as if the odds were 2 to 1 among them
+    >>> no, half = torch.zeros(2, dtype=torch.bool), torch.full((2,), 0.5)
+    >>> kept_all = sampled_bce(logits, labels, mask, torch.ones(2), exposure=no, late=no)
+    >>> kept_half = sampled_bce(logits, labels, mask, half, exposure=no, late=no)  # as if the odds were 2 to 1 among them
     >>> round(float(kept_all), 3), round(float(kept_half), 3)
     (1.386, 1.504)
 
@@ -35,7 +39,12 @@ def sampled_bce(logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Ten
     :param mask: float32[n, T], 1 where the row has a label for the task.
     :param sampling_rate: float32[n], in (0, 1]; stamped on positives too.
     :param exposure: bool[n], True for exposure rows, see the module's text.
+    :param late: bool[n], True for late positives.
     """
     log_odds = torch.where(exposure.unsqueeze(1), functional.logsigmoid(logits), logits)
     corrected = log_odds - torch.log(sampling_rate).unsqueeze(1)
-    return (functional.binary_cross_entropy_with_logits(corrected, labels, reduction="none") * mask).sum()
+    losses = functional.binary_cross_entropy_with_logits(corrected, labels, reduction="none")
+    if late.any():
+        taken_back = functional.softplus(corrected[late]) * sampling_rate[late].unsqueeze(1)
+        losses = losses.index_put((late,), losses[late] - taken_back)
+    return (losses * mask).sum()

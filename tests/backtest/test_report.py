@@ -106,6 +106,24 @@ def test_settings_that_ran_once_differ_without_an_interval_and_repeats_give_one(
     assert "one run" not in repeated.to_html()
 
 
+def test_variants_that_learn_the_same_share_their_luck_so_one_run_of_each_is_enough() -> None:
+    times = [1_000 * at for at in range(REQUESTS)]
+    setups = grid(SPEC, None, ["delays.publish=10s,1h"])
+    report = report_of(times, setups=setups)
+    logits = dict(zip(setups, (report.logits["model"], report.logits["frozen"]), strict=True))
+    report = report_of(times, logits, setups)
+    often, rarely = setups
+    assert np.isfinite(report.difference(rarely, often, "auc").high)
+    assert "one run" not in report.table()
+    # The joiner's commits change what is in a batch, and so what is learned.
+    other = report_of(
+        times,
+        dict(zip(grid(SPEC, None, ["delays.commit=1s,1m"]), logits.values(), strict=True)),
+        grid(SPEC, None, ["delays.commit=1s,1m"]),
+    )
+    assert "one run" in other.table()
+
+
 def test_a_difference_is_paired_and_has_the_narrow_interval_of_the_same_rows(report: BacktestReport) -> None:
     near = report.logits["model"] + np.float32(0.01) * np.sign(report.logits["model"])
     logits = {"a": report.logits["model"], "b": near.astype(np.float32)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from examples.films import client as films
+from examples.films import traffic
 
 from rillet.jobs.config import load_config
 from rillet.schemas import token_values, value_of
@@ -53,3 +54,33 @@ def test_scores_are_printed_and_the_action_joins_its_request(
     assert (action.request_id, action.impression_id, action.action) == (server.scored[0].request_id, 42, "watch")
     assert producer.acknowledged == 1
     assert producer.closed
+
+
+def test_simulated_users_watch_what_they_like_under_the_request_that_showed_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "Client", client_of(server))
+    monkeypatch.setattr(traffic, "EventProducer", FakeActions)
+    # A clock that only sleeping moves: two minutes of traffic in no time.
+    clock = [0.0]
+    monkeypatch.setattr(traffic.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(traffic.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 0.05))
+    lines: list[str] = []
+    traffic.drive(CONFIG, seconds=40, requests_per_s=10, seed=1, show=lines.append)
+    assert len(server.scored) == pytest.approx(400, abs=5)
+    assert len(lines) == 3
+    assert "liked 0.5" in lines[0]
+    (producer,) = FakeActions.made
+    shown = {request.request_id: request for request in server.scored}
+    watched = {True: 0, False: 0}
+    for action in producer.sent:
+        request = shown[action.request_id]
+        assert action.impression_id in request.impression_ids
+        watched[traffic.likes(int(value_of(request.context_fids)[0]), action.impression_id)] += 1
+    pages = {True: 0, False: 0}
+    for request in server.scored:
+        for film in request.impression_ids.tolist():
+            pages[traffic.likes(int(value_of(request.context_fids)[0]), film)] += 1
+    # The last pages are watched after the end.
+    assert 0.5 < watched[True] / pages[True] < 0.75
+    assert 0.02 < watched[False] / pages[False] < 0.08

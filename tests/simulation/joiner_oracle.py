@@ -86,8 +86,8 @@ def oracle(
                 immediate = task.labels == "immediate"
                 if valid and (not is_late or task.late == "emit"):
                     time_ms = valid[0].event_time_ms
-                    kind = LabelKind.CORRECTION if immediate else LabelKind.POSITIVE
-                    kind = LabelKind.LATE_POSITIVE if is_late else kind
+                    kind = LabelKind.LATE_POSITIVE if is_late else LabelKind.POSITIVE
+                    kind = LabelKind.CORRECTION if immediate else kind
                     rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms, kind))
                 if (immediate or not valid or is_late) and kept(
                     spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate

@@ -34,6 +34,7 @@ kind = "id"
 name = "watch"
 action = "watch"
 window_ms = {WINDOW_MS}
+labels = "positives_first"
 """
 )
 _CANDIDATES = 10
@@ -77,8 +78,8 @@ def simulate(kind: str, *, requests: int, users: int, dense_learning_rate: float
     trained: list[tuple[Float32s, UInt8s, Int64s]] = []
     step = trainer.learner.step
 
-    def watched_step(batch, now_ms):  # type: ignore[no-untyped-def]
-        result = step(batch, now_ms)
+    def watched_step(batch, *arguments):  # type: ignore[no-untyped-def]
+        result = step(batch, *arguments)
         trained.append((result.logits[:, 0].copy(), batch.labels[:, 0], batch.feature_time_ms))
         return result
 

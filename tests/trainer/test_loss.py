@@ -13,7 +13,11 @@ from rillet.trainer.loss import sampled_bce
 PAIRS, EXPOSURES = False, True
 
 
-def _fit(features: Tensor, labels: Tensor, rate: float, exposure: bool) -> Tensor:
+def _none(rows: int) -> Tensor:
+    return torch.zeros(rows, dtype=torch.bool)
+
+
+def _fit(features: Tensor, labels: Tensor, rate: float, exposure: bool, late: Tensor | None = None) -> Tensor:
     """Weights of the logistic regression that has the least loss."""
     n = len(labels)
     weights = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
@@ -22,7 +26,14 @@ def _fit(features: Tensor, labels: Tensor, rate: float, exposure: bool) -> Tenso
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = sampled_bce((features @ weights).unsqueeze(1), labels, torch.ones(n, 1), rates, kinds)
+        loss = sampled_bce(
+            (features @ weights).unsqueeze(1),
+            labels,
+            torch.ones(n, 1),
+            rates,
+            kinds,
+            _none(n) if late is None else late,
+        )
         loss.backward()
         return loss
 
@@ -64,12 +75,28 @@ def test_exposure_rows_taken_for_pairs_promise_too_little_for_the_best(rate: flo
     assert best < 0.8 * truth
 
 
-def test_the_gradient_of_both_forms_is_that_of_finite_differences() -> None:
-    logits = torch.tensor([[-3.0], [0.2], [4.0], [-0.5]], dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([[0.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
-    rates = torch.tensor([0.2, 0.2, 1.0, 0.5], dtype=torch.float64)
-    exposure = torch.tensor([True, True, True, False])
-    assert torch.autograd.gradcheck(lambda z: sampled_bce(z, labels, torch.ones(4, 1), rates, exposure), (logits,))
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+@pytest.mark.parametrize(("on_time", "late"), [(0.3, 0.3), (0.1, 0.2), (0.05, 0.05)])
+def test_late_positives_beside_their_negatives_give_the_rate_of_all_positives(
+    on_time: float, late: float, rate: float
+) -> None:
+    n = 10_000
+    counts = [round(on_time * n), round((1 - on_time) * rate * n), round(late * n)]
+    labels = torch.tensor(np.repeat([1.0, 0.0, 1.0], counts)).unsqueeze(1)
+    kinds = torch.tensor(np.repeat([False, False, True], counts))
+    bias = _fit(torch.ones(len(labels), 1, dtype=torch.float64), labels, rate, PAIRS, kinds)
+    assert torch.sigmoid(bias).item() == pytest.approx(on_time + late, rel=1e-3)
+
+
+def test_the_gradient_of_all_forms_is_that_of_finite_differences() -> None:
+    logits = torch.tensor([[-3.0], [0.2], [4.0], [-0.5], [0.7]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[0.0], [1.0], [0.0], [1.0], [1.0]], dtype=torch.float64)
+    rates = torch.tensor([0.2, 0.2, 1.0, 0.5, 0.5], dtype=torch.float64)
+    exposure = torch.tensor([True, True, True, False, False])
+    late = torch.tensor([False, False, False, False, True])
+    assert torch.autograd.gradcheck(
+        lambda z: sampled_bce(z, labels, torch.ones(5, 1), rates, exposure, late), (logits,)
+    )
 
 
 @pytest.mark.parametrize("exposure", [PAIRS, EXPOSURES])
@@ -78,7 +105,7 @@ def test_the_gradient_of_both_forms_is_that_of_finite_differences() -> None:
 def test_extreme_logits_have_a_finite_loss_and_gradient(exposure: bool, label: float, logit: float) -> None:
     logits = torch.full((1, 1), logit, requires_grad=True)
     loss = sampled_bce(
-        logits, torch.full((1, 1), label), torch.ones(1, 1), torch.tensor([0.1]), torch.tensor([exposure])
+        logits, torch.full((1, 1), label), torch.ones(1, 1), torch.tensor([0.1]), torch.tensor([exposure]), _none(1)
     )
     loss.backward()
     assert loss.isfinite()
@@ -93,7 +120,7 @@ def test_masked_tasks_neither_count_nor_get_a_gradient() -> None:
     logits = torch.tensor([[0.3, 5.0], [2.0, -0.7]], requires_grad=True)
     mask = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    loss = sampled_bce(logits, labels, mask, torch.ones(2), torch.zeros(2, dtype=torch.bool))
+    loss = sampled_bce(logits, labels, mask, torch.ones(2), _none(2), _none(2))
     loss.backward()
     expected = log_loss([1, 0], 1 / (1 + np.exp([-0.3, 0.7])), normalize=False)
     assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -29,20 +29,18 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "users", "dense_learning_rate", "at_least"),
-    [("deepfm", 1_500, 0.01, 0.008), ("logistic", 100_000, 0.03, 0.02)],
+    ("users", "at_least"),
+    [(1_500, 0.008), (100_000, 0.02)],
     ids=["users come back", "most users are new"],
 )
-def test_predictions_at_training_time_look_worse_than_what_was_served(
-    kind: str, users: int, dense_learning_rate: float, at_least: float
-) -> None:
-    run = simulate(kind, requests=1_500, users=users, dense_learning_rate=dense_learning_rate)
+def test_predictions_at_training_time_look_worse_than_what_was_served(users: int, at_least: float) -> None:
+    run = simulate("logistic", requests=1_500, users=users, dense_learning_rate=0.03)
     # Publication is immediate: the two differ by nothing but when a row was judged.
     times = run.served.time_ms
     start_ms = int(np.quantile(times, 0.3))
     served, training = auc_after(run.served, start_ms), auc_after(run.training, start_ms)
     assert at_least < served - training < 0.06
-    assert served > 0.57
+    assert served > 0.56
 
 
 def test_the_trainer_tells_the_quality_of_what_was_served() -> None:

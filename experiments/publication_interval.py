@@ -1,0 +1,101 @@
+"""How much quality a longer interval of publication costs: figure 8 of the Monolith paper in kind, on data that drifts.
+
+    python -m experiments.publication_interval --json FILE --picture FILE.svg
+
+A synthetic shop whose tastes and items change within hours, four days of event time; the model is published, with its
+network, every 10 s, 1 min, 10 min, 1 h and 24 h of event time, and judged over the last two days. What is trained on is
+the same in every run: publications change only how old the served weights are, so the differences are paired and sharp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rillet.backtest import Delays, compare, grid
+from rillet.backtest.report import BacktestReport
+from rillet.backtest.settings import Setup
+from rillet.recordings import Recording
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
+
+INTERVALS = {"10s": 10_000, "1m": 60_000, "10m": 600_000, "1h": 3_600_000, "24h": 86_400_000}
+DAYS = 4
+#: tastes lose half of their memory within hours, and a third of the items change every hour
+SHOP = ShopConfig(
+    users=1_000, items=300, segments=8, categories=12, taste=1.2, drift_per_hour=1.2, renewed_per_hour=0.3
+)
+
+
+def setups() -> dict[str, Setup]:
+    """One run per interval; they differ in nothing else."""
+    base = grid(synthetic_spec(), {"model": {"dim": 8}}, [])["model"]
+    return {
+        name: replace(base, delays=Delays(1_000, interval, interval), settings={"publication interval": name})
+        for name, interval in INTERVALS.items()
+    }
+
+
+def run(requests: int, seed: int, workers: int | None) -> BacktestReport:
+    """Makes the recording and runs all intervals over it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "synthetic"
+        generate_synthetic(out, requests=requests, seed=seed, config=replace(SHOP, gap_ms=DAYS * 86_400_000 / requests))
+        return compare(Recording(out), setups(), judge_from=0.5, baselines=["decayed_popularity"], workers=workers)
+
+
+def results(report: BacktestReport) -> list[dict[str, Any]]:
+    """AUC per task and interval, and what each interval costs against the next shorter one."""
+    found = []
+    for index, task in enumerate(report.expected.spec.tasks):
+        for scorer in report.logits:
+            estimate = report.estimate(scorer, "auc", index)
+            found.append(_result(f"{task.name}: {scorer}", "auc", estimate.value, estimate.low, estimate.high))
+        for shorter, longer in pairwise(INTERVALS):
+            cost = report.difference(longer, shorter, "auc", index)
+            found.append(_result(f"{task.name}: {longer} - {shorter}", "auc", cost.value, cost.low, cost.high))
+    return found
+
+
+def _result(subject: str, metric: str, value: float, low: float, high: float) -> dict[str, Any]:
+    return {"subject": subject, "metric": metric, "value": value, "low": low, "high": high, "unit": "auc"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs all, prints the figures, writes them and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=60_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="processes; one per core by default")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--picture", type=Path, help="where the picture goes, as SVG or PNG by its name")
+    given = parser.parse_args(arguments)
+    report = run(given.requests, given.seed, given.workers)
+    figures = results(report)
+    for line in figures:
+        print(f"{line['subject']:32}{line['value']:+9.4f} [{line['low']:+.4f}, {line['high']:+.4f}]")
+    if given.picture is not None:
+        report.plot_axis("publication interval").savefig(given.picture)
+    if given.json is not None:
+        content = {
+            "bench": "publication_interval",
+            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+            "cores": os.cpu_count(),
+            "results": figures,
+            "ratios": {},
+        }
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
