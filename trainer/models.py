@@ -67,7 +67,7 @@ class DeepFM(nn.Module):
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
         """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
         # Split rather than sliced: the gradient of the parts is then written once, not added up.
-        linear_weights, latent = embeddings.split((1, embeddings.shape[2] - 1), dim=2)
+        linear_weights, latent = embeddings.split_with_sizes((1, embeddings.shape[2] - 1), dim=2)
         summed = latent.sum(1)
         # Rendle 2010, lemma 3.1: all pairwise products in time linear in S.
         pairs = 0.5 * (summed.square() - latent.square().sum(1)).sum(1, keepdim=True)
