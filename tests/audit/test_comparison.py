@@ -320,7 +320,8 @@ def late_blocks(spec: FeatureSpec, pairs: set[tuple[str, int, int]]) -> list[Exa
         if pair in negatives:
             blocks.append(negatives[pair])
         if spec.tasks[pair[2]].late == "emit":
-            blocks.append(replace(block, label_kind=np.array([LabelKind.LATE_POSITIVE], np.uint8)))
+            kind = LabelKind.CORRECTION if spec.tasks[pair[2]].labels == "immediate" else LabelKind.LATE_POSITIVE
+            blocks.append(replace(block, label_kind=np.array([kind], np.uint8)))
     return blocks
 
 
@@ -517,8 +518,22 @@ def test_late_positives_of_each_mode_pass_beside_their_negatives(mode: LabelMode
     blocks = late_blocks(spec, WATCHES)
     report = run(blocks, features, spec, newest_before_ms=AFTER_ALL_MS)
     assert report.ok, report.lines()
-    assert report.late_positive == len(WATCHES)
+    assert report.late_positive == (0 if mode == "immediate" else len(WATCHES))
     assert report.expected == report.found == len(blocks)
     index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and not b.labels.any())
     report = run(blocks[:index] + blocks[index + 1 :], features, spec, newest_before_ms=AFTER_ALL_MS)
     assert (report.lost, report.mislabelled, report.duplicated) == (1, 0, 0)
+
+
+def test_a_late_correction_of_a_task_that_emits_is_due_and_is_a_correction() -> None:
+    spec = with_labels(EMITTING, "immediate")
+    features = [replace(feature, spec_hash=spec.hash) for feature in FEATURES]
+    blocks = late_blocks(spec, WATCHES)
+    index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and b.labels.any())
+    lost = run(blocks[:index] + blocks[index + 1 :], features, spec, AFTER_ALL_MS, allowed_late=len(WATCHES))
+    assert (lost.lost, lost.late_dropped) == (1, 0)
+    assert not lost.ok
+    marked = replace(blocks[index], label_kind=np.array([LabelKind.LATE_POSITIVE], np.uint8))
+    wrong = run([*blocks[:index], marked, *blocks[index + 1 :]], features, spec, AFTER_ALL_MS, len(WATCHES))
+    assert wrong.wrong_columns == {"label_kind": 1}
+    assert not wrong.ok
