@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rillet.backtest import Delays, backtest
 from rillet.jobs.config import RilletConfig
@@ -15,6 +16,8 @@ from rillet.schemas.arrays import Bools, Float64s
 from rillet.schemas.spec import LabelMode
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.quality import auc, sigmoid
+
+pytestmark = pytest.mark.simulation
 
 CONFIG = RilletConfig(spec=Path("films.spec.toml"), model=ModelConfig(name="films", dim=8, hidden=(32,)))
 
