@@ -22,6 +22,8 @@ BINS = 4096
 
 #: log loss, predicted mass, rows
 SUMS = 3
+#: by LabelKind: the negatives that a row with label 1 takes away
+_TAKES_AWAY = np.array([-1.0 if k in (LabelKind.CORRECTION, LabelKind.LATE_POSITIVE) else 0.0 for k in LabelKind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,5 @@ def row_weights(labels: UInt8s, kinds: UInt8s, rates: Float32s) -> tuple[Float64
     1 away at the same logit, and adds a positive. That is exact in expectation, and exact where all negatives are kept.
     """
     positive = (labels != 0).astype(np.float64)
-    follows = (kinds == LabelKind.CORRECTION) | (kinds == LabelKind.LATE_POSITIVE)
-    negative = np.where(labels == 0, 1.0 / rates.astype(np.float64), np.where(follows, -1.0, 0.0))
+    negative = np.where(labels == 0, 1.0 / rates.astype(np.float64), _TAKES_AWAY[kinds])
     return negative, positive

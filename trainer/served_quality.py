@@ -146,6 +146,7 @@ class _TaskQuality:
         #: places in those of the stretches that are held, and places that are free
         self._held: dict[int, int] = {}
         self._free: list[int] = []
+        self._index()
         #: the oldest stretch that rows are still taken for
         self._oldest = 0
         #: stretches that rows were already counted for under another length: never told, since they would be incomplete
@@ -166,20 +167,18 @@ class _TaskQuality:
         self._recent.add(batch.feature_time_ms[taught])
         self.unscored_rows += int(np.count_nonzero(taught)) - len(chosen)
         stretches = times_ms[chosen] // self.stretch_ms
-        usable = stretches >= self._oldest
-        if len(self._begun):
-            usable &= ~np.isin(stretches, self._begun)
-        if not usable.all():
+        # The rows of a batch are spread over few stretches or many: nothing is done per stretch unless one is new.
+        at = np.searchsorted(self._numbers, stretches)
+        grown = bool((self._numbers[at] != stretches).any())
+        if grown:
+            usable = (stretches >= self._oldest) & ~np.isin(stretches, self._begun)
             self.left_out_rows += int(np.count_nonzero(~usable))
             chosen, stretches = chosen[usable], stretches[usable]
-        if not len(chosen):
-            return
-        # The rows of a batch are spread over few stretches or many; the only work per stretch is to look up its place.
-        distinct, which = np.unique(stretches, return_inverse=True)
-        grown = [stretch for stretch in distinct.tolist() if stretch not in self._held]
-        for stretch in grown:
-            self._held[stretch] = self._place()
-        places = np.array([self._held[stretch] for stretch in distinct.tolist()])[which]
+            for stretch in set(stretches.tolist()).difference(self._held):
+                self._held[stretch] = self._place()
+            self._index()
+            at = np.searchsorted(self._numbers, stretches)
+        places = self._places[at]
         cells = places * (2 * BINS) + rows.bins[chosen]
         counts, sums = self._counts.reshape(-1), self._sums.reshape(-1)
         np.add.at(counts, cells, rows.negative[chosen])
@@ -188,6 +187,7 @@ class _TaskQuality:
             np.add.at(sums, places * SUMS + column, rows.sums[column, chosen])
         if grown:
             self._forget()
+            self._index()
 
     @property
     def held_rows(self) -> int:
@@ -238,8 +238,10 @@ class _TaskQuality:
         if stretch_ms == self.stretch_ms:
             self._oldest, self._begun, self._counts, self._sums = oldest, begun, counts, sums
             self._held = {stretch: place for place, stretch in enumerate(held.tolist())}
+            self._index()
             return
         self._held, self._counts, self._sums = {}, np.zeros((0, 2, BINS)), np.zeros((0, SUMS))
+        self._index()
         self.left_out_rows += int(sums[:, 2].sum())
         self._oldest = -(-oldest * stretch_ms // self.stretch_ms)
         first = np.concatenate((held, begun)) * stretch_ms // self.stretch_ms
@@ -275,6 +277,12 @@ class _TaskQuality:
             self._drop(stretch)
             if stretch not in ahead:
                 self._oldest = max(self._oldest, stretch + 1)
+
+    def _index(self) -> None:
+        """Brings up to date by what places are looked up: stretches, ascending, with one that never comes at the end."""
+        held = sorted(self._held)
+        self._numbers: Int64s = np.array([*held, np.iinfo(np.int64).max], np.int64)
+        self._places: Int64s = np.array([self._held[stretch] for stretch in held] + [0], np.int64)
 
     def _held_rows(self, stretch: int) -> int:
         return int(self._sums[self._held[stretch], 2])
