@@ -1,7 +1,7 @@
 """Recordings: a directory with ``features.avro``, ``actions.avro`` and ``recording.json``.
 
 The two files are ordinary Avro object container files of the event schemas in arrival order, so any
-Avro library reads and writes them. ``recording.json`` holds the feature spec, counts and time span; it
+Avro library reads and writes them. ``recording.json`` holds the feature spec and its hash, counts and time span; it
 is written last, so a directory that has it is complete. Ingest times are not kept: they belong to one run,
 and a replay stamps its own.
 """
@@ -146,6 +146,8 @@ class RecordingWriter:
                     "format": FORMAT,
                     "dataset": info.dataset,
                     "spec": dump_spec(info.spec),
+                    # That of the events: a later version may give the same text another one.
+                    "spec_hash": f"{info.spec.hash:#x}",
                     "counts": {"requests": info.requests, "impressions": info.impressions, "actions": info.actions},
                     "time_span_ms": [info.first_event_ms, info.last_event_ms],
                     "source": info.source,
@@ -268,9 +270,16 @@ def _read_info(directory: Path) -> RecordingInfo:
         raise RecordingError(f"{path}: format is {found!r}, expected {FORMAT!r}")
     try:
         counts, span = raw["counts"], raw["time_span_ms"]
+        spec, recorded = parse_spec(raw["spec"]), raw.get("spec_hash", "another hash")
+        if recorded != f"{spec.hash:#x}":
+            raise RecordingError(
+                f"{path}: written by another version of rillet: its events carry {recorded} of feature spec {spec.name},"
+                f" which has the hash {spec.hash:#x} now, so each of them would be a dead letter;"
+                " record or generate it again"
+            )
         return RecordingInfo(
             str(raw["dataset"]),
-            parse_spec(raw["spec"]),
+            spec,
             int(counts["requests"]),
             int(counts["impressions"]),
             int(counts["actions"]),

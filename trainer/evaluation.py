@@ -22,6 +22,8 @@ BINS = 4096
 
 #: log loss, predicted mass, rows
 SUMS = 3
+#: by LabelKind: the negatives that a row with label 1 takes away
+_TAKES_AWAY = np.array([-1.0 if k in (LabelKind.CORRECTION, LabelKind.LATE_POSITIVE) else 0.0 for k in LabelKind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class ScoredRows:
     #: float64[n] each, see :func:`row_weights`
     negative: Float64s
     positive: Float64s
-    #: float64[n, SUMS]
+    #: float64[SUMS, n]
     sums: Float64s
 
     @classmethod
@@ -58,10 +60,14 @@ class ScoredRows:
         z = logits.astype(np.float64)
         negative, positive = row_weights(labels, kinds, rates)
         bins = np.clip((z + LIMIT) * (BINS / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
-        # log(1 + e^z) for negatives, log(1 + e^-z) for positives, without overflow
-        loss = negative * np.logaddexp(0.0, z) + positive * np.logaddexp(0.0, -z)
-        predicted = (negative + positive) * np.exp(-np.logaddexp(0.0, -z))
-        return cls(bins, negative, positive, np.stack([loss, predicted, np.ones(len(z))], axis=1))
+        # log(1 + e^z), the loss of a negative, without overflow; that of a positive is less by z.
+        softplus = np.logaddexp(0.0, z)
+        weight = negative + positive
+        sums = np.empty((SUMS, len(z)))
+        sums[0] = weight * softplus - positive * z
+        sums[1] = weight * np.exp(z - softplus)
+        sums[2] = 1
+        return cls(bins, negative, positive, sums)
 
 
 class ScoreHistogram:
@@ -98,14 +104,9 @@ class ScoreHistogram:
         :param rates: float32[n], the rate at which negatives were kept.
         """
         rows = ScoredRows.of(logits, labels, kinds, rates)
-        self.add_scored(rows, slice(len(logits)))
-
-    def add_scored(self, rows: ScoredRows, chosen: slice) -> None:
-        """Counts some of the rows."""
-        bins = rows.bins[chosen]
-        np.add.at(self.counts[0], bins, rows.negative[chosen])
-        np.add.at(self.counts[1], bins, rows.positive[chosen])
-        self.sums += rows.sums[chosen].sum(axis=0)
+        np.add.at(self.counts[0], rows.bins, rows.negative)
+        np.add.at(self.counts[1], rows.bins, rows.positive)
+        self.sums += rows.sums.sum(axis=1)
 
     def merge(self, other: ScoreHistogram) -> None:
         """Adds another histogram's rows."""
@@ -139,6 +140,5 @@ def row_weights(labels: UInt8s, kinds: UInt8s, rates: Float32s) -> tuple[Float64
     1 away at the same logit, and adds a positive. That is exact in expectation, and exact where all negatives are kept.
     """
     positive = (labels != 0).astype(np.float64)
-    follows = (kinds == LabelKind.CORRECTION) | (kinds == LabelKind.LATE_POSITIVE)
-    negative = np.where(labels == 0, 1.0 / rates.astype(np.float64), np.where(follows, -1.0, 0.0))
+    negative = np.where(labels == 0, 1.0 / rates.astype(np.float64), _TAKES_AWAY[kinds])
     return negative, positive

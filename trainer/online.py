@@ -29,6 +29,8 @@ from rillet.trainer.served_quality import ServedQuality
 REFUSED_STEPS_LIMIT = 20
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
+#: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
+CHECKPOINT_FORMAT = 2
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 
@@ -166,6 +168,7 @@ class OnlineTrainer:
             "progress": progress,
         }
         meta = {
+            "format": CHECKPOINT_FORMAT,
             **self._identity(),
             "positions": {str(partition): list(position) for partition, position in self.positions.items()},
             "newest_event_ms": self.newest_event_ms,
@@ -183,7 +186,7 @@ class OnlineTrainer:
         :param on_corrupt: called for each newer version that was refused.
         :returns: version and extras, None when there is no checkpoint.
         :raises CorruptCheckpointError: there are versions, but none is intact.
-        :raises CheckpointError: it is of another spec or model.
+        :raises CheckpointError: it is of another spec or model, or of another version of rillet.
         """
         checkpoint = store.load_newest(on_corrupt)
         if checkpoint is None:
@@ -257,6 +260,12 @@ class OnlineTrainer:
         }
 
     def _refuse_foreign(self, version: int, meta: dict[str, Any]) -> None:
+        if (found := meta.get("format", 1)) != CHECKPOINT_FORMAT:
+            raise CheckpointError(
+                f"checkpoint {version}: written by another version of rillet, in format {found}, this one reads format"
+                f" {CHECKPOINT_FORMAT}; go on with that version, or give the model another name or data directory and let"
+                " it learn from the topic's beginning"
+            )
         for name, ours in self._identity().items():
             if meta.get(name) != ours:
                 raise CheckpointError(

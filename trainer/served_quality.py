@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from rillet.schemas import LabelKind, Task
+from rillet.schemas.arrays import Bools, Float64s, Int64s
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import TrainerConfig
-from rillet.trainer.errors import TrainerError
+from rillet.trainer.errors import CheckpointError, TrainerError
 from rillet.trainer.evaluation import BINS, SUMS, Metrics, ScoredRows, ScoreHistogram
+from rillet.trainer.recent_times import RecentTimes
 
 State = dict[str, npt.NDArray[np.generic]]
 
@@ -30,6 +31,10 @@ COMPLETE_KEPT = 16
 _LATE_KEPT = 64
 #: stretches of one label window at most
 MAX_PER_WINDOW = 64
+#: rows whose request times tell what time it is for a task
+RECENT_ROWS = 1_024
+#: of those so many must be of requests after a stretch before it can be complete
+_REACHED_SHARE = 0.75
 _MIN_STRETCH_MS = 60_000
 _DEFAULT_PER_WINDOW = 8
 #: a three-day window is told four times a day rather than every nine hours
@@ -60,19 +65,23 @@ class ServedQuality:
         :raises TrainerError: stretches so short that a label window has too many of them.
         """
         self._tasks = [_TaskQuality(task, config) for task in tasks]
-        self._newest_ms = -1
 
     def add(self, batch: Batch) -> None:
         """Counts a batch. Rows without a served logit are not judged, only counted."""
-        self._newest_ms = max(self._newest_ms, batch.newest_event_ms)
+        taught = batch.mask != 0
+        judged = taught & np.isfinite(batch.served_logits)
+        # All tasks' rows are scored at once: this runs with every step.
+        at, tasks = np.nonzero(judged)
+        rows = ScoredRows.of(
+            batch.served_logits[judged], batch.labels[judged], batch.label_kind[at], batch.sampling_rate[at]
+        )
+        times = batch.feature_time_ms[at]
         for column, task in enumerate(self._tasks):
-            taught = batch.mask[:, column] != 0
-            if taught.any():
-                task.add(batch, column, taught, self._newest_ms)
+            task.add(batch, taught[:, column], rows, times, np.flatnonzero(tasks == column))
 
     def known(self, task: int) -> KnownQuality | None:
         """The newest figures of a task; None until a stretch is complete."""
-        return self._tasks[task].known(self._newest_ms)
+        return self._tasks[task].known()
 
     def stretch_ms(self, task: int) -> int:
         """Length of a stretch of a task."""
@@ -92,25 +101,36 @@ class ServedQuality:
 
     def state(self) -> State:
         """Everything, as arrays."""
-        state: State = {"newest_ms": np.array([self._newest_ms])}
-        for index, task in enumerate(self._tasks):
-            state |= {f"{index}.{name}": array for name, array in task.state().items()}
-        return state
+        return {
+            f"{index}.{name}": array for index, task in enumerate(self._tasks) for name, array in task.state().items()
+        }
 
     def load_state(self, state: State) -> None:
-        """Goes on from :meth:`state`; a task whose stretches had another length starts empty."""
-        self._newest_ms = int(state["newest_ms"][0])
+        """Goes on from :meth:`state`.
+
+        A task whose stretches had another length starts with those that begin after all rows that were held.
+
+        :raises CheckpointError: an array of it is missing.
+        """
         for index, task in enumerate(self._tasks):
             prefix = f"{index}."
-            task.load_state({key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)})
+            try:
+                task.load_state({k.removeprefix(prefix): array for k, array in state.items() if k.startswith(prefix)})
+            except KeyError as error:
+                raise CheckpointError(
+                    f"the checkpoint has no array {prefix}{error.args[0]} of quality: it was written by another version"
+                    " of rillet; restore it with that version, or remove the checkpoints to start anew"
+                ) from error
 
 
 class _TaskQuality:
     """The stretches of one task. A stretch is numbered by its start over its length."""
 
     def __init__(self, task: Task, config: TrainerConfig) -> None:
-        self._window_ms = task.window_ms
-        self._waits_for_negatives = task.labels != "immediate"
+        immediate = task.labels == "immediate"
+        #: rows of this kind come in order of request time, this long before the labels of their requests are complete
+        self._clock_kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
+        self._open_ms = task.window_ms if immediate else 0
         self._rows = config.quality_rows
         self.stretch_ms = config.quality_stretch_ms or _default_stretch_ms(task.window_ms)
         per_window = -(-task.window_ms // self.stretch_ms)
@@ -121,52 +141,66 @@ class _TaskQuality:
             )
         # Beside the window: one that fills, one of slack, and room for a joiner that closes windows late.
         self._limit = per_window + 2 + COMPLETE_KEPT + _LATE_KEPT
-        self._held: dict[int, ScoreHistogram] = {}
+        self._counts: Float64s = np.zeros((0, 2, BINS))
+        self._sums: Float64s = np.zeros((0, SUMS))
+        #: places in those of the stretches that are held, and places that are free
+        self._held: dict[int, int] = {}
+        self._free: list[int] = []
+        self._index()
         #: the oldest stretch that rows are still taken for
         self._oldest = 0
-        #: the newest request of which a negative has come: its window was closed
-        self._closed_ms = -1
+        #: stretches that rows were already counted for under another length: never told, since they would be incomplete
+        self._begun: Int64s = np.empty(0, np.int64)
+        #: request times of the newest rows of the clock's kind, and of all kinds
+        self._clock, self._recent = RecentTimes(RECENT_ROWS), RecentTimes(RECENT_ROWS)
         self.unscored_rows = 0
         self.left_out_rows = 0
 
-    def add(self, batch: Batch, column: int, taught: npt.NDArray[np.bool_], newest_ms: int) -> None:
-        """Counts the rows of a batch that ``taught`` selects."""
-        closing = taught & (batch.label_kind == LabelKind.NEGATIVE)
-        if closing.any():
-            self._closed_ms = max(self._closed_ms, int(batch.feature_time_ms[closing].max()))
-        logits = batch.served_logits[:, column]
-        judged = np.flatnonzero(taught & np.isfinite(logits))
-        self.unscored_rows += int(np.count_nonzero(taught)) - len(judged)
-        if not len(judged):
-            self._forget(newest_ms)
-            return
-        stretches = batch.feature_time_ms[judged] // self.stretch_ms
-        order = np.argsort(stretches, kind="stable")
-        judged, stretches = judged[order], stretches[order]
-        rows = ScoredRows.of(
-            logits[judged], batch.labels[judged, column], batch.label_kind[judged], batch.sampling_rate[judged]
-        )
-        # Rows of little traffic are spread over many stretches: only this loop is per stretch.
-        first = np.flatnonzero(np.diff(stretches, prepend=-1)).tolist()
-        for start, end in pairwise([*first, len(stretches)]):
-            stretch = int(stretches[start])
-            if stretch < self._oldest:
-                self.left_out_rows += end - start
-            else:
-                self._held.setdefault(stretch, ScoreHistogram()).add_scored(rows, slice(start, end))
-        self._forget(newest_ms)
+    def add(self, batch: Batch, taught: Bools, rows: ScoredRows, times_ms: Int64s, chosen: Int64s) -> None:
+        """Counts those of the scored rows that are of this task.
+
+        :param taught: bool[n], the rows of the batch that teach it.
+        :param times_ms: request times of the scored rows, int64[m].
+        :param chosen: which of the scored rows, int64[k].
+        """
+        self._clock.add(batch.feature_time_ms[taught & (batch.label_kind == self._clock_kind)])
+        self._recent.add(batch.feature_time_ms[taught])
+        self.unscored_rows += int(np.count_nonzero(taught)) - len(chosen)
+        stretches = times_ms[chosen] // self.stretch_ms
+        # The rows of a batch are spread over few stretches or many: nothing is done per stretch unless one is new.
+        at = np.searchsorted(self._numbers, stretches)
+        grown = bool((self._numbers[at] != stretches).any())
+        if grown:
+            usable = (stretches >= self._oldest) & ~np.isin(stretches, self._begun)
+            self.left_out_rows += int(np.count_nonzero(~usable))
+            chosen, stretches = chosen[usable], stretches[usable]
+            for stretch in set(stretches.tolist()).difference(self._held):
+                self._held[stretch] = self._place()
+            self._index()
+            at = np.searchsorted(self._numbers, stretches)
+        places = self._places[at]
+        cells = places * (2 * BINS) + rows.bins[chosen]
+        counts, sums = self._counts.reshape(-1), self._sums.reshape(-1)
+        np.add.at(counts, cells, rows.negative[chosen])
+        np.add.at(counts, cells + BINS, rows.positive[chosen])
+        for column in range(SUMS):
+            np.add.at(sums, places * SUMS + column, rows.sums[column, chosen])
+        if grown:
+            self._forget()
+            self._index()
 
     @property
     def held_rows(self) -> int:
         """Rows in all stretches that are held."""
-        return sum(histogram.rows for histogram in self._held.values())
+        return sum(self._held_rows(stretch) for stretch in self._held)
 
-    def known(self, newest_ms: int) -> KnownQuality | None:
+    def known(self) -> KnownQuality | None:
         """Figures of the newest complete stretches that have enough rows, or of all that are held."""
         total = ScoreHistogram()
         first = last = None
-        for stretch in reversed(self._complete(newest_ms)):
-            total.merge(self._held[stretch])
+        for stretch in reversed(self._complete()):
+            place = self._held[stretch]
+            total.merge(ScoreHistogram(self._counts[place], self._sums[place]))
             first, last = stretch, stretch if last is None else last
             if total.rows >= self._rows:
                 break
@@ -177,46 +211,95 @@ class _TaskQuality:
     def state(self) -> State:
         """Everything, as arrays."""
         held = sorted(self._held)
-        counts = [self._held[stretch].counts for stretch in held]
-        sums = [self._held[stretch].sums for stretch in held]
+        places = [self._held[stretch] for stretch in held]
         return {
             "stretches": np.array(held, np.int64),
-            # Shapes stand here for the case that none is held.
-            "counts": np.array(counts).reshape(len(held), 2, BINS),
-            "sums": np.array(sums).reshape(len(held), SUMS),
-            "marks": np.array([self.stretch_ms, self._oldest, self._closed_ms, self.unscored_rows, self.left_out_rows]),
+            "counts": self._counts[places],
+            "sums": self._sums[places],
+            "begun": self._begun[self._begun >= self._oldest],
+            "clock": self._clock.times(),
+            "recent": self._recent.times(),
+            "marks": np.array([self.stretch_ms, self._oldest, self.unscored_rows, self.left_out_rows]),
         }
 
     def load_state(self, state: State) -> None:
-        """Goes on from :meth:`state`."""
-        stretch_ms, oldest, closed_ms, self.unscored_rows, self.left_out_rows = state["marks"].tolist()
-        if stretch_ms != self.stretch_ms:
-            return
-        self._oldest, self._closed_ms = oldest, closed_ms
-        self._held = {
-            stretch: ScoreHistogram(np.array(counts, np.float64), np.array(sums, np.float64))
-            for stretch, counts, sums in zip(state["stretches"].tolist(), state["counts"], state["sums"], strict=True)
-        }
+        """Goes on from :meth:`state`.
 
-    def _complete(self, newest_ms: int) -> list[int]:
+        :raises KeyError: the name of an array that is missing.
+        """
+        stretch_ms, oldest, unscored_rows, left_out_rows = state["marks"].tolist()
+        held, sums = np.array(state["stretches"], np.int64), np.array(state["sums"], np.float64)
+        counts, begun = np.array(state["counts"], np.float64), np.array(state["begun"], np.int64)
+        self._clock, self._recent = RecentTimes(RECENT_ROWS), RecentTimes(RECENT_ROWS)
+        self._clock.add(np.array(state["clock"], np.int64))
+        self._recent.add(np.array(state["recent"], np.int64))
+        self.unscored_rows, self.left_out_rows = unscored_rows, left_out_rows
+        self._free = []
+        if stretch_ms == self.stretch_ms:
+            self._oldest, self._begun, self._counts, self._sums = oldest, begun, counts, sums
+            self._held = {stretch: place for place, stretch in enumerate(held.tolist())}
+            self._index()
+            return
+        self._held, self._counts, self._sums = {}, np.zeros((0, 2, BINS)), np.zeros((0, SUMS))
+        self._index()
+        self.left_out_rows += int(sums[:, 2].sum())
+        self._oldest = -(-oldest * stretch_ms // self.stretch_ms)
+        first = np.concatenate((held, begun)) * stretch_ms // self.stretch_ms
+        most = -(-stretch_ms // self.stretch_ms) + 1
+        last = ((np.concatenate((held, begun)) + 1) * stretch_ms - 1) // self.stretch_ms
+        self._begun = np.unique(np.minimum(first[:, None] + np.arange(most), last[:, None]))
+
+    def _complete(self) -> list[int]:
         """Held stretches whose label windows have closed, oldest first.
 
-        By time, with a stretch of slack for rows that other partitions bring later; and where negatives come with the
-        close of a window, one of a request after the stretch must have come too: a joiner may close windows late.
+        The close of a window is seen by the negatives that it brings; where nothing comes at the close, by provisional
+        ones of requests a window later. Most of the newest must be past the stretch: single rows may have any time,
+        since clocks of clients are wrong by up to a day. Beside that there is a stretch of slack, for rows that other
+        partitions bring later.
         """
-        due_ms = newest_ms - self._window_ms - self.stretch_ms
-        known_ms = min(due_ms, self._closed_ms) if self._waits_for_negatives else due_ms
+        known_ms = self._clock.reached_ms(_REACHED_SHARE) - self._open_ms - self.stretch_ms
         return sorted(stretch for stretch in self._held if (stretch + 1) * self.stretch_ms <= known_ms)
 
-    def _forget(self, newest_ms: int) -> None:
-        complete = self._complete(newest_ms)
-        # Memory is bounded even where windows do not close for long past their time, or requests lie far in the future.
-        excess = sorted(self._held)[: -self._limit]
-        for stretch in {*complete[:-COMPLETE_KEPT], *excess}:
-            histogram = self._held.pop(stretch)
+    def _forget(self) -> None:
+        complete = self._complete()
+        for stretch in complete[:-COMPLETE_KEPT]:
+            self._drop(stretch)
             self._oldest = max(self._oldest, stretch + 1)
-            if stretch not in complete:
-                self.left_out_rows += histogram.rows
+        excess = len(self._held) - self._limit
+        if excess <= 0:
+            return
+        # Memory is bounded even where windows do not close for long past their time, or requests lie far in the future.
+        held = sorted(self._held)
+        present = self._recent.reached_ms(0.5) // self.stretch_ms
+        ahead = {stretch for stretch in held if stretch > present + self._limit - COMPLETE_KEPT}
+        for stretch in [*sorted(ahead, reverse=True), *(s for s in held if s not in ahead)][:excess]:
+            self.left_out_rows += 0 if stretch in complete else self._held_rows(stretch)
+            self._drop(stretch)
+            if stretch not in ahead:
+                self._oldest = max(self._oldest, stretch + 1)
+
+    def _index(self) -> None:
+        """Brings up to date by what places are looked up: stretches, ascending, with one that never comes at the end."""
+        held = sorted(self._held)
+        self._numbers: Int64s = np.array([*held, np.iinfo(np.int64).max], np.int64)
+        self._places: Int64s = np.array([self._held[stretch] for stretch in held] + [0], np.int64)
+
+    def _held_rows(self, stretch: int) -> int:
+        return int(self._sums[self._held[stretch], 2])
+
+    def _place(self) -> int:
+        if not self._free:
+            size = len(self._sums)
+            self._free = list(range(2 * size + 7, size - 1, -1))
+            self._counts = np.concatenate((self._counts, np.zeros((size + 8, 2, BINS))))
+            self._sums = np.concatenate((self._sums, np.zeros((size + 8, SUMS))))
+        return self._free.pop()
+
+    def _drop(self, stretch: int) -> None:
+        place = self._held.pop(stretch)
+        self._counts[place] = 0
+        self._sums[place] = 0
+        self._free.append(place)
 
 
 def _default_stretch_ms(window_ms: int) -> int:

@@ -7,15 +7,17 @@ import numpy as np
 from rillet.embeddings import TableConfig
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.trainer import ModelConfig, OnlineTrainer, TrainerConfig
-from tests.trainer.blocks import RAGGED, make_block
+from tests.trainer.blocks import RAGGED, later, make_block
 
 
-def trainer_after(blocks: int, *, served: bool = True, rows: int = 200) -> OnlineTrainer:
+def trainer_after(blocks: int, *, served: bool = True, rows: int = 200, closed: bool = False) -> OnlineTrainer:
     model, config = ModelConfig(dim=4, hidden=(8,)), TrainerConfig(batch_size=64, quality_rows=100)
     trainer = OnlineTrainer(RAGGED, model, TableConfig(initial_capacity=64), config)
     rng = np.random.default_rng(0)
     for offset in range(blocks):
         trainer.offer(0, offset, make_block(rng, rows, served=served), 0)
+    if closed:
+        trainer.offer(0, blocks, later(make_block(rng, 4_096, served=False), 10_000_000), 0)
     trainer.train(0, more=False, flush=True)
     return trainer
 
@@ -25,7 +27,7 @@ def metrics() -> TrainMetrics:
 
 
 def test_quality_is_told_with_the_time_up_to_which_it_is_known() -> None:
-    trainer, told = trainer_after(3), metrics()
+    trainer, told = trainer_after(3, closed=True), metrics()
     line = told.evaluate(trainer)
     known = trainer.quality.known(0)
     assert known is not None
@@ -37,9 +39,9 @@ def test_quality_is_told_with_the_time_up_to_which_it_is_known() -> None:
     assert gauge("calibration") == known.metrics.calibration
     assert gauge("normalised_entropy") == known.metrics.normalised_entropy
     assert gauge("rows") == known.metrics.rows >= 100
-    assert (gauge("start_timestamp_seconds"), gauge("end_timestamp_seconds")) == (1560, 1920)
+    assert (gauge("start_timestamp_seconds"), gauge("end_timestamp_seconds")) == (1680, 2040)
     assert (
-        f"watch as served 1970-01-01T00:26:00+00:00 to 1970-01-01T00:32:00+00:00: auc {known.metrics.auc:.3f}" in line
+        f"watch as served 1970-01-01T00:28:00+00:00 to 1970-01-01T00:34:00+00:00: auc {known.metrics.auc:.3f}" in line
     )
 
 

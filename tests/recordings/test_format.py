@@ -218,3 +218,15 @@ def test_a_wrong_recording_json_is_named_with_its_key(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RecordingError, match=message):
         Recording(recording.directory)
+
+
+@pytest.mark.parametrize("hash_", ["0x1234", None])
+def test_a_recording_whose_events_carry_another_hash_than_their_spec_has_now_is_refused(
+    recording: Recording, hash_: str | None
+) -> None:
+    path = recording.directory / INFO_FILE
+    info = json.loads(path.read_text())
+    assert info.pop("spec_hash") == f"{SPEC.hash:#x}"
+    path.write_text(json.dumps(info | ({"spec_hash": hash_} if hash_ else {})))
+    with pytest.raises(RecordingError, match=r"another version of rillet.*dead letter; record or generate it again"):
+        Recording(recording.directory)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from rillet.schemas import ExampleBlock, FeatureSpec, make_fids, parse_spec
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, make_fids, parse_spec
 
 RAGGED = parse_spec(
     """
@@ -29,11 +31,13 @@ name = "hour"
 name = "watch"
 action = "watch"
 window_ms = 1000
+labels = "positives_first"
 negative_rate = 0.5
 [[tasks]]
 name = "like"
 action = "like"
 window_ms = 5000
+labels = "positives_first"
 negative_rate = 0.25
 """
 )
@@ -84,4 +88,14 @@ def make_block(
         action_ingest_ms=np.where(positive, times + 11, -1),
         lengths=lengths.astype(np.uint16).reshape(-1) if spec.ragged else None,
         served_logits=rng.normal(size=rows * tasks).astype(np.float32) if served else None,
+    )
+
+
+def later(block: ExampleBlock, by_ms: int) -> ExampleBlock:
+    """The same rows of requests so much later; so many that quality takes what lies before them for complete."""
+    acted = block.action_time_ms != NO_TIME_MS
+    return replace(
+        block,
+        feature_time_ms=block.feature_time_ms + by_ms,
+        action_time_ms=np.where(acted, block.action_time_ms + by_ms, NO_TIME_MS),
     )

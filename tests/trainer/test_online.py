@@ -21,8 +21,8 @@ from rillet.trainer import (
     TrainerError,
     dense_state,
 )
-from rillet.trainer.online import REFUSED_STEPS_LIMIT
-from tests.trainer.blocks import RAGGED, make_block
+from rillet.trainer.online import CHECKPOINT_FORMAT, REFUSED_STEPS_LIMIT
+from tests.trainer.blocks import RAGGED, later, make_block
 
 MODEL = ModelConfig(dim=4, hidden=(8,), dense_learning_rate=0.01)
 CONFIG = TrainerConfig(batch_size=16, max_wait_ms=1000, quality_rows=500)
@@ -147,6 +147,8 @@ def test_learning_lowers_the_training_loss_and_leaves_the_quality_of_what_was_se
         losses.append(trainer.take_training_loss())
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
     assert np.isnan(trainer.take_training_loss())
+    trainer.offer(0, 60, later(make_block(rng, 4_096), 10_000_000), 0)
+    trainer.train(0, more=True)
     # What was served in these blocks is noise, however well the trainer has learned by now.
     known = trainer.quality.known(0)
     assert known is not None
@@ -204,6 +206,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, model: ModelCo
     _trainer().save(store)
     with pytest.raises(CheckpointError, match=r"kind|row_dim|hidden"):
         _trainer(model).restore(store, _refuse)
+
+
+def test_a_checkpoint_of_another_format_is_refused_before_its_files_are_read(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    for meta in ({"format": CHECKPOINT_FORMAT + 1}, {}):
+        store.save({}, meta)
+        with pytest.raises(CheckpointError, match=r"another version of rillet, in format \d.*data directory"):
+            _trainer().restore(store, _refuse)
 
 
 def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from rillet.schemas import LabelKind, Task
-from rillet.trainer import Batch, ServedQuality, TrainerConfig, TrainerError
-from rillet.trainer.served_quality import COMPLETE_KEPT
+from rillet.schemas.spec import LabelMode
+from rillet.trainer import Batch, CheckpointError, ServedQuality, TrainerConfig, TrainerError
+from rillet.trainer.served_quality import COMPLETE_KEPT, RECENT_ROWS
 
 MINUTE = 60_000
 TASK = Task("watch", "watch", window_ms=10 * MINUTE, labels="positives_first")
@@ -24,7 +26,6 @@ def rows(
     kinds: list[LabelKind] | np.ndarray,
     logits: list[float] | np.ndarray,
     rate: float = 1.0,
-    newest_ms: int = 0,
 ) -> Batch:
     """A batch of one task; only the columns that quality reads say anything."""
     n = len(times_ms)
@@ -40,7 +41,7 @@ def rows(
         label_kind=kind,
         feature_time_ms=times,
         served_logits=np.asarray(logits, np.float32)[:, None],
-        newest_event_ms=max(newest_ms, int(times.max(initial=0))),
+        newest_event_ms=int(times.max(initial=0)),
         newest_ingest_ms=0,
         action_ingest_ms=np.empty(0, np.int64),
         positions={},
@@ -53,43 +54,76 @@ def part(batch: Batch, chosen: np.ndarray) -> Batch:
     return replace(batch, **{name: getattr(batch, name)[chosen] for name in columns})
 
 
-def at(newest_ms: int, closed_ms: int = -1) -> Batch:
-    """A row without a score that moves time on; with ``closed_ms`` the negative of a request of that time."""
-    time_ms, kind = (newest_ms, POSITIVE) if closed_ms < 0 else (closed_ms, NEGATIVE)
-    return rows([time_ms], [kind], [np.nan], newest_ms=newest_ms)
+def at(time_ms: int, kind: LabelKind = NEGATIVE, rows_of_it: int = RECENT_ROWS) -> Batch:
+    """Rows without a score that tell what time it is: negatives of requests of this time."""
+    return rows([time_ms] * rows_of_it, [kind] * rows_of_it, [np.nan] * rows_of_it)
 
 
-def test_a_stretch_is_told_once_its_label_windows_have_closed() -> None:
+def test_a_stretch_is_told_once_negatives_of_later_requests_have_come() -> None:
     quality = ServedQuality([TASK], EVERY)
     quality.add(rows([5_000, 50_000], [POSITIVE, POSITIVE], [1.0, 2.0]))
-    quality.add(rows([6_000, 7_000], [NEGATIVE, NEGATIVE], [0.0, 1.5], newest_ms=11 * MINUTE))
-    quality.add(at(12 * MINUTE - 1, closed_ms=MINUTE))
+    quality.add(rows([6_000, 7_000], [NEGATIVE, NEGATIVE], [0.0, 1.5]))
+    quality.add(at(60 * MINUTE, POSITIVE))
+    quality.add(at(2 * MINUTE - 1))
     assert quality.known(0) is None
-    quality.add(at(12 * MINUTE))
+    quality.add(at(2 * MINUTE))
     known = quality.known(0)
     assert known is not None
     assert (known.start_ms, known.end_ms, known.metrics.rows) == (0, MINUTE, 4)
     assert known.metrics.auc == 0.75
 
 
-def test_a_joiner_that_closes_windows_late_delays_the_figure_instead_of_biasing_it() -> None:
-    quality = ServedQuality([TASK], EVERY)
-    quality.add(rows([5_000], [POSITIVE], [1.0]))
-    quality.add(at(60 * MINUTE, closed_ms=MINUTE - 1))
-    assert quality.known(0) is None
-    quality.add(at(60 * MINUTE, closed_ms=MINUTE))
-    assert quality.known(0) is not None
-
-
-def test_where_rows_go_out_at_once_no_closing_is_waited_for() -> None:
+def test_where_rows_go_out_at_once_corrections_are_waited_for() -> None:
     quality = ServedQuality([replace(TASK, labels="immediate")], EVERY)
     quality.add(rows([1_000, 2_000, 3_000], [PROVISIONAL] * 3, [1.0, 0.0, 0.5]))
-    quality.add(rows([1_000], [CORRECTION], [1.0], newest_ms=5 * MINUTE))
+    quality.add(rows([1_000], [CORRECTION], [1.0]))
+    quality.add(at(12 * MINUTE - 1, PROVISIONAL))
     assert quality.known(0) is None
-    quality.add(rows([12 * MINUTE], [PROVISIONAL], [0.0]))
+    quality.add(at(12 * MINUTE, PROVISIONAL))
     known = quality.known(0)
     assert known is not None
     assert (known.metrics.auc, known.metrics.base_rate) == (1.0, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize("mode", get_args(LabelMode))
+@pytest.mark.parametrize("ahead_ms", [9 * MINUTE, 24 * 60 * MINUTE])
+def test_clients_whose_clocks_are_ahead_do_not_make_stretches_complete(mode: LabelMode, ahead_ms: int) -> None:
+    # One request in fifty is stamped up to a day too late, and so are the actions on it.
+    rng = np.random.default_rng(0)
+    n = 40_000
+    times, labels = np.sort(rng.integers(0, 40 * MINUTE, n)), rng.random(n) < 0.2
+    delay = rng.integers(0, TASK.window_ms, n)
+    stamped = times + np.where(rng.random(n) < 0.02, ahead_ms, 0)
+    kinds = np.where(labels, POSITIVE, NEGATIVE)
+    out_ms = times + np.where(labels & (mode == "positives_first"), delay, TASK.window_ms)
+    if mode == "immediate":
+        kinds = np.r_[np.full(n, PROVISIONAL), np.full(labels.sum(), CORRECTION)]
+        out_ms, stamped = np.r_[times, (times + delay)[labels]], np.r_[stamped, stamped[labels]]
+    order = np.argsort(out_ms, kind="stable")
+    batch = rows(stamped[order], kinds[order], np.full(len(order), np.log(0.2 / 0.8)))
+    quality = ServedQuality([replace(TASK, labels=mode)], replace(EVERY, quality_rows=3_000))
+    told = []
+    for chosen in np.array_split(np.arange(len(order)), 200):
+        quality.add(part(batch, chosen))
+        if (known := quality.known(0)) is not None:
+            told.append(known)
+    assert len(told) > 50
+    for known in told:
+        assert known.metrics.calibration == pytest.approx(1, abs=0.12)
+        assert known.end_ms <= 40 * MINUTE
+    assert quality.left_out_rows(0) < 0.03 * n
+    assert len(quality.state()["0.stretches"]) <= 10 + 2 + COMPLETE_KEPT + 64
+
+
+def test_stretches_of_wrong_clocks_do_not_push_out_those_of_the_present() -> None:
+    quality = ServedQuality([TASK], EVERY)
+    for minute in range(300):
+        quality.add(at(minute * MINUTE, rows_of_it=8))
+        quality.add(rows([(minute + 11) * MINUTE] * 8, [POSITIVE] * 8, [0.0] * 8))
+        quality.add(rows([(minute + 24 * 60) * MINUTE], [POSITIVE], [0.0]))
+    held = quality.state()["0.stretches"]
+    assert set(range(280, 311)) <= set(held.tolist())
+    assert len(held) <= 10 + 2 + COMPLETE_KEPT + 64
 
 
 def test_positives_of_new_requests_are_not_mixed_with_negatives_of_older_ones() -> None:
@@ -103,8 +137,7 @@ def test_positives_of_new_requests_are_not_mixed_with_negatives_of_older_ones() 
     batch = rows(times[order], np.where(labels, POSITIVE, NEGATIVE)[order], np.full(len(times), np.log(0.2 / 0.8)))
     told = []
     for start in range(0, len(times), 100):
-        piece = part(batch, np.arange(start, min(start + 100, len(times))))
-        quality.add(replace(piece, newest_event_ms=int(out_ms[order][start : start + 100].max())))
+        quality.add(part(batch, np.arange(start, min(start + 100, len(times)))))
         known = quality.known(0)
         if known is not None and known.end_ms not in [end for end, _ in told]:
             told.append((known.end_ms, known.metrics))
@@ -127,7 +160,7 @@ def test_the_order_of_rows_within_what_is_held_does_not_matter() -> None:
         order = np.random.default_rng(seed).permutation(n)
         for chosen in np.array_split(order, 7):
             quality.add(part(batch, chosen))
-        quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+        quality.add(at(10 * MINUTE))
         known = quality.known(0)
         assert known is not None
         found.append(known)
@@ -144,7 +177,7 @@ def test_figures_are_of_the_newest_stretches_with_enough_rows() -> None:
     for minute in range(4):
         times = [minute * MINUTE + i for i in range(3)]
         quality.add(rows(times, [POSITIVE, NEGATIVE, NEGATIVE], [1.0 if minute else -9.0, 0.0, 0.0]))
-    quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+    quality.add(at(10 * MINUTE))
     known = quality.known(0)
     assert known is not None
     assert (known.start_ms, known.end_ms, known.metrics.rows) == (2 * MINUTE, 4 * MINUTE, 6)
@@ -154,9 +187,9 @@ def test_figures_are_of_the_newest_stretches_with_enough_rows() -> None:
 def test_rows_without_a_served_logit_are_counted_and_not_judged() -> None:
     quality = ServedQuality([TASK], EVERY)
     quality.add(rows([0, 1, 2], [POSITIVE, NEGATIVE, NEGATIVE], [np.nan] * 3))
-    quality.add(at(60 * MINUTE, closed_ms=10 * MINUTE))
+    quality.add(at(10 * MINUTE))
     assert quality.known(0) is None
-    assert quality.unscored_rows(0) == 4
+    assert quality.unscored_rows(0) == 3 + RECENT_ROWS
     assert quality.held_rows(0) == 0
 
 
@@ -175,10 +208,12 @@ def test_memory_is_bounded_for_windows_of_any_length(window_ms: int, stretch_ms:
     most = 0
     for step in range(400):
         newest = step * stretch_ms
-        times = [newest, max(0, newest - window_ms)]
-        quality.add(rows(times, [POSITIVE, NEGATIVE], [0.0, 1.0]))
-        most = max(most, len(quality.state()["0.stretches"]))
-    assert most <= window_ms // stretch_ms + 3 + COMPLETE_KEPT
+        quality.add(rows([newest], [POSITIVE], [0.0]))
+        quality.add(at(max(0, newest - window_ms)))
+        quality.add(rows([max(0, newest - window_ms)], [NEGATIVE], [1.0]))
+        if step % 10 == 9:
+            most = max(most, len(quality.state()["0.stretches"]))
+    assert most <= -(-window_ms // stretch_ms) + 3 + COMPLETE_KEPT
     assert quality.left_out_rows(0) == 0
 
 
@@ -189,7 +224,7 @@ def test_windows_that_never_close_and_rows_that_come_too_late_are_counted() -> N
     held = len(quality.state()["0.stretches"])
     assert held == 10 + 2 + COMPLETE_KEPT + 64
     assert quality.left_out_rows(0) == 200 - held
-    quality.add(rows([0], [NEGATIVE], [0.0], newest_ms=200 * MINUTE))
+    quality.add(rows([0], [NEGATIVE], [0.0]))
     assert quality.left_out_rows(0) == 201 - held
     assert quality.held_rows(0) == held
 
@@ -204,19 +239,56 @@ def test_a_restored_one_goes_on_like_the_first() -> None:
         if number == 11:
             second.load_state({name: array.copy() for name, array in first.state().items()})
         for quality in (first, second):
-            quality.add(replace(part(batch, chosen), newest_event_ms=int(batch.feature_time_ms[chosen].max())))
+            quality.add(part(batch, chosen))
     assert first.known(0) is not None
     assert first.known(0) == second.known(0)
     for name, array in first.state().items():
         np.testing.assert_array_equal(array, second.state()[name], err_msg=name)
 
 
-def test_stretches_of_another_length_start_empty() -> None:
-    first = ServedQuality([TASK], EVERY)
-    first.add(rows([0], [POSITIVE], [0.0]))
-    second = ServedQuality([TASK], replace(EVERY, quality_stretch_ms=2 * MINUTE))
+@pytest.mark.parametrize(("before_ms", "after_ms"), [(MINUTE, 2 * MINUTE), (5 * MINUTE, 2 * MINUTE)])
+def test_stretches_that_were_begun_under_another_length_are_never_told(before_ms: int, after_ms: int) -> None:
+    first = ServedQuality([TASK], replace(EVERY, quality_stretch_ms=before_ms))
+    first.add(rows([1_000, 20 * MINUTE + 1_000, 24 * 60 * MINUTE], [POSITIVE] * 3, [0.0] * 3))
+    second = ServedQuality([TASK], replace(EVERY, quality_stretch_ms=after_ms))
     second.load_state(first.state())
-    assert second.held_rows(0) == 0
+    assert (second.held_rows(0), second.left_out_rows(0)) == (0, 3)
+    again = ServedQuality([TASK], replace(EVERY, quality_stretch_ms=after_ms))
+    again.load_state(second.state())
+    for quality in (second, again):
+        # of the two stretches that were begun, and of one that was not
+        quality.add(rows([2_000, 20 * MINUTE + 2_000, 26 * MINUTE], [NEGATIVE] * 3, [0.0] * 3))
+        quality.add(at(60 * MINUTE))
+        known = quality.known(0)
+        assert known is not None
+        assert (known.start_ms, known.metrics.rows) == (26 * MINUTE, 1)
+        assert quality.left_out_rows(0) == 5
+
+
+def test_a_state_without_the_arrays_of_quality_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"no array 0\.marks.*another version.*remove the checkpoints"):
+        ServedQuality([TASK], EVERY).load_state({})
+
+
+def test_rows_of_a_batch_are_counted_into_the_stretches_of_their_task() -> None:
+    tasks = [replace(TASK, labels="immediate"), TASK]
+    n = 512
+    rng = np.random.default_rng(3)
+    one = rows(rng.integers(0, 60 * MINUTE, n), np.where(rng.random(n) < 0.1, POSITIVE, NEGATIVE), rng.normal(size=n))
+    task = rng.integers(0, 2, n)
+    mask = np.eye(2, dtype=np.uint8)[task]
+    batch = replace(one, mask=mask, labels=mask * one.labels, served_logits=np.repeat(one.served_logits, 2, axis=1))
+    quality = ServedQuality(tasks, EVERY)
+    quality.add(batch)
+    quality.add(batch)
+    kept = {name: array.copy() for name, array in quality.state().items()}
+    assert len(kept["0.stretches"]) > 50
+    for index in range(2):
+        at_task = task == index
+        assert kept[f"{index}.sums"][:, 2].sum() == 2 * at_task.sum()
+        minutes, counts = np.unique(one.feature_time_ms[at_task] // MINUTE, return_counts=True)
+        np.testing.assert_array_equal(kept[f"{index}.stretches"], minutes)
+        np.testing.assert_array_equal(kept[f"{index}.sums"][:, 2], 2 * counts)
 
 
 def test_stretches_that_are_too_short_for_the_window_are_refused() -> None:

@@ -49,6 +49,6 @@ def test_the_trainer_tells_the_quality_of_what_was_served() -> None:
     assert known is not None
     judged = run.served
     rows = (judged.time_ms >= known.start_ms) & (judged.time_ms < known.end_ms)
-    assert known.metrics.rows == rows.sum() > 2_000
+    assert known.metrics.rows == rows.sum() >= 1_500
     exact = auc(judged.logits[rows], judged.labels[rows]).value
     assert abs(known.metrics.auc - exact) <= known.metrics.auc_error
