@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rillet.backtest.names import BASELINES
+
 if TYPE_CHECKING:
     from rillet.backtest.report import BacktestReport
 
 INTERRUPTED = 130
-_BASELINES = ("frozen", "logistic", "popularity", "decayed_popularity")
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -56,7 +57,7 @@ class _Interval(click.ParamType[int]):
 @click.option(
     "--baselines",
     metavar="NAMES",
-    default=",".join(_BASELINES),
+    default=",".join(BASELINES),
     show_default=True,
     help="What is scored beside the first setting; none for nothing.",
 )

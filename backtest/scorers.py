@@ -16,7 +16,7 @@ from torch import nn
 
 from rillet.jobs.config import RilletConfig
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
-from rillet.schemas.arrays import Float32s
+from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.sync import Dense, MemoryLog, ModelStore, Publisher, Replica, TableShard
@@ -73,12 +73,16 @@ class ModelScorer:
         self._network.load(self._replica.dense)
         self._predictor = Predictor(spec)
         self._tasks = len(spec.tasks)
+        #: rows that it was given, int64[T, 2]: negatives and positives
+        self.learned: Int64s = np.zeros((self._tasks, 2), np.int64)
         self._offset = self._dense_blobs = 0
         #: rows trained on by the last publication, and by the last one of the network's weights
         self._published_rows = self._dense_rows = 0
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`Scorer`."""
+        labels, mask = (column.reshape(-1, self._tasks) != 0 for column in (block.labels, block.mask))
+        self.learned += np.stack([(mask & ~labels).sum(axis=0), (mask & labels).sum(axis=0)], axis=1)
         # Nothing had come since the block before: rows that have waited for long enough were trained on by now.
         self.trainer.train(visible_ms, more=False)
         self.trainer.offer(0, self._offset, block, visible_ms)
@@ -126,7 +130,7 @@ class ModelScorer:
 
 
 class FrozenScorer:
-    """Another scorer as it stood at a moment of event time."""
+    """Another scorer as it stood after the publications up to a moment of event time."""
 
     def __init__(self, live: ModelScorer, until_ms: int) -> None:
         self._live = live

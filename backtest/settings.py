@@ -36,7 +36,7 @@ class Setup:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def reseeded(self, run: int) -> Setup:
-        """The same with other initial weights and rows; run 0 is this one."""
+        """The same with other initial weights and rows, and another sample of negatives; run 0 is this one."""
         model, table = self.config.model, self.config.table
         step = run * _SEED_STEP
         return replace(
@@ -46,7 +46,15 @@ class Setup:
                 model=replace(model, seed=model.seed + step),
                 table=replace(table, seed=table.seed + step),
             ),
+            spec=replace(self.spec, sampling_seed=self.spec.sampling_seed + step),
         )
+
+    @property
+    def training(self) -> tuple[object, ...]:
+        """Everything that decides what is learned; when it is published and applied does not."""
+        config = self.config
+        of_config = (config.model, config.table, config.trainer, config.joiner, config.flink.lateness_ms)
+        return (*of_config, self.spec, self.delays.commit_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the result, as plain values."""

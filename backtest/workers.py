@@ -17,14 +17,12 @@ from pathlib import Path
 from time import monotonic
 
 from rillet.backtest.errors import BacktestError
+from rillet.backtest.results import Scores
 from rillet.backtest.settings import Setup
 from rillet.schemas import RilletError
-from rillet.schemas.arrays import Float32s
 
 _PROGRESS_S = 0.2
 _JOIN_S = 5.0
-
-Result = tuple[dict[str, Float32s], dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +75,13 @@ class Workers:
         for process in self._processes.values():
             process.join(_JOIN_S)
 
-    def results(self, on_progress: Callable[[int, int], None]) -> dict[tuple[str, int], Result]:
+    def results(self, on_progress: Callable[[int, int], None]) -> dict[tuple[str, int], Scores]:
         """Waits for all runs.
 
         :param on_progress: called with a run's index and the requests it is through.
         :raises BacktestError: a run failed, with its name; the others are not waited for.
         """
-        results: dict[tuple[str, int], Result] = {}
+        results: dict[tuple[str, int], Scores] = {}
         waiting = iter(enumerate(self._runs))
         at_work: dict[Connection, Run] = {}
 
