@@ -47,7 +47,7 @@ def backtest(
     """Runs a recording through the loop of one configuration, in this process.
 
     :param spec: what is learned from; None is the recording's. Only what changes no recorded column may differ
-        (:func:`rillet.backtest.settings.vary_spec`). Labels that judge are those of the recording's spec.
+        (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
     :param delays: None takes the configuration's.
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.

@@ -89,7 +89,10 @@ class Workers:
             following = next(waiting, None)
             if following is not None:
                 at_work[connection] = following[1]
-                connection.send(following)
+                try:
+                    connection.send(following)
+                except OSError:
+                    raise self._ended(connection, following[1]) from None
 
         for connection in self._processes:
             give(connection)
@@ -99,21 +102,27 @@ class Workers:
                 run = at_work[connection]
                 try:
                     kind, *content = connection.recv()
-                except EOFError:
-                    process = self._processes[connection]
-                    process.join(_JOIN_S)
-                    raise BacktestError(
-                        f"{run.name}: its process ended with {process.exitcode}; out of memory? Try fewer --workers"
-                    ) from None
+                except (EOFError, OSError):  # its end of the pipe was closed, or reset while it was written to
+                    raise self._ended(connection, run) from None
                 if kind == "progress":
                     on_progress(*content)
                 elif kind == "error":
-                    raise BacktestError(f"{run.name}: {content[0]}")
+                    raise BacktestError(self._prefix(run) + content[0])
                 else:
                     results[run.key] = content[0]
                     del at_work[connection]
                     give(connection)
         return results
+
+    def _prefix(self, run: Run) -> str:
+        return f"{run.name}: " if len(self._runs) > 1 else ""
+
+    def _ended(self, connection: Connection, run: Run) -> BacktestError:
+        process = self._processes[connection]
+        process.join(_JOIN_S)
+        return BacktestError(
+            f"{self._prefix(run)}its process ended with {process.exitcode}; out of memory? Try fewer --workers"
+        )
 
 
 def _work(connection: Connection) -> None:

@@ -18,7 +18,7 @@ from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.loop import _run, backtest
 from rillet.backtest.names import METRICS
 from rillet.backtest.results import check_judgeable
-from rillet.backtest.settings import vary_spec
+from rillet.backtest.specs import vary_spec
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
 from rillet.recordings import Event, Recording, RecordingWriter
