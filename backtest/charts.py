@@ -23,6 +23,7 @@ TITLES = {
     "calibration": "Calibration",
 }
 _DAY_MS = 86_400_000
+_LEGEND_LINE_IN = 0.22
 _DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1.5))]
 _BASELINE_DASHES: dict[str, Any] = {
     "frozen": (0, (6, 2)),
@@ -103,7 +104,11 @@ def by_axis(axes: Axes, report: BacktestReport, key: str, metric: str, task: int
         # A line of its own, so that the legend shows it without the bars.
         axes.plot(x, y, marker="o", markersize=4, label=others, **style)
     if len(lines) > 1:
-        axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        # Above the plot, which keeps its height.
+        axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        figure = axes.get_figure(root=True)
+        if figure is not None:
+            figure.set_figheight(figure.get_figheight() + _LEGEND_LINE_IN * len(lines))
     axes.set_xticks(at, values)
     axes.minorticks_off()
     axes.set_xlabel(key)

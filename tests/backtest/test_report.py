@@ -370,6 +370,19 @@ def test_figures_for_a_notebook_name_their_lines(report: BacktestReport) -> None
     assert [label.get_text() for label in by_interval.axes[0].get_xticklabels()] == ["10s", "1m"]
 
 
+def test_the_legend_of_a_chart_by_setting_lies_above_the_plot_and_shows_no_bars() -> None:
+    setups = grid(SPEC, None, ["model.dim=4,8", "model.kind=deepfm,logistic"])
+    logits = dict.fromkeys(setups, report_of([1_000 * at for at in range(REQUESTS)]).logits["model"])
+    figure = report_of([1_000 * at for at in range(REQUESTS)], logits, setups).plot_axis("model.dim")
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["model.kind=deepfm", "model.kind=logistic"]
+    assert {type(handle).__name__ for handle in legend.legend_handles} == {"Line2D"}
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert axes.get_window_extent().height > 0.5 * figure.bbox.height
+
+
 def test_a_setup_tells_everything_that_decides_its_result() -> None:
     config = grid(SPEC)["model"].config
     told = Setup(config, SPEC, Delays(1, 2, 3, 4)).to_json()
