@@ -73,16 +73,16 @@ class ModelScorer:
         self._network.load(self._replica.dense)
         self._predictor = Predictor(spec)
         self._tasks = len(spec.tasks)
-        #: rows that it was given, int64[T, 2]: negatives and positives
+        #: rows that it was given by the last publication, int64[T, 2]: negatives and positives
         self.learned: Int64s = np.zeros((self._tasks, 2), np.int64)
+        self._uncounted: list[ExampleBlock] = []
         self._offset = self._dense_blobs = 0
         #: rows trained on by the last publication, and by the last one of the network's weights
         self._published_rows = self._dense_rows = 0
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`Scorer`."""
-        labels, mask = (column.reshape(-1, self._tasks) != 0 for column in (block.labels, block.mask))
-        self.learned += np.stack([(mask & ~labels).sum(axis=0), (mask & labels).sum(axis=0)], axis=1)
+        self._uncounted.append(block)
         # Nothing had come since the block before: rows that have waited for long enough were trained on by now.
         self.trainer.train(visible_ms, more=False)
         self.trainer.offer(0, self._offset, block, visible_ms)
@@ -91,6 +91,7 @@ class ModelScorer:
 
     def publish(self, now_ms: int, *, dense: bool) -> None:
         """See :class:`Scorer`."""
+        self._count()
         trainer = self.trainer
         trainer.train(now_ms, more=False)
         rows = trainer.counters.rows
@@ -123,6 +124,16 @@ class ModelScorer:
             batch = [ScoreRequest.of_event(event) for event in requests[first : first + _BATCH_REQUESTS]]
             parts += self._predictor.score(self._replica.table, self._network, batch)
         return np.concatenate(parts) if parts else np.empty((0, self._tasks), np.float32)
+
+    def _count(self) -> None:
+        if not self._uncounted:
+            return
+        labels, mask = (
+            np.concatenate([getattr(block, name) for block in self._uncounted]).reshape(-1, self._tasks) != 0
+            for name in ("labels", "mask")
+        )
+        self.learned += np.stack([(mask & ~labels).sum(axis=0), (mask & labels).sum(axis=0)], axis=1)
+        self._uncounted.clear()
 
     def close(self) -> None:
         """Forgets what was published."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rillet.backtest import BacktestError, backtest, compare, grid, workers
 from rillet.jobs.errors import ConfigError
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import generate_synthetic
+from rillet.schemas import dump_spec
 from tests.backtest.events import SPEC
 
 QUICK = ["model.kind=logistic"]
@@ -57,6 +59,36 @@ def test_parallel_runs_give_what_single_runs_give_and_progress_counts_requests(f
         assert together.counters[name] == alone.counters["model"]
     assert seen[-1] == (800, 800)
     assert seen == sorted(seen)
+
+
+def test_what_is_learned_otherwise_than_it_was_recorded_is_said_on_stderr(folder: Path, tmp_path: Path) -> None:
+    spec = Recording(folder).info.spec
+    click, *others = spec.tasks
+    (tmp_path / "shop.spec.toml").write_text(dump_spec(replace(spec, tasks=(replace(click, window_ms=7), *others))))
+    (tmp_path / "rillet.toml").write_text('spec = "shop.spec.toml"\n')
+    options = ["--config", str(tmp_path / "rillet.toml"), "--baselines", "best"]
+    done = CliRunner().invoke(main, ["backtest", str(folder), *options])
+    assert "says: tasks.click.window_ms: 7, recorded 600000" in " ".join(done.stderr.split())
+
+
+@pytest.mark.integration
+def test_the_example_of_the_documentation_runs_and_prints_the_lines_that_it_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "backtest.md").read_text("utf-8")
+    block = next(block for block in text.split("```bash\n")[1:] if "generate_synthetic" in block)
+    commands, _, rest = block.partition("```\n")
+    printed = rest.split("```\n")[1]
+    code, _, command = commands.partition("<< 'END'\n")[2].partition("END\n")
+    shop = tmp_path / "shop"
+    exec(code.replace("var/recordings/shop", str(shop)).replace("6_000", "600"), {})  # noqa: S102  our own
+    name, *options = command.replace("var/recordings/shop", str(shop)).split()
+    assert name == "rillet"
+    done = CliRunner().invoke(main, [*options, "--workers", "2"])
+    assert done.exit_code == 0, done.output
+
+    def first_words(lines: str) -> list[str]:
+        return [line.split()[0] for line in lines.splitlines() if line.strip() and ":" not in line]
+
+    assert first_words(done.stdout) == first_words(printed)
 
 
 def test_a_run_that_was_killed_says_so_whatever_the_pipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
