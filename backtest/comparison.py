@@ -38,8 +38,9 @@ def compare(
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
     :param baselines: of ``BASELINES``.
-    :param seeds: runs per setup, each under other seeds of weights and rows. From 2 on, intervals tell what another seed
-        would change; with 1 the luck of a run cannot be told from a setting, so differences of setups have no interval.
+    :param seeds: runs per setup, each under other seeds of weights, rows and sampling; baselines run with the first. From 2
+        on, intervals tell what another seed would change; with 1 the luck of a run cannot be told from a setting, so
+        differences of setups and to seeded baselines have no interval.
     :param workers: processes at a time; None for one per core.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :raises RecordingError: the recording is damaged.

@@ -119,6 +119,20 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
     assert vary_spec(SPEC, {"sampling_seed": SPEC.sampling_seed}) == SPEC
 
 
+def test_another_run_has_other_weights_other_rows_and_another_sample_of_negatives() -> None:
+    setup = grid(SPEC)["model"]
+    assert setup.reseeded(0) == setup
+    again, third = setup.reseeded(1), setup.reseeded(2)
+    for seed_of in (
+        lambda one: one.config.model.seed,
+        lambda one: one.config.table.seed,
+        lambda one: one.spec.sampling_seed,
+    ):
+        assert len({seed_of(one) for one in (setup, again, third)}) == 3
+    assert replace(again.spec, sampling_seed=SPEC.sampling_seed) == SPEC
+    assert again.delays == setup.delays
+
+
 def test_delays_are_the_configurations_times_the_speed_unless_they_are_given() -> None:
     tables = {
         "flink": {"checkpoint_interval_ms": 1_000},
