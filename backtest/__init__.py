@@ -7,8 +7,9 @@ print(report.table())
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rillet.schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rillet.backtest.comparison import compare
@@ -18,20 +19,17 @@ if TYPE_CHECKING:
     from rillet.backtest.report import BacktestReport
     from rillet.backtest.settings import Setup, grid
 
-_LAZY = {
-    "BacktestError": "rillet.backtest.errors",
-    "BacktestReport": "rillet.backtest.report",
-    "Delays": "rillet.backtest.delays",
-    "Setup": "rillet.backtest.settings",
-    "backtest": "rillet.backtest.loop",
-    "compare": "rillet.backtest.comparison",
-    "grid": "rillet.backtest.settings",
-}
 __all__ = ["BacktestError", "BacktestReport", "Delays", "Setup", "backtest", "compare", "grid"]
 
-
-def __getattr__(name: str) -> Any:
-    # The command of this room lies beside the loop: its --help must not load torch.
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+# The command of this room lies beside the loop: its --help must not load torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "rillet.backtest.comparison": ["compare"],
+        "rillet.backtest.delays": ["Delays"],
+        "rillet.backtest.errors": ["BacktestError"],
+        "rillet.backtest.loop": ["backtest"],
+        "rillet.backtest.report": ["BacktestReport"],
+        "rillet.backtest.settings": ["Setup", "grid"],
+    },
+)

@@ -11,7 +11,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from rillet.backtest.drawing import INK, MUTED, SERIES, new_figure
-from rillet.backtest.report import BASELINES, SERVED, BacktestReport, is_defined
+from rillet.backtest.names import BASELINES, SERVED
+from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import axes_of, numeric
 from rillet.trainer.quality import Estimate
 
@@ -22,6 +23,7 @@ TITLES = {
     "calibration": "Calibration",
 }
 _DAY_MS = 86_400_000
+_LEGEND_LINE_IN = 0.22
 _DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1.5))]
 _BASELINE_DASHES: dict[str, Any] = {
     "frozen": (0, (6, 2)),
@@ -49,8 +51,6 @@ def curves(axes: Axes, report: BacktestReport, metric: str, task: int) -> None:
     judged = edges[1:] > report.judged_from_ms
     seen: list[float] = []
     for index, scorer in enumerate(report.scorers):
-        if not is_defined(scorer, metric):
-            continue
         values = np.array(report.over_time(scorer, metric, task=task))
         alone = np.isfinite(values) & ~np.isfinite(np.r_[np.nan, values[:-1]]) & ~np.isfinite(np.r_[values[1:], np.nan])
         marks = {"marker": "o", "markersize": 3, "markevery": np.flatnonzero(alone).tolist()}
@@ -96,19 +96,19 @@ def by_axis(axes: Axes, report: BacktestReport, key: str, metric: str, task: int
         x = [place + aside for place, _ in points]
         y = np.array([found.value for _, found in points])
         reach = np.array([found.high - found.value for _, found in points])
-        axes.errorbar(
-            x,
-            y,
-            np.where(np.isfinite(reach), reach, 0.0),
-            color=SERIES[index % len(SERIES)],
-            linestyle="none" if named else _DASHES[index // len(SERIES) % len(_DASHES)],
-            marker="o",
-            markersize=4,
-            capsize=3,
-            label=others,
-        )
+        style: dict[str, Any] = {
+            "color": SERIES[index % len(SERIES)],
+            "linestyle": "none" if named else _DASHES[index // len(SERIES) % len(_DASHES)],
+        }
+        axes.errorbar(x, y, np.where(np.isfinite(reach), reach, 0.0), capsize=3, ls="none", color=style["color"])
+        # A line of its own, so that the legend shows it without the bars.
+        axes.plot(x, y, marker="o", markersize=4, label=others, **style)
     if len(lines) > 1:
-        axes.legend(fontsize=8)
+        # Above the plot, which keeps its height.
+        axes.legend(fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        figure = axes.get_figure(root=True)
+        if figure is not None:
+            figure.set_figheight(figure.get_figheight() + _LEGEND_LINE_IN * len(lines))
     axes.set_xticks(at, values)
     axes.minorticks_off()
     axes.set_xlabel(key)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rillet.backtest.names import BASELINES
+
 if TYPE_CHECKING:
     from rillet.backtest.report import BacktestReport
 
 INTERRUPTED = 130
-_BASELINES = ("frozen", "logistic", "popularity", "decayed_popularity")
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -56,7 +57,7 @@ class _Interval(click.ParamType[int]):
 @click.option(
     "--baselines",
     metavar="NAMES",
-    default=",".join(_BASELINES),
+    default=",".join(BASELINES),
     show_default=True,
     help="What is scored beside the first setting; none for nothing.",
 )
@@ -119,9 +120,11 @@ def backtest(
     For whom is it good?
       rillet backtest ... --by-slot country
 
-    KEY is any of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
+    KEY is one of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
     .dense or .apply, spec.sampling_seed, or spec.tasks.TASK. with window_ms, negative_rate, labels, late or early_ms.
-    Whatever a setting learns from, all are judged by the labels of the recording's own feature spec.
+    Whatever a setting learns from, all are judged by the labels of the recording's own feature spec, on requests whose
+    label window had closed when the recording ended. If the spec that --config names has other windows, rates or label
+    modes, they are what is learned from.
 
     Intervals are numbers with a unit (500ms, 10s, 1m, 2h, 1d), or 0: at once. They default to the configuration's
     [flink] checkpoint_interval_ms and [publisher] sparse_interval_s and dense_interval_s, times --speed.
@@ -133,11 +136,16 @@ def backtest(
     from rillet.backtest.progress import show_progress
     from rillet.backtest.settings import grid
     from rillet.backtest.slots import find_slot
+    from rillet.backtest.specs import learned_spec, spec_changes
     from rillet.recordings import Recording
 
     console = Console(stderr=True, highlight=False)
     recording = Recording(directory)
     spec = recording.info.spec
+    for path in (json_path, html_path):
+        _check_writable(path)
+    for change in spec_changes(spec, learned_spec(spec, config_path)):
+        console.print(f"learning as {config_path} says: {change}", markup=False, soft_wrap=True)
     for slot in slots:
         find_slot(spec, slot)
     delays = {"commit": commit, "publish": publish, "dense": dense, "apply": apply}
@@ -166,6 +174,19 @@ def backtest(
     except KeyboardInterrupt:
         console.print("interrupted", markup=False)
         raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuses a path for what a run gives before the run."""
+    if not path:
+        return
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise click.UsageError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _write(report: BacktestReport, slots: tuple[str, ...], json_path: Path | None, html_path: Path | None) -> None:

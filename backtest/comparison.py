@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rillet.backtest.delays import Delays
 from rillet.backtest.events import judged_from, label_events, load_events, request_times
-from rillet.backtest.report import BASELINES, BacktestReport
+from rillet.backtest.names import BASELINES, SERVED
+from rillet.backtest.report import BacktestReport
+from rillet.backtest.results import check_judgeable, report_of
 from rillet.backtest.settings import Setup
 from rillet.backtest.workers import Run, Workers
 from rillet.jobs.config import RilletConfig
@@ -36,19 +38,20 @@ def compare(
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
     :param baselines: of ``BASELINES``.
-    :param seeds: runs per setup, each under other seeds of weights and rows. From 2 on, intervals tell what another seed
-        would change; with 1 the luck of a run cannot be told from a setting, so differences of setups have no interval.
+    :param seeds: runs per setup, each under other seeds of weights, rows and sampling; baselines run with the first. From 2
+        on, intervals tell what another seed would change; with 1 the luck of a run cannot be told from a setting, so
+        differences of setups and to seeded baselines have no interval.
     :param workers: processes at a time; None for one per core.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :raises RecordingError: the recording is damaged.
     :raises ConfigError: there is nothing to compare, or a name is a baseline's.
-    :raises BacktestError: a run failed, with its name. The others are ended.
+    :raises BacktestError: a run failed, with its name, and the others are ended; or no task can be judged.
     """
     recording = recording if isinstance(recording, Recording) else Recording(Path(recording))
     spec = recording.info.spec
     if not setups:
         raise ConfigError("setups: there is none to run")
-    for name in {*setups} & {*BASELINES, "served"}:
+    for name in {*setups} & {*BASELINES, SERVED}:
         raise ConfigError(f"setups: {name} is the name of a baseline; choose another")
     if seeds < 1:
         raise ConfigError(f"seeds: {seeds} is below 1")
@@ -65,7 +68,7 @@ def compare(
             recording.directory.absolute(),
             requests,
             setup.reseeded(seed),
-            tuple(baselines) if (name, seed) == (first, 0) else (),
+            tuple(baselines) if name == first else (),
             judge_from,
         )
         for seed in range(seeds)
@@ -74,8 +77,10 @@ def compare(
     with Workers(runs, workers or os.cpu_count() or 1) as processes:
         # While they import and compile; what is here is needed anyway.
         events = load_events(recording, requests)
-        expected = label_events(events, spec)
         times = request_times(events)
+        judged_from_ms = judged_from(times, judge_from)
+        check_judgeable(recording, judged_from_ms)
+        expected = label_events(events, spec)
         del events
         done = dict.fromkeys(range(len(runs)), 0)
 
@@ -85,13 +90,10 @@ def compare(
 
         results = processes.results(progress)
     on_progress(len(times) * len(runs), len(times) * len(runs))
-    return BacktestReport(
+    return report_of(
+        recording,
         expected,
-        {name: results[name, 0][0]["model"] for name in resolved}
-        | {name: logits for name, logits in results[first, 0][0].items() if name != "model"},
-        judged_from(times, judge_from),
+        judged_from_ms,
         resolved,
-        {name: results[name, 0][1] for name in resolved},
-        {name: tuple(results[name, seed][0]["model"] for seed in range(1, seeds)) for name in resolved},
-        recording=recording.directory.name,
+        {name: [results[name, seed] for seed in range(seeds)] for name in resolved},
     )

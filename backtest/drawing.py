@@ -44,7 +44,7 @@ STYLE: Any = {
     "svg.hashsalt": "rillet",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 12,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
@@ -97,7 +97,8 @@ def size(count: float) -> str:
 def new_figure(plot: Callable[[Axes], None]) -> Figure:
     """A figure of one chart."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 2.9), layout="constrained")
+        # Not wide: on a telephone, whose width it is scaled to, its text has to be read.
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         plot(figure.add_subplot())
     return figure
 

@@ -19,8 +19,10 @@ import torch
 from rillet.backtest.delays import Delays
 from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
 from rillet.backtest.joining import SimulatedJoin
+from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
-from rillet.backtest.report import BASELINES, BacktestReport
+from rillet.backtest.report import BacktestReport
+from rillet.backtest.results import Scores, report_of
 from rillet.backtest.scorers import FrozenScorer, ModelScorer, Scorer
 from rillet.backtest.settings import Setup
 from rillet.jobs.config import RilletConfig
@@ -45,12 +47,13 @@ def backtest(
     """Runs a recording through the loop of one configuration, in this process.
 
     :param spec: what is learned from; None is the recording's. Only what changes no recorded column may differ
-        (:func:`rillet.backtest.settings.vary_spec`). Labels that judge are those of the recording's spec.
+        (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
     :param delays: None takes the configuration's.
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
     :param baselines: which of ``BASELINES`` to score by as well; True for all.
     :param on_progress: called now and then with the requests that are through.
+    :returns: figures are NaN of a task whose label windows were all open when the recording ended.
     :raises RecordingError: the recording is damaged.
     :raises ModelError: the model cannot be built or no longer learns.
     """
@@ -59,15 +62,9 @@ def backtest(
     judged_from_ms = judged_from(request_times(events), judge_from)
     names = BASELINES if baselines is True else tuple(baselines or ())
     with one_thread():
-        logits, counters = score_events(events, setup, names, judged_from_ms, on_progress)
-    return BacktestReport(
-        label_events(events, recording.info.spec),
-        logits,
-        judged_from_ms,
-        {"model": setup},
-        {"model": counters},
-        recording=recording.directory.name,
-    )
+        scores = score_events(events, setup, names, judged_from_ms, on_progress)
+    expected = label_events(events, recording.info.spec)
+    return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
 
 
 @contextmanager
@@ -90,11 +87,12 @@ def score_events(
     baselines: Collection[str],
     judged_from_ms: int,
     on_progress: Callable[[int], None],
-) -> tuple[dict[str, Float32s], dict[str, int]]:
-    """Logits float32[impressions, T] of the model and of baselines, and the joiner's counters."""
+) -> Scores:
+    """Runs events through the loop of one setup."""
     spec = setup.spec
     events = restamp(events, spec)
-    scorers = _scorers(setup, baselines, judged_from_ms)
+    model = ModelScorer(spec, setup.config)
+    scorers = {"model": model, **_baselines(setup, baselines, judged_from_ms)}
     try:
         with tempfile.TemporaryDirectory() as folder:
             join = SimulatedJoin(
@@ -105,7 +103,8 @@ def score_events(
                 directory=Path(folder) / "joiner",
             )
             try:
-                return _run(events, scorers, join, setup.delays, on_progress), join.counters
+                logits = _run(events, scorers, join, setup.delays, on_progress)
+                return Scores(logits, join.counters, model.learned)
             finally:
                 join.close()
     finally:
@@ -113,12 +112,13 @@ def score_events(
             scorer.close()
 
 
-def _scorers(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
-    """The model, and those of the baselines that make sense beside it."""
+def _baselines(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
+    """Those of the baselines that make sense beside the model."""
     spec, config = setup.spec, setup.config
-    scorers: dict[str, Scorer] = {"model": ModelScorer(spec, config)}
+    scorers: dict[str, Scorer] = {}
     if "frozen" in baselines:
-        scorers["frozen"] = FrozenScorer(ModelScorer(spec, config), judged_from_ms)
+        # The newest publication that the first judged request can have been served by.
+        scorers["frozen"] = FrozenScorer(ModelScorer(spec, config), judged_from_ms - setup.delays.apply_ms - 1)
     if "logistic" in baselines and config.model.kind != "logistic":
         scorers["logistic"] = ModelScorer(spec, replace(config, model=replace(config.model, kind="logistic")))
     if item_slot(spec) is not None:

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from rillet.backtest.charts import TITLES, by_axis, curves, legend_entries
 from rillet.backtest.delays import show_interval
 from rillet.backtest.drawing import THEME, draw, render_template
-from rillet.backtest.report import METRICS, ONE_RUN, BacktestReport, is_defined, show_estimate
+from rillet.backtest.names import METRICS
+from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import DELAY_KEYS, Setup, axes_of
+from rillet.backtest.text import FEW, ONE_RUN, notes, show_estimate
 from rillet.trainer.quality import Estimate
 
 
@@ -27,8 +29,9 @@ def render(report: BacktestReport, slots: Sequence[str] = ()) -> str:
         "rillet.backtest",
         "report.html.j2",
         report=report,
-        judged=int(report.judged.sum()),
+        notes=notes(report),
         one_run=ONE_RUN,
+        few=FEW,
         legend=legend,
         titles=[TITLES[metric] for metric in METRICS],
         axes=[_axis(report, key) for key in axes_of(report.setups.values())],
@@ -45,15 +48,16 @@ def _task(report: BacktestReport, index: int, name: str, slots: Sequence[str]) -
     others = [scorer for scorer in report.scorers if scorer != report.first]
     return {
         "name": name,
+        "judged": int(report.judged[:, index].sum()),
         "plots": [{"title": TITLES[m], "svg": draw(f"{name}: {TITLES[m]} over event time", plot(m))} for m in METRICS],
         "figures": [
-            {"name": scorer, "cells": [_cell(report.estimate(scorer, m, index), scorer, m) for m in METRICS]}
+            {"name": scorer, "cells": [_cell(report.estimate(scorer, m, index)) for m in METRICS]}
             for scorer in report.scorers
         ],
         "differences": [
             {
                 "name": scorer,
-                "cells": [_cell(report.difference(scorer, report.first, m, index), scorer, m, "+") for m in METRICS],
+                "cells": [_cell(report.difference(scorer, report.first, m, index), "+") for m in METRICS],
             }
             for scorer in others
         ],
@@ -80,21 +84,14 @@ def _axis(report: BacktestReport, key: str) -> dict[str, Any]:
 
 def _slot_rows(report: BacktestReport, slot: str, scorer: str, task: int) -> list[dict[str, Any]]:
     return [
-        row | {metric: _cell(row[metric], scorer, metric) if metric in row else _NONE for metric in _SLOT_METRICS}
+        row | {metric: _cell(row[metric]) for metric in ("auc", "calibration")}
         for row in report.by_slot(slot, scorer, task)
     ]
 
 
-_SLOT_METRICS = ("auc", "calibration")
-_NONE = {"value": "-", "interval": "", "sure": False}
-
-
-def _cell(found: Estimate, scorer: str, metric: str, sign: str = "") -> dict[str, Any]:
+def _cell(found: Estimate, sign: str = "") -> dict[str, Any]:
     """A figure, its interval, and whether that lies on one side of zero."""
-    text = show_estimate(found, sign)
-    if text == "-" or not is_defined(scorer, metric):
-        return _NONE
-    value, _, interval = text.partition(" ")
+    value, _, interval = show_estimate(found, sign).partition(" ")
     return {"value": value, "interval": interval, "sure": found.excludes_zero}
 
 

@@ -1,4 +1,4 @@
-"""Baselines that count: how many positives an item has had, which any model has to beat."""
+"""Baselines that count: the share of an item's impressions that were positive, which any model has to beat."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import numpy as np
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, Slot
 from rillet.schemas.arrays import Float32s, Float64s, Int64s
 from rillet.schemas.fid import VALUE_BITS
+from rillet.trainer.evaluation import row_weights
 
-#: half-lives after which faded counts are brought back into the range of their numbers
+#: half-lives after which decayed counts are brought back into the range of their numbers
 _RESCALE_HALF_LIVES = 64.0
+#: impressions at the overall rate that each item starts with
+PRIOR_IMPRESSIONS = 10.0
+#: of a rate: no item is certain
+_LOWEST_RATE = 1e-6
 
 
 def item_slot(spec: FeatureSpec) -> Slot | None:
@@ -20,9 +25,10 @@ def item_slot(spec: FeatureSpec) -> Slot | None:
 
 
 class PopularityScorer:
-    """Scores by the positives that an item has had, per task. With a half-life, old ones fade.
+    """Scores by the rate of positives among an item's impressions, per task. With a half-life, old rows decay.
 
-    Logits are log(1 + count): they rank, and are no probabilities.
+    Rows count as :func:`~rillet.trainer.evaluation.row_weights` says, so that rates are those of unsampled impressions in
+    every label mode. Each item starts with ``PRIOR_IMPRESSIONS`` at the overall rate.
     """
 
     def __init__(self, spec: FeatureSpec, half_life_ms: int | None = None) -> None:
@@ -35,59 +41,94 @@ class PopularityScorer:
         self._slot = slot.slot
         self._tasks = len(spec.tasks)
         self._half_life_ms = half_life_ms
-        #: served, and learned since the last publication; float64[T] of an item, as of ``_zero_ms``
-        self._served: dict[int, Float64s] = {}
-        self._learned: dict[int, Float64s] = {}
+        self._waiting: list[tuple[int, ExampleBlock]] = []
+        #: number of each item that has had a row
+        self._number_of: dict[int, int] = {}
+        #: positives and impressions as of ``_zero_ms``, float64[2, items, T]; the last item has had none
+        self._counts: Float64s = np.zeros((2, 1, self._tasks))
         self._zero_ms: int | None = None
+        #: overall rate at the last publication, float64[T]; one half before the first row
+        self._overall: Float64s = np.full(self._tasks, 0.5)
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
-        labels = block.labels.reshape(-1, self._tasks)
-        positive = np.flatnonzero(labels.any(axis=1))
-        if not len(positive):
-            return
-        # Instead of fading all counts as time passes, a new positive weighs more.
-        weight = 1.0 / self._fading(visible_ms)
-        items = block.fids[block.fids >> VALUE_BITS == self._slot][positive]
-        for item, label in zip(items.tolist(), labels[positive], strict=True):
-            count = self._learned.get(item, self._served.get(item, 0.0))
-            self._learned[item] = count + label * weight
+        self._waiting.append((visible_ms, block))
 
     def publish(self, now_ms: int, *, dense: bool) -> None:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
-        self._served |= self._learned
-        self._learned = {}
+        if not self._waiting:
+            return
+        self._rescale(now_ms)
+        blocks = [block for _, block in self._waiting]
+        weights = self._weights(blocks) * np.repeat(
+            # Instead of all counts decaying as time passes, a newer row weighs more.
+            [1 / self._decay(visible_ms) for visible_ms, _ in self._waiting],
+            [len(block) for block in blocks],
+        ).reshape(-1, 1)
+        self._waiting.clear()
+        fids, rows = np.unique(
+            np.concatenate([_of_slot(block.fids, self._slot) for block in blocks]), return_inverse=True
+        )
+        numbers = [self._number_of.setdefault(fid, len(self._number_of)) for fid in fids.tolist()]
+        items = len(self._number_of) + 1
+        if items > self._counts.shape[1]:
+            # Twice the room, so that growing does not copy with each publication.
+            room = np.zeros((2, 2 * items - self._counts.shape[1], self._tasks))
+            self._counts = np.concatenate((self._counts, room), axis=1)
+        for counts, of_rows in zip(self._counts, weights, strict=True):
+            np.add.at(counts, np.array(numbers)[rows], of_rows)
+        positives, impressions = self._counts.sum(axis=1) * self._decay(now_ms)
+        self._overall = (positives + 0.5) / (np.maximum(impressions, positives) + 1)
 
     def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
-        none = np.zeros(self._tasks)
-        items = [self._items_of(event) for event in requests]
-        counts = np.array([self._served.get(item, none) for fids in items for item in fids.tolist()])
-        # Scores of different times are compared too, so each is as faded as it was at its own.
-        faded = np.array([self._fading(event.event_time_ms) for event in requests])
-        logits: Float32s = np.log1p(
-            counts.reshape(-1, self._tasks) * np.repeat(faded, [len(fids) for fids in items])[:, None]
-        ).astype(np.float32)
+        items = [_of_slot(event.item_fids, self._slot) for event in requests]
+        # The last item has had no rows.
+        numbers = np.array([self._number_of.get(fid, -1) for fids in items for fid in fids.tolist()], np.int64)
+        # Scores of different times are compared too, so each is as decayed as it was at its own.
+        decay = np.repeat([self._decay(event.event_time_ms) for event in requests], [len(fids) for fids in items])
+        positives, impressions = self._counts[:, numbers] * decay[:, None]
+        # Corrections of negatives that the sample left out can push positives past impressions.
+        rates = (positives + PRIOR_IMPRESSIONS * self._overall) / (
+            np.maximum(impressions, positives) + PRIOR_IMPRESSIONS
+        )
+        rates = np.clip(rates, _LOWEST_RATE, 1 - _LOWEST_RATE)
+        logits: Float32s = np.log(rates / (1 - rates)).astype(np.float32)
         return logits
 
     def close(self) -> None:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
 
-    def _items_of(self, event: FeatureEvent) -> Int64s:
-        items: Int64s = event.item_fids[event.item_fids >> VALUE_BITS == self._slot]
-        return items
+    def _weights(self, blocks: Sequence[ExampleBlock]) -> Float64s:
+        """What each of n rows adds to positives and impressions, float64[2, n, T]."""
+        labels, mask = (
+            np.concatenate([getattr(block, name) for block in blocks]).reshape(-1, self._tasks)
+            for name in ("labels", "mask")
+        )
+        kinds = np.concatenate([block.label_kind for block in blocks])
+        rates = np.concatenate([block.sampling_rate for block in blocks])
+        of_tasks = [row_weights(labels[:, task], kinds, rates) for task in range(self._tasks)]
+        negatives, positives = (np.stack(columns, axis=1) for columns in zip(*of_tasks, strict=True))
+        weights: Float64s = np.stack((positives, negatives + positives)) * mask
+        return weights
 
-    def _fading(self, time_ms: int) -> float:
+    def _decay(self, time_ms: int) -> float:
         """What a count as of ``_zero_ms`` is multiplied with at a later time."""
-        if self._half_life_ms is None:
+        if self._half_life_ms is None or self._zero_ms is None:
             return 1.0
+        return float(2.0 ** ((self._zero_ms - time_ms) / self._half_life_ms))
+
+    def _rescale(self, now_ms: int) -> None:
+        """Moves ``_zero_ms`` on before weights leave the range of their numbers."""
+        if self._half_life_ms is None:
+            return
         if self._zero_ms is None:
-            self._zero_ms = time_ms
-        half_lives = (time_ms - self._zero_ms) / self._half_life_ms
-        if half_lives > _RESCALE_HALF_LIVES:
-            factor = 2.0**-half_lives
-            for counts in (self._served, self._learned):
-                for item in counts:
-                    counts[item] = counts[item] * factor
-            self._zero_ms, half_lives = time_ms, 0.0
-        return float(2.0**-half_lives)
+            self._zero_ms = now_ms
+        elif now_ms - self._zero_ms > _RESCALE_HALF_LIVES * self._half_life_ms:
+            self._counts *= self._decay(now_ms)
+            self._zero_ms = now_ms
+
+
+def _of_slot(fids: Int64s, slot: int) -> Int64s:
+    found: Int64s = fids[fids >> VALUE_BITS == slot]
+    return found

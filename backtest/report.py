@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples
+from rillet.backtest.names import SEEDED_BASELINES, SERVED
 from rillet.backtest.settings import Setup
 from rillet.backtest.slots import split_by_slot
 from rillet.schemas.arrays import Bools, Float32s, Int64s
@@ -23,10 +24,10 @@ from rillet.trainer.quality import (
     auc_within,
     average,
     calibration,
-    difference,
     estimate,
     normalised_entropy,
     spread_of_runs,
+    sum_of_spreads,
     time_blocks,
 )
 
@@ -36,38 +37,42 @@ if TYPE_CHECKING:
 #: Intervals are made of this many stretches of event time: labels, traffic and the state of a model hang together
 #: within minutes, so requests are no independent sample.
 BLOCKS = 50
+#: stretches that have to hold positives, and negatives, for an interval: fewer say too little about each other
+MIN_BLOCKS = 10
 #: points of a curve
 POINTS = 40
-#: said of a comparison without repeats
-ONE_RUN = "(one run): luck cannot be told from a setting; --seeds 3 repeats each, and gives differences an interval"
-METRICS = ("auc", "auc_within", "normalised_entropy", "calibration")
-BASELINES = ("frozen", "logistic", "popularity", "decayed_popularity")
-#: those whose scores depend on a seed
-_SEEDED_BASELINES = ("frozen", "logistic")
-#: the scores that the recording itself holds
-SERVED = "served"
+_METRICS = {"auc": auc, "normalised_entropy": normalised_entropy, "calibration": calibration}
 
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """Scores of M impressions by several scorers, and their labels by the recording's own spec."""
+    """Scores of M impressions by several scorers, and their labels by the recording's own spec.
+
+    A task is judged on requests from ``judged_from_ms`` on whose label window had closed when the recording ended: of
+    later ones, actions may be missing.
+    """
 
     expected: ExpectedExamples
     #: scorer to float32[M, T], impressions in the order of ``expected``; variants first, then baselines
     logits: Mapping[str, Float32s]
     judged_from_ms: int
+    #: newest event of the recording
+    last_event_ms: int
     #: variants by name; the baselines are of the first
     setups: Mapping[str, Setup] = field(default_factory=dict)
     #: what happened to the events in the joiner of each variant
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    #: scores of further runs of the variants under other seeds; curves and slots are of the first
+    #: scores of further runs of variants and baselines under other seeds; curves and slots are of the first
     repeats: Mapping[str, tuple[Float32s, ...]] = field(default_factory=dict)
+    #: rows that each variant's trainer was given, int64[T, 2]: negatives and positives
+    learned: Mapping[str, Int64s] = field(default_factory=dict)
     recording: str = ""
 
     @cached_property
     def scorers(self) -> tuple[str, ...]:
-        """Variants, baselines, and :data:`SERVED` where the recording holds served logits of judged impressions."""
-        return (*self.logits, SERVED) if len(self._served_rows) else tuple(self.logits)
+        """Variants, baselines, and ``served`` where the recording holds served logits of judged impressions."""
+        served = (self.judged & self._is_served[:, None]).any()
+        return (*self.logits, SERVED) if served else tuple(self.logits)
 
     @property
     def first(self) -> str:
@@ -76,39 +81,62 @@ class BacktestReport:
 
     @cached_property
     def judged(self) -> Bools:
-        """Impressions that are judged, bool[M]."""
-        judged: Bools = self._times >= self.judged_from_ms
+        """Impressions that are judged, bool[M, T]."""
+        judged: Bools = (self._times >= self.judged_from_ms)[:, None] & self._closed
         return judged
+
+    @cached_property
+    def left_out(self) -> list[int]:
+        """For each task, impressions that are not judged because their label window was open at the recording's end."""
+        late = (self._times >= self.judged_from_ms)[:, None] & ~self._closed
+        counts: list[int] = late.sum(axis=0).tolist()
+        return counts
 
     def influence(self, scorer: str, metric: str, task: int = 0) -> Influence:
         """A metric of one scorer's first run over the judged impressions; of ``served``, over those that hold its logits.
 
         :param metric: one of ``METRICS``.
         """
-        rows = self._served_rows if scorer == SERVED else self._judged_rows
-        return self._measure(self._runs(scorer)[0], metric, task, rows)
+        return self._measure(self._runs(scorer)[0], metric, task, self._rows(task, scorer == SERVED))
 
     def estimate(self, scorer: str, metric: str, task: int = 0) -> Estimate:
-        """The metric with its 95 % interval: the mean of the runs, where a variant has several."""
-        key = (scorer, metric, task, scorer == SERVED)
-        return estimate(average(self._summed(*key)), np.arange(BLOCKS), spread=self._spread(*key))
+        """The metric with its 95 % interval: the mean of the runs, where there are several.
+
+        The interval is everything where fewer than ``MIN_BLOCKS`` stretches of time hold positives, or negatives.
+        """
+        served = scorer == SERVED
+        runs = self._summed(scorer, metric, task, served)
+        return self._with_interval(average(runs), metric, task, served, _spread(runs))
 
     def difference(self, scorer: str, other: str, metric: str, task: int = 0) -> Estimate:
         """``scorer`` minus ``other``, paired over the same impressions, with its 95 % interval.
 
-        The luck of a single run cannot be told from what a setting changes: two variants that ran once have no interval,
-        it is everything. Variants that learn the same and are only published or applied at other times share their luck.
+        The luck of a single run cannot be told from what a setting changes: without repeats, the difference of two
+        scorers that depend on a seed has no interval, it is everything. Variants that learn the same and are only
+        published or applied at other times share their luck.
         """
         served = SERVED in (scorer, other)
-        keys = [(name, metric, task, served) for name in (scorer, other)]
-        alike = self._learn_alike(scorer, other)
-        spreads = [] if alike else [spread for key in keys if (spread := self._spread(*key)) is not None]
-        both = Spread(sum(one.variance for one in spreads), spreads[0].freedom) if spreads else None
-        first, second = (average(self._summed(*key)) for key in keys)
-        found = difference(first, second, np.arange(BLOCKS), spread=both)
-        if both is None and not alike and scorer in self.setups and other in self.setups:
+        of_each = [self._summed(name, metric, task, served) for name in (scorer, other)]
+        first, second = (average(runs) for runs in of_each)
+        between = Influence(first.value - second.value, first.rows - second.rows)
+        spreads = [] if self.learn_alike(scorer, other) else [_spread(runs) for runs in of_each]
+        found = self._with_interval(
+            between, metric, task, served, sum_of_spreads(spread for spread in spreads if spread is not None)
+        )
+        if self.is_one_run(scorer, other):
             return replace(found, low=-math.inf, high=math.inf)
         return found
+
+    def is_one_run(self, scorer: str, other: str) -> bool:
+        """Whether the difference of two scorers cannot be told from the luck of a seed: each ran once, and not alike."""
+        seeded = all(name in self.setups or name in SEEDED_BASELINES for name in (scorer, other))
+        repeated = all(len(self._runs(name)) > 1 for name in (scorer, other))
+        return scorer != other and seeded and not repeated and not self.learn_alike(scorer, other)
+
+    def learn_alike(self, scorer: str, other: str) -> bool:
+        """Whether two variants differ in nothing that training knows of."""
+        a, b = self.setups.get(scorer), self.setups.get(other)
+        return a is not None and b is not None and a.training == b.training
 
     def edges_ms(self, points: int = POINTS) -> Int64s:
         """Bounds of equal stretches of event time that hold all impressions, int64[points + 1]."""
@@ -116,13 +144,18 @@ class BacktestReport:
         return first + np.arange(points + 1, dtype=np.int64) * (last - first) // points
 
     def over_time(self, scorer: str, metric: str = "auc", points: int = POINTS, task: int = 0) -> list[float]:
-        """A metric within each stretch of :meth:`edges_ms`, over all impressions, NaN where it has no value."""
+        """A metric within each stretch of :meth:`edges_ms`, over all impressions whose label window had closed.
+
+        NaN where it has no value.
+        """
         # By its edges, so that no rounding puts a row beside the stretch that it is drawn in.
         bounds = np.searchsorted(self._times[self._by_time], self.edges_ms(points))
-        return [
-            self._measure(self._runs(scorer)[0], metric, task, self._known(scorer, self._by_time[a:b])).value
-            for a, b in pairwise(bounds.tolist())
-        ]
+        found = []
+        for a, b in pairwise(bounds.tolist()):
+            rows = self._by_time[a:b]
+            rows = self._known(scorer, rows[self._closed[rows, task]])
+            found.append(self._measure(self._runs(scorer)[0], metric, task, rows).value)
+        return found
 
     def by_slot(self, slot: str, scorer: str, task: int = 0, values: int = 10) -> list[dict[str, Any]]:
         """Quality among the judged impressions of each of the most frequent values of a slot, and of all others.
@@ -131,7 +164,7 @@ class BacktestReport:
         :raises SpecError: no such slot.
         """
         found = []
-        for value, part in self._split(slot, values).items():
+        for value, part in self._split(slot, task, values).items():
             rows = self._known(scorer, part)
             entry: dict[str, Any] = {
                 "value": value,
@@ -139,11 +172,11 @@ class BacktestReport:
                 "positives": int(self.expected.positive[rows, task].sum()),
             }
             for metric in ("auc", "calibration"):
-                if is_defined(scorer, metric):
-                    entry[metric] = estimate(
-                        self._measure(self._runs(scorer)[0], metric, task, rows),
-                        self._block_of[self.expected.request[rows]],
-                    )
+                influence = self._measure(self._runs(scorer)[0], metric, task, rows)
+                entry[metric] = self._bounded(
+                    estimate(influence, self._block_of(task)[self.expected.request[rows]]),
+                    self._has_enough_blocks(metric, task, rows),
+                )
             found.append(entry)
         return found
 
@@ -159,6 +192,12 @@ class BacktestReport:
 
         return axis_figure(self, key, metric, task)
 
+    def table(self, slots: Sequence[str] = ()) -> str:
+        """The figures as text: quality of each scorer, differences to the first, and values of slots."""
+        from rillet.backtest.text import table
+
+        return table(self, slots)
+
     def to_html(self, slots: Sequence[str] = ()) -> str:
         """The report page, one self-contained file."""
         from rillet.backtest.page import render
@@ -167,132 +206,53 @@ class BacktestReport:
 
     def to_json(self, slots: Sequence[str] = ()) -> dict[str, Any]:
         """Plain values, for ``--json``; what has no value is None."""
-        tasks = [(index, task.name) for index, task in enumerate(self.expected.spec.tasks)]
-        others = [scorer for scorer in self.scorers if scorer != self.first]
-        plain: dict[str, Any] = without_nan(
-            {
-                "recording": self.recording,
-                "requests": len(self.expected.request_ids),
-                "impressions": len(self.expected.request),
-                "judged_from_ms": self.judged_from_ms,
-                "judged_impressions": int(self.judged.sum()),
-                "variants": {
-                    name: setup.to_json() | {"joiner_counters": dict(self.counters.get(name, {}))}
-                    for name, setup in self.setups.items()
-                },
-                "tasks": {name: self._figures(self.scorers, partial(self.estimate, task=i)) for i, name in tasks},
-                "compared_with": self.first,
-                "differences": {
-                    name: self._figures(others, partial(self._difference_to_first, task=i)) for i, name in tasks
-                },
-                "curves": {
-                    "edges_ms": self.edges_ms().tolist(),
-                    "tasks": {
-                        name: {
-                            scorer: {m: self.over_time(scorer, m, task=i) for m in METRICS if is_defined(scorer, m)}
-                            for scorer in self.scorers
-                        }
-                        for i, name in tasks
-                    },
-                },
-                "slots": {
-                    slot: {name: {s: self.by_slot(slot, s, i) for s in self.scorers} for i, name in tasks}
-                    for slot in slots
-                },
-            }
-        )
-        return plain
+        from rillet.backtest.text import plain
 
-    def table(self, slots: Sequence[str] = ()) -> str:
-        """The figures as text: quality of each scorer, differences to the first, and values of slots."""
-        width = max(len(scorer) for scorer in self.scorers) + 2
-        head = "".join(f"{metric:>27}" for metric in METRICS)
-        lines: list[str] = []
-        for index, task in enumerate(self.expected.spec.tasks):
-            lines += ["", f"{task.name:{width}}{head}"]
-            for scorer in self.scorers:
-                cells = [
-                    show_estimate(self.estimate(scorer, m, index)) if is_defined(scorer, m) else "-" for m in METRICS
-                ]
-                lines.append(f"{scorer:{width}}" + "".join(f"{cell:>27}" for cell in cells))
-            if len(self.scorers) > 1:
-                lines += ["", f"difference to {self.first}"]
-            for scorer in self.scorers:
-                if scorer == self.first:
-                    continue
-                cells = [
-                    show_estimate(self.difference(scorer, self.first, m, index), sign="+")
-                    if is_defined(scorer, m)
-                    else "-"
-                    for m in METRICS
-                ]
-                lines.append(f"{scorer:{width}}" + "".join(f"{cell:>27}" for cell in cells))
-            for slot in slots:
-                lines += ["", f"{task.name} by {slot}"]
-                for scorer in self.scorers:
-                    lines.append(f"{scorer:{width}}{'rows':>10}{'positives':>11}{'auc':>27}{'calibration':>27}")
-                    for row in self.by_slot(slot, scorer, index):
-                        cells = [show_estimate(row[m]) if m in row else "-" for m in ("auc", "calibration")]
-                        lines.append(
-                            f"  {row['value']:{width - 2}}{row['rows']:>10,}{row['positives']:>11,}"
-                            + "".join(f"{cell:>27}" for cell in cells)
-                        )
-        if self.is_single_comparison:
-            lines += ["", ONE_RUN]
-        return "\n".join(lines[1:])
-
-    @property
-    def is_single_comparison(self) -> bool:
-        """Whether variants are compared that ran once each, and do not learn the same."""
-        return not any(self.repeats.values()) and not all(self._learn_alike(self.first, name) for name in self.setups)
-
-    def _difference_to_first(self, scorer: str, metric: str, task: int) -> Estimate:
-        return self.difference(scorer, self.first, metric, task)
-
-    @staticmethod
-    def _figures(scorers: Sequence[str], of: Callable[[str, str], Estimate]) -> dict[str, dict[str, Estimate]]:
-        return {
-            scorer: {metric: of(scorer, metric) for metric in METRICS if is_defined(scorer, metric)}
-            for scorer in scorers
-        }
+        return plain(self, slots)
 
     def _measure(self, scores: Float32s, metric: str, task: int, rows: Int64s) -> Influence:
-        logits = scores[rows, task]
+        logits = scores[rows, task].astype(np.float64)
         labels = self.expected.positive[rows, task]
-        if metric == "auc":
-            return auc(logits, labels)
         if metric == "auc_within":
             return auc_within(logits, labels, self.expected.request[rows])
-        of_probabilities = {"normalised_entropy": normalised_entropy, "calibration": calibration}[metric]
-        return of_probabilities(logits.astype(np.float64), labels)
+        return _METRICS[metric](logits, labels)
 
     def _summed(self, scorer: str, metric: str, task: int, served: bool) -> list[Influence]:
-        """For each run, the influence of each block of time instead of each row: all that intervals need."""
+        """For each run, the influence of each block of time that holds rows instead of each row: all intervals need."""
         key = (scorer, metric, task, served)
         if key not in self._sums:
-            rows = self._served_rows if served else self._judged_rows
-            blocks = self._block_of[self.expected.request[rows]]
-            scale = BLOCKS / max(len(rows), 1)
+            rows = self._rows(task, served)
+            _, blocks = np.unique(self._block_of(task)[self.expected.request[rows]], return_inverse=True)
+            count = int(blocks.max()) + 1 if len(blocks) else 0
             runs = [self._measure(logits, metric, task, rows) for logits in self._runs(scorer)]
-            self._sums[key] = [Influence(run.value, np.bincount(blocks, run.rows, BLOCKS) * scale) for run in runs]
+            self._sums[key] = [
+                Influence(run.value, np.bincount(blocks, run.rows, count) * (count / max(len(rows), 1))) for run in runs
+            ]
         return self._sums[key]
 
-    def _learn_alike(self, scorer: str, other: str) -> bool:
-        """Whether two variants differ in nothing that training knows of."""
-        a, b = self.setups.get(scorer), self.setups.get(other)
-        return (
-            a is not None
-            and b is not None
-            and (a.config, a.spec, a.delays.commit_ms) == (b.config, b.spec, b.delays.commit_ms)
-        )
+    def _with_interval(
+        self, summed: Influence, metric: str, task: int, served: bool, spread: Spread | None
+    ) -> Estimate:
+        key = (metric == "auc_within", task, served)
+        if key not in self._enough:
+            self._enough[key] = self._has_enough_blocks(metric, task, self._rows(task, served))
+        return self._bounded(estimate(summed, np.arange(len(summed.rows)), spread=spread), self._enough[key])
 
-    def _spread(self, scorer: str, metric: str, task: int, served: bool) -> Spread | None:
-        """What other seeds change in a scorer's figure, by all variants together; None where that is not known."""
-        if not (scorer in self.setups or scorer in _SEEDED_BASELINES):
-            return None
-        values = [[run.value for run in self._summed(name, metric, task, served)] for name in self.setups]
-        of_run = spread_of_runs(values)
-        return of_run and Spread(of_run.variance / len(self._runs(scorer)), of_run.freedom)
+    @staticmethod
+    def _bounded(found: Estimate, enough_blocks: bool) -> Estimate:
+        if enough_blocks or not math.isfinite(found.value):
+            return found
+        return replace(found, low=-math.inf, high=math.inf, clusters=min(found.clusters, MIN_BLOCKS - 1))
+
+    def _has_enough_blocks(self, metric: str, task: int, rows: Int64s) -> bool:
+        """Whether ``MIN_BLOCKS`` stretches hold positives, and as many negatives, that the metric counts."""
+        requests, labels = self.expected.request[rows], self.expected.positive[rows, task]
+        counted = np.ones(len(rows), np.bool_)
+        if metric == "auc_within":  # requests of one class are not counted
+            positives, sizes = np.bincount(requests, labels), np.bincount(requests)
+            counted = ((positives > 0) & (positives < sizes))[requests]
+        blocks = self._block_of(task)[requests]
+        return min(len(np.unique(blocks[counted & (labels == label)])) for label in (False, True)) >= MIN_BLOCKS
 
     def _runs(self, scorer: str) -> list[Float32s]:
         if scorer == SERVED:
@@ -303,19 +263,49 @@ class BacktestReport:
         """The rows that a scorer has a score for."""
         return rows[self._is_served[rows]] if scorer == SERVED else rows
 
-    def _split(self, slot: str, values: int) -> dict[str, Int64s]:
-        key = (slot, values)
+    def _rows(self, task: int, served: bool) -> Int64s:
+        """Judged rows of a task; with ``served``, those of them that hold logits."""
+        rows = np.flatnonzero(self.judged[:, task])
+        return self._known(SERVED, rows) if served else rows
+
+    def _split(self, slot: str, task: int, values: int) -> dict[str, Int64s]:
+        key = (slot, task, values)
         if key not in self._splits:
-            self._splits[key] = split_by_slot(self.expected, slot, self._judged_rows, values)
+            self._splits[key] = split_by_slot(self.expected, slot, self._rows(task, False), values)
         return self._splits[key]
+
+    def _block_of(self, task: int) -> Int64s:
+        """Block of time of each request, int64[R]; only of judged ones. A request is in one block as a whole."""
+        if task not in self._blocks:
+            judged = np.zeros(len(self.expected.feature_time_ms), np.bool_)
+            judged[self.expected.request[self._rows(task, False)]] = True
+            blocks = np.zeros(len(judged), np.int64)
+            blocks[judged] = time_blocks(self.expected.feature_time_ms[judged], BLOCKS)
+            self._blocks[task] = blocks
+        return self._blocks[task]
 
     @cached_property
     def _sums(self) -> dict[tuple[str, str, int, bool], list[Influence]]:
         return {}
 
     @cached_property
-    def _splits(self) -> dict[tuple[str, int], dict[str, Int64s]]:
+    def _enough(self) -> dict[tuple[bool, int, bool], bool]:
         return {}
+
+    @cached_property
+    def _blocks(self) -> dict[int, Int64s]:
+        return {}
+
+    @cached_property
+    def _splits(self) -> dict[tuple[str, int, int], dict[str, Int64s]]:
+        return {}
+
+    @cached_property
+    def _closed(self) -> Bools:
+        """Whether the recording holds all events of an impression's label window, bool[M, T]."""
+        waits = np.array([task.window_ms + task.early_ms for task in self.expected.spec.tasks], np.int64)
+        closed: Bools = self._times[:, None] + waits <= self.last_event_ms
+        return closed
 
     @cached_property
     def _times(self) -> Int64s:
@@ -330,43 +320,8 @@ class BacktestReport:
         served: Bools = np.isfinite(self.expected.served_logits).all(axis=1)
         return served
 
-    @cached_property
-    def _judged_rows(self) -> Int64s:
-        return np.flatnonzero(self.judged)
 
-    @cached_property
-    def _served_rows(self) -> Int64s:
-        return np.flatnonzero(self.judged & self._is_served)
-
-    @cached_property
-    def _block_of(self) -> Int64s:
-        """Block of time of each request, int64[R]; only of judged ones. A request is in one block as a whole."""
-        judged = self.expected.feature_time_ms >= self.judged_from_ms
-        blocks = np.zeros(len(judged), np.int64)
-        blocks[judged] = time_blocks(self.expected.feature_time_ms[judged], BLOCKS)
-        return blocks
-
-
-def is_defined(scorer: str, metric: str) -> bool:
-    """Whether a scorer has a metric: popularity ranks, its counts are no probabilities."""
-    return metric.startswith("auc") or scorer not in ("popularity", "decayed_popularity")
-
-
-def without_nan(value: Any) -> Any:
-    """Values that JSON knows: estimates as dictionaries, and None for what is not finite."""
-    if isinstance(value, Estimate):
-        value = {"value": value.value, "low": value.low, "high": value.high}
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def show_estimate(found: Estimate, sign: str = "") -> str:
-    """A figure with its interval as text."""
-    if math.isnan(found.value):
-        return "-"
-    if math.isinf(found.high):
-        return f"{found.value:{sign}.4f} (one run)"
-    return f"{found.value:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
+def _spread(runs: Sequence[Influence]) -> Spread | None:
+    """What other seeds change in the mean of a scorer's runs; None where it ran once."""
+    of_run = spread_of_runs([run.value for run in runs])
+    return of_run and Spread(of_run.variance / len(runs), of_run.freedom)

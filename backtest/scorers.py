@@ -16,7 +16,7 @@ from torch import nn
 
 from rillet.jobs.config import RilletConfig
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
-from rillet.schemas.arrays import Float32s
+from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.sync import Dense, MemoryLog, ModelStore, Publisher, Replica, TableShard
@@ -73,6 +73,9 @@ class ModelScorer:
         self._network.load(self._replica.dense)
         self._predictor = Predictor(spec)
         self._tasks = len(spec.tasks)
+        #: rows that it was given by the last publication, int64[T, 2]: negatives and positives
+        self.learned: Int64s = np.zeros((self._tasks, 2), np.int64)
+        self._uncounted: list[ExampleBlock] = []
         self._offset = self._dense_blobs = 0
         #: since when the newest block can be read
         self._visible_ms = -1
@@ -81,6 +84,7 @@ class ModelScorer:
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`Scorer`."""
+        self._uncounted.append(block)
         # Blocks of one commit come together. Before the next, rows that have waited for long enough were trained on.
         if visible_ms != self._visible_ms:
             self.trainer.train(visible_ms, more=False)
@@ -90,6 +94,7 @@ class ModelScorer:
 
     def publish(self, now_ms: int, *, dense: bool) -> None:
         """See :class:`Scorer`."""
+        self._count()
         trainer = self.trainer
         trainer.train(now_ms, more=False)
         rows = trainer.counters.rows
@@ -123,13 +128,23 @@ class ModelScorer:
             parts += self._predictor.score(self._replica.table, self._network, batch)
         return np.concatenate(parts) if parts else np.empty((0, self._tasks), np.float32)
 
+    def _count(self) -> None:
+        if not self._uncounted:
+            return
+        labels, mask = (
+            np.concatenate([getattr(block, name) for block in self._uncounted]).reshape(-1, self._tasks) != 0
+            for name in ("labels", "mask")
+        )
+        self.learned += np.stack([(mask & ~labels).sum(axis=0), (mask & labels).sum(axis=0)], axis=1)
+        self._uncounted.clear()
+
     def close(self) -> None:
         """Forgets what was published."""
         fsspec.filesystem("memory").rm(self._url, recursive=True)
 
 
 class FrozenScorer:
-    """Another scorer as it stood at a moment of event time."""
+    """Another scorer as it stood after the publications up to a moment of event time."""
 
     def __init__(self, live: ModelScorer, until_ms: int) -> None:
         self._live = live

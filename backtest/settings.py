@@ -11,15 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from rillet.backtest.delays import Delays, parse_interval, show_interval
+from rillet.backtest.specs import learned_spec, vary_spec
 from rillet.jobs.config import RilletConfig, parse_config, read_tables
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import FeatureSpec, SpecError, dump_spec, parse_spec
+from rillet.schemas import FeatureSpec
 
-#: what may be varied of a task: it changes what is learned and when, and no recorded column
-TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
 #: between the seeds of two runs, so that those of a grid over seeds do not meet them
 _SEED_STEP = 1_000_003
 DELAY_KEYS = ("commit", "publish", "dense", "apply")
+#: what may be varied of a configuration: tables, with the keys that a backtest uses; None for all
+_CONFIG_KEYS: dict[str, tuple[str, ...] | None] = {
+    "model": None,
+    "table": None,
+    "trainer": None,
+    "joiner": None,
+    "flink": ("checkpoint_interval_ms", "lateness_ms"),
+    "publisher": ("sparse_interval_s", "dense_interval_s"),
+}
+#: name of the run where nothing has several values
+ONLY = "model"
+_UNUSED_TABLES = ("spec", "data_dir", "kafka", "store", "replica", "serving", "health")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Setup:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def reseeded(self, run: int) -> Setup:
-        """The same with other initial weights and rows; run 0 is this one."""
+        """The same with other initial weights and rows, and another sample of negatives; run 0 is this one."""
         model, table = self.config.model, self.config.table
         step = run * _SEED_STEP
         return replace(
@@ -46,7 +57,15 @@ class Setup:
                 model=replace(model, seed=model.seed + step),
                 table=replace(table, seed=table.seed + step),
             ),
+            spec=replace(self.spec, sampling_seed=self.spec.sampling_seed + step),
         )
+
+    @property
+    def training(self) -> tuple[object, ...]:
+        """Everything that decides what is learned; when it is published and applied does not."""
+        config = self.config
+        of_config = (config.model, config.table, config.trainer, config.joiner, config.flink.lateness_ms)
+        return (*of_config, self.spec, self.delays.commit_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the result, as plain values."""
@@ -84,7 +103,8 @@ def grid(
     """The runs of a grid by name, all checked; one named ``model`` where nothing has several values.
 
     :param spec: of the recording.
-    :param config: file, or tables of a configuration; None takes every default.
+    :param config: file, or tables of a configuration; None takes every default. The feature spec that it names is what
+        is learned from, see :func:`learned_spec`.
     :param options: ``KEY=V1,V2``, see :func:`parse_grid`. Keys are those of the configuration, ``spec.tasks.TASK.KEY``,
         ``spec.sampling_seed`` and ``delays.commit``, ``.publish``, ``.dense``, ``.apply``.
     :param delays: of all runs, ms by the same four names; what is missing is the configuration's.
@@ -92,7 +112,12 @@ def grid(
     :raises ConfigError: with the variant and the key that is wrong.
     """
     tables = read_tables(config) if isinstance(config, Path) else dict(config or {})
-    return {variant.name: _resolve(variant, tables, spec, dict(delays or {}), speed) for variant in parse_grid(options)}
+    spec = learned_spec(spec, config)
+    variants = parse_grid(options)
+    for key in delays or {}:
+        if any(path == f"delays.{key}" for path, _, _ in variants[0].settings):
+            raise ConfigError(f"--set delays.{key}: --{key} is given as well; say it once")
+    return {variant.name: _resolve(variant, tables, spec, dict(delays or {}), speed) for variant in variants}
 
 
 def parse_grid(options: Sequence[str]) -> list[Variant]:
@@ -115,45 +140,18 @@ def parse_grid(options: Sequence[str]) -> list[Variant]:
         if key in axes:
             raise ConfigError(f"--set {key}: stands twice; give all its values in one")
         axes[key] = [text.strip() for text in _split(values)]
+        if "" in axes[key]:
+            raise ConfigError(f"--set {option}: an empty value between two commas, or at an end")
         if len(set(axes[key])) < len(axes[key]):
             raise ConfigError(f"--set {option}: a value stands twice")
     several = [key for key, values in axes.items() if len(values) > 1]
     return [
         Variant(
-            ", ".join(f"{key}={text}" for key, text in zip(axes, point, strict=True) if key in several) or "model",
+            ", ".join(f"{key}={text}" for key, text in zip(axes, point, strict=True) if key in several) or ONLY,
             tuple((key, _value(text), text) for key, text in zip(axes, point, strict=True)),
         )
         for point in product(*axes.values())
     ]
-
-
-def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes.
-
-    :param changes: by ``tasks.TASK.KEY`` or ``sampling_seed``.
-    :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
-    """
-    tasks = {task.name: task for task in spec.tasks}
-    for path, value in changes.items():
-        if path == "sampling_seed":
-            spec = replace(spec, sampling_seed=_of_type(path, value, int))
-            continue
-        head, _, rest = path.partition(".")
-        name, _, key = rest.rpartition(".")
-        if head != "tasks" or key not in TASK_KEYS:
-            raise ConfigError(
-                f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
-            )
-        if name not in tasks:
-            raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
-        tasks[name] = replace(tasks[name], **{key: _of_type(path, value, TASK_KEYS[key])})
-    changed = replace(spec, tasks=tuple(tasks.values()))
-    try:
-        # Written and read again, because reading checks.
-        return parse_spec(dump_spec(changed))
-    except SpecError as error:
-        raise ConfigError(f"spec.{error}") from error
 
 
 def _resolve(
@@ -174,11 +172,12 @@ def _resolve(
                     )
                 delays = delays | {rest: _interval(path, value)}
             else:
+                _check_used(path)
                 _put(tables, path, value)
         spec = vary_spec(spec, of_spec) if of_spec else spec
         config = parse_config(tables, "configuration")
     except ConfigError as error:
-        raise ConfigError(f"{variant.name}: {error}" if variant.settings else str(error)) from error
+        raise ConfigError(str(error) if variant.name == ONLY else f"{variant.name}: {error}") from error
     if speed != 1:
         config = replace(config, trainer=replace(config.trainer, max_wait_ms=round(config.trainer.max_wait_ms * speed)))
     return Setup(
@@ -209,11 +208,13 @@ def numeric(text: str) -> float | None:
         return None
 
 
-def _of_type(path: str, value: Any, kind: type) -> Any:
-    # A rate of 1 is a whole number in TOML; a bool is one in Python.
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float) if kind is float else str):
-        raise ConfigError(f"spec.{path}: {value!r} is no {kind.__name__}")
-    return kind(value)
+def _check_used(path: str) -> None:
+    """Refuses a key that decides nothing in a backtest."""
+    table, _, key = path.partition(".")
+    keys = _CONFIG_KEYS.get(table)
+    if table in _UNUSED_TABLES or (keys and key not in keys):
+        used = ", ".join(f"{name}.{k}" if k else f"{name}." for name, ks in _CONFIG_KEYS.items() for k in ks or [""])
+        raise ConfigError(f"{path}: decides nothing in a backtest; what does: {used}, delays., spec.")
 
 
 def _interval(path: str, value: Any) -> int:

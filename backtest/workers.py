@@ -17,14 +17,12 @@ from pathlib import Path
 from time import monotonic
 
 from rillet.backtest.errors import BacktestError
+from rillet.backtest.results import Scores
 from rillet.backtest.settings import Setup
 from rillet.schemas import RilletError
-from rillet.schemas.arrays import Float32s
 
 _PROGRESS_S = 0.2
 _JOIN_S = 5.0
-
-Result = tuple[dict[str, Float32s], dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +75,13 @@ class Workers:
         for process in self._processes.values():
             process.join(_JOIN_S)
 
-    def results(self, on_progress: Callable[[int, int], None]) -> dict[tuple[str, int], Result]:
+    def results(self, on_progress: Callable[[int, int], None]) -> dict[tuple[str, int], Scores]:
         """Waits for all runs.
 
         :param on_progress: called with a run's index and the requests it is through.
         :raises BacktestError: a run failed, with its name; the others are not waited for.
         """
-        results: dict[tuple[str, int], Result] = {}
+        results: dict[tuple[str, int], Scores] = {}
         waiting = iter(enumerate(self._runs))
         at_work: dict[Connection, Run] = {}
 
@@ -91,7 +89,10 @@ class Workers:
             following = next(waiting, None)
             if following is not None:
                 at_work[connection] = following[1]
-                connection.send(following)
+                try:
+                    connection.send(following)
+                except OSError:
+                    raise self._ended(connection, following[1]) from None
 
         for connection in self._processes:
             give(connection)
@@ -101,21 +102,27 @@ class Workers:
                 run = at_work[connection]
                 try:
                     kind, *content = connection.recv()
-                except EOFError:
-                    process = self._processes[connection]
-                    process.join(_JOIN_S)
-                    raise BacktestError(
-                        f"{run.name}: its process ended with {process.exitcode}; out of memory? Try fewer --workers"
-                    ) from None
+                except (EOFError, OSError):  # its end of the pipe was closed, or reset while it was written to
+                    raise self._ended(connection, run) from None
                 if kind == "progress":
                     on_progress(*content)
                 elif kind == "error":
-                    raise BacktestError(f"{run.name}: {content[0]}")
+                    raise BacktestError(self._prefix(run) + content[0])
                 else:
                     results[run.key] = content[0]
                     del at_work[connection]
                     give(connection)
         return results
+
+    def _prefix(self, run: Run) -> str:
+        return f"{run.name}: " if len(self._runs) > 1 else ""
+
+    def _ended(self, connection: Connection, run: Run) -> BacktestError:
+        process = self._processes[connection]
+        process.join(_JOIN_S)
+        return BacktestError(
+            f"{self._prefix(run)}its process ended with {process.exitcode}; out of memory? Try fewer --workers"
+        )
 
 
 def _work(connection: Connection) -> None:

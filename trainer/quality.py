@@ -138,24 +138,34 @@ class Spread:
     """Variance of a figure from run to run under other seeds, and the degrees of freedom that it was estimated with."""
 
     variance: float
-    freedom: int
+    freedom: float
 
 
-def spread_of_runs(groups: Iterable[Sequence[float]]) -> Spread | None:
-    """The spread of single runs, pooled over groups of runs that differ in nothing but their seed.
+def spread_of_runs(values: Sequence[float]) -> Spread | None:
+    """The spread of single runs of one setting, which differ in nothing but their seed.
 
-    :returns: None where no group has two runs with a value.
+    Each setting has its own: seeds matter much to some models, and nothing to others.
 
-    >>> spread_of_runs([[0.5, 1.0], [0.25, 0.25]])
-    Spread(variance=0.0625, freedom=2)
+    :returns: None where fewer than two runs have a value.
+
+    >>> spread_of_runs([0.5, 1.0])
+    Spread(variance=0.125, freedom=1)
     """
-    squares, freedom = 0.0, 0
-    for group in groups:
-        values = np.array([value for value in group if math.isfinite(value)])
-        if len(values) > 1:
-            squares += float(np.square(values - values.mean()).sum())
-            freedom += len(values) - 1
-    return Spread(squares / freedom, freedom) if freedom else None
+    finite = np.array([value for value in values if math.isfinite(value)])
+    return Spread(float(finite.var(ddof=1)), len(finite) - 1) if len(finite) > 1 else None
+
+
+def sum_of_spreads(spreads: Iterable[Spread]) -> Spread | None:
+    """The spread of a sum or difference of independent figures (Welch 1947); None where there are none.
+
+    >>> sum_of_spreads([Spread(1.0, 2), Spread(1.0, 2)])
+    Spread(variance=2.0, freedom=4.0)
+    """
+    found = list(spreads)
+    variance = sum(spread.variance for spread in found)
+    if not variance:
+        return Spread(0.0, sum(spread.freedom for spread in found)) if found else None
+    return Spread(variance, variance**2 / sum(spread.variance**2 / spread.freedom for spread in found))
 
 
 def average(runs: Sequence[Influence]) -> Influence:

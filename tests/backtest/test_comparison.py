@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from rillet.__main__ import main
-from rillet.backtest import BacktestError, backtest, compare, grid
+from rillet.backtest import BacktestError, backtest, compare, grid, workers
 from rillet.jobs.errors import ConfigError
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import generate_synthetic
+from rillet.schemas import dump_spec
+from tests.backtest.events import SPEC
 
 QUICK = ["model.kind=logistic"]
 
@@ -58,6 +61,58 @@ def test_parallel_runs_give_what_single_runs_give_and_progress_counts_requests(f
     assert seen == sorted(seen)
 
 
+def test_what_is_learned_otherwise_than_it_was_recorded_is_said_on_stderr(folder: Path, tmp_path: Path) -> None:
+    spec = Recording(folder).info.spec
+    click, *others = spec.tasks
+    (tmp_path / "shop.spec.toml").write_text(dump_spec(replace(spec, tasks=(replace(click, window_ms=7), *others))))
+    (tmp_path / "rillet.toml").write_text('spec = "shop.spec.toml"\n')
+    options = ["--config", str(tmp_path / "rillet.toml"), "--baselines", "best"]
+    done = CliRunner().invoke(main, ["backtest", str(folder), *options])
+    assert "says: tasks.click.window_ms: 7, recorded 600000" in " ".join(done.stderr.split())
+
+
+@pytest.mark.integration
+def test_the_example_of_the_documentation_runs_and_prints_the_lines_that_it_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "backtest.md").read_text("utf-8")
+    block = next(block for block in text.split("```bash\n")[1:] if "generate_synthetic" in block)
+    commands, _, rest = block.partition("```\n")
+    printed = rest.split("```\n")[1]
+    code, _, command = commands.partition("<< 'END'\n")[2].partition("END\n")
+    shop = tmp_path / "shop"
+    exec(code.replace("var/recordings/shop", str(shop)).replace("6_000", "600"), {})  # noqa: S102  our own
+    name, *options = command.replace("var/recordings/shop", str(shop)).split()
+    assert name == "rillet"
+    done = CliRunner().invoke(main, [*options, "--workers", "2"])
+    assert done.exit_code == 0, done.output
+
+    def first_words(lines: str) -> list[str]:
+        return [line.split()[0] for line in lines.splitlines() if line.strip() and ":" not in line]
+
+    assert first_words(done.stdout) == first_words(printed)
+
+
+def test_a_run_that_was_killed_says_so_whatever_the_pipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def send(self, run: object) -> None:
+            pass
+
+        def recv(self) -> object:
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    class Ended:
+        exitcode = -9
+
+        def join(self, timeout_s: float) -> None:
+            pass
+
+    pool = object.__new__(workers.Workers)
+    pool._runs = [workers.Run(("model", 0), Path(), None, grid(SPEC)["model"], (), 0.2)]
+    pool._processes = {Broken(): Ended()}  # type: ignore[dict-item]
+    monkeypatch.setattr(workers, "wait", lambda connections: connections)
+    with pytest.raises(BacktestError, match=r"^its process ended with -9; out of memory\?"):
+        pool.results(lambda index, done: None)
+
+
 @pytest.mark.integration
 def test_a_failing_variant_is_named_and_ends_the_others(folder: Path) -> None:
     setups = grid(Recording(folder).info.spec, None, ["model.kind=deepfm,nowhere:Model"])
@@ -81,7 +136,8 @@ def test_the_command_prints_a_table_and_writes_json_and_page(folder: Path, tmp_p
         "dense": 60_000,
         "apply": 0,
     }
-    assert all(0 <= task["model"]["auc"]["value"] <= 1 for task in figures["tasks"].values())
+    assert 0 <= figures["tasks"]["click"]["model"]["auc"]["value"] <= 1
+    assert figures["tasks"]["buy"]["model"]["auc"]["value"] is None, "its window is longer than the recording"
     assert set(figures["slots"]["category"]["click"]) == {"model", "popularity"}
     assert page.read_text().startswith("<!doctype html>")
 
@@ -89,6 +145,9 @@ def test_the_command_prints_a_table_and_writes_json_and_page(folder: Path, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--html", "/nowhere/report.html"], "/nowhere/report.html: cannot be written"),
+        (["--json", "/proc/figures.json"], "/proc/figures.json: cannot be written"),
+        (["--set", "delays.publish=1s,2s", "--publish", "3s"], "--publish is given as well"),
         (["--by-slot", "country"], "no slot 'country'"),
         (["--publish", "10"], "'10' is no interval"),
         (["--set", "spec.tasks.click.action=buy"], "cannot be varied over a recording"),

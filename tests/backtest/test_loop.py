@@ -12,13 +12,16 @@ import torch
 
 from rillet.audit import comparison, plain_join
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import load_events
+from rillet.backtest.errors import BacktestError
+from rillet.backtest.events import load_events, restamp
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.loop import _run, backtest
-from rillet.backtest.settings import vary_spec
+from rillet.backtest.names import METRICS
+from rillet.backtest.results import check_judgeable
+from rillet.backtest.specs import vary_spec
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
-from rillet.recordings import Event, Recording
+from rillet.recordings import Event, Recording, RecordingWriter
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import ExampleBlock, FeatureEvent
 from rillet.schemas.arrays import Float32s
@@ -149,7 +152,7 @@ def test_the_rows_are_those_that_the_audit_expects(recording: Recording, events:
     join.close()
 
 
-def test_what_learns_beats_what_was_frozen_and_popularity_is_no_probability(recording: Recording) -> None:
+def test_every_baseline_stands_beside_the_model_with_all_figures(recording: Recording) -> None:
     config = RilletConfig(
         spec=Path("unused"),
         model=ModelConfig(kind="logistic", dim=0),
@@ -162,8 +165,8 @@ def test_what_learns_beats_what_was_frozen_and_popularity_is_no_probability(reco
     assert report.difference("model", "frozen", "auc").value == pytest.approx(learned.value - frozen.value)
     figures = report.to_json()["tasks"][recording.info.spec.tasks[0].name]
     assert set(figures) == {"model", "frozen", "popularity", "decayed_popularity"}
-    assert set(figures["popularity"]) == {"auc", "auc_within"}
-    assert report.judged.sum() < len(report.judged)
+    assert set(figures["popularity"]) == set(METRICS)
+    assert report.judged[:, 0].sum() < len(report.judged)
     assert str(round(learned.value, 4)) in report.table()
 
 
@@ -177,16 +180,59 @@ def test_logistic_regression_stands_beside_another_model_and_equals_a_run_of_its
     np.testing.assert_array_equal(beside.logits["logistic"], alone.logits["model"])
 
 
-def test_the_frozen_model_is_the_model_until_judging_begins_and_stands_still_from_then_on(recording: Recording) -> None:
+@pytest.mark.parametrize("apply_ms", [0, 500, 60_000])
+def test_the_frozen_model_is_the_model_until_judging_begins_and_stands_still_from_then_on(
+    recording: Recording, apply_ms: int
+) -> None:
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"), trainer=TrainerConfig(batch_size=32))
-    report = backtest(recording, config, delays=DELAYS, judge_from=0.5, baselines=["frozen"])
+    delays = replace(DELAYS, apply_ms=apply_ms)
+    report = backtest(recording, config, delays=delays, judge_from=0.5, baselines=["frozen"])
     model, frozen = report.logits["model"], report.logits["frozen"]
-    first = int(np.flatnonzero(report.judged)[0])
+    first = int(np.flatnonzero(report.judged[:, 0])[0])
     np.testing.assert_array_equal(model[:first], frozen[:first])
     at_judging = report.expected.feature_time_ms[report.expected.request] <= report.judged_from_ms
     np.testing.assert_array_equal(model[at_judging], frozen[at_judging])
     assert np.ptp(model[:first]) > 0, "something was learned by then"
-    assert not np.array_equal(model[first:], frozen[first:])
+    # The model goes on with the next publication, also where it takes a minute to be applied.
+    times = report.expected.feature_time_ms[report.expected.request]
+    differ = times[(model != frozen).any(axis=1)]
+    assert report.judged_from_ms < differ.min() <= report.judged_from_ms + DELAYS.publish_ms + DELAYS.commit_ms
+
+
+def test_rows_that_reached_the_model_are_counted_by_task_and_class(recording: Recording) -> None:
+    config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"))
+    aligned = vary_spec(recording.info.spec, {"tasks.click.labels": "aligned", "tasks.buy.labels": "aligned"})
+    reports = [backtest(recording, config, spec=spec, requests=400, baselines=False) for spec in (None, aligned)]
+    (clicks, buys), of_aligned = (report.learned["model"] for report in reports)
+    assert clicks.min() > 10
+    assert buys[0] > 0
+    assert of_aligned.tolist() == [[0, 0], [0, 0]], "no window of ten minutes closed within the first minute"
+    assert "click, model: no row was learned from" in reports[1].table()
+
+
+def test_a_recording_that_was_cut_is_judged_like_the_whole_one(recording: Recording, tmp_path: Path) -> None:
+    first = min(event.event_time_ms for event in recording.features())
+    short = replace(
+        recording.info.spec, tasks=tuple(replace(task, window_ms=100_000) for task in recording.info.spec.tasks)
+    )
+    folders = []
+    for cut_ms in (1 << 62, first + 500_000):  # of 750 s
+        folders.append(tmp_path / str(cut_ms))
+        with RecordingWriter(folders[-1], short, "cut") as writer:
+            for event in restamp(recording.events(), short):
+                if event.event_time_ms <= cut_ms:
+                    writer.write(event)
+    config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"))
+    whole, cut = (backtest(Recording(folder), config, judge_from=0.1, baselines=False) for folder in folders)
+    rows = np.flatnonzero(cut.judged[:, 0])
+    assert 0 < cut.left_out[0] < len(rows)
+    np.testing.assert_array_equal(cut.expected.positive[rows], whole.expected.positive[rows])
+
+
+def test_a_recording_that_ends_before_any_window_closes_is_refused_before_its_figures(tmp_path: Path) -> None:
+    recording = write_recording(tmp_path / "r", [request(str(at), at) for at in range(10)])
+    with pytest.raises(BacktestError, match="nothing to judge: the recording ends 0 s after judging starts"):
+        check_judgeable(recording, 2)
 
 
 def test_a_request_at_the_time_of_a_publication_and_its_action_are_in_that_order(tmp_path: Path) -> None:

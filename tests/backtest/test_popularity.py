@@ -1,76 +1,134 @@
-"""Counting baselines: what is counted, when it is served, and how it fades."""
+"""Counting baselines: rates without bias in every label mode, when they are served, and how they decay."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from rillet.backtest.joining import SimulatedJoin
-from rillet.backtest.popularity import PopularityScorer, item_slot
+from rillet.backtest.popularity import PRIOR_IMPRESSIONS, PopularityScorer, item_slot
 from rillet.joiner import JoinerConfig
-from rillet.schemas import ExampleBlock
+from rillet.schemas import ExampleBlock, FeatureSpec
+from rillet.schemas.arrays import Float64s
+from rillet.schemas.spec import LabelMode
+from rillet.trainer.quality import sigmoid
 from tests.backtest.events import SPEC, action, request
 
 _DAY_MS = 86_400_000
+_NO_SUCH_ITEM = 99
 
 
-def blocks_of(*events: object) -> list[tuple[int, ExampleBlock]]:
-    join = SimulatedJoin(SPEC, JoinerConfig(), lateness_ms=0, commit_ms=0, directory=Path("/nonexistent"))
+def spec_of(labels: LabelMode, rate: float = 1.0) -> FeatureSpec:
+    return replace(SPEC, tasks=tuple(replace(task, labels=labels, negative_rate=rate) for task in SPEC.tasks))
+
+
+def blocks_of(*events: object, spec: FeatureSpec = SPEC) -> list[tuple[int, ExampleBlock]]:
+    join = SimulatedJoin(spec, JoinerConfig(), lateness_ms=0, commit_ms=0, directory=Path("/nonexistent"))
     for event in events:
         join.take(event)  # type: ignore[arg-type]
     join.finish()
     return join.visible(1 << 62)
 
 
-def counts(scorer: PopularityScorer, time_ms: int, items: list[int]) -> list[list[float]]:
-    found: list[list[float]] = np.expm1(scorer.score([request("z", time_ms, items)]).astype(np.float64)).tolist()
-    return found
-
-
-def test_positives_are_counted_per_item_and_task_and_served_once_published() -> None:
-    scorer = PopularityScorer(SPEC)
-    # The first item slot is ragged: the item is what the second one says.
-    for visible_ms, block in blocks_of(
-        request("a", 0, [1, 2], tags=[5, 6]),
-        action("a", 10, 1),
-        action("a", 11, 1, "buy"),
-        request("b", 20, [1, 3], tags=[]),
-        action("b", 30, 1),
-        action("b", 40, 3),
-    ):
-        scorer.learn(visible_ms, block)
-    assert counts(scorer, 50, [1, 3]) == [[0, 0], [0, 0]], "nothing is served before it was published"
-    scorer.publish(50, dense=False)
-    assert counts(scorer, 60, [1, 2, 3, 4]) == [
-        pytest.approx(row, abs=1e-5) for row in ([2, 1], [0, 0], [1, 0], [0, 0])
-    ]
-
-
-def test_old_positives_weigh_half_after_each_half_life_and_scores_of_different_times_compare() -> None:
-    scorer = PopularityScorer(SPEC, half_life_ms=1_000)
-    blocks = blocks_of(request("a", 0, [1, 2]), action("a", 0, 1), request("b", 2_000, [2]), action("b", 2_000, 2))
+def learned(
+    blocks: list[tuple[int, ExampleBlock]], spec: FeatureSpec, half_life_ms: int | None = None
+) -> PopularityScorer:
+    scorer = PopularityScorer(spec, half_life_ms)
     for visible_ms, block in blocks:
         scorer.learn(visible_ms, block)
-    scorer.publish(0, dense=False)
-    assert [row[0] for row in counts(scorer, 2_000, [1, 2])] == pytest.approx([0.25, 1.0], rel=1e-5)
-    assert [row[0] for row in counts(scorer, 5_000, [1, 2])] == pytest.approx([0.25 / 8, 1 / 8], rel=1e-4)
+    scorer.publish(blocks[-1][0], dense=False)
+    return scorer
 
 
-def test_years_later_counts_still_fade_and_stay_finite() -> None:
+def rates(scorer: PopularityScorer, time_ms: int, items: list[int], spec: FeatureSpec = SPEC) -> Float64s:
+    return sigmoid(scorer.score([request("z", time_ms, items, spec=spec)]))
+
+
+def smoothed(positives: float, impressions: float, overall: float) -> float:
+    return (positives + PRIOR_IMPRESSIONS * overall) / (impressions + PRIOR_IMPRESSIONS)
+
+
+@pytest.mark.parametrize("labels", get_args(LabelMode))
+def test_the_rate_of_an_item_is_positives_over_impressions_with_a_prior_in_every_label_mode(labels: LabelMode) -> None:
+    spec = spec_of(labels)
+    # The first item slot is ragged: the item is what the second one says.
+    events = [
+        request("a", 0, [1, 2], tags=[5, 6], spec=spec),
+        action("a", 10, 1),
+        action("a", 11, 1, "buy"),
+        request("b", 20, [1, 3], tags=[], spec=spec),
+        action("b", 30, 1),
+        action("b", 40, 3),
+    ]
+    blocks = blocks_of(*events, spec=spec)
+    unpublished = PopularityScorer(spec)
+    for visible_ms, block in blocks:
+        unpublished.learn(visible_ms, block)
+    assert len(np.unique(rates(unpublished, 50, [1, 2, 3], spec))) == 1, "nothing is served before it was published"
+    clicks, buys = (3 + 0.5) / (4 + 1), (1 + 0.5) / (4 + 1)
+    expected = [
+        [smoothed(2, 2, clicks), smoothed(1, 2, buys)],
+        [smoothed(0, 1, clicks), smoothed(0, 1, buys)],
+        [smoothed(1, 1, clicks), smoothed(0, 1, buys)],
+        [clicks, buys],
+    ]
+    np.testing.assert_allclose(rates(learned(blocks, spec), 60, [1, 2, 3, 4], spec), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", get_args(LabelMode))
+def test_rates_are_of_the_impressions_and_not_of_the_sampled_rows(labels: LabelMode) -> None:
+    spec, rng = spec_of(labels, rate=0.2), np.random.default_rng(0)
+    events: list[object] = []
+    for at in range(2_000):
+        events.append(request(str(at), 10 * at, [1, 2], spec=spec))
+        events += [action(str(at), 10 * at + 1, item) for item, p in ((1, 0.4), (2, 0.1)) if rng.random() < p]
+    scorer = learned(blocks_of(*events, spec=spec), spec)
+    found = rates(scorer, 30_000, [1, 2, _NO_SUCH_ITEM], spec)[:, 0]
+    np.testing.assert_allclose(found, [0.4, 0.1, 0.25], rtol=0.12)
+
+
+def test_old_rows_weigh_half_after_each_half_life_and_scores_of_different_times_compare() -> None:
+    blocks = blocks_of(request("a", 0, [1, 2]), action("a", 0, 1), request("b", 2_000, [2]), action("b", 2_000, 2))
+    scorer = PopularityScorer(SPEC, half_life_ms=1_000)
+    # Each item's positive, and the click task's negative of item 2, whose window of one second ended before request b.
+    for visible_ms, block in blocks:
+        scorer.learn(min(visible_ms, 2_000), block)
+    scorer.publish(2_000, dense=False)
+    overall = rates(scorer, 2_000, [_NO_SUCH_ITEM])[0, 0]
+    for after_ms, weight in ((0, 1.0), (3_000, 1 / 8)):
+        found = rates(scorer, 2_000 + after_ms, [1], SPEC)[0, 0]
+        assert found == pytest.approx(smoothed(0.25 * weight, 0.25 * weight, overall), rel=1e-4)
+
+
+def test_scores_do_not_depend_on_which_requests_are_scored_together() -> None:
     scorer = PopularityScorer(SPEC, half_life_ms=_DAY_MS)
-    for day in (0, 400, 401, 1_500):
-        (found,) = [
-            (time_ms, block)
-            for time_ms, block in blocks_of(request("a", day * _DAY_MS, [1]), action("a", day * _DAY_MS, 1))
-            if block.labels.any()
-        ]
-        scorer.learn(*found)
+    (at_once,) = [block for block in blocks_of(request("a", 0, [1]), action("a", 0, 1)) if block[1].labels.any()]
+    for day in range(64):
+        scorer.learn(day * _DAY_MS, at_once[1])
         scorer.publish(day * _DAY_MS, dense=False)
-        expected = 1.5 if day == 401 else 1.0
-        assert counts(scorer, day * _DAY_MS, [1])[0][0] == pytest.approx(expected, rel=1e-5)
+    # Counts are brought back into range after 64 half-lives: between these two.
+    times = [int(63.9 * _DAY_MS), int(64.1 * _DAY_MS), int(900 * _DAY_MS)]
+    requests = [request(str(time_ms), time_ms, [1]) for time_ms in times]
+    together = scorer.score(requests)
+    alone = [scorer.score([one])[0] for one in reversed(requests)][::-1]
+    np.testing.assert_array_equal(together, alone)
+    assert together[0, 0] > together[1, 0] > together[2, 0]
+
+
+def test_years_later_rows_still_decay_and_stay_finite() -> None:
+    scorer = PopularityScorer(SPEC, half_life_ms=_DAY_MS)
+    (at_once,) = [block for block in blocks_of(request("a", 0, [1]), action("a", 0, 1)) if block[1].labels.any()]
+    for day in (0, 400, 401, 1_500):
+        scorer.learn(day * _DAY_MS, at_once[1])
+        scorer.publish(day * _DAY_MS, dense=False)
+        count = 1.5 if day == 401 else 1.0
+        overall = (count + 0.5) / (count + 1)
+        found = rates(scorer, day * _DAY_MS, [1, _NO_SUCH_ITEM])[:, 0]
+        np.testing.assert_allclose(found, [smoothed(count, count, overall), overall], rtol=1e-5)
 
 
 def test_without_a_slot_that_names_the_item_there_is_no_popularity() -> None:

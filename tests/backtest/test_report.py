@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,8 @@ import pytest
 
 from rillet.backtest.delays import Delays
 from rillet.backtest.events import label_events
-from rillet.backtest.report import METRICS, BacktestReport
+from rillet.backtest.names import METRICS
+from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import Setup, grid
 from rillet.backtest.slots import split_by_slot
 from rillet.schemas import SpecError
@@ -24,7 +26,11 @@ REQUESTS = 120
 
 
 def report_of(
-    times: list[int], logits: dict[str, Float32s] | None = None, setups: dict[str, Setup] | None = None, **shown: object
+    times: list[int],
+    logits: dict[str, Float32s] | None = None,
+    setups: dict[str, Setup] | None = None,
+    last_event_ms: int | None = None,
+    **shown: object,
 ) -> BacktestReport:
     """Requests of three items; item 1 is clicked in every second one, item 2 in every third."""
     events = [
@@ -45,7 +51,8 @@ def report_of(
     noise = {
         name: rng.normal(size=(3 * len(times), 2)).astype(np.float32) for name in ("model", "frozen", "popularity")
     }
-    return BacktestReport(expected, logits or noise, times[len(times) // 5], setups or {}, **shown)  # type: ignore[arg-type]
+    last_ms = max(times) + 3_600_000 if last_event_ms is None else last_event_ms  # every window had closed
+    return BacktestReport(expected, logits or noise, times[len(times) // 5], last_ms, setups or {}, **shown)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -91,19 +98,19 @@ def test_settings_that_ran_once_differ_without_an_interval_and_repeats_give_one(
     a, b = setups
     assert np.isneginf(once.difference(b, a, "auc").low)
     assert np.isposinf(once.difference(b, a, "auc").high)
-    assert np.isfinite(once.difference("frozen", a, "auc").high)
+    assert np.isposinf(once.difference("frozen", a, "auc").high), "the first setting has the luck of its seed as well"
     assert "(one run): luck cannot be told from a setting" in once.table()
-    assert "(one run)" in once.to_html()
     assert once.to_json()["differences"]["click"][b]["auc"]["low"] is None
 
-    repeated = report_of(times, logits, setups, repeats={a: (runs[3],), b: (runs[4],)})
+    some = report_of(times, logits, setups, repeats={a: (runs[3],)})
+    assert np.isposinf(some.difference(b, a, "auc").high), "one of the two ran once"
+    repeated = report_of(times, logits, setups, repeats={a: (runs[3],), b: (runs[4],), "frozen": (runs[0],)})
     for name, first, second in ((a, runs[0], runs[3]), (b, runs[1], runs[4])):
         values = [report_of(times, {"x": scores}).estimate("x", "auc").value for scores in (first, second)]
         assert repeated.estimate(name, "auc").value == pytest.approx(np.mean(values))
     found = repeated.difference(b, a, "auc")
     assert found.low < found.value < found.high < np.inf
     assert "one run" not in repeated.table()
-    assert "one run" not in repeated.to_html()
 
 
 def test_variants_that_learn_the_same_share_their_luck_so_one_run_of_each_is_enough() -> None:
@@ -124,6 +131,99 @@ def test_variants_that_learn_the_same_share_their_luck_so_one_run_of_each_is_eno
     assert "one run" in other.table()
 
 
+def test_what_decides_nothing_that_is_learned_is_no_luck_either() -> None:
+    (setup,) = grid(SPEC).values()
+    (published_otherwise,) = grid(SPEC, None, ["publisher.sparse_interval_s=3.0", "delays.apply=1s"]).values()
+    assert setup.training == published_otherwise.training
+    for option in ("model.seed=5", "trainer.batch_size=3", "spec.sampling_seed=1", "delays.commit=1m"):
+        (other,) = grid(SPEC, None, [option]).values()
+        assert setup.training != other.training
+
+
+def test_repeats_widen_the_intervals_of_what_they_change_and_of_nothing_else() -> None:
+    rng = np.random.default_rng(2)
+    times = [1_000 * at for at in range(REQUESTS)]
+    steady, *lucky = (rng.normal(size=(3 * REQUESTS, 2)).astype(np.float32) for _ in range(4))
+    logits = {"model": lucky[0], "logistic": steady, "popularity": steady}
+    setups = grid(SPEC)
+    once = report_of(times, logits, setups)
+    repeats = {"model": tuple(lucky[1:]), "logistic": (steady, steady), "popularity": (steady, steady)}
+    repeated = report_of(times, logits, setups, repeats=repeats)
+    assert repeated.estimate("logistic", "auc") == once.estimate("logistic", "auc"), "a seed does not change it"
+    values = [report_of(times, {"x": scores}).estimate("x", "auc").value for scores in lucky]
+    found, rows_alone = repeated.estimate("model", "auc"), once.estimate("model", "auc")
+    assert found.high - found.low > 2 * 1.96 * np.std(values, ddof=1) / np.sqrt(3)
+    assert found.high - found.low > 0.5 * (rows_alone.high - rows_alone.low)
+    difference = repeated.difference("logistic", "model", "auc")
+    assert np.isfinite(difference.high)
+    assert np.isposinf(once.difference("logistic", "model", "auc").high)
+    assert np.isfinite(once.difference("popularity", "model", "auc").high), "of this very run"
+
+
+def test_a_task_is_judged_on_requests_whose_label_window_closed_within_the_recording() -> None:
+    times = [1_000 * at for at in range(REQUESTS)]
+    click, buy = SPEC.tasks
+    last = times[-1] + click.early_ms
+    report = report_of(times, last_event_ms=last)
+    request_times = np.repeat(times, 3)
+    for task, spec in enumerate((click, buy)):
+        closed = request_times + spec.window_ms + spec.early_ms <= last
+        np.testing.assert_array_equal(report.judged[:, task], closed & (request_times >= report.judged_from_ms))
+    assert report.left_out == [3, 15]
+    assert f"buy: judged on {3 * (96 - 5)} impressions; 15 are left out" in report.table()
+    told = report.to_json()
+    assert told["left_out_impressions"] == {"click": 3, "buy": 15}
+    assert told["judged_impressions"] == {"click": 3 * 95, "buy": 3 * 91}
+    assert sum(row["rows"] for row in report.by_slot("user", "model", task=1)) == 3 * 91
+    # A curve ends where labels do.
+    curve = report_of(times, last_event_ms=times[-1]).over_time("model", "auc", points=24)
+    assert np.isfinite(curve[-2])
+    assert np.isnan(curve[-1])
+
+
+def test_a_task_whose_windows_were_all_open_has_no_figures_and_says_so() -> None:
+    times = [1_000 * at for at in range(REQUESTS)]
+    report = report_of(times, last_event_ms=24_000 + 5_999)
+    assert "click: nothing to judge: the label window of 1 s was still open" in report.table(["user"])
+    told = json.loads(json.dumps(report.to_json(["user"]), allow_nan=False))
+    assert told["tasks"]["click"]["model"]["auc"]["value"] is None
+
+
+@pytest.mark.parametrize("known", [0.02, 0.1, 1.0])
+def test_figures_of_few_stretches_of_time_have_no_interval(known: float) -> None:
+    report = report_of([1_000 * at for at in range(REQUESTS)])
+    logits = np.full((3 * REQUESTS, 2), np.nan, np.float32)
+    logits[-int(known * len(logits)) :] = report.logits["model"][-int(known * len(logits)) :]
+    part = replace(report, expected=replace(report.expected, served_logits=logits))
+    for found in (part.estimate("served", "auc"), part.difference("served", "model", "auc_within")):
+        assert np.isfinite(found.value)
+        assert np.isfinite(found.high) == (known == 1.0)
+    assert ("(few)" in part.table()) == (known < 1)
+
+
+def test_a_single_request_of_both_classes_gives_no_certainty_within_requests() -> None:
+    report = report_of([1_000 * at for at in range(REQUESTS)])
+    positive = np.zeros_like(report.expected.positive)
+    positive[-3, 0] = True
+    one = replace(report, expected=replace(report.expected, positive=positive))
+    for metric in METRICS:
+        assert np.isposinf(one.estimate("model", metric).high)
+
+
+def test_a_variant_that_learned_from_no_rows_or_from_one_class_alone_says_so() -> None:
+    setups = grid(SPEC, None, ["spec.tasks.click.labels=aligned,immediate"])
+    aligned, immediate = setups
+    noise = report_of([1_000 * at for at in range(30)]).logits["model"]
+    learned = {aligned: np.array([[0, 0], [5, 1]]), immediate: np.array([[9, 1], [7, 0]])}
+    report = report_of([1_000 * at for at in range(30)], dict.fromkeys(setups, noise), setups, learned=learned)
+    text = report.table()
+    assert f"click, {aligned}: no row was learned from" in text
+    assert f"buy, {immediate}: no positive was learned from" in text
+    assert text.count("was learned from") == 2
+    told = report.to_json()["variants"][immediate]["learned_rows"]
+    assert told == {"click": {"negatives": 9, "positives": 1}, "buy": {"negatives": 7, "positives": 0}}
+
+
 def test_a_difference_is_paired_and_has_the_narrow_interval_of_the_same_rows(report: BacktestReport) -> None:
     near = report.logits["model"] + np.float32(0.01) * np.sign(report.logits["model"])
     logits = {"a": report.logits["model"], "b": near.astype(np.float32)}
@@ -138,8 +238,8 @@ def test_a_difference_is_paired_and_has_the_narrow_interval_of_the_same_rows(rep
 
 def test_the_summed_influences_give_the_interval_of_the_rows_themselves(report: BacktestReport) -> None:
     rows = report.influence("model", "auc")
-    request_of = report.expected.request[report.judged]
-    direct = estimate(rows, report._block_of[request_of])
+    request_of = report.expected.request[report.judged[:, 0]]
+    direct = estimate(rows, report._block_of(0)[request_of])
     assert report.estimate("model", "auc") == direct
     assert direct.clusters == 50
 
@@ -147,14 +247,14 @@ def test_the_summed_influences_give_the_interval_of_the_rows_themselves(report: 
 def test_a_request_lies_in_one_block_of_time_as_a_whole() -> None:
     report = report_of([5] * 60)  # all at the same moment
     request_of = report.expected.request
-    blocks = report._block_of[request_of].reshape(-1, 3)
+    blocks = report._block_of(0)[request_of].reshape(-1, 3)
     assert (blocks == blocks[:, :1]).all()
 
 
 def test_what_the_recording_served_is_judged_where_it_is_known(report: BacktestReport) -> None:
     assert report.scorers == ("model", "frozen", "popularity", "served")
-    known = np.isfinite(report.expected.served_logits[:, 0]) & report.judged
-    assert 0 < known.sum() < report.judged.sum()
+    known = np.isfinite(report.expected.served_logits[:, 0]) & report.judged[:, 0]
+    assert 0 < known.sum() < report.judged[:, 0].sum()
     direct = auc(report.expected.served_logits[known, 0], report.expected.positive[known, 0]).value
     assert report.estimate("served", "auc").value == pytest.approx(direct)
     model = auc(report.logits["model"][known, 0], report.expected.positive[known, 0]).value
@@ -164,22 +264,21 @@ def test_what_the_recording_served_is_judged_where_it_is_known(report: BacktestR
 def test_values_of_a_slot_are_judged_apart_and_the_rest_together(report: BacktestReport) -> None:
     found = report.by_slot("user", "model", values=3)
     assert [row["value"] for row in found] == ["0", "1", "2", "other"]
-    assert sum(row["rows"] for row in found) == report.judged.sum()
+    assert sum(row["rows"] for row in found) == report.judged[:, 0].sum()
     user = np.arange(REQUESTS)[report.expected.request] % 4
-    rows = report.judged & (user == 1)
+    rows = report.judged[:, 0] & (user == 1)
     assert found[1]["rows"] == rows.sum()
     assert found[1]["auc"].value == auc(report.logits["model"][rows, 0], report.expected.positive[rows, 0]).value
     assert found[1]["positives"] == report.expected.positive[rows, 0].sum()
     items = report.by_slot("item", "popularity")
     assert [row["value"] for row in items] == ["1", "2", "3"]
-    assert "calibration" not in items[0]
     assert [row["value"] for row in report.by_slot("hour", "model")] == ["below 6", "6 to 18", "18 and above"]
 
 
 def test_a_row_with_several_values_of_a_slot_counts_for_each_and_one_with_none_for_the_rest(
     report: BacktestReport,
 ) -> None:
-    rows = np.flatnonzero(report.judged)
+    rows = np.flatnonzero(report.judged[:, 0])
     parts = split_by_slot(report.expected, "tags", rows, 10)
     tags = (np.arange(REQUESTS) % 3)[report.expected.request]
     np.testing.assert_array_equal(np.sort(parts["0"]), rows[tags[rows] >= 1])
@@ -203,7 +302,7 @@ def test_json_has_everything_and_no_number_that_json_does_not_know() -> None:
     assert told["variants"]["delays.publish=1m"]["model"]["dim"] == 16
     assert told["variants"]["delays.publish=10s"]["joiner_counters"] == {"positives": 3}
     assert set(told["tasks"]["click"]) == {*logits, "served"}
-    assert set(told["tasks"]["click"]["popularity"]) == {"auc", "auc_within"}
+    assert set(told["tasks"]["click"]["popularity"]) == set(METRICS)
     assert set(told["differences"]["click"]) == {*logits, "served"} - {"delays.publish=10s"}
     assert told["tasks"]["buy"]["frozen"]["auc"]["value"] is None, "nobody bought"
     assert len(told["curves"]["edges_ms"]) == 41
@@ -245,6 +344,20 @@ def test_the_page_is_one_file_with_every_scorer_on_every_picture(axis: str) -> N
         assert f'data-scorer="s{index}"' in page
     assert not re.search(r"#[0-9a-f]{6}", "".join(figures)), "every colour is the theme's"
     assert len(page) < 600_000
+    assert "(one run): luck cannot be told" in page
+
+
+def test_the_page_says_what_was_left_out_what_was_not_learned_and_what_is_too_few() -> None:
+    times = [1_000 * at for at in range(16)]
+    setups = grid(SPEC, None, ["spec.tasks.click.labels=aligned,immediate"])
+    rng = np.random.default_rng(1)
+    logits = {name: rng.normal(size=(48, 2)).astype(np.float32) for name in setups}
+    learned = {name: np.array([[0, 0], [5, 1]]) for name in setups}
+    page = report_of(times, logits, setups, last_event_ms=times[-1] + 2_000, learned=learned).to_html()
+    assert "impressions; 12 are left out, whose label window was still open" in page
+    assert "buy: judged on 15 impressions; 24 are left out" in page
+    assert "no row was learned from" in page
+    assert "(few): fewer than 10 stretches" in page
 
 
 def test_figures_for_a_notebook_name_their_lines(report: BacktestReport) -> None:
@@ -255,6 +368,19 @@ def test_figures_for_a_notebook_name_their_lines(report: BacktestReport) -> None
     logits = dict.fromkeys(setups, report.logits["model"])
     by_interval = report_of([1_000 * at for at in range(REQUESTS)], logits, setups).plot_axis("delays.publish")
     assert [label.get_text() for label in by_interval.axes[0].get_xticklabels()] == ["10s", "1m"]
+
+
+def test_the_legend_of_a_chart_by_setting_lies_above_the_plot_and_shows_no_bars() -> None:
+    setups = grid(SPEC, None, ["model.dim=4,8", "model.kind=deepfm,logistic"])
+    logits = dict.fromkeys(setups, report_of([1_000 * at for at in range(REQUESTS)]).logits["model"])
+    figure = report_of([1_000 * at for at in range(REQUESTS)], logits, setups).plot_axis("model.dim")
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["model.kind=deepfm", "model.kind=logistic"]
+    assert {type(handle).__name__ for handle in legend.legend_handles} == {"Line2D"}
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert axes.get_window_extent().height > 0.5 * figure.bbox.height
 
 
 def test_a_setup_tells_everything_that_decides_its_result() -> None:

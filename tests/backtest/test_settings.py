@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.settings import axes_of, grid, numeric, parse_grid, vary_spec
+from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
+from rillet.backtest.specs import spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
+from rillet.schemas import SpecError, dump_spec
 from tests.backtest.events import SPEC
 
 
@@ -45,6 +48,8 @@ def test_one_setting_is_the_model() -> None:
         (["model.dim="], "expected KEY=VALUE"),
         (["model.dim=8", "model.dim=16"], "model.dim: stands twice"),
         (["model.dim=8,8"], "a value stands twice"),
+        (["model.dim=8,,16"], "model.dim=8,,16: an empty value"),
+        (["model.dim=8,"], "an empty value"),
     ],
 )
 def test_a_malformed_option_is_refused(options: list[str], message: str) -> None:
@@ -61,6 +66,13 @@ def test_a_malformed_option_is_refused(options: list[str], message: str) -> None
         ("delays.publish=10s,10", "delays.publish=10: delays.publish: 10 is no interval"),
         ("spec.tasks.click.action=buy", "cannot be varied over a recording.*window_ms, negative_rate, labels"),
         ("spec.item=3", "spec.item: cannot be varied"),
+        ("spec.task.click.window_ms=3", r"did you mean spec.tasks.click.window_ms\?"),
+        ("kafka.bootstrap_servers=a,b", "kafka.bootstrap_servers: decides nothing in a backtest; what does: model"),
+        ("serving.port=1,2", "serving.port: decides nothing"),
+        ("replica.slice_rows=1", "replica.slice_rows: decides nothing"),
+        ("publisher.keep_bases=1,2", "publisher.keep_bases: decides nothing"),
+        ("flink.parallelism=2", "flink.parallelism: decides nothing.* flink.checkpoint_interval_ms"),
+        ("modle.dim=3", "modle: unknown key; did you mean model"),
         ("spec.name=x", "spec.name: cannot be varied"),
         ("spec.tasks.watch.window_ms=3", "has no task watch; it has click, buy"),
         ("spec.tasks.click.window_ms=10m", "spec.tasks.click.window_ms: '10m' is no int"),
@@ -73,6 +85,16 @@ def test_a_malformed_option_is_refused(options: list[str], message: str) -> None
 def test_what_is_wrong_or_would_change_what_was_recorded_is_refused(option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         grid(SPEC, None, [option])
+
+
+def test_a_delay_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--set delays\.publish: --publish is given as well"):
+        grid(SPEC, None, ["delays.publish=1s,2s"], delays={"publish": 5})
+
+
+def test_an_error_of_a_single_run_does_not_begin_with_the_name_that_stands_for_it() -> None:
+    with pytest.raises(ConfigError, match=r"^configuration: .*dimm"):
+        grid(SPEC, None, ["model.dimm=8"])
 
 
 def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() -> None:
@@ -97,6 +119,20 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
     assert vary_spec(SPEC, {"sampling_seed": SPEC.sampling_seed}) == SPEC
 
 
+def test_another_run_has_other_weights_other_rows_and_another_sample_of_negatives() -> None:
+    setup = grid(SPEC)["model"]
+    assert setup.reseeded(0) == setup
+    again, third = setup.reseeded(1), setup.reseeded(2)
+    for seed_of in (
+        lambda one: one.config.model.seed,
+        lambda one: one.config.table.seed,
+        lambda one: one.spec.sampling_seed,
+    ):
+        assert len({seed_of(one) for one in (setup, again, third)}) == 3
+    assert replace(again.spec, sampling_seed=SPEC.sampling_seed) == SPEC
+    assert again.delays == setup.delays
+
+
 def test_delays_are_the_configurations_times_the_speed_unless_they_are_given() -> None:
     tables = {
         "flink": {"checkpoint_interval_ms": 1_000},
@@ -106,14 +142,39 @@ def test_delays_are_the_configurations_times_the_speed_unless_they_are_given() -
     (driven,) = grid(SPEC, tables, speed=100, delays={"publish": 7, "apply": 2}).values()
     assert driven.delays == Delays(100_000, 7, 900_000, 2)
     assert driven.config.trainer.max_wait_ms == 5_000
-    setups = grid(SPEC, tables, ["delays.publish=10s,1.5m,0"], delays={"publish": 7})
+    setups = grid(SPEC, tables, ["delays.publish=10s,1.5m,0"], delays={"dense": 7})
     assert [setup.delays.publish_ms for setup in setups.values()] == [10_000, 90_000, 0]
 
 
 def test_a_configuration_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rillet.toml"
-    path.write_text('spec = "unused.toml"\n[model]\ndim = 5\n', "utf-8")
+    path.write_text("[model]\ndim = 5\n", "utf-8")
     assert grid(SPEC, path)["model"].config.model.dim == 5
+
+
+def test_the_spec_that_a_configuration_names_is_learned_from_where_it_can_be(tmp_path: Path) -> None:
+    path, spec_path = tmp_path / "rillet.toml", tmp_path / "feature.spec.toml"
+    path.write_text('spec = "feature.spec.toml"\n', "utf-8")
+    with pytest.raises(SpecError, match=r"feature\.spec\.toml"):
+        grid(SPEC, path)
+    click, buy = SPEC.tasks
+    other = replace(SPEC, tasks=(replace(click, window_ms=7_000, labels="immediate"), buy), sampling_seed=3)
+    spec_path.write_text(dump_spec(other), "utf-8")
+    assert grid(SPEC, path)["model"].spec == other
+    assert spec_changes(SPEC, other) == [
+        "tasks.click.window_ms: 7000, recorded 1000",
+        "tasks.click.labels: immediate, recorded positives_first",
+        "sampling_seed: 3, recorded 0",
+    ]
+    (varied,) = grid(SPEC, path, ["spec.tasks.buy.window_ms=9000"]).values()
+    assert [task.window_ms for task in varied.spec.tasks] == [7_000, 9_000]
+    spec_path.write_text(dump_spec(SPEC), "utf-8")
+    assert grid(SPEC, path)["model"].spec == SPEC
+    assert spec_changes(SPEC, SPEC) == []
+    for wrong in (replace(SPEC, item=SPEC.item[1:]), replace(SPEC, tasks=(click,)), replace(SPEC, name="other")):
+        spec_path.write_text(dump_spec(wrong), "utf-8")
+        with pytest.raises(ConfigError, match="is not that of the recording, hand"):
+            grid(SPEC, path)
 
 
 @pytest.mark.parametrize(("text", "value"), [("8", 8), ("0.5", 0.5), ("10m", 600), ("1_000", 1000), ("deepfm", None)])

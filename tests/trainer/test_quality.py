@@ -24,6 +24,7 @@ from rillet.trainer.quality import (
     normalised_entropy,
     sigmoid,
     spread_of_runs,
+    sum_of_spreads,
     time_blocks,
 )
 
@@ -227,7 +228,8 @@ def test_the_example_of_the_documentation_prints_what_it_says(capsys: pytest.Cap
     assert capsys.readouterr().out == printed
 
 
-def test_what_another_seed_changes_is_in_the_interval_once_runs_were_repeated() -> None:
+@pytest.mark.parametrize("luck", [(0.1, 0.1), (0.2, 0.01), (0.2, 0.0)])
+def test_what_another_seed_changes_is_in_the_interval_once_runs_were_repeated(luck: tuple[float, float]) -> None:
     """Rows that every run shares say nothing of the luck of a run: two runs of one setting differ beyond them."""
     rng = np.random.default_rng(3)
     clusters = np.arange(200)
@@ -236,20 +238,23 @@ def test_what_another_seed_changes_is_in_the_interval_once_runs_were_repeated() 
     for _ in range(trials):
         shared = rng.normal(0, 1, 200)
         settings = [
-            [Influence(luck, shared + rng.normal(0, 0.1, 200)) for luck in rng.normal(0, 0.1, 2)] for _ in range(2)
+            [Influence(value, shared + rng.normal(0, 0.1, 200)) for value in rng.normal(0, deviation, 3)]
+            for deviation in luck
         ]
-        spread = spread_of_runs([[run.value for run in runs] for runs in settings])
-        assert spread is not None
-        assert spread.freedom == 2
+        spreads = []
+        for runs in settings:
+            spread = spread_of_runs([run.value for run in runs])
+            assert spread is not None
+            spreads.append(Spread(spread.variance / 3, spread.freedom))
         a, b = map(average, settings)
-        both = Spread(spread.variance * (1 / 2 + 1 / 2), spread.freedom)
         covered["of the runs"] += not difference(a, b, clusters).excludes_zero
-        covered["of the settings"] += not difference(a, b, clusters, spread=both).excludes_zero
+        covered["of the settings"] += not difference(a, b, clusters, spread=sum_of_spreads(spreads)).excludes_zero
     assert covered["of the runs"] < 0.5 * trials
     # 95 % in expectation, and a little above it since degrees of freedom are rounded down.
     assert 0.93 * trials < covered["of the settings"] < 0.99 * trials
 
 
 def test_without_two_runs_of_a_setting_there_is_no_spread() -> None:
-    assert spread_of_runs([[0.5], [0.7]]) is None
-    assert spread_of_runs([[0.5, float("nan")]]) is None
+    assert spread_of_runs([0.5]) is None
+    assert spread_of_runs([0.5, float("nan")]) is None
+    assert sum_of_spreads([]) is None

@@ -1,0 +1,103 @@
+"""Feature specs that a recording can be learned from: its own, or with other windows, rates or label modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rillet.jobs.config import read_tables
+from rillet.jobs.errors import ConfigError
+from rillet.schemas import FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
+
+#: what may be varied of a task: it changes what is learned and when, and no recorded column
+TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
+
+
+def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
+    """A spec with other windows, rates or label modes.
+
+    :param changes: by ``tasks.TASK.KEY`` or ``sampling_seed``.
+    :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
+    """
+    tasks = {task.name: task for task in spec.tasks}
+    for path, value in changes.items():
+        if path == "sampling_seed":
+            spec = replace(spec, sampling_seed=_of_type(path, value, int))
+            continue
+        head, _, rest = path.partition(".")
+        name, _, key = rest.rpartition(".")
+        if head == "task":
+            raise ConfigError(f"spec.{path}: unknown key; did you mean spec.tasks.{rest}?")
+        if head != "tasks" or key not in TASK_KEYS:
+            raise ConfigError(
+                f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
+                f"spec.sampling_seed, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
+            )
+        if name not in tasks:
+            raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
+        tasks[name] = replace(tasks[name], **{key: _of_type(path, value, TASK_KEYS[key])})
+    changed = replace(spec, tasks=tuple(tasks.values()))
+    try:
+        # Written and read again, because reading checks.
+        return parse_spec(dump_spec(changed))
+    except SpecError as error:
+        raise ConfigError(f"spec.{error}") from error
+
+
+def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
+    """The feature spec that a configuration names, or the recording's where it names none.
+
+    :raises ConfigError: it differs from the recording's in more than can be varied over a recording.
+    :raises SpecError: the spec's file is missing or wrong.
+    """
+    tables = read_tables(config) if isinstance(config, Path) else config or {}
+    if "spec" not in tables:
+        return recorded
+    if not isinstance(tables["spec"], str | Path):
+        raise ConfigError(f"spec: {tables['spec']!r} is no path")
+    path = Path(tables["spec"])
+    named = load_spec(config.parent / path if isinstance(config, Path) else path)
+    changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
+    if named != vary_spec(recorded, changes | {"sampling_seed": named.sampling_seed}):
+        raise ConfigError(
+            f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
+            f"({recorded.hash:#x}), and differs in more than sampling_seed and {', '.join(TASK_KEYS)} of tasks; name "
+            f"another --config"
+        )
+    return named
+
+
+def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
+    """What is learned under another value than the recording's, in words."""
+    found = [
+        f"tasks.{name}.{key}: {value}, recorded {getattr(_task(recorded, name), key)}"
+        for name, key, value in _task_changes(recorded, learned)
+    ]
+    if learned.sampling_seed != recorded.sampling_seed:
+        found.append(f"sampling_seed: {learned.sampling_seed}, recorded {recorded.sampling_seed}")
+    return found
+
+
+def _task(spec: FeatureSpec, name: str) -> Task:
+    return next(task for task in spec.tasks if task.name == name)
+
+
+def _task_changes(recorded: FeatureSpec, other: FeatureSpec) -> list[tuple[str, str, Any]]:
+    """Task, key and the other's value of what differs in tasks that both have and can be varied."""
+    known = {task.name: task for task in recorded.tasks}
+    return [
+        (task.name, key, getattr(task, key))
+        for task in other.tasks
+        if task.name in known
+        for key in TASK_KEYS
+        if getattr(task, key) != getattr(known[task.name], key)
+    ]
+
+
+def _of_type(path: str, value: Any, kind: type) -> Any:
+    # A rate of 1 is a whole number in TOML; a bool is one in Python.
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float) if kind is float else str):
+        raise ConfigError(f"spec.{path}: {value!r} is no {kind.__name__}")
+    return kind(value)
