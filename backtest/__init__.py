@@ -7,9 +7,7 @@ print(report.table())
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from rillet.schemas.lazy import lazy_names
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rillet.backtest.comparison import compare
@@ -21,15 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BacktestError", "BacktestReport", "Delays", "Setup", "backtest", "compare", "grid"]
 
-# The command of this room lies beside the loop: its --help must not load torch.
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "rillet.backtest.comparison": ["compare"],
-        "rillet.backtest.delays": ["Delays"],
-        "rillet.backtest.errors": ["BacktestError"],
-        "rillet.backtest.loop": ["backtest"],
-        "rillet.backtest.report": ["BacktestReport"],
-        "rillet.backtest.settings": ["Setup", "grid"],
-    },
-)
+_MODULES = {
+    "rillet.backtest.comparison": ["compare"],
+    "rillet.backtest.delays": ["Delays"],
+    "rillet.backtest.errors": ["BacktestError"],
+    "rillet.backtest.loop": ["backtest"],
+    "rillet.backtest.report": ["BacktestReport"],
+    "rillet.backtest.settings": ["Setup", "grid"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The command of this room lies beside the loop: its --help loads neither torch nor, with the records, NumPy.
+    from rillet.schemas.lazy import lazy_names
+
+    return lazy_names(__name__, _MODULES)(name)

@@ -74,10 +74,9 @@ def test_what_is_learned_otherwise_than_it_was_recorded_is_said_on_stderr(folder
 @pytest.mark.integration
 def test_the_example_of_the_documentation_runs_and_prints_the_lines_that_it_shows(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "backtest.md").read_text("utf-8")
-    block = next(block for block in text.split("```bash\n")[1:] if "generate_synthetic" in block)
-    commands, _, rest = block.partition("```\n")
-    printed = rest.split("```\n")[1]
-    code, _, command = commands.partition("<< 'END'\n")[2].partition("END\n")
+    blocks = [block.partition("\n")[2] for block in text.split("```")[1::2]]
+    at = next(at for at, block in enumerate(blocks) if "generate_synthetic" in block)
+    code, command, printed = blocks[at : at + 3]
     shop = tmp_path / "shop"
     exec(code.replace("var/recordings/shop", str(shop)).replace("6_000", "600"), {})  # noqa: S102  our own
     name, *options = command.replace("var/recordings/shop", str(shop)).split()
