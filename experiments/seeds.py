@@ -1,0 +1,92 @@
+"""Whether intervals of differences hold: two settings that are the same, under other seeds, in many small backtests.
+
+    python -m experiments.seeds --backtests 100 --json FILE
+
+Each backtest has a recording of its own and runs either setting ``--runs`` times, every run under seeds of its own. The
+interval of the difference should cover zero in about 95 of 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from rillet.backtest import backtest, grid
+from rillet.backtest.names import METRICS
+from rillet.recordings import Recording
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
+from rillet.trainer.quality import Estimate
+
+SHOP = ShopConfig(users=300, items=200, gap_ms=3_000)
+#: between the seeds of the two settings
+_APART = 500
+
+
+def one(number: int, requests: int, runs: int) -> dict[str, Estimate]:
+    """The difference of the settings in one backtest, by metric."""
+    base = grid(synthetic_spec(), {"model": {"dim": 8, "hidden": [16]}}, [])["model"]
+    setups = {"one": base, "other": base.reseeded(_APART)}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "synthetic"
+        generate_synthetic(out, requests=requests, seed=number, config=SHOP)
+        recording = Recording(out)
+        reports = {
+            name: [
+                backtest(recording, run.config, spec=run.spec, delays=run.delays, baselines=False)
+                for run in map(setup.reseeded, range(runs))
+            ]
+            for name, setup in setups.items()
+        }
+    report = replace(
+        reports["one"][0],
+        setups=setups,
+        logits={name: found[0].logits["model"] for name, found in reports.items()},
+        repeats={name: tuple(run.logits["model"] for run in found[1:]) for name, found in reports.items()},
+    )
+    return {metric: report.difference("other", "one", metric) for metric in METRICS}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs all, prints how often zero was covered, writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backtests", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, default=2, help="of each setting in a backtest")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    given = parser.parse_args(arguments)
+    with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
+        found = list(pool.map(partial(one, requests=given.requests, runs=given.runs), range(given.backtests)))
+    results = []
+    for metric in METRICS:
+        differences = [differences[metric] for differences in found]
+        covered = sum(not difference.excludes_zero for difference in differences)
+        width = float(np.median([difference.high - difference.low for difference in differences]))
+        print(f"{metric:20} zero covered in {covered} of {given.backtests}, median width {width:.4f}")
+        for name, value, unit in (("covered", covered, "backtests"), ("median width", width, metric)):
+            results.append({"subject": f"difference of {metric}", "metric": name, "value": value, "unit": unit})
+    if given.json is not None:
+        content = {
+            "bench": "seeds",
+            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+            "cores": os.cpu_count(),
+            "results": results,
+            "ratios": {},
+        }
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
