@@ -133,6 +133,8 @@ def _work(connection: Connection) -> None:
     from rillet.recordings import Event, Recording
 
     loaded: tuple[tuple[Path, int | None], list[Event]] | None = None
+    # Nearly everything that is made here lives for long and is in no cycle: collections would walk through it in vain.
+    gc.set_threshold(100_000, 50, 1_000)
     while True:
         try:
             index, run = connection.recv()
