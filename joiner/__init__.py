@@ -1,8 +1,9 @@
 """The online joiner as pure logic: features and actions in, labelled example blocks out."""
 
 from rillet.joiner.config import JoinerConfig
+from rillet.joiner.counters import Counters
 from rillet.joiner.errors import JoinerError, StoreError
-from rillet.joiner.join import END_OF_TIME_MS, Counters, Joiner
+from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
 

@@ -9,7 +9,7 @@ come, as long as no record is late.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.config import JoinerConfig
+from rillet.joiner.counters import Counters
 from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.sampling import highest_kept, keeps, request_hash
@@ -49,32 +50,6 @@ from rillet.schemas.arrays import Int64s
 
 #: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
 END_OF_TIME_MS = (1 << 63) - 1
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened to the records, as ``docs/join.md`` counts it."""
-
-    features: int = 0
-    actions: int = 0
-    positives: int = 0
-    negatives: int = 0
-    provisional_negatives: int = 0
-    corrections: int = 0
-    late_positives: int = 0
-    duplicate_features: int = 0
-    duplicate_actions: int = 0
-    late_actions: int = 0
-    early_actions: int = 0
-    outside_window: int = 0
-    unknown_impressions: int = 0
-    unknown_actions: int = 0
-    orphan_actions: int = 0
-    discarded_at_end: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Name to count."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(slots=True)

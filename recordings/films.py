@@ -20,6 +20,7 @@ import numpy as np
 from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Float32s
+from rillet.schemas.ranges import check_above_zero
 from rillet.schemas.spec import LabelMode
 
 SHELVES = ("drama", "comedy")
@@ -50,9 +51,7 @@ class FilmsConfig:
     start_ms: int = 1_700_000_000_000
 
     def __post_init__(self) -> None:
-        for name in ("users", "films", "draws", "fastest_ms", "requests_per_s", "peak", "ramp_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+        check_above_zero(self, "users", "films", "draws", "fastest_ms", "requests_per_s", "peak", "ramp_s")
         for name in ("liked_rate", "other_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is no probability")
