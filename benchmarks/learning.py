@@ -1,0 +1,172 @@
+"""What is learned, beside Vowpal Wabbit and River: quality as served, and rows per second of one core.
+
+All go through one backtest: same recording, same joiner, same delays, each scored by what it had learned by then. A peer
+takes final labels (label mode ``aligned``, one row per impression) or positives as they come (``positives_first``); the
+corrections of ``immediate`` are rows that neither peer can take. Speed is rows learned and scored per second of CPU time:
+ours with everything around it (batches, publication, replica), a peer's inside its library's calls alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rillet.backtest import grid
+from rillet.backtest.events import judged_from, label_events, load_events, request_times
+from rillet.backtest.loop import one_thread, score_events
+from rillet.backtest.report import BacktestReport
+from rillet.backtest.results import Scores, report_of
+from rillet.backtest.scorers import Scorer
+from rillet.backtest.settings import Setup
+from rillet.benchmarks.peer_scorer import PeerScorer
+from rillet.benchmarks.result import BenchResult, Figure
+from rillet.recordings import Event, Recording
+from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
+from rillet.schemas.arrays import Float32s
+
+JUDGE_FROM = 0.2
+OURS = "rillet"
+MODES = ("aligned", "positives_first")
+#: {crosses} stands for those of the feature spec, as -q with the letters of their slots
+VOWPAL_WABBIT = (
+    "-b 24",
+    "-b 24 {crosses}",
+    "-b 24 {crosses} -l 0.1",
+    "-b 24 {crosses} -l 2",
+    "-b 24 {crosses} --coin",
+    "-b 24 {crosses} --ftrl",
+    "-b 24 -q ::",
+)
+#: null stands for the crosses of the feature spec
+RIVER = (
+    '{"optimizer": "sgd", "lr": 0.05, "crosses": null}',
+    '{"optimizer": "adagrad", "lr": 0.1, "crosses": null}',
+    '{"optimizer": "ftrl", "lr": 0.1, "crosses": null}',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One point of a peer's grid."""
+
+    library: str
+    module: str
+    options: str
+    labels: str
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.library} {self.options} ({self.labels})"
+
+
+class Timed:
+    """Another scorer with the CPU time of this process that it took."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.cpu_s = 0.0
+        self.rows = 0
+
+    def learn(self, visible_ms: int, block: ExampleBlock) -> None:
+        """See :class:`~rillet.backtest.scorers.Scorer`."""
+        begin_s = time.process_time()
+        self._scorer.learn(visible_ms, block)
+        self.cpu_s += time.process_time() - begin_s
+        self.rows += len(block)
+
+    def publish(self, now_ms: int, *, dense: bool) -> None:
+        """See :class:`~rillet.backtest.scorers.Scorer`."""
+        begin_s = time.process_time()
+        self._scorer.publish(now_ms, dense=dense)
+        self.cpu_s += time.process_time() - begin_s
+
+    def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
+        """See :class:`~rillet.backtest.scorers.Scorer`."""
+        begin_s = time.process_time()
+        logits = self._scorer.score(requests)
+        self.cpu_s += time.process_time() - begin_s
+        self.rows += len(logits)
+        return logits
+
+    def close(self) -> None:
+        """See :class:`~rillet.backtest.scorers.Scorer`."""
+        self._scorer.close()
+
+    def rows_per_second(self) -> float:
+        """Rows learned and scored per second of CPU time."""
+        return self.rows / max(self.cpu_s, 1e-9)
+
+
+def peers_of(spec: FeatureSpec, *, libraries: Sequence[str] = ("vw", "river")) -> list[Peer]:
+    """The grids of both peers for a feature spec, in both label modes."""
+    index = {slot.name: at for at, slot in enumerate(spec.slots)}
+    crosses = [tuple(index[name] for name in cross.slots) for cross in spec.crosses]
+    letters = " ".join(f"-q {namespace(left)}{namespace(right)}" for left, right in crosses)
+    # Without crosses some lines of the grid are the same.
+    of_vw = dict.fromkeys(" ".join(options.format(crosses=letters).split()) for options in VOWPAL_WABBIT)
+    of_river = [options.replace("null", json.dumps(crosses)) for options in RIVER]
+    grids = {"vw": ("vowpal_wabbit", list(of_vw)), "river": ("river", of_river)}
+    return [
+        Peer(library, module, options, labels)
+        for library, (module, lines) in grids.items()
+        if library in libraries
+        for labels in MODES
+        for options in lines
+    ]
+
+
+def learning(
+    recordings: Mapping[str, tuple[Recording, Setup]],
+    python: Path,
+    *,
+    libraries: Sequence[str] = ("vw", "river"),
+    requests: int | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> BenchResult:
+    """Backtests ours and the peers' grids over each recording.
+
+    :param recordings: by name, each with the setup of ours; peers get its delays.
+    :param python: interpreter of the peers' environment.
+    :param requests: only the first so many of each; None for all.
+    :param on_progress: called with what runs, and requests done of how many.
+    :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` are of the best of each grid, the smaller of
+        the recordings' figures.
+    :raises BacktestError: a peer's process ended.
+    """
+    figures: list[Figure] = []
+    above: dict[str, list[float]] = {}
+    for name, (recording, setup) in recordings.items():
+        events = load_events(recording, requests)
+        for label, auc, rate in _of_recording(name, recording, events, setup, python, libraries, on_progress):
+            figures.append(Figure(f"{name}: {label}", "auc", auc, "as served"))
+            figures.append(Figure(f"{name}: {label}", "speed", rate, "rows/s of one core"))
+        for library, better, faster in _against(name, figures, libraries):
+            above.setdefault(f"auc_above_{library}", []).append(better)
+            above.setdefault(f"rows_vs_{library}", []).append(faster)
+    versions = _versions(python)
+    return BenchResult("learning", figures, {key: min(values) for key, values in above.items()}, versions)
+
+
+def _of_recording(
+    name: str,
+    recording: Recording,
+    events: Sequence[Event],
+    setup: Setup,
+    python: Path,
+    libraries: Sequence[str],
+    on_progress: Callable[[str, int, int], None],
+) -> Iterator[tuple[str, float, float]]:
+    """Subject, AUC and rows per second of ours, then of every peer."""
+    times = request_times(events)
+    judged_from_ms = judged_from(times, JUDGE_FROM)
+    expected = label_events(events, recording.info.spec)
+
+    def report(found: Mapping[str, Float32s]) -> BacktestReport:
+        scores = Scores({"model": next(iter(found.values())), **found}, {}, learned)
+        return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
+
