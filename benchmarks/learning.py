@@ -3,25 +3,25 @@
 All go through one backtest: same recording, same joiner, same delays, each scored by what it had learned by then. A peer
 takes final labels (label mode ``aligned``, one row per impression) or positives as they come (``positives_first``); the
 corrections of ``immediate`` are rows that neither peer can take. Speed is rows learned and scored per second of CPU time:
-ours with everything around it (batches, publication, replica), a peer's inside its library's calls alone.
+ours with everything around it (crosses, batches, publication, replica), a peer's with writing each row as its text line or
+dictionary, as its users do, and without the pipe to its process.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rillet.backtest import grid
 from rillet.backtest.events import judged_from, label_events, load_events, request_times
-from rillet.backtest.loop import one_thread, score_events
+from rillet.backtest.loop import one_thread, run_scorers
 from rillet.backtest.report import BacktestReport
-from rillet.backtest.results import Scores, report_of
-from rillet.backtest.scorers import Scorer
+from rillet.backtest.scorers import ModelScorer, Scorer
 from rillet.backtest.settings import Setup
+from rillet.benchmarks.environment import library_versions
 from rillet.benchmarks.peer_scorer import PeerScorer
 from rillet.benchmarks.result import BenchResult, Figure
 from rillet.recordings import Event, Recording
@@ -106,7 +106,7 @@ def peers_of(spec: FeatureSpec, *, libraries: Sequence[str] = ("vw", "river")) -
     """The grids of both peers for a feature spec, in both label modes."""
     index = {slot.name: at for at, slot in enumerate(spec.slots)}
     crosses = [tuple(index[name] for name in cross.slots) for cross in spec.crosses]
-    letters = " ".join(f"-q {namespace(left)}{namespace(right)}" for left, right in crosses)
+    letters = " ".join(f"-q {_namespace(left)}{_namespace(right)}" for left, right in crosses)
     # Without crosses some lines of the grid are the same.
     of_vw = dict.fromkeys(" ".join(options.format(crosses=letters).split()) for options in VOWPAL_WABBIT)
     of_river = [options.replace("null", json.dumps(crosses)) for options in RIVER]
@@ -134,22 +134,27 @@ def learning(
     :param python: interpreter of the peers' environment.
     :param requests: only the first so many of each; None for all.
     :param on_progress: called with what runs, and requests done of how many.
-    :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` are of the best of each grid, the smaller of
-        the recordings' figures.
+    :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` compare with the best AUC of each grid and with
+        the speed of that one; the smallest of the recordings' figures.
     :raises BacktestError: a peer's process ended.
     """
     figures: list[Figure] = []
-    above: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    versions = library_versions(python, libraries)
     for name, (recording, setup) in recordings.items():
         events = load_events(recording, requests)
-        for label, auc, rate in _of_recording(name, recording, events, setup, python, libraries, on_progress):
-            figures.append(Figure(f"{name}: {label}", "auc", auc, "as served"))
-            figures.append(Figure(f"{name}: {label}", "speed", rate, "rows/s of one core"))
-        for library, better, faster in _against(name, figures, libraries):
-            above.setdefault(f"auc_above_{library}", []).append(better)
-            above.setdefault(f"rows_vs_{library}", []).append(faster)
-    versions = _versions(python)
-    return BenchResult("learning", figures, {key: min(values) for key, values in above.items()}, versions)
+        best: dict[str, tuple[float, float]] = {}
+        for library, subject, auc, speed in _of_recording(
+            name, recording, events, setup, python, libraries, on_progress
+        ):
+            figures.append(Figure(f"{name}: {subject}", "auc", auc, "as served"))
+            figures.append(Figure(f"{name}: {subject}", "speed", speed, "rows/s of one core"))
+            best[library] = max(best.get(library, (-math.inf, 0.0)), (auc, speed))
+        auc, speed = best.pop(OURS)
+        for library, (peer_auc, peer_speed) in best.items():
+            ratios.setdefault(f"auc_above_{library}", []).append(auc - peer_auc)
+            ratios.setdefault(f"rows_vs_{library}", []).append(speed / peer_speed)
+    return BenchResult("learning", figures, {key: min(found) for key, found in ratios.items()}, versions)
 
 
 def _of_recording(
@@ -160,13 +165,28 @@ def _of_recording(
     python: Path,
     libraries: Sequence[str],
     on_progress: Callable[[str, int, int], None],
-) -> Iterator[tuple[str, float, float]]:
-    """Subject, AUC and rows per second of ours, then of every peer."""
+) -> Iterator[tuple[str, str, float, float]]:
+    """Library, subject, AUC and rows per second of ours, then of every peer."""
     times = request_times(events)
     judged_from_ms = judged_from(times, JUDGE_FROM)
     expected = label_events(events, recording.info.spec)
 
-    def report(found: Mapping[str, Float32s]) -> BacktestReport:
-        scores = Scores({"model": next(iter(found.values())), **found}, {}, learned)
-        return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
+    def measured(what: str, setup: Setup, scorer: Timed | PeerScorer) -> tuple[float, float]:
+        progress = lambda done: on_progress(f"{name}: {what}", done, len(times))  # noqa: E731
+        logits, _ = run_scorers(events, setup, {what: scorer}, progress)
+        report = BacktestReport(expected, logits, judged_from_ms, recording.info.last_event_ms)
+        return report.influence(what, "auc").value, scorer.rows_per_second()
 
+    with one_thread():
+        ours = Timed(ModelScorer(setup.spec, setup.config))
+        yield OURS, OURS, *measured(OURS, setup, ours)
+    for peer in peers_of(setup.spec, libraries=libraries):
+        tasks = tuple(replace(task, labels=peer.labels) for task in setup.spec.tasks)
+        spec = replace(setup.spec, tasks=tasks)
+        scorer = PeerScorer(python, peer.module, peer.options, spec)
+        yield peer.library, peer.name, *measured(peer.name, replace(setup, spec=spec), scorer)
+
+
+def _namespace(slot: int) -> str:
+    """What ``peers/vowpal_wabbit.py`` calls the slot at an index."""
+    return chr(ord("a") + slot)

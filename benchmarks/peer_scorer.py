@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -38,6 +40,8 @@ class PeerScorer:
         self._blocks: list[ExampleBlock] = []
         #: rows learned and scored
         self.learned_rows = self.scored_rows = 0
+        #: CPU time spent on writing rows in the library's form, and inside the library; known once it is closed
+        self.prepare_s = self.library_s = math.nan
         self._process = subprocess.Popen(  # noqa: S603
             [str(python), "-m", f"peers.{module}", str(len(spec.slots)), str(self._dense), options],
             cwd=_FOLDER,
@@ -91,20 +95,26 @@ class PeerScorer:
         return logits
 
     def rows_per_second(self) -> float:
-        """Rows learned and scored per second of CPU time inside the library."""
-        self._send("figures", {})
-        values, _ = self._answer()
-        return (self.learned_rows + self.scored_rows) / max(values["learn_s"] + values["score_s"], 1e-9)
+        """Rows learned and scored per second of CPU time, with their preparation; NaN until it is closed."""
+        return (self.learned_rows + self.scored_rows) / (self.prepare_s + self.library_s)
 
     def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """Asks for the time that it took, and ends the process."""
+        process = self._process
+        assert process.stdin is not None
         try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if process.poll() is None:
+                self._send("figures", {})
+                values, _ = self._answer()
+                self.prepare_s, self.library_s = values["prepare_s"], values["library_s"]
+        finally:
+            with suppress(BrokenPipeError):  # it has ended, and what was buffered has nowhere to go
+                process.stdin.close()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _columns(self, requests: Sequence[FeatureEvent]) -> tuple[Int64s, UInt16s]:
         """Fids of every impression, its request's context first, and lengths uint16[rows, S]."""

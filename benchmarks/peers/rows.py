@@ -19,8 +19,8 @@ VALUE_MASK = (1 << 48) - 1
 class PeerModel(Protocol):
     """A learner of one binary label. Calls come in the order of event time.
 
-    What it is given was prepared beforehand by :meth:`prepare`, which is not part of the time that is measured: a row's
-    form is the price of our pipe, not of the library.
+    What it is given was made by :meth:`prepare`, whose time is told apart: writing a row in the library's form is what its
+    users do for every row, but it is not the library's own work.
     """
 
     def prepare(self, rows: Rows) -> list[object]:
@@ -61,21 +61,25 @@ class Rows:
 def serve(model: PeerModel, slots: int, dense: int) -> None:
     """Answers frames on standard output until standard input ends.
 
-    ``learn`` frames have no answer; ``score`` gives ``scores``; ``figures`` gives the CPU seconds spent inside the library.
+    ``learn`` frames have no answer; ``score`` gives ``scores``; ``figures`` gives the CPU seconds spent on preparing rows and
+    inside the library. What the pipe costs is in neither.
     """
-    learn_s = score_s = 0.0
+    prepare_s = library_s = 0.0
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while (frame := read_frame(stdin)) is not None:
         kind, _, arrays = frame
         if kind == "figures":
-            write_frame(stdout, kind, {}, learn_s=learn_s, score_s=score_s)
+            write_frame(stdout, kind, {}, prepare_s=prepare_s, library_s=library_s)
             continue
-        rows = model.prepare(Rows(arrays, slots, dense))
+        rows = Rows(arrays, slots, dense)
         begin_s = time.process_time()
+        prepared = model.prepare(rows)
+        prepared_s = time.process_time()
         if kind == "learn":
-            model.learn(rows, arrays["labels"].tolist(), arrays["weights"].tolist())
-            learn_s += time.process_time() - begin_s
+            model.learn(prepared, arrays["labels"].tolist(), arrays["weights"].tolist())
         else:
-            scores = model.score(rows)
-            score_s += time.process_time() - begin_s
+            scores = model.score(prepared)
+        prepare_s += prepared_s - begin_s
+        library_s += time.process_time() - prepared_s
+        if kind == "score":
             write_frame(stdout, "scores", {"scores": np.array(scores, np.float32)})
