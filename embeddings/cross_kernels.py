@@ -98,13 +98,13 @@ def fids_with_pairs(
             at = end
             for cross in range(len(left)):
                 a, b = left[cross], right[cross]
-                a_fids = shared_fids if a < shared_slots else fids
-                b_fids = shared_fids if b < shared_slots else fids
+                # One array chosen for both would be counted as in use and given up again for every row.
+                a_shared, b_shared = a < shared_slots, b < shared_slots
                 rest = limits[cross]
                 for i in range(begin[a], begin[a] + count[a]):
-                    hashed = mix(a_fids[i])
+                    hashed = mix(shared_fids[i] if a_shared else fids[i])
                     for j in range(begin[b], begin[b] + min(count[b], rest)):
-                        pair = mix(hashed + uint64(b_fids[j]))
+                        pair = mix(hashed + uint64(shared_fids[j] if b_shared else fids[j]))
                         out[to] = tags[cross] | int64(pair >> uint64(16))
                         to += 1
                     rest -= min(count[b], rest)

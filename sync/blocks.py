@@ -24,6 +24,7 @@ class TableShard:
     """What one publisher writes and its replicas follow: a shard of a model's table, for one feature spec and its crosses."""
 
     model: str
+    #: of the feature spec with its crosses
     model_hash: int
     table: str = "embeddings"
     shard: int = 0
