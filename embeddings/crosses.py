@@ -78,6 +78,8 @@ class CrossColumns:
         :returns: the same with every row's crosses after its slots; the arguments themselves where there are none.
         :raises TableInputError: the columns do not fit together.
         """
+        if not len(self._left):
+            return fids, lengths
         return self.add_sharing(fids, lengths, np.array([rows]), _NO_FIDS, None)
 
     def add_sharing(

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from rillet.__main__ import main
 from rillet.devstack.process import free_port
 from rillet.recordings.synthetic import generate_synthetic
+from rillet.schemas import load_spec
 
 SPEC = """\
 [spec]
@@ -110,6 +111,7 @@ def test_check_config_shows_crosses(config: Path) -> None:
     result = run("check-config", "--config", config)
     assert result.exit_code == 0, result.stderr
     assert "cross     both = film x year (slot 99, at most 1)\n" in result.stdout
+    assert f", with crosses {load_spec(spec).model_hash:#x}\n" in result.stdout
 
 
 def test_check_config_names_the_settings_of_the_client_and_shows_no_value(
