@@ -1,4 +1,4 @@
-"""Kernels of the crosses: how many pairs each row has, and rows of fids with their pairs behind them.
+"""Kernels of the crosses: how many pairs each row has, and rows of fids with those of their pairs after them.
 
 The rows come in groups that share their first ``shared_slots`` slots, which are stored once per group: a request's
 context, and the candidates below it. Empty lengths mean one value per slot, as everywhere in this room.
@@ -98,7 +98,7 @@ def fids_with_pairs(
             at = end
             for cross in range(len(left)):
                 a, b = left[cross], right[cross]
-                # One array chosen for both would be counted as in use and given up again for every row.
+                # A value is chosen each time, and not an array once: that would count references, per cross and row.
                 a_shared, b_shared = a < shared_slots, b < shared_slots
                 rest = limits[cross]
                 for i in range(begin[a], begin[a] + count[a]):

@@ -1,6 +1,6 @@
 """The fids of a feature spec's crosses, for batches of the trainer and for requests of a server alike.
 
-What is logged has the slots alone; the crosses are derived from it here, whatever is learned or served. Nothing is kept.
+What is logged has the slots alone; the crosses are derived from it here, when it is learned from and when it is scored.
 """
 
 from __future__ import annotations
