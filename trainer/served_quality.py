@@ -78,7 +78,7 @@ class ServedQuality:
         )
         times = batch.feature_time_ms[at]
         for column, task in enumerate(self._tasks):
-            task.add(batch, taught[:, column], rows, times, np.flatnonzero(tasks == column))
+            task.add(batch, taught[:, column], rows, times, (tasks == column).nonzero()[0])
 
     def known(self, task: int) -> KnownQuality | None:
         """The newest figures of a task; None until a stretch is complete."""
@@ -181,11 +181,11 @@ class _TaskQuality:
             at = np.searchsorted(self._numbers, stretches)
         places = self._places[at]
         cells = places * (2 * BINS) + rows.bins[chosen]
-        counts, sums = self._counts.reshape(-1), self._sums.reshape(-1)
+        counts = self._counts.reshape(-1)
         np.add.at(counts, cells, rows.negative[chosen])
         np.add.at(counts, cells + BINS, rows.positive[chosen])
-        for column in range(SUMS):
-            np.add.at(sums, places * SUMS + column, rows.sums[column, chosen])
+        for column, of_rows in enumerate(rows.sums):
+            self._sums[:, column] += np.bincount(places, of_rows[chosen], len(self._sums))
         if grown:
             self._forget()
             self._index()
