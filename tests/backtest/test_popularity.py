@@ -124,7 +124,9 @@ def test_a_label_that_comes_late_weighs_as_its_request_does(labels: LabelMode) -
     weights = 2.0 ** (np.arange(2_000) * 10 / 1_000 - 23)
     positives = weights[[str(at) in clicked for at in range(2_000)]].sum()
     overall = (positives + 0.5) / (weights.sum() + 1)
-    assert rates(scorer, 23_000, [1], spec)[0, 0] == pytest.approx(smoothed(positives, weights.sum(), overall), rel=1e-3)
+    assert rates(scorer, 23_000, [1], spec)[0, 0] == pytest.approx(
+        smoothed(positives, weights.sum(), overall), rel=1e-3
+    )
 
 
 def test_scores_do_not_depend_on_which_requests_are_scored_together() -> None:
