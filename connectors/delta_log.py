@@ -7,7 +7,6 @@ records are not written in transactions, so that positions have no holes at the 
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -193,9 +192,7 @@ class KafkaDeltaLog:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _reading(self) -> Consumer:

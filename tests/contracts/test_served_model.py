@@ -14,8 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import Freshness, dump_spec, make_fids
-from rillet.serving import ServedModel, ServingConfig, ServingMetrics
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import ServedModel
 from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
 from rillet.sync import Base, MemoryLog, ModelStore, Publisher, PublisherConfig, ReplicaConfig, TableShard
 from tests.serving.helpers import MODEL, WIDTH, FakeModel, Linear, demo_spec, empty_table, exported
 

@@ -14,8 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import FeatureSpec, make_fids, parse_spec
-from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
+from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.serving.server import InferenceServer
 from rillet.serving.service import InferenceService

@@ -17,8 +17,10 @@ from prometheus_client import CollectorRegistry
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import Freshness, dump_spec, make_fids
 from rillet.schemas.arrays import Float32s
-from rillet.serving import Engine, ServingConfig, ServingMetrics
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
 from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.sync import (
     MemoryLog,

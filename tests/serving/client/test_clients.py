@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from rillet.schemas import ClosedError
-from rillet.serving import ScoreRequest, parse_infer_request
 from rillet.serving.client import (
     AsyncClient,
     Candidates,
@@ -35,6 +34,8 @@ from rillet.serving.client import (
 )
 from rillet.serving.client import transport as http
 from rillet.serving.client.calls import Send
+from rillet.serving.features import ScoreRequest
+from rillet.serving.protocol import parse_infer_request
 from tests.serving.fake_server import JSON_LENGTH, FakeServer
 from tests.serving.helpers import demo_spec, request_tensor
 
