@@ -47,10 +47,6 @@ _PIECE_ROWS = 1024
 _RETRY_S = 1.0
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class LiveModel(ReplicaListener[DenseProgram]):
     """A :class:`rillet.serving.engine.ServedModel` that follows a trainer."""
 
@@ -63,7 +59,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
         config: ServingConfig,
         replica_config: ReplicaConfig,
         metrics: ServingMetrics,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Touches neither store nor log; :meth:`run` does.
