@@ -142,7 +142,14 @@ class LiveModel(ReplicaListener[DenseProgram]):
         if applied:
             self._metrics.apply_seconds.observe(self._clock() - started)
         if not self._announced and self._replica.ready:
-            self._announce()
+            self._announced = True
+            log.info(
+                "ready: model %s, dense weights %d, %d rows, delta log up to %d",
+                self._store.model,
+                self._version,
+                self._replica.rows,
+                self._replica.position,
+            )
         return more
 
     # -- the reading thread -------------------------------------------------------------------------------
@@ -266,14 +273,4 @@ class LiveModel(ReplicaListener[DenseProgram]):
         """Reports what was refused or is missing. Reading thread."""
         self._limited_log.warning(
             f"incident {incident}", "delta log position %d: %s: %s", position, incident.value, detail
-        )
-
-    def _announce(self) -> None:
-        self._announced = True
-        log.info(
-            "ready: model %s, dense weights %d, %d rows, delta log up to %d",
-            self._store.model,
-            self._version,
-            self._replica.rows,
-            self._replica.position,
         )

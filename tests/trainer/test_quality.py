@@ -112,7 +112,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(metric: str) -> Non
             logits, labels
         ), groups
 
-    truth = 0.0 if metric == "difference" else influence(np.random.default_rng(99), 100_000)[0].value
+    truth = 0.0 if metric == "difference" else influence(np.random.default_rng(99), 30_000)[0].value
     held = 0
     for _ in range(200):
         found, groups = influence(rng, 150)
