@@ -202,8 +202,7 @@ class ModelStore:
 
     def newest_version(self) -> int:
         """The highest version that any file bears, complete or not; 0 when there is none."""
-        versions = [*self._base_versions(), *self._dense_versions()]
-        return max(versions, default=0)
+        return max([*self._base_versions(), *self._dense_versions()], default=0)
 
     def collect_garbage(self, keep_bases: int, keep_dense: int) -> list[str]:
         """Deletes all but the newest bases and dense blobs, and older folders that never got a manifest.

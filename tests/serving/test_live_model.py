@@ -32,7 +32,7 @@ from rillet.sync import (
     TableShard,
 )
 from tests.bases import write_base
-from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
+from tests.serving.helpers import MODEL, WIDTH, demo_spec, exported_linear
 
 _NOW_MS = 1_000_000
 
@@ -104,7 +104,7 @@ class _Loop:
 
 @pytest.fixture(scope="module")
 def program_bytes() -> bytes:
-    return exported(Linear(2), demo_spec())
+    return exported_linear()
 
 
 @pytest.fixture
