@@ -170,6 +170,7 @@ def test_every_baseline_stands_beside_the_model_with_all_figures(recording: Reco
     assert str(round(learned.value, 4)) in report.table()
 
 
+@pytest.mark.simulation
 def test_logistic_regression_stands_beside_another_model_and_equals_a_run_of_its_own(recording: Recording) -> None:
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="deepfm", dim=4))
     beside = backtest(recording, config, delays=DELAYS, requests=300, baselines=["logistic"])
@@ -180,6 +181,7 @@ def test_logistic_regression_stands_beside_another_model_and_equals_a_run_of_its
     np.testing.assert_array_equal(beside.logits["logistic"], alone.logits["model"])
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("apply_ms", [0, 500, 60_000])
 def test_the_frozen_model_is_the_model_until_judging_begins_and_stands_still_from_then_on(
     recording: Recording, apply_ms: int
@@ -210,6 +212,7 @@ def test_rows_that_reached_the_model_are_counted_by_task_and_class(recording: Re
     assert "click, model: no row was learned from" in reports[1].table()
 
 
+@pytest.mark.simulation
 def test_a_recording_that_was_cut_is_judged_like_the_whole_one(recording: Recording, tmp_path: Path) -> None:
     first = min(event.event_time_ms for event in recording.features())
     short = replace(
@@ -259,6 +262,7 @@ def test_an_action_stamped_before_its_request_teaches_nobody_before_it_was_made(
     assert block.action_time_ms.tolist() == [900]
 
 
+@pytest.mark.simulation
 def test_a_window_that_differs_is_learned_from_and_labels_stay_those_of_the_recording(recording: Recording) -> None:
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"), trainer=TrainerConfig(batch_size=32))
     short = vary_spec(recording.info.spec, {"tasks.click.window_ms": 30_000, "tasks.buy.window_ms": 60_000})
@@ -286,6 +290,7 @@ def test_scores_do_not_depend_on_the_order_of_the_files_and_threads_stay_as_they
         np.testing.assert_array_equal(logits, reports[1].logits[name])
 
 
+@pytest.mark.simulation
 def test_the_same_recording_gives_the_same_scores(recording: Recording) -> None:
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic", dim=0))
     first, second, other = (

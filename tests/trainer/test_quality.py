@@ -96,6 +96,7 @@ def test_an_influence_is_what_leaving_a_row_out_changes(metric: str) -> None:
         assert change == pytest.approx(whole.rows[~keep].sum() / keep.sum(), abs=3e-4)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("metric", ["auc", "auc_within", "normalised_entropy", "calibration", "difference"])
 def test_intervals_hold_the_truth_about_as_often_as_they_say(metric: str) -> None:
     rng = np.random.default_rng(5)
@@ -228,6 +229,7 @@ def test_the_example_of_the_documentation_prints_what_it_says(capsys: pytest.Cap
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("luck", [(0.1, 0.1), (0.2, 0.01), (0.2, 0.0)])
 def test_what_another_seed_changes_is_in_the_interval_once_runs_were_repeated(luck: tuple[float, float]) -> None:
     """Rows that every run shares say nothing of the luck of a run: two runs of one setting differ beyond them."""
