@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
+from rillet.backtest.events import judged_from, label_events, load_events, request_times, under_spec
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
@@ -46,8 +46,8 @@ def backtest(
 ) -> BacktestReport:
     """Runs a recording through the loop of one configuration, in this process.
 
-    :param spec: what is learned from; None is the recording's. Only what changes no recorded column may differ
-        (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
+    :param spec: what is learned from; None is the recording's. Only its histories may differ, and what
+        changes no recorded column (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
     :param delays: None takes the configuration's.
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
@@ -62,7 +62,7 @@ def backtest(
     judged_from_ms = judged_from(request_times(events), judge_from)
     names = BASELINES if baselines is True else tuple(baselines or ())
     with one_thread():
-        scores = score_events(events, setup, names, judged_from_ms, on_progress)
+        scores = score_events(events, recording.info.spec, setup, names, judged_from_ms, on_progress)
     expected = label_events(events, recording.info.spec)
     return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
 
@@ -83,14 +83,18 @@ def one_thread() -> Iterator[None]:
 
 def score_events(
     events: Sequence[Event],
+    recorded: FeatureSpec,
     setup: Setup,
     baselines: Collection[str],
     judged_from_ms: int,
     on_progress: Callable[[int], None],
 ) -> Scores:
-    """Runs events through the loop of one setup."""
+    """Runs events through the loop of one setup.
+
+    :param recorded: the spec that they were recorded under.
+    """
     spec = setup.spec
-    events = restamp(events, spec)
+    events = under_spec(events, recorded, spec)
     model = ModelScorer(spec, setup.config)
     scorers = {"model": model, **_baselines(setup, baselines, judged_from_ms)}
     try:

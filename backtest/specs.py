@@ -1,4 +1,7 @@
-"""Feature specs that a recording can be learned from: its own, or with other windows, rates or label modes."""
+"""Feature specs that a recording can be learned from: its own, or with other windows, rates, label modes or histories.
+
+Histories are made of the recorded actions (:mod:`rillet.recordings.histories`), so that any can be tried.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ from rillet.schemas import FeatureSpec, SpecError, Task, dump_spec, load_spec, p
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
 
+#: what may be varied of a history: it is filled from the recorded actions
+HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}
+
 
 def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes.
+    """A spec with other windows, rates or label modes, or whose histories have other settings.
 
-    :param changes: by ``tasks.TASK.KEY`` or ``sampling_seed``.
+    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY`` or ``sampling_seed``.
     :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
     """
     tasks = {task.name: task for task in spec.tasks}
@@ -28,12 +34,16 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
             continue
         head, _, rest = path.partition(".")
         name, _, key = rest.rpartition(".")
+        if head == "context" and key in HISTORY_KEYS:
+            spec = _vary_history(spec, path, name, key, _of_type(path, value, HISTORY_KEYS[key]))
+            continue
         if head == "task":
             raise ConfigError(f"spec.{path}: unknown key; did you mean spec.tasks.{rest}?")
         if head != "tasks" or key not in TASK_KEYS:
             raise ConfigError(
                 f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
+                f"spec.sampling_seed, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and spec.context.HISTORY. with "
+                f"{', '.join(HISTORY_KEYS)}"
             )
         if name not in tasks:
             raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
@@ -44,6 +54,23 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
         return parse_spec(dump_spec(changed))
     except SpecError as error:
         raise ConfigError(f"spec.{error}") from error
+
+
+def _vary_history(spec: FeatureSpec, path: str, name: str, key: str, value: Any) -> FeatureSpec:
+    known = [slot.name for slot in spec.histories]
+    if name not in known:
+        raise ConfigError(f"spec.{path}: there is no history {name}; there is {', '.join(known) or 'none'}")
+    return replace(
+        spec,
+        context=tuple(
+            slot
+            if slot.history is None or slot.name != name
+            else replace(slot, max_values=value)
+            if key == "max_values"
+            else replace(slot, history=replace(slot.history, **{key: value}))
+            for slot in spec.context
+        ),
+    )
 
 
 def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
@@ -60,11 +87,12 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     path = Path(tables["spec"])
     named = load_spec(config.parent / path if isinstance(config, Path) else path)
     changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
-    if named != vary_spec(recorded, changes | {"sampling_seed": named.sampling_seed}):
+    varied = vary_spec(recorded.without_histories(), changes | {"sampling_seed": named.sampling_seed})
+    if named.without_histories() != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than sampling_seed and {', '.join(TASK_KEYS)} of tasks; name "
-            f"another --config"
+            f"({recorded.hash:#x}), and differs in more than histories, sampling_seed, and {', '.join(TASK_KEYS)} of "
+            f"tasks; name another --config"
         )
     return named
 
@@ -77,6 +105,13 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
     ]
     if learned.sampling_seed != recorded.sampling_seed:
         found.append(f"sampling_seed: {learned.sampling_seed}, recorded {recorded.sampling_seed}")
+    found += [
+        f"context.{slot.name}: a history of {slot.history.of}, filled from the recorded actions"
+        for slot in learned.histories
+        if slot.history is not None and slot not in recorded.context
+    ]
+    known = {slot.name for slot in learned.histories}
+    found += [f"context.{slot.name}: recorded, left out" for slot in recorded.histories if slot.name not in known]
     return found
 
 
