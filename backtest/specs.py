@@ -1,18 +1,20 @@
-"""Feature specs that a recording can be learned from: its own, or with other windows, rates, label modes or histories.
+"""Feature specs that a recording can be learned from: its own, or one that differs in what the recording tells.
 
-Histories are made of the recorded actions (:mod:`rillet.recordings.histories`), so that any can be tried.
+Windows, rates and label modes of tasks; crosses, which a model derives; histories, which are filled from the recorded
+actions (:mod:`rillet.recordings.histories`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from rillet.jobs.config import read_tables
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
+from rillet.schemas import Cross, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
@@ -22,15 +24,19 @@ HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}
 
 
 def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes, or whose histories have other settings.
+    """A spec with other windows, rates or label modes, other settings of its histories, or some of its crosses.
 
-    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY`` or ``sampling_seed``.
+    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY``, ``sampling_seed`` or ``crosses``: the names of those to
+        keep. A cross that holds all pairs of a history goes on to hold all of them.
     :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
     """
     tasks = {task.name: task for task in spec.tasks}
     for path, value in changes.items():
         if path == "sampling_seed":
             spec = replace(spec, sampling_seed=_of_type(path, value, int))
+            continue
+        if path == "crosses":
+            spec = replace(spec, crosses=_chosen(spec.crosses, value))
             continue
         head, _, rest = path.partition(".")
         name, _, key = rest.rpartition(".")
@@ -42,8 +48,8 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
         if head != "tasks" or key not in TASK_KEYS:
             raise ConfigError(
                 f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and spec.context.HISTORY. with "
-                f"{', '.join(HISTORY_KEYS)}"
+                f"spec.sampling_seed, spec.crosses, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and "
+                f"spec.context.HISTORY. with {', '.join(HISTORY_KEYS)}"
             )
         if name not in tasks:
             raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
@@ -60,17 +66,27 @@ def _vary_history(spec: FeatureSpec, path: str, name: str, key: str, value: Any)
     known = [slot.name for slot in spec.histories]
     if name not in known:
         raise ConfigError(f"spec.{path}: there is no history {name}; there is {', '.join(known) or 'none'}")
-    return replace(
-        spec,
-        context=tuple(
-            slot
-            if slot.history is None or slot.name != name
-            else replace(slot, max_values=value)
-            if key == "max_values"
-            else replace(slot, history=replace(slot.history, **{key: value}))
-            for slot in spec.context
-        ),
-    )
+    varied = {
+        slot.name: replace(slot, max_values=value)
+        if key == "max_values"
+        else replace(slot, history=replace(slot.history, **{key: value}))
+        for slot in spec.histories
+        if slot.history is not None and slot.name == name
+    }
+    changed = replace(spec, context=tuple(varied.get(slot.name, slot) for slot in spec.context))
+    before, after = ({slot.name: slot.max_values for slot in one.slots} for one in (spec, changed))
+    crosses = [
+        replace(cross, max_values=prod(after[slot] for slot in cross.slots))
+        if cross.max_values == prod(before[slot] for slot in cross.slots)
+        else cross
+        for cross in spec.crosses
+    ]
+    return replace(changed, crosses=tuple(crosses))
+
+
+def _logged(spec: FeatureSpec) -> FeatureSpec:
+    """What a recording has to hold as it is: neither crosses nor histories."""
+    return replace(spec.without_histories(), crosses=())
 
 
 def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
@@ -87,12 +103,12 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     path = Path(tables["spec"])
     named = load_spec(config.parent / path if isinstance(config, Path) else path)
     changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
-    varied = vary_spec(recorded.without_histories(), changes | {"sampling_seed": named.sampling_seed})
-    if named.without_histories() != varied:
+    varied = _logged(vary_spec(_logged(recorded), changes | {"sampling_seed": named.sampling_seed}))
+    if _logged(named) != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than histories, sampling_seed, and {', '.join(TASK_KEYS)} of "
-            f"tasks; name another --config"
+            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories and {', '.join(TASK_KEYS)} "
+            f"of tasks; name another --config"
         )
     return named
 
@@ -105,6 +121,9 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
     ]
     if learned.sampling_seed != recorded.sampling_seed:
         found.append(f"sampling_seed: {learned.sampling_seed}, recorded {recorded.sampling_seed}")
+    if learned.crosses != recorded.crosses:
+        crosses = ("; ".join(map(str, spec.crosses)) or "none" for spec in (learned, recorded))
+        found.append("crosses: {}, recorded {}".format(*crosses))
     found += [
         f"context.{slot.name}: a history of {slot.history.of}, filled from the recorded actions"
         for slot in learned.histories
@@ -129,6 +148,16 @@ def _task_changes(recorded: FeatureSpec, other: FeatureSpec) -> list[tuple[str, 
         for key in TASK_KEYS
         if getattr(task, key) != getattr(known[task.name], key)
     ]
+
+
+def _chosen(crosses: tuple[Cross, ...], names: Any) -> tuple[Cross, ...]:
+    known = [cross.name for cross in crosses]
+    if not isinstance(names, list) or not all(name in known for name in names):
+        raise ConfigError(
+            f"spec.crosses: {names!r}: expected a list of crosses of the feature spec, which has"
+            f" {', '.join(known) or 'none'}; the spec that --config names may have others than the recording's"
+        )
+    return tuple(cross for cross in crosses if cross.name in names)
 
 
 def _of_type(path: str, value: Any, kind: type) -> Any:

@@ -11,7 +11,7 @@ from rillet.backtest.delays import Delays
 from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
 from rillet.backtest.specs import spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import History, Slot, SpecError, dump_spec
+from rillet.schemas import Cross, History, Slot, SpecError, dump_spec
 from tests.backtest.events import SPEC
 
 WITH_HISTORY = replace(
@@ -130,6 +130,11 @@ def test_settings_of_histories_can_be_varied() -> None:
     setups = grid(WITH_HISTORY, None, ["spec.context.seen.max_values=1,20", "spec.context.seen.max_age_ms=60000"])
     (longest,) = setups["spec.context.seen.max_values=20"].spec.histories
     assert (longest.max_values, longest.history) == (20, History("item", "click", "user", 60_000))
+    # A cross that holds all pairs of a history goes on to hold all; one that is cut stays as it is.
+    crosses = (Cross("all", 90, ("seen", "item"), 2), Cross("one", 91, ("seen", "item"), 1))
+    varied = vary_spec(replace(WITH_HISTORY, crosses=crosses), {"context.seen.max_values": 5})
+    assert [cross.max_values for cross in varied.crosses] == [5, 1]
+    assert varied.without_histories() == SPEC
     with pytest.raises(ConfigError, match=r"max_values: 0 is not in"):
         grid(WITH_HISTORY, None, ["spec.context.seen.max_values=0"])
     with pytest.raises(ConfigError, match=r"context\.film\.action: there is no history film; there is seen"):
