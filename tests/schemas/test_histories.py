@@ -10,7 +10,7 @@ from rillet.schemas import Slot
 from rillet.schemas.histories import RecentValues
 
 #: (time, value) as they are added
-ADDED = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), max_size=40)
+ADDED = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=12)
 
 
 def newest_first(added: list[tuple[int, int]], at_ms: int, max_values: int, max_age_ms: int) -> list[int]:
@@ -23,7 +23,7 @@ def newest_first(added: list[tuple[int, int]], at_ms: int, max_values: int, max_
     return [value for value in kept if oldest_ms <= newest[value][0] < at_ms]
 
 
-@given(ADDED, st.integers(1, 5), st.integers(0, 20), st.integers(0, 40))
+@given(ADDED, st.integers(1, 3), st.integers(0, 3), st.integers(0, 6))
 def test_distinct_values_newest_first_whatever_order_they_come_in(
     added: list[tuple[int, int]], max_values: int, max_age_ms: int, at_ms: int
 ) -> None:
