@@ -177,7 +177,7 @@ class EpochClaim:
     model: str
     shard: int
     epoch: int
-    spec_hash: int
+    model_hash: int
     #: unique to the process that claims
     writer: str
 
@@ -191,7 +191,7 @@ class DeltaBlock:
     shard: int
     epoch: int
     sequence: int
-    spec_hash: int
+    model_hash: int
     dim: int
     fids: Int64s
     rows: Float32s
@@ -209,7 +209,7 @@ class DenseRef:
     shard: int
     epoch: int
     sequence: int
-    spec_hash: int
+    model_hash: int
     version: int
     path: str
     sha256: str

@@ -179,13 +179,16 @@ class LiveModel(ReplicaListener[DenseProgram]):
                 stop.wait(max(0.0, pause_s - (self._clock() - started)))
 
     def _load(self, stop: threading.Event) -> bool:
-        model, url = self._store.model, self._store.url
+        model = self._store.model
         while not stop.is_set():
             try:
                 base = self._replica.load()
-            except BaseNotFoundError:
+            except BaseNotFoundError as error:
                 self._limited_log.info(
-                    "base", "waiting for the trainer to write a first base of model %s to %s", model, url
+                    "base",
+                    "waiting for the trainer to write a first base for feature spec and crosses %#x: %s",
+                    self._spec.model_hash,
+                    error,
                 )
                 stop.wait(self._config.base_poll_interval_ms / 1e3)
             except SyncError as error:

@@ -190,7 +190,7 @@ class DeltaReader:
 
         def fits(manifest: Manifest) -> bool:
             ours = self._table_shard
-            return accept(manifest) and (manifest.table, manifest.spec_hash) == (ours.table, ours.spec_hash)
+            return accept(manifest) and (manifest.table, manifest.model_hash) == (ours.table, ours.model_hash)
 
         base = self._store.newest_base(fits, lambda error: self._report(Incident.BAD_BASE, NO_POSITION, str(error)))
         manifest = base.manifest

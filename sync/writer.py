@@ -102,7 +102,7 @@ class EpochWriter:
             # An epoch tried before isn't tried again, held or not: its claim may come to the log late.
             epoch = self._tried = max(self._newest_epoch, self._tried) + 1
             ours = self.table_shard
-            claim = EpochClaim(ours.model, ours.shard, epoch, ours.spec_hash, self.name)
+            claim = EpochClaim(ours.model, ours.shard, epoch, ours.model_hash, self.name)
             self._queue(f"claim|{ours.shard}".encode(), encode(claim))
             self.commit()
             position, first = self._scan(position, self._log.end(), found, claim=epoch)

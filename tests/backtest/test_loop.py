@@ -232,7 +232,7 @@ def test_a_recording_that_was_cut_is_judged_like_the_whole_one(recording: Record
 def test_a_recording_that_ends_before_any_window_closes_is_refused_before_its_figures(tmp_path: Path) -> None:
     recording = write_recording(tmp_path / "r", [request(str(at), at) for at in range(10)])
     with pytest.raises(BacktestError, match="nothing to judge: the recording ends 0 s after judging starts"):
-        check_judgeable(recording, 2)
+        check_judgeable(recording, recording.info.last_event_ms, 2)
 
 
 def test_a_request_at_the_time_of_a_publication_and_its_action_are_in_that_order(tmp_path: Path) -> None:

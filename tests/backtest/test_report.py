@@ -75,6 +75,14 @@ def test_points_of_a_curve_are_equal_stretches_of_event_time_and_empty_ones_are_
         assert curve[point] == auc(report.logits["model"][rows, 0], expected.positive[rows, 0]).value
 
 
+def test_a_request_of_a_clock_that_is_ahead_does_not_press_the_curve_into_one_point() -> None:
+    times = [1_000 * at for at in range(REQUESTS)]
+    report = report_of([*times, 86_400_000], last_event_ms=times[-1] + 60_000)
+    assert report.edges_ms(10)[-1] == times[-1] + 1
+    assert np.isfinite(report.over_time("model", points=10)).all()
+    assert not report.judged[-3:].any()
+
+
 def test_every_impression_is_in_exactly_one_point(report: BacktestReport) -> None:
     for points in (1, 7, 40, 1_000):
         edges = report.edges_ms(points)
