@@ -18,8 +18,10 @@ from prometheus_client import CollectorRegistry
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import Cross, Freshness, dump_spec, make_fids
 from rillet.schemas.arrays import Float32s
-from rillet.serving import Engine, ServingConfig, ServingMetrics
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
 from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.sync import (
     MemoryLog,
@@ -31,7 +33,7 @@ from rillet.sync import (
     TableShard,
 )
 from tests.bases import write_base
-from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
+from tests.serving.helpers import MODEL, WIDTH, demo_spec, exported_linear
 
 _NOW_MS = 1_000_000
 
@@ -103,7 +105,7 @@ class _Loop:
 
 @pytest.fixture(scope="module")
 def program_bytes() -> bytes:
-    return exported(Linear(2), demo_spec())
+    return exported_linear()
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rillet.schemas import RecordError, make_fids, parse_spec, token_values
-from rillet.serving import InferRequest
 from rillet.serving.client import CandidateEncoder, Histories
 from rillet.serving.features import RequestLayout
+from rillet.serving.protocol import InferRequest
 
 SPEC = parse_spec(
     """
