@@ -47,7 +47,8 @@ def compare(
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :raises RecordingError: the recording is damaged.
     :raises ConfigError: there is nothing to compare, or a name is a baseline's.
-    :raises BacktestError: a run failed, with its name, and the others are ended; or no task can be judged.
+    :raises BacktestError: one of several runs failed, with its name, and the others are ended; or no task can be judged.
+    :raises ModelError: the model of a single run cannot be built or no longer learns.
     """
     recording = recording if isinstance(recording, Recording) else Recording(Path(recording))
     spec = recording.info.spec
