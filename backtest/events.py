@@ -18,23 +18,35 @@ _WRONG_CLOCKS = 0.05
 
 
 def load_events(recording: Recording, requests: int | None = None) -> list[Event]:
-    """The first requests of a recording with their actions, in order of event time.
+    """The first requests of a recording with their actions, in order of event time, checked by the recording's spec.
 
     Files may be in any order. At equal times requests come before actions. An action that is stamped before its
     request, because two clocks differ, comes right after it. Of a request that is recorded twice the first counts.
     Actions on other requests are left out.
 
     :param requests: in the order of the file; None for all.
-    :raises RecordingError: the recording is damaged or holds no request.
+    :raises RecordingError: the recording is damaged, holds no request, or an event that its spec does not describe.
     """
+    # Checked here and nowhere later, since everything goes through the same events.
+    spec = recording.info.spec
     first: dict[str, FeatureEvent] = {}
     for event in islice(recording.features(), requests):
+        try:
+            spec.check_feature(event)
+        except RecordError as error:
+            raise RecordingError(f"{recording.directory}: request {event.request_id}: {error}") from error
         first.setdefault(event.request_id, event)
     if not first:
         raise RecordingError(f"{recording.directory}: holds no requests; there is nothing to backtest")
     times = {request_id: event.event_time_ms for request_id, event in first.items()}
     events: list[Event] = [*first.values()]
-    events += (action for action in recording.actions() if action.request_id in times)
+    for action in recording.actions():
+        if action.request_id in times:
+            try:
+                spec.check_action(action)
+            except RecordError as error:
+                raise RecordingError(f"{recording.directory}: action on {action.request_id}: {error}") from error
+            events.append(action)
     events.sort(key=lambda event: max(event.event_time_ms, times[event.request_id]))
     return events
 
@@ -78,23 +90,11 @@ def under_spec(events: Iterable[Event], recorded: FeatureSpec, spec: FeatureSpec
 
 
 def label_events(events: Iterable[Event], spec: FeatureSpec) -> ExpectedExamples:
-    """Labels of all impressions by the audit's plain join, unsampled; requests in the order of ``events``.
-
-    :raises RecordingError: a request that the spec does not describe.
-    """
-    join, features = PlainJoin(spec), 0
+    """Labels of all impressions by the audit's plain join, unsampled; requests in the order of ``events``."""
+    join = PlainJoin(spec)
     for event in events:
         if isinstance(event, FeatureEvent):
             join.add_feature(event)
-            features += 1
         else:
             join.add_action(event)
-    expected = join.result()
-    if len(expected.request_ids) < features:
-        for event in events:
-            if isinstance(event, FeatureEvent):
-                try:
-                    spec.check_feature(event)
-                except RecordError as error:
-                    raise RecordingError(f"request {event.request_id}: {error}") from error
-    return expected
+    return join.result()
