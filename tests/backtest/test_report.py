@@ -329,9 +329,8 @@ def test_the_table_has_figures_and_differences_of_every_task(report: BacktestRep
     )
 
 
-@pytest.mark.parametrize("axis", ["delays.publish=10s,1m,1h", "model.kind=deepfm,logistic"])
-def test_the_page_is_one_file_with_every_scorer_on_every_picture(axis: str) -> None:
-    setups = grid(SPEC, None, [axis, "model.dim=4,8"])
+def test_the_page_is_one_file_with_every_scorer_on_every_picture() -> None:
+    setups = grid(SPEC, None, ["delays.publish=10s,1m,1h", "model.kind=deepfm,logistic"])
     rng = np.random.default_rng(1)
     logits = {name: rng.normal(size=(90, 2)).astype(np.float32) for name in (*setups, "frozen")}
     report = report_of([1_000 * at for at in range(30)], logits, setups, recording="<monday> & $x_1$")
@@ -340,11 +339,10 @@ def test_the_page_is_one_file_with_every_scorer_on_every_picture(axis: str) -> N
     assert "<monday>" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page.replace("xlink:href", "href")), "nothing is loaded from elsewhere"
     figures = re.findall(r"<svg role.*?</svg>", page, re.DOTALL)
-    key = axis.partition("=")[0]
     assert len(figures) == 2 * len(METRICS) * 3, "two axes and the curves, of two tasks"
     titles = [re.search(r"<title[^>]*>(.*?)</title>", figure)[1] for figure in figures]  # type: ignore[index]
     assert len(set(titles)) == len(titles)
-    assert f"click: AUC by {key}" in titles
+    assert {"click: AUC by delays.publish", "click: AUC by model.kind"} < set(titles)
     curves = figures[titles.index("click: AUC over event time")]
     assert ElementTree.fromstring(curves.replace("var(--", "v(")) is not None  # noqa: S314
     for index in range(len(report.scorers)):
@@ -355,7 +353,10 @@ def test_the_page_is_one_file_with_every_scorer_on_every_picture(axis: str) -> N
     assert "(one run): luck cannot be told" in page
 
 
-def test_the_page_says_what_was_left_out_what_was_not_learned_and_what_is_too_few() -> None:
+def test_the_page_says_what_was_left_out_what_was_not_learned_and_what_is_too_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rillet.backtest.page.draw", lambda title, plot: "")  # the text alone is looked at here
     times = [1_000 * at for at in range(16)]
     setups = grid(SPEC, None, ["spec.tasks.click.labels=aligned,immediate"])
     rng = np.random.default_rng(1)

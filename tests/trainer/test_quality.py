@@ -256,6 +256,7 @@ def covered(
     return float(hit[0] / trials), float(hit[1] / trials)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("runs", [2, 3])
 @pytest.mark.parametrize("luck", [(0.1,), (0.1, 0.1), (0.2, 0.05), (0.2, 0.0)])
 @pytest.mark.parametrize("rows", [0.02, 0.1])
