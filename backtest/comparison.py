@@ -84,7 +84,7 @@ def compare(
         events = load_events(recording, requests)
         times = request_times(events)
         judged_from_ms = judged_from(times, judge_from)
-        last_event_ms = last_event(recording, events)
+        last_event_ms = last_event(recording, events, requests)
         check_judgeable(recording, last_event_ms, judged_from_ms)
         expected = label_events(events, spec)
         done = dict.fromkeys(range(len(runs)), 0)

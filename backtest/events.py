@@ -14,7 +14,7 @@ from rillet.recordings.histories import HistoryFiller
 from rillet.schemas import FeatureEvent, FeatureSpec, RecordError
 
 #: share of the events whose clocks may be far ahead, at most
-_WRONG_CLOCKS = 0.05
+_WRONG_CLOCKS = 0.03
 
 
 def load_events(recording: Recording, requests: int | None = None) -> list[Event]:
@@ -56,19 +56,19 @@ def request_times(events: Iterable[Event]) -> list[int]:
     return [event.event_time_ms for event in events if isinstance(event, FeatureEvent)]
 
 
-def last_event(recording: Recording, events: Sequence[Event]) -> int:
+def last_event(recording: Recording, events: Sequence[Event], requests: int | None = None) -> int:
     """Event time until which the recording tells what happened: that of its newest event, leaving out wrong clocks.
 
     One event that is stamped a day ahead would make every label window of the recording look closed. Events after a gap
     that is longer than all label windows are left out, if they are few.
 
-    :param events: of the recording; where those of some requests were left out, its own newest event counts.
+    :param events: what :func:`load_events` gave for the same ``requests``. Where that leaves requests out, the newest event
+        of the recording counts, whatever its clock.
     """
-    spec, newest_ms = recording.info.spec, recording.info.last_event_ms
+    if requests is not None and requests < recording.info.requests:
+        return recording.info.last_event_ms
     times = np.sort(np.fromiter((event.event_time_ms for event in events), np.int64, len(events)))
-    if times[-1] < newest_ms:
-        return newest_ms
-    longest_ms = max(task.window_ms + task.early_ms for task in spec.tasks)
+    longest_ms = max(task.window_ms + task.early_ms for task in recording.info.spec.tasks)
     last = len(times) - int(len(times) * _WRONG_CLOCKS) - 1
     gaps = np.flatnonzero(np.diff(times[last:]) > longest_ms)
     return int(times[last + gaps[0]] if len(gaps) else times[-1])

@@ -110,14 +110,15 @@ def test_judging_begins_with_the_request_after_the_share() -> None:
     assert judged_from(times, 0.999) == 90
 
 
-@pytest.mark.parametrize("of", ["a request", "an action"])
+@pytest.mark.parametrize("of", ["a request", "an action", "an action on no request"])
 def test_a_clock_that_is_a_day_ahead_does_not_close_the_label_windows_of_all(tmp_path: Path, of: str) -> None:
     day_ms = 86_400_000
     events = [request(str(at), 1_000 * at) for at in range(50)]
-    wrong = request("wrong", day_ms) if of == "a request" else action("30", day_ms)
+    name = "30" if of == "an action" else "nobody"
+    wrong = request("wrong", day_ms) if of == "a request" else action(name, day_ms)
     recording = write_recording(tmp_path / "r", [*events[:40], wrong, *events[40:]])
     assert last_event(recording, load_events(recording)) == 49_000
-    assert last_event(recording, load_events(recording, 10)) == day_ms, "what was left out is not known"
+    assert last_event(recording, load_events(recording, 10), 10) == day_ms, "what was left out is not known"
 
 
 def test_a_gap_between_many_events_is_part_of_the_recording(tmp_path: Path) -> None:
