@@ -91,7 +91,7 @@ class Learner:
         predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
         refused = StepResult(predicted, value, 0, True)
-        if embeddings.grad is None or not math.isfinite(value):
+        if embeddings.grad is None or not math.isfinite(value) or not self._buffers_sound(buffers):
             return self._undone(refused, buffers)
         gradient = embeddings.grad.numpy().reshape(n, -1)
         row_squares = np.einsum("ij,ij->i", gradient, gradient)
@@ -121,6 +121,13 @@ class Learner:
         self.optimizer.load_state(optimizer)
         self._bias_squares = torch.from_numpy(np.array(optimizer["bias.squares"]))
         self.table = table
+
+    def _buffers_sound(self, before: list[torch.Tensor]) -> bool:
+        """Whether no statistics ran out of range; constants that are infinite on purpose stay as they are."""
+        return all(
+            torch.equal(torch.isfinite(buffer), torch.isfinite(old))
+            for buffer, old in zip(self.model.buffers(), before, strict=True)
+        )
 
     def _undone(self, refused: StepResult, buffers: list[torch.Tensor]) -> StepResult:
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):

@@ -47,7 +47,7 @@ class Screen:
     """Finds the rows whose numbers are out of bounds."""
 
     def __init__(self, spec: FeatureSpec, config: TrainerConfig) -> None:
-        self._dense = [feature.name for feature in spec.dense]
+        self._dense = spec.dense
         self._max_dense = min(config.max_dense, _LARGEST)
         self._max_ahead_ms = config.max_ahead_ms
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.integration
 
 BLOCKS = 300
 NOISE_AT = (40, 200)
+#: blocks whose last row has an absurd value
+ABSURD_AT = (60, 250)
 RUN = """
 import sys
 from rillet.jobs.config import load_config
@@ -35,7 +38,7 @@ sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 
 
 def _fill(broker: str, topic: str) -> int:
-    """Blocks of several sizes and two records of noise; returns how many rows."""
+    """Blocks of several sizes, two records of noise and two absurd rows; returns how many sound rows."""
     producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
     rng = np.random.default_rng(11)
     rows = 0
@@ -44,6 +47,10 @@ def _fill(broker: str, topic: str) -> int:
             producer.produce(topic, b"noise", b"0")
         block = make_block(rng, int(rng.integers(1, 120)), users=200, items=500)
         rows += len(block)
+        if number in ABSURD_AT:
+            dense = block.dense.copy()
+            dense[-1] = 3e38
+            block, rows = replace(block, dense=dense), rows - 1
         producer.produce(topic, encode(block), b"0")
     assert producer.flush(30) == 0
     return rows
