@@ -19,7 +19,8 @@ from rillet.trainer.batch import Batch
 from rillet.trainer.config import TrainerConfig
 from rillet.trainer.reader import BadRecord, RawRecord
 
-_LARGEST = float(np.finfo(np.float32).max)
+#: largest finite float32
+_LARGEST = (2 - 2.0**-23) * 2.0**127
 
 
 class Reason(StrEnum):
