@@ -59,7 +59,9 @@ class MixedScorer(ModelScorer):
         return replace(row, dense=np.full_like(row.dense, ABSURD[kind]))
 
 
-def run(recording: Recording, config: RilletConfig, share: float, within: float | None) -> tuple[list[float], MixedScorer]:
+def run(
+    recording: Recording, config: RilletConfig, share: float, within: float | None
+) -> tuple[list[float], MixedScorer]:
     """AUC as served of each task, and the scorer."""
     made: list[MixedScorer] = []
 

@@ -61,7 +61,7 @@ class Learner:
         self._bias_learning_rate = model.bias_learning_rate
         self._bias_squares = torch.zeros_like(self.model.bias, requires_grad=False)
         self._max_row_gradient, self._max_dense_gradient = model.max_row_gradient, model.max_dense_gradient
-        self._segments = len(spec.slots)
+        self._segments = spec.segments
 
     def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
