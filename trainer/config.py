@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from rillet.schemas.ranges import check_above_zero, check_not_negative
-from rillet.schemas.raw_events import MAX_AHEAD_MS
 
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
@@ -72,8 +71,6 @@ class TrainerConfig:
     max_wait_ms: int = 1000
     #: a row with a dense feature further from 0 is refused and becomes a dead letter; inf = only what is not finite
     max_dense: float = 1e7
-    #: a row with an event time further after its ingestion is refused and becomes a dead letter
-    max_ahead_ms: int = MAX_AHEAD_MS
     #: decoded rows held in memory ahead of training; reading waits above it
     queue_rows: int = 65536
     #: seconds between checkpoints; also the most that is trained again after a crash
@@ -90,7 +87,7 @@ class TrainerConfig:
     progress_interval_s: float = 10.0
 
     def __post_init__(self) -> None:
-        may_be_zero = ("max_wait_ms", "max_ahead_ms", "quality_stretch_ms")
+        may_be_zero = ("max_wait_ms", "quality_stretch_ms")
         check_above_zero(self, *(field.name for field in fields(self) if field.name not in may_be_zero))
         check_not_negative(self, *may_be_zero)
 

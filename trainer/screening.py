@@ -7,13 +7,12 @@ both: rows out of bounds are taken out before the step, and what is within them 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
 
-from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError, encode
+from rillet.schemas import FeatureSpec, RecordError, encode
 from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import TrainerConfig
@@ -28,8 +27,6 @@ class Reason(StrEnum):
 
     #: a dense feature is not finite, or further from 0 than ``max_dense``
     DENSE = "dense"
-    #: an event time lies more than ``max_ahead_ms`` after its ingestion
-    AHEAD = "ahead"
     #: its loss, a gradient or its square is not finite
     UNLEARNABLE = "unlearnable"
 
@@ -50,37 +47,18 @@ class Screen:
     def __init__(self, spec: FeatureSpec, config: TrainerConfig) -> None:
         self._dense = spec.dense
         self._max_dense = min(config.max_dense, _LARGEST)
-        self._max_ahead_ms = config.max_ahead_ms
 
     def refused(self, batch: Batch) -> list[RefusedRow]:
-        """The rows of a batch out of bounds, each once; of a sound batch none, after a few passes over its columns."""
-        found: dict[int, RefusedRow] = {}
-        for refused in (*self._out_of_range(batch), *self._ahead(batch)):
-            found.setdefault(refused.row, refused)
-        return [found[row] for row in sorted(found)]
-
-    def _out_of_range(self, batch: Batch) -> Iterator[RefusedRow]:
+        """The rows of a batch out of bounds, in order, each once; of a sound batch none, after two passes over a column."""
         dense, limit = batch.dense, self._max_dense
-        # Written so that NaN is out of range.
+        # Written so that NaN is out of bounds.
         if not dense.size or (dense.max() <= limit and dense.min() >= -limit):
-            return
+            return []
+        found: dict[int, RefusedRow] = {}
         for row, column in np.argwhere(~(np.abs(dense) <= limit)).tolist():
             problem = f"dense {self._dense[column]} is {dense[row, column]:g}, further from 0 than max_dense {limit:g}"
-            yield RefusedRow(row, Reason.DENSE, problem)
-
-    def _ahead(self, batch: Batch) -> Iterator[RefusedRow]:
-        for kind, times, ingested in (
-            ("feature", batch.feature_time_ms, batch.feature_ingest_ms),
-            ("action", batch.action_time_ms, batch.action_ingest_ms),
-        ):
-            ahead = (times > ingested + self._max_ahead_ms) & (ingested != NO_TIME_MS)
-            if not ahead.any():
-                continue
-            for row in np.flatnonzero(ahead).tolist():
-                problem = (
-                    f"{kind}_time_ms is {times[row]}, more than max_ahead_ms after its ingestion at {ingested[row]}"
-                )
-                yield RefusedRow(row, Reason.AHEAD, problem)
+            found.setdefault(row, RefusedRow(row, Reason.DENSE, problem))
+        return list(found.values())
 
 
 def as_bad_record(batch: Batch, refused: RefusedRow) -> BadRecord:

@@ -152,7 +152,7 @@ def test_absurd_rows_become_dead_letters_with_their_place_and_the_others_are_tra
     assert parts.counted("bad_records_total") == 0
     meta = parts.checkpoint_store.load(1).meta
     assert meta["positions"] == {"0": [4, 0]}
-    assert meta["counters"]["refused_rows"] == {"dense": 2, "ahead": 0, "unlearnable": 0}
+    assert meta["counters"]["refused_rows"] == {"dense": 2, "unlearnable": 0}
 
 
 def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(

@@ -151,7 +151,7 @@ def test_absurd_rows_go_to_the_dead_letters_and_once_mended_are_trained_on(
     store = CheckpointStore(str(tmp_path / "var" / "checkpoints"), keep=3)
     meta = store.load(1).meta
     assert meta["counters"]["rows"] == 6 * 50 - len(absurd)
-    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "ahead": 0, "unlearnable": 0}
+    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}
     assert meta["positions"] == {"0": [6, 0]}
     letters = [stored.letter for stored in read_dead_letters(broker, kafka.topics.dead_letters)]
     assert [(letter.offset, letter.row) for letter in letters if letter is not None] == list(absurd)
@@ -166,7 +166,7 @@ def test_absurd_rows_go_to_the_dead_letters_and_once_mended_are_trained_on(
     assert _train(tmp_path, "--until-latest").wait(240) == 0
     meta = store.load(2).meta
     assert meta["counters"]["rows"] == 6 * 50
-    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "ahead": 0, "unlearnable": 0}
+    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}
     assert len(list(read_dead_letters(broker, kafka.topics.dead_letters))) == len(absurd)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rillet.embeddings import TableConfig
-from rillet.schemas import ExampleBlock, decode_as
+from rillet.schemas import ExampleBlock, decode_as, dump_spec, parse_spec
 from rillet.trainer import BadRecord, CheckpointStore, ModelConfig, OnlineTrainer, TrainerConfig, dense_state
 from rillet.trainer.online import REFUSED_BATCHES_LIMIT
 from tests.trainer.blocks import RAGGED, make_block
@@ -20,7 +20,6 @@ CONFIG = TrainerConfig(batch_size=64, first_batch_size=64)
 #: no bounds: what a step cannot learn from is found by trying
 UNSCREENED = replace(CONFIG, max_dense=np.inf)
 ROWS = 50
-DAY_MS = 86_400_000
 
 
 def make_trainer(config: TrainerConfig = CONFIG, model: ModelConfig = MODEL) -> OnlineTrainer:
@@ -93,7 +92,7 @@ def test_absurd_rows_alone_do_not_stop_training_however_long_they_last() -> None
     trainer = make_trainer()
     refused = train(trainer, [*flood, *sound_blocks(2)])
     assert len(refused) == len(flood) * ROWS
-    assert trainer.counters.refused_rows == {"dense": len(flood) * ROWS, "ahead": 0, "unlearnable": 0}
+    assert trainer.counters.refused_rows == {"dense": len(flood) * ROWS, "unlearnable": 0}
     assert trainer.counters.rows == 2 * ROWS
 
 
@@ -111,25 +110,15 @@ def test_a_refused_row_is_named_with_field_and_value_and_can_be_mended_and_sent_
     assert again.counters.rows == 1
 
 
-@pytest.mark.parametrize("kind", ["feature", "action"])
-def test_an_event_time_long_after_its_ingestion_refuses_the_row(kind: str) -> None:
-    block = sound_blocks(1)[0]
-    row = int(np.flatnonzero(block.action_time_ms > 0)[0])
-    times = getattr(block, f"{kind}_time_ms").copy()
-    times[row] = getattr(block, f"{kind}_ingest_ms")[row] + DAY_MS + 1
-    trainer = make_trainer()
-    (bad,) = train(trainer, [replace(block, **{f"{kind}_time_ms": times})])
-    assert f"row {row}: {kind}_time_ms is {times[row]}, more than max_ahead_ms after its ingestion" in str(bad.error)
-    assert trainer.counters.refused_rows == {"dense": 0, "ahead": 1, "unlearnable": 0}
-    unknown = {name: np.full(ROWS, -1) for name in ("feature_ingest_ms", "action_ingest_ms")}
-    assert train(make_trainer(), [replace(block, **{f"{kind}_time_ms": times}, **unknown)]) == []
-
-
 def test_a_row_with_two_faults_is_refused_once() -> None:
-    block = spoilt(sound_blocks(1)[0], 4, np.nan)
-    times = block.feature_time_ms.copy()
-    times[4] += 2 * DAY_MS
-    assert places(train(make_trainer(), [replace(block, feature_time_ms=times)])) == [(3, 0, 4)]
+    spec = parse_spec(dump_spec(RAGGED).replace('name = "hour"', 'name = "hour"\n\n[[dense]]\nname = "price"'))
+    block = make_block(np.random.default_rng(0), 5, spec)
+    block.dense[2:6] = np.nan
+    trainer = OnlineTrainer(spec, MODEL, TableConfig(initial_capacity=64), CONFIG)
+    refused = train(trainer, [block])
+    assert places(refused) == [(3, 0, 1), (3, 0, 2)]
+    assert "row 1: dense hour is nan" in str(refused[0].error)
+    assert trainer.counters.refused_rows == {"dense": 2, "unlearnable": 0}
 
 
 @pytest.mark.parametrize("config", [CONFIG, UNSCREENED], ids=["screened", "found by the step"])
