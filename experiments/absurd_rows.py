@@ -2,9 +2,9 @@
 
     python -m experiments.absurd_rows --requests 20000 --share 0.01
 
-The backtest on a drifting synthetic shop, once as it is and once with absurd copies of its rows mixed in: dense values that
-are not finite, that overflow, or that are merely far out of range. ``--within VALUE`` mixes in
-a value that no bound refuses, to see what clipping alone does.
+Two models learn from a drifting synthetic shop, one from its rows as they are, one with absurd copies of rows mixed in:
+dense values that are not finite, that overflow, or that are merely far out of range. ``--within VALUE`` mixes in a value that
+no bound refuses, to see what clipping alone does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rillet.backtest import backtest, loop
+from rillet.backtest import Delays
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times
+from rillet.backtest.loop import one_thread, run_scorers
+from rillet.backtest.report import BacktestReport
+from rillet.backtest.results import Scores, report_of
 from rillet.backtest.scorers import ModelScorer
+from rillet.backtest.settings import Setup
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import ShopConfig, generate_synthetic
@@ -57,18 +62,20 @@ class MixedScorer(ModelScorer):
 
 def run(
     recording: Recording, config: RilletConfig, share: float, within: float | None
-) -> tuple[list[float], MixedScorer]:
-    """AUC as served of each task, and the scorer."""
-    made: list[MixedScorer] = []
-
-    def scorer(spec: FeatureSpec, config: RilletConfig) -> MixedScorer:
-        made.append(MixedScorer(spec, config, share=share, within=within))
-        return made[-1]
-
-    loop.ModelScorer = scorer  # type: ignore[misc, assignment]
-    report = backtest(recording, config, baselines=False)
-    tasks = range(len(recording.info.spec.tasks))
-    return [report.estimate("model", "auc", task).value for task in tasks], made[0]
+) -> tuple[BacktestReport, MixedScorer]:
+    """A report of the scorers ``model`` and ``mixed``, and the latter."""
+    spec = recording.info.spec
+    setup = Setup(config, spec, Delays.of(config))
+    events = load_events(recording, None)
+    clean, mixed = ModelScorer(spec, config), MixedScorer(spec, config, share=share, within=within)
+    with one_thread():
+        logits, joined = run_scorers(events, setup, {"model": clean, "mixed": mixed})
+    judged_from_ms = judged_from(request_times(events), 0.2)
+    expected, scores = label_events(events, spec), Scores(logits, joined, clean.learned)
+    report = report_of(
+        recording, expected, last_event(recording, events), judged_from_ms, {"model": setup}, {"model": [scores]}
+    )
+    return report, mixed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,12 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         generate_synthetic(Path(folder) / "shop", requests=options.requests, config=ShopConfig(gap_ms=options.gap_ms))
         recording = Recording(Path(folder) / "shop")
-        for share in (0.0, options.share):
-            aucs, scorer = run(recording, config, share, options.within)
-            counters = scorer.trainer.counters
-            names = [f"{task.name} {auc:.4f}" for task, auc in zip(recording.info.spec.tasks, aucs, strict=True)]
-            print(f"share {share}: AUC {', '.join(names)}; {scorer.mixed} rows mixed in, {counters}")
-            print(f"  {len(scorer.refused)} dead letters")
+        report, scorer = run(recording, config, options.share, options.within)
+        for index, task in enumerate(recording.info.spec.tasks):
+            clean, mixed = (report.estimate(name, "auc", index).value for name in ("model", "mixed"))
+            print(f"{task.name}: AUC as served {clean:.4f}, with absurd rows {mixed:.4f}: {mixed - clean:+.4f}")
+        print(f"{scorer.mixed} absurd rows mixed in, {len(scorer.refused)} dead letters; {scorer.trainer.counters}")
 
 
 if __name__ == "__main__":
