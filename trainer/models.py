@@ -82,7 +82,8 @@ class DeepFM(nn.Module):
 @contextmanager
 def known_statistics(model: nn.Module, rows: int) -> Iterator[None]:
     """Within it, batch normalisation takes its running statistics for a batch of one row, whose own has no variance."""
-    norms = [module for module in model.modules() if rows == 1 and isinstance(module, _BatchNorm) and module.training]
+    modules = model.modules() if rows == 1 else ()
+    norms = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
     for norm in norms:
         norm.eval()
     try:
