@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.recordings import Event, Recording, RecordingError
+from rillet.recordings.histories import HistoryFiller
 from rillet.schemas import FeatureEvent, FeatureSpec, RecordError
 
 #: share of the events whose clocks may be far ahead, at most
@@ -67,14 +67,14 @@ def judged_from(times: Sequence[int], share: float) -> int:
     return times[min(int(share * len(times)), len(times) - 1)]
 
 
-def restamp(events: Iterable[Event], spec: FeatureSpec) -> list[Event]:
-    """The events as if they had been recorded under ``spec``, whose columns have to be the same."""
-    return [
-        replace(event, spec_hash=spec.hash)
-        if isinstance(event, FeatureEvent) and event.spec_hash != spec.hash
-        else event
-        for event in events
-    ]
+def under_spec(events: Iterable[Event], recorded: FeatureSpec, spec: FeatureSpec) -> list[Event]:
+    """The events as if they had been recorded under ``spec``: histories that were not are filled from the actions.
+
+    :param recorded: the spec that they were recorded under.
+    :raises SpecError: the specs differ in a slot that is no history.
+    """
+    filler = HistoryFiller(recorded, spec)
+    return [filler.take(event) for event in events]
 
 
 def label_events(events: Iterable[Event], spec: FeatureSpec) -> ExpectedExamples:

@@ -131,8 +131,9 @@ def _work(connection: Connection) -> None:
     from rillet.backtest.events import judged_from, load_events, request_times
     from rillet.backtest.loop import one_thread, score_events
     from rillet.recordings import Event, Recording
+    from rillet.schemas import FeatureSpec
 
-    loaded: tuple[tuple[Path, int | None], list[Event]] | None = None
+    loaded: tuple[tuple[Path, int | None], FeatureSpec, list[Event]] | None = None
     # Nearly everything that is made here lives for long and is in no cycle: collections would walk through it in vain.
     gc.set_threshold(100_000, 50, 1_000)
     while True:
@@ -151,14 +152,14 @@ def _work(connection: Connection) -> None:
         try:
             key = (run.directory, run.requests)
             if loaded is None or loaded[0] != key:
-                loaded = (key, load_events(Recording(run.directory), run.requests))
+                recording = Recording(run.directory)
+                loaded = (key, recording.info.spec, load_events(recording, run.requests))
                 # Events stay for as long as this process: no collection has to walk through them.
                 gc.freeze()
-            events = loaded[1]
+            _, recorded, events = loaded
+            judged_from_ms = judged_from(request_times(events), run.judge_from)
             with one_thread():
-                found = score_events(
-                    events, run.setup, run.baselines, judged_from(request_times(events), run.judge_from), progress
-                )
+                found = score_events(events, recorded, run.setup, run.baselines, judged_from_ms, progress)
         except BrokenPipeError:
             return
         except RilletError as error:

@@ -13,7 +13,7 @@ import torch
 from rillet.audit import comparison, plain_join
 from rillet.backtest.delays import Delays
 from rillet.backtest.errors import BacktestError
-from rillet.backtest.events import load_events, restamp
+from rillet.backtest.events import load_events, under_spec
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.loop import _run, backtest
 from rillet.backtest.names import METRICS
@@ -222,7 +222,7 @@ def test_a_recording_that_was_cut_is_judged_like_the_whole_one(recording: Record
     for cut_ms in (1 << 62, first + 270_000):  # of 400 s
         folders.append(tmp_path / str(cut_ms))
         with RecordingWriter(folders[-1], short, "cut") as writer:
-            for event in restamp(recording.events(), short):
+            for event in under_spec(recording.events(), recording.info.spec, short):
                 if event.event_time_ms <= cut_ms:
                     writer.write(event)
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"))
