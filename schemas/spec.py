@@ -306,6 +306,8 @@ class FeatureSpec:
     def check_block(self, block: ExampleBlock) -> None:
         """Refuses an example block whose columns do not fit together or this spec.
 
+        Dense numbers may be of any size, and not finite: the trainer refuses their rows alone.
+
         :raises SpecMismatchError: written under another spec.
         :raises RecordError: a column of the wrong length, a label that is no label, an absurd time or rate.
         """
@@ -344,8 +346,6 @@ class FeatureSpec:
             raise RecordError("sampling_rate: a rate is not in (0, 1]")
         if n and (block.request_index.min() < 0 or block.request_index.max() >= len(block.request_ids)):
             raise RecordError("request_index: points outside request_ids")
-        if not np.isfinite(block.dense).all():
-            raise RecordError("dense: a number is not finite")
         if block.served_logits is not None and len(block.served_logits) != n * tasks:
             raise RecordError(f"served_logits: {len(block.served_logits)} numbers, expected {n} x {tasks}")
 
