@@ -179,12 +179,16 @@ def _take_runs(connection: Connection) -> None:
             index, run = connection.recv()
         except EOFError:
             return
+
+        def progress(done: int, index: int = index) -> None:
+            connection.send(("progress", index, done))
+
         try:
             key = (run.directory, run.requests)
             if loaded is None or loaded[0] != key:
                 loaded = (key, load_events(Recording(run.directory), run.requests))
             events = loaded[1]
-            found = score_here(run, events, lambda done, index=index: connection.send(("progress", index, done)))
+            found = score_here(run, events, progress)
         except BrokenPipeError:
             return
         except RilletError as error:
