@@ -84,7 +84,7 @@ def compare(
         events = load_events(recording, requests)
         times = request_times(events)
         judged_from_ms = judged_from(times, judge_from)
-        last_event_ms = last_event(recording, events)
+        last_event_ms = last_event(recording, events, requests)
         check_judgeable(recording, last_event_ms, judged_from_ms)
         expected = label_events(events, spec)
         done = dict.fromkeys(range(len(runs)), 0)
@@ -95,7 +95,7 @@ def compare(
 
         if processes is None:
             # Imported and decoded once; there is nothing to do beside it.
-            results = {runs[0].key: score_here(runs[0], events, partial(progress, 0))}
+            results = {runs[0].key: score_here(runs[0], events, spec, partial(progress, 0))}
         else:
             del events
             results = processes.results(progress)

@@ -22,7 +22,7 @@ from rillet.backtest.errors import BacktestError
 from rillet.backtest.results import Scores
 from rillet.backtest.settings import Setup
 from rillet.recordings import Event
-from rillet.schemas import RilletError
+from rillet.schemas import FeatureSpec, RilletError
 
 _PROGRESS_S = 0.2
 _JOIN_S = 5.0
@@ -46,9 +46,10 @@ class Run:
         return f"{name} (run {seed + 1})" if seed else name
 
 
-def score_here(run: Run, events: Sequence[Event], on_progress: Callable[[int], None]) -> Scores:
+def score_here(run: Run, events: Sequence[Event], recorded: FeatureSpec, on_progress: Callable[[int], None]) -> Scores:
     """A run in this process.
 
+    :param recorded: the spec that the events were recorded under.
     :param on_progress: called every 0.2 s with the requests that are through.
     :raises RilletError: of many kinds: the run failed.
     """
@@ -65,9 +66,8 @@ def score_here(run: Run, events: Sequence[Event], on_progress: Callable[[int], N
             on_progress(done)
 
     with one_thread():
-        return score_events(
-            events, run.setup, run.baselines, judged_from(request_times(events), run.judge_from), progress
-        )
+        judged_from_ms = judged_from(request_times(events), run.judge_from)
+        return score_events(events, recorded, run.setup, run.baselines, judged_from_ms, progress)
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def _take_runs(connection: Connection) -> None:
     from rillet.backtest.events import load_events, request_times
     from rillet.recordings import Recording
 
-    loaded: tuple[tuple[Path, int | None], list[Event]] | None = None
+    loaded: tuple[tuple[Path, int | None], FeatureSpec, list[Event]] | None = None
     while True:
         try:
             index, run = connection.recv()
@@ -186,9 +186,10 @@ def _take_runs(connection: Connection) -> None:
         try:
             key = (run.directory, run.requests)
             if loaded is None or loaded[0] != key:
-                loaded = (key, load_events(Recording(run.directory), run.requests))
-            events = loaded[1]
-            found = score_here(run, events, progress)
+                recording = Recording(run.directory)
+                loaded = (key, recording.info.spec, load_events(recording, run.requests))
+            _, recorded, events = loaded
+            found = score_here(run, events, recorded, progress)
         except BrokenPipeError:
             return
         except RilletError as error:

@@ -27,7 +27,15 @@ def make_events(spec: FeatureSpec, requests: int = 12, seed: int = 3) -> tuple[l
     for number in range(requests):
         n = int(rng.integers(2, 6))
         context, context_lengths = spec.encode_side(
-            "context", {"user": [number], "age": [1], "gender": ["F"], "occupation": [2], "zip_prefix": ["123"]}
+            "context",
+            {
+                "user": [number],
+                "age": [1],
+                "gender": ["F"],
+                "occupation": [2],
+                "zip_prefix": ["123"],
+                "recent_films": [[5, 9][: number % 3]],
+            },
         )
         item, item_lengths = spec.encode_side(
             "item",
