@@ -64,7 +64,7 @@ def backtest(
     with one_thread():
         scores = score_events(events, recording.info.spec, setup, names, judged_from_ms, on_progress)
     expected = label_events(events, recording.info.spec)
-    last_ms = last_event(recording, events)
+    last_ms = last_event(recording, events, requests)
     return report_of(recording, expected, last_ms, judged_from_ms, {"model": setup}, {"model": [scores]})
 
 

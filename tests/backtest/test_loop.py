@@ -253,6 +253,20 @@ def test_a_request_at_the_time_of_a_publication_and_its_action_are_in_that_order
     assert spy.learned == {"a": 1_009, "b": 1_010}
 
 
+def test_the_rows_of_a_commit_are_one_block_however_many_events_gave_them(
+    recording: Recording, events: list[Event], tmp_path: Path
+) -> None:
+    spec = vary_spec(
+        recording.info.spec, {f"tasks.{task.name}.labels": "immediate" for task in recording.info.spec.tasks}
+    )
+    join = SimulatedJoin(spec, JoinerConfig(), lateness_ms=0, commit_ms=60_000, directory=tmp_path / "joiner")
+    for event in under_spec(events, recording.info.spec, spec):
+        join.take(event)
+    times = [visible_ms for visible_ms, _ in join.visible(1 << 62)]
+    assert len(times) == len(set(times)) < len(events) / 2
+    join.close()
+
+
 def test_an_action_stamped_before_its_request_teaches_nobody_before_it_was_made(tmp_path: Path) -> None:
     join = SimulatedJoin(SPEC, JoinerConfig(), lateness_ms=0, commit_ms=0, directory=tmp_path / "joiner")
     join.take(request("a", 1_000))
