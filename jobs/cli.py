@@ -140,6 +140,25 @@ def serve(config: RilletConfig, config_path: Path) -> None:
     raise SystemExit(run_serve(config) or 0)
 
 
+@click.command()
+@click.option("--to", metavar="URI", help="Where to: a folder or any fsspec URL; [dump] to by default.")
+@click.option("--until-latest", is_flag=True, help="Stop at the present end of the examples topic.")
+@configured
+def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: bool) -> None:
+    """Write the examples topic to Parquet files by hour, for batch stages and for analyses.
+
+    Goes on where the files end; no row is lost or written twice. Runs until it gets SIGTERM or Ctrl-C.
+    """
+    from dataclasses import replace
+
+    from rillet.jobs.dump import run_dump
+
+    if to is not None:
+        config = replace(config, dump=replace(config.dump, to=to if "://" in to else str(Path(to).absolute())))
+    log_to_stderr()
+    raise SystemExit(run_dump(config, until_latest=until_latest))
+
+
 @click.command("check-config")
 @configured
 def check_config(config: RilletConfig, config_path: Path) -> None:

@@ -62,6 +62,8 @@ JOBS: dict[str, set[str]] = {
         "train_metrics",
     },
     "serve": {"config"},
+    "dump_loop": set(),
+    "dump": {"config", "dump_loop", "health"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}
 

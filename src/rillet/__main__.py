@@ -34,6 +34,7 @@ COMMANDS = {
     "join": "rillet.jobs.cli",
     "train": "rillet.jobs.cli",
     "serve": "rillet.jobs.cli",
+    "dump": "rillet.jobs.cli",
     "record": "rillet.recordings.cli",
     "replay": "rillet.recordings.cli",
     "backtest": "rillet.backtest.cli",
@@ -89,7 +90,7 @@ def main(context: click.Context) -> None:
     \b
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
-    Run one service:        rillet join | train | serve --config rillet.toml
+    Run one service:        rillet join | train | serve | dump --config rillet.toml
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml
     """
     context.obj = {"join_recording": _join_recording}

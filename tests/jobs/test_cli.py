@@ -34,6 +34,7 @@ COMMANDS = (
         "join",
         "train",
         "serve",
+        "dump",
         "record",
         "replay",
         "backtest",
