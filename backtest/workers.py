@@ -179,13 +179,16 @@ def _take_runs(connection: Connection) -> None:
             index, run = connection.recv()
         except EOFError:
             return
+
+        def progress(done: int, index: int = index) -> None:
+            connection.send(("progress", index, done))
+
         try:
             key = (run.directory, run.requests)
             if loaded is None or loaded[0] != key:
                 recording = Recording(run.directory)
                 loaded = (key, recording.info.spec, load_events(recording, run.requests))
             _, recorded, events = loaded
-            progress = lambda done, index=index: connection.send(("progress", index, done))  # noqa: E731
             found = score_here(run, events, recorded, progress)
         except BrokenPipeError:
             return
