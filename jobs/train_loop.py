@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import Sink, Stage, StageGroup
+from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class TrainLoop(Generic[Letter]):
         stages: Sequence[Stage],
         metrics: TrainMetrics,
         now_ms: Callable[[], int],
+        batch_stage: BatchStage | None = None,
     ) -> None:
         """
         The loop owns ``source``, ``letters`` and ``stages``: it starts and closes them.
@@ -51,6 +53,7 @@ class TrainLoop(Generic[Letter]):
         :param to_letter: what ``letters`` takes for a record.
         :param stages: what publications and checkpoints work on, such as the delta log; they start first, end last.
         :param now_ms: wall clock.
+        :param batch_stage: what ``source`` begins with; its end is published as a base and saved at once.
         """
         self.metrics = metrics
         self._trainer = trainer
@@ -60,6 +63,8 @@ class TrainLoop(Generic[Letter]):
         self._publications = publications
         self._checkpoints = checkpoints
         self._now_ms = now_ms
+        # None once it is over.
+        self._batch_stage = None if batch_stage is None or batch_stage.finished(trainer.positions) else batch_stage
         self._reader = BlockReader(
             source,
             trainer.spec,
@@ -69,6 +74,8 @@ class TrainLoop(Generic[Letter]):
             source_wait_s=_WAIT_S,
         )
         self._stages = StageGroup([*stages, letters, self._reader])
+        self._stop = threading.Event()
+        self._refusal_told = False
         self._last_progress_ms = now_ms()
         self._last_rows = trainer.counters.rows
 
@@ -85,6 +92,7 @@ class TrainLoop(Generic[Letter]):
 
         All stages are closed then, whatever happened.
 
+        :raises BackpressureError: it was stopped while there was no room for a refused row; nothing more is saved.
         :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
         """
         self._stages.start()
@@ -104,43 +112,58 @@ class TrainLoop(Generic[Letter]):
         self._stages.close()
 
     def _run(self, stop: threading.Event) -> None:
-        trainer = self._trainer
+        trainer, self._stop = self._trainer, stop
         self._publications.publish(self._now_ms())
         while not stop.is_set():
             blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
             now = self._now_ms()
             if blocks is None:
-                trainer.train(now, more=False, flush=True)
+                trainer.train(now, more=False, flush=True, on_refused=self._on_refused)
                 break
             for block in blocks:
                 trainer.offer(block.partition, block.offset, block.block, now)
-            trainer.train(now, more=bool(blocks))
+            trainer.train(now, more=bool(blocks), on_refused=self._on_refused)
             self.metrics.update(trainer)
             self._do_what_is_due(self._now_ms())
         self._reader.close()
         self.metrics.update(trainer)
         now = self._now_ms()
         self._report_progress(now)
-        self._publications.publish(now)
+        ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
+        self._publications.publish(now, base=ended)
         self._checkpoints.save(now)
         self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)
 
     def _do_what_is_due(self, now: int) -> None:
+        if self._batch_stage is not None and self._batch_stage.finished(self._trainer.positions):
+            self._end_batch_stage(now)
         self._publications.publish_if_due(now)
         self._checkpoints.save_if_due(now)
         if now - self._last_progress_ms >= self._config.progress_interval_s * 1000:
             self._report_progress(now)
+
+    def _end_batch_stage(self, now: int) -> None:
+        """The model as the files have made it: a base of it, and a checkpoint from which no file is read again."""
+        self._batch_stage = None
+        self._report_progress(now)
+        log.info("the batch stage is over, going on with the topic")
+        self._publications.publish(now, base=True)
+        self._checkpoints.save(now)
 
     def _report_progress(self, now: int) -> None:
         trainer, trouble = self._trainer, self._reader.trouble
         seconds = max(now - self._last_progress_ms, 1) / 1000
         rate = (trainer.counters.rows - self._last_rows) / seconds
         self._last_progress_ms, self._last_rows = now, trainer.counters.rows
+        refused = sum(trainer.counters.refused_rows.values())
+        self._refusal_told = False
         log.info(
-            "%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            "%s%d rows (%.0f/s)%s, %d in the table, at %s%s; %s",
+            f"batch stage {self._batch_stage.share(trainer.positions):.1%}, " if self._batch_stage is not None else "",
             trainer.counters.rows,
             rate,
+            f", {refused} refused" if refused else "",
             len(trainer.table),
             trainer.positions,
             f", source: {trouble}" if trouble else "",
@@ -153,3 +176,19 @@ class TrainLoop(Generic[Letter]):
         self.metrics.bad_records.inc()
         record = bad.record
         log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, bad.error)
+
+    def _on_refused(self, bad: BadRecord) -> None:
+        """In the training thread, which waits while there is no room: no position passes the row before."""
+        letter = self._to_letter(bad)
+        while True:
+            try:
+                self._letters.submit(letter)
+                break
+            except BackpressureError:
+                if self._stop.wait(_WAIT_S):
+                    raise
+        # There may be thousands a second: one is told between two progress lines, which tell how many there were.
+        if not self._refusal_told:
+            self._refusal_told = True
+            record = bad.record
+            log.warning("partition %d offset %d: %s; it is a dead letter", record.partition, record.offset, bad.error)

@@ -62,7 +62,15 @@ def reachable(start: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "start", ["rillet.jobs.cli", "rillet.jobs.join", "rillet.jobs.train", "rillet.jobs.serve", "rillet.jobs.joiner_job"]
+    "start",
+    [
+        "rillet.jobs.cli",
+        "rillet.jobs.join",
+        "rillet.jobs.train",
+        "rillet.jobs.serve",
+        "rillet.jobs.dump",
+        "rillet.jobs.joiner_job",
+    ],
 )
 def test_a_service_imports_nothing_of_the_local_stack_the_recordings_the_audit_or_the_demo(start: str) -> None:
     found = reachable(start)
@@ -76,7 +84,7 @@ def test_the_walk_finds_what_a_function_imports() -> None:
     assert "rillet.audit.comparison" in reachable("rillet.demo.cli")
 
 
-@pytest.mark.parametrize("command", ["join", "train", "serve"])
+@pytest.mark.parametrize("command", ["join", "train", "serve", "dump"])
 def test_the_command_of_a_service_loads_no_other_command(command: str) -> None:
     code = (
         "import sys; from rillet.__main__ import main\n"
@@ -94,8 +102,8 @@ def test_help_comes_at_once() -> None:
         subprocess.run([sys.executable, "-m", "rillet", "--help"], capture_output=True, timeout=60, check=True)
         return time.perf_counter() - started
 
-    # The best of several: the machine may be busy with something else.
-    assert min(seconds() for _ in range(5)) < 0.3
+    # Once of several times is enough: the machine may be busy with something else.
+    assert any(seconds() < 0.3 for _ in range(5))
 
 
 def build_wheel(tree: Path, out: Path, target: str = "wheel") -> Path:

@@ -3,11 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rillet.schemas import ExampleBlock, LabelKind
+from rillet.schemas import Cross, ExampleBlock, LabelKind, slot_of
 from rillet.trainer import Batch, BatchAssembler
+from rillet.trainer.batch import row_alone
 from tests.trainer.blocks import RAGGED, make_block
 
 SLOTS, TASKS = len(RAGGED.slots), len(RAGGED.tasks)
@@ -76,6 +78,28 @@ def test_going_on_from_a_batch_position_gives_the_same_batches(sizes: list[int],
         assert left.positions == right.positions
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 9))
+def test_crosses_follow_the_slots_of_each_row_whatever_the_cuts(sizes: list[int], batch_size: int) -> None:
+    crosses = (Cross("user_genres", 40, ("user", "genres"), 2), Cross("user_film", 41, ("user", "film"), 1))
+    spec = replace(RAGGED, crosses=crosses)
+    blocks = _blocks(5, sizes)
+    assembler = BatchAssembler(spec)
+    for offset, block in enumerate(blocks):
+        assembler.add(0, offset, block, 0)
+    batches = _drain(assembler, batch_size)
+    if not batches:
+        return
+    lengths = _flat(batches, "lengths").reshape(-1, spec.segments)
+    logged = np.concatenate([block.lengths for block in blocks]).reshape(-1, SLOTS)
+    np.testing.assert_array_equal(lengths[:, :SLOTS], logged)
+    np.testing.assert_array_equal(lengths[:, SLOTS:], np.stack([np.minimum(logged[:, 2], 2), logged[:, 0]], axis=1))
+    fids = _flat(batches, "fids")
+    expected = np.repeat(np.tile([1, 16, 18, 40, 41], len(lengths)), lengths.reshape(-1))
+    np.testing.assert_array_equal(slot_of(fids), expected)
+    np.testing.assert_array_equal(fids[slot_of(fids) < 40], np.concatenate([block.fids for block in blocks]))
+
+
 def test_positions_follow_each_partition_and_pass_refused_records() -> None:
     first, second = _blocks(1, [3, 4])
     assembler = BatchAssembler(RAGGED)
@@ -124,12 +148,52 @@ def test_blocks_with_and_without_lengths_share_a_batch() -> None:
     assert int(batch.lengths.sum()) == len(batch.fids)
 
 
-def test_freshness_is_of_the_rows_in_the_batch_only() -> None:
-    (block,) = _blocks(3, [10])
+def _taken(block: ExampleBlock, rows: int) -> Batch:
     assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, block, 0)
-    batch = assembler.take(4)
+    batch = assembler.take(rows)
     assert batch is not None
-    assert batch.newest_event_ms == max(block.feature_time_ms[:4].max(), block.action_time_ms[:4].max())
-    head = block.action_ingest_ms[:4]
-    np.testing.assert_array_equal(batch.action_ingest_ms, head[head >= 0])
+    return batch
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_chosen_rows_are_those_of_a_batch_without_the_others(ragged: bool) -> None:
+    (block,) = _blocks(3, [10])
+    if not ragged:
+        block = replace(block, lengths=None, fids=np.arange(10 * SLOTS))
+    batch = _taken(block, 10)
+    chosen = np.arange(10) % 3 == 1
+    selected = batch.select(chosen)
+    alone = [_taken(row_alone(block, row), 1) for row in (1, 4, 7)]
+    for name in ("fids", "dense", "labels", "mask", "sampling_rate", "label_kind", "served_logits", "feature_time_ms"):
+        np.testing.assert_array_equal(_flat([selected], name), _flat(alone, name), err_msg=name)
+    for name in ("action_time_ms", "feature_ingest_ms", "action_ingest_ms"):
+        np.testing.assert_array_equal(getattr(selected, name), getattr(block, name)[chosen], err_msg=name)
+    if ragged:
+        np.testing.assert_array_equal(_flat([selected], "lengths"), _flat(alone, "lengths"))
+    assert selected.positions == batch.positions
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7), st.integers(0, 4), st.data())
+def test_each_row_knows_where_it_was_read(sizes: list[int], batch_size: int, skipped: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(4)
+    blocks = []
+    for offset, size in enumerate(sizes):
+        ids = [f"{offset}.{row}" for row in range(size)]
+        blocks.append(replace(make_block(rng, size), request_ids=ids, request_index=np.arange(size, dtype=np.int32)))
+    assembler = BatchAssembler(RAGGED)
+    for offset, block in enumerate(blocks):
+        assembler.add(7, 100 + offset, block, 0, skip_rows=0 if offset else skipped)
+    expected = [(offset, row) for offset, size in enumerate(sizes) for row in range(size)]
+    expected = [place for place in expected if place >= (0, skipped)]
+    for batch in _drain(assembler, batch_size):
+        places, expected = expected[: len(batch)], expected[len(batch) :]
+        chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch))))
+        selected = batch.select(chosen)
+        for index, (offset, row) in enumerate(place for place, kept in zip(places, chosen, strict=True) if kept):
+            origin = selected.origin(index)
+            assert origin[:3] == (7, 100 + offset, row)
+            assert origin.block.request_ids == [f"{offset}.{row}"]
+            RAGGED.check_block(origin.block)
+    assert not expected
