@@ -7,7 +7,17 @@ from typing import Literal, get_args
 
 from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
 
-Optimizer = Literal["none", "adagrad", "lazy_adam"]
+Optimizer = Literal["none", "adagrad", "lazy_adam", "ftrl"]
+
+#: all sums are scaled every 32 half-lives, which takes as long as reading the table
+_SHORTEST_HALF_LIFE_S = 60.0
+#: settings that are off by default, and the optimisers that know them
+_USED_BY: dict[str, tuple[Optimizer, ...]] = {
+    "l1": ("ftrl",),
+    "l2": ("ftrl",),
+    "amsgrad": ("lazy_adam",),
+    "weight_decay": ("adagrad", "lazy_adam"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +29,27 @@ class TableConfig:
 
     #: "none" has no optimiser slots and refuses gradients: the table of a replica
     optimizer: Optimizer = "adagrad"
-    #: step size, both optimisers; lazy_adam wants about a tenth of adagrad's
+    #: step size, all optimisers; lazy_adam wants about a tenth of adagrad's
     learning_rate: float = 0.03
-    #: lazy_adam: decay of the mean of gradients, in [0, 1)
-    beta1: float = 0.9
-    #: lazy_adam: decay of the mean of squared gradients, in [0, 1)
-    beta2: float = 0.999
-    #: added to the root in the denominator, both optimisers
+    #: added to the root in the denominator, all optimisers; of ftrl it is the paper's beta
     eps: float = 1e-8
-    #: adagrad: the sum of squared gradients with which a new row starts
+    #: adagrad, ftrl: the sum of squared gradients with which a new row starts, and towards which it decays
     initial_accumulator: float = 0.1
+    #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds;
+    #: 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
+    accumulator_half_life_s: float = 0.0
+    #: ftrl: a column is 0 until the sum of its gradients is above this; as a sum it grows with the traffic of a row
+    l1: float = 0.0
+    #: ftrl: strength of the pull towards 0, in units of sqrt(sum of squared gradients) / learning_rate
+    l2: float = 0.0
+    #: lazy_adam: decay per step of the row of the mean of gradients, in [0, 1)
+    beta1: float = 0.9
+    #: lazy_adam: decay per step of the row of the mean of squared gradients, in [0, 1)
+    beta2: float = 0.999
+    #: lazy_adam: divides by the largest mean of squares so far instead of by the present one, so steps only get smaller
+    amsgrad: bool = False
+    #: adagrad, lazy_adam: share of a row that each of its steps takes away, in units of the learning rate
+    weight_decay: float = 0.0
     #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
     init_scale: float = 0.05
     #: of the initialiser: same fid and seed, same row, on any machine
@@ -43,12 +64,26 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer: {self.optimizer!r} is none of {', '.join(get_args(Optimizer))}")
-        rates = ("learning_rate", "beta1", "beta2", "eps", "initial_accumulator", "init_scale")
+        rates = ("learning_rate", "eps", "initial_accumulator", "accumulator_half_life_s", "l1", "l2", "beta1", "beta2")
+        rates += ("weight_decay", "init_scale")
         check_not_negative(self, *rates)
         check_finite(self, *rates)
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not below 1")
+        if 0 < self.accumulator_half_life_s < _SHORTEST_HALF_LIFE_S:
+            raise ValueError(
+                f"accumulator_half_life_s: {self.accumulator_half_life_s} is below {_SHORTEST_HALF_LIFE_S}; 0 is never"
+            )
+        for name, users in _USED_BY.items():
+            if getattr(self, name) and self.optimizer not in users:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} does nothing for {self.optimizer}, only for {', '.join(users)}"
+                )
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is not below 1"
+            )
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")
         if not 1 <= self.chunk_rows <= 1 << 24 or self.chunk_rows & (self.chunk_rows - 1):

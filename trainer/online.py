@@ -30,7 +30,7 @@ REFUSED_STEPS_LIMIT = 20
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 
@@ -217,8 +217,10 @@ class OnlineTrainer:
 
     def _step(self, batch: Batch) -> StepResult:
         self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
-        factor = self.config.row_step_factor(self.counters.rows)
-        result = self.learner.step(batch, self.newest_event_ms, factor)
+        row_factor, dense_factor = (
+            f(self.counters.rows) for f in (self.config.row_step_factor, self.config.dense_step_factor)
+        )
+        result = self.learner.step(batch, self.newest_event_ms, row_factor, dense_factor)
         self.quality.add(batch)
         self.positions.update(batch.positions)
         counters = self.counters
@@ -257,6 +259,7 @@ class OnlineTrainer:
             "row_dim": model.row_dim,
             "hidden": [] if model.kind == "logistic" else list(model.hidden),
             "table_optimizer": self.table_config.optimizer,
+            "dense_amsgrad": model.dense_amsgrad,
         }
 
     def _refuse_foreign(self, version: int, meta: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def test_matches_its_formula_in_float64(optimizer: str, ragged: bool) -> None:
         grad = gradients(step, len(lengths))
         numbers = table.find_or_insert(fids, 0)
         sums = twins.summed(fids, lengths, grad)
-        assert table.apply_gradients(numbers, lengths if ragged else None, grad) == len(sums)
+        assert table.apply_gradients(numbers, lengths if ragged else None, grad, 0) == len(sums)
         for fid, g in sums.items():
             if fid not in rows:
                 rows[fid] = twins.TWINS[optimizer](twins.initial_row(fid, DIM, table.config), table.config)
@@ -53,7 +53,7 @@ def test_a_zero_gradient_leaves_a_fresh_row_as_it_is(optimizer: str) -> None:
     table = make(optimizer)
     rows = table.find_or_insert(np.arange(1, 9), 0)
     before = table.items()[1]
-    assert table.apply_gradients(rows, None, np.zeros((8, DIM), np.float32)) == 8
+    assert table.apply_gradients(rows, None, np.zeros((8, DIM), np.float32), 0) == 8
     assert np.array_equal(table.items()[1], before)
 
 
@@ -61,9 +61,9 @@ def test_a_zero_gradient_leaves_a_fresh_row_as_it_is(optimizer: str) -> None:
 def test_rows_outside_the_batch_do_not_change(optimizer: str) -> None:
     table = make(optimizer)
     rows = table.find_or_insert(np.arange(1, 101), 0)
-    table.apply_gradients(rows, None, gradients(0, 100))
+    table.apply_gradients(rows, None, gradients(0, 100), 0)
     before = table.state()["rows"]
-    table.apply_gradients(rows[::2].copy(), None, gradients(1, 50))
+    table.apply_gradients(rows[::2].copy(), None, gradients(1, 50), 0)
     after = table.state()["rows"]
     assert np.array_equal(after[1::2], before[1::2])
     assert (after[::2] != before[::2]).any(axis=1).all()
@@ -77,7 +77,7 @@ def test_the_order_of_a_batch_does_not_matter(optimizer: str) -> None:
     results = []
     for f, g in ((fids, grad), (fids[order], grad[order])):
         table = make(optimizer)
-        table.apply_gradients(table.find_or_insert(f, 0), None, np.ascontiguousarray(g))
+        table.apply_gradients(table.find_or_insert(f, 0), None, np.ascontiguousarray(g), 0)
         results.append(table.items()[1])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6)
 
@@ -86,8 +86,8 @@ def test_the_order_of_a_batch_does_not_matter(optimizer: str) -> None:
 def test_duplicates_make_one_step_with_the_sum(optimizer: str) -> None:
     grad = gradients(0, 3)
     apart, together = make(optimizer), make(optimizer)
-    apart.apply_gradients(apart.find_or_insert(np.array([9, 9, 9]), 0), None, grad)
-    together.apply_gradients(together.find_or_insert(np.array([9]), 0), None, grad.sum(axis=0, keepdims=True))
+    apart.apply_gradients(apart.find_or_insert(np.array([9, 9, 9]), 0), None, grad, 0)
+    together.apply_gradients(together.find_or_insert(np.array([9]), 0), None, grad.sum(axis=0, keepdims=True), 0)
     np.testing.assert_allclose(apart.items()[1], together.items()[1], rtol=1e-6)
 
 
@@ -96,8 +96,8 @@ def test_a_pooled_gradient_is_shared_by_the_segments_length(optimizer: str) -> N
     grad = gradients(0, 1)
     pooled, plain = make(optimizer), make(optimizer)
     # the padding counts in the length, as it does in the mean
-    pooled.apply_gradients(pooled.find_or_insert(np.array([1, 2, 0, 1]), 0), np.array([4], np.uint16), grad)
-    plain.apply_gradients(plain.find_or_insert(np.array([1, 2]), 0), None, np.concatenate([grad / 2, grad / 4]))
+    pooled.apply_gradients(pooled.find_or_insert(np.array([1, 2, 0, 1]), 0), np.array([4], np.uint16), grad, 0)
+    plain.apply_gradients(plain.find_or_insert(np.array([1, 2]), 0), None, np.concatenate([grad / 2, grad / 4]), 0)
     np.testing.assert_allclose(pooled.items()[1], plain.items()[1], rtol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_steps_lower_a_convex_loss(optimizer: str) -> None:
     target = gradients(5, 20)
     first = np.square(table.gather_pooled(rows, None) - target).mean()
     for _ in range(60):
-        table.apply_gradients(rows, None, table.gather_pooled(rows, None) - target)
+        table.apply_gradients(rows, None, table.gather_pooled(rows, None) - target, 0)
     assert np.square(table.gather_pooled(rows, None) - target).mean() < 0.2 * first
 
 
@@ -116,7 +116,7 @@ def test_steps_lower_a_convex_loss(optimizer: str) -> None:
 def test_a_step_factor_is_a_larger_learning_rate_for_one_call(optimizer: str) -> None:
     factored, faster = make(optimizer, learning_rate=0.01), make(optimizer, learning_rate=0.04)
     for table, factor in ((factored, 4.0), (faster, 1.0)):
-        table.apply_gradients(table.find_or_insert(np.arange(1, 9), 0), None, gradients(2, 8), step_factor=factor)
+        table.apply_gradients(table.find_or_insert(np.arange(1, 9), 0), None, gradients(2, 8), 0, step_factor=factor)
     np.testing.assert_allclose(factored.items()[1], faster.items()[1], rtol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_the_same_calls_give_the_same_bits(optimizer: str) -> None:
         table = make(optimizer)
         for step in range(4):
             fids = np.random.default_rng(step).integers(0, 40, 300)
-            table.apply_gradients(table.find_or_insert(fids, 0), None, gradients(step, 300))
+            table.apply_gradients(table.find_or_insert(fids, 0), None, gradients(step, 300), 0)
         results.append(table.state()["rows"])
     assert np.array_equal(results[0], results[1])
 
@@ -137,7 +137,7 @@ def test_a_row_that_was_deleted_since_it_was_found_is_passed_over(optimizer: str
     table = make(optimizer)
     rows = table.find_or_insert(np.array([1, 2, 3]), 0)
     table.delete(np.array([2]))
-    assert table.apply_gradients(rows, None, gradients(0, 3)) == 2
+    assert table.apply_gradients(rows, None, gradients(0, 3), 0) == 2
     table.find_or_insert(np.array([4]), 0)
     fresh = twins.initial_row(4, DIM, table.config)
     assert np.array_equal(table.values(np.array([4]))[0], fresh)
@@ -147,7 +147,7 @@ def test_a_row_that_was_deleted_since_it_was_found_is_passed_over(optimizer: str
 def test_a_fid_inserted_again_starts_with_fresh_slots(optimizer: str) -> None:
     table = make(optimizer)
     for _ in range(3):
-        table.apply_gradients(table.find_or_insert(np.array([1]), 0), None, gradients(0, 1))
+        table.apply_gradients(table.find_or_insert(np.array([1]), 0), None, gradients(0, 1), 0)
     table.delete(np.array([1]))
     table.find_or_insert(np.array([1]), 0)
     new = make(optimizer)
@@ -160,7 +160,7 @@ def test_without_an_optimizer_gradients_are_refused() -> None:
     rows = table.find_or_insert(np.array([1]), 0)
     before = table.items()[1]
     with pytest.raises(TableInputError, match="optimizer none"):
-        table.apply_gradients(rows, None, gradients(0, 1))
+        table.apply_gradients(rows, None, gradients(0, 1), 0)
     assert np.array_equal(table.items()[1], before)
 
 
@@ -183,7 +183,7 @@ def test_agrees_with_torch_where_every_row_is_in_every_batch(optimizer: str, pee
         optimiser.zero_grad()
         theirs(torch.from_numpy(fids - 1)).backward(torch.from_numpy(grad))
         optimiser.step()
-        table.apply_gradients(rows, None, grad)
+        table.apply_gradients(rows, None, grad, 0)
     np.testing.assert_allclose(table.items()[1], theirs.weight.detach().numpy(), rtol=1e-3, atol=1e-5)
 
 
@@ -204,6 +204,6 @@ def test_adam_goes_on_past_the_end_of_its_corrections() -> None:
     steps = len(adam_corrections(config)[0]) + 20
     for step in range(steps):
         grad = gradients(step, 1)
-        table.apply_gradients(rows, None, grad)
+        table.apply_gradients(rows, None, grad, 0)
         twin.step(grad[0].astype(np.float64))
     np.testing.assert_allclose(table.items()[1][0], twin.row, rtol=1e-3, atol=1e-4)

@@ -25,7 +25,7 @@ def run(table: EmbeddingTable, first: int, last: int) -> None:
         rows = table.find_or_insert(rng.integers(0, 300, 200), step * 5000)
         grad = rng.standard_normal((100, DIM)).astype(np.float32)
         if table.config.optimizer != "none":
-            table.apply_gradients(rows, np.full(100, 2, np.uint16), grad)
+            table.apply_gradients(rows, np.full(100, 2, np.uint16), grad, 0)
         table.delete(rng.integers(1, 300, 3))
 
 
