@@ -9,7 +9,7 @@ from rillet.schemas.ranges import check_above_zero, check_finite, check_not_nega
 
 Optimizer = Literal["none", "adagrad", "lazy_adam", "ftrl"]
 
-#: all sums are scaled every 32 half-lives, which takes as long as reading the table
+#: all sums are scaled every 8 half-lives, which takes as long as reading the table
 _SHORTEST_HALF_LIFE_S = 60.0
 #: settings that are off by default, and the optimisers that know them
 _USED_BY: dict[str, tuple[Optimizer, ...]] = {

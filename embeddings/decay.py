@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: half-lives from one landmark to the next: float32 holds weights up to 2**32 with room for the sums themselves
-_SPAN = 32
+#: half-lives from one landmark to the next: weights up to 2**8 leave float32 its room for the sums themselves
+_SPAN = 8
 #: half-lives after which nothing is left of a float32
 _NOTHING_LEFT = 300.0
 
@@ -19,9 +19,9 @@ class ForwardDecay:
     """The clock of decayed sums. Time is event time and never goes back: earlier times count as the newest.
 
     >>> decay = ForwardDecay(3600)
-    >>> decay.advance(10 * 3_600_000), decay.weight
-    (1.0, 1024.0)
-    >>> decay.advance(33 * 3_600_000) == 2.0**-32, decay.weight
+    >>> decay.advance(5 * 3_600_000), decay.weight
+    (1.0, 32.0)
+    >>> decay.advance(9 * 3_600_000) == 2.0**-8, decay.weight
     (True, 2.0)
     """
 
@@ -34,7 +34,7 @@ class ForwardDecay:
 
     @property
     def weight(self) -> float:
-        """Of what is added now; sums are read divided by it. From 1 to 2**32."""
+        """Of what is added now; sums are read divided by it. From 1 to 2**8."""
         if not self.half_life_ms:
             return 1.0
         return float(2.0 ** ((self._newest_ms - self._landmark_ms) / self.half_life_ms))

@@ -16,7 +16,7 @@ from numba import float32
 from rillet.embeddings.compiled import FLOAT64, IN_FLOAT32S, IN_FLOAT32S_2D, IN_INT64S, INT64, kernel
 from rillet.embeddings.row_kernels import AHEAD, prefetch_row, row_floats
 
-#: where a sum of squares stays: one that became infinite would never decay again
+#: what an infinite sum of squares is taken for when sums are scaled: it would never decay
 _MOST = np.float32(3e38)
 
 
@@ -32,20 +32,27 @@ def adagrad(
     forward: Any,
     weight_decay: Any,
 ) -> Any:
-    """s += forward*g*g; w -= lr*weight_decay*w + lr * g / (sqrt(initial + s/forward) + eps). Row: w[dim], s[dim]."""
+    """s += forward*g*g; w -= lr*weight_decay*w + lr * g / (sqrt(initial + s/forward) + eps). Row: w[dim], s[dim].
+
+    Computed in terms of sqrt(forward)*g, so that decay costs one multiplication.
+    """
     dim = grad.shape[1]
-    rate, small, start = float32(learning_rate), float32(eps), float32(initial)
-    up, down, kept = float32(forward), float32(1 / forward), float32(1 - learning_rate * weight_decay)
+    up = sqrt(forward)
+    rate, scale_up, small, start = float32(learning_rate), float32(up), float32(up * eps), float32(forward * initial)
+    kept = float32(1 - learning_rate * weight_decay)
     for i in range(len(rows)):
         if i + AHEAD < len(rows):
             prefetch_row(rows_at, rows[i + AHEAD], shift, 2 * dim, 2 * dim)
         weight = row_floats(rows_at, rows[i], shift, 2 * dim, 0, dim)
         squares = row_floats(rows_at, rows[i], shift, 2 * dim, dim, dim)
+        if kept != 1:
+            for column in range(dim):
+                weight[column] *= kept
         for column in range(dim):
-            g = grad[i, column]
-            total = min(squares[column] + up * g * g, _MOST)
+            g = scale_up * grad[i, column]
+            total = squares[column] + g * g
             squares[column] = total
-            weight[column] = kept * weight[column] - rate * g / (sqrt(start + down * total) + small)
+            weight[column] -= rate * g / (sqrt(start + total) + small)
     return len(rows)
 
 
@@ -71,7 +78,7 @@ def ftrl(
     """
     dim = grad.shape[1]
     width = 3 * dim
-    rate, small, start = float32(learning_rate), float32(eps), float32(initial)
+    inverse, small, start = float32(1 / learning_rate), float32(eps), float32(initial)
     up, down = float32(forward), float32(1 / forward)
     threshold, ridge, zero = float32(l1), float32(l2), float32(0)
     for i in range(len(rows)):
@@ -82,19 +89,22 @@ def ftrl(
         stored = row_floats(rows_at, rows[i], shift, width, 2 * dim, dim)
         for column in range(dim):
             g = grad[i, column]
-            squares[column] = min(squares[column] + up * g * g, _MOST)
+            squares[column] += up * g * g
         # Loops of their own: with all arrays in one, the compiler cannot prove that they do not overlap.
         for column in range(dim):
             g = grad[i, column]
             w = weight[column]
-            q = (sqrt(start + down * squares[column]) + small) / rate + ridge
-            stepped = w - g / q
+            rest = stored[column]
+            q = (sqrt(start + down * squares[column]) + small) * inverse + ridge
+            move = float32(1) / q
+            stepped = w - g * move
             before = threshold if w > zero else -threshold
-            z = (stored[column] if w == zero else -(w * q + before)) + g
+            z = (rest if w == zero else -(w * q + before)) + g
             beyond = threshold if z > zero else -threshold
             outside = abs(z) > threshold
+            shrunk = (beyond - z) * move if outside else zero
             stored[column] = zero if outside else z
-            weight[column] = stepped if w * stepped > zero else (-(z - beyond) / q if outside else zero)
+            weight[column] = stepped if w * stepped > zero else shrunk
     return len(rows)
 
 
@@ -167,10 +177,10 @@ def lazy_adam(
 
 @kernel(INT64, INT64, IN_INT64S, INT64, INT64, INT64, INT64, FLOAT64)
 def scale(row_end: Any, rows_at: Any, shift: Any, width: Any, first: Any, count: Any, factor: Any) -> Any:
-    """Multiplies ``count`` floats from ``first`` on of all rows below ``row_end``."""
+    """Multiplies ``count`` sums from ``first`` on of all rows below ``row_end``; an infinite one becomes finite."""
     by = float32(factor)
     for row in range(row_end):
         floats = row_floats(rows_at, row, shift, width, first, count)
         for column in range(count):
-            floats[column] *= by
+            floats[column] = min(floats[column], _MOST) * by
     return row_end

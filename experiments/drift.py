@@ -43,7 +43,7 @@ SHOP = ShopConfig(
     drift_per_hour=0.1,
     renewed_per_hour=0.01,
 )
-DELAYS = Delays(600_000, 600_000, 600_000)
+DELAYS = Delays(600_000, 1_800_000, 1_800_000)
 METRICS = ("auc", "auc_within", "normalised_entropy", "calibration", "auc_gap", "kl")
 #: tables of the configuration, by name
 OPTIMIZERS: dict[str, dict[str, Any]] = {
