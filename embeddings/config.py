@@ -37,7 +37,7 @@ class TableConfig:
     initial_accumulator: float = 0.1
     #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds;
     #: 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
-    accumulator_half_life_s: float = 0.0
+    accumulator_half_life_s: float = 86_400.0
     #: ftrl: a column is 0 until the sum of its gradients is above this; as a sum it grows with the traffic of a row
     l1: float = 0.0
     #: ftrl: strength of the pull towards 0, in units of sqrt(sum of squared gradients) / learning_rate

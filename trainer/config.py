@@ -34,7 +34,7 @@ class ModelConfig:
     #: Adagrad's step size for the bias of each task
     bias_learning_rate: float = 0.5
     #: event time in which half of a bias' sum of squared gradients is forgotten, in seconds; 0 = never
-    bias_half_life_s: float = 7 * 86_400.0
+    bias_half_life_s: float = 86_400.0
     #: what a model predicts before its first example, in (0, 1): rather too little than too much
     initial_rate: float = 0.02
     #: seed of the dense part's initial weights
