@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
@@ -64,7 +64,8 @@ def backtest(
     with one_thread():
         scores = score_events(events, setup, names, judged_from_ms, on_progress)
     expected = label_events(events, recording.info.spec)
-    return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
+    last_ms = last_event(recording, events)
+    return report_of(recording, expected, last_ms, judged_from_ms, {"model": setup}, {"model": [scores]})
 
 
 @contextmanager
@@ -89,10 +90,25 @@ def score_events(
     on_progress: Callable[[int], None],
 ) -> Scores:
     """Runs events through the loop of one setup."""
+    model = ModelScorer(setup.spec, setup.config)
+    scorers: dict[str, Scorer] = {"model": model, **baseline_scorers(setup, baselines, judged_from_ms)}
+    logits, counters = run_scorers(events, setup, scorers, on_progress)
+    return Scores(logits, counters, model.learned)
+
+
+def run_scorers(
+    events: Iterable[Event],
+    setup: Setup,
+    scorers: Mapping[str, Scorer],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Float32s], dict[str, int]]:
+    """Runs events through one joiner, and what it gives through any scorers; closes them, whatever happens.
+
+    :param events: in order of event time.
+    :param on_progress: called now and then with the requests that are through.
+    :returns: logits float32[impressions, T] by scorer, and the joiner's counters.
+    """
     spec = setup.spec
-    events = restamp(events, spec)
-    model = ModelScorer(spec, setup.config)
-    scorers = {"model": model, **_baselines(setup, baselines, judged_from_ms)}
     try:
         with tempfile.TemporaryDirectory() as folder:
             join = SimulatedJoin(
@@ -103,8 +119,8 @@ def score_events(
                 directory=Path(folder) / "joiner",
             )
             try:
-                logits = _run(events, scorers, join, setup.delays, on_progress)
-                return Scores(logits, join.counters, model.learned)
+                logits = _run(restamp(events, spec), scorers, join, setup.delays, on_progress)
+                return logits, join.counters
             finally:
                 join.close()
     finally:
@@ -112,8 +128,11 @@ def score_events(
             scorer.close()
 
 
-def _baselines(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
-    """Those of the baselines that make sense beside the model."""
+def baseline_scorers(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
+    """Those of ``BASELINES`` that make sense beside the model.
+
+    :param judged_from_ms: when the frozen one stops learning.
+    """
     spec, config = setup.spec, setup.config
     scorers: dict[str, Scorer] = {}
     if "frozen" in baselines:

@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -28,10 +29,10 @@ from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.demo.frozen import frozen_logits
 from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner
-from rillet.demo.monitor import LoopMonitor
+from rillet.demo.monitor import FRESHNESS, LoopMonitor
 from rillet.demo.page import render
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
-from rillet.demo.report import FRESHNESS, Report, judge, judged_requests, latency_summary, summarise_deltas
+from rillet.demo.report import Report, judge, judged_requests, latency_summary, summarise_deltas
 from rillet.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import load_config
@@ -90,7 +91,8 @@ class _Demo:
         self.recording = recording
         self.total = total
         self.settings = settings
-        self.stack = _stack(settings)
+        # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
+        self.stack = Stack(load_config(settings.config_path, environment={}), settings.config_path)
         self.config = self.stack.config
         self.console = console
         self.stats = DriveStats(total)
@@ -198,7 +200,8 @@ class _Demo:
             say(line)
         self._wait_for_training(audit)
         final = self.monitor.read()
-        early = {event.request_id for event in self._unjudged()}
+        # The frozen model learnt from the first fifth of the requests, so quality is compared after them.
+        early = {event.request_id for event in islice(self.recording.features(), max(1, self.total // 5))}
         judged = judged_requests(joined, early)
         say("scoring the same impressions with the model as it was after a fifth of the requests")
         if self.frozen_position is None:
@@ -220,15 +223,6 @@ class _Demo:
             retries=self.stats.retries,
             settings=self._described(joined),
         )
-
-    def _unjudged(self) -> Iterator[FeatureEvent]:
-        """The first fifth of the requests: the frozen model learnt from them, so quality is compared after them."""
-        left = max(1, self.total // 5)
-        for event in self.recording.features():
-            if not left:
-                return
-            left -= 1
-            yield event
 
     def _wait_for_joining(self) -> None:
         """Until the joiner has read all of both topics: a drain closes windows, it does not read on."""
@@ -293,11 +287,6 @@ class _Demo:
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
             "python": platform.python_version(),
         }
-
-
-def _stack(settings: DemoSettings) -> Stack:
-    # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
-    return Stack(load_config(settings.config_path, environment={}), settings.config_path)
 
 
 def _finish(report: Report, out: Path, console: Console) -> int:

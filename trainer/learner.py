@@ -53,7 +53,7 @@ class Learner:
         )
         self.bias_optimizer = BiasAdagrad(self.model.bias, model.bias_learning_rate, model.bias_half_life_s)
         self._parameters = list(self.model.parameters())
-        self._segments = len(spec.slots)
+        self._segments = spec.segments
 
     def step(
         self, batch: Batch, now_ms: int, row_step_factor: float = 1.0, dense_step_factor: float = 1.0

@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import FeatureSpec, make_fids, parse_spec
-from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
+from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.serving.server import InferenceServer
 from rillet.serving.service import InferenceService
@@ -129,10 +133,16 @@ class Linear(torch.nn.Module):
         return embeddings[:, :, 0].sum(1, keepdim=True) + self.bias + 0 * dense.sum()
 
 
+@cache
+def exported_linear() -> bytes:
+    """``Linear`` of two tasks for :func:`demo_spec`, exported once: it takes most of a second."""
+    return exported(Linear(2), demo_spec())
+
+
 def exported(module: torch.nn.Module, spec: FeatureSpec) -> bytes:
     """The module as a torch.export program."""
     rows = torch.export.Dim("n")
-    example = (torch.zeros(2, len(spec.slots), WIDTH), torch.zeros(2, len(spec.dense)))
+    example = (torch.zeros(2, spec.segments, WIDTH), torch.zeros(2, len(spec.dense)))
     out = io.BytesIO()
     torch.export.save(torch.export.export(module.eval(), example, dynamic_shapes=({0: rows}, {0: rows})), out)
     return out.getvalue()
@@ -142,7 +152,7 @@ def program(module: torch.nn.Module, spec: FeatureSpec) -> DenseProgram:
     """The module as serving loads it."""
     return DenseProgram(
         exported(module, spec),
-        slots=len(spec.slots),
+        segments=spec.segments,
         embedding_width=WIDTH,
         dense_width=len(spec.dense),
         tasks=len(spec.tasks),
