@@ -27,7 +27,8 @@ from rillet.backtest import Delays, compare, grid
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import Setup
 from rillet.recordings import Recording
-from rillet.recordings.synthetic import ShopConfig, generate_synthetic, read_truth, synthetic_spec
+from rillet.recordings.known_truth import read_truth
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
 from rillet.schemas.arrays import Float64s
 from rillet.trainer.quality import auc, auc_within, calibration, normalised_entropy, sigmoid
 
