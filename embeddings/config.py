@@ -9,6 +9,8 @@ from rillet.schemas.ranges import check_above_zero, check_finite, check_not_nega
 
 Optimizer = Literal["none", "adagrad", "lazy_adam", "ftrl"]
 
+#: smallest float32 that is computed with as such: smaller ones may be flushed to 0
+_SMALLEST = 2.0**-126
 #: all sums are scaled every 8 half-lives, which takes as long as reading the table
 _SHORTEST_HALF_LIFE_S = 60.0
 #: settings that are off by default, and the optimisers that know them
@@ -31,7 +33,8 @@ class TableConfig:
     optimizer: Optimizer = "adagrad"
     #: step size, all optimisers; lazy_adam wants about a tenth of adagrad's
     learning_rate: float = 0.03
-    #: added to the root in the denominator, all optimisers; of ftrl it is the paper's beta
+    #: added to the root in the denominator, all optimisers; of ftrl it is the paper's beta. 0 only with an
+    #: initial_accumulator
     eps: float = 1e-8
     #: adagrad, ftrl: the sum of squared gradients with which a new row starts, and towards which it decays
     initial_accumulator: float = 0.1
@@ -84,6 +87,12 @@ class TableConfig:
             raise ValueError(
                 f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is not below 1"
             )
+        sums = self.optimizer in ("adagrad", "ftrl")
+        empty = self.optimizer == "lazy_adam" or (sums and self.initial_accumulator < _SMALLEST)
+        if empty and self.eps < _SMALLEST:
+            # A column without gradient, as of an unused task, would be 0 / 0 at its first step.
+            also = " where initial_accumulator is 0" if sums else ""
+            raise ValueError(f"eps: {self.eps} is 0 in float32, {self.optimizer} divides by it{also}; leave it at 1e-8")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")
         if not 1 <= self.chunk_rows <= 1 << 24 or self.chunk_rows & (self.chunk_rows - 1):

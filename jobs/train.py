@@ -110,7 +110,13 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
     def to_letter(bad: BadRecord) -> DeadLetter:
         record = bad.record
         return letter_for(
-            bad.error, topics.examples, record.partition, record.offset, key=record.key, value=record.value
+            bad.error,
+            topics.examples,
+            record.partition,
+            record.offset,
+            row=bad.row,
+            key=record.key,
+            value=record.value,
         )
 
     letters = DeadLetterProducer(kafka, topics.dead_letters)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import Sink, Stage, StageGroup
+from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ class TrainLoop(Generic[Letter]):
             source_wait_s=_WAIT_S,
         )
         self._stages = StageGroup([*stages, letters, self._reader])
+        self._stop = threading.Event()
+        self._refusal_told = False
         self._last_progress_ms = now_ms()
         self._last_rows = trainer.counters.rows
 
@@ -85,6 +87,7 @@ class TrainLoop(Generic[Letter]):
 
         All stages are closed then, whatever happened.
 
+        :raises BackpressureError: it was stopped while there was no room for a refused row; nothing more is saved.
         :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
         """
         self._stages.start()
@@ -104,17 +107,17 @@ class TrainLoop(Generic[Letter]):
         self._stages.close()
 
     def _run(self, stop: threading.Event) -> None:
-        trainer = self._trainer
+        trainer, self._stop = self._trainer, stop
         self._publications.publish(self._now_ms())
         while not stop.is_set():
             blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
             now = self._now_ms()
             if blocks is None:
-                trainer.train(now, more=False, flush=True)
+                trainer.train(now, more=False, flush=True, on_refused=self._on_refused)
                 break
             for block in blocks:
                 trainer.offer(block.partition, block.offset, block.block, now)
-            trainer.train(now, more=bool(blocks))
+            trainer.train(now, more=bool(blocks), on_refused=self._on_refused)
             self.metrics.update(trainer)
             self._do_what_is_due(self._now_ms())
         self._reader.close()
@@ -137,10 +140,13 @@ class TrainLoop(Generic[Letter]):
         seconds = max(now - self._last_progress_ms, 1) / 1000
         rate = (trainer.counters.rows - self._last_rows) / seconds
         self._last_progress_ms, self._last_rows = now, trainer.counters.rows
+        refused = sum(trainer.counters.refused_rows.values())
+        self._refusal_told = False
         log.info(
-            "%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            "%d rows (%.0f/s)%s, %d in the table, at %s%s; %s",
             trainer.counters.rows,
             rate,
+            f", {refused} refused" if refused else "",
             len(trainer.table),
             trainer.positions,
             f", source: {trouble}" if trouble else "",
@@ -153,3 +159,19 @@ class TrainLoop(Generic[Letter]):
         self.metrics.bad_records.inc()
         record = bad.record
         log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, bad.error)
+
+    def _on_refused(self, bad: BadRecord) -> None:
+        """In the training thread, which waits while there is no room: no position passes the row before."""
+        letter = self._to_letter(bad)
+        while True:
+            try:
+                self._letters.submit(letter)
+                break
+            except BackpressureError:
+                if self._stop.wait(_WAIT_S):
+                    raise
+        # There may be thousands a second: one is told between two progress lines, which tell how many there were.
+        if not self._refusal_told:
+            self._refusal_told = True
+            record = bad.record
+            log.warning("partition %d offset %d: %s; it is a dead letter", record.partition, record.offset, bad.error)
