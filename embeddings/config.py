@@ -67,8 +67,8 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer: {self.optimizer!r} is none of {', '.join(get_args(Optimizer))}")
-        rates = ("learning_rate", "eps", "initial_accumulator", "accumulator_half_life_s", "l1", "l2", "beta1", "beta2")
-        rates += ("weight_decay", "init_scale")
+        sums = ("eps", "initial_accumulator", "accumulator_half_life_s", "l1", "l2")
+        rates = ("learning_rate", "beta1", "beta2", "weight_decay", "init_scale", *sums)
         check_not_negative(self, *rates)
         check_finite(self, *rates)
         for name in ("beta1", "beta2"):
@@ -87,11 +87,11 @@ class TableConfig:
             raise ValueError(
                 f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is not below 1"
             )
-        sums = self.optimizer in ("adagrad", "ftrl")
-        empty = self.optimizer == "lazy_adam" or (sums and self.initial_accumulator < _SMALLEST)
+        starts_full = self.optimizer in ("adagrad", "ftrl")
+        empty = self.optimizer == "lazy_adam" or (starts_full and self.initial_accumulator < _SMALLEST)
         if empty and self.eps < _SMALLEST:
             # A column without gradient, as of an unused task, would be 0 / 0 at its first step.
-            also = " where initial_accumulator is 0" if sums else ""
+            also = " where initial_accumulator is 0" if starts_full else ""
             raise ValueError(f"eps: {self.eps} is 0 in float32, {self.optimizer} divides by it{also}; leave it at 1e-8")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")

@@ -50,6 +50,7 @@ METRICS = ("auc", "auc_within", "normalised_entropy", "calibration", "auc_gap", 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adagrad, no decay": {"optimizer": "adagrad", "accumulator_half_life_s": 0.0},
     "adagrad, 1 day": {"optimizer": "adagrad", "accumulator_half_life_s": 86_400.0},
+    "adagrad, 3 days": {"optimizer": "adagrad", "accumulator_half_life_s": 3 * 86_400.0},
     "lazy_adam": {"optimizer": "lazy_adam", "learning_rate": 0.004},
     "lazy_adam, amsgrad": {"optimizer": "lazy_adam", "learning_rate": 0.004, "amsgrad": True},
     "ftrl, 1 day": {"optimizer": "ftrl", "accumulator_half_life_s": 86_400.0, "l1": 0.5},

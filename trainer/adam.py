@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ class Adam:
         mean, squares, steps = ([self._slots[name][key] for name in names] for key in ("exp_avg", "exp_avg_sq", "step"))
         adam(
             parameters,
-            [parameter.grad for parameter in parameters],
+            [cast(Tensor, parameter.grad) for parameter in parameters],
             mean,
             squares,
             [self._slots[name]["max_exp_avg_sq"] for name in names] if self._amsgrad else [],
