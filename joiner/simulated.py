@@ -11,18 +11,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from rillet.joiner import END_OF_TIME_MS, GatheringBuilder, Joiner, JoinerConfig, ListName
+from rillet.joiner.config import JoinerConfig
+from rillet.joiner.gathering import GatheringBuilder
+from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.joiner.state import ListName
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
 
 _BUCKET = 0
-#: the joiner's memory of waiting requests is bounded by the recording, not by a machine that serves others too
-_MEMORY_BYTES = 4 << 30
 #: large, so that there are few, and small enough for the trainer to cut its batches out of
 _BLOCK_ROWS = 4_096
 
 
 class _NoState:
-    """A bucket's state that keeps nothing but the timers: a backtest does not crash."""
+    """A bucket's state that keeps nothing but the timers: a run that crashes begins anew."""
 
     def __init__(self) -> None:
         self.timers: list[int] = []
@@ -69,7 +70,7 @@ class SimulatedJoin:
         :param directory: for the disk tier; must not exist.
         """
         self._builder = GatheringBuilder(spec, _BLOCK_ROWS)
-        settings = replace(config, buckets=1, memory_bytes=_MEMORY_BYTES)
+        settings = replace(config, buckets=1)
         self._joiner = Joiner(spec, settings, directory, self._builder)
         self._state = _NoState()
         self._lateness_ms = lateness_ms
