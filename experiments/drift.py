@@ -33,7 +33,7 @@ from rillet.schemas.arrays import Float64s
 from rillet.trainer.quality import auc, auc_within, calibration, normalised_entropy, sigmoid
 
 DAY_MS = 86_400_000
-#: tastes lose half of what they were within three days, an item is another one after four
+#: tastes explain half of the variance of those three days later, an item is another one after four
 SHOP = ShopConfig(
     users=2_000,
     items=400,

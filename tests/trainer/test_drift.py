@@ -41,7 +41,7 @@ labels = "positives_first"
 )
 _SEGMENTS, _GENRES, _FILMS, _DAYS, _ROWS_PER_HOUR = 4, 8, 100, 14, 500
 _HOUR_MS, _START_MS = 3_600_000, 1_700_000_000_000
-#: of a segment for a genre: deviation in log-odds, and that of the random walk within an hour: half is left after 18 days
+#: of a segment for a genre: deviation in log-odds, and that of the random walk within an hour
 _TASTE, _DRIFT = 1.0, 0.04
 #: share of the films that are others an hour later
 _RENEWED = 0.003
