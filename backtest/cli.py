@@ -117,14 +117,16 @@ def backtest(
     Windows, rates and label modes of the feature spec:
       rillet backtest ... --set spec.tasks.watch.window_ms=600000,3600000
       rillet backtest ... --set spec.tasks.watch.labels=immediate,aligned,positives_first
+    Which crosses of the spec that --config names pay?
+      rillet backtest ... --set 'spec.crosses=[],["user_genre"],["user_genre","age_film"]'
     For whom is it good?
       rillet backtest ... --by-slot country
 
     KEY is one of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
-    .dense or .apply, spec.sampling_seed, or spec.tasks.TASK. with window_ms, negative_rate, labels, late or early_ms.
+    .dense or .apply, spec.sampling_seed, spec.crosses, or spec.tasks.TASK. with window_ms, negative_rate, labels, late or early_ms.
     Whatever a setting learns from, all are judged by the labels of the recording's own feature spec, on requests whose
-    label window had closed when the recording ended. If the spec that --config names has other windows, rates or label
-    modes, they are what is learned from.
+    label window had closed when the recording ended. If the spec that --config names has other windows, rates, label
+    modes or crosses, they are what is learned from.
 
     Intervals are numbers with a unit (500ms, 10s, 1m, 2h, 1d), or 0: at once. They default to the configuration's
     [flink] checkpoint_interval_ms and [publisher] sparse_interval_s and dense_interval_s, times --speed.

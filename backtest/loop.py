@@ -89,10 +89,25 @@ def score_events(
     on_progress: Callable[[int], None],
 ) -> Scores:
     """Runs events through the loop of one setup."""
+    model = ModelScorer(setup.spec, setup.config)
+    scorers: dict[str, Scorer] = {"model": model, **baseline_scorers(setup, baselines, judged_from_ms)}
+    logits, counters = run_scorers(events, setup, scorers, on_progress)
+    return Scores(logits, counters, model.learned)
+
+
+def run_scorers(
+    events: Iterable[Event],
+    setup: Setup,
+    scorers: Mapping[str, Scorer],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Float32s], dict[str, int]]:
+    """Runs events through one joiner, and what it gives through any scorers; closes them, whatever happens.
+
+    :param events: in order of event time.
+    :param on_progress: called now and then with the requests that are through.
+    :returns: logits float32[impressions, T] by scorer, and the joiner's counters.
+    """
     spec = setup.spec
-    events = restamp(events, spec)
-    model = ModelScorer(spec, setup.config)
-    scorers = {"model": model, **_baselines(setup, baselines, judged_from_ms)}
     try:
         with tempfile.TemporaryDirectory() as folder:
             join = SimulatedJoin(
@@ -103,8 +118,8 @@ def score_events(
                 directory=Path(folder) / "joiner",
             )
             try:
-                logits = _run(events, scorers, join, setup.delays, on_progress)
-                return Scores(logits, join.counters, model.learned)
+                logits = _run(restamp(events, spec), scorers, join, setup.delays, on_progress)
+                return logits, join.counters
             finally:
                 join.close()
     finally:
@@ -112,8 +127,11 @@ def score_events(
             scorer.close()
 
 
-def _baselines(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
-    """Those of the baselines that make sense beside the model."""
+def baseline_scorers(setup: Setup, baselines: Collection[str], judged_from_ms: int) -> dict[str, Scorer]:
+    """Those of ``BASELINES`` that make sense beside the model.
+
+    :param judged_from_ms: when the frozen one stops learning.
+    """
     spec, config = setup.spec, setup.config
     scorers: dict[str, Scorer] = {}
     if "frozen" in baselines:

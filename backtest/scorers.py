@@ -55,7 +55,7 @@ class ModelScorer:
         self._url = f"memory://backtest-{uuid.uuid4().hex}"
         store = self._store = ModelStore(self._url, config.model.name)
         self._log = MemoryLog()
-        shard = TableShard(config.model.name, spec.hash)
+        shard = TableShard(config.model.name, spec.model_hash)
         self._publisher = Publisher(self._log, store, shard, writer="backtest", config=config.publisher)
         store.write_base(
             self._publisher.snapshot(

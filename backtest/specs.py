@@ -1,4 +1,4 @@
-"""Feature specs that a recording can be learned from: its own, or with other windows, rates or label modes."""
+"""Feature specs that a recording can be learned from: its own, or with other windows, rates, label modes or crosses."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 
 from rillet.jobs.config import read_tables
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
+from rillet.schemas import Cross, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
 
 
 def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes.
+    """A spec with other windows, rates or label modes, or with some of its crosses.
 
-    :param changes: by ``tasks.TASK.KEY`` or ``sampling_seed``.
+    :param changes: by ``tasks.TASK.KEY``, ``sampling_seed`` or ``crosses``: the names of those to keep.
     :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
     """
     tasks = {task.name: task for task in spec.tasks}
     for path, value in changes.items():
         if path == "sampling_seed":
             spec = replace(spec, sampling_seed=_of_type(path, value, int))
+            continue
+        if path == "crosses":
+            spec = replace(spec, crosses=_chosen(spec.crosses, value))
             continue
         head, _, rest = path.partition(".")
         name, _, key = rest.rpartition(".")
@@ -33,7 +36,7 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
         if head != "tasks" or key not in TASK_KEYS:
             raise ConfigError(
                 f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
+                f"spec.sampling_seed, spec.crosses, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
             )
         if name not in tasks:
             raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
@@ -60,11 +63,12 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     path = Path(tables["spec"])
     named = load_spec(config.parent / path if isinstance(config, Path) else path)
     changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
-    if named != vary_spec(recorded, changes | {"sampling_seed": named.sampling_seed}):
+    as_named = vary_spec(recorded, changes | {"sampling_seed": named.sampling_seed})
+    if named != replace(as_named, crosses=named.crosses):
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than sampling_seed and {', '.join(TASK_KEYS)} of tasks; name "
-            f"another --config"
+            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses and {', '.join(TASK_KEYS)} of tasks; "
+            f"name another --config"
         )
     return named
 
@@ -77,6 +81,9 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
     ]
     if learned.sampling_seed != recorded.sampling_seed:
         found.append(f"sampling_seed: {learned.sampling_seed}, recorded {recorded.sampling_seed}")
+    if learned.crosses != recorded.crosses:
+        crosses = ("; ".join(map(str, spec.crosses)) or "none" for spec in (learned, recorded))
+        found.append("crosses: {}, recorded {}".format(*crosses))
     return found
 
 
@@ -94,6 +101,16 @@ def _task_changes(recorded: FeatureSpec, other: FeatureSpec) -> list[tuple[str, 
         for key in TASK_KEYS
         if getattr(task, key) != getattr(known[task.name], key)
     ]
+
+
+def _chosen(crosses: tuple[Cross, ...], names: Any) -> tuple[Cross, ...]:
+    known = [cross.name for cross in crosses]
+    if not isinstance(names, list) or not all(name in known for name in names):
+        raise ConfigError(
+            f"spec.crosses: {names!r}: expected a list of crosses of the feature spec, which has"
+            f" {', '.join(known) or 'none'}; the spec that --config names may have others than the recording's"
+        )
+    return tuple(cross for cross in crosses if cross.name in names)
 
 
 def _of_type(path: str, value: Any, kind: type) -> Any:

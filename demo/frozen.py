@@ -27,11 +27,15 @@ def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int6
     model = config.model.name
     with KafkaDeltaLog(config.kafka.connection, config.kafka.topics.deltas) as log:
         replica = replica_as_of(
-            ModelStore(config.store_url, model), log, TableShard(model, spec.hash), position, config=config.replica
+            ModelStore(config.store_url, model),
+            log,
+            TableShard(model, spec.model_hash),
+            position,
+            config=config.replica,
         )
     program = DenseProgram(
         replica.base.program,
-        slots=len(spec.slots),
+        segments=spec.segments,
         embedding_width=config.model.row_dim,
         dense_width=len(spec.dense),
         tasks=len(spec.tasks),

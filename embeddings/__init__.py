@@ -13,11 +13,13 @@ from rillet.embeddings.errors import TableError, TableInputError, TableStateErro
 from rillet.schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rillet.embeddings.crosses import CrossColumns
     from rillet.embeddings.embedding import EmbeddingTable
     from rillet.embeddings.id_map import IdMap
     from rillet.embeddings.touched import TouchedKeys
 
 __all__ = [
+    "CrossColumns",
     "EmbeddingTable",
     "IdMap",
     "Optimizer",
@@ -32,6 +34,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "rillet.embeddings.crosses": ["CrossColumns"],
         "rillet.embeddings.embedding": ["EmbeddingTable"],
         "rillet.embeddings.id_map": ["IdMap"],
         "rillet.embeddings.touched": ["TouchedKeys"],

@@ -90,6 +90,8 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
     click.echo(f"{config_path}: good")
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
+    for cross in spec.crosses:
+        click.echo(f"cross     {cross}")
     for task in spec.tasks:
         window = f"{task.window_ms / 60_000:g} min"
         rate = f"{task.negative_rate:g} of negatives"

@@ -97,7 +97,7 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
         Publisher(
             deltas,
             store,
-            TableShard(config.model.name, spec.hash),
+            TableShard(config.model.name, spec.model_hash),
             writer=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
             config=config.publisher,
             state=restored.extra["publisher"] if restored is not None else None,

@@ -1,6 +1,7 @@
 """Wire formats of rillet: records, their Avro encoding, fids and the feature spec."""
 
 from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
+from rillet.schemas.crosses import Cross
 from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
 from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
 from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
@@ -43,6 +44,7 @@ __all__ = [
     "BackpressureError",
     "ClosedError",
     "Codec",
+    "Cross",
     "DeadLetter",
     "DecodeError",
     "DeltaBlock",

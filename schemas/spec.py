@@ -1,8 +1,8 @@
 """The feature spec: one TOML file that says what is logged, trained on and served.
 
 It names the slots of a request (context) and of each impression (item), how a raw value becomes a
-fid, the dense features, and the tasks with their label windows and sampling rates. Its hash travels
-in every record; a reader with another hash refuses the record instead of mixing meanings.
+fid, the dense features, the tasks with their label windows and sampling rates, and the crosses of slots that a model
+reads besides. Its hash travels in every record; a reader with another hash refuses the record instead of mixing meanings.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
+from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import RecordError, SpecMismatchError
 from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
 from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, LabelKind
@@ -118,11 +119,17 @@ class FeatureSpec:
     dense: tuple[str, ...]
     tasks: tuple[Task, ...]
     sampling_seed: int = 0
+    crosses: tuple[Cross, ...] = ()
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Context slots, then item slots: the S columns of an example."""
         return self.context + self.item
+
+    @property
+    def segments(self) -> int:
+        """Embedding segments of a model's input: one per slot, then one per cross, as declared."""
+        return len(self.slots) + len(self.crosses)
 
     @property
     def ragged(self) -> bool:
@@ -136,11 +143,20 @@ class FeatureSpec:
 
     @cached_property
     def hash(self) -> int:
-        """First 8 bytes of SHA-256 over the canonical JSON of the spec, as a signed 64-bit integer."""
-        canonical = json.dumps(
-            {"schema_version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True, separators=(",", ":")
-        )
-        return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "little", signed=True)
+        """Of all that decides what records hold: everything but the crosses, which are in no record.
+
+        First 8 bytes of SHA-256 over the canonical JSON, as a signed 64-bit integer.
+        """
+        recorded = asdict(self)
+        del recorded["crosses"]
+        return _hash_of({"schema_version": SCHEMA_VERSION, **recorded})
+
+    @cached_property
+    def model_hash(self) -> int:
+        """Of all that decides what a model reads: :attr:`hash` and the crosses; equal to it where there are none."""
+        if not self.crosses:
+            return self.hash
+        return _hash_of({"spec": self.hash, "crosses": [asdict(cross) for cross in self.crosses]})
 
     @cached_property
     def _sides(self) -> dict[str, tuple[Int64s, Int64s]]:
@@ -340,6 +356,11 @@ class _Columns:
     slots: UInt16s
     fewest: UInt16s
     spread: UInt16s
+
+
+def _hash_of(value: Mapping[str, Any]) -> int:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "little", signed=True)
 
 
 def _check_time(event_time_ms: int) -> None:

@@ -10,11 +10,14 @@ from typing import Any, get_args
 
 import numpy as np
 
+from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
 from rillet.schemas.spec import FeatureSpec, Kind, LabelMode, LatePolicy, Slot, Task
 
-_TOP_KEYS = ("spec", "context", "item", "dense", "tasks")
+_TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
+#: lengths are uint16
+_MOST_VALUES = np.iinfo(np.uint16).max
 
 
 def load_spec(path: Path | str) -> FeatureSpec:
@@ -48,22 +51,28 @@ def parse_spec(text: str) -> FeatureSpec:
     for key in head:
         if key not in ("name", "sampling_seed"):
             raise SpecError(f"spec.{key}: unknown key; known are name, sampling_seed")
+    context = tuple(_slot(f"context[{i}]", entry) for i, entry in enumerate(raw.get("context", [])))
+    item = tuple(_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", [])))
     spec = FeatureSpec(
         name=_typed("spec.name", head.get("name"), str),
         sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
-        context=tuple(_slot(f"context[{i}]", entry) for i, entry in enumerate(raw.get("context", []))),
-        item=tuple(_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", []))),
+        context=context,
+        item=item,
         dense=tuple(
             _entry(f"dense[{i}]", entry, {"name": str})["name"] for i, entry in enumerate(raw.get("dense", []))
         ),
         tasks=tuple(_task(f"tasks[{i}]", entry) for i, entry in enumerate(raw.get("tasks", []))),
+        crosses=tuple(
+            _cross(f"cross[{i}]", entry, {slot.name: slot for slot in context + item})
+            for i, entry in enumerate(raw.get("cross", []))
+        ),
     )
     if not spec.item:
         raise SpecError("item: at least one item slot is needed")
     if not spec.tasks:
         raise SpecError("tasks: at least one task is needed")
-    _refuse_twins("slot number", [slot.slot for slot in spec.slots])
-    _refuse_twins("slot name", [slot.name for slot in spec.slots])
+    _refuse_twins("slot number", [column.slot for column in spec.slots + spec.crosses])
+    _refuse_twins("slot name", [column.name for column in spec.slots + spec.crosses])
     _refuse_twins("dense name", spec.dense)
     _refuse_twins("task name", [task.name for task in spec.tasks])
     return spec
@@ -85,6 +94,9 @@ def dump_spec(spec: FeatureSpec) -> str:
                 lines.append(f"max_values = {slot.max_values}")
             if slot.bins:
                 lines.append(f"bins = [{', '.join(repr(b) for b in slot.bins)}]")
+    for cross in spec.crosses:
+        lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
+        lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
     for name in spec.dense:
         lines += ["", "[[dense]]", f"name = {json.dumps(name)}"]
     for task in spec.tasks:
@@ -127,15 +139,35 @@ def _slot(path: str, entry: Any) -> Slot:
     slot = Slot(**values)
     if slot.kind not in get_args(Kind):
         raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
-    if not 1 <= slot.slot <= MAX_SLOT:
-        raise SpecError(f"{path}.slot: {slot.slot} is not in 1..{MAX_SLOT}")
-    if not 1 <= slot.max_values <= np.iinfo(np.uint16).max:
-        raise SpecError(f"{path}.max_values: {slot.max_values} is not in 1..65535")
+    _check_number_and_width(path, slot)
     if (slot.kind == "number") != bool(slot.bins):
         raise SpecError(f"{path}.bins: needed for kind number, and only there")
     if any(right <= left for left, right in zip(slot.bins, slot.bins[1:], strict=False)):
         raise SpecError(f"{path}.bins: the edges must increase")
     return slot
+
+
+def _cross(path: str, entry: Any, known: Mapping[str, Slot]) -> Cross:
+    values = _entry(path, entry, {"name": str, "slot": int, "slots": list, "max_values": int}, optional=("max_values",))
+    names = [_typed(f"{path}.slots", name, str) for name in values["slots"]]
+    for name in names:
+        if name not in known:
+            raise SpecError(f"{path}.slots: there is no slot {name!r}; there are {', '.join(known)}")
+    if len(names) != 2 or names[0] == names[1]:
+        raise SpecError(f"{path}.slots: expected the names of two different slots, found {names}")
+    pairs = known[names[0]].max_values * known[names[1]].max_values
+    if "max_values" not in values and pairs > _MOST_VALUES:
+        raise SpecError(f"{path}.max_values: needed, up to {_MOST_VALUES}, because a row may have {pairs} pairs")
+    cross = Cross(values["name"], values["slot"], (names[0], names[1]), values.get("max_values", pairs))
+    _check_number_and_width(path, cross)
+    return cross
+
+
+def _check_number_and_width(path: str, column: Slot | Cross) -> None:
+    if not 1 <= column.slot <= MAX_SLOT:
+        raise SpecError(f"{path}.slot: {column.slot} is not in 1..{MAX_SLOT}")
+    if not 1 <= column.max_values <= _MOST_VALUES:
+        raise SpecError(f"{path}.max_values: {column.max_values} is not in 1..{_MOST_VALUES}")
 
 
 def _task(path: str, entry: Any) -> Task:

@@ -81,7 +81,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
         self._replica = Replica(
             store,
             delta_log,
-            TableShard(store.model, spec.hash),
+            TableShard(store.model, spec.model_hash),
             config=replica_config,
             listener=self,
         )
@@ -223,7 +223,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
         """
         program = DenseProgram(
             base.program,
-            slots=len(self._spec.slots),
+            segments=self._spec.segments,
             embedding_width=base.manifest.dim,
             dense_width=len(self._spec.dense),
             tasks=len(self._spec.tasks),

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rillet.embeddings import CrossColumns
 from rillet.schemas import FeatureSpec
 from rillet.schemas.arrays import Float32s, Int64s, UInt16s
 from rillet.serving.errors import ScoringError
@@ -30,11 +31,12 @@ class Program(Protocol):
 
 
 class Predictor:
-    """Context slots are gathered once per request and repeated over its candidates."""
+    """Context slots and their crosses are gathered once per request and repeated over its candidates."""
 
     def __init__(self, spec: FeatureSpec) -> None:
-        self._context_slots = len(spec.context)
-        self._item_slots = len(spec.item)
+        self._segments = spec.segments
+        self._context = CrossColumns.of_context(spec)
+        self._candidates = CrossColumns.of_candidates(spec)
         self._dense_width = len(spec.dense)
         #: fids looked up so far, and those of them that the table did not know
         self.fids = 0
@@ -47,28 +49,44 @@ class Predictor:
         """
         counts = np.array([request.rows for request in requests])
         total = int(counts.sum())
-        context_fids = np.concatenate([request.context_fids for request in requests])
-        fids = np.concatenate([context_fids, *(request.item_fids for request in requests)])
-        rows = table.find(fids)
-        self.fids += len(fids)
-        self.unknown_fids += int(np.count_nonzero(rows < 0))
-        items = table.gather_pooled(rows[len(context_fids) :], _joined([request.item_lengths for request in requests]))
-        width = items.shape[1]
-        embeddings = np.empty((total, self._context_slots + self._item_slots, width), np.float32)
-        embeddings[:, self._context_slots :] = items.reshape(total, self._item_slots, width)
-        if self._context_slots:
-            context = table.gather_pooled(
-                rows[: len(context_fids)], _joined([request.context_lengths for request in requests])
-            )
-            embeddings[:, : self._context_slots] = np.repeat(
-                context.reshape(len(requests), self._context_slots, width), counts, axis=0
-            )
+        of_requests = (
+            np.concatenate([request.context_fids for request in requests]),
+            _joined([request.context_lengths for request in requests]),
+        )
+        context_fids, context_lengths = self._context.add(*of_requests, len(requests))
+        fids, lengths = self._candidates.add_sharing(
+            np.concatenate([request.item_fids for request in requests]),
+            _joined([request.item_lengths for request in requests]),
+            counts,
+            *of_requests,
+        )
+        candidates = table.gather_pooled(self._find(table, fids), lengths)
+        width = candidates.shape[1]
+        embeddings = np.empty((total, self._segments, width), np.float32)
+        _place(candidates.reshape(total, -1, width), self._candidates, embeddings)
+        if self._context.segments:
+            context = table.gather_pooled(self._find(table, context_fids), context_lengths)
+            _place(np.repeat(context.reshape(len(requests), -1, width), counts, axis=0), self._context, embeddings)
         dense = np.concatenate([request.dense for request in requests]).reshape(total, self._dense_width)
         logits = program(embeddings, dense)
         if not np.isfinite(logits).all():
             raise ScoringError("the model gave a logit that is not finite")
         ends = np.cumsum(counts).tolist()
         return [logits[end - request.rows : end] for end, request in zip(ends, requests, strict=True)]
+
+    def _find(self, table: Table, fids: Int64s) -> Int64s:
+        rows = table.find(fids)
+        self.fids += len(fids)
+        self.unknown_fids += int(np.count_nonzero(rows < 0))
+        return rows
+
+
+def _place(part: Float32s, columns: CrossColumns, embeddings: Float32s) -> None:
+    """Writes float32[n, columns, E] to the segments of ``embeddings`` that its columns are."""
+    slots = columns.slots
+    embeddings[:, columns.segments[0] : columns.segments[0] + slots] = part[:, :slots]
+    for column, segment in enumerate(columns.segments[slots:], slots):
+        embeddings[:, segment] = part[:, column]
 
 
 def _joined(lengths: list[UInt16s | None]) -> UInt16s | None:

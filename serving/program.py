@@ -17,7 +17,7 @@ from rillet.serving.errors import ProgramError
 class DenseProgram:
     """``logits float32[n, T] = program(embeddings float32[n, S, E], dense float32[n, Dd])``. One thread only."""
 
-    def __init__(self, program: bytes, *, slots: int, embedding_width: int, dense_width: int, tasks: int) -> None:
+    def __init__(self, program: bytes, *, segments: int, embedding_width: int, dense_width: int, tasks: int) -> None:
         """
         :param program: what ``torch.export.save`` wrote.
         :raises ProgramError: it does not load, would run code of its own, or does not have these shapes.
@@ -37,11 +37,11 @@ class DenseProgram:
         for rows in (1, 3):  # 3 finds a program exported for one row
             try:
                 logits = self(
-                    np.zeros((rows, slots, embedding_width), np.float32), np.zeros((rows, dense_width), np.float32)
+                    np.zeros((rows, segments, embedding_width), np.float32), np.zeros((rows, dense_width), np.float32)
                 )
             except (RuntimeError, TypeError, ValueError) as error:
                 raise ProgramError(
-                    f"the dense program does not take embeddings [{rows}, {slots}, {embedding_width}] and "
+                    f"the dense program does not take embeddings [{rows}, {segments}, {embedding_width}] and "
                     f"dense [{rows}, {dense_width}]: {error}"
                 ) from error
             if logits.shape != (rows, tasks):

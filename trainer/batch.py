@@ -1,6 +1,6 @@
 """Batches of an exact number of rows, cut out of example blocks in the order they were read.
 
-Columns are sliced and concatenated; no row is looked at on its own. The rest of a block that is cut goes into
+Columns are sliced and concatenated, and the crosses added; no row is looked at on its own. The rest of a block that is cut goes into
 the next batch, and every batch carries the position after its last row, so that a checkpoint can say exactly where
 training goes on.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rillet.embeddings import CrossColumns
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UInt16s
 
@@ -28,10 +29,11 @@ _ONE_PER_ROW = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """n rows, ready for a training step. S slots, T tasks, Dd dense features, F fids."""
+    """n rows, ready for a training step. S segments (slots, then crosses), T tasks, Dd dense features, F fids."""
 
+    #: int64[F], row after row, segments in order
     fids: Int64s
-    #: uint16[n * S], None when every slot has one value
+    #: uint16[n * S], None when every segment has one value
     lengths: UInt16s | None
     #: float32[n, Dd]
     dense: Float32s
@@ -87,6 +89,7 @@ class BatchAssembler:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._slots = len(spec.slots)
+        self._crosses = CrossColumns.of_examples(spec)
         self._tasks = len(spec.tasks)
         self._dense = len(spec.dense)
         self._pending: deque[_Pending] = deque()
@@ -199,8 +202,9 @@ class BatchAssembler:
             [block.lengths for block in blocks], lambda i: np.ones(len(blocks[i]) * slots, np.uint16)
         )
         logits = _concatenated([block.served_logits for block in blocks], lambda i: _nans(len(blocks[i]) * tasks))
+        fids, lengths = self._crosses.add(np.concatenate([block.fids for block in blocks]), lengths, rows)
         return Batch(
-            fids=np.concatenate([block.fids for block in blocks]),
+            fids=fids,
             lengths=lengths,
             dense=np.concatenate([block.dense for block in blocks]).reshape(rows, self._dense),
             labels=np.concatenate([block.labels for block in blocks]).reshape(rows, tasks),

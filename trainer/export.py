@@ -22,7 +22,7 @@ def export_program(model: nn.Module, spec: FeatureSpec, row_dim: int) -> bytes:
     Inputs: embeddings float32[n, S, row_dim], dense float32[n, Dd]; output: logits float32[n, T].
     """
     # 2 is the smallest size that torch.export does not take for a constant.
-    example = (torch.zeros(2, len(spec.slots), row_dim), torch.zeros(2, len(spec.dense)))
+    example = (torch.zeros(2, spec.segments, row_dim), torch.zeros(2, len(spec.dense)))
     rows = torch.export.Dim("n")
     training = model.training
     model.eval()

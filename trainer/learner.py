@@ -56,7 +56,7 @@ class Learner:
         # since torch's takes a tenth of a step's time for these few numbers.
         self._bias_learning_rate = model.bias_learning_rate
         self._bias_squares = torch.zeros_like(self.model.bias, requires_grad=False)
-        self._segments = len(spec.slots)
+        self._segments = spec.segments
 
     def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.

@@ -186,7 +186,7 @@ class _Checks:
                 )
 
     def _inputs(self, rows: int) -> tuple[Tensor, Tensor]:
-        embeddings = torch.randn(rows, len(self._spec.slots), self._row_dim).clamp(-5, 5)
+        embeddings = torch.randn(rows, self._spec.segments, self._row_dim).clamp(-5, 5)
         return embeddings, torch.randn(rows, len(self._spec.dense)).clamp(-5, 5)
 
     def _forward(self, rows: int, mode: str) -> Tensor:

@@ -85,7 +85,7 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:
 
     :raises ModelError: the class of ``kind`` cannot be imported or is not a ``torch.nn.Module``.
     """
-    shape = (len(spec.slots), config.row_dim, len(spec.dense), len(spec.tasks))
+    shape = (spec.segments, config.row_dim, len(spec.dense), len(spec.tasks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return OutputBias(_build_inner(config, shape), len(spec.tasks), config.initial_rate)

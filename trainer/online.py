@@ -253,6 +253,7 @@ class OnlineTrainer:
         model = self.model_config
         return {
             "spec_hash": self.spec.hash,
+            "crosses": [str(cross) for cross in self.spec.crosses],
             "kind": model.kind,
             "row_dim": model.row_dim,
             "hidden": [] if model.kind == "logistic" else list(model.hidden),

@@ -108,7 +108,7 @@ class Live:
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
         )
         self._publisher = Publisher(
-            self._log, self._store, TableShard(self._store.model, spec.hash), writer="test", config=config
+            self._log, self._store, TableShard(self._store.model, spec.model_hash), writer="test", config=config
         )
         self.model: LiveModel = LiveModel(
             self._store,

@@ -125,7 +125,7 @@ def test_it_is_live_then_ready_then_logs_what_it_served_and_ends_cleanly(service
         publisher = Publisher(
             deltas,
             store,
-            TableShard(MODEL, spec.hash),
+            TableShard(MODEL, spec.model_hash),
             writer="test",
         )
         write_base(

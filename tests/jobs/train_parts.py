@@ -113,7 +113,7 @@ class Parts:
         self.publisher = Publisher(
             self.log,
             self.store,
-            TableShard(self.store.model, RAGGED.hash),
+            TableShard(self.store.model, RAGGED.model_hash),
             writer=uuid.uuid4().hex,
             config=PUBLISHER,
             state=state,

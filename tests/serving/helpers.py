@@ -132,7 +132,7 @@ class Linear(torch.nn.Module):
 def exported(module: torch.nn.Module, spec: FeatureSpec) -> bytes:
     """The module as a torch.export program."""
     rows = torch.export.Dim("n")
-    example = (torch.zeros(2, len(spec.slots), WIDTH), torch.zeros(2, len(spec.dense)))
+    example = (torch.zeros(2, spec.segments, WIDTH), torch.zeros(2, len(spec.dense)))
     out = io.BytesIO()
     torch.export.save(torch.export.export(module.eval(), example, dynamic_shapes=({0: rows}, {0: rows})), out)
     return out.getvalue()
@@ -142,7 +142,7 @@ def program(module: torch.nn.Module, spec: FeatureSpec) -> DenseProgram:
     """The module as serving loads it."""
     return DenseProgram(
         exported(module, spec),
-        slots=len(spec.slots),
+        segments=spec.segments,
         embedding_width=WIDTH,
         dense_width=len(spec.dense),
         tasks=len(spec.tasks),

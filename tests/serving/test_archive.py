@@ -58,7 +58,7 @@ def _saved(value: object) -> bytes:
 
 
 def _load(data: bytes) -> DenseProgram:
-    return DenseProgram(data, slots=8, embedding_width=WIDTH, dense_width=0, tasks=2)
+    return DenseProgram(data, segments=8, embedding_width=WIDTH, dense_width=0, tasks=2)
 
 
 def _pickled_weight(records: Records, marker: Path) -> None:

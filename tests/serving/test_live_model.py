@@ -115,7 +115,11 @@ def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
         ),
         publisher=Publisher(
-            delta_log, store, TableShard(MODEL, spec.hash), writer="test", config=PublisherConfig(max_block_rows=100)
+            delta_log,
+            store,
+            TableShard(MODEL, spec.model_hash),
+            writer="test",
+            config=PublisherConfig(max_block_rows=100),
         ),
         model=LiveModel(
             store,

@@ -98,11 +98,11 @@ def test_weights_are_swapped_whole_or_not_at_all() -> None:
 
 def test_a_program_of_another_shape_or_none_at_all_is_refused_at_load() -> None:
     spec = demo_spec()
-    shapes = {"slots": 8, "embedding_width": WIDTH, "dense_width": 0, "tasks": 2}
+    shapes = {"segments": 8, "embedding_width": WIDTH, "dense_width": 0, "tasks": 2}
     with pytest.raises(ProgramError, match="does not load"):
         DenseProgram(b"not a program", **shapes)
     dense = exported(Dense(8, 0, 2), spec)
     with pytest.raises(ProgramError, match="does not take embeddings"):
-        DenseProgram(dense, **{**shapes, "slots": 9})
+        DenseProgram(dense, **{**shapes, "segments": 9})
     with pytest.raises(ProgramError, match="gives"):
         DenseProgram(dense, **{**shapes, "tasks": 3})

@@ -160,7 +160,7 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
     # What was published over three epochs is what the trainer ended with.
     store = ModelStore(config.store_url, config.model.name)
     replica = Replica(
-        store, KafkaDeltaLog(broker, config.kafka.topics.deltas), TableShard(config.model.name, RAGGED.hash)
+        store, KafkaDeltaLog(broker, config.kafka.topics.deltas), TableShard(config.model.name, RAGGED.model_hash)
     )
     replica.load()
     replica.catch_up(0, 5.0)
