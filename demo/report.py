@@ -82,12 +82,14 @@ class Report:
     """All numbers of one run.
 
     :param unlogged: requests that were answered and are not on the features topic.
+    :param watched: the action of the task that quality is of.
     """
 
     dataset: str
     audit: AuditReport
     unlogged: int
     quality: Quality
+    watched: str
     deltas: DeltaSummary
     readings: list[Reading]
     freshness: tuple[list[float], list[float]]
@@ -138,6 +140,7 @@ class Report:
                 **{f"{name}_auc": judged.auc for name, judged in self.quality.scores.items()},
                 "calibration": self.quality.served.calibration,
                 "frozen_calibration": self.quality.scores["frozen"].calibration,
+                "watched": self.watched,
                 "judged_impressions": self.quality.impressions,
                 "freshness_ms": {
                     "p50": self.freshness_ms(0.5),
