@@ -63,7 +63,7 @@ def reference_scores(
     setup = Setup(config, recording.info.spec, delays)
     events = load_events(recording, requests)
     with one_thread():
-        scorers = baseline_scorers(setup, BASELINES)
+        scorers = baseline_scorers(setup, BASELINES, judged_from_ms=0)
         logits, _ = run_scorers(events, setup, scorers, on_progress)
     first_row: dict[str, int] = {}
     rows = 0

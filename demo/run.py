@@ -142,7 +142,10 @@ class _Demo:
             self.stack.wait_ready(name, _BATCH_TIMEOUT_S if name == "train" else _READY_TIMEOUT_S)
             say(f"{name:7} ready (pid {self.stack.process(name).pid}), log {self.stack.process(name).log}")
         kafka = self.config.kafka
-        self.frozen_position = topic_ends(kafka.connection, kafka.topics.deltas)[0][1]
+        ends = topic_ends(kafka.connection, kafka.topics.deltas)
+        if ends is None:
+            raise DemoError(f"topic {kafka.topics.deltas} is gone")
+        self.frozen_position = ends[0][1]
 
     def _drive(self) -> None:
         kafka = self.config.kafka
