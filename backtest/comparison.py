@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import judged_from, label_events, load_events, request_times
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times
 from rillet.backtest.names import BASELINES, SERVED
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.results import check_judgeable, report_of
@@ -79,7 +79,8 @@ def compare(
         events = load_events(recording, requests)
         times = request_times(events)
         judged_from_ms = judged_from(times, judge_from)
-        check_judgeable(recording, judged_from_ms)
+        last_event_ms = last_event(recording, events)
+        check_judgeable(recording, last_event_ms, judged_from_ms)
         expected = label_events(events, spec)
         del events
         done = dict.fromkeys(range(len(runs)), 0)
@@ -93,6 +94,7 @@ def compare(
     return report_of(
         recording,
         expected,
+        last_event_ms,
         judged_from_ms,
         resolved,
         {name: [results[name, seed] for seed in range(seeds)] for name in resolved},

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.recordings import Event, Recording, RecordingError
 from rillet.schemas import FeatureEvent, FeatureSpec, RecordError
+
+#: share of the events whose clocks may be far ahead, at most
+_WRONG_CLOCKS = 0.05
 
 
 def load_events(recording: Recording, requests: int | None = None) -> list[Event]:
@@ -37,6 +42,24 @@ def load_events(recording: Recording, requests: int | None = None) -> list[Event
 def request_times(events: Iterable[Event]) -> list[int]:
     """Event time of every request, in order."""
     return [event.event_time_ms for event in events if isinstance(event, FeatureEvent)]
+
+
+def last_event(recording: Recording, events: Sequence[Event]) -> int:
+    """Event time until which the recording tells what happened: that of its newest event, leaving out wrong clocks.
+
+    One event that is stamped a day ahead would make every label window of the recording look closed. Events after a gap
+    that is longer than all label windows are left out, if they are few.
+
+    :param events: of the recording; where those of some requests were left out, its own newest event counts.
+    """
+    spec, newest_ms = recording.info.spec, recording.info.last_event_ms
+    times = np.sort(np.fromiter((event.event_time_ms for event in events), np.int64, len(events)))
+    if times[-1] < newest_ms:
+        return newest_ms
+    longest_ms = max(task.window_ms + task.early_ms for task in spec.tasks)
+    last = len(times) - int(len(times) * _WRONG_CLOCKS) - 1
+    gaps = np.flatnonzero(np.diff(times[last:]) > longest_ms)
+    return int(times[last + gaps[0]] if len(gaps) else times[-1])
 
 
 def judged_from(times: Sequence[int], share: float) -> int:

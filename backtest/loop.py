@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
@@ -64,7 +64,8 @@ def backtest(
     with one_thread():
         scores = score_events(events, setup, names, judged_from_ms, on_progress)
     expected = label_events(events, recording.info.spec)
-    return report_of(recording, expected, judged_from_ms, {"model": setup}, {"model": [scores]})
+    last_ms = last_event(recording, events)
+    return report_of(recording, expected, last_ms, judged_from_ms, {"model": setup}, {"model": [scores]})
 
 
 @contextmanager

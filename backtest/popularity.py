@@ -13,6 +13,8 @@ from rillet.trainer.evaluation import row_weights
 
 #: half-lives after which decayed counts are brought back into the range of their numbers
 _RESCALE_HALF_LIVES = 64.0
+#: of a weight: far beyond that range, far within that of float64
+_MOST_HALF_LIVES = 256.0
 #: impressions at the overall rate that each item starts with
 PRIOR_IMPRESSIONS = 10.0
 #: of a rate: no item is certain
@@ -25,9 +27,9 @@ def item_slot(spec: FeatureSpec) -> Slot | None:
 
 
 class PopularityScorer:
-    """Scores by the rate of positives among an item's impressions, per task. With a half-life, old rows decay.
+    """Scores by the rate of positives among an item's impressions, per task. With a half-life, old impressions decay.
 
-    Rows count as :func:`~rillet.trainer.evaluation.row_weights` says, so that rates are those of unsampled impressions in
+    By the time of the request, whenever its rows come: a positive weighs as the negative that it corrects. Rows count as :func:`~rillet.trainer.evaluation.row_weights` says, so that rates are those of unsampled impressions in
     every label mode. Each item starts with ``PRIOR_IMPRESSIONS`` at the overall rate.
     """
 
@@ -41,7 +43,7 @@ class PopularityScorer:
         self._slot = slot.slot
         self._tasks = len(spec.tasks)
         self._half_life_ms = half_life_ms
-        self._waiting: list[tuple[int, ExampleBlock]] = []
+        self._waiting: list[ExampleBlock] = []
         #: number of each item that has had a row
         self._number_of: dict[int, int] = {}
         #: positives and impressions as of ``_zero_ms``, float64[2, items, T]; the last item has had none
@@ -52,20 +54,17 @@ class PopularityScorer:
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
-        self._waiting.append((visible_ms, block))
+        self._waiting.append(block)
 
     def publish(self, now_ms: int, *, dense: bool) -> None:
         """See :class:`~rillet.backtest.scorers.Scorer`."""
         if not self._waiting:
             return
         self._rescale(now_ms)
-        blocks = [block for _, block in self._waiting]
-        weights = self._weights(blocks) * np.repeat(
-            # Instead of all counts decaying as time passes, a newer row weighs more.
-            [1 / self._decay(visible_ms) for visible_ms, _ in self._waiting],
-            [len(block) for block in blocks],
-        ).reshape(-1, 1)
-        self._waiting.clear()
+        blocks, self._waiting = self._waiting, []
+        times_ms = np.minimum(np.concatenate([block.feature_time_ms for block in blocks]), now_ms)
+        # Instead of all counts decaying as time passes, a newer impression weighs more.
+        weights = self._weights(blocks) / self._decay(times_ms)[:, None]
         fids, rows = np.unique(
             np.concatenate([_of_slot(block.fids, self._slot) for block in blocks]), return_inverse=True
         )
@@ -77,7 +76,7 @@ class PopularityScorer:
             self._counts = np.concatenate((self._counts, room), axis=1)
         for counts, of_rows in zip(self._counts, weights, strict=True):
             np.add.at(counts, np.array(numbers)[rows], of_rows)
-        positives, impressions = self._counts.sum(axis=1) * self._decay(now_ms)
+        positives, impressions = self._counts.sum(axis=1) * self._decay(np.array([now_ms]))
         self._overall = (positives + 0.5) / (np.maximum(impressions, positives) + 1)
 
     def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
@@ -86,7 +85,8 @@ class PopularityScorer:
         # The last item has had no rows.
         numbers = np.array([self._number_of.get(fid, -1) for fids in items for fid in fids.tolist()], np.int64)
         # Scores of different times are compared too, so each is as decayed as it was at its own.
-        decay = np.repeat([self._decay(event.event_time_ms) for event in requests], [len(fids) for fids in items])
+        times_ms = np.array([event.event_time_ms for event in requests])
+        decay = np.repeat(self._decay(times_ms), [len(fids) for fids in items])
         positives, impressions = self._counts[:, numbers] * decay[:, None]
         # Corrections of negatives that the sample left out can push positives past impressions.
         rates = (positives + PRIOR_IMPRESSIONS * self._overall) / (
@@ -112,11 +112,13 @@ class PopularityScorer:
         weights: Float64s = np.stack((positives, negatives + positives)) * mask
         return weights
 
-    def _decay(self, time_ms: int) -> float:
-        """What a count as of ``_zero_ms`` is multiplied with at a later time."""
+    def _decay(self, times_ms: Int64s) -> Float64s:
+        """What a count as of ``_zero_ms`` is multiplied with at other times, float64[n]."""
         if self._half_life_ms is None or self._zero_ms is None:
-            return 1.0
-        return float(2.0 ** ((self._zero_ms - time_ms) / self._half_life_ms))
+            return np.ones(len(times_ms))
+        # Bounded, so that what is long ago becomes next to nothing, and never infinitely much.
+        half_lives = np.clip((self._zero_ms - times_ms) / self._half_life_ms, -_MOST_HALF_LIVES, _MOST_HALF_LIVES)
+        return np.asarray(2.0**half_lives)
 
     def _rescale(self, now_ms: int) -> None:
         """Moves ``_zero_ms`` on before weights leave the range of their numbers."""
@@ -125,7 +127,7 @@ class PopularityScorer:
         if self._zero_ms is None:
             self._zero_ms = now_ms
         elif now_ms - self._zero_ms > _RESCALE_HALF_LIVES * self._half_life_ms:
-            self._counts *= self._decay(now_ms)
+            self._counts *= self._decay(np.array([now_ms]))
             self._zero_ms = now_ms
 
 

@@ -56,7 +56,7 @@ class BacktestReport:
     #: scorer to float32[M, T], impressions in the order of ``expected``; variants first, then baselines
     logits: Mapping[str, Float32s]
     judged_from_ms: int
-    #: newest event of the recording
+    #: until when the recording tells what happened: its newest event, leaving out clocks that are far ahead
     last_event_ms: int
     #: variants by name; the baselines are of the first
     setups: Mapping[str, Setup] = field(default_factory=dict)
@@ -139,8 +139,12 @@ class BacktestReport:
         return a is not None and b is not None and a.training == b.training
 
     def edges_ms(self, points: int = POINTS) -> Int64s:
-        """Bounds of equal stretches of event time that hold all impressions, int64[points + 1]."""
-        first, last = int(self._times.min()), int(self._times.max()) + 1
+        """Bounds of equal stretches of event time that hold the recording's impressions, int64[points + 1].
+
+        Those of clocks so far ahead that they are no part of the recording's time (``last_event_ms``) lie outside.
+        """
+        first = int(self._times.min())
+        last = max(int(self._times.max(initial=first, where=self._times <= self.last_event_ms)), first) + 1
         return first + np.arange(points + 1, dtype=np.int64) * (last - first) // points
 
     def over_time(self, scorer: str, metric: str = "auc", points: int = POINTS, task: int = 0) -> list[float]:

@@ -28,6 +28,7 @@ class Scores:
 def report_of(
     recording: Recording,
     expected: ExpectedExamples,
+    last_event_ms: int,
     judged_from_ms: int,
     setups: Mapping[str, Setup],
     runs: Mapping[str, Sequence[Scores]],
@@ -35,6 +36,7 @@ def report_of(
     """The report on setups, each run once or more.
 
     :param expected: labels of what was scored, by the recording's own spec.
+    :param last_event_ms: of :func:`rillet.backtest.events.last_event`.
     :param runs: of each setup, under one seed after the other; baselines are in those of the first.
     """
     first = next(iter(setups))
@@ -46,7 +48,7 @@ def report_of(
         expected,
         {name: of_runs[0] for name, of_runs in scores.items()},
         judged_from_ms,
-        recording.info.last_event_ms,
+        last_event_ms,
         setups,
         {name: runs[name][0].counters for name in setups},
         {name: tuple(of_runs[1:]) for name, of_runs in scores.items()},
@@ -55,12 +57,12 @@ def report_of(
     )
 
 
-def check_judgeable(recording: Recording, judged_from_ms: int) -> None:
+def check_judgeable(recording: Recording, last_event_ms: int, judged_from_ms: int) -> None:
     """Refuses a recording that ends before the label window of a single judged request has closed.
 
     :raises BacktestError: of every task.
     """
-    spec, last_event_ms = recording.info.spec, recording.info.last_event_ms
+    spec = recording.info.spec
     shortest = min(spec.tasks, key=lambda task: task.window_ms + task.early_ms)
     if judged_from_ms + shortest.window_ms + shortest.early_ms > last_event_ms:
         raise BacktestError(

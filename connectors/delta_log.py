@@ -7,7 +7,6 @@ records are not written in transactions, so that positions have no holes at the 
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -164,7 +163,9 @@ class KafkaDeltaLog:
                 self._next = None
                 if records:
                     break
-                self._raise_for(error, position)
+                if error.code() in _OUT_OF_RANGE:
+                    raise PositionOutOfRangeError(position, *self._bounds())
+                raise self._unavailable(error.str())
             offset = message.offset()
             assert offset is not None  # noqa: S101  # only a message not from a broker has none
             records.append(LogRecord(offset, message.key() or b"", message.value() or b""))
@@ -193,9 +194,7 @@ class KafkaDeltaLog:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _reading(self) -> Consumer:
@@ -236,12 +235,6 @@ class KafkaDeltaLog:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise ClosedError(f"delta log {self.topic}[{self.partition}] on {self.kafka} was closed")
-
-    def _raise_for(self, error: KafkaError, position: int) -> None:
-        if error.code() in _OUT_OF_RANGE:
-            begin, end = self._bounds()
-            raise PositionOutOfRangeError(position, begin, end)
-        raise self._unavailable(error.str())
 
     def _unavailable(self, what: str) -> LogUnavailableError:
         last = self._errors.last

@@ -113,7 +113,8 @@ def _read_partition(kafka: KafkaConnection, topic: str, partition: int, first: i
                 offset = int(message.offset() or 0)
                 if offset >= end:
                     return
-                headers = _headers(message)
+                # The client gives a list of pairs, whatever else its stubs allow.
+                headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
                 yield TopicRecord(
                     topic,
                     partition,
@@ -130,11 +131,6 @@ def _read_partition(kafka: KafkaConnection, topic: str, partition: int, first: i
         raise kafka.explain(error, errors) from error
     finally:
         consumer.close()
-
-
-def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    # The client gives a list of pairs, whatever else its stubs allow.
-    return tuple(message.headers() or ())  # type: ignore[arg-type]
 
 
 def _ingest_ms(headers: tuple[tuple[str, bytes | None], ...]) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -55,26 +56,21 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> AbstractContextManager[None]:
     """Ignores SIGINT and SIGTERM within the block, so that a second Ctrl-C does not interrupt the cleaning up."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
+
+
+def interruptible() -> AbstractContextManager[None]:
+    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    return _handled(signal.default_int_handler, signal.SIGTERM)
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
+def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -16,7 +16,7 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.demo.metrics import histogram_quantile, windowed_auc
-from rillet.demo.monitor import FRESHNESS, Reading
+from rillet.demo.monitor import Reading
 from rillet.schemas import DeltaBlock, RecordError, decode
 from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
 from rillet.trainer.quality import auc, calibration
@@ -255,17 +255,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-__all__ = [
-    "FRESHNESS",
-    "DeltaSummary",
-    "Judged",
-    "Quality",
-    "Report",
-    "impressions_of",
-    "in_event_order",
-    "judge",
-    "latency_summary",
-    "summarise_deltas",
-]

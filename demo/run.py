@@ -31,11 +31,11 @@ from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
 from rillet.demo.frozen import frozen_logits
 from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner
-from rillet.demo.monitor import LoopMonitor
+from rillet.demo.monitor import FRESHNESS, LoopMonitor
 from rillet.demo.page import render
 from rillet.demo.plan import Plan, live_events
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
-from rillet.demo.report import FRESHNESS, SCORES, Report, in_event_order, judge, latency_summary, summarise_deltas
+from rillet.demo.report import SCORES, Report, in_event_order, judge, latency_summary, summarise_deltas
 from rillet.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import load_config
@@ -96,7 +96,8 @@ class _Demo:
         self.recording = recording
         self.plan = plan
         self.settings = settings
-        self.stack = _stack(settings)
+        # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
+        self.stack = Stack(load_config(settings.config_path, environment={}), settings.config_path)
         self.config = self.stack.config
         self.console = console
         self.stats = DriveStats(plan.live)
@@ -286,11 +287,6 @@ class _Demo:
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
             "python": platform.python_version(),
         }
-
-
-def _stack(settings: DemoSettings) -> Stack:
-    # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
-    return Stack(load_config(settings.config_path, environment={}), settings.config_path)
 
 
 def _finish(report: Report, out: Path, console: Console) -> int:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,8 @@ class Process:
                 _signal(pid, signal.SIGKILL)
                 deadline += timeout_s
             time.sleep(_POLL_S)
-        _reap(pid)
+        with suppress(ChildProcessError):  # our own child would stay as a zombie
+            os.waitpid(pid, os.WNOHANG)
         self.pid_file.unlink(missing_ok=True)
         return True
 
@@ -138,18 +140,8 @@ def require_free_port(port: int, what: str) -> None:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it ended meanwhile
         os.kill(pid, number)
-    except ProcessLookupError:
-        return  # it ended meanwhile
-
-
-def _reap(pid: int) -> None:
-    """Collects the exit status when it was our own child, so that no zombie stays."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _start_time(pid: int) -> str | None:

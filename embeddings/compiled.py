@@ -29,7 +29,6 @@ FLOAT64 = types.float64
 #: writable arrays
 INT64S = types.Array(types.int64, 1, "C")
 UINT16S = types.Array(types.uint16, 1, "C")
-FLOAT32S = types.Array(types.float32, 1, "C")
 FLOAT32S_2D = types.Array(types.float32, 2, "C")
 #: inputs, only read
 IN_INT64S = types.Array(types.int64, 1, "C", readonly=True)

@@ -1,4 +1,4 @@
-"""Kernels of the crosses: how many pairs each row has, and rows of fids with their pairs behind them.
+"""Kernels of the crosses: how many pairs each row has, and rows of fids with those of their pairs after them.
 
 The rows come in groups that share their first ``shared_slots`` slots, which are stored once per group: a request's
 context, and the candidates below it. Empty lengths mean one value per slot, as everywhere in this room.
@@ -98,13 +98,13 @@ def fids_with_pairs(
             at = end
             for cross in range(len(left)):
                 a, b = left[cross], right[cross]
-                a_fids = shared_fids if a < shared_slots else fids
-                b_fids = shared_fids if b < shared_slots else fids
+                # A value is chosen each time, and not an array once: that would count references, per cross and row.
+                a_shared, b_shared = a < shared_slots, b < shared_slots
                 rest = limits[cross]
                 for i in range(begin[a], begin[a] + count[a]):
-                    hashed = mix(a_fids[i])
+                    hashed = mix(shared_fids[i] if a_shared else fids[i])
                     for j in range(begin[b], begin[b] + min(count[b], rest)):
-                        pair = mix(hashed + uint64(b_fids[j]))
+                        pair = mix(hashed + uint64(shared_fids[j] if b_shared else fids[j]))
                         out[to] = tags[cross] | int64(pair >> uint64(16))
                         to += 1
                     rest -= min(count[b], rest)

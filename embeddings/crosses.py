@@ -1,6 +1,6 @@
 """The fids of a feature spec's crosses, for batches of the trainer and for requests of a server alike.
 
-What is logged has the slots alone; the crosses are derived from it here, whatever is learned or served. Nothing is kept.
+What is logged has the slots alone; the crosses are derived from it here, when it is learned from and when it is scored.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class CrossColumns:
         :returns: the same with every row's crosses after its slots; the arguments themselves where there are none.
         :raises TableInputError: the columns do not fit together.
         """
+        if not len(self._left):
+            return fids, lengths
         return self.add_sharing(fids, lengths, np.array([rows]), _NO_FIDS, None)
 
     def add_sharing(

@@ -94,9 +94,7 @@ class IdMap:
         """Former rows int64[n] (-1 where there was none) and how many fids were removed."""
         free = int(self._control[kernels.FREE_ROWS])
         if free + len(fids) > len(self._free_rows):
-            grown = np.empty(2 * (free + len(fids)), np.int64)
-            grown[:free] = self._free_rows[:free]
-            self._free_rows = grown
+            self._free_rows = np.concatenate([self._free_rows, np.empty(free + len(fids), np.int64)])
         rows = np.empty(len(fids), np.int64)
         removed = kernels.remove(fids, self._directory, self._control, self._free_rows, rows)
         return rows, int(removed)

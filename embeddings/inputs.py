@@ -16,6 +16,10 @@ def _describe(array: object) -> str:
     return f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
 
 
+def _is_vector(array: object, dtype: type[np.generic]) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 1 and array.flags.c_contiguous
+
+
 def check_fids(fids: Int64s) -> Int64s:
     """The fids, contiguous."""
     if not isinstance(fids, np.ndarray) or fids.dtype != np.int64 or fids.ndim != 1:
@@ -29,7 +33,7 @@ def check_fids(fids: Int64s) -> Int64s:
 
 def check_rows(rows: Int64s, row_end: int) -> None:
     """Row numbers in -1..row_end-1: anything else would be an access outside the slabs."""
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.ndim != 1 or not rows.flags.c_contiguous:
+    if not _is_vector(rows, np.int64):
         raise TableInputError(f"rows: expected contiguous int64[n], found {_describe(rows)}")
     if not check_kernels.within(rows, -1, row_end):
         raise TableInputError(f"rows: a number is outside -1..{row_end - 1}; pass what find or find_or_insert gave")
@@ -39,12 +43,7 @@ def check_lengths(lengths: UInt16s | None, rows: int) -> int:
     """The number of segments."""
     if lengths is None:
         return rows
-    if (
-        not isinstance(lengths, np.ndarray)
-        or lengths.dtype != np.uint16
-        or lengths.ndim != 1
-        or not lengths.flags.c_contiguous
-    ):
+    if not _is_vector(lengths, np.uint16):
         raise TableInputError(f"lengths: expected contiguous uint16[segments], found {_describe(lengths)}")
     total = int(lengths.sum(dtype=np.int64))
     if total != rows:

@@ -114,6 +114,4 @@ class TouchedKeys:
     def _reserve(self, more: int) -> None:
         """Makes room for ``more`` pending keys."""
         if self._count + more > len(self._keys):
-            grown = np.empty(2 * (self._count + more), np.int64)
-            grown[: self._count] = self._keys[: self._count]
-            self._keys = grown
+            self._keys = np.concatenate([self._keys, np.empty(self._count + more, np.int64)])

@@ -88,7 +88,8 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
     click.echo(f"{config_path}: good")
-    click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}")
+    with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
+    click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
     for cross in spec.crosses:
         click.echo(f"cross     {cross}")

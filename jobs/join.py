@@ -71,7 +71,8 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     health = HealthServer(config.health.join_port, watch.running, host=config.health.host)
     try:
         health.start()
-        log.info("joining %s and %s into %s", *_topics(config))
+        topics = config.kafka.topics
+        log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
         while not watch.finished(_POLL_S):
             if stop.is_set():
                 log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
@@ -90,11 +91,6 @@ def newest_snapshot(folder: Path) -> str | None:
     if not found:
         return None
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent.as_uri()
-
-
-def _topics(config: RilletConfig) -> tuple[str, str, str]:
-    topics = config.kafka.topics
-    return topics.features, topics.actions, topics.examples
 
 
 def _prepare_process(config: RilletConfig) -> None:

@@ -30,7 +30,6 @@ from rillet.sync import ModelStore
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -51,12 +50,9 @@ def run_serve(config: RilletConfig) -> int:
     def started() -> None:
         log.info("serving model %s on http://%s:%d", config.model.name, config.serving.host, service.server.port)
 
-    previous = {number: signal.signal(number, lambda *_: service.stop()) for number in _SIGNALS}
-    try:
-        complete = service.run(started)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    complete = service.run(started)
     log.info("stopped; %s", "the feature log is complete" if complete else "not all was answered or logged, see above")
     return 0
 

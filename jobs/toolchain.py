@@ -13,8 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +137,8 @@ def fetch_jars(folder: Path | None = None) -> Jars:
     if complete():
         return jars
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if complete():  # another process fetched them meanwhile
             return jars
         stamp.unlink(missing_ok=True)
@@ -155,10 +154,3 @@ def fetch_jars(folder: Path | None = None) -> Jars:
         jars.connector  # noqa: B018  refuses an incomplete copy before it is stamped
         stamp.write_text(wanted)
     return jars
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -9,7 +9,6 @@ probability of every label, float32[impressions, 1].
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
+from rillet.recordings.format import Event, RecordingInfo
+from rillet.recordings.known_truth import Generated, in_time_order, write_with_truth
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Float32s
 from rillet.schemas.ranges import check_above_zero
@@ -84,17 +84,7 @@ def film_events(
     requests: int, *, seed: int = 0, spec: FeatureSpec | None = None, config: FilmsConfig | None = None
 ) -> Iterator[tuple[Event, Float32s | None]]:
     """Events in order of event time; feature events come with their true probabilities float32[N, 1]."""
-    waiting: list[tuple[int, int, ActionEvent]] = []  # heap by time, then by order of making
-    made = 0
-    for event, actions, truth in _requests(requests, seed, spec or films_spec(), config or FilmsConfig()):
-        while waiting and waiting[0][0] < event.event_time_ms:
-            yield heapq.heappop(waiting)[2], None
-        yield event, truth
-        for action in actions:
-            heapq.heappush(waiting, (action.event_time_ms, made, action))
-            made += 1
-    while waiting:
-        yield heapq.heappop(waiting)[2], None
+    return in_time_order(_requests(requests, seed, spec or films_spec(), config or FilmsConfig()))
 
 
 def generate_films(
@@ -106,21 +96,10 @@ def generate_films(
     :raises RecordingError: ``out`` cannot be written.
     """
     spec = spec or films_spec()
-    truths: list[Float32s] = []
-    with RecordingWriter(out, spec, "films") as writer:
-        writer.source = {"generator": "films", "seed": seed}
-        for event, truth in film_events(requests, seed=seed, spec=spec, config=config):
-            writer.write(event)
-            if truth is not None:
-                truths.append(truth)
-        with writer.side_file(TRUTH_FILE).open("wb") as file:
-            np.save(file, np.concatenate(truths) if truths else np.empty((0, 1), np.float32))
-    return writer.info()
+    return write_with_truth(out, spec, "films", seed, film_events(requests, seed=seed, spec=spec, config=config))
 
 
-def _requests(
-    count: int, seed: int, spec: FeatureSpec, config: FilmsConfig
-) -> Iterator[tuple[FeatureEvent, list[ActionEvent], Float32s]]:
+def _requests(count: int, seed: int, spec: FeatureSpec, config: FilmsConfig) -> Iterator[Generated]:
     rng = np.random.default_rng(seed)
     films = np.arange(1, config.films + 1)
     shelf = films % 2

@@ -8,12 +8,12 @@ and a replay stamps its own.
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import fastavro
@@ -86,7 +86,7 @@ class RecordingWriter:
                 raise RecordingError(
                     f"{self.directory}: is no recording but holds {others[0]}; name an empty or new directory"
                 )
-            self._files = [self._partial(name).open("wb") for name in (FEATURES_FILE, ACTIONS_FILE)]
+            self._files = [self.side_file(name).open("wb") for name in (FEATURES_FILE, ACTIONS_FILE)]
         except OSError as error:
             raise RecordingError(f"{self.directory}: cannot be written ({error.strerror})") from error
         # The lowest level of deflate: a third of the size for a tenth of the time of the default level.
@@ -154,16 +154,16 @@ class RecordingWriter:
                 },
                 indent=2,
             )
-            self._partial(INFO_FILE).write_text(text + "\n", "utf-8")
+            self.side_file(INFO_FILE).write_text(text + "\n", "utf-8")
             # Between these steps the directory is no recording; before them it is the old one, after them the new one.
             (self.directory / INFO_FILE).unlink(missing_ok=True)
             for name in _SIDE_FILES:
-                if self._partial(name).exists():
-                    self._partial(name).replace(self.directory / name)
+                if self.side_file(name).exists():
+                    self.side_file(name).replace(self.directory / name)
                 else:
                     (self.directory / name).unlink(missing_ok=True)  # of the recording that is replaced
             for name in (FEATURES_FILE, ACTIONS_FILE, INFO_FILE):
-                self._partial(name).replace(self.directory / name)
+                self.side_file(name).replace(self.directory / name)
         except OSError as error:
             raise RecordingError(f"{self.directory}: cannot be written ({error.strerror})") from error
         return info
@@ -171,9 +171,7 @@ class RecordingWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.close()
@@ -181,16 +179,13 @@ class RecordingWriter:
             for file in self._files:
                 file.close()
             for name in (FEATURES_FILE, ACTIONS_FILE, INFO_FILE, *_SIDE_FILES):
-                self._partial(name).unlink(missing_ok=True)
+                self.side_file(name).unlink(missing_ok=True)
 
     def side_file(self, name: str) -> Path:
         """Where to write a file that belongs to the recording; it is there under its name once this is complete.
 
-        :param name: ``DEAD_LETTERS_FILE`` or ``TRUTH_FILE``.
+        :param name: ``DEAD_LETTERS_FILE`` or ``TRUTH_FILE``; the others are written here.
         """
-        return self._partial(name)
-
-    def _partial(self, name: str) -> Path:
         return self.directory / f"{name}{PARTIAL}"
 
 
@@ -230,25 +225,18 @@ class Recording:
         """
         seen: set[str] = set()
         waiting: dict[str, list[ActionEvent]] = {}
-        actions = self.actions()
-        action = next(actions, None)
-        for feature in self.features():
-            while action is not None and action.event_time_ms < feature.event_time_ms:
-                if action.request_id in seen:
-                    yield action
-                else:
-                    waiting.setdefault(action.request_id, []).append(action)
-                action = next(actions, None)
-            yield feature
-            seen.add(feature.request_id)
-            if waiting:
-                yield from waiting.pop(feature.request_id, ())
-        while action is not None:
-            if action.request_id in seen:
-                yield action
+        events: Iterator[Event] = heapq.merge(
+            self.features(), self.actions(), key=lambda event: (event.event_time_ms, isinstance(event, ActionEvent))
+        )
+        for event in events:
+            if isinstance(event, FeatureEvent):
+                yield event
+                seen.add(event.request_id)
+                yield from waiting.pop(event.request_id, ())
+            elif event.request_id in seen:
+                yield event
             else:
-                waiting.setdefault(action.request_id, []).append(action)
-            action = next(actions, None)
+                waiting.setdefault(event.request_id, []).append(event)
         for orphans in waiting.values():
             yield from orphans
 
@@ -265,8 +253,7 @@ def _read_info(directory: Path) -> RecordingInfo:
         raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RecordingError(f"{path}: is no JSON ({error})") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else None
+    if (found := raw.get("format") if isinstance(raw, dict) else None) != FORMAT:
         raise RecordingError(f"{path}: format is {found!r}, expected {FORMAT!r}")
     try:
         counts, span = raw["counts"], raw["time_span_ms"]
@@ -302,8 +289,7 @@ def _read_container(path: Path, record_type: type, expected: int) -> Iterator[An
         with path.open("rb") as file:
             reader = fastavro.reader(file)
             name = reader.writer_schema.get("name") if isinstance(reader.writer_schema, dict) else reader.writer_schema
-            ours = to_parsing_canonical_form(codec.schema)
-            if to_parsing_canonical_form(reader.writer_schema) != ours:
+            if to_parsing_canonical_form(reader.writer_schema) != to_parsing_canonical_form(codec.schema):
                 # Another version of the schema: let Avro resolve it, field by field, against ours.
                 file.seek(0)
                 reader = fastavro.reader(file, codec.schema)
@@ -319,8 +305,6 @@ def _read_container(path: Path, record_type: type, expected: int) -> Iterator[An
         raise RecordingError(f"{path}: holds {name}, which is no {record_type.__name__} ({error})") from error
     # Arbitrary bytes make the reader fail in many ways (EOFError, ValueError, zlib.error, IndexError ...).
     except Exception as error:
-        if isinstance(error, RecordingError):
-            raise
         raise RecordingError(
             f"{path}: damaged, or no Avro container, after {count} records ({type(error).__name__}: {error})"
         ) from error

@@ -7,7 +7,6 @@ gives the same stream. It is not a log of what was shown: MovieLens has none, so
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +16,7 @@ import numpy as np
 
 from rillet.recordings.errors import DatasetError
 from rillet.recordings.format import Event, RecordingInfo, RecordingWriter
+from rillet.recordings.known_truth import Generated, in_time_order
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Int64s, UInt16s
 
@@ -109,12 +109,14 @@ def movielens_events(data: MovieLens, *, requests: int | None = None, seed: int 
 
     :param requests: how many ratings to use, from the first on; None for all 1,000,209.
     """
+    return (event for event, _ in in_time_order(_requests(data, requests, seed)))
+
+
+def _requests(data: MovieLens, requests: int | None, seed: int) -> Iterator[Generated]:
     spec_hash = ml1m_spec().hash
     total = len(data.user) if requests is None else min(requests, len(data.user))
     rng = np.random.default_rng(seed)
     popularity = np.zeros(len(data.film_lengths), np.int64)
-    actions: list[tuple[int, int, ActionEvent]] = []  # heap by time, then by order of making
-    made = 0
     start = 0
     while start < total:
         # Small blocks at the beginning, where each rating changes much of what is known.
@@ -129,12 +131,10 @@ def movielens_events(data: MovieLens, *, requests: int | None = None, seed: int 
         fid_at = page_at = 0
         for index, page in enumerate(pages[: total - start]):
             time_ms = times[index]
-            while actions and actions[0][0] < time_ms:
-                yield heapq.heappop(actions)[2]
             request_id = f"ml1m-{start + index:07d}"
             page_end = page_at + len(page)
             fid_end = int(fid_ends[page_end - 1])
-            yield FeatureEvent(
+            feature = FeatureEvent(
                 request_id=request_id,
                 event_time_ms=time_ms,
                 spec_hash=spec_hash,
@@ -150,14 +150,10 @@ def movielens_events(data: MovieLens, *, requests: int | None = None, seed: int 
             todo = [(watched, "watch")]
             if ratings[index] >= LIKE_RATING:
                 todo.append((watched + like_after[index], "like"))
-            for at, action in todo:
-                event = ActionEvent(request_id, at, place, action, float(ratings[index]))
-                heapq.heappush(actions, (at, made, event))
-                made += 1
+            rating = float(ratings[index])
+            yield feature, [ActionEvent(request_id, at, place, action, rating) for at, action in todo], None
         popularity += np.bincount(data.film[start:stop], minlength=len(popularity))
         start = stop
-    while actions:
-        yield heapq.heappop(actions)[2]
 
 
 def convert_movielens(source: Path, out: Path, *, requests: int | None = None, seed: int = 0) -> RecordingInfo:

@@ -7,7 +7,6 @@ needs a click. ``truth.npy`` beside the recording holds the probability of every
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rillet.recordings.errors import RecordingError
-from rillet.recordings.format import TRUTH_FILE, Event, RecordingInfo, RecordingWriter
+from rillet.recordings.format import Event, RecordingInfo
+from rillet.recordings.known_truth import Generated, in_time_order, write_with_truth
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Float32s, Float64s, Int64s
 from rillet.schemas.ranges import check_above_zero
@@ -76,7 +75,7 @@ class Shop:
             for i in range(config.items)
         ]
 
-    def requests(self, count: int) -> Iterator[tuple[FeatureEvent, list[ActionEvent], Float32s]]:
+    def requests(self, count: int) -> Iterator[Generated]:
         """Generates ``count`` requests: the event, its actions, and the true probabilities float32[N, T]."""
         config, rng = self.config, self._rng
         time_ms = float(config.start_ms)
@@ -98,7 +97,7 @@ class Shop:
         renewed = rng.random(config.items) < config.renewed_per_hour * hours
         self._quality[renewed] = rng.normal(0, 0.7, int(renewed.sum()))
 
-    def _request(self, request_id: str, time_ms: int, user: int) -> tuple[FeatureEvent, list[ActionEvent], Float32s]:
+    def _request(self, request_id: str, time_ms: int, user: int) -> Generated:
         rng = self._rng
         items = self._page()
         segment = int(self._segment[user])
@@ -148,17 +147,7 @@ def synthetic_events(
     requests: int, *, seed: int = 0, config: ShopConfig | None = None
 ) -> Iterator[tuple[Event, Float32s | None]]:
     """Events in event time order; feature events come with their true probabilities float32[N, T]."""
-    waiting: list[tuple[int, int, ActionEvent]] = []  # heap by time, then by order of making
-    made = 0
-    for event, actions, truth in Shop(config or ShopConfig(), seed).requests(requests):
-        while waiting and waiting[0][0] < event.event_time_ms:
-            yield heapq.heappop(waiting)[2], None
-        yield event, truth
-        for action in actions:
-            heapq.heappush(waiting, (action.event_time_ms, made, action))
-            made += 1
-    while waiting:
-        yield heapq.heappop(waiting)[2], None
+    return in_time_order(Shop(config or ShopConfig(), seed).requests(requests))
 
 
 def generate_synthetic(out: Path, *, requests: int, seed: int = 0, config: ShopConfig | None = None) -> RecordingInfo:
@@ -166,29 +155,8 @@ def generate_synthetic(out: Path, *, requests: int, seed: int = 0, config: ShopC
 
     :raises RecordingError: ``out`` cannot be written.
     """
-    truths: list[Float32s] = []
-    with RecordingWriter(out, synthetic_spec(), "synthetic") as writer:
-        writer.source = {"generator": "synthetic", "seed": seed}
-        for event, truth in synthetic_events(requests, seed=seed, config=config):
-            writer.write(event)
-            if truth is not None:
-                truths.append(truth)
-        with writer.side_file(TRUTH_FILE).open("wb") as file:
-            np.save(file, np.concatenate(truths) if truths else np.empty((0, 2), np.float32))
-    return writer.info()
-
-
-def read_truth(directory: Path) -> Float32s:
-    """True probabilities float32[impressions, T] in the order of the recording's impressions.
-
-    :raises RecordingError: the recording has none.
-    """
-    path = Path(directory) / TRUTH_FILE
-    try:
-        truth: Float32s = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: cannot be read ({error}); only synthetic recordings have one") from error
-    return truth
+    events = synthetic_events(requests, seed=seed, config=config)
+    return write_with_truth(out, synthetic_spec(), "synthetic", seed, events)
 
 
 def _sigmoid(x: Float64s) -> Float64s:

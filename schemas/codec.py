@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import resources
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import fastavro
 import numpy as np
@@ -32,50 +32,6 @@ from rillet.schemas.records import (
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
 
-_INT64 = np.dtype("<i8")
-_INT32 = np.dtype("<i4")
-_UINT16 = np.dtype("<u2")
-_UINT8 = np.dtype("u1")
-_FLOAT32 = np.dtype("<f4")
-
-#: dtype of every packed column, by record type and field.
-_COLUMNS: dict[type, dict[str, np.dtype[Any]]] = {
-    FeatureEvent: {
-        "context_fids": _INT64,
-        "context_lengths": _UINT16,
-        "impression_ids": _INT64,
-        "item_fids": _INT64,
-        "item_lengths": _UINT16,
-        "dense": _FLOAT32,
-        "served_logits": _FLOAT32,
-    },
-    ActionEvent: {},
-    ExampleBlock: {
-        "request_index": _INT32,
-        "impression_ids": _INT64,
-        "fids": _INT64,
-        "lengths": _UINT16,
-        "dense": _FLOAT32,
-        "labels": _UINT8,
-        "mask": _UINT8,
-        "sampling_rate": _FLOAT32,
-        "label_kind": _UINT8,
-        "feature_time_ms": _INT64,
-        "action_time_ms": _INT64,
-        "feature_ingest_ms": _INT64,
-        "action_ingest_ms": _INT64,
-        "served_logits": _FLOAT32,
-    },
-    DeltaBlock: {
-        "fids": _INT64,
-        "rows": _FLOAT32,
-        "tombstones": _INT64,
-    },
-    Freshness: {"action_ingest_ms": _INT64},
-    DenseRef: {},
-    EpochClaim: {},
-}
-
 #: fields that are records themselves, by record type
 _PARTS: dict[type, dict[str, type]] = {DeltaBlock: {"freshness": Freshness}}
 
@@ -87,6 +43,19 @@ _AVSC = {
     DenseRef: "dense_ref",
     EpochClaim: "epoch_claim",
 }
+
+
+def _columns(record_type: type) -> dict[str, np.dtype[Any]]:
+    """The packed columns and their dtypes, as the record declares them: ``Int64s``, ``UInt16s | None``."""
+    declared = [(name, one) for name, hint in get_type_hints(record_type).items() for one in (hint, *get_args(hint))]
+    return {
+        name: np.dtype(get_args(get_args(one)[1])[0]).newbyteorder("<")
+        for name, one in declared
+        if get_origin(one) is np.ndarray
+    }
+
+
+_COLUMNS = {record_type: _columns(record_type) for record_type in (*_AVSC, Freshness)}
 
 R = TypeVar("R", FeatureEvent, ActionEvent, ExampleBlock, DeltaBlock, DenseRef, EpochClaim)
 

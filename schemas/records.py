@@ -23,14 +23,6 @@ MAX_TIME_MS = (1 << 32) * 1000
 MAX_ACTION_TIMES = 65_536
 
 
-def _no_dense() -> Float32s:
-    return np.empty(0, np.float32)
-
-
-def _no_times() -> Int64s:
-    return np.empty(0, np.int64)
-
-
 class LabelKind(IntEnum):
     """Why a row carries the label that it carries, and so which other rows its pair may have."""
 
@@ -58,7 +50,7 @@ class FeatureEvent:
     item_fids: Int64s
     context_lengths: UInt16s | None = None
     item_lengths: UInt16s | None = None
-    dense: Float32s = field(default_factory=_no_dense)
+    dense: Float32s = field(default_factory=lambda: np.empty(0, np.float32))
     served_logits: Float32s | None = None
     model: str = ""
     model_version: int = 0
@@ -112,7 +104,7 @@ class Freshness:
     newest_event_ms: int = NO_TIME_MS
     newest_ingest_ms: int = NO_TIME_MS
     #: int64[k], ingest times of actions, in the order in which they were trained on; evenly spaced in it
-    action_ingest_ms: Int64s = field(default_factory=_no_times)
+    action_ingest_ms: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     #: actions trained on whose times are not among them
     action_times_left_out: int = 0
 
@@ -177,7 +169,7 @@ class EpochClaim:
     model: str
     shard: int
     epoch: int
-    spec_hash: int
+    model_hash: int
     #: unique to the process that claims
     writer: str
 
@@ -191,7 +183,7 @@ class DeltaBlock:
     shard: int
     epoch: int
     sequence: int
-    spec_hash: int
+    model_hash: int
     dim: int
     fids: Int64s
     rows: Float32s
@@ -209,7 +201,7 @@ class DenseRef:
     shard: int
     epoch: int
     sequence: int
-    spec_hash: int
+    model_hash: int
     version: int
     path: str
     sha256: str

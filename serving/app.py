@@ -46,10 +46,6 @@ _BINARY = b"application/octet-stream"
 _OUTPUTS = ("scores", "logits")
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class InferenceApp:
     """The ASGI application of one model."""
 
@@ -62,7 +58,7 @@ class InferenceApp:
         recorder: FeatureRecorder | None,
         metrics: ServingMetrics,
         config: ServingConfig,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """
         :param model: name under which it is served.
@@ -82,7 +78,9 @@ class InferenceApp:
         self._id_prefix = uuid.uuid4().hex[:20]
         self._id_count = itertools.count()
         self._in_flight = 0
-        self._rest = Starlette(routes=self._routes(), exception_handlers={HTTPException: _http_error})
+        self._rest = Starlette(
+            routes=self._routes(), exception_handlers={HTTPException: _http_error, RequestError: _request_error}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._in_flight += 1
@@ -196,18 +194,12 @@ class InferenceApp:
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def _model_ready(self, request: Request) -> Response:
-        try:
-            self._check_model(request.path_params)
-        except UnknownModelError as error:
-            return _error(error)
+        self._check_model(request.path_params)
         ready = self._engine.ready
         return _json({"name": self._model, "ready": ready}, 200 if ready else 503)
 
     async def _metadata(self, request: Request) -> Response:
-        try:
-            self._check_model(request.path_params)
-        except UnknownModelError as error:
-            return _error(error)
+        self._check_model(request.path_params)
         model = self._engine.model
         tasks = [task.name for task in self._spec.tasks]
         return _json(
@@ -266,7 +258,8 @@ def _json(document: object, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
 
 
-def _error(error: RequestError) -> Response:
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # noqa: S101  # it is registered for this class only
     return Response(format_error(str(error)), error.status, media_type="application/json")
 
 

@@ -47,10 +47,6 @@ _PIECE_ROWS = 1024
 _RETRY_S = 1.0
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class LiveModel(ReplicaListener[DenseProgram]):
     """A :class:`rillet.serving.engine.ServedModel` that follows a trainer."""
 
@@ -63,7 +59,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
         config: ServingConfig,
         replica_config: ReplicaConfig,
         metrics: ServingMetrics,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Touches neither store nor log; :meth:`run` does.
@@ -146,7 +142,14 @@ class LiveModel(ReplicaListener[DenseProgram]):
         if applied:
             self._metrics.apply_seconds.observe(self._clock() - started)
         if not self._announced and self._replica.ready:
-            self._announce()
+            self._announced = True
+            log.info(
+                "ready: model %s, dense weights %d, %d rows, delta log up to %d",
+                self._store.model,
+                self._version,
+                self._replica.rows,
+                self._replica.position,
+            )
         return more
 
     # -- the reading thread -------------------------------------------------------------------------------
@@ -179,13 +182,16 @@ class LiveModel(ReplicaListener[DenseProgram]):
                 stop.wait(max(0.0, pause_s - (self._clock() - started)))
 
     def _load(self, stop: threading.Event) -> bool:
-        model, url = self._store.model, self._store.url
+        model = self._store.model
         while not stop.is_set():
             try:
                 base = self._replica.load()
-            except BaseNotFoundError:
+            except BaseNotFoundError as error:
                 self._limited_log.info(
-                    "base", "waiting for the trainer to write a first base of model %s to %s", model, url
+                    "base",
+                    "waiting for the trainer to write a first base for feature spec and crosses %#x: %s",
+                    self._spec.model_hash,
+                    error,
                 )
                 stop.wait(self._config.base_poll_interval_ms / 1e3)
             except SyncError as error:
@@ -270,14 +276,4 @@ class LiveModel(ReplicaListener[DenseProgram]):
         """Reports what was refused or is missing. Reading thread."""
         self._limited_log.warning(
             f"incident {incident}", "delta log position %d: %s: %s", position, incident.value, detail
-        )
-
-    def _announce(self) -> None:
-        self._announced = True
-        log.info(
-            "ready: model %s, dense weights %d, %d rows, delta log up to %d",
-            self._store.model,
-            self._version,
-            self._replica.rows,
-            self._replica.position,
         )

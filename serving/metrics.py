@@ -127,7 +127,9 @@ class ServingMetrics:
         self._queue_rows = Gauge("rillet_serving_queue_rows", "Candidates waiting for the model.", registry=registry)
         self.fids = Counter("rillet_serving_fids", "Feature ids looked up.", registry=registry)
         self.unknown_fids = Counter(
-            "rillet_serving_unknown_fids", "Feature ids that the table did not know.", registry=registry
+            "rillet_serving_unknown_fids",
+            "Feature ids that the table did not know, those of crosses among them.",
+            registry=registry,
         )
 
     def answered(self, status: int, seconds: float) -> None:

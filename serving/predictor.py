@@ -60,12 +60,16 @@ class Predictor:
             counts,
             *of_requests,
         )
-        candidates = table.gather_pooled(self._find(table, fids), lengths)
+        split = len(context_fids)
+        rows = table.find(np.concatenate([context_fids, fids]))
+        self.fids += len(rows)
+        self.unknown_fids += int(np.count_nonzero(rows < 0))
+        candidates = table.gather_pooled(rows[split:], lengths)
         width = candidates.shape[1]
         embeddings = np.empty((total, self._segments, width), np.float32)
         _place(candidates.reshape(total, -1, width), self._candidates, embeddings)
         if self._context.segments:
-            context = table.gather_pooled(self._find(table, context_fids), context_lengths)
+            context = table.gather_pooled(rows[:split], context_lengths)
             _place(np.repeat(context.reshape(len(requests), -1, width), counts, axis=0), self._context, embeddings)
         dense = np.concatenate([request.dense for request in requests]).reshape(total, self._dense_width)
         logits = program(embeddings, dense)
@@ -73,12 +77,6 @@ class Predictor:
             raise ScoringError("the model gave a logit that is not finite")
         ends = np.cumsum(counts).tolist()
         return [logits[end - request.rows : end] for end, request in zip(ends, requests, strict=True)]
-
-    def _find(self, table: Table, fids: Int64s) -> Int64s:
-        rows = table.find(fids)
-        self.fids += len(fids)
-        self.unknown_fids += int(np.count_nonzero(rows < 0))
-        return rows
 
 
 def _place(part: Float32s, columns: CrossColumns, embeddings: Float32s) -> None:

@@ -147,7 +147,7 @@ def _input(path: str, entry: Any, binary: memoryview) -> tuple[str, Array, int]:
     if len(shape) > _MAX_RANK or not all(type(size) is int and size >= 0 for size in shape):
         raise InvalidRequestError(f"{path}.shape", f"expected at most {_MAX_RANK} integers that are not negative")
     elements = math.prod(shape)
-    size = _parameters(f"{path}.parameters", entry, key="parameters").get("binary_data_size")
+    size = _parameters(f"{path}.parameters", entry).get("binary_data_size")
     if size is None:
         return name, _from_json(f"{path}.data", entry, dtype, shape, elements), 0
     if "data" in entry:
@@ -200,7 +200,7 @@ def _outputs(document: Mapping[str, Any], binary_default: bool) -> tuple[tuple[s
         path = f"outputs[{index}]"
         _expect(path, entry, dict, "an object")
         _expect(f"{path}.name", entry.get("name"), str, "a string")
-        parameters = _parameters(f"{path}.parameters", entry, key="parameters")
+        parameters = _parameters(f"{path}.parameters", entry)
         if parameters.get("classification"):
             raise InvalidRequestError(f"{path}.parameters.classification", "not offered here")
         as_binary = _flag(f"{path}.parameters.binary_data", parameters.get("binary_data", binary_default))
@@ -212,8 +212,8 @@ def _outputs(document: Mapping[str, Any], binary_default: bool) -> tuple[tuple[s
     return tuple(outputs.items()) or None
 
 
-def _parameters(path: str, holder: Mapping[str, Any], key: str = "parameters") -> Mapping[str, Any]:
-    value = holder.get(key)
+def _parameters(path: str, holder: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = holder.get("parameters")
     if value is None:
         return {}
     _expect(path, value, dict, "an object")

@@ -21,10 +21,11 @@ NO_FIDS.flags.writeable = False
 
 @dataclass(frozen=True, slots=True)
 class TableShard:
-    """What one publisher writes and its replicas follow: a shard of a model's table under one feature spec."""
+    """What one publisher writes and its replicas follow: a shard of a model's table, for one feature spec and its crosses."""
 
     model: str
-    spec_hash: int
+    #: of the feature spec with its crosses
+    model_hash: int
     table: str = "embeddings"
     shard: int = 0
 
@@ -68,7 +69,7 @@ def build_block(
         shard=table_shard.shard,
         epoch=epoch,
         sequence=sequence,
-        spec_hash=table_shard.spec_hash,
+        model_hash=table_shard.model_hash,
         dim=dim,
         fids=fids,
         rows=values.reshape(-1),

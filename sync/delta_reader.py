@@ -11,7 +11,7 @@ and takes the first base written after it. A log truncated beyond the reader is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,9 +56,11 @@ class DeltaReader:
         self._config = config
         self._listener = listener
         self._stop = stop_position
-        self._incidents: Counter[Incident] = Counter()
-        self._end_seen = 0
-        self._end_at_load = 0
+        #: how often what went wrong
+        self.incidents: Counter[Incident] = Counter()
+        #: end of the log at the last look, and when :meth:`load` was called
+        self.end_seen = 0
+        self.end_at_load = 0
         #: something below this position is missing; a base with its next offset there or later has it
         self._missing_below: int | None = None
         #: the log does not hold the next position
@@ -74,26 +76,6 @@ class DeltaReader:
         self._dense_retry_ms = 0
 
     @property
-    def loaded(self) -> bool:
-        """Whether :meth:`load` has been done."""
-        return self._dim is not None
-
-    @property
-    def end_seen(self) -> int:
-        """End of the log at the last look."""
-        return self._end_seen
-
-    @property
-    def end_at_load(self) -> int:
-        """End of the log when :meth:`load` was called."""
-        return self._end_at_load
-
-    @property
-    def incidents(self) -> Mapping[Incident, int]:
-        """How often what went wrong."""
-        return self._incidents
-
-    @property
     def rows_missing(self) -> bool:
         """Whether rows may be missing until a newer base is loaded."""
         return self._lost or self._missing_below is not None
@@ -105,7 +87,7 @@ class DeltaReader:
         """
         begin, end = self._log.begin(), self._end()
         self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
-        self._end_seen = self._end_at_load = self._newest_taken = end
+        self.end_seen = self.end_at_load = self._newest_taken = end
 
     def poll(self, now_ms: int, timeout_s: float) -> int:
         """Queues what is new; returns how many records were dealt with. See ``Replica.poll``."""
@@ -113,7 +95,7 @@ class DeltaReader:
             self._take_base_with_missing_rows(self._missing_below)
         if self.updates.rows >= self._config.max_queued_rows:
             return 0
-        self._end_seen = self._end()
+        self.end_seen = self._end()
         if self._lost:
             self._take_base_after_loss(now_ms)
             return 0
@@ -136,7 +118,7 @@ class DeltaReader:
             taken += 1
         if taken:
             self.updates.put(PositionUpdate(self._next))
-        if self._next >= self._end_seen:
+        if self._next >= self.end_seen:
             self._load_dense(now_ms)
         return taken
 
@@ -190,7 +172,7 @@ class DeltaReader:
 
         def fits(manifest: Manifest) -> bool:
             ours = self._table_shard
-            return accept(manifest) and (manifest.table, manifest.spec_hash) == (ours.table, ours.spec_hash)
+            return accept(manifest) and (manifest.table, manifest.model_hash) == (ours.table, ours.model_hash)
 
         base = self._store.newest_base(fits, lambda error: self._report(Incident.BAD_BASE, NO_POSITION, str(error)))
         manifest = base.manifest
@@ -249,5 +231,5 @@ class DeltaReader:
         return end if self._stop is None else min(end, self._stop)
 
     def _report(self, incident: Incident, position: int, detail: str) -> None:
-        self._incidents[incident] += 1
+        self.incidents[incident] += 1
         self._listener.on_incident(incident, position, detail)

@@ -37,7 +37,7 @@ class Manifest:
     next_sequence: int
     #: partition of the log to the position of the first record that the base does not hold
     next_offsets: dict[int, int]
-    spec_hash: int
+    model_hash: int
     dim: int
     rows: int
     newest_event_ms: int

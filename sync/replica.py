@@ -190,8 +190,7 @@ class Replica:
         :raises BaseNotFoundError: the log no longer holds this reader's position and no base reaches into it yet,
             or :meth:`load` was not called. What there is can be served; call again.
         """
-        if not self._reader.loaded:
-            raise BaseNotFoundError(f"the replica of model {self.model!r} has no base yet: call load first")
+        _ = self.base
         return self._reader.poll(now_ms, timeout_s)
 
     # -- applying ------------------------------------------------------------------------------------------

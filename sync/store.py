@@ -107,7 +107,8 @@ class ModelStore:
         passed: list[str] = []
         for manifest in listing.manifests:
             if not accept(manifest):
-                passed.append(f"{manifest.name} (next offset {manifest.next_offset})")
+                made_for = f"feature spec and crosses {manifest.model_hash:#x}"
+                passed.append(f"{manifest.name} (next offset {manifest.next_offset}, {made_for})")
                 continue
             try:
                 return self.load_base(manifest)
@@ -129,7 +130,14 @@ class ModelStore:
         """
         if unknown := sorted(manifest.files.keys() - set(_FILES)):
             raise CorruptArtifactError(f"{self._where(manifest, MANIFEST)} lists {unknown}, no files of a base")
-        content = {name: self._read_checked(manifest, name) for name in _FILES}
+        if absent := sorted(set(_FILES) - manifest.files.keys()):
+            raise CorruptArtifactError(f"{self._where(manifest, MANIFEST)} lists no {', '.join(absent)}")
+        content = {
+            name: self._read_checked(
+                f"{manifest.name}/{name}", manifest.files[name].sha256, " though its manifest lists it"
+            )
+            for name in _FILES
+        }
         where = self._where(manifest, EMBEDDINGS)
         embeddings = _arrays(content.pop(EMBEDDINGS), where)
         fids, rows = embeddings.get("fids"), embeddings.get("rows")
@@ -188,21 +196,14 @@ class ModelStore:
         """
         if not _DENSE_PATH.fullmatch(path):
             raise CorruptArtifactError(f"{path!r} is no path of a dense blob of model {self.model!r} in {self.url}")
-        full = self._files.where(path)
-        try:
-            data = self._files.read(path)
-        except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{full} is missing: it was collected as old, or never written") from error
-        if (found := hashlib.sha256(data).hexdigest()) != sha256:
-            raise CorruptArtifactError(f"{full} has SHA-256 {found} instead of {sha256}")
-        return _arrays(data, full)
+        data = self._read_checked(path, sha256, ": it was collected as old, or never written")
+        return _arrays(data, self._files.where(path))
 
     # -- housekeeping --------------------------------------------------------------------------------------
 
     def newest_version(self) -> int:
         """The highest version that any file bears, complete or not; 0 when there is none."""
-        versions = [*self._base_versions(), *self._dense_versions()]
-        return max(versions, default=0)
+        return max([*self._base_versions(), *self._dense_versions()], default=0)
 
     def collect_garbage(self, keep_bases: int, keep_dense: int) -> list[str]:
         """Deletes all but the newest bases and dense blobs, and older folders that never got a manifest.
@@ -240,16 +241,14 @@ class ModelStore:
     def _where(self, manifest: Manifest, name: str) -> str:
         return self._files.where(f"{manifest.name}/{name}")
 
-    def _read_checked(self, manifest: Manifest, name: str) -> bytes:
-        where, entry = self._where(manifest, name), manifest.files.get(name)
-        if entry is None:
-            raise CorruptArtifactError(f"{self._where(manifest, MANIFEST)} lists no {name}")
+    def _read_checked(self, path: str, sha256: str, why_missing: str) -> bytes:
+        where = self._files.where(path)
         try:
-            data = self._files.read(f"{manifest.name}/{name}")
+            data = self._files.read(path)
         except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{where} is missing though its manifest lists it") from error
-        if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
-            raise CorruptArtifactError(f"{where} has SHA-256 {found} instead of {entry.sha256} ({len(data)} bytes)")
+            raise CorruptArtifactError(f"{where} is missing{why_missing}") from error
+        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+            raise CorruptArtifactError(f"{where} has SHA-256 {found} instead of {sha256} ({len(data)} bytes)")
         return data
 
 

@@ -41,51 +41,29 @@ class EpochWriter:
         self.name = name
         self._log = log
         self._timeout_s = timeout_s
-        self._epoch = 0
-        self._sequence = 0
-        self._position = position
-        self._is_open = False
-        #: highest epoch in the log so far and who was the first to claim it; highest that this writer tried
-        self._newest_epoch = newest_epoch
+        #: epoch and sequence of the next record, 0 before the first claim
+        self.epoch = 0
+        self.sequence = 0
+        #: every record of the log below it is accounted for; ``UNKNOWN`` where nothing is known
+        self.position = position
+        #: whether an epoch is held: false before the first claim and after a failure
+        self.is_open = False
+        #: highest epoch known, of whichever writer, and who was the first to claim it in the log; highest tried here
+        self.newest_epoch = newest_epoch
         self._newest_by = ""
         self._tried = 0
         self._appended = 0
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the next record, 0 before the first claim."""
-        return self._epoch
-
-    @property
-    def sequence(self) -> int:
-        """Sequence of the next record."""
-        return self._sequence
-
-    @property
-    def position(self) -> int:
-        """Every record of the log below it is accounted for; ``UNKNOWN`` where nothing is known."""
-        return self._position
-
-    @property
-    def newest_epoch(self) -> int:
-        """The highest epoch known, of whichever writer."""
-        return self._newest_epoch
-
-    @property
-    def is_open(self) -> bool:
-        """Whether an epoch is held: false before the first claim and after a failure."""
-        return self._is_open
 
     def knows_position(self) -> bool:
         """Whether the log still holds everything from the position on.
 
         :raises LogUnavailableError: the log does not answer.
         """
-        return self._position != UNKNOWN and self._log.begin() <= self._position <= self._log.end()
+        return self.position != UNKNOWN and self._log.begin() <= self.position <= self._log.end()
 
     def start_over(self) -> None:
         """The next :meth:`open` reads the whole log."""
-        self._position = self._log.begin()
+        self.position = self._log.begin()
 
     def open(self, above: int = 0) -> Int64s:
         """Claims an epoch above all that the log has, and above ``above``.
@@ -94,27 +72,27 @@ class EpochWriter:
         :raises FencedError: this writer has held an epoch, and another writer a newer one since.
         :raises LogUnavailableError: nothing has changed, except that the epoch tried is not tried again.
         """
-        self._newest_epoch = max(self._newest_epoch, above)
+        self.newest_epoch = max(self.newest_epoch, above)
         found: list[Int64s] = []
-        position, _ = self._scan(self._position, self._log.end(), found)
+        position, _ = self._scan(self.position, self._log.end(), found)
         self._check_fence()
         while True:
             # An epoch tried before isn't tried again, held or not: its claim may come to the log late.
-            epoch = self._tried = max(self._newest_epoch, self._tried) + 1
+            epoch = self._tried = max(self.newest_epoch, self._tried) + 1
             ours = self.table_shard
-            claim = EpochClaim(ours.model, ours.shard, epoch, ours.spec_hash, self.name)
+            claim = EpochClaim(ours.model, ours.shard, epoch, ours.model_hash, self.name)
             self._queue(f"claim|{ours.shard}".encode(), encode(claim))
             self.commit()
             position, first = self._scan(position, self._log.end(), found, claim=epoch)
             if first is None:
                 raise LogUnavailableError(f"the delta log acknowledged a claim of epoch {epoch} and does not hold it")
-            if first == self.name and self._newest_epoch == epoch:
+            if first == self.name and self.newest_epoch == epoch:
                 break
             self._check_fence()
-        self._position = position
-        self._epoch, self._sequence = epoch, EpochClaim.sequence + 1
+        self.position = position
+        self.epoch, self.sequence = epoch, EpochClaim.sequence + 1
         self._appended = 0
-        self._is_open = True
+        self.is_open = True
         return np.unique(np.concatenate(found)) if found else NO_FIDS
 
     def append(self, key: bytes, record: DeltaBlock | DenseRef) -> int:
@@ -127,7 +105,7 @@ class EpochWriter:
         """
         value = encode(record)
         self._queue(key, value)
-        self._sequence += 1
+        self.sequence += 1
         self._appended += 1
         return len(value)
 
@@ -140,7 +118,7 @@ class EpochWriter:
 
     def abandon(self) -> None:
         """Gives the epoch up: some record of it may be missing from the log, or still come."""
-        self._is_open = False
+        self.is_open = False
 
     def account(self) -> None:
         """Moves the position past what was acknowledged; if there is more than that, looks who else is writing.
@@ -148,18 +126,18 @@ class EpochWriter:
         :raises FencedError: another one has a newer epoch.
         :raises LogUnavailableError: the log does not answer. The epoch is abandoned.
         """
-        expected = self._position + self._appended
+        expected = self.position + self._appended
         try:
             end = self._log.end()
             if end < expected:
                 raise LogUnavailableError(f"the delta log acknowledged records up to {expected} and ends at {end}")
             if end > expected:
-                end, _ = self._scan(self._position, end, [])
+                end, _ = self._scan(self.position, end, [])
                 self._check_fence()
         except BaseException:
             self.abandon()
             raise
-        self._position = end
+        self.position = end
         self._appended = 0
 
     def _queue(self, key: bytes, value: bytes) -> None:
@@ -203,17 +181,17 @@ class EpochWriter:
                 elif isinstance(record, DeltaBlock) and record.table == ours.table:
                     # A damaged block is refused by readers; its fids must still be valid to ask a table for.
                     found += [record.fids[record.fids > 0], record.tombstones[record.tombstones > 0]]
-                if record.epoch > self._newest_epoch:
-                    self._newest_epoch, self._newest_by = record.epoch, by
+                if record.epoch > self.newest_epoch:
+                    self.newest_epoch, self._newest_by = record.epoch, by
             position = records[-1].position + 1
         return position, first
 
     def _check_fence(self) -> None:
-        if self._epoch and self._newest_epoch > self._epoch and self._newest_by != self.name:
+        if self.epoch and self.newest_epoch > self.epoch and self._newest_by != self.name:
             self.abandon()
             raise FencedError(
-                f"writer {self.name} of model {self.table_shard.model!r} held epoch {self._epoch}, but "
-                f"{self._newest_by or 'another writer'} has taken epoch {self._newest_epoch}: "
+                f"writer {self.name} of model {self.table_shard.model!r} held epoch {self.epoch}, but "
+                f"{self._newest_by or 'another writer'} has taken epoch {self.newest_epoch}: "
                 f"a newer trainer is at work; stop this one"
             )
 

@@ -94,8 +94,8 @@ def test_help_comes_at_once() -> None:
         subprocess.run([sys.executable, "-m", "rillet", "--help"], capture_output=True, timeout=60, check=True)
         return time.perf_counter() - started
 
-    # The best of several: the machine may be busy with something else.
-    assert min(seconds() for _ in range(5)) < 0.3
+    # Once of several times is enough: the machine may be busy with something else.
+    assert any(seconds() < 0.3 for _ in range(5))
 
 
 def build_wheel(tree: Path, out: Path, target: str = "wheel") -> Path:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -165,7 +166,9 @@ def sum_of_spreads(spreads: Iterable[Spread]) -> Spread | None:
     variance = sum(spread.variance for spread in found)
     if not variance:
         return Spread(0.0, sum(spread.freedom for spread in found)) if found else None
-    return Spread(variance, variance**2 / sum(spread.variance**2 / spread.freedom for spread in found))
+    # By shares, since squares of small variances leave the range of their numbers.
+    shares = sum((spread.variance / variance) ** 2 / spread.freedom for spread in found)
+    return Spread(variance, 1 / shares)
 
 
 def average(runs: Sequence[Influence]) -> Influence:
@@ -181,7 +184,10 @@ def estimate(
     """A metric with its interval.
 
     The interval is of this very run, or these runs: it tells what other rows would change. What another seed would
-    change it tells only with ``spread``; the two variances are added (Satterthwaite 1946 for the degrees of freedom).
+    change it tells only with ``spread``. The two variances are added, and the quantile of Student's t is the mean of
+    both's, weighted by the variances (Cochran and Cox 1950): it holds whichever of the two is the larger. One quantile for
+    the sum (Satterthwaite 1946) holds in 88 of 100 where the luck of two runs is most of it, since two runs that happen to
+    be alike let it believe the rows alone.
 
     :param clusters: [n], equal for rows that depend on each other (a request id, or a block of time).
     :param confidence: share of intervals that hold the truth.
@@ -197,12 +203,11 @@ def estimate(
     count = len(sums)
     if count < 2:
         return Estimate(influence.value, float("-inf"), float("inf"), count)
-    variance, freedom = float(count / (count - 1) * (sums @ sums)), count - 1
+    variance = float(count / (count - 1) * (sums @ sums))
+    reach = _t_quantile(0.5 + confidence / 2, count - 1) * math.sqrt(variance)
     if spread is not None and spread.variance > 0:
-        both = variance + spread.variance
-        freedom = max(1, int(both**2 / (variance**2 / freedom + spread.variance**2 / spread.freedom)))
-        variance = both
-    reach = _t_quantile(0.5 + confidence / 2, freedom) * math.sqrt(variance)
+        both, of_spread = variance + spread.variance, _t_quantile(0.5 + confidence / 2, spread.freedom)
+        reach = (reach * math.sqrt(variance) + of_spread * spread.variance) / math.sqrt(both)
     return Estimate(influence.value, influence.value - reach, influence.value + reach, count)
 
 
@@ -256,32 +261,23 @@ def _share_below(logits: Floats, labels: Bools) -> Float64s:
     return np.where(labels, shares[1], shares[0])
 
 
-def _t_quantile(probability: float, freedom: int) -> float:
+@lru_cache(maxsize=1024)
+def _t_quantile(probability: float, freedom: float) -> float:
     """Quantile of Student's t, above the median.
 
-    Up to 30 degrees of freedom by bisection of the distribution function (Abramowitz and Stegun 26.7.3 and 26.7.4), above
-    by the Cornish-Fisher expansion around the normal quantile (26.7.5), which is within 0.1 % of the truth there.
+    :param freedom: degrees of freedom, at least 1, whole or not. Up to 30 the density is summed up over the angle whose
+        tangent is t / sqrt(freedom), which runs as its cosine to the power of freedom - 1 (Abramowitz and Stegun 26.7.3);
+        above, it is the Cornish-Fisher expansion around the normal quantile (26.7.5), within 0.1 % of the truth there.
     """
     if freedom <= 30:
-        # By the angle: t = sqrt(freedom) * tan(angle).
-        low, high = 0.0, math.pi / 2
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if _t_share_within(middle, freedom) < 2 * probability - 1 else (low, middle)
-        return math.sqrt(freedom) * math.tan(low)
+        # Of the complement of that angle, by its square root: the points lie closest where t is large.
+        roots = np.linspace(0, math.sqrt(math.pi / 2), 4_001)
+        densities = np.sin(roots**2) ** (freedom - 1) * roots
+        shares = np.concatenate(([0.0], np.cumsum(densities[1:] + densities[:-1])))
+        root = float(np.interp(2 * (1 - probability) * shares[-1], shares, roots))
+        return math.sqrt(freedom) / math.tan(root**2)
     z = NormalDist().inv_cdf(probability)
     g1 = (z**3 + z) / 4
     g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3
-
-
-def _t_share_within(angle: float, freedom: int) -> float:
-    """Probability that a value of Student's t lies within ``sqrt(freedom) * tan(angle)`` of 0."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    total, term = 0.0, cosine if odd else 1.0
-    for power in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= cosine * cosine * (power - 1) / power
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total

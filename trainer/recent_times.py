@@ -1,4 +1,4 @@
-"""The times of the newest rows, and what most of them have reached: one wrong clock among them moves nothing."""
+"""The times of the newest requests, and what most of them have reached: one wrong clock among them moves nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rillet.schemas.arrays import Int64s
 
 
 class RecentTimes:
-    """A ring of the times that were added last.
+    """A ring of the times that were added last; equal ones in a row, such as those of one request, are kept once.
 
     >>> import numpy as np
     >>> recent = RecentTimes(4)
-    >>> recent.add(np.array([10, 20, 30, 40, 86_400_000]))
+    >>> recent.add(np.array([10, 20, 20, 20, 30, 40, 86_400_000, 86_400_000]))
     >>> recent.times().tolist(), recent.reached_ms(0.75), recent.reached_ms(0.25)
     ([20, 30, 40, 86400000], 30, 86400000)
     """
@@ -29,8 +29,13 @@ class RecentTimes:
 
     def add(self, times_ms: Int64s) -> None:
         """Keeps the last of these instead of the oldest."""
+        if not len(times_ms):
+            return
         size = len(self._ring)
-        newest = times_ms[-size:]
+        changed = np.flatnonzero(times_ms[1:] != times_ms[:-1])[-size:] + 1
+        newest = times_ms[changed]
+        if len(changed) < size and (not self._seen or times_ms[0] != self._ring[(self._seen - 1) % size]):
+            newest = np.concatenate((times_ms[:1], newest))
         start = self._seen % size
         room = size - start
         self._ring[start : start + len(newest)] = newest[:room]

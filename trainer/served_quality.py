@@ -31,8 +31,9 @@ COMPLETE_KEPT = 16
 _LATE_KEPT = 64
 #: stretches of one label window at most
 MAX_PER_WINDOW = 64
-#: rows whose request times tell what time it is for a task
-RECENT_ROWS = 1_024
+#: requests whose times tell what time it is for a task: many against the wrong clocks among them, and few enough to come
+#: within minutes where there is little traffic
+RECENT_REQUESTS = 128
 #: of those so many must be of requests after a stretch before it can be complete
 _REACHED_SHARE = 0.75
 _MIN_STRETCH_MS = 60_000
@@ -77,7 +78,7 @@ class ServedQuality:
         )
         times = batch.feature_time_ms[at]
         for column, task in enumerate(self._tasks):
-            task.add(batch, taught[:, column], rows, times, np.flatnonzero(tasks == column))
+            task.add(batch, taught[:, column], rows, times, (tasks == column).nonzero()[0])
 
     def known(self, task: int) -> KnownQuality | None:
         """The newest figures of a task; None until a stretch is complete."""
@@ -151,8 +152,8 @@ class _TaskQuality:
         self._oldest = 0
         #: stretches that rows were already counted for under another length: never told, since they would be incomplete
         self._begun: Int64s = np.empty(0, np.int64)
-        #: request times of the newest rows of the clock's kind, and of all kinds
-        self._clock, self._recent = RecentTimes(RECENT_ROWS), RecentTimes(RECENT_ROWS)
+        #: times of the newest requests with rows of the clock's kind, and of any kind
+        self._clock, self._recent = RecentTimes(RECENT_REQUESTS), RecentTimes(RECENT_REQUESTS)
         self.unscored_rows = 0
         self.left_out_rows = 0
 
@@ -180,11 +181,11 @@ class _TaskQuality:
             at = np.searchsorted(self._numbers, stretches)
         places = self._places[at]
         cells = places * (2 * BINS) + rows.bins[chosen]
-        counts, sums = self._counts.reshape(-1), self._sums.reshape(-1)
+        counts = self._counts.reshape(-1)
         np.add.at(counts, cells, rows.negative[chosen])
         np.add.at(counts, cells + BINS, rows.positive[chosen])
-        for column in range(SUMS):
-            np.add.at(sums, places * SUMS + column, rows.sums[column, chosen])
+        for column, of_rows in enumerate(rows.sums):
+            self._sums[:, column] += np.bincount(places, of_rows[chosen], len(self._sums))
         if grown:
             self._forget()
             self._index()
@@ -230,7 +231,7 @@ class _TaskQuality:
         stretch_ms, oldest, unscored_rows, left_out_rows = state["marks"].tolist()
         held, sums = np.array(state["stretches"], np.int64), np.array(state["sums"], np.float64)
         counts, begun = np.array(state["counts"], np.float64), np.array(state["begun"], np.int64)
-        self._clock, self._recent = RecentTimes(RECENT_ROWS), RecentTimes(RECENT_ROWS)
+        self._clock, self._recent = RecentTimes(RECENT_REQUESTS), RecentTimes(RECENT_REQUESTS)
         self._clock.add(np.array(state["clock"], np.int64))
         self._recent.add(np.array(state["recent"], np.int64))
         self.unscored_rows, self.left_out_rows = unscored_rows, left_out_rows

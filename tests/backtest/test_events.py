@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rillet.backtest.events import judged_from, label_events, load_events, request_times, restamp
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
 from rillet.recordings import RecordingError
 from rillet.schemas import FeatureEvent
 from tests.backtest.events import SPEC, action, request, write_recording
@@ -81,3 +81,21 @@ def test_judging_begins_with_the_request_after_the_share() -> None:
     assert judged_from(times, 0.2) == 20
     assert judged_from(times, 0.0) == 0
     assert judged_from(times, 0.999) == 90
+
+
+@pytest.mark.parametrize("of", ["a request", "an action"])
+def test_a_clock_that_is_a_day_ahead_does_not_close_the_label_windows_of_all(tmp_path: Path, of: str) -> None:
+    day_ms = 86_400_000
+    events = [request(str(at), 1_000 * at) for at in range(50)]
+    wrong = request("wrong", day_ms) if of == "a request" else action("30", day_ms)
+    recording = write_recording(tmp_path / "r", [*events[:40], wrong, *events[40:]])
+    assert last_event(recording, load_events(recording)) == 49_000
+    assert last_event(recording, load_events(recording, 10)) == day_ms, "what was left out is not known"
+
+
+def test_a_gap_between_many_events_is_part_of_the_recording(tmp_path: Path) -> None:
+    times = [*range(0, 50_000, 1_000), *range(10_000_000, 10_010_000, 1_000)]
+    recording = write_recording(tmp_path / "r", [request(str(time_ms), time_ms) for time_ms in times])
+    assert last_event(recording, load_events(recording)) == times[-1]
+    few = write_recording(tmp_path / "s", [request("a", 0), request("b", 10_000_000)])
+    assert last_event(few, load_events(few)) == 10_000_000

@@ -11,7 +11,7 @@ from rillet.backtest import Delays, backtest
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.films import FilmsConfig, films_spec, generate_films
-from rillet.recordings.synthetic import read_truth
+from rillet.recordings.known_truth import read_truth
 from rillet.schemas.arrays import Bools, Float64s
 from rillet.schemas.spec import LabelMode
 from rillet.trainer.config import ModelConfig

@@ -12,7 +12,7 @@ import pytest
 from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.popularity import PRIOR_IMPRESSIONS, PopularityScorer, item_slot
 from rillet.joiner import JoinerConfig
-from rillet.schemas import ExampleBlock, FeatureSpec
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float64s
 from rillet.schemas.spec import LabelMode
 from rillet.trainer.quality import sigmoid
@@ -104,11 +104,36 @@ def test_old_rows_weigh_half_after_each_half_life_and_scores_of_different_times_
         assert found == pytest.approx(smoothed(0.25 * weight, 0.25 * weight, overall), rel=1e-4)
 
 
+@pytest.mark.parametrize("labels", get_args(LabelMode))
+def test_a_label_that_comes_late_weighs_as_its_request_does(labels: LabelMode) -> None:
+    # Clicks come up to three half-lives after the impression, and negatives when the window of three half-lives closes.
+    spec, rng = spec_of(labels), np.random.default_rng(0)
+    spec = replace(spec, tasks=tuple(replace(task, window_ms=3_000) for task in spec.tasks))
+    events: list[FeatureEvent | ActionEvent] = []
+    for at in range(2_000):
+        events.append(request(str(at), 10 * at, [1], spec=spec))
+        if rng.random() < 0.2:
+            events.append(action(str(at), 10 * at + int(rng.integers(3_000))))
+    events.sort(key=lambda event: event.event_time_ms)
+    scorer = PopularityScorer(spec, half_life_ms=1_000)
+    for visible_ms, block in blocks_of(*events, spec=spec):
+        scorer.learn(visible_ms, block)
+    # Once all labels are there; newer requests are left out of none of the label modes.
+    scorer.publish(23_000, dense=False)
+    clicked = {event.request_id for event in events if isinstance(event, ActionEvent)}
+    weights = 2.0 ** (np.arange(2_000) * 10 / 1_000 - 23)
+    positives = weights[[str(at) in clicked for at in range(2_000)]].sum()
+    overall = (positives + 0.5) / (weights.sum() + 1)
+    assert rates(scorer, 23_000, [1], spec)[0, 0] == pytest.approx(
+        smoothed(positives, weights.sum(), overall), rel=1e-3
+    )
+
+
 def test_scores_do_not_depend_on_which_requests_are_scored_together() -> None:
     scorer = PopularityScorer(SPEC, half_life_ms=_DAY_MS)
     (at_once,) = [block for block in blocks_of(request("a", 0, [1]), action("a", 0, 1)) if block[1].labels.any()]
     for day in range(64):
-        scorer.learn(day * _DAY_MS, at_once[1])
+        scorer.learn(day * _DAY_MS, replace(at_once[1], feature_time_ms=np.array([day * _DAY_MS])))
         scorer.publish(day * _DAY_MS, dense=False)
     # Counts are brought back into range after 64 half-lives: between these two.
     times = [int(63.9 * _DAY_MS), int(64.1 * _DAY_MS), int(900 * _DAY_MS)]
@@ -123,7 +148,7 @@ def test_years_later_rows_still_decay_and_stay_finite() -> None:
     scorer = PopularityScorer(SPEC, half_life_ms=_DAY_MS)
     (at_once,) = [block for block in blocks_of(request("a", 0, [1]), action("a", 0, 1)) if block[1].labels.any()]
     for day in (0, 400, 401, 1_500):
-        scorer.learn(day * _DAY_MS, at_once[1])
+        scorer.learn(day * _DAY_MS, replace(at_once[1], feature_time_ms=np.array([day * _DAY_MS])))
         scorer.publish(day * _DAY_MS, dense=False)
         count = 1.5 if day == 401 else 1.0
         overall = (count + 0.5) / (count + 1)

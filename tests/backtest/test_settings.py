@@ -11,7 +11,7 @@ from rillet.backtest.delays import Delays
 from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
 from rillet.backtest.specs import spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import SpecError, dump_spec
+from rillet.schemas import Cross, SpecError, dump_spec
 from tests.backtest.events import SPEC
 
 
@@ -175,6 +175,23 @@ def test_the_spec_that_a_configuration_names_is_learned_from_where_it_can_be(tmp
         spec_path.write_text(dump_spec(wrong), "utf-8")
         with pytest.raises(ConfigError, match="is not that of the recording, hand"):
             grid(SPEC, path)
+
+
+def test_crosses_may_differ_from_the_recordings_and_be_chosen_by_name(tmp_path: Path) -> None:
+    (tmp_path / "rillet.toml").write_text('spec = "spec.toml"\n', "utf-8")
+    first, second = SPEC.slots[0].name, SPEC.slots[-1].name
+    crosses = (Cross("ab", 300, (first, second), 2), Cross("ba", 301, (second, first), 2))
+    crossed = replace(SPEC, crosses=crosses)
+    (tmp_path / "spec.toml").write_text(dump_spec(crossed), "utf-8")
+    assert crossed.hash == SPEC.hash, "events of the recording are valid as they are"
+    assert grid(SPEC, tmp_path / "rillet.toml")["model"].spec == crossed
+    setups = grid(SPEC, tmp_path / "rillet.toml", ['spec.crosses=[],["ba"],["ba","ab"]'])
+    assert [setup.spec.crosses for setup in setups.values()] == [(), crosses[1:], crosses]
+    assert len({setup.training for setup in setups.values()}) == 3
+    assert spec_changes(SPEC, crossed) == [f"crosses: {crosses[0]}; {crosses[1]}, recorded none"]
+    for wrong in ('["ac"]', '"ab"', "[3]"):
+        with pytest.raises(ConfigError, match=r"spec\.crosses: .*expected a list of crosses .* which has ab, ba"):
+            grid(SPEC, tmp_path / "rillet.toml", [f"spec.crosses={wrong}"])
 
 
 @pytest.mark.parametrize(("text", "value"), [("8", 8), ("0.5", 0.5), ("10m", 600), ("1_000", 1000), ("deepfm", None)])

@@ -167,7 +167,7 @@ class BreaksOff:
 def make_base(version: int) -> Base:
     manifest = Manifest(
         model="m", table="embeddings", version=version, epoch=1, next_sequence=2, next_offsets={0: version},
-        spec_hash=1, dim=2, rows=3, newest_event_ms=5, newest_ingest_ms=6, created_ms=7,
+        model_hash=1, dim=2, rows=3, newest_event_ms=5, newest_ingest_ms=6, created_ms=7,
     )  # fmt: skip
     rows = np.full((3, 2), version, np.float32)
     return Base(manifest, np.arange(1, 4), rows, {"w": np.full(2, version, np.float32)}, b"program", "spec")

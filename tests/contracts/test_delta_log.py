@@ -127,19 +127,19 @@ class TestKafkaAlone:
     """What only a log with a network between can get wrong."""
 
     def test_an_unreachable_broker_is_named(self) -> None:
-        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.1) as log:
             with pytest.raises(LogUnavailableError, match=r"deltas\[0\] on 127\.0\.0\.1:1"):
                 log.end()
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError, match=r"127\.0\.0\.1:1: did not acknowledge 1 records"):
-                log.commit(0.3)
+                log.commit(0.1)
 
     def test_after_a_failed_commit_the_queue_is_empty(self) -> None:
-        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.3) as log:
+        with KafkaDeltaLog("127.0.0.1:1", "deltas", answer_timeout_s=0.1) as log:
             log.append(b"k", b"v")
             with pytest.raises(LogUnavailableError):
-                log.commit(0.2)
-            log.commit(0.2)
+                log.commit(0.1)
+            log.commit(0.1)
 
     def test_a_full_queue_names_topic_and_broker_without_waiting(self) -> None:
         with KafkaDeltaLog("127.0.0.1:1", "deltas", queue_bytes=1 << 20) as log:

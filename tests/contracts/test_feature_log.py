@@ -12,7 +12,7 @@ import pytest
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import BackpressureError, ClosedError, FeatureEvent, decode_as
-from rillet.serving import FeatureLog, MemoryFeatureLog
+from rillet.serving.feature_log import FeatureLog, MemoryFeatureLog
 
 CAPACITY = 3
 WAIT_S = 20.0

@@ -14,10 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import Freshness, dump_spec, make_fids
-from rillet.serving import ServedModel, ServingConfig, ServingMetrics
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import ServedModel
 from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
 from rillet.sync import Base, MemoryLog, ModelStore, Publisher, PublisherConfig, ReplicaConfig, TableShard
-from tests.serving.helpers import MODEL, WIDTH, FakeModel, Linear, demo_spec, empty_table, exported
+from tests.serving.helpers import MODEL, WIDTH, FakeModel, demo_spec, empty_table, exported_linear
 
 BUDGET_S = 0.002
 #: what one call may take on a machine that is busy with other things
@@ -166,7 +168,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    return exported(Linear(2), demo_spec())
+    return exported_linear()
 
 
 @pytest.fixture(params=["fixed", "live"])

@@ -25,8 +25,11 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, RecordError
-from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
+from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.server import InferenceServer
 from rillet.sync import MemoryLog, ModelStore, StoreUnavailableError
 from rillet.trainer import BlockReader, ListSource, RawRecord

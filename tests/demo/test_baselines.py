@@ -26,7 +26,10 @@ def test_every_impression_has_its_own_scores_whatever_the_order_of_arrival(tmp_p
     requests = in_event_order(joined)
 
     references = reference_scores(
-        recording, parse_config({"spec": "spec.toml"}), Delays(commit_ms=1_000, publish_ms=60_000, dense_ms=60_000), requests=60
+        recording,
+        parse_config({"spec": "spec.toml"}),
+        Delays(commit_ms=1_000, publish_ms=60_000, dense_ms=60_000),
+        requests=60,
     )
     scores = references.of(joined, requests)
 

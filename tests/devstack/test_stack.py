@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rillet.connectors.topics import topic_ends
+from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack.process import free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
@@ -109,7 +109,10 @@ def test_no_broker_is_started_for_an_address_elsewhere(tmp_path: Path) -> None:
         _ = stack.broker
 
 
-def test_no_plaintext_broker_is_started_for_clients_that_want_a_secured_one(tmp_path: Path) -> None:
+def test_no_plaintext_broker_is_started_for_clients_that_want_a_secured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rillet.devstack.stack.ensure_broker", lambda connection, **_: ensure_broker(connection, 0.1))
     stack = make_stack(tmp_path, f"127.0.0.1:{free_port()}")
     kafka = replace(stack.config.kafka, client={"security.protocol": "SSL"})
     with pytest.raises(ServiceError, match=r"one started here would be plaintext, \[kafka\.client\] is not"):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rillet.embeddings import TableConfig
+from rillet.schemas import FeatureSpec
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -122,3 +123,17 @@ class LazyAdam:
 
 
 TWINS = {"adagrad": Adagrad, "lazy_adam": LazyAdam}
+
+
+def cross_fid(number: int, left: int, right: int) -> int:
+    """The fid of a pair of whole fids in the cross with that slot number."""
+    return (number << 48) | (mix((mix(left) + right) & _MASK) >> 16)
+
+
+def row_with_crosses(spec: FeatureSpec, columns: dict[str, list[int]]) -> list[list[int]]:
+    """Fids of each segment of one row: slots, then crosses. ``columns`` has each slot's fids."""
+    segments = [columns[slot.name] for slot in spec.slots]
+    for cross in spec.crosses:
+        left, right = (columns[name] for name in cross.slots)
+        segments.append([cross_fid(cross.slot, a, b) for a in left for b in right][: cross.max_values])
+    return segments

@@ -9,7 +9,7 @@ from examples.films import traffic
 
 from rillet.jobs.config import load_config
 from rillet.schemas import token_values, value_of
-from rillet.serving import ScoreRequest
+from rillet.serving.features import ScoreRequest
 from tests.examples.fakes import FakeActions, client_of
 from tests.serving.fake_server import FakeServer
 

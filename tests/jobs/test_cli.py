@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from rillet.__main__ import main
 from rillet.devstack.process import free_port
 from rillet.recordings.synthetic import generate_synthetic
+from rillet.schemas import load_spec
 
 SPEC = """\
 [spec]
@@ -101,6 +102,16 @@ def test_check_config_says_what_was_understood(config: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for part in ("films.spec.toml", "film", "action watch within 10 min, 0.5 of negatives", "features, actions"):
         assert part in result.stdout
+
+
+def test_check_config_shows_crosses(config: Path) -> None:
+    spec = config.parent / "films.spec.toml"
+    year = '[[item]]\nname = "year"\nslot = 98\nkind = "id"\n'
+    spec.write_text(f'{spec.read_text()}\n{year}[[cross]]\nname = "both"\nslot = 99\nslots = ["film", "year"]\n')
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 0, result.stderr
+    assert "cross     both = film x year (slot 99, at most 1)\n" in result.stdout
+    assert f", with crosses {load_spec(spec).model_hash:#x}\n" in result.stdout
 
 
 def test_check_config_names_the_settings_of_the_client_and_shows_no_value(

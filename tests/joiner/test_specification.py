@@ -557,6 +557,7 @@ def test_rule_15_what_a_drain_closed_stays_closed(tmp_path: Path, mode: LabelMod
     assert engine.joiner.counters.orphan_actions == 1
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("modes", [*((mode, mode) for mode in MODES), ("aligned", "immediate")])
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 1])
 def test_rule_16_restarts_change_no_row(tmp_path: Path, modes: tuple[LabelMode, LabelMode], memory_bytes: int) -> None:

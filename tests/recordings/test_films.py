@@ -9,7 +9,7 @@ import pytest
 
 from rillet.recordings import Recording
 from rillet.recordings.films import FilmsConfig, film_events, films_spec, generate_films
-from rillet.recordings.synthetic import read_truth
+from rillet.recordings.known_truth import read_truth
 from rillet.schemas import ActionEvent, FeatureEvent, encode, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ import pytest
 
 from rillet.audit.plain_join import PlainJoin
 from rillet.recordings import Recording, RecordingError
-from rillet.recordings.synthetic import ShopConfig, generate_synthetic, read_truth, synthetic_events, synthetic_spec
+from rillet.recordings.known_truth import read_truth
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_events, synthetic_spec
 from rillet.schemas import ActionEvent, FeatureEvent, encode
 
 CONFIG = ShopConfig(users=300, items=100, gap_ms=20_000.0)

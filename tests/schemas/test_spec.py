@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rillet.schemas import (
+    Cross,
     ExampleBlock,
     FeatureEvent,
     RecordError,
@@ -102,6 +103,75 @@ def test_raw_values_become_fids_row_after_row_slots_in_order() -> None:
 def test_raw_values_that_do_not_fit_name_their_column(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(RecordError, match=message):
         SPEC.encode_side("context", columns)
+
+
+CROSSES = """
+[[cross]]
+name = "user_tag"
+slot = 40
+slots = ["user", "tags"]
+[[cross]]
+name = "tag_shop"
+slot = 41
+slots = ["tags", "shop"]
+max_values = 2
+"""
+CROSSED = parse_spec(TEXT + CROSSES)
+
+
+def test_crosses_are_segments_after_the_slots_with_room_for_every_pair_unless_they_say_less() -> None:
+    assert CROSSED.crosses == (Cross("user_tag", 40, ("user", "tags"), 3), Cross("tag_shop", 41, ("tags", "shop"), 2))
+    assert (CROSSED.slots, CROSSED.width, CROSSED.segments) == (SPEC.slots, SPEC.width, 6)
+    assert SPEC.segments == 4
+    assert parse_spec(dump_spec(CROSSED)) == CROSSED
+
+
+def test_crosses_change_what_a_model_is_and_not_what_records_hold() -> None:
+    assert CROSSED.hash == SPEC.hash == SPEC.model_hash
+    narrower = parse_spec(TEXT + CROSSES.replace("max_values = 2", "max_values = 1"))
+    turned = parse_spec(TEXT + CROSSES.replace('["user", "tags"]', '["tags", "user"]'))
+    fewer = replace(CROSSED, crosses=CROSSED.crosses[:1])
+    other = replace(CROSSED, sampling_seed=9)
+    assert len({spec.model_hash for spec in (SPEC, CROSSED, narrower, turned, fewer, other)}) == 6
+    assert parse_spec(dump_spec(CROSSED)).model_hash == CROSSED.model_hash
+    CROSSED.check_feature(event())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ('["user", "tags"]', '["user", "tag"]'),
+            r"cross\[0\]\.slots: there is no slot 'tag'; there are user, hour, tags",
+        ),
+        (('["user", "tags"]', '["user", "user"]'), r"cross\[0\]\.slots: expected the names of two different slots"),
+        (('["user", "tags"]', '["user"]'), r"cross\[0\]\.slots: expected the names of two different slots"),
+        (('["user", "tags"]', '["user", "hour", "tags"]'), r"cross\[0\]\.slots: expected the names of two"),
+        (('["user", "tags"]', '["user", 2]'), r"cross\[0\]\.slots: expected str, found 2"),
+        (('["tags", "shop"]', '["user_tag", "shop"]'), r"cross\[1\]\.slots: there is no slot 'user_tag'"),
+        (("max_values = 2", "max_values = 0"), r"cross\[1\]\.max_values: 0 is not in 1\.\.65535"),
+        (("max_values = 2", "max_values = 65536"), r"cross\[1\]\.max_values: 65536 is not in 1\.\.65535"),
+        (("slot = 41", "slot = 32768"), r"cross\[1\]\.slot: 32768 is not in 1\.\.32767"),
+        (("slot = 41", "slot = 40"), "slot number 40 stands twice"),
+        (("slot = 41", "slot = 9"), "slot number 9 stands twice"),
+        (("tag_shop", "user_tag"), "slot name user_tag stands twice"),
+        (("tag_shop", "shop"), "slot name shop stands twice"),
+        (("max_values = 2", "max_value = 2"), r"cross\[1\]\.max_value: unknown key"),
+    ],
+)
+def test_a_wrong_cross_is_refused_with_the_path_of_the_wrong_key(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_spec(TEXT + CROSSES.replace(*change, 1))
+
+
+def test_a_cross_of_two_wide_slots_has_to_say_how_many_pairs_it_keeps() -> None:
+    wide = TEXT.replace("max_values = 3", "max_values = 300").replace(
+        'name = "shop"\nslot = 10\nkind = "id"', 'name = "shop"\nslot = 10\nkind = "id"\nmax_values = 300'
+    )
+    cross = '[[cross]]\nname = "c"\nslot = 41\nslots = ["tags", "shop"]\n'
+    with pytest.raises(SpecError, match=r"cross\[0\]\.max_values: needed, up to 65535, because .* 90000 pairs"):
+        parse_spec(wide + cross)
+    assert parse_spec(wide + cross + "max_values = 65535").crosses[0].max_values == 65535
 
 
 def test_too_many_values_of_a_ragged_slot_are_refused() -> None:

@@ -8,9 +8,9 @@ import httpx2
 import numpy as np
 
 from rillet.schemas import FeatureSpec
-from rillet.serving import RequestLayout, ScoreRequest, format_infer_response, parse_infer_request
 from rillet.serving.errors import RequestError
-from rillet.serving.protocol import format_error, parse_json_length
+from rillet.serving.features import RequestLayout, ScoreRequest
+from rillet.serving.protocol import format_error, format_infer_response, parse_infer_request, parse_json_length
 
 JSON_LENGTH = "inference-header-content-length"
 

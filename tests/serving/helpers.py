@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import FeatureSpec, make_fids, parse_spec
-from rillet.serving import Engine, FeatureRecorder, MemoryFeatureLog, ServingConfig, ServingMetrics
 from rillet.serving.app import InferenceApp
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
+from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.serving.server import InferenceServer
 from rillet.serving.service import InferenceService
@@ -127,6 +131,12 @@ class Linear(torch.nn.Module):
 
     def forward(self, embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         return embeddings[:, :, 0].sum(1, keepdim=True) + self.bias + 0 * dense.sum()
+
+
+@cache
+def exported_linear() -> bytes:
+    """``Linear`` of two tasks for :func:`demo_spec`, exported once: it takes most of a second."""
+    return exported(Linear(2), demo_spec())
 
 
 def exported(module: torch.nn.Module, spec: FeatureSpec) -> bytes:

@@ -19,7 +19,7 @@ import torch
 from rillet.serving.archive import plain_archive
 from rillet.serving.errors import ProgramError
 from rillet.serving.program import DenseProgram
-from tests.serving.helpers import WIDTH, Dense, Linear, demo_spec, exported
+from tests.serving.helpers import WIDTH, Dense, demo_spec, exported, exported_linear
 
 _WEIGHTS = "data/weights/model_weights_config.json"
 _CONSTANTS = "data/constants/model_constants_config.json"
@@ -39,7 +39,7 @@ class _Exploit:
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    with zipfile.ZipFile(io.BytesIO(exported(Linear(2), demo_spec()))) as archive:
+    with zipfile.ZipFile(io.BytesIO(exported_linear())) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 

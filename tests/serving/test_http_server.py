@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rillet.schemas import FlushTimeoutError
-from rillet.serving import ServingConfig
+from rillet.serving.config import ServingConfig
 from rillet.serving.errors import ServingError
 from rillet.serving.server import InferenceServer
 

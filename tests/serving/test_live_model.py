@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import Freshness, dump_spec, make_fids
+from rillet.schemas import Cross, Freshness, dump_spec, make_fids
 from rillet.schemas.arrays import Float32s
-from rillet.serving import Engine, ServingConfig, ServingMetrics
+from rillet.serving.config import ServingConfig
+from rillet.serving.engine import Engine
 from rillet.serving.live_model import LiveModel
+from rillet.serving.metrics import ServingMetrics
 from rillet.serving.program import DenseProgram
 from rillet.sync import (
     MemoryLog,
@@ -30,7 +33,7 @@ from rillet.sync import (
     TableShard,
 )
 from tests.bases import write_base
-from tests.serving.helpers import MODEL, WIDTH, Linear, demo_spec, exported
+from tests.serving.helpers import MODEL, WIDTH, demo_spec, exported_linear
 
 _NOW_MS = 1_000_000
 
@@ -102,7 +105,7 @@ class _Loop:
 
 @pytest.fixture(scope="module")
 def program_bytes() -> bytes:
-    return exported(Linear(2), demo_spec())
+    return exported_linear()
 
 
 @pytest.fixture
@@ -197,6 +200,25 @@ def test_it_waits_for_the_first_base_and_is_ready_once_the_log_is_replayed(
     assert loop.counted("rillet_replica_ready") == 1
     assert loop.counted("rillet_replica_rows") == 2
     assert loop.counted("rillet_replica_event_age_seconds") == 7
+
+
+def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(
+    loop: _Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    crossed = replace(demo_spec(), crosses=(Cross("user_film", 40, ("user", "film"), 1),))
+    model = LiveModel(
+        loop.store,
+        loop.log,
+        crossed,
+        config=ServingConfig(poll_interval_ms=5, base_poll_interval_ms=5),
+        replica_config=ReplicaConfig(),
+        metrics=ServingMetrics(CollectorRegistry()),
+    )
+    loop.base()
+    said = rf"spec and crosses {crossed.model_hash:#x}: no usable .* crosses {demo_spec().model_hash:#x}\)"
+    with caplog.at_level(logging.INFO), _Following(model):
+        _until(lambda: re.search(said, caplog.text) is not None)
+    assert not model.ready
 
 
 def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: _Loop) -> None:

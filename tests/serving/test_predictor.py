@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from rillet.schemas import make_fids
+from rillet.schemas import Cross, FeatureSpec, make_fids
 from rillet.serving.errors import ProgramError, ScoringError
 from rillet.serving.features import RequestLayout, ScoreRequest
 from rillet.serving.predictor import Predictor
 from rillet.serving.program import DenseProgram
 from rillet.serving.protocol import InferRequest
+from tests.embeddings.twins import row_with_crosses
 from tests.serving.helpers import WIDTH, Dense, Linear, demo_spec, empty_table, exported, program, request_tensor
+
+#: of every kind: two context slots, two item slots, one of each in either order, ragged with a limit
+CROSSES = (
+    Cross("age_genres", 40, ("age", "genres"), 6),
+    Cross("user_age", 41, ("user", "age"), 1),
+    Cross("genres_film", 42, ("genres", "film"), 2),
+    Cross("film_user", 43, ("film", "user"), 1),
+)
 
 
 def _requests(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[ScoreRequest]]:
@@ -21,12 +32,13 @@ def _requests(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[ScoreRe
     return tensors, [layout.parse(InferRequest("r", {}, {"fids": tensor}, None, False), 0, "") for tensor in tensors]
 
 
-def test_pooled_rows_reach_the_program_slot_by_slot() -> None:
-    """Against a plain loop over requests, rows and slots, with known and unknown fids."""
-    spec, table = demo_spec(), empty_table()
+@pytest.mark.parametrize("crosses", [(), CROSSES, CROSSES[1:2]])
+def test_pooled_rows_reach_the_program_segment_by_segment(crosses: tuple[Cross, ...]) -> None:
+    """Against a plain loop over requests, rows, slots and crosses, with known and unknown fids."""
+    spec, table = replace(demo_spec(), crosses=crosses), empty_table()
     tensors, requests = _requests(7)
-    known = np.unique(np.concatenate([tensor.reshape(-1) for tensor in tensors]))[1::2]
-    known = known[known != 0]
+    segments = [cell for tensor in tensors for row in tensor for cell in _segments(spec, row)]
+    known = np.unique([fid for cell in segments for fid in cell])[1::2]
     values = np.random.default_rng(1).normal(size=(len(known), WIDTH)).astype(np.float32)
     table.upsert(known, values)
     rows_of = {int(fid): row for fid, row in zip(known, values, strict=True)}
@@ -38,15 +50,27 @@ def test_pooled_rows_reach_the_program_slot_by_slot() -> None:
 
     Predictor(spec).score(table, keep, requests)
     expected = []
-    for tensor in tensors:
-        for row in tensor:
-            column = 0
-            for slot in spec.slots:
-                fids = [int(fid) for fid in row[column : column + slot.max_values] if fid]
-                vectors = [rows_of.get(fid, np.zeros(WIDTH, np.float32)) for fid in fids]
-                expected.append(np.mean(vectors, axis=0) if vectors else np.zeros(WIDTH))
-                column += slot.max_values
+    for cell in segments:
+        vectors = [rows_of.get(fid, np.zeros(WIDTH, np.float32)) for fid in cell]
+        expected.append(np.mean(vectors, axis=0) if vectors else np.zeros(WIDTH))
+    assert seen[0].shape[1] == spec.segments
     np.testing.assert_allclose(seen[0].reshape(-1, WIDTH), np.array(expected), rtol=1e-5, atol=1e-6)
+
+
+def _segments(spec: FeatureSpec, row: np.ndarray) -> list[list[int]]:
+    columns, at = {}, 0
+    for slot in spec.slots:
+        columns[slot.name] = [int(fid) for fid in row[at : at + slot.max_values] if fid]
+        at += slot.max_values
+    return row_with_crosses(spec, columns)
+
+
+def test_crosses_of_the_context_are_looked_up_once_per_request() -> None:
+    spec = replace(demo_spec(), crosses=CROSSES[1:2])
+    _, requests = _requests(4)
+    predictor = Predictor(spec)
+    predictor.score(empty_table(), program(Linear(2), spec), requests)
+    assert predictor.fids == sum(5 + 1 + len(request.item_fids) for request in requests)
 
 
 def test_a_request_gets_the_same_logits_alone_and_in_a_batch() -> None:

@@ -16,7 +16,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from rillet.schemas import FeatureSpec, make_fids
-from rillet.serving import ServingConfig
+from rillet.serving.config import ServingConfig
 from tests.serving.helpers import (
     MODEL,
     WIDTH,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rillet.schemas import FlushTimeoutError
-from rillet.serving import ServingConfig
+from rillet.serving.config import ServingConfig
 from rillet.serving.service import InferenceService
 from tests.serving.helpers import MODEL, FakeModel, Running, demo_spec, empty_table, request_tensor, running_server
 

@@ -24,11 +24,11 @@ from rillet.sync import (
 )
 from tests.bases import write_base
 from tests.simulation.harness import Simulation
-from tests.sync.fakes import DIM, SPEC_HASH, WriterLink, damage, lose, same_rows, trainer_table
+from tests.sync.fakes import DIM, MODEL_HASH, WriterLink, damage, lose, same_rows, trainer_table
 
 PUBLISHER_CONFIG = PublisherConfig(max_block_rows=5, blocks_in_flight=2, keep_bases=2, keep_dense=2)
 REPLICA_CONFIG = ReplicaConfig(fetch_records=4, slice_rows=3, max_queued_rows=40, base_check_interval_s=2.0)
-TABLE_SHARD = TableShard("sim", SPEC_HASH)
+TABLE_SHARD = TableShard("sim", MODEL_HASH)
 FIDS = 40
 FATES = ("lost_ack", "partial", "nothing", "late", "doubled")
 

@@ -10,8 +10,8 @@ from rillet.schemas.arrays import Int64s
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
 DIM = 3
-SPEC_HASH = 0x5EC
-TABLE_SHARD = TableShard("m", SPEC_HASH)
+MODEL_HASH = 0x5EC
+TABLE_SHARD = TableShard("m", MODEL_HASH)
 
 
 class WriterLink:
@@ -85,7 +85,7 @@ def damage(log: MemoryLog, position: int) -> None:
 def lose(log: MemoryLog, position: int) -> None:
     """Takes a record out of the log; one of another model stands in its place, since positions have no holes here."""
     index = position - log.begin()
-    other = encode(EpochClaim("another model", 0, 1, SPEC_HASH, "another writer"))
+    other = encode(EpochClaim("another model", 0, 1, MODEL_HASH, "another writer"))
     log._records[index] = LogRecord(position, b"claim|0", other)
 
 

@@ -22,7 +22,7 @@ from rillet.sync import (
 )
 from rillet.sync.blocks import rows_of, verify_block
 from tests.sync.conftest import Bench
-from tests.sync.fakes import DIM, SPEC_HASH, TABLE_SHARD, WriterLink, same_rows, trainer_table
+from tests.sync.fakes import DIM, MODEL_HASH, TABLE_SHARD, WriterLink, same_rows, trainer_table
 
 FIDS = np.arange(1, 26, dtype=np.int64)
 
@@ -40,7 +40,7 @@ def test_touched_rows_go_out_in_blocks_of_bounded_size(bench: Bench) -> None:
     for block in found:
         verify_block(block)
         assert (block.model, block.table, block.shard, block.dim) == ("m", "embeddings", 0, DIM)
-        assert block.spec_hash == SPEC_HASH
+        assert block.model_hash == MODEL_HASH
         assert (block.freshness.newest_event_ms, block.freshness.newest_ingest_ms) == (7, 8)
     fids = np.concatenate([block.fids for block in found])
     assert np.array_equal(fids, FIDS)
@@ -489,7 +489,7 @@ class TestBases:
         bench.now_ms = 4
         manifest = bench.write_base(publisher, table)
         assert (manifest.model, manifest.table, manifest.dim, manifest.rows) == ("m", "embeddings", DIM, len(FIDS))
-        assert (manifest.spec_hash, manifest.created_ms) == (SPEC_HASH, 4)
+        assert (manifest.model_hash, manifest.created_ms) == (MODEL_HASH, 4)
         assert (manifest.newest_event_ms, manifest.newest_ingest_ms) == (50, 60)
 
     def test_a_snapshot_does_not_change_with_the_table(self, bench: Bench) -> None:

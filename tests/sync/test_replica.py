@@ -287,7 +287,7 @@ class TestRefusing:
             (Incident.OTHER_MODEL, {"model": "other"}),
             (Incident.OTHER_TABLE, {"table": "other"}),
             (Incident.OTHER_TABLE, {"shard": 1}),
-            (Incident.OTHER_SPEC, {"spec_hash": 1}),
+            (Incident.OTHER_SPEC, {"model_hash": 1}),
             (Incident.BAD_BLOCK, {"crc32c": 1}),
             (Incident.BAD_BLOCK, {"dim": 1}),
         ],
@@ -322,7 +322,7 @@ class TestRefusing:
 
     def test_a_base_of_another_spec_is_not_loaded(self, bench: Bench, publisher: Publisher) -> None:
         with pytest.raises(BaseNotFoundError, match="not fitting"):
-            bench.replica(table_shard=replace(TABLE_SHARD, spec_hash=1)).load()
+            bench.replica(table_shard=replace(TABLE_SHARD, model_hash=1)).load()
 
     def test_nothing_works_before_load(self, bench: Bench) -> None:
         replica = bench.replica()

@@ -23,7 +23,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
 def base(version: int, epoch: int = 1, rows: int = 3) -> Base:
     manifest = Manifest(
         model="m", table="embeddings", version=version, epoch=epoch, next_sequence=2, next_offsets={0: 10 * version},
-        spec_hash=-7, dim=2, rows=rows, newest_event_ms=5, newest_ingest_ms=6, created_ms=7,
+        model_hash=-7, dim=2, rows=rows, newest_event_ms=5, newest_ingest_ms=6, created_ms=7,
     )  # fmt: skip
     values = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2) + version
     return Base(manifest, np.arange(1, rows + 1), values, {"b": np.ones(2), "a": np.zeros(0)}, b"\0program", "spec €")
@@ -141,7 +141,7 @@ def test_only_acceptable_bases_are_taken(store: ModelStore) -> None:
     for version in (1, 2, 3):
         store.write_base(base(version))
     assert store.newest_base(lambda manifest: manifest.next_offset <= 25).manifest.version == 2
-    with pytest.raises(BaseNotFoundError, match=r"not fitting: base-000000000003 \(next offset 30\)"):
+    with pytest.raises(BaseNotFoundError, match=r"not fitting: base-000000000003 \(next offset 30, .* -0x7\)"):
         store.newest_base(lambda manifest: False)
 
 

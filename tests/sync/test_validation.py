@@ -12,7 +12,7 @@ from rillet.sync import Incident
 from rillet.sync.blocks import build_block
 from rillet.sync.fence import Fence
 from rillet.sync.validation import Validation, validate
-from tests.sync.fakes import DIM, SPEC_HASH, TABLE_SHARD
+from tests.sync.fakes import DIM, MODEL_HASH, TABLE_SHARD
 
 #: after sequence 6 of epoch 5
 FENCE = Fence(5, 7)
@@ -29,16 +29,16 @@ def check(record: Record) -> Validation:
 
 
 def test_a_claim_moves_the_fence_and_is_not_applied_whatever_its_spec() -> None:
-    for spec_hash in (SPEC_HASH, SPEC_HASH + 1):
-        assert check(EpochClaim("m", 0, 6, spec_hash, "w")) == Validation(fence=Fence(6, 1))
+    for model_hash in (MODEL_HASH, MODEL_HASH + 1):
+        assert check(EpochClaim("m", 0, 6, model_hash, "w")) == Validation(fence=Fence(6, 1))
 
 
 def test_a_claim_of_an_epoch_that_is_held_already_is_refused() -> None:
-    result = check(EpochClaim("m", 0, 5, SPEC_HASH, "late"))
+    result = check(EpochClaim("m", 0, 5, MODEL_HASH, "late"))
     assert (result.incident, result.fence, result.rows_missing) == (Incident.DUPLICATE, None, False)
 
 
-@pytest.mark.parametrize("record", [block(5, 7), DenseRef("m", 0, 5, 7, SPEC_HASH, 1, "p", "s", 0)])
+@pytest.mark.parametrize("record", [block(5, 7), DenseRef("m", 0, 5, 7, MODEL_HASH, 1, "p", "s", 0)])
 def test_the_next_block_and_the_next_dense_reference_are_applied(record: DeltaBlock | DenseRef) -> None:
     result = check(record)
     assert type(result.record) is type(record)

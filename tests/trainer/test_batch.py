@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rillet.schemas import ExampleBlock, LabelKind
+from rillet.schemas import Cross, ExampleBlock, LabelKind, slot_of
 from rillet.trainer import Batch, BatchAssembler
 from tests.trainer.blocks import RAGGED, make_block
 
@@ -74,6 +74,28 @@ def test_going_on_from_a_batch_position_gives_the_same_batches(sizes: list[int],
         np.testing.assert_array_equal(left.fids, right.fids)
         np.testing.assert_array_equal(left.labels, right.labels)
         assert left.positions == right.positions
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 9))
+def test_crosses_follow_the_slots_of_each_row_whatever_the_cuts(sizes: list[int], batch_size: int) -> None:
+    crosses = (Cross("user_genres", 40, ("user", "genres"), 2), Cross("user_film", 41, ("user", "film"), 1))
+    spec = replace(RAGGED, crosses=crosses)
+    blocks = _blocks(5, sizes)
+    assembler = BatchAssembler(spec)
+    for offset, block in enumerate(blocks):
+        assembler.add(0, offset, block, 0)
+    batches = _drain(assembler, batch_size)
+    if not batches:
+        return
+    lengths = _flat(batches, "lengths").reshape(-1, spec.segments)
+    logged = np.concatenate([block.lengths for block in blocks]).reshape(-1, SLOTS)
+    np.testing.assert_array_equal(lengths[:, :SLOTS], logged)
+    np.testing.assert_array_equal(lengths[:, SLOTS:], np.stack([np.minimum(logged[:, 2], 2), logged[:, 0]], axis=1))
+    fids = _flat(batches, "fids")
+    expected = np.repeat(np.tile([1, 16, 18, 40, 41], len(lengths)), lengths.reshape(-1))
+    np.testing.assert_array_equal(slot_of(fids), expected)
+    np.testing.assert_array_equal(fids[slot_of(fids) < 40], np.concatenate([block.fids for block in blocks]))
 
 
 def test_positions_follow_each_partition_and_pass_refused_records() -> None:

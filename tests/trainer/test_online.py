@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rillet.embeddings import TableConfig
-from rillet.schemas import ExampleBlock
+from rillet.schemas import Cross, ExampleBlock
 from rillet.trainer import (
     CheckpointError,
     CheckpointStore,
@@ -62,6 +62,7 @@ def _assert_same(left: OnlineTrainer, right: OnlineTrainer) -> None:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("optimizer", ["adagrad", "lazy_adam"])
 @pytest.mark.parametrize(("saved_at", "killed_at"), [(0, 3), (5, 5), (7, 11), (12, 19)])
 def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
@@ -206,6 +207,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, model: ModelCo
     _trainer().save(store)
     with pytest.raises(CheckpointError, match=r"kind|row_dim|hidden"):
         _trainer(model).restore(store, _refuse)
+
+
+def test_a_checkpoint_with_other_crosses_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=1)
+    _trainer().save(store)
+    crossed = replace(RAGGED, crosses=(Cross("user_film", 40, ("user", "film"), 1),))
+    with pytest.raises(CheckpointError, match=r"its crosses is \[\], .* says \['user_film = user x film \(slot 40"):
+        OnlineTrainer(crossed, MODEL, TABLE, CONFIG).restore(store, _refuse)
 
 
 def test_a_checkpoint_of_another_format_is_refused_before_its_files_are_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from rillet.schemas import LabelKind, Task
 from rillet.schemas.spec import LabelMode
 from rillet.trainer import Batch, CheckpointError, ServedQuality, TrainerConfig, TrainerError
-from rillet.trainer.served_quality import COMPLETE_KEPT, RECENT_ROWS
+from rillet.trainer.served_quality import COMPLETE_KEPT, RECENT_REQUESTS
 
 MINUTE = 60_000
 TASK = Task("watch", "watch", window_ms=10 * MINUTE, labels="positives_first")
@@ -54,9 +54,9 @@ def part(batch: Batch, chosen: np.ndarray) -> Batch:
     return replace(batch, **{name: getattr(batch, name)[chosen] for name in columns})
 
 
-def at(time_ms: int, kind: LabelKind = NEGATIVE, rows_of_it: int = RECENT_ROWS) -> Batch:
-    """Rows without a score that tell what time it is: negatives of requests of this time."""
-    return rows([time_ms] * rows_of_it, [kind] * rows_of_it, [np.nan] * rows_of_it)
+def at(time_ms: int, kind: LabelKind = NEGATIVE, requests: int = RECENT_REQUESTS) -> Batch:
+    """Rows without a score that tell what time it is: negatives of requests of this time and the next."""
+    return rows(time_ms + np.arange(requests) % 2, [kind] * requests, [np.nan] * requests)
 
 
 def test_a_stretch_is_told_once_negatives_of_later_requests_have_come() -> None:
@@ -115,10 +115,34 @@ def test_clients_whose_clocks_are_ahead_do_not_make_stretches_complete(mode: Lab
     assert len(quality.state()["0.stretches"]) <= 10 + 2 + COMPLETE_KEPT + 64
 
 
+@pytest.mark.parametrize("mode", get_args(LabelMode))
+def test_long_pages_of_a_client_whose_clock_is_ahead_close_nothing(mode: LabelMode) -> None:
+    quality = ServedQuality([replace(TASK, labels=mode)], EVERY)
+    kind = PROVISIONAL if mode == "immediate" else NEGATIVE
+    quality.add(rows([1_000], [kind], [0.0]))
+    for second in range(60):
+        quality.add(rows([second * 1_000] * 10, [kind] * 10, [0.0] * 10))
+    for request in range(4):  # of 500 candidates each, one after the other
+        quality.add(rows([24 * 60 * MINUTE + request] * 500, [kind] * 500, [0.0] * 500))
+    assert quality.known(0) is None
+
+
+@pytest.mark.parametrize("mode", get_args(LabelMode))
+def test_a_stretch_is_told_minutes_after_its_windows_at_one_row_per_second_too(mode: LabelMode) -> None:
+    quality = ServedQuality([replace(TASK, labels=mode)], EVERY)
+    kind = PROVISIONAL if mode == "immediate" else NEGATIVE
+    for second in range(3_600):
+        quality.add(rows([second * 1_000], [kind], [0.0]))
+    known = quality.known(0)
+    assert known is not None
+    closed_ms = 60 * MINUTE - (TASK.window_ms if mode == "immediate" else 0)
+    assert known.end_ms >= closed_ms - 4 * MINUTE
+
+
 def test_stretches_of_wrong_clocks_do_not_push_out_those_of_the_present() -> None:
     quality = ServedQuality([TASK], EVERY)
     for minute in range(300):
-        quality.add(at(minute * MINUTE, rows_of_it=8))
+        quality.add(at(minute * MINUTE, requests=8))
         quality.add(rows([(minute + 11) * MINUTE] * 8, [POSITIVE] * 8, [0.0] * 8))
         quality.add(rows([(minute + 24 * 60) * MINUTE], [POSITIVE], [0.0]))
     held = quality.state()["0.stretches"]
@@ -189,7 +213,7 @@ def test_rows_without_a_served_logit_are_counted_and_not_judged() -> None:
     quality.add(rows([0, 1, 2], [POSITIVE, NEGATIVE, NEGATIVE], [np.nan] * 3))
     quality.add(at(10 * MINUTE))
     assert quality.known(0) is None
-    assert quality.unscored_rows(0) == 3 + RECENT_ROWS
+    assert quality.unscored_rows(0) == 3 + RECENT_REQUESTS
     assert quality.held_rows(0) == 0
 
 
@@ -206,7 +230,7 @@ def test_memory_is_bounded_for_windows_of_any_length(window_ms: int, stretch_ms:
     quality = ServedQuality([replace(TASK, window_ms=window_ms)], TrainerConfig())
     assert quality.stretch_ms(0) == stretch_ms
     most = 0
-    for step in range(400):
+    for step in range(200):
         newest = step * stretch_ms
         quality.add(rows([newest], [POSITIVE], [0.0]))
         quality.add(at(max(0, newest - window_ms)))

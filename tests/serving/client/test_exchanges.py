@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from rillet.schemas import RecordError, SpecMismatchError
-from rillet.serving import RequestLayout, format_infer_response, parse_infer_request
 from rillet.serving.client import (
     Candidates,
     ClientError,
@@ -22,6 +21,8 @@ from rillet.serving.client import (
     ServerUnavailableError,
 )
 from rillet.serving.client.exchanges import JSON_LENGTH, Reply, metadata_exchange, read_reply, score_exchange
+from rillet.serving.features import RequestLayout
+from rillet.serving.protocol import format_infer_response, parse_infer_request
 from tests.serving.helpers import demo_spec, request_tensor
 
 SPEC = demo_spec(dense=True)
