@@ -18,7 +18,6 @@ import torch
 
 from rillet.backtest.delays import Delays
 from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
-from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
 from rillet.backtest.report import BacktestReport
@@ -26,11 +25,14 @@ from rillet.backtest.results import Scores, report_of
 from rillet.backtest.scorers import FrozenScorer, ModelScorer, Scorer
 from rillet.backtest.settings import Setup
 from rillet.jobs.config import RilletConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.recordings import Event, Recording
 from rillet.schemas import FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s
 
 _DAY_MS = 86_400_000
+#: the joiner's memory of waiting requests is bounded by the recording, not by a machine that serves others too
+_MEMORY_BYTES = 4 << 30
 
 
 def backtest(
@@ -113,7 +115,7 @@ def run_scorers(
         with tempfile.TemporaryDirectory() as folder:
             join = SimulatedJoin(
                 spec,
-                setup.config.joiner,
+                replace(setup.config.joiner, memory_bytes=_MEMORY_BYTES),
                 lateness_ms=setup.config.flink.lateness_ms,
                 commit_ms=setup.delays.commit_ms,
                 directory=Path(folder) / "joiner",

@@ -14,13 +14,14 @@ from rillet.connectors.errors import KafkaSettingsError
 from rillet.connectors.flink_settings import flink_settings
 from rillet.schemas.ranges import check_above_zero
 
-Service = Literal["join", "train", "serve"]
+Service = Literal["join", "train", "serve", "dump"]
 
 #: the topics that a service reads or writes; it needs rights to no others
 _TOPICS_OF: dict[Service, tuple[str, ...]] = {
     "join": ("features", "actions", "examples", "dead_letters"),
     "train": ("examples", "deltas", "dead_letters"),
     "serve": ("features", "deltas"),
+    "dump": ("examples", "dead_letters"),
 }
 
 

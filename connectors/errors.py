@@ -8,7 +8,8 @@ RilletError
     ├── TopicError               a topic is missing or was made otherwise than needed
     ├── DeliveryError            the broker refused records, or did not take them in time
     │   └── IncompleteResendError    of the records of dead letters, with those that it took and did not take
-    └── ResendError              a dead letter that cannot be sent again
+    ├── ResendError              a dead letter that cannot be sent again
+    └── ExampleFilesError        Parquet files of examples are missing, damaged, or of another spec or writer
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class IncompleteResendError(DeliveryError):
 
 class ResendError(ConnectorError):
     """A dead letter that cannot be sent again, such as one that does not hold the whole record."""
+
+
+class ExampleFilesError(ConnectorError):
+    """Files of examples that are missing, damaged, of another spec, or written by someone else at the same time."""

@@ -33,15 +33,25 @@ _STATISTICS_MS = 1000
 class KafkaExampleSource:
     """All partitions of the examples topic, each in order, from given positions on; a :class:`rillet.schemas.Source`."""
 
-    def __init__(self, kafka: KafkaConnection | str, topic: str, positions: Positions, *, until_latest: bool) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConnection | str,
+        topic: str,
+        positions: Positions,
+        *,
+        until_latest: bool,
+        group: str = "rillet-train",
+    ) -> None:
         """
         :param positions: where to go on; partitions not named are read from their beginning.
         :param until_latest: end at the ends that the partitions have at the start.
+        :param group: consumer group, for its rights alone: nothing is committed to it.
         """
         self._kafka = KafkaConnection.of(kafka)
         self._topic = topic
         self._positions = dict(positions)
         self._until_latest = until_latest
+        self._group = group
         self._where = f"topic {topic} on {self._kafka}"
         self._errors = BrokerErrors()
         self._consumer: Consumer | None = None
@@ -64,15 +74,16 @@ class KafkaExampleSource:
             first, end = ends.get(partition, (0, -1))
             if not first <= offset <= end:
                 raise TopicError(
-                    f"{self._where}: the checkpoint goes on at offset {offset} of partition {partition}, which holds"
-                    f" {first} to {end}; if the topic was made anew, remove the checkpoints to train from its beginning"
+                    f"{self._where}: reading is to go on at offset {offset} of partition {partition}, which holds {first}"
+                    f" to {end}; if the topic was made anew, remove the checkpoints or files that name the offset, to"
+                    " begin anew, too"
                 )
         if self._until_latest:
             starts = {number: self._positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
             self._ends = {number: end for number, (_, end) in ends.items() if starts[number] < end}
         self._consumer = self._kafka.consumer(
             {
-                "group.id": "rillet-train",
+                "group.id": self._group,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",

@@ -40,12 +40,38 @@ def topics(config: RilletConfig, config_path: Path) -> None:
 @click.option(
     "--drain", is_flag=True, help="When stopped, close every open window instead of keeping it for a restart."
 )
+@click.option(
+    "--recording",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Join this recording to Parquet files instead, for a batch stage; needs neither Kafka nor Flink.",
+)
+@click.option("--to", metavar="URI", help="Where the files of --recording go: a new folder, or any fsspec URL.")
+@click.option("--requests", type=click.IntRange(min=1), help="Only the first so many requests of --recording.")
 @configured
-def join(config: RilletConfig, config_path: Path, until_latest: bool, drain: bool) -> None:
+@click.pass_context
+def join(
+    context: click.Context,
+    config: RilletConfig,
+    config_path: Path,
+    until_latest: bool,
+    drain: bool,
+    recording: Path | None,
+    to: str | None,
+    requests: int | None,
+) -> None:
     """Join features and actions into labelled examples, in a Flink of its own in this process.
 
     Every record counts exactly once, also over restarts. Runs until it gets SIGTERM or Ctrl-C.
     """
+    if (recording is None) != (to is None) or (requests is not None and recording is None):
+        raise click.UsageError("--recording DIR and --to URI go together, and --requests with them")
+    if recording is not None:
+        if until_latest or drain:
+            raise click.UsageError("--until-latest and --drain are of a join of topics, not of --recording")
+        # Services do not import what reads recordings; the root command hands it in.
+        log_to_stderr()
+        context.obj["join_recording"](config=config, recording=recording, to=to, requests=requests)
+        return
     from rillet.jobs.join import run_join
 
     log_to_stderr()
@@ -54,16 +80,51 @@ def join(config: RilletConfig, config_path: Path, until_latest: bool, drain: boo
 
 @click.command()
 @click.option("--until-latest", is_flag=True, help="Stop at the present end of the examples topic.")
+@click.option(
+    "--batch-from", metavar="URI", help="Learn from these files first: of `rillet dump` or `rillet join --recording`."
+)
+@click.option(
+    "--then-online", is_flag=True, help="After the files go on with the topic, from the offsets that follow them."
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Passes over the files. More than one overfits: embeddings learn their rows by heart.",
+)
+@click.option(
+    "--shuffle-rows",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Mix so many rows of the files among each other at a time; 0 keeps their order.",
+)
 @configured
-def train(config: RilletConfig, config_path: Path, until_latest: bool) -> None:
+def train(
+    config: RilletConfig,
+    config_path: Path,
+    until_latest: bool,
+    batch_from: str | None,
+    then_online: bool,
+    epochs: int,
+    shuffle_rows: int,
+) -> None:
     """Learn from examples as they come and publish what changed.
 
     Goes on where its last checkpoint ended. Runs until it gets SIGTERM or Ctrl-C.
+
+    With --batch-from a new model learns from files first, and stops after them, with a base published and a checkpoint
+    saved, or goes on with the topic (--then-online). Asked again, it goes on in the files where it was.
     """
+    from rillet.jobs.batch_stage import BatchOptions
     from rillet.jobs.train import run_train
 
+    if batch_from is None and (then_online or epochs > 1 or shuffle_rows):
+        raise click.UsageError("--then-online, --epochs and --shuffle-rows are of --batch-from URI")
+    batch = BatchOptions(batch_from, epochs, shuffle_rows, then_online) if batch_from is not None else None
     log_to_stderr()
-    raise SystemExit(run_train(config, until_latest=until_latest))
+    raise SystemExit(run_train(config, until_latest=until_latest, batch=batch))
 
 
 @click.command()
@@ -77,6 +138,25 @@ def serve(config: RilletConfig, config_path: Path) -> None:
 
     log_to_stderr()
     raise SystemExit(run_serve(config) or 0)
+
+
+@click.command()
+@click.option("--to", metavar="URI", help="Where to: a folder or any fsspec URL; [dump] to by default.")
+@click.option("--until-latest", is_flag=True, help="Stop at the present end of the examples topic.")
+@configured
+def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: bool) -> None:
+    """Write the examples topic to Parquet files by hour, for batch stages and for analyses.
+
+    Goes on where the files end; no row is lost or written twice. Runs until it gets SIGTERM or Ctrl-C.
+    """
+    from dataclasses import replace
+
+    from rillet.jobs.dump import run_dump
+
+    if to is not None:
+        config = replace(config, dump=replace(config.dump, to=to if "://" in to else str(Path(to).absolute())))
+    log_to_stderr()
+    raise SystemExit(run_dump(config, until_latest=until_latest))
 
 
 @click.command("check-config")

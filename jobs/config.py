@@ -27,6 +27,7 @@ from rillet.jobs.errors import ConfigError
 from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec, load_spec
+from rillet.schemas.ranges import check_above_zero
 from rillet.serving.config import ServingConfig
 from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
@@ -36,7 +37,7 @@ BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
-    """Where joiner and trainer answer probes; the server has its own port in [serving]."""
+    """Where joiner, trainer and dump answer probes; the server has its own port in [serving]."""
 
     #: address to listen on
     host: str = "127.0.0.1"
@@ -44,11 +45,30 @@ class HealthConfig:
     join_port: int = 9101
     #: 0 = off
     train_port: int = 9102
+    #: 0 = off
+    dump_port: int = 9103
 
     def __post_init__(self) -> None:
-        for name in ("join_port", "train_port"):
+        for name in ("join_port", "train_port", "dump_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ValueError(f"{name}: {getattr(self, name)} is not in 0..65535")
+
+
+@dataclass(frozen=True, slots=True)
+class DumpConfig:
+    """Where example rows go as files, and how soon."""
+
+    #: fsspec URL, or a folder below data_dir
+    to: str = "examples"
+    #: seconds after which rows that were read count at the latest; each time makes new files
+    commit_interval_s: float = 300.0
+    #: rows that are held before they are written; also the most that a batch stage holds of what it reads
+    group_rows: int = 262_144
+
+    def __post_init__(self) -> None:
+        if not self.to:
+            raise ValueError("to: is empty")
+        check_above_zero(self, "commit_interval_s", "group_rows")
 
 
 # "forbid" refuses unknown keys here and in the dataclasses below, which inherit it from this one.
@@ -72,6 +92,7 @@ class RilletConfig:
     replica: ReplicaConfig = field(default_factory=ReplicaConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    dump: DumpConfig = field(default_factory=DumpConfig)
 
     def __post_init__(self) -> None:
         if self.publisher.max_block_bytes > RECORD_MAX_BYTES:
@@ -83,6 +104,11 @@ class RilletConfig:
     def store_url(self) -> str:
         """Root of the object store: [store] url as it stands when it is a URL, else under data_dir."""
         return self.store.url if "://" in self.store.url else str(self.data_dir / self.store.url)
+
+    @property
+    def dump_url(self) -> str:
+        """Where the dump writes: [dump] to as it stands when it is a URL, else under data_dir."""
+        return self.dump.to if "://" in self.dump.to else str(self.data_dir / self.dump.to)
 
     @property
     def checkpoint_dir(self) -> Path:

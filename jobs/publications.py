@@ -61,12 +61,15 @@ class Publications:
         if self._publisher.sparse_due(now_ms, self._trainer.table):
             self.publish(now_ms)
 
-    def publish(self, now_ms: int) -> None:
+    def publish(self, now_ms: int, *, base: bool = False) -> None:
         """Publishes what was touched, and a base when one is due. What fails is tried again at the next interval.
 
+        :param base: write a base and all weights, due or not, after waiting for one that is being written.
         :raises ModelError: a weight is not finite.
         :raises FencedError: a newer trainer publishes this model.
         """
+        if base:
+            self.finish(now_ms)
         trainer, publisher = self._trainer, self._publisher
         dense, trained_rows = dense_state(trainer.learner.model), trainer.counters.rows
         try:
@@ -75,11 +78,11 @@ class Publications:
                     trainer.table,
                     now_ms=now_ms,
                     freshness=trainer.take_freshness(),
-                    dense=dense if publisher.dense_due(now_ms, trained_rows) else None,
+                    dense=dense if base or publisher.dense_due(now_ms, trained_rows) else None,
                     trained_rows=trained_rows,
                 )
             )
-            if self._bases.idle and publisher.base_due(now_ms):
+            if self._bases.idle and (base or publisher.base_due(now_ms)):
                 self._bases.submit(
                     publisher.snapshot(
                         trainer.table,

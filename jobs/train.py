@@ -1,4 +1,4 @@
-"""``rillet train``: the examples topic in; published rows, bases and checkpoints out; until told to stop.
+"""``rillet train``: files and the examples topic in; published rows, bases and checkpoints out; until told to stop.
 
 Here the trainer's parts are made from the configuration and put together; what they do is in ``trainer`` and
 ``jobs.train_loop``. What was published stays recoverable: a checkpoint holds the touched keys with the position, and
@@ -17,11 +17,13 @@ from functools import cache
 
 import torch
 
+from rillet.connectors.batch_then_online import BatchThenOnline
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.topics import create_topics
 from rillet.jobs.base_writer import BaseWriter
+from rillet.jobs.batch_stage import BatchOptions, BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.health import HealthServer
@@ -30,20 +32,30 @@ from rillet.jobs.train_loop import TrainLoop
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.schemas import DeadLetter
 from rillet.sync import ModelStore, Publisher, TableShard
-from rillet.trainer import BadRecord, CheckpointStore, CorruptCheckpointError, OnlineTrainer, export_program
+from rillet.trainer import (
+    BadRecord,
+    CheckpointStore,
+    CorruptCheckpointError,
+    ExampleSource,
+    OnlineTrainer,
+    export_program,
+)
 
 log = logging.getLogger(__name__)
 
 
-def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
-    """Trains until SIGTERM or SIGINT, or until the present end of the examples topic.
+def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchOptions | None = None) -> int:
+    """Trains until SIGTERM or SIGINT, until the present end of the examples topic, or until the files are used up.
 
     :param until_latest: stop at the end that the topic has now; what is left of a batch is trained on too.
+    :param batch: files to learn from before the topic.
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises DeliveryError: the broker refuses dead letters for good; nothing more is saved.
     :raises ModelError: a weight is no longer finite; nothing more is saved.
     :raises FencedError: a newer trainer publishes this model; nothing more is saved.
+    :raises ServiceError: ``batch`` is not what the model began with.
+    :raises ExampleFilesError: a file is missing or damaged.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Before any thread exists: the setting is inherited, not shared.
@@ -54,7 +66,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
     create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
-    loop = wire_trainer(config, until_latest=until_latest)
+    loop = wire_trainer(config, until_latest=until_latest, batch=batch)
     health = HealthServer(
         config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
     )
@@ -67,9 +79,13 @@ def run_train(config: RilletConfig, *, until_latest: bool = False) -> int:
     return 0
 
 
-def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLoop[DeadLetter]:
+def wire_trainer(
+    config: RilletConfig, *, until_latest: bool = False, batch: BatchOptions | None = None
+) -> TrainLoop[DeadLetter]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
+    :raises ServiceError: ``batch`` is not what the model began with.
+    :raises ExampleFilesError: there are no such files, or they are of another spec.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
@@ -87,6 +103,8 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
     metrics.start_at(trainer)
     if restored is not None:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
+    kept = restored.extra.get("batch_stage") if restored is not None else None
+    stage = BatchStage.planned(batch, kept, trainer.positions, spec, seed=config.model.seed)
     store = ModelStore(config.store_url, config.model.name)
     deltas = KafkaDeltaLog(kafka, topics.deltas)
     bases = BaseWriter(
@@ -109,14 +127,24 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
 
     def to_letter(bad: BadRecord) -> DeadLetter:
         record = bad.record
-        return letter_for(
-            bad.error, topics.examples, record.partition, record.offset, key=record.key, value=record.value
-        )
+        source = topics.examples if record.partition >= 0 or stage is None else stage.url
+        return letter_for(bad.error, source, record.partition, record.offset, key=record.key, value=record.value)
 
+    def topic() -> KafkaExampleSource:
+        positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)
+        return KafkaExampleSource(kafka, topics.examples, positions, until_latest=until_latest)
+
+    source: ExampleSource
+    if stage is None or ((batch is None or batch.then_online) and stage.finished(trainer.positions)):
+        source = topic()
+    elif batch is not None and batch.then_online:
+        source = BatchThenOnline(stage.source(spec, trainer.positions), topic)
+    else:
+        source = stage.source(spec, trainer.positions)
     letters = DeadLetterProducer(kafka, topics.dead_letters)
     return TrainLoop(
         trainer,
-        source=KafkaExampleSource(kafka, topics.examples, trainer.positions, until_latest=until_latest),
+        source=source,
         letters=letters,
         to_letter=to_letter,
         publications=publications,
@@ -124,13 +152,17 @@ def wire_trainer(config: RilletConfig, *, until_latest: bool = False) -> TrainLo
             trainer,
             checkpoint_store,
             letters=letters,
-            extra=lambda: {"publisher": publications.state()},
+            extra=lambda: {
+                "publisher": publications.state(),
+                "batch_stage": stage.to_json() if stage is not None else None,
+            },
             metrics=metrics,
             now_ms=_now_ms(),
         ),
         stages=[deltas, bases],
         metrics=metrics,
         now_ms=_now_ms,
+        batch_stage=stage,
     )
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
@@ -42,6 +43,7 @@ class TrainLoop(Generic[Letter]):
         stages: Sequence[Stage],
         metrics: TrainMetrics,
         now_ms: Callable[[], int],
+        batch_stage: BatchStage | None = None,
     ) -> None:
         """
         The loop owns ``source``, ``letters`` and ``stages``: it starts and closes them.
@@ -51,6 +53,7 @@ class TrainLoop(Generic[Letter]):
         :param to_letter: what ``letters`` takes for a record.
         :param stages: what publications and checkpoints work on, such as the delta log; they start first, end last.
         :param now_ms: wall clock.
+        :param batch_stage: what ``source`` begins with; its end is published as a base and saved at once.
         """
         self.metrics = metrics
         self._trainer = trainer
@@ -60,6 +63,8 @@ class TrainLoop(Generic[Letter]):
         self._publications = publications
         self._checkpoints = checkpoints
         self._now_ms = now_ms
+        # None once it is over.
+        self._batch_stage = None if batch_stage is None or batch_stage.finished(trainer.positions) else batch_stage
         self._reader = BlockReader(
             source,
             trainer.spec,
@@ -121,16 +126,27 @@ class TrainLoop(Generic[Letter]):
         self.metrics.update(trainer)
         now = self._now_ms()
         self._report_progress(now)
-        self._publications.publish(now)
+        ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
+        self._publications.publish(now, base=ended)
         self._checkpoints.save(now)
         self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)
 
     def _do_what_is_due(self, now: int) -> None:
+        if self._batch_stage is not None and self._batch_stage.finished(self._trainer.positions):
+            self._end_batch_stage(now)
         self._publications.publish_if_due(now)
         self._checkpoints.save_if_due(now)
         if now - self._last_progress_ms >= self._config.progress_interval_s * 1000:
             self._report_progress(now)
+
+    def _end_batch_stage(self, now: int) -> None:
+        """The model as the files have made it: a base of it, and a checkpoint from which no file is read again."""
+        self._batch_stage = None
+        self._report_progress(now)
+        log.info("the batch stage is over, going on with the topic")
+        self._publications.publish(now, base=True)
+        self._checkpoints.save(now)
 
     def _report_progress(self, now: int) -> None:
         trainer, trouble = self._trainer, self._reader.trouble
@@ -138,7 +154,8 @@ class TrainLoop(Generic[Letter]):
         rate = (trainer.counters.rows - self._last_rows) / seconds
         self._last_progress_ms, self._last_rows = now, trainer.counters.rows
         log.info(
-            "%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            "%s%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            f"batch stage {self._batch_stage.share(trainer.positions):.1%}, " if self._batch_stage is not None else "",
             trainer.counters.rows,
             rate,
             len(trainer.table),

@@ -106,5 +106,5 @@ def _failing_as(done: str, path: str, *, passing: type[OSError] | tuple[()] = ()
         raise
     except (OSError, ValueError, ImportError) as error:
         raise StoreUnavailableError(
-            f"{path} cannot be {done} ({type(error).__name__}: {error}); check [store] url and its permissions"
+            f"{path} cannot be {done} ({type(error).__name__}: {error}); check the address and its permissions"
         ) from error

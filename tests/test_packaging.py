@@ -62,7 +62,15 @@ def reachable(start: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "start", ["rillet.jobs.cli", "rillet.jobs.join", "rillet.jobs.train", "rillet.jobs.serve", "rillet.jobs.joiner_job"]
+    "start",
+    [
+        "rillet.jobs.cli",
+        "rillet.jobs.join",
+        "rillet.jobs.train",
+        "rillet.jobs.serve",
+        "rillet.jobs.dump",
+        "rillet.jobs.joiner_job",
+    ],
 )
 def test_a_service_imports_nothing_of_the_local_stack_the_recordings_the_audit_or_the_demo(start: str) -> None:
     found = reachable(start)
@@ -76,7 +84,7 @@ def test_the_walk_finds_what_a_function_imports() -> None:
     assert "rillet.audit.comparison" in reachable("rillet.demo.cli")
 
 
-@pytest.mark.parametrize("command", ["join", "train", "serve"])
+@pytest.mark.parametrize("command", ["join", "train", "serve", "dump"])
 def test_the_command_of_a_service_loads_no_other_command(command: str) -> None:
     code = (
         "import sys; from rillet.__main__ import main\n"

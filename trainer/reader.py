@@ -17,6 +17,15 @@ from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
 from rillet.schemas.stages import BackpressureError, ClosedError, Source
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadBlock:
+    """A record's place and its checked block; None where the record was refused."""
+
+    partition: int
+    offset: int
+    block: ExampleBlock | None
+
+
 class RawRecord(NamedTuple):
     """A record as it is in the log."""
 
@@ -33,24 +42,16 @@ class BadRecord(NamedTuple):
     error: RecordError
 
 
-class ExampleSource(Source[RawRecord], Protocol):
+class ExampleSource(Source[RawRecord | ReadBlock], Protocol):
     """Where example records come from: in order within a partition, each once, from given positions on.
 
+    A source gives records as they are in the log, or decoded and checked.
     ``tests/contracts/test_example_source.py`` holds what every implementation has to do.
     """
 
     @property
     def trouble(self) -> str:
         """What it is waiting for, such as a broker that is away; empty while all is well."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadBlock:
-    """A record's place and its block; None where the record was refused."""
-
-    partition: int
-    offset: int
-    block: ExampleBlock | None
 
 
 class BlockReader:
@@ -147,7 +148,7 @@ class BlockReader:
                 if records is None:
                     break
                 for record in records:
-                    item = ReadBlock(record.partition, record.offset, self._decode(record))
+                    item = record if isinstance(record, ReadBlock) else self._decode(record)
                     with self._changed:
                         self._queue.append(item)
                         self._rows += _rows(item)
@@ -164,14 +165,15 @@ class BlockReader:
             self._changed.wait_for(lambda: self._closed or self._rows < self._max_rows)
             return not self._closed
 
-    def _decode(self, record: RawRecord) -> ExampleBlock | None:
+    def _decode(self, record: RawRecord) -> ReadBlock:
+        block: ExampleBlock | None
         try:
             block = decode_as(ExampleBlock, record.value)
             self._spec.check_block(block)
         except RecordError as error:
             self._hand_over(BadRecord(record, error))
-            return None
-        return block
+            block = None
+        return ReadBlock(record.partition, record.offset, block)
 
     def _hand_over(self, bad: BadRecord) -> None:
         while True:

@@ -20,6 +20,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "numba", "safetensors"), "trainer"),
     **dict.fromkeys(("starlette", "uvicorn", "uvloop", "httptools"), "serving"),
     **dict.fromkeys(("httpx2", "orjson"), "client"),
+    "pyarrow": "batch",
     **dict.fromkeys(("jinja2", "matplotlib"), "backtest"),
 }
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "join": "rillet.jobs.cli",
     "train": "rillet.jobs.cli",
     "serve": "rillet.jobs.cli",
+    "dump": "rillet.jobs.cli",
     "record": "rillet.recordings.cli",
     "replay": "rillet.recordings.cli",
     "backtest": "rillet.backtest.cli",
@@ -76,7 +78,8 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="rillet", prog_name="rillet")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Real-time recommendation learning: what a user did a minute ago changes what is served next.
 
     \b
@@ -87,9 +90,17 @@ def main() -> None:
     \b
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
-    Run one service:        rillet join | train | serve --config rillet.toml
+    Run one service:        rillet join | train | serve | dump --config rillet.toml
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml
     """
+    context.obj = {"join_recording": _join_recording}
+
+
+def _join_recording(**arguments: Any) -> None:
+    """What ``rillet join --recording`` does, of which the join that is a service knows nothing."""
+    from rillet.recordings.join import run_join_recording
+
+    run_join_recording(**arguments)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from rillet.audit import comparison, plain_join
 from rillet.backtest.delays import Delays
 from rillet.backtest.errors import BacktestError
 from rillet.backtest.events import load_events, restamp
-from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.loop import _run, backtest
 from rillet.backtest.names import METRICS
 from rillet.backtest.results import check_judgeable
 from rillet.backtest.specs import vary_spec
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.recordings import Event, Recording, RecordingWriter
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import ExampleBlock, FeatureEvent

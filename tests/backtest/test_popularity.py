@@ -9,9 +9,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.popularity import PRIOR_IMPRESSIONS, PopularityScorer, item_slot
 from rillet.joiner import JoinerConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float64s
 from rillet.schemas.spec import LabelMode

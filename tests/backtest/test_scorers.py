@@ -8,10 +8,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from rillet.backtest.joining import SimulatedJoin
 from rillet.backtest.scorers import ModelScorer
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.schemas import ExampleBlock
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from tests.backtest.events import SPEC, action, request

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rillet.audit.plain_join import PlainJoin
-from rillet.backtest.joining import SimulatedJoin
 from rillet.joiner import JoinerConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec

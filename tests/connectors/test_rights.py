@@ -38,6 +38,7 @@ RIGHTS: dict[Service, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
     "join": (("features", "actions"), ("examples", "dead_letters"), ()),
     "train": (("examples", "deltas"), ("deltas", "dead_letters"), ("rillet-train", "rillet-deltas")),
     "serve": (("deltas",), ("features",), ("rillet-deltas",)),
+    "dump": (("examples",), ("dead_letters",), ("rillet-dump",)),
 }
 KAFKA = KafkaConfig()
 PASSWORD = "pw"  # noqa: S105

@@ -50,6 +50,7 @@ def test_a_refused_login_ends_the_waiting() -> None:
         ("join", {"F": 3, "A": 3, "E": 2, "dead_letters": 1}),
         ("train", {"E": 2, "deltas": 1, "dead_letters": 1}),
         ("serve", {"F": 3, "deltas": 1}),
+        ("dump", {"E": 2, "dead_letters": 1}),
     ],
 )
 def test_a_service_asks_for_the_topics_that_it_reads_and_writes(service: Service, expected: dict[str, int]) -> None:

@@ -35,6 +35,7 @@ COMMANDS = (
         "join",
         "train",
         "serve",
+        "dump",
         "record",
         "replay",
         "backtest",

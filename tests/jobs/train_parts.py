@@ -13,6 +13,7 @@ import numpy as np
 
 from rillet.embeddings import TableConfig
 from rillet.jobs.base_writer import BaseWriter
+from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_loop import TrainLoop
@@ -103,6 +104,7 @@ class Parts:
     config: TrainerConfig = TRAINER
     #: beside the base writer; the log is not among them, so that a test can read it afterwards
     stages: Sequence[Stage] = ()
+    batch_stage: BatchStage | None = None
 
     def __post_init__(self) -> None:
         self.store = ModelStore(f"memory://{uuid.uuid4().hex}", MODEL.name)
@@ -130,7 +132,10 @@ class Parts:
             self.trainer,
             self.checkpoint_store,
             letters=self.letters,
-            extra=lambda: {"publisher": self.publications.state()},
+            extra=lambda: {
+                "publisher": self.publications.state(),
+                "batch_stage": self.batch_stage and self.batch_stage.to_json(),
+            },
             metrics=self.metrics,
             now_ms=self.clock.now_ms,
         )
@@ -144,6 +149,7 @@ class Parts:
             stages=[*self.stages, self.bases],
             metrics=self.metrics,
             now_ms=self.clock,
+            batch_stage=self.batch_stage,
         )
 
     def run(self) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from rillet.backtest.joining import SimulatedJoin
+
 from rillet.embeddings import TableConfig
 from rillet.joiner import JoinerConfig
 from rillet.schemas import Cross, FeatureEvent, FeatureSpec, Slot, Task

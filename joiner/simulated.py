@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from rillet.joiner import END_OF_TIME_MS, Joiner, JoinerConfig, ListName
+from rillet.joiner.config import JoinerConfig
+from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.joiner.state import ListName
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
 
 _BUCKET = 0
-#: the joiner's memory of waiting requests is bounded by the recording, not by a machine that serves others too
-_MEMORY_BYTES = 4 << 30
 
 
 class _NoState:
-    """A bucket's state that keeps nothing but the timers: a backtest does not crash."""
+    """A bucket's state that keeps nothing but the timers: a run that crashes begins anew."""
 
     def __init__(self) -> None:
         self.timers: list[int] = []
@@ -66,7 +66,7 @@ class SimulatedJoin:
         :param commit_ms: interval of the joiner's checkpoints in event time; 0 makes blocks visible at once.
         :param directory: for the disk tier; must not exist.
         """
-        self._joiner = Joiner(spec, replace(config, buckets=1, memory_bytes=_MEMORY_BYTES), directory)
+        self._joiner = Joiner(spec, replace(config, buckets=1), directory)
         self._state = _NoState()
         self._lateness_ms = lateness_ms
         self._commit_ms = commit_ms

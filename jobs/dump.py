@@ -1,0 +1,66 @@
+"""``rillet dump``: the examples topic to Parquet files by hour, each row exactly once; until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.example_writer import ExampleWriter
+from rillet.connectors.topics import create_topics
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
+from rillet.jobs.health import HealthServer
+from rillet.schemas import DeadLetter
+from rillet.trainer import BadRecord, Positions
+
+
+def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
+    """Dumps until SIGTERM or SIGINT, or until the present end of the examples topic.
+
+    :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
+    :raises RilletError: see :meth:`rillet.jobs.dump_loop.DumpLoop.run`.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    kafka = config.kafka
+    create_topics(kafka.connection, kafka.topic_partitions_of("dump"), replication=kafka.replication)
+    loop = wire_dump(config, until_latest=until_latest)
+    health = HealthServer(
+        config.health.dump_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
+    )
+    try:
+        health.start()
+        loop.run(stop)
+    finally:
+        health.close()
+    return 0
+
+
+def wire_dump(config: RilletConfig, *, until_latest: bool) -> DumpLoop[DeadLetter]:
+    """The dump of a configuration, on its broker and its storage; nothing is reached before it runs."""
+    spec = config.load_spec()
+    kafka, topics = config.kafka.connection, config.kafka.topics
+
+    def source(positions: Positions) -> KafkaExampleSource:
+        return KafkaExampleSource(kafka, topics.examples, positions, until_latest=until_latest, group="rillet-dump")
+
+    def to_letter(bad: BadRecord) -> DeadLetter:
+        record = bad.record
+        return letter_for(
+            bad.error, topics.examples, record.partition, record.offset, key=record.key, value=record.value
+        )
+
+    return DumpLoop(
+        ExampleWriter(config.dump_url, spec, f"topic {topics.examples}", group_rows=config.dump.group_rows),
+        spec,
+        source=source,
+        letters=DeadLetterProducer(kafka, topics.dead_letters),
+        to_letter=to_letter,
+        metrics=DumpMetrics(),
+        commit_interval_ms=round(config.dump.commit_interval_s * 1000),
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
