@@ -19,7 +19,7 @@ from rillet.backtest.settings import Setup
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.format import TRUTH_FILE
-from rillet.recordings.synthetic import read_truth
+from rillet.recordings.known_truth import read_truth
 from rillet.schemas import FeatureEvent
 from rillet.schemas.arrays import Float32s, Int64s, range_indices
 

@@ -12,7 +12,8 @@ from rillet.demo.baselines import BASELINES, reference_scores
 from rillet.demo.report import impressions_of, in_event_order
 from rillet.jobs.config import parse_config
 from rillet.recordings import Recording
-from rillet.recordings.synthetic import ShopConfig, generate_synthetic, read_truth
+from rillet.recordings.known_truth import read_truth
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic
 
 
 def test_every_impression_has_its_own_scores_whatever_the_order_of_arrival(tmp_path: Path) -> None:
