@@ -91,22 +91,15 @@ class PlainJoin:
         except DecodeError:
             self.unusable += 1
             return
-        usable = NO_TIME_MS <= ingest_ms < MAX_TIME_MS
-        if isinstance(event, FeatureEvent) and usable and key == event.request_id.encode():
-            self.add_feature(event, ingest_ms)
-        elif isinstance(event, ActionEvent) and usable and key == event.request_id.encode():
-            self.add_action(event, ingest_ms, newest_before_ms)
-        else:
+        if not isinstance(event, FeatureEvent | ActionEvent) or not self._is_usable(event, key, ingest_ms):
             self.unusable += 1
+        elif isinstance(event, FeatureEvent):
+            self.add_feature(event, ingest_ms)
+        else:
+            self.add_action(event, ingest_ms, newest_before_ms)
 
     def add_feature(self, event: FeatureEvent, ingest_ms: int = NO_TIME_MS) -> None:
-        """One feature event under its right key; the first of its request counts."""
-        try:
-            self.spec.check_feature(event)
-            self._check_ahead(event, ingest_ms)
-        except RecordError:
-            self.unusable += 1
-            return
+        """One feature event that is usable; the first of its request counts."""
         if event.request_id in self._number_of:
             self._counts["duplicate_features"] += 1
             return
@@ -115,16 +108,10 @@ class PlainJoin:
         self._feature_ingest.append(ingest_ms)
 
     def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS, newest_before_ms: int = NO_TIME_MS) -> None:
-        """One action event under its right key.
+        """One action event that is usable.
 
         :param newest_before_ms: newest timestamp of a record before it in its partition; -1: none, so it was not late.
         """
-        try:
-            self.spec.check_action(event)
-            self._check_ahead(event, ingest_ms)
-        except RecordError:
-            self.unusable += 1
-            return
         self.actions += 1
         if event.action in self._wanted:
             self._actions[event.action].append(
@@ -213,9 +200,17 @@ class PlainJoin:
             unusable=self.unusable,
         )
 
-    def _check_ahead(self, event: FeatureEvent | ActionEvent, ingest_ms: int) -> None:
-        if ingest_ms != NO_TIME_MS and event.event_time_ms > ingest_ms + self._max_ahead_ms:
-            raise RecordError("event_time_ms: more than max_ahead_ms after its ingestion")
+    def _is_usable(self, event: FeatureEvent | ActionEvent, key: bytes | None, ingest_ms: int) -> bool:
+        if key != event.request_id.encode() or not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
+            return False
+        try:
+            if isinstance(event, FeatureEvent):
+                self.spec.check_feature(event)
+            else:
+                self.spec.check_action(event)
+        except RecordError:
+            return False
+        return ingest_ms == NO_TIME_MS or event.event_time_ms <= ingest_ms + self._max_ahead_ms
 
     def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """Request number and impression row (-1: none) of the n actions of one name, int64[n], as they came.

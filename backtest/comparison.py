@@ -1,9 +1,11 @@
-"""Several runs over the same recording, in parallel processes, judged by the same labels."""
+"""Runs over the same recording, several of them in parallel processes, judged by the same labels."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rillet.backtest.delays import Delays
@@ -12,7 +14,7 @@ from rillet.backtest.names import BASELINES, SERVED
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.results import check_judgeable, report_of
 from rillet.backtest.settings import Setup
-from rillet.backtest.workers import Run, Workers
+from rillet.backtest.workers import Run, Workers, rare_collections, score_here
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.errors import ConfigError
 from rillet.recordings import Recording
@@ -29,9 +31,9 @@ def compare(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BacktestReport:
-    """Backtests several setups over one recording, each in a process.
+    """Backtests setups over one recording; several runs in parallel processes, a single one in this.
 
-    A script that calls this needs ``if __name__ == "__main__":`` around it, as everything that starts processes.
+    A script that calls this for several needs ``if __name__ == "__main__":`` around it, as everything that starts processes.
 
     :param setups: what to compare, by name; of :func:`rillet.backtest.grid`, or configurations, which then run with the
         recording's spec and their own intervals. The first one's baselines are shown, and differences are to it.
@@ -45,7 +47,8 @@ def compare(
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :raises RecordingError: the recording is damaged.
     :raises ConfigError: there is nothing to compare, or a name is a baseline's.
-    :raises BacktestError: a run failed, with its name, and the others are ended; or no task can be judged.
+    :raises BacktestError: one of several runs failed, with its name, and the others are ended; or no task can be judged.
+    :raises ModelError: the model of a single run cannot be built or no longer learns.
     """
     recording = recording if isinstance(recording, Recording) else Recording(Path(recording))
     spec = recording.info.spec
@@ -74,22 +77,28 @@ def compare(
         for seed in range(seeds)
         for name, setup in resolved.items()
     ]
-    with Workers(runs, workers or os.cpu_count() or 1) as processes:
+    with ExitStack() as stack:
+        stack.enter_context(rare_collections())
+        processes = stack.enter_context(Workers(runs, workers or os.cpu_count() or 1)) if len(runs) > 1 else None
         # While they import and compile; what is here is needed anyway.
         events = load_events(recording, requests)
         times = request_times(events)
         judged_from_ms = judged_from(times, judge_from)
-        last_event_ms = last_event(recording, events)
+        last_event_ms = last_event(recording, events, requests)
         check_judgeable(recording, last_event_ms, judged_from_ms)
         expected = label_events(events, spec)
-        del events
         done = dict.fromkeys(range(len(runs)), 0)
 
         def progress(index: int, requests_done: int) -> None:
             done[index] = requests_done
             on_progress(sum(done.values()), len(times) * len(runs))
 
-        results = processes.results(progress)
+        if processes is None:
+            # Imported and decoded once; there is nothing to do beside it.
+            results = {runs[0].key: score_here(runs[0], events, spec, partial(progress, 0))}
+        else:
+            del events
+            results = processes.results(progress)
     on_progress(len(times) * len(runs), len(times) * len(runs))
     return report_of(
         recording,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rillet.backtest.delays import Delays
-from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, under_spec
 from rillet.backtest.names import BASELINES
 from rillet.backtest.popularity import PopularityScorer, item_slot
 from rillet.backtest.report import BacktestReport
@@ -48,8 +48,8 @@ def backtest(
 ) -> BacktestReport:
     """Runs a recording through the loop of one configuration, in this process.
 
-    :param spec: what is learned from; None is the recording's. Only what changes no recorded column may differ
-        (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
+    :param spec: what is learned from; None is the recording's. Only its histories may differ, and what
+        changes no recorded column (:func:`rillet.backtest.specs.vary_spec`). Labels that judge are those of the recording's spec.
     :param delays: None takes the configuration's.
     :param requests: only the first so many; None for all.
     :param judge_from: share of the requests after which scores are judged, and at which the frozen model stops learning.
@@ -64,9 +64,9 @@ def backtest(
     judged_from_ms = judged_from(request_times(events), judge_from)
     names = BASELINES if baselines is True else tuple(baselines or ())
     with one_thread():
-        scores = score_events(events, setup, names, judged_from_ms, on_progress)
+        scores = score_events(events, recording.info.spec, setup, names, judged_from_ms, on_progress)
     expected = label_events(events, recording.info.spec)
-    last_ms = last_event(recording, events)
+    last_ms = last_event(recording, events, requests)
     return report_of(recording, expected, last_ms, judged_from_ms, {"model": setup}, {"model": [scores]})
 
 
@@ -86,20 +86,25 @@ def one_thread() -> Iterator[None]:
 
 def score_events(
     events: Sequence[Event],
+    recorded: FeatureSpec,
     setup: Setup,
     baselines: Collection[str],
     judged_from_ms: int,
     on_progress: Callable[[int], None],
 ) -> Scores:
-    """Runs events through the loop of one setup."""
+    """Runs events through the loop of one setup.
+
+    :param recorded: the spec that they were recorded under.
+    """
     model = ModelScorer(setup.spec, setup.config)
     scorers: dict[str, Scorer] = {"model": model, **baseline_scorers(setup, baselines, judged_from_ms)}
-    logits, counters = run_scorers(events, setup, scorers, on_progress)
+    logits, counters = run_scorers(events, recorded, setup, scorers, on_progress)
     return Scores(logits, counters, model.learned)
 
 
 def run_scorers(
     events: Iterable[Event],
+    recorded: FeatureSpec,
     setup: Setup,
     scorers: Mapping[str, Scorer],
     on_progress: Callable[[int], None] = lambda done: None,
@@ -107,6 +112,7 @@ def run_scorers(
     """Runs events through one joiner, and what it gives through any scorers; closes them, whatever happens.
 
     :param events: in order of event time.
+    :param recorded: the spec that they were recorded under.
     :param on_progress: called now and then with the requests that are through.
     :returns: logits float32[impressions, T] by scorer, and the joiner's counters.
     """
@@ -121,7 +127,7 @@ def run_scorers(
                 directory=Path(folder) / "joiner",
             )
             try:
-                logits = _run(restamp(events, spec), scorers, join, setup.delays, on_progress)
+                logits = _run(under_spec(events, recorded, spec), scorers, join, setup.delays, on_progress)
                 return logits, join.counters
             finally:
                 join.close()

@@ -37,6 +37,7 @@ def split_by_slot(expected: ExpectedExamples, name: str, rows: Int64s, values: i
     pair_rows, fids = _pairs(expected, slot, rows)
     found, inverse, counts = np.unique(fids, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:values]
+    slot = expected.spec.value_slot(slot)
     parts = {show_value(slot, int(found[at])): pair_rows[inverse == at] for at in order}
     taken = np.zeros(len(expected.request), np.bool_)
     for part in parts.values():
@@ -69,7 +70,7 @@ def _pairs(expected: ExpectedExamples, slot: Slot, rows: Int64s) -> tuple[Int64s
     column = side.index(slot)
     before, counts = _before(lengths, column)[at], lengths[at, column].astype(np.int64)
     found = fids[range_indices(starts[at] + before, counts)]
-    pairs = np.unique(np.stack((np.repeat(rows, counts), found)), axis=1) if slot.max_values > 1 else None
+    pairs = np.unique(np.stack((np.repeat(rows, counts), found)), axis=1) if slot.ragged else None
     return (np.repeat(rows, counts), found) if pairs is None else (pairs[0], pairs[1])
 
 

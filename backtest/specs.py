@@ -1,9 +1,14 @@
-"""Feature specs that a recording can be learned from: its own, or with other windows, rates, label modes or crosses."""
+"""Feature specs that a recording can be learned from: its own, or one that differs in what the recording tells.
+
+Windows, rates and label modes of tasks; crosses, which a model derives; histories, which are filled from the recorded
+actions (:mod:`rillet.recordings.histories`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,15 @@ from rillet.schemas import Cross, FeatureSpec, SpecError, Task, dump_spec, load_
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
 
+#: what may be varied of a history: it is filled from the recorded actions
+HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}
+
 
 def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes, or with some of its crosses.
+    """A spec with other windows, rates or label modes, other settings of its histories, or some of its crosses.
 
-    :param changes: by ``tasks.TASK.KEY``, ``sampling_seed`` or ``crosses``: the names of those to keep.
+    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY``, ``sampling_seed`` or ``crosses``: the names of those to
+        keep. A cross that holds all pairs of a history goes on to hold all of them.
     :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
     """
     tasks = {task.name: task for task in spec.tasks}
@@ -31,12 +40,16 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
             continue
         head, _, rest = path.partition(".")
         name, _, key = rest.rpartition(".")
+        if head == "context" and key in HISTORY_KEYS:
+            spec = _vary_history(spec, path, name, key, _of_type(path, value, HISTORY_KEYS[key]))
+            continue
         if head == "task":
             raise ConfigError(f"spec.{path}: unknown key; did you mean spec.tasks.{rest}?")
         if head != "tasks" or key not in TASK_KEYS:
             raise ConfigError(
                 f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, spec.crosses, and spec.tasks.TASK. with {', '.join(TASK_KEYS)}"
+                f"spec.sampling_seed, spec.crosses, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and "
+                f"spec.context.HISTORY. with {', '.join(HISTORY_KEYS)}"
             )
         if name not in tasks:
             raise ConfigError(f"spec.{path}: the recording has no task {name}; it has {', '.join(tasks)}")
@@ -47,6 +60,33 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
         return parse_spec(dump_spec(changed))
     except SpecError as error:
         raise ConfigError(f"spec.{error}") from error
+
+
+def _vary_history(spec: FeatureSpec, path: str, name: str, key: str, value: Any) -> FeatureSpec:
+    known = [slot.name for slot in spec.histories]
+    if name not in known:
+        raise ConfigError(f"spec.{path}: there is no history {name}; there is {', '.join(known) or 'none'}")
+    varied = {
+        slot.name: replace(slot, max_values=value)
+        if key == "max_values"
+        else replace(slot, history=replace(slot.history, **{key: value}))
+        for slot in spec.histories
+        if slot.history is not None and slot.name == name
+    }
+    changed = replace(spec, context=tuple(varied.get(slot.name, slot) for slot in spec.context))
+    before, after = ({slot.name: slot.max_values for slot in one.slots} for one in (spec, changed))
+    crosses = [
+        replace(cross, max_values=prod(after[slot] for slot in cross.slots))
+        if cross.max_values == prod(before[slot] for slot in cross.slots)
+        else cross
+        for cross in spec.crosses
+    ]
+    return replace(changed, crosses=tuple(crosses))
+
+
+def _logged(spec: FeatureSpec) -> FeatureSpec:
+    """What a recording has to hold as it is: neither crosses nor histories."""
+    return replace(spec.without_histories(), crosses=())
 
 
 def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
@@ -63,12 +103,12 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     path = Path(tables["spec"])
     named = load_spec(config.parent / path if isinstance(config, Path) else path)
     changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
-    as_named = vary_spec(recorded, changes | {"sampling_seed": named.sampling_seed})
-    if named != replace(as_named, crosses=named.crosses):
+    varied = _logged(vary_spec(_logged(recorded), changes | {"sampling_seed": named.sampling_seed}))
+    if _logged(named) != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses and {', '.join(TASK_KEYS)} of tasks; "
-            f"name another --config"
+            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories and {', '.join(TASK_KEYS)} "
+            f"of tasks; name another --config"
         )
     return named
 
@@ -84,6 +124,13 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
     if learned.crosses != recorded.crosses:
         crosses = ("; ".join(map(str, spec.crosses)) or "none" for spec in (learned, recorded))
         found.append("crosses: {}, recorded {}".format(*crosses))
+    found += [
+        f"context.{slot.name}: a history of {slot.history.of}, filled from the recorded actions"
+        for slot in learned.histories
+        if slot.history is not None and slot not in recorded.context
+    ]
+    known = {slot.name for slot in learned.histories}
+    found += [f"context.{slot.name}: recorded, left out" for slot in recorded.histories if slot.name not in known]
     return found
 
 

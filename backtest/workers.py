@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -20,7 +21,8 @@ from time import monotonic
 from rillet.backtest.errors import BacktestError
 from rillet.backtest.results import Scores
 from rillet.backtest.settings import Setup
-from rillet.schemas import RilletError
+from rillet.recordings import Event
+from rillet.schemas import FeatureSpec, RilletError
 
 _PROGRESS_S = 0.2
 _JOIN_S = 5.0
@@ -42,6 +44,41 @@ class Run:
         """For messages."""
         name, seed = self.key
         return f"{name} (run {seed + 1})" if seed else name
+
+
+def score_here(run: Run, events: Sequence[Event], recorded: FeatureSpec, on_progress: Callable[[int], None]) -> Scores:
+    """A run in this process.
+
+    :param recorded: the spec that the events were recorded under.
+    :param on_progress: called every 0.2 s with the requests that are through.
+    :raises RilletError: of many kinds: the run failed.
+    """
+    # They take seconds to import. Who gives runs to other processes need not wait for that.
+    from rillet.backtest.events import judged_from, request_times
+    from rillet.backtest.loop import one_thread, score_events
+
+    last = monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal last
+        if monotonic() - last > _PROGRESS_S:
+            last = monotonic()
+            on_progress(done)
+
+    with one_thread():
+        judged_from_ms = judged_from(request_times(events), run.judge_from)
+        return score_events(events, recorded, run.setup, run.baselines, judged_from_ms, progress)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Nearly everything that a backtest makes lives for long and is in no cycle: collections walk through it in vain."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Workers:
@@ -128,37 +165,31 @@ class Workers:
 
 def _work(connection: Connection) -> None:
     """Takes runs until the pipe ends."""
-    from rillet.backtest.events import judged_from, load_events, request_times
-    from rillet.backtest.loop import one_thread, score_events
-    from rillet.recordings import Event, Recording
+    with rare_collections():
+        _take_runs(connection)
 
-    loaded: tuple[tuple[Path, int | None], list[Event]] | None = None
-    # Nearly everything that is made here lives for long and is in no cycle: collections would walk through it in vain.
-    gc.set_threshold(100_000, 50, 1_000)
+
+def _take_runs(connection: Connection) -> None:
+    from rillet.backtest.events import load_events, request_times
+    from rillet.recordings import Recording
+
+    loaded: tuple[tuple[Path, int | None], FeatureSpec, list[Event]] | None = None
     while True:
         try:
             index, run = connection.recv()
         except EOFError:
             return
-        last = monotonic()
 
         def progress(done: int, index: int = index) -> None:
-            nonlocal last
-            if monotonic() - last > _PROGRESS_S:
-                last = monotonic()
-                connection.send(("progress", index, done))
+            connection.send(("progress", index, done))
 
         try:
             key = (run.directory, run.requests)
             if loaded is None or loaded[0] != key:
-                loaded = (key, load_events(Recording(run.directory), run.requests))
-                # Events stay for as long as this process: no collection has to walk through them.
-                gc.freeze()
-            events = loaded[1]
-            with one_thread():
-                found = score_events(
-                    events, run.setup, run.baselines, judged_from(request_times(events), run.judge_from), progress
-                )
+                recording = Recording(run.directory)
+                loaded = (key, recording.info.spec, load_events(recording, run.requests))
+            _, recorded, events = loaded
+            found = score_here(run, events, recorded, progress)
         except BrokenPipeError:
             return
         except RilletError as error:

@@ -46,6 +46,7 @@ def letter_for(
     timestamp_ms: int = NO_TIME_MS,
     headers: Sequence[tuple[str, bytes | None]] | None = None,
     more_headers: bool = False,
+    row: int | None = None,
 ) -> DeadLetter:
     """The letter for a record that was refused just now, cut where it could not be written otherwise.
 
@@ -53,6 +54,7 @@ def letter_for(
     :param timestamp_ms: of the record, where it is known.
     :param headers: of the record, where they are known.
     :param more_headers: whether it had others.
+    :param row: the row that was refused of the record, which then holds this row alone.
     """
     return dead_letter(
         str(error),
@@ -66,6 +68,7 @@ def letter_for(
         timestamp_ms=timestamp_ms,
         headers=headers,
         more_headers=more_headers,
+        row=row,
     )
 
 

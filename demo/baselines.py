@@ -64,7 +64,7 @@ def reference_scores(
     events = load_events(recording, requests)
     with one_thread():
         scorers = baseline_scorers(setup, BASELINES, judged_from_ms=0)
-        logits, _ = run_scorers(events, setup, scorers, on_progress)
+        logits, _ = run_scorers(events, setup.spec, setup, scorers, on_progress)
     first_row: dict[str, int] = {}
     rows = 0
     for event in events:

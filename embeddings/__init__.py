@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rillet.embeddings.config import Optimizer, TableConfig
-from rillet.embeddings.errors import TableError, TableInputError, TableStateError, TouchedKeysError
+from rillet.embeddings.errors import GradientError, TableError, TableInputError, TableStateError, TouchedKeysError
 from rillet.schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CrossColumns",
     "EmbeddingTable",
+    "GradientError",
     "IdMap",
     "Optimizer",
     "TableConfig",

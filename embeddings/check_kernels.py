@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import types
+import numpy as np
+from numba import float32, types
 
-from rillet.embeddings.compiled import IN_INT64S, INT64, kernel
+from rillet.embeddings.compiled import IN_FLOAT32S_2D, IN_INT64S, INT64, kernel
 
 
 @kernel(INT64, IN_INT64S)
@@ -24,4 +25,14 @@ def within(values: Any, low: Any, high: Any) -> Any:
     good = True
     for i in range(len(values)):
         good &= (values[i] >= low) & (values[i] < high)
+    return good
+
+
+@kernel(types.boolean, IN_FLOAT32S_2D)
+def squares_are_finite(values: Any) -> Any:
+    """Whether the square of every value is finite, and so the value is."""
+    good = True
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            good &= values[i, j] * values[i, j] < float32(np.inf)
     return good

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 
 from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
 
+#: smallest float32 that is computed with as such: smaller ones may be flushed to 0
+_SMALLEST = 2.0**-126
+
 Optimizer = Literal["none", "adagrad", "lazy_adam"]
 
 
@@ -25,7 +28,7 @@ class TableConfig:
     beta1: float = 0.9
     #: lazy_adam: decay of the mean of squared gradients, in [0, 1)
     beta2: float = 0.999
-    #: added to the root in the denominator, both optimisers
+    #: added to the root in the denominator, both optimisers; 0 only for adagrad with an initial_accumulator
     eps: float = 1e-8
     #: adagrad: the sum of squared gradients with which a new row starts
     initial_accumulator: float = 0.1
@@ -49,6 +52,11 @@ class TableConfig:
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not below 1")
+        empty = self.optimizer == "lazy_adam" or (self.optimizer == "adagrad" and self.initial_accumulator < _SMALLEST)
+        if empty and self.eps < _SMALLEST:
+            # A column without gradient, as of an unused task, would be 0 / 0 at its first step.
+            also = " where initial_accumulator is 0" if self.optimizer == "adagrad" else ""
+            raise ValueError(f"eps: {self.eps} is 0 in float32, {self.optimizer} divides by it{also}; leave it at 1e-8")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")
         if not 1 <= self.chunk_rows <= 1 << 24 or self.chunk_rows & (self.chunk_rows - 1):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rillet.embeddings import row_kernels, state, update_kernels
+from rillet.embeddings import check_kernels, row_kernels, state, update_kernels
 from rillet.embeddings.config import TableConfig
-from rillet.embeddings.errors import TableInputError, TouchedKeysError
+from rillet.embeddings.errors import GradientError, TableInputError, TouchedKeysError
 from rillet.embeddings.id_map import IdMap
 from rillet.embeddings.inputs import (
     NO_LENGTHS,
@@ -117,8 +117,9 @@ class EmbeddingTable:
         A row's gradient is the sum over its segments of the segment's gradient / length. -1 is skipped.
 
         :param rows: int64[F], lengths: as given to :meth:`gather_pooled`.
-        :param grad: float32[segments, dim], of the pooled embeddings. Must be finite: the caller checks its loss.
+        :param grad: float32[segments, dim], of the pooled embeddings.
         :param step_factor: of the configured step size, for this call.
+        :raises GradientError: a row's gradients sum to what cannot be squared; no row was changed.
         :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
         """
         slabs = self._slabs
@@ -140,6 +141,9 @@ class EmbeddingTable:
             self._sums,
         )
         unique, sums = self._unique[:count], self._sums[:count]
+        # Of the sums: those of finite gradients of the same row may not be.
+        if not check_kernels.squares_are_finite(sums):
+            raise GradientError("grad: a row's gradients, or the square of their sum, are not finite")
         self._optimizer.step(slabs, unique, sums, step_factor)
         self._mark(unique)
         return int(count)

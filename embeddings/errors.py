@@ -2,6 +2,7 @@
 
 TableError
 ├── TableInputError      an argument of the wrong dtype, shape or range
+├── GradientError        gradients whose sum for a row is too large to be learned from
 ├── TableStateError      a saved state that does not fit the table it is loaded into
 └── TouchedKeysError     take, acknowledge and put_back out of turn, or a table that tracks nothing
 """
@@ -17,6 +18,10 @@ class TableError(RilletError):
 
 class TableInputError(TableError):
     """An argument has the wrong dtype, shape or range; the table is unchanged."""
+
+
+class GradientError(TableError):
+    """The gradients of a row sum to a number whose square is not finite; no row's embedding or slots changed."""
 
 
 class TableStateError(TableError):

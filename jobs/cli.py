@@ -186,4 +186,5 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
         if settings:
             click.echo(f"{name:10}{', '.join(settings)}")
     click.echo(f"store     {config.store_url}")
+    click.echo(f"dump      {config.dump_url}")
     click.echo(f"data_dir  {config.data_dir}")

@@ -28,7 +28,7 @@ def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
     create_topics(kafka.connection, kafka.topic_partitions_of("dump"), replication=kafka.replication)
-    loop = wire_dump(config, until_latest=until_latest)
+    loop = wire_dump(config, until_latest)
     health = HealthServer(
         config.health.dump_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
     )
@@ -40,7 +40,7 @@ def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
     return 0
 
 
-def wire_dump(config: RilletConfig, *, until_latest: bool) -> DumpLoop[DeadLetter]:
+def wire_dump(config: RilletConfig, until_latest: bool) -> DumpLoop[DeadLetter]:
     """The dump of a configuration, on its broker and its storage; nothing is reached before it runs."""
     spec = config.load_spec()
     kafka, topics = config.kafka.connection, config.kafka.topics

@@ -128,7 +128,15 @@ def wire_trainer(
     def to_letter(bad: BadRecord) -> DeadLetter:
         record = bad.record
         source = topics.examples if record.partition >= 0 or stage is None else stage.url
-        return letter_for(bad.error, source, record.partition, record.offset, key=record.key, value=record.value)
+        return letter_for(
+            bad.error,
+            source,
+            record.partition,
+            record.offset,
+            row=bad.row,
+            key=record.key,
+            value=record.value,
+        )
 
     def topic() -> KafkaExampleSource:
         positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)

@@ -15,7 +15,7 @@ from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.schemas import Sink, Stage, StageGroup
+from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class TrainLoop(Generic[Letter]):
             source_wait_s=_WAIT_S,
         )
         self._stages = StageGroup([*stages, letters, self._reader])
+        self._stop = threading.Event()
+        self._refusal_told = False
         self._last_progress_ms = now_ms()
         self._last_rows = trainer.counters.rows
 
@@ -90,6 +92,7 @@ class TrainLoop(Generic[Letter]):
 
         All stages are closed then, whatever happened.
 
+        :raises BackpressureError: it was stopped while there was no room for a refused row; nothing more is saved.
         :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
         """
         self._stages.start()
@@ -109,17 +112,17 @@ class TrainLoop(Generic[Letter]):
         self._stages.close()
 
     def _run(self, stop: threading.Event) -> None:
-        trainer = self._trainer
+        trainer, self._stop = self._trainer, stop
         self._publications.publish(self._now_ms())
         while not stop.is_set():
             blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
             now = self._now_ms()
             if blocks is None:
-                trainer.train(now, more=False, flush=True)
+                trainer.train(now, more=False, flush=True, on_refused=self._on_refused)
                 break
             for block in blocks:
                 trainer.offer(block.partition, block.offset, block.block, now)
-            trainer.train(now, more=bool(blocks))
+            trainer.train(now, more=bool(blocks), on_refused=self._on_refused)
             self.metrics.update(trainer)
             self._do_what_is_due(self._now_ms())
         self._reader.close()
@@ -153,11 +156,14 @@ class TrainLoop(Generic[Letter]):
         seconds = max(now - self._last_progress_ms, 1) / 1000
         rate = (trainer.counters.rows - self._last_rows) / seconds
         self._last_progress_ms, self._last_rows = now, trainer.counters.rows
+        refused = sum(trainer.counters.refused_rows.values())
+        self._refusal_told = False
         log.info(
-            "%s%d rows (%.0f/s), %d in the table, at %s%s; %s",
+            "%s%d rows (%.0f/s)%s, %d in the table, at %s%s; %s",
             f"batch stage {self._batch_stage.share(trainer.positions):.1%}, " if self._batch_stage is not None else "",
             trainer.counters.rows,
             rate,
+            f", {refused} refused" if refused else "",
             len(trainer.table),
             trainer.positions,
             f", source: {trouble}" if trouble else "",
@@ -170,3 +176,19 @@ class TrainLoop(Generic[Letter]):
         self.metrics.bad_records.inc()
         record = bad.record
         log.warning("partition %d offset %d is a dead letter: %s", record.partition, record.offset, bad.error)
+
+    def _on_refused(self, bad: BadRecord) -> None:
+        """In the training thread, which waits while there is no room: no position passes the row before."""
+        letter = self._to_letter(bad)
+        while True:
+            try:
+                self._letters.submit(letter)
+                break
+            except BackpressureError:
+                if self._stop.wait(_WAIT_S):
+                    raise
+        # There may be thousands a second: one is told between two progress lines, which tell how many there were.
+        if not self._refusal_told:
+            self._refusal_told = True
+            record = bad.record
+            log.warning("partition %d offset %d: %s; it is a dead letter", record.partition, record.offset, bad.error)

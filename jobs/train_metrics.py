@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rillet.sync import Publication
-from rillet.trainer import KnownQuality, OnlineTrainer, ServedQuality
+from rillet.trainer import KnownQuality, OnlineTrainer, Reason, ServedQuality
 
 
 class TrainMetrics:
@@ -17,20 +17,25 @@ class TrainMetrics:
     def __init__(self, tasks: list[str]) -> None:
         self.registry = CollectorRegistry()
         self._tasks = tasks
-        self._seen = (0, 0, 0)
 
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"rillet_train_{name}", text, registry=self.registry)
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"rillet_train_{name}", text, labels, registry=self.registry)
 
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
             return Gauge(f"rillet_train_{name}", text, labels, registry=self.registry)
 
-        self._rows = counter("rows", "Example rows trained on.")
-        self._batches = counter("batches", "Steps taken.")
-        self._refused = counter(
-            "refused_batches", "Batches not learned from, since the loss or a gradient was not finite."
-        )
-        self.bad_records = counter("bad_records", "Example records sent to the dead letters.")
+        refused = counter("refused_rows", "Example rows not learned from, and sent to the dead letters.", ("reason",))
+        #: of the trainer's counters
+        self._counters = {
+            "rows": counter("rows", "Example rows trained on."),
+            "batches": counter("batches", "Batches taken."),
+            "split_batches": counter("split_batches", "Batches that could only be learned from in parts."),
+            "clipped_rows": counter("clipped_rows", "Example rows whose embeddings' gradient was scaled down."),
+            "clipped_steps": counter("clipped_steps", "Steps whose dense gradient was scaled down."),
+            **{f"refused {reason}": refused.labels(reason) for reason in Reason},
+        }
+        self._seen = dict.fromkeys(self._counters, 0)
+        self.bad_records = counter("bad_records", "Whole example records sent to the dead letters.")
         self.publications = counter("publications", "Publications acknowledged by the log.")
         self.publish_failures = counter("publish_failures", "Publications that failed; their rows wait for the next.")
         self._published_rows = counter("published_rows", "Embedding rows published.")
@@ -46,7 +51,9 @@ class TrainMetrics:
         )
         self._table_rows = gauge("table_rows", "Embedding rows.")
         self._touched_rows = gauge("touched_rows", "Embedding rows changed and not published yet.")
-        self._newest_event = gauge("newest_event_timestamp_seconds", "Event time of the newest example trained on.")
+        self._newest_event = gauge(
+            "newest_event_timestamp_seconds", "Event time that the newest examples have reached."
+        )
         self._loss = gauge(
             "loss", "Training loss: mean per row since the last progress line, in nats. No measure of quality."
         )
@@ -84,8 +91,8 @@ class TrainMetrics:
     def update(self, trainer: OnlineTrainer) -> None:
         """Brings counters and table gauges up to date; cheap."""
         now = _counts(trainer)
-        for counter, new, old in zip((self._rows, self._batches, self._refused), now, self._seen, strict=True):
-            counter.inc(new - old)
+        for name, counter in self._counters.items():
+            counter.inc(now[name] - self._seen[name])
         self._seen = now
         self._table_rows.set(len(trainer.table))
         self._touched_rows.set(len(trainer.table.touched))
@@ -115,9 +122,16 @@ class TrainMetrics:
         self._quality_end.labels(task).set(known.end_ms / 1000)
 
 
-def _counts(trainer: OnlineTrainer) -> tuple[int, int, int]:
+def _counts(trainer: OnlineTrainer) -> dict[str, int]:
     counters = trainer.counters
-    return counters.rows, counters.batches, counters.refused_batches
+    return {
+        "rows": counters.rows,
+        "batches": counters.batches,
+        "split_batches": counters.split_batches,
+        "clipped_rows": counters.clipped_rows,
+        "clipped_steps": counters.clipped_steps,
+        **{f"refused {reason}": count for reason, count in counters.refused_rows.items()},
+    }
 
 
 def _describe(quality: ServedQuality, task: int, known: KnownQuality | None) -> str:

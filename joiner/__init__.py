@@ -3,6 +3,7 @@
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters
 from rillet.joiner.errors import JoinerError, StoreError
+from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
@@ -11,6 +12,7 @@ __all__ = [
     "END_OF_TIME_MS",
     "BucketState",
     "Counters",
+    "GatheringBuilder",
     "Joiner",
     "JoinerConfig",
     "JoinerError",

@@ -1,7 +1,8 @@
 """Example blocks from remembered requests: one row for an action, one request at once, many requests of a closing slice.
 
 The form for many requests gathers all columns by array indexing over the concatenated requests, without Python code
-per row. The two others are made for every event, so they take slices of the event's own columns.
+per row. The two others are made for every event, so they take slices of the event's own columns; where rows need not go
+out with their event, ``joiner/gathering.py`` gathers those of many events for it.
 """
 
 from __future__ import annotations
@@ -18,26 +19,28 @@ from rillet.schemas.arrays import Bools, Int64s, UInt8s, UInt16s, range_indices,
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
+class Rows:
     """Which rows blocks are made of: row i is impression ``index[i]`` of request ``request[i]``."""
 
     request: Int64s
     index: Int64s
+    task: Int64s
     kind: UInt8s
     action_time_ms: Int64s
     action_ingest_ms: Int64s
 
     @classmethod
-    def of_negatives(cls, indices: Sequence[Int64s]) -> _Rows:
-        """Negatives, request after request."""
+    def of_negatives(cls, indices: Sequence[Int64s], task: int) -> Rows:
+        """Negatives of a task, request after request."""
         counts = np.fromiter((len(i) for i in indices), np.int64, len(indices))
         index = np.concatenate(indices) if len(indices) else np.empty(0, np.int64)
         no_time = np.full(len(index), NO_TIME_MS, np.int64)
         kind = np.full(len(index), LabelKind.NEGATIVE, np.uint8)
-        return cls(np.repeat(np.arange(len(indices)), counts), index, kind, no_time, no_time)
+        request, tasks = np.repeat(np.arange(len(indices)), counts), np.full(len(index), task)
+        return cls(request, index, tasks, kind, no_time, no_time)
 
     @classmethod
-    def of_positives(cls, entries: Sequence[Entry], task: int) -> _Rows:
+    def of_positives(cls, entries: Sequence[Entry], task: int) -> Rows:
         """The positives of a task whose times the entries have kept."""
         times = np.frombuffer(b"".join(entry.times for entry in entries), TIMES)
         counts = np.fromiter((len(entry.times) // TIMES.itemsize for entry in entries), np.int64, len(entries))
@@ -47,15 +50,16 @@ class _Rows:
         keep = of_task == task
         kind = np.full(int(keep.sum()), LabelKind.POSITIVE, np.uint8)
         action_time_ms, action_ingest_ms = times["action_time_ms"][keep], times["action_ingest_ms"][keep]
-        return cls(request[keep], index[keep], kind, action_time_ms, action_ingest_ms)
+        return cls(request[keep], index[keep], of_task[keep], kind, action_time_ms, action_ingest_ms)
 
-    def merged(self, other: _Rows) -> _Rows:
+    def merged(self, other: Rows) -> Rows:
         """Both, in order of request and impression."""
         request, index = np.concatenate([self.request, other.request]), np.concatenate([self.index, other.index])
         order = np.lexsort((index, request))
-        return _Rows(
+        return Rows(
             request[order],
             index[order],
+            np.concatenate([self.task, other.task])[order],
             np.concatenate([self.kind, other.kind])[order],
             np.concatenate([self.action_time_ms, other.action_time_ms])[order],
             np.concatenate([self.action_ingest_ms, other.action_ingest_ms])[order],
@@ -86,14 +90,14 @@ class BlockBuilder:
         kind: LabelKind,
         action_time_ms: int,
         action_ingest_ms: int,
-    ) -> ExampleBlock:
+    ) -> list[ExampleBlock]:
         """The block of one positive: impression ``index`` of a request."""
         # One row, many times a second: slices of the event's columns, without the arrays of the general form.
         event = entry.event
         fids, lengths = self._row_fids(event, index)
         label = self._one_hot[task]
         tasks = slice(index * self._tasks, (index + 1) * self._tasks)
-        return ExampleBlock(
+        block = ExampleBlock(
             spec_hash=self._spec_hash,
             bucket=bucket,
             request_ids=[event.request_id],
@@ -112,6 +116,7 @@ class BlockBuilder:
             action_ingest_ms=np.array([action_ingest_ms]),
             served_logits=None if event.served_logits is None else event.served_logits[tasks],
         )
+        return [block]
 
     def negatives(
         self, bucket: int, entries: Sequence[Entry], indices: Sequence[Int64s], task: int, block_rows: int
@@ -120,7 +125,7 @@ class BlockBuilder:
 
         :param indices: for each entry the positions of the impressions to send, int64[k].
         """
-        return self._blocks(bucket, entries, _Rows.of_negatives(indices), task, block_rows)
+        return self.build(bucket, entries, Rows.of_negatives(indices, task), block_rows)
 
     def aligned(
         self, bucket: int, entries: Sequence[Entry], indices: Sequence[Int64s], task: int, block_rows: int
@@ -131,8 +136,8 @@ class BlockBuilder:
 
         :param indices: for each entry the positions of the negatives to send, int64[k].
         """
-        positives = _Rows.of_positives(entries, task)
-        return self._blocks(bucket, entries, _Rows.of_negatives(indices).merged(positives), task, block_rows)
+        rows = Rows.of_negatives(indices, task).merged(Rows.of_positives(entries, task))
+        return self.build(bucket, entries, rows, block_rows)
 
     def provisional(
         self, bucket: int, entry: Entry, tasks: Sequence[int], chosen: Bools, block_rows: int
@@ -181,27 +186,24 @@ class BlockBuilder:
             )
         return blocks
 
-    def _blocks(
-        self, bucket: int, entries: Sequence[Entry], rows: _Rows, task: int, block_rows: int
-    ) -> list[ExampleBlock]:
+    def build(self, bucket: int, entries: Sequence[Entry], rows: Rows, block_rows: int) -> list[ExampleBlock]:
+        """Blocks of at most ``block_rows`` of any rows."""
         blocks = []
         for start in range(0, len(rows.index), block_rows):
             part = slice(start, start + block_rows)
             first, last = rows.request[part][0], rows.request[part][-1] + 1
-            blocks.append(self._block(bucket, entries[first:last], rows, part, int(first), task))
+            blocks.append(self._block(bucket, entries[first:last], rows, part, int(first)))
         return blocks
 
-    def _block(
-        self, bucket: int, entries: Sequence[Entry], rows: _Rows, part: slice, first: int, task: int
-    ) -> ExampleBlock:
+    def _block(self, bucket: int, entries: Sequence[Entry], rows: Rows, part: slice, first: int) -> ExampleBlock:
         """The block of ``part`` of the rows; ``entries`` are those that it needs, beginning with number ``first``."""
-        index, request, kind = rows.index[part], rows.request[part] - first, rows.kind[part]
-        n = len(index)
+        index, request = rows.index[part], rows.request[part] - first
+        task, kind = rows.task[part], rows.kind[part]
         events = [entry.event for entry in entries]
         sizes = np.fromiter((len(e.impression_ids) for e in events), np.int64, len(events))
         impression = index + range_starts(sizes)[request]
-        labels = np.zeros((n, self._tasks), np.uint8)
-        labels[:, task] = kind == LabelKind.POSITIVE
+        mask = self._one_hot[task]
+        labels = mask * _LABELS[kind][:, None]
         fids, lengths = self._fids(entries, impression, request, int(sizes.sum()))
         dense = (
             np.concatenate([e.dense for e in events]).reshape(-1, self._dense)[impression] if self._dense else _EMPTY
@@ -224,8 +226,8 @@ class BlockBuilder:
             lengths=lengths,
             dense=dense.reshape(-1),
             labels=labels.reshape(-1),
-            mask=np.tile(self._one_hot[task], n),
-            sampling_rate=np.full(n, self._rates[task], np.float32),
+            mask=mask.reshape(-1),
+            sampling_rate=self._rates[task],
             label_kind=kind,
             feature_time_ms=np.array([e.event_time_ms for e in events], np.int64)[request],
             action_time_ms=rows.action_time_ms[part],
@@ -314,8 +316,9 @@ class _ProvisionalColumns:
 
 _EMPTY = np.empty(0, np.float32)
 _FIRST = np.zeros(1, np.int32)
-#: every kind at its own place
+#: every kind at its own place, and the label of its rows
 _KINDS = np.arange(len(LabelKind), dtype=np.uint8)
+_LABELS = np.array([kind not in (LabelKind.NEGATIVE, LabelKind.PROVISIONAL) for kind in LabelKind], np.uint8)
 
 
 def _lengths(columns: Sequence[UInt16s | None], sizes: Sequence[int]) -> UInt16s:

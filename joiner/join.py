@@ -82,15 +82,18 @@ class Joiner:
     """Joins feature and action events of many buckets into example blocks.
 
     :param directory: for the disk tier, made when first needed; must not exist.
+    :param builder: builds the blocks; by default all rows go out with the event that they are due to.
     """
 
-    def __init__(self, spec: FeatureSpec, config: JoinerConfig, directory: Path) -> None:
+    def __init__(
+        self, spec: FeatureSpec, config: JoinerConfig, directory: Path, builder: BlockBuilder | None = None
+    ) -> None:
         self.counters = Counters()
         self.store = SliceStore(config.memory_bytes, directory)
         self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
-        self._builder = BlockBuilder(spec)
+        self._builder = builder or BlockBuilder(spec)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
@@ -120,16 +123,17 @@ class Joiner:
         :param ingest_ms: wall clock when it entered the topic, -1 unknown.
         :raises RecordError: the record is unusable; nothing has changed.
         """
-        return self.on_event(bucket, decode_event(data, key), data or b"", ingest_ms, state)
+        event = decode_event(data, key)
+        check_event(self._spec, event, ingest_ms, self._config.max_ahead_ms)
+        return self.on_event(bucket, event, data or b"", ingest_ms, state)
 
     def on_event(
         self, bucket: int, event: FeatureEvent | ActionEvent, data: bytes, ingest_ms: int, state: BucketState
     ) -> list[ExampleBlock]:
-        """Takes one event that is decoded already; ``data`` is what goes into the state.
+        """Takes one event that is decoded and checked already; ``data`` is what goes into the state.
 
-        :raises RecordError: see :meth:`on_record`.
+        :raises RecordError: the event comes too late for the joiner to know whether it came before.
         """
-        check_event(self._spec, event, ingest_ms, self._config.max_ahead_ms)
         if isinstance(event, FeatureEvent):
             return self._on_feature(bucket, event, data, ingest_ms, state)
         return self._on_action(bucket, event, data, ingest_ms, state)
@@ -252,7 +256,7 @@ class Joiner:
         if index < 0:
             self.counters.unknown_impressions += 1
             return []
-        blocks = []
+        blocks: list[ExampleBlock] = []
         positives_before = entry.positives
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
@@ -282,7 +286,7 @@ class Joiner:
                 if task in self._aligned:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
-            blocks.append(self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms))
+            blocks += self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms)
         if entry.positives != positives_before:
             self.store.update(slice_, bucket, entry)
             positives = pack_positives(entry.positives)
@@ -299,9 +303,8 @@ class Joiner:
             seed = self._spec.sampling_seed
             hashes = [request_hash(seed, self._spec.tasks[task].name, event.request_id) for task in tasks]
             chosen = keeps(np.array(hashes, np.uint64)[:, None], event.impression_ids, self._highest)
-        blocks = self._builder.provisional(bucket, entry, tasks, chosen, self._config.block_rows)
-        self.counters.provisional_negatives += sum(map(len, blocks))
-        return blocks
+        self.counters.provisional_negatives += int(np.count_nonzero(chosen))
+        return self._builder.provisional(bucket, entry, tasks, chosen, self._config.block_rows)
 
     def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
         # In order of time, so that a block does not depend on how partitions were interleaved.

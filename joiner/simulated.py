@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rillet.joiner.config import JoinerConfig
+from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.state import ListName
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
 
 _BUCKET = 0
+#: large, so that there are few, and small enough for the trainer to cut its batches out of
+_BLOCK_ROWS = 4_096
 
 
 class _NoState:
@@ -66,12 +69,16 @@ class SimulatedJoin:
         :param commit_ms: interval of the joiner's checkpoints in event time; 0 makes blocks visible at once.
         :param directory: for the disk tier; must not exist.
         """
-        self._joiner = Joiner(spec, replace(config, buckets=1), directory)
+        self._builder = GatheringBuilder(spec, _BLOCK_ROWS)
+        settings = replace(config, buckets=1)
+        self._joiner = Joiner(spec, settings, directory, self._builder)
         self._state = _NoState()
         self._lateness_ms = lateness_ms
         self._commit_ms = commit_ms
         #: newest event time so far: when things happen. An event that is stamped earlier arrives now.
         self._now_ms = -(1 << 62)
+        #: when what the joiner gives now can be read
+        self._visible_ms = self._now_ms
         self._blocks: deque[tuple[int, ExampleBlock]] = deque()
         #: events that the joiner refused
         self.refused = 0
@@ -82,9 +89,10 @@ class SimulatedJoin:
         return self._joiner.counters.as_dict()
 
     def take(self, event: FeatureEvent | ActionEvent) -> None:
-        """Feeds one event, then moves the watermark."""
+        """Feeds one event that fits the spec, then moves the watermark."""
         moved = event.event_time_ms > self._now_ms
-        self._now_ms = max(self._now_ms, event.event_time_ms)
+        if moved:
+            self._move(event.event_time_ms)
         try:
             self._queue(self._joiner.on_event(_BUCKET, event, b"", self._now_ms, self._state))
         except RecordError:
@@ -95,9 +103,12 @@ class SimulatedJoin:
     def finish(self) -> None:
         """Closes every window, as a drain does; what that gives is visible after the last commit."""
         self._queue(self._joiner.on_watermark(_BUCKET, END_OF_TIME_MS, END_OF_TIME_MS, self._state))
+        self._commit()
 
     def visible(self, now_ms: int) -> list[tuple[int, ExampleBlock]]:
         """Blocks that can be read by ``now_ms`` and were not given before, with the times since when they can."""
+        if self._visible_ms <= now_ms:
+            self._commit()
         found = []
         while self._blocks and self._blocks[0][0] <= now_ms:
             found.append(self._blocks.popleft())
@@ -111,8 +122,17 @@ class SimulatedJoin:
         while (due := self._state.due(watermark_ms)) is not None:
             self._queue(self._joiner.on_watermark(_BUCKET, due, watermark_ms, self._state))
 
+    def _move(self, now_ms: int) -> None:
+        """Time goes on; what was gathered until then is committed if a commit lies between."""
+        visible_ms = (now_ms // self._commit_ms + 1) * self._commit_ms if self._commit_ms else now_ms
+        if visible_ms != self._visible_ms:
+            self._commit()
+            self._visible_ms = visible_ms
+        self._now_ms = now_ms
+
+    def _commit(self) -> None:
+        self._queue(self._builder.gathered(_BUCKET))
+
     def _queue(self, blocks: list[ExampleBlock]) -> None:
-        if blocks:
-            commit_ms = self._commit_ms
-            visible_ms = (self._now_ms // commit_ms + 1) * commit_ms if commit_ms else self._now_ms
-            self._blocks.extend((visible_ms, block) for block in blocks)
+        for block in blocks:
+            self._blocks.append((self._visible_ms, block))

@@ -68,7 +68,7 @@ class FilmsConfig:
 def films_spec(
     *, window_ms: int | None = None, negative_rate: float | None = None, labels: LabelMode | None = None
 ) -> FeatureSpec:
-    """The feature spec of examples/films, with what is given changed in its task."""
+    """The feature spec of examples/films without its history, with what is given changed in its task."""
     spec = parse_spec(resources.files("rillet.recordings").joinpath("specs", "films.toml").read_text("utf-8"))
     task = spec.tasks[0]
     changed = replace(

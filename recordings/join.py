@@ -1,7 +1,7 @@
 """``rillet join --recording``: a recording to example files, by the production joiner in this process, without Flink.
 
 The rows are those of a Flink join of the same recording replayed, with all windows closed at its end. Only when they
-were ingested is not among them: a recording does not know it.
+were ingested is not among them: a recording does not know it. Histories that the recording lacks are filled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from rillet.jobs.config import RilletConfig
 from rillet.joiner.simulated import SimulatedJoin
 from rillet.recordings.errors import RecordingError
 from rillet.recordings.format import Event, Recording
+from rillet.recordings.histories import HistoryFiller
 from rillet.recordings.progress import EventProgress
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, RecordError, check_event
 from rillet.trainer import ReadBlock
 
 _EVER_MS = 1 << 62
+#: requests are kept for the histories of later ones so many label windows long
+_KEEP_WINDOWS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class JoinedRecording:
     requests: int
     rows: int
     files: int
-    #: requests of the recording that the joiner refused
+    #: events that do not fit the spec
     refused: int
     #: what happened to the events, as ``docs/join.md`` counts it
     counters: dict[str, int]
@@ -53,7 +56,7 @@ def run_join_recording(config: RilletConfig, recording: Path, to: str, requests:
         f" {joined.requests / seconds:,.0f} requests/s"
     )
     if joined.refused:
-        click.echo(f"{joined.refused:,} events were refused by the joiner", err=True)
+        click.echo(f"{joined.refused:,} events do not fit the feature spec and were left out", err=True)
 
 
 def join_recording(
@@ -63,35 +66,47 @@ def join_recording(
 
     :param to: folder or fsspec URL; holds nothing yet, or what a join that was cut off has left.
     :param requests: only the first so many, with all their actions; None for all.
-    :raises RecordingError: the recording is damaged or of another spec, or ``to`` holds rows already.
+    :raises RecordingError: the recording is damaged, or ``to`` holds rows already.
+    :raises SpecError: the recording was made under a spec that differs in more than histories and tasks.
     :raises ExampleFilesError: something else lies at ``to``.
     :raises StoreUnavailableError: the storage cannot be written.
     """
     spec = config.load_spec()
     info = recording.info
-    if info.spec.hash != spec.hash:
-        raise RecordingError(
-            f"{recording.directory}: recorded under feature spec {info.spec.name} ({info.spec.hash:#x}), the"
-            f" configuration names {spec.name} ({spec.hash:#x}); name the --config of that spec"
-        )
+    filler = HistoryFiller(info.spec, spec, keep_ms=_KEEP_WINDOWS * max(task.window_ms for task in spec.tasks))
     writer = ExampleWriter(to, spec, f"recording {info.dataset}")
     if writer.open().rows:
         raise RecordingError(f"{to}: holds example files already; name another folder, or remove them")
-    rows = 0
+    rows = refused = 0
+
+    def events() -> Iterator[Event]:
+        nonlocal refused
+        for event in map(filler.take, _first(recording.events(), requests)):
+            try:
+                check_event(spec, event, event.event_time_ms, config.joiner.max_ahead_ms)
+            except RecordError:
+                refused += 1
+            else:
+                yield event
+
     with tempfile.TemporaryDirectory() as folder:
         join = SimulatedJoin(
-            spec, config.joiner, lateness_ms=config.flink.lateness_ms, commit_ms=0, directory=Path(folder) / "joiner"
+            spec,
+            config.joiner,
+            lateness_ms=config.flink.lateness_ms,
+            commit_ms=config.flink.checkpoint_interval_ms,
+            directory=Path(folder) / "joiner",
         )
         total = min(requests or info.requests, info.requests)
         try:
             with EventProgress(f"join to {to}", total) as progress:
-                for number, block in enumerate(_blocks(_first(recording.events(), requests), join, progress)):
+                for number, block in enumerate(_blocks(events(), join, progress)):
                     writer.add(ReadBlock(0, number, _without_ingest_times(block)))
                     rows += len(block)
                     if writer.full:
                         writer.write_group()
             manifest = writer.commit()
-            return JoinedRecording(total, rows, len(manifest.files), join.refused, join.counters)
+            return JoinedRecording(total, rows, len(manifest.files), refused, join.counters)
         finally:
             join.close()
 
@@ -104,7 +119,7 @@ def _blocks(events: Iterable[Event], join: SimulatedJoin, progress: EventProgres
         if isinstance(event, FeatureEvent):
             requests += 1
             progress.update(requests)
-        for _, block in join.visible(_EVER_MS):
+        for _, block in join.visible(event.event_time_ms):
             yield block
     join.finish()
     for _, block in join.visible(_EVER_MS):

@@ -16,6 +16,7 @@ import numpy as np
 
 from rillet.recordings.errors import DatasetError
 from rillet.recordings.format import Event, RecordingInfo, RecordingWriter
+from rillet.recordings.histories import HistoryFiller
 from rillet.recordings.known_truth import Generated, in_time_order
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, parse_spec
 from rillet.schemas.arrays import Int64s, UInt16s
@@ -49,7 +50,7 @@ class MovieLens:
 
 
 def ml1m_spec() -> FeatureSpec:
-    """The feature spec of the converted data."""
+    """The feature spec of the converted data, with the history of films that a user watched last."""
     return parse_spec(resources.files("rillet.recordings").joinpath("specs", "movielens.toml").read_text("utf-8"))
 
 
@@ -58,7 +59,7 @@ def load_movielens(directory: Path) -> MovieLens:
 
     :raises DatasetError: a file is missing or malformed; the message names file and line.
     """
-    spec = ml1m_spec()
+    spec = ml1m_spec().without_histories()
     users = _rows(directory / "ml-1m.user", 5)
     films = _rows(directory / "ml-1m.item", 4)
     user_ids = [int(row[0].removeprefix("1m_")) for row in users]
@@ -102,18 +103,25 @@ def load_movielens(directory: Path) -> MovieLens:
     )
 
 
-def movielens_events(data: MovieLens, *, requests: int | None = None, seed: int = 0) -> Iterator[Event]:
+def movielens_events(
+    data: MovieLens, *, requests: int | None = None, seed: int = 0, spec: FeatureSpec | None = None
+) -> Iterator[Event]:
     """The ratings as feature and action events in event time order.
 
     The first requests have fewer than ten films, while fewer are known.
 
     :param requests: how many ratings to use, from the first on; None for all 1,000,209.
+    :param spec: :func:`ml1m_spec`, or one with other histories or tasks; None for the former.
+    :raises SpecError: the spec has other columns.
     """
-    return (event for event, _ in in_time_order(_requests(data, requests, seed)))
+    plain = ml1m_spec().without_histories()
+    # Actions follow within minutes; a filler that kept all requests would need gigabytes.
+    filler = HistoryFiller(plain, spec or ml1m_spec(), keep_ms=_WATCH_DELAY_MS[1] + _LIKE_DELAY_MS[1])
+    return (filler.take(event) for event, _ in in_time_order(_requests(data, plain.hash, requests, seed)))
 
 
-def _requests(data: MovieLens, requests: int | None, seed: int) -> Iterator[Generated]:
-    spec_hash = ml1m_spec().hash
+def _requests(data: MovieLens, spec_hash: int, requests: int | None, seed: int) -> Iterator[Generated]:
+    """Requests without histories."""
     total = len(data.user) if requests is None else min(requests, len(data.user))
     rng = np.random.default_rng(seed)
     popularity = np.zeros(len(data.film_lengths), np.int64)
@@ -156,16 +164,20 @@ def _requests(data: MovieLens, requests: int | None, seed: int) -> Iterator[Gene
         start = stop
 
 
-def convert_movielens(source: Path, out: Path, *, requests: int | None = None, seed: int = 0) -> RecordingInfo:
+def convert_movielens(
+    source: Path, out: Path, *, requests: int | None = None, seed: int = 0, spec: FeatureSpec | None = None
+) -> RecordingInfo:
     """Writes the recording of the first ``requests`` ratings (None: all) into ``out``.
 
+    :param spec: see :func:`movielens_events`.
     :raises DatasetError: the files are not MovieLens-1M.
     :raises RecordingError: ``out`` cannot be written.
     """
     data = load_movielens(source)
-    with RecordingWriter(out, ml1m_spec(), "MovieLens-1M") as writer:
+    spec = spec or ml1m_spec()
+    with RecordingWriter(out, spec, "MovieLens-1M") as writer:
         writer.source = {"generator": "movielens", "seed": seed, "candidates": CANDIDATES}
-        for event in movielens_events(data, requests=requests, seed=seed):
+        for event in movielens_events(data, requests=requests, seed=seed, spec=spec):
             writer.write(event)
     return writer.info()
 

@@ -4,7 +4,7 @@ from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
 from rillet.schemas.crosses import Cross
 from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
 from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
-from rillet.schemas.fid import PADDING_FID, make_fids, slot_of, token_values, value_of
+from rillet.schemas.fid import MAX_VALUE, PADDING_FID, VALUE_BITS, make_fids, slot_of, token_values, value_of
 from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, parse_ingest_ms, quoted
 from rillet.schemas.records import (
     MAX_ACTION_TIMES,
@@ -21,7 +21,7 @@ from rillet.schemas.records import (
     LabelKind,
     Record,
 )
-from rillet.schemas.spec import FeatureSpec, Slot, Task, quantile_bins
+from rillet.schemas.spec import FeatureSpec, History, Slot, Task, quantile_bins
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
 from rillet.schemas.stages import (
     BackpressureError,
@@ -38,8 +38,10 @@ __all__ = [
     "MAX_ACTION_TIMES",
     "MAX_AHEAD_MS",
     "MAX_TIME_MS",
+    "MAX_VALUE",
     "NO_TIME_MS",
     "PADDING_FID",
+    "VALUE_BITS",
     "ActionEvent",
     "BackpressureError",
     "ClosedError",
@@ -56,6 +58,7 @@ __all__ = [
     "FeatureSpec",
     "FlushTimeoutError",
     "Freshness",
+    "History",
     "LabelKind",
     "Record",
     "RecordError",

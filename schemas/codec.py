@@ -130,11 +130,15 @@ def _unpack(record_type: type, datum: dict[str, Any]) -> Any:
         packed = datum[name]
         if packed is None:
             continue
-        if len(packed) % dtype.itemsize:
-            raise DecodeError(f"{record_type.__name__}.{name}: {len(packed)} bytes are no whole number of {dtype}")
-        datum[name] = np.frombuffer(packed, dtype)
-    for name, part in _PARTS.get(record_type, {}).items():
-        datum[name] = _unpack(part, datum[name])
+        try:
+            datum[name] = np.frombuffer(packed, dtype)
+        except ValueError:
+            raise DecodeError(
+                f"{record_type.__name__}.{name}: {len(packed)} bytes are no whole number of {dtype}"
+            ) from None
+    if record_type in _PARTS:
+        for name, part in _PARTS[record_type].items():
+            datum[name] = _unpack(part, datum[name])
     return record_type(**datum)
 
 

@@ -24,10 +24,12 @@ _HEADER_BYTES = 10
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One refused record.
+    """One refused record, or one refused row of an example record.
 
     :param reason: why it could not be used.
     :param partition: of ``topic``, the topic that it was read from; ``offset`` in that partition.
+    :param row: number of the refused row in the record, from 0; its letter holds a record of this row alone. None: the
+        whole record was refused.
     :param key: None where it had none.
     :param value: its first bytes, None where it had none.
     :param value_bytes: full size of the value.
@@ -51,11 +53,13 @@ class DeadLetter:
     headers: tuple[tuple[str, bytes | None], ...] | None = None
     more_headers: bool = False
     cut: bool = False
+    row: int | None = None
 
     @property
     def place(self) -> str:
         """Where the record is, as messages name it."""
-        return f"topic {self.topic}, partition {self.partition}, offset {self.offset}"
+        row = "" if self.row is None else f", row {self.row}"
+        return f"topic {self.topic}, partition {self.partition}, offset {self.offset}{row}"
 
     @property
     def letter_key(self) -> bytes:
@@ -76,6 +80,7 @@ def dead_letter(
     timestamp_ms: int = NO_TIME_MS,
     headers: Sequence[tuple[str, bytes | None]] | None = None,
     more_headers: bool = False,
+    row: int | None = None,
 ) -> DeadLetter:
     """A letter that keeps at most ``max_bytes`` of key, headers and value together, and says if that was not all.
 
@@ -113,6 +118,7 @@ def dead_letter(
         headers=kept,
         more_headers=more_headers,
         cut=cut,
+        row=row,
     )
 
 
@@ -125,6 +131,7 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
+        "row": letter.row,
         "timestamp_ms": letter.timestamp_ms,
         "refused_ms": letter.refused_ms,
         "value_bytes": letter.value_bytes,
@@ -164,6 +171,7 @@ def decode_dead_letter(data: bytes) -> DeadLetter:
             headers=None if headers is None else tuple((str(name), _bytes(value)) for name, value in headers),
             more_headers=_typed(raw, "more_headers", bool),
             cut=_typed(raw, "cut", bool),
+            row=None if raw["row"] is None else _typed(raw, "row", int),
         )
     except KeyError as error:
         raise DecodeError(f"dead letter: {error.args[0]} is missing") from error

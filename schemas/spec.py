@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn
 
@@ -23,7 +23,7 @@ from rillet.schemas.errors import RecordError, SpecMismatchError
 from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
 from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, LabelKind
 
-Kind = Literal["id", "token", "number"]
+Kind = Literal["id", "token", "number", "history"]
 LatePolicy = Literal["drop", "emit"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
@@ -38,11 +38,28 @@ _MAX_PATTERNS = 256
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """What a slot of kind ``history`` holds: values of the items on which ``action`` was taken, newest first.
+
+    :param of: item slot whose values it holds, under the history's own slot number.
+    :param action: on an impression, puts that impression's values in; no task needs to ask for it.
+    :param by: context slot with one value that says whose history it is.
+    :param max_age_ms: values put in longer than this before the request are left out; 0 for any age.
+    """
+
+    of: str
+    action: str
+    by: str
+    max_age_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One categorical feature.
 
     kind ``id`` keeps integers below 2**48 as they are, ``token`` hashes text, ``number`` finds the
-    quantile bin of a number. A slot with ``max_values`` above 1 is ragged: 0 to max_values values.
+    quantile bin of a number; ``history`` holds values of another slot, hashed as that one's
+    (:class:`History`, :meth:`FeatureSpec.value_slot`).
     """
 
     name: str
@@ -50,6 +67,12 @@ class Slot:
     kind: Kind
     max_values: int = 1
     bins: tuple[float, ...] = ()
+    history: History | None = None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a row has 0 to ``max_values`` values instead of exactly one."""
+        return self.max_values > 1 or self.history is not None
 
     def fids(self, values: Sequence[Any] | AnyArray) -> Int64s:
         """Fids of raw values, int64[n].
@@ -58,13 +81,15 @@ class Slot:
         became of them would be learned.
 
         :param values: integers for kind ``id``, text or integers for ``token``, numbers for ``number``; n of them.
-        :raises ValueError: a value that the kind cannot take.
+        :raises ValueError: a value that the kind cannot take, or the kind is ``history``.
 
         >>> Slot("shelf", 17, "token").fids(["drama", None])
         Traceback (most recent call last):
         ...
         ValueError: slot shelf: None is neither text nor an integer
         """
+        if self.history is not None:
+            raise ValueError(f"slot {self.name}: values of a history are hashed as those of slot {self.history.of}")
         if self.kind == "token":
             return make_fids(self.slot, token_values(self._text(value) for value in values))
         if np.ndim(values) != 1:
@@ -133,13 +158,41 @@ class FeatureSpec:
 
     @property
     def ragged(self) -> bool:
-        """Whether any slot takes several values, so that lengths are stored."""
-        return any(slot.max_values > 1 for slot in self.slots)
+        """Whether any slot takes another number of values than one, so that lengths are stored."""
+        return any(slot.ragged for slot in self.slots)
 
     @property
     def width(self) -> int:
         """Columns of the padded request tensor: every slot at its ``max_values``."""
         return sum(slot.max_values for slot in self.slots)
+
+    @property
+    def histories(self) -> tuple[Slot, ...]:
+        """The context slots of kind ``history``."""
+        return tuple(slot for slot in self.context if slot.history is not None)
+
+    def without_histories(self) -> FeatureSpec:
+        """The spec without its histories and their crosses: what is left when nobody keeps any."""
+        left_out = {slot.name for slot in self.histories}
+        return replace(
+            self,
+            context=tuple(slot for slot in self.context if slot.history is None),
+            crosses=tuple(cross for cross in self.crosses if left_out.isdisjoint(cross.slots)),
+        )
+
+    def value_slot(self, slot: Slot) -> Slot:
+        """The slot that makes fids of raw values of ``slot``: itself, or for a history the slot it is of, renumbered.
+
+        >>> film = Slot("film", 16, "token")
+        >>> seen = Slot("seen", 6, "history", 20, history=History(of="film", action="watch", by="user"))
+        >>> spec = FeatureSpec("films", (Slot("user", 1, "id"), seen), (film,), (), ())
+        >>> spec.value_slot(seen)
+        Slot(name='seen', slot=6, kind='token', max_values=20, bins=(), history=None)
+        """
+        if slot.history is None:
+            return slot
+        of = next(item for item in self.item if item.name == slot.history.of)
+        return replace(of, name=slot.name, slot=slot.slot, max_values=slot.max_values)
 
     @cached_property
     def hash(self) -> int:
@@ -147,7 +200,7 @@ class FeatureSpec:
 
         First 8 bytes of SHA-256 over the canonical JSON, as a signed 64-bit integer.
         """
-        recorded = asdict(self)
+        recorded = asdict(self, dict_factory=_present)
         del recorded["crosses"]
         return _hash_of({"schema_version": SCHEMA_VERSION, **recorded})
 
@@ -159,11 +212,15 @@ class FeatureSpec:
         return _hash_of({"spec": self.hash, "crosses": [asdict(cross) for cross in self.crosses]})
 
     @cached_property
-    def _sides(self) -> dict[str, tuple[Int64s, Int64s]]:
-        """Slot numbers and max_values of each side's columns."""
+    def _sides(self) -> dict[str, tuple[Int64s, Int64s, Int64s]]:
+        """Slot numbers, and fewest and most values, of each side's columns."""
         sides = {"context": self.context, "item": self.item, "example": self.slots}
         return {
-            side: (np.array([s.slot for s in slots], np.int64), np.array([s.max_values for s in slots], np.int64))
+            side: (
+                np.array([s.slot for s in slots], np.int64),
+                np.array([0 if s.ragged else 1 for s in slots], np.int64),
+                np.array([s.max_values for s in slots], np.int64),
+            )
             for side, slots in sides.items()
         }
 
@@ -172,7 +229,8 @@ class FeatureSpec:
     ) -> tuple[Int64s, UInt16s | None]:
         """Raw columns of r rows to packed fids (row after row) and lengths.
 
-        :param columns: slot name to r values; r sequences of values for a slot with max_values above 1.
+        :param columns: slot name to r values; r sequences of values for a ragged slot. Those of a history are values of
+            the slot that it is of, newest first.
         :returns: fids int64[F] and lengths uint16[r x slots of the side], None when no slot of the side is ragged.
         :raises RecordError: a column is missing, of another length, or holds a value out of its range.
         """
@@ -190,7 +248,7 @@ class FeatureSpec:
                 raise RecordError(f"{side} column {slot.name} has {len(values)} rows, the others {rows}")
             rows = len(values)
             try:
-                if slot.max_values == 1:
+                if not slot.ragged:
                     flat.append(slot.fids(values))
                     counts.append(np.ones(rows, np.int64))
                 else:
@@ -199,7 +257,7 @@ class FeatureSpec:
                     lengths = np.fromiter((len(v) for v in values), np.int64, rows)
                     if rows and lengths.max() > slot.max_values:
                         raise ValueError(f"{lengths.max()} values, max_values is {slot.max_values}")
-                    flat.append(slot.fids([v for row in values for v in row]))
+                    flat.append(self.value_slot(slot).fids([v for row in values for v in row]))
                     counts.append(lengths)
             except (ValueError, TypeError, OverflowError) as error:
                 raise RecordError(f"{side} column {slot.name}: {error}") from error
@@ -209,7 +267,7 @@ class FeatureSpec:
         # Values lie column after column; a stable sort by row brings them to row after row, slots in order.
         row_of = np.concatenate([np.repeat(np.arange(rows), count) for count in counts])
         fids = np.concatenate(flat)[np.argsort(row_of, kind="stable")]
-        ragged = any(slot.max_values > 1 for slot in slots)
+        ragged = any(slot.ragged for slot in slots)
         return fids, lengths_2d.astype(np.uint16).reshape(-1) if ragged else None
 
     def check_feature(self, event: FeatureEvent) -> None:
@@ -247,6 +305,8 @@ class FeatureSpec:
 
     def check_block(self, block: ExampleBlock) -> None:
         """Refuses an example block whose columns do not fit together or this spec.
+
+        Dense numbers may be of any size, and not finite: the trainer refuses their rows alone.
 
         :raises SpecMismatchError: written under another spec.
         :raises RecordError: a column of the wrong length, a label that is no label, an absurd time or rate.
@@ -286,8 +346,6 @@ class FeatureSpec:
             raise RecordError("sampling_rate: a rate is not in (0, 1]")
         if n and (block.request_index.min() < 0 or block.request_index.max() >= len(block.request_ids)):
             raise RecordError("request_index: points outside request_ids")
-        if not np.isfinite(block.dense).all():
-            raise RecordError("dense: a number is not finite")
         if block.served_logits is not None and len(block.served_logits) != n * tasks:
             raise RecordError(f"served_logits: {len(block.served_logits)} numbers, expected {n} x {tasks}")
 
@@ -322,7 +380,7 @@ class FeatureSpec:
             )
 
     def _refuse_lengths(self, side: str, counts: UInt16s) -> NoReturn:
-        if (counts > self._sides[side][1]).any():
+        if (counts > self._sides[side][2]).any():
             raise RecordError(f"{side} lengths: a slot has more values than its max_values")
         raise RecordError(f"{side} lengths: a slot with one value per row has none")
 
@@ -332,13 +390,12 @@ class FeatureSpec:
         if known is None:
             if len(self._known_columns) >= _MAX_PATTERNS:
                 self._known_columns.clear()
-            numbers, limits = self._sides[side]
-            fewest = (limits == 1).astype(np.uint16)
+            numbers, fewest, most = self._sides[side]
             known = self._known_columns[side, rows] = _Columns(
                 len(numbers),
                 np.tile(numbers.astype("<u2"), rows),
-                np.tile(fewest, rows),
-                np.tile((limits - fewest).astype(np.uint16), rows),
+                np.tile(fewest.astype(np.uint16), rows),
+                np.tile((most - fewest).astype(np.uint16), rows),
             )
         return known
 
@@ -356,6 +413,11 @@ class _Columns:
     slots: UInt16s
     fewest: UInt16s
     spread: UInt16s
+
+
+def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    # What a slot does not have does not count: a spec without histories has the hash that it had before there were any.
+    return {name: value for name, value in fields if value is not None}
 
 
 def _hash_of(value: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.spec import FeatureSpec, Kind, LabelMode, LatePolicy, Slot, Task
+from rillet.schemas.spec import FeatureSpec, History, Kind, LabelMode, LatePolicy, Slot, Task
 
 _TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
 #: lengths are uint16
@@ -52,7 +53,7 @@ def parse_spec(text: str) -> FeatureSpec:
         if key not in ("name", "sampling_seed"):
             raise SpecError(f"spec.{key}: unknown key; known are name, sampling_seed")
     context = tuple(_slot(f"context[{i}]", entry) for i, entry in enumerate(raw.get("context", [])))
-    item = tuple(_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", [])))
+    item = tuple(_item_slot(f"item[{i}]", entry) for i, entry in enumerate(raw.get("item", [])))
     spec = FeatureSpec(
         name=_typed("spec.name", head.get("name"), str),
         sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
@@ -71,6 +72,8 @@ def parse_spec(text: str) -> FeatureSpec:
         raise SpecError("item: at least one item slot is needed")
     if not spec.tasks:
         raise SpecError("tasks: at least one task is needed")
+    for index, slot in enumerate(spec.context):
+        _check_history(f"context[{index}]", slot, spec)
     _refuse_twins("slot number", [column.slot for column in spec.slots + spec.crosses])
     _refuse_twins("slot name", [column.name for column in spec.slots + spec.crosses])
     _refuse_twins("dense name", spec.dense)
@@ -90,10 +93,12 @@ def dump_spec(spec: FeatureSpec) -> str:
                 f"slot = {slot.slot}",
                 f'kind = "{slot.kind}"',
             ]
-            if slot.max_values > 1:
+            if slot.ragged:
                 lines.append(f"max_values = {slot.max_values}")
             if slot.bins:
                 lines.append(f"bins = [{', '.join(repr(b) for b in slot.bins)}]")
+            if slot.history is not None:
+                lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(slot.history).items()]
     for cross in spec.crosses:
         lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
         lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
@@ -133,10 +138,16 @@ def _entry(path: str, entry: Any, kinds: Mapping[str, type], optional: Iterable[
 
 
 def _slot(path: str, entry: Any) -> Slot:
-    kinds = {"name": str, "slot": int, "kind": str, "max_values": int, "bins": list}
-    values = _entry(path, entry, kinds, optional=("max_values", "bins"))
-    values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
-    slot = Slot(**values)
+    head = {"name": str, "slot": int, "kind": str, "max_values": int}
+    if isinstance(entry, dict) and entry.get("kind") == "history":
+        of_history = {"of": str, "action": str, "by": str, "max_age_ms": int}
+        values = _entry(path, entry, head | of_history, optional=("max_age_ms",))
+        history = History(**{key: values.pop(key) for key in of_history if key in values})
+        slot = Slot(**values, history=history)
+    else:
+        values = _entry(path, entry, head | {"bins": list}, optional=("max_values", "bins"))
+        values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
+        slot = Slot(**values)
     if slot.kind not in get_args(Kind):
         raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
     _check_number_and_width(path, slot)
@@ -145,6 +156,28 @@ def _slot(path: str, entry: Any) -> Slot:
     if any(right <= left for left, right in zip(slot.bins, slot.bins[1:], strict=False)):
         raise SpecError(f"{path}.bins: the edges must increase")
     return slot
+
+
+def _item_slot(path: str, entry: Any) -> Slot:
+    slot = _slot(path, entry)
+    if slot.history is not None:
+        raise SpecError(f"{path}.kind: a history is of whoever asks, so it is a context slot")
+    return slot
+
+
+def _check_history(path: str, slot: Slot, spec: FeatureSpec) -> None:
+    if slot.history is None:
+        return
+    items = [item.name for item in spec.item]
+    if slot.history.of not in items:
+        raise SpecError(f"{path}.of: {slot.history.of!r} is no item slot; these are: {', '.join(items)}")
+    owners = [owner.name for owner in spec.context if not owner.ragged]
+    if slot.history.by not in owners:
+        raise SpecError(
+            f"{path}.by: {slot.history.by!r} is no context slot with one value; these are: {', '.join(owners) or 'none'}"
+        )
+    if slot.history.max_age_ms < 0:
+        raise SpecError(f"{path}.max_age_ms: {slot.history.max_age_ms} is negative")
 
 
 def _cross(path: str, entry: Any, known: Mapping[str, Slot]) -> Cross:

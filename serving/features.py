@@ -75,13 +75,14 @@ class _Side:
     def __init__(self, slots: Sequence[Slot]) -> None:
         widths = np.array([slot.max_values for slot in slots], np.int64)
         self.width = int(widths.sum())
-        self.ragged = bool((widths > 1).any())
+        ragged = np.array([slot.ragged for slot in slots], np.bool_)
+        self.ragged = bool(ragged.any())
         #: per column: slot number, place within its slot, and whether padding may stand there
         self.slot_numbers = np.repeat(np.array([slot.slot for slot in slots], np.int64), widths)
         self.starts = np.cumsum(widths) - widths
         self.offsets = np.arange(self.width) - np.repeat(self.starts, widths)
         self.slot_index = np.repeat(np.arange(len(slots)), widths)
-        self.may_pad = np.repeat(widths > 1, widths)
+        self.may_pad = np.repeat(ragged, widths)
 
     def wrong(self, tensor: Int64s) -> Bools:
         """Which values of int64[rows, width] are neither fids of their column's slot nor allowed padding."""
@@ -100,11 +101,11 @@ class _Side:
 
     def pad(self, fids: Int64s, lengths: UInt16s | None, rows: int) -> Int64s:
         """The inverse of :meth:`pack`."""
-        if lengths is None:
+        if not self.ragged:
             flat: Int64s = fids.reshape(rows, self.width)
             return flat
         out: Int64s = np.zeros((rows, self.width), np.int64)
-        counts = lengths.reshape(rows, -1)
+        counts = np.ones((rows, len(self.starts)), np.uint16) if lengths is None else lengths.reshape(rows, -1)
         out[self.offsets < counts[:, self.slot_index]] = fids
         return out
 

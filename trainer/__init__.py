@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
     from rillet.trainer.online import Counters, OnlineTrainer, Restored
     from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.screening import Reason
     from rillet.trainer.served_quality import KnownQuality, ServedQuality
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Positions",
     "RawRecord",
     "ReadBlock",
+    "Reason",
     "Restored",
     "ScoreHistogram",
     "ServedQuality",
@@ -73,6 +75,7 @@ __getattr__ = lazy_names(
         "rillet.trainer.models": ["DeepFM", "LogisticRegression", "build_model"],
         "rillet.trainer.online": ["Counters", "OnlineTrainer", "Restored"],
         "rillet.trainer.reader": ["BadRecord", "BlockReader", "ExampleSource", "RawRecord", "ReadBlock"],
+        "rillet.trainer.screening": ["Reason"],
         "rillet.trainer.served_quality": ["KnownQuality", "ServedQuality"],
     },
 )

@@ -7,24 +7,47 @@ training goes on.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rillet.embeddings import CrossColumns
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
+from rillet.schemas import ExampleBlock, FeatureSpec, LabelKind
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UInt16s
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
-#: columns of a block with one value per row
-_ONE_PER_ROW = (
-    *("request_index", "impression_ids", "sampling_rate", "label_kind"),
-    *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
+#: columns of a block with the same number of values per row
+_BLOCK_ROWS = (
+    *("request_index", "impression_ids", "lengths", "dense", "labels", "mask", "sampling_rate", "label_kind"),
+    *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms", "served_logits"),
 )
+
+
+class RowOrigin(NamedTuple):
+    """Where a row of a batch was read, and the row itself."""
+
+    partition: int
+    offset: int
+    #: its number among the rows of the record
+    row: int
+    #: a block of this row alone
+    block: ExampleBlock
+
+
+class Piece(NamedTuple):
+    """Rows of one record that lie together in a batch."""
+
+    partition: int
+    offset: int
+    #: number of the first of them among the rows of the record
+    first_row: int
+    block: ExampleBlock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,15 +72,44 @@ class Batch:
     feature_time_ms: Int64s
     #: float32[n, T], NaN where the served logit was not recorded
     served_logits: Float32s
-    newest_event_ms: int
-    newest_ingest_ms: int
-    #: int64[k], ingest times of the positive rows' actions, where known
+    #: int64[n], NO_TIME_MS without an action
+    action_time_ms: Int64s
+    #: int64[n], when the request entered its topic, NO_TIME_MS where unknown
+    feature_ingest_ms: Int64s
+    #: int64[n], likewise of the action
     action_ingest_ms: Int64s
     #: where reading goes on after this batch; only partitions that moved
     positions: Positions
+    #: what it was cut from, in order
+    pieces: Sequence[Piece]
+    #: int64[n], of each row among those of all pieces
+    numbers: Int64s
 
     def __len__(self) -> int:
         return len(self.sampling_rate)
+
+    def select(self, chosen: Bools) -> Batch:
+        """The rows where ``chosen`` bool[n] is true, in their order; positions are those of the whole batch."""
+        n = len(self)
+        if self.lengths is None:
+            fids, lengths = self.fids.reshape(n, -1)[chosen].reshape(-1), None
+        else:
+            per_slot = self.lengths.reshape(n, -1)
+            fids = self.fids[np.repeat(chosen, per_slot.sum(axis=1, dtype=np.int64))]
+            lengths = per_slot[chosen].reshape(-1)
+        columns = {name: getattr(self, name)[chosen] for name in _BATCH_ROWS}
+        return replace(self, fids=fids, lengths=lengths, **columns)
+
+    def origin(self, row: int) -> RowOrigin:
+        """Where the row with this index was read."""
+        number = int(self.numbers[row])
+        ends = list(accumulate(len(piece.block) for piece in self.pieces))
+        at = bisect_right(ends, number)
+        piece = self.pieces[at]
+        row_of_piece = number - (ends[at] - len(piece.block))
+        return RowOrigin(
+            piece.partition, piece.offset, piece.first_row + row_of_piece, row_alone(piece.block, row_of_piece)
+        )
 
     @property
     def exposure(self) -> Bools:
@@ -70,6 +122,13 @@ class Batch:
         """bool[n], True for late positives, whose pair gave a negative before."""
         found: Bools = self.label_kind == LabelKind.LATE_POSITIVE
         return found
+
+
+#: columns of a batch with an entry per row
+_BATCH_ROWS = (
+    *("dense", "labels", "mask", "sampling_rate", "label_kind", "served_logits", "numbers"),
+    *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
+)
 
 
 @dataclass(slots=True)
@@ -115,7 +174,7 @@ class BatchAssembler:
         """
         rows = 0 if block is None else len(block)
         if block is not None and skip_rows:
-            block = self._cut(block, min(skip_rows, rows), rows)
+            block = cut_rows(block, min(skip_rows, rows), rows)
             rows = len(block)
         self._rows += rows
         self._pending.append(_Pending(partition, offset, block if rows else None, now_ms, skip_rows))
@@ -129,7 +188,7 @@ class BatchAssembler:
         if not wanted or self._rows < wanted:
             return None
         positions: Positions = {}
-        blocks: list[ExampleBlock] = []
+        pieces: list[Piece] = []
         missing = wanted
         while missing:
             entry = self._pending[0]
@@ -139,19 +198,19 @@ class BatchAssembler:
                 continue
             count = len(block)
             if count <= missing:
-                blocks.append(block)
+                pieces.append(Piece(entry.partition, entry.offset, entry.used, block))
                 missing -= count
                 self._pass(positions)
             else:
-                blocks.append(self._cut(block, 0, missing))
-                entry.block = self._cut(block, missing, count)
+                pieces.append(Piece(entry.partition, entry.offset, entry.used, cut_rows(block, 0, missing)))
+                entry.block = cut_rows(block, missing, count)
                 entry.used += missing
                 positions[entry.partition] = (entry.offset, entry.used)
                 missing = 0
         while self._pending and self._pending[0].block is None:
             self._pass(positions)
         self._rows -= wanted
-        return self._join(blocks, positions)
+        return self._join(pieces, positions)
 
     def drain_empty(self) -> Positions:
         """Positions after records without rows at the front of the queue, when there is no batch to carry them."""
@@ -164,39 +223,12 @@ class BatchAssembler:
         entry = self._pending.popleft()
         positions[entry.partition] = (entry.offset + 1, 0)
 
-    def _cut(self, block: ExampleBlock, start: int, stop: int) -> ExampleBlock:
-        """Rows ``start`` to ``stop`` of a block, as views."""
-        if (start, stop) == (0, len(block)):
-            return block
-
-        def rows(column: AnyArray | None, width: int = 1) -> Any:
-            return None if column is None else column[start * width : stop * width]
-
-        if block.lengths is None:
-            first, last = start * self._slots, stop * self._slots
-        else:
-            first = int(block.lengths[: start * self._slots].sum(dtype=np.int64))
-            last = first + int(rows(block.lengths, self._slots).sum(dtype=np.int64))
-        return replace(
-            block,
-            fids=block.fids[first:last],
-            lengths=rows(block.lengths, self._slots),
-            dense=rows(block.dense, self._dense),
-            labels=rows(block.labels, self._tasks),
-            mask=rows(block.mask, self._tasks),
-            served_logits=rows(block.served_logits, self._tasks),
-            **{name: rows(getattr(block, name)) for name in _ONE_PER_ROW},
-        )
-
-    def _join(self, blocks: list[ExampleBlock], positions: Positions) -> Batch:
+    def _join(self, pieces: Sequence[Piece], positions: Positions) -> Batch:
+        blocks = [piece.block for piece in pieces]
         # Most blocks have a row or few and are taken whole: one pass per column, nothing per block and column.
         slots, tasks = self._slots, self._tasks
         sampling_rate = np.concatenate([block.sampling_rate for block in blocks])
         rows = len(sampling_rate)
-        feature_ms = np.concatenate([block.feature_time_ms for block in blocks])
-        action_ms = np.concatenate([block.action_time_ms for block in blocks])
-        feature_in = np.concatenate([block.feature_ingest_ms for block in blocks])
-        action_in = np.concatenate([block.action_ingest_ms for block in blocks])
         # With lengths in one block and none in another, the latter's slots have one value each.
         lengths = _concatenated(
             [block.lengths for block in blocks], lambda i: np.ones(len(blocks[i]) * slots, np.uint16)
@@ -211,13 +243,41 @@ class BatchAssembler:
             mask=np.concatenate([block.mask for block in blocks]).reshape(rows, tasks),
             sampling_rate=sampling_rate,
             label_kind=np.concatenate([block.label_kind for block in blocks]),
-            feature_time_ms=feature_ms,
+            feature_time_ms=np.concatenate([block.feature_time_ms for block in blocks]),
             served_logits=(_nans(rows * tasks) if logits is None else logits).reshape(rows, tasks),
-            newest_event_ms=int(max(feature_ms.max(), action_ms.max())),
-            newest_ingest_ms=int(max(feature_in.max(), action_in.max())),
-            action_ingest_ms=action_in[action_in != NO_TIME_MS],
+            action_time_ms=np.concatenate([block.action_time_ms for block in blocks]),
+            feature_ingest_ms=np.concatenate([block.feature_ingest_ms for block in blocks]),
+            action_ingest_ms=np.concatenate([block.action_ingest_ms for block in blocks]),
             positions=positions,
+            pieces=pieces,
+            numbers=np.arange(rows),
         )
+
+
+def cut_rows(block: ExampleBlock, start: int, stop: int) -> ExampleBlock:
+    """Rows ``start`` to ``stop`` of a block, as views."""
+    n = len(block)
+    if (start, stop) == (0, n):
+        return block
+
+    def rows(column: AnyArray | None) -> Any:
+        width = 0 if column is None else len(column) // n
+        return None if column is None else column[start * width : stop * width]
+
+    if block.lengths is None:
+        fids = rows(block.fids)
+    else:
+        slots = len(block.lengths) // n
+        first = int(block.lengths[: start * slots].sum(dtype=np.int64))
+        fids = block.fids[first : first + int(rows(block.lengths).sum(dtype=np.int64))]
+    return replace(block, fids=fids, **{name: rows(getattr(block, name)) for name in _BLOCK_ROWS})
+
+
+def row_alone(block: ExampleBlock, row: int) -> ExampleBlock:
+    """A block of one row of a block, which names its own request only."""
+    alone = cut_rows(block, row, row + 1)
+    request = block.request_ids[int(alone.request_index[0])]
+    return replace(alone, request_ids=[request], request_index=np.zeros(1, np.int32))
 
 
 def _concatenated(columns: Sequence[AnyArray | None], filling: Callable[[int], AnyArray]) -> Any:

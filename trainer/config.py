@@ -29,6 +29,10 @@ class ModelConfig:
     dense_learning_rate: float = 3e-3
     #: Adagrad's step size for the bias of each task; a bias travels the distance 2 * this * sqrt(batches) at most
     bias_learning_rate: float = 0.5
+    #: norm above which the gradient of one example's embeddings is scaled down to it; inf = never
+    max_row_gradient: float = 100.0
+    #: norm above which the gradient of the dense part, mean per example of a batch, is scaled down to it; inf = never
+    max_dense_gradient: float = 100.0
     #: what a model predicts before its first example, in (0, 1): rather too little than too much
     initial_rate: float = 0.02
     #: seed of the dense part's initial weights
@@ -43,7 +47,7 @@ class ModelConfig:
             raise ValueError(f"dim: {self.dim} is not above 0")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
-        check_above_zero(self, "dense_learning_rate", "bias_learning_rate")
+        check_above_zero(self, "dense_learning_rate", "bias_learning_rate", "max_row_gradient", "max_dense_gradient")
         if not 0 < self.initial_rate < 1:
             raise ValueError(f"initial_rate: {self.initial_rate} is not in (0, 1)")
 
@@ -65,6 +69,8 @@ class TrainerConfig:
     first_step_factor: float = 6.0
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
+    #: a row with a dense feature further from 0 is refused and becomes a dead letter; inf = only what is not finite
+    max_dense: float = 1e7
     #: decoded rows held in memory ahead of training; reading waits above it
     queue_rows: int = 65536
     #: seconds between checkpoints; also the most that is trained again after a crash

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rillet.embeddings import EmbeddingTable, TableConfig
+from rillet.embeddings import EmbeddingTable, GradientError, TableConfig
 from rillet.schemas import FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.trainer.adam import Adam, Arrays
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.loss import sampled_bce
-from rillet.trainer.models import build_model
+from rillet.trainer.models import build_model, known_statistics
 
 #: keeps a bias without gradient where it is
 _EPS = 1e-10
@@ -37,6 +37,10 @@ class StepResult:
     unique_rows: int
     #: the loss, a gradient or its square was not finite, so nothing was updated
     refused: bool
+    #: examples whose embeddings' gradient was scaled down
+    clipped_rows: int = 0
+    #: the dense part's gradient was scaled down
+    clipped_dense: bool = False
 
 
 class Learner:
@@ -56,6 +60,7 @@ class Learner:
         # since torch's takes a tenth of a step's time for these few numbers.
         self._bias_learning_rate = model.bias_learning_rate
         self._bias_squares = torch.zeros_like(self.model.bias, requires_grad=False)
+        self._max_row_gradient, self._max_dense_gradient = model.max_row_gradient, model.max_dense_gradient
         self._segments = spec.segments
 
     def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
@@ -70,7 +75,8 @@ class Learner:
         embeddings = torch.from_numpy(pooled.reshape(n, segments, -1)).requires_grad_()
         # Batch normalisation changes its buffers while predicting, before it's known whether the batch is sound.
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        logits = self.model(embeddings, torch.from_numpy(batch.dense))
+        with known_statistics(self.model, n):
+            logits = self.model(embeddings, torch.from_numpy(batch.dense))
         loss = sampled_bce(
             logits,
             torch.from_numpy(batch.labels.astype(np.float32)),
@@ -84,18 +90,26 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
-        grad = embeddings.grad
-        gradients = [grad, *(parameter.grad for parameter in self._parameters)]
-        if grad is None or not math.isfinite(value) or not all(map(_can_be_learned, gradients)):
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-            return StepResult(predicted, value, 0, True)
-        unique = self.table.apply_gradients(
-            rows, batch.lengths, grad.numpy().reshape(n * segments, -1), step_factor=row_step_factor
-        )
+        refused = StepResult(predicted, value, 0, True)
+        if embeddings.grad is None or not math.isfinite(value) or not self._buffers_sound(buffers):
+            return self._undone(refused, buffers)
+        gradient = embeddings.grad.numpy().reshape(n, -1)
+        row_squares = np.einsum("ij,ij->i", gradient, gradient)
+        dense_square = sum(map(_square, self._parameters))
+        # Squares of float32 have to stay finite: a weight whose sum of squares has become inf never moves again.
+        if not math.isfinite(float(row_squares.sum())) or not math.isfinite(dense_square):
+            return self._undone(refused, buffers)
+        clipped_rows = self._clip_rows(gradient, row_squares)
+        clipped_dense = self._clip_dense(dense_square, n)
+        try:
+            unique = self.table.apply_gradients(
+                rows, batch.lengths, gradient.reshape(n * segments, -1), step_factor=row_step_factor
+            )
+        except GradientError:
+            return self._undone(refused, buffers)
         self.optimizer.step()
         self._step_bias()
-        return StepResult(predicted, value, unique, False)
+        return StepResult(predicted, value, unique, False, clipped_rows, clipped_dense)
 
     def optimizer_state(self) -> Arrays:
         """Moments, sums of squares and step counts of the dense part's optimisers, by parameter name."""
@@ -108,6 +122,38 @@ class Learner:
         self._bias_squares = torch.from_numpy(np.array(optimizer["bias.squares"]))
         self.table = table
 
+    def _buffers_sound(self, before: list[torch.Tensor]) -> bool:
+        """Whether no statistics ran out of range; constants that are infinite on purpose stay as they are."""
+        return all(
+            torch.equal(torch.isfinite(buffer), torch.isfinite(old))
+            for buffer, old in zip(self.model.buffers(), before, strict=True)
+        )
+
+    def _undone(self, refused: StepResult, buffers: list[torch.Tensor]) -> StepResult:
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        return refused
+
+    def _clip_rows(self, gradient: Float32s, squares: Float32s) -> int:
+        """Scales down the rows of ``gradient`` float32[n, S * E] that are too long; ``squares`` are of their norms."""
+        limit = self._max_row_gradient
+        if squares.max() <= limit * limit:
+            return 0
+        over = squares > limit * limit
+        gradient[over] *= (limit / np.sqrt(squares[over]))[:, None].astype(np.float32)
+        return int(np.count_nonzero(over))
+
+    def _clip_dense(self, square: float, examples: int) -> bool:
+        """Scales the gradients of all parameters down together; ``square`` is of their norm."""
+        # The loss is a sum over the batch, the bound is of the mean: it holds for any batch size.
+        norm, limit = math.sqrt(square), self._max_dense_gradient * examples
+        if norm <= limit:
+            return False
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / norm)
+        return True
+
     def _step_bias(self) -> None:
         bias = self.model.bias
         if bias.grad is None:
@@ -117,13 +163,10 @@ class Learner:
             bias.addcdiv_(bias.grad, self._bias_squares.sqrt().add_(_EPS), value=-self._bias_learning_rate)
 
 
-def _can_be_learned(gradient: torch.Tensor | None) -> bool:
-    """Whether an optimiser that keeps squares of float32 stays finite; None belongs to a parameter that was not used.
-
-    A weight whose sum of squares has become inf never moves again. A sum is finite only if every term is.
-    """
-    if gradient is None:
-        return True
-    flat = gradient.detach().reshape(-1)
+def _square(parameter: torch.Tensor) -> float:
+    """Sum of the squares of a parameter's gradient; 0 where it was not used."""
+    if parameter.grad is None:
+        return 0.0
+    flat = parameter.grad.reshape(-1)
     # A dot product makes no array of the squares: half the time of a step's checks.
-    return math.isfinite(torch.dot(flat, flat).item())
+    return torch.dot(flat, flat).item()

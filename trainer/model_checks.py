@@ -17,6 +17,7 @@ from rillet.schemas import FeatureSpec
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.errors import ModelError
 from rillet.trainer.export import dense_state, export_program
+from rillet.trainer.models import known_statistics
 
 _ROWS = (1, 2, 7)
 _RTOL, _ATOL = 1e-4, 1e-5
@@ -192,10 +193,12 @@ class _Checks:
     def _forward(self, rows: int, mode: str) -> Tensor:
         embeddings, dense = self._inputs(rows)
         try:
-            logits = self._module(embeddings, dense)
+            with known_statistics(self._module, rows):
+                logits = self._module(embeddings, dense)
         except Exception as error:
             what = (
-                "batches may be that small: normalise over features, as torch.nn.LayerNorm does, not over the batch"
+                "batches may be that small: normalise with torch.nn.BatchNorm1d, which then takes its running statistics,"
+                " or over features, as torch.nn.LayerNorm does"
                 if rows == 1
                 else "forward has to take embeddings [n, S, E] and dense [n, Dd] for any n"
             )

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rillet.schemas import FeatureSpec
 from rillet.trainer.config import ModelConfig
@@ -74,6 +77,20 @@ class DeepFM(nn.Module):
         inputs = latent.flatten(1)
         deep = self.network(torch.cat([inputs, dense], 1) if dense.shape[1] else inputs)
         return cast(Tensor, self.linear(linear_weights, dense) + pairs * self.fm_scale + deep)
+
+
+@contextmanager
+def known_statistics(model: nn.Module, rows: int) -> Iterator[None]:
+    """Within it, batch normalisation takes its running statistics for a batch of one row, whose own has no variance."""
+    modules = model.modules() if rows == 1 else ()
+    norms = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:

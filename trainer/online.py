@@ -7,8 +7,8 @@ unkilled run, given the same order of records and no batches cut by time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,22 @@ from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.export import dense_state
-from rillet.trainer.learner import Learner, StepResult
+from rillet.trainer.learner import Learner
+from rillet.trainer.reader import BadRecord
+from rillet.trainer.recent_times import RecentTimes
+from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record, event_times
 from rillet.trainer.served_quality import ServedQuality
 
-#: Steps refused one after another until the trainer gives up: the model itself must be broken then.
-REFUSED_STEPS_LIMIT = 20
+#: Batches one after another of which no row could be learned from, until the trainer gives up: their numbers are within
+#: bounds, so the model itself must be broken.
+REFUSED_BATCHES_LIMIT = 20
+#: newest events whose times tell what time it is, and the share of them that must have reached it
+RECENT_EVENTS = 1_024
+_REACHED_SHARE = 1 / 16
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 
@@ -41,10 +48,17 @@ class Counters:
 
     batches: int = 0
     partial_batches: int = 0
+    #: learned from; refused ones are not among them
     rows: int = 0
     positive_rows: int = 0
-    #: batches whose loss or gradient was not finite and that taught nothing
-    refused_batches: int = 0
+    #: rows that were not learned from, by :class:`rillet.trainer.screening.Reason`
+    refused_rows: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in Reason})
+    #: batches learned from in parts, since the loss or a gradient of the whole was not finite
+    split_batches: int = 0
+    #: rows whose embeddings' gradient was scaled down to ``max_row_gradient``
+    clipped_rows: int = 0
+    #: steps whose dense gradient was scaled down to ``max_dense_gradient``
+    clipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +87,14 @@ class OnlineTrainer:
         self.counters = Counters()
         #: after the last row that was trained on
         self.positions: Positions = {}
+        #: what the newest events have reached; a few wrong clocks among them move it not
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
         #: of the served logits, where they were recorded; never of what is predicted here
         self.quality = ServedQuality(spec.tasks, config)
         self._loss_sum, self._loss_rows = 0.0, 0
+        self._screen = Screen(spec, config)
+        self._event_times, self._ingest_times = RecentTimes(RECENT_EVENTS), RecentTimes(RECENT_EVENTS)
         self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
@@ -111,23 +128,27 @@ class OnlineTrainer:
         at, rows = self._resume.pop(partition, (-1, 0))
         self._assembler.add(partition, offset, block, now_ms, skip_rows=rows if at == offset else 0)
 
-    def train(self, now_ms: int, *, more: bool, flush: bool = False) -> int:
+    def train(
+        self, now_ms: int, *, more: bool, flush: bool = False, on_refused: Callable[[BadRecord], None] | None = None
+    ) -> int:
         """Trains on every batch that is ready.
 
         :param more: there is more input, so a batch that is not full waits, whatever its age.
         :param flush: train on what is left, however few rows.
-        :returns: steps taken.
-        :raises ModelError: every one of the last steps was refused because its loss was not finite.
+        :param on_refused: takes each row that is not learned from, before a position passes it. What it raises ends
+            the call in the midst of a batch: nothing may be saved then.
+        :returns: batches taken.
+        :raises ModelError: no row of the last batches could be learned from.
         """
         steps = 0
         while (batch := self._take()) is not None:
-            self._step(batch)
+            self._step(batch, on_refused)
             steps += 1
         oldest = self._assembler.oldest_ms
         due = oldest is not None and not more and now_ms - oldest >= self.config.max_wait_ms
         if (flush or due) and (batch := self._take(partial=True)) is not None:
             self.counters.partial_batches += 1
-            self._step(batch)
+            self._step(batch, on_refused)
             steps += 1
         self.positions.update(self._assembler.drain_empty())
         return steps
@@ -159,6 +180,8 @@ class OnlineTrainer:
         progress: Arrays = {
             "action_ingest_ms": freshness.action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
+            "event_times_ms": self._event_times.times(),
+            "ingest_times_ms": self._ingest_times.times(),
         }
         progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
         files: dict[str, Arrays] = {
@@ -203,6 +226,8 @@ class OnlineTrainer:
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
         self._action_times = []
+        self._event_times.add(np.array(progress["event_times_ms"], np.int64))
+        self._ingest_times.add(np.array(progress["ingest_times_ms"], np.int64))
         self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
         self._resume = dict(self.positions)
         self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
@@ -210,39 +235,77 @@ class OnlineTrainer:
         self.newest_ingest_ms = meta["newest_ingest_ms"]
         known = {f.name for f in fields(Counters)}
         self.counters = Counters(**{name: count for name, count in meta["counters"].items() if name in known})
+        self.counters.refused_rows = Counters().refused_rows | self.counters.refused_rows
         return Restored(checkpoint.version, meta["extra"])
 
     def _take(self, *, partial: bool = False) -> Batch | None:
         return self._assembler.take(self.config.batch_rows(self.counters.rows), partial=partial)
 
-    def _step(self, batch: Batch) -> StepResult:
-        self.newest_event_ms = max(self.newest_event_ms, batch.newest_event_ms)
-        factor = self.config.row_step_factor(self.counters.rows)
-        result = self.learner.step(batch, self.newest_event_ms, factor)
-        self.quality.add(batch)
-        self.positions.update(batch.positions)
-        counters = self.counters
-        counters.batches += 1
-        counters.rows += len(batch)
-        counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
-        self._refused_in_a_row = self._refused_in_a_row + 1 if result.refused else 0
-        if result.refused:
-            counters.refused_batches += 1
-            if self._refused_in_a_row >= REFUSED_STEPS_LIMIT:
+    def _step(self, batch: Batch, on_refused: Callable[[BadRecord], None] | None) -> None:
+        self.counters.batches += 1
+        if refused := self._screen.refused(batch):
+            self._refuse(batch, refused, on_refused)
+            sound = np.ones(len(batch), np.bool_)
+            sound[[row.row for row in refused]] = False
+            batch = batch.select(sound)
+        if len(batch):
+            self._tell_time(batch)
+            self.quality.add(batch)
+            before = self.counters.rows
+            self._learn(batch, self.config.row_step_factor(before), on_refused)
+            self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
+            if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 raise ModelError(
-                    f"the loss of {REFUSED_STEPS_LIMIT} batches in a row is not finite, at positions {self.positions};"
-                    " lower the learning rates and restart from an earlier checkpoint"
+                    f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions"
+                    f" {self.positions}: loss or gradients are not finite; lower the learning rates and restart from an"
+                    " earlier checkpoint"
                 )
-            return result
-        self._loss_sum += result.loss * len(batch)
-        self._loss_rows += len(batch)
-        self.newest_ingest_ms = max(self.newest_ingest_ms, batch.newest_ingest_ms)
-        if len(batch.action_ingest_ms):
-            self._action_times.append(batch.action_ingest_ms)
+        self.positions.update(batch.positions)
+
+    def _learn(self, batch: Batch, factor: float, on_refused: Callable[[BadRecord], None] | None) -> None:
+        """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
+        result = self.learner.step(batch, self.newest_event_ms, factor)
+        counters, n = self.counters, len(batch)
+        if result.refused:
+            if n == 1:
+                problem = "its loss, a gradient or the square of one is not finite"
+                self._refuse(batch, [RefusedRow(0, Reason.UNLEARNABLE, problem)], on_refused)
+                return
+            counters.split_batches += 1
+            first = np.arange(n) < n // 2
+            self._learn(batch.select(first), factor, on_refused)
+            self._learn(batch.select(~first), factor, on_refused)
+            return
+        counters.rows += n
+        counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
+        counters.clipped_rows += result.clipped_rows
+        counters.clipped_steps += result.clipped_dense
+        self._loss_sum += result.loss * n
+        self._loss_rows += n
+        actions = batch.action_ingest_ms[batch.action_ingest_ms != NO_TIME_MS]
+        if len(actions):
+            self._action_times.append(actions)
             # Long without a publication: bounded now and then instead of gathering without end.
             if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
                 self._actions, self._action_times = self._freshness(), []
-        return result
+
+    def _refuse(
+        self, batch: Batch, refused: Sequence[RefusedRow], on_refused: Callable[[BadRecord], None] | None
+    ) -> None:
+        for row in refused:
+            if on_refused is not None:
+                on_refused(as_bad_record(batch, row))
+            self.counters.refused_rows[row.reason] += 1
+
+    def _tell_time(self, batch: Batch) -> None:
+        """Not the newest time of all: a single event from the future would hold for all that comes after it."""
+        events, ingested = event_times(batch)
+        self._event_times.add(events)
+        self._ingest_times.add(ingested)
+        # By two events at least, if there are two.
+        share = max(_REACHED_SHARE, min(2 / len(self._event_times), 1))
+        self.newest_event_ms = self._event_times.reached_ms(share)
+        self.newest_ingest_ms = self._ingest_times.reached_ms(share)
 
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)

@@ -36,10 +36,13 @@ class RawRecord(NamedTuple):
 
 
 class BadRecord(NamedTuple):
-    """A record that cannot be trained on, and why."""
+    """A record, or one row of it, that cannot be trained on, and why."""
 
+    #: of a row: a record at the same place that holds this row alone
     record: RawRecord
     error: RecordError
+    #: number of the row in the record; None where the whole record was refused
+    row: int | None = None
 
 
 class ExampleSource(Source[RawRecord | ReadBlock], Protocol):

@@ -27,6 +27,10 @@ class RecentTimes:
         self._ring: Int64s = np.empty(size, np.int64)
         self._seen = 0
 
+    def __len__(self) -> int:
+        """Times that are kept."""
+        return min(self._seen, len(self._ring))
+
     def add(self, times_ms: Int64s) -> None:
         """Keeps the last of these instead of the oldest."""
         if not len(times_ms):

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from examples.films.client import CONFIG
+from examples.films.client import CONFIG, now_ms
 
 from rillet.connectors.producers import EventProducer
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import ActionEvent
-from rillet.serving.client import CandidateEncoder, Client
+from rillet.serving.client import CandidateEncoder, Client, Histories
 
 USERS, FILMS, PAGE = 40, 50, 6
 LIKED, OTHER = 0.70, 0.05
@@ -33,8 +33,8 @@ class Users:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        #: (when, request id, film), the next one first
-        self._watching: list[tuple[float, str, int]] = []
+        #: (when, request id, user, film), the next one first
+        self._watching: list[tuple[float, str, int, int]] = []
 
     def page(self) -> tuple[int, list[int]]:
         """A user and the films on the page."""
@@ -45,14 +45,13 @@ class Users:
         """Decides which films of a page will be watched, and when."""
         for film in films:
             if self._rng.random() < (LIKED if likes(user, film) else OTHER):
-                heapq.heappush(self._watching, (now_s + float(self._rng.uniform(1, 8)), request_id, film))
+                heapq.heappush(self._watching, (now_s + float(self._rng.uniform(1, 8)), request_id, user, film))
 
-    def watched(self, now_s: float) -> list[tuple[str, int]]:
-        """Request and film of everything that has been watched by now."""
+    def watched(self, now_s: float) -> list[tuple[str, int, int]]:
+        """Request, user and film of everything that has been watched by now."""
         found = []
         while self._watching and self._watching[0][0] <= now_s:
-            _, request_id, film = heapq.heappop(self._watching)
-            found.append((request_id, film))
+            found.append(heapq.heappop(self._watching)[1:])
         return found
 
 
@@ -70,7 +69,8 @@ def drive(
     config: RilletConfig, seconds: float, requests_per_s: float, seed: int, show: Callable[[str], None] = print
 ) -> None:
     """Asks, watches and reports for so many seconds."""
-    users, encoder = Users(seed), CandidateEncoder(config.load_spec())
+    spec = config.load_spec()
+    users, encoder, histories = Users(seed), CandidateEncoder(spec), Histories(spec)
     scores: dict[bool, list[float]] = {True: [], False: []}
     start = time.monotonic()
     asked, reported_s = 0, 0.0
@@ -79,8 +79,10 @@ def drive(
         EventProducer(config.kafka.connection, config.kafka.topics.actions) as actions,
     ):
         while (now := time.monotonic() - start) < seconds:
-            for request_id, film in users.watched(now):
-                actions.submit(ActionEvent(request_id, time.time_ns() // 1_000_000, film, "watch"))
+            for request_id, user, film in users.watched(now):
+                watched = ActionEvent(request_id, now_ms(), film, "watch")
+                actions.submit(watched)
+                histories.record("watch", watched.event_time_ms, context={"user": user}, item={"film": film})
             if now - reported_s >= REPORT_S:
                 show(_line(now, asked, scores))
                 scores, reported_s = {True: [], False: []}, now
@@ -89,7 +91,7 @@ def drive(
                 continue
             user, films = users.page()
             page = encoder.from_features(
-                context={"user": user},
+                context=histories.context({"user": user}, now_ms()),
                 items={"film": films, "shelf": [shelf(film) for film in films]},
                 impression_ids=films,
             )

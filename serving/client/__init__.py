@@ -26,6 +26,7 @@ from rillet.serving.client.errors import (
     ServerUnavailableError,
 )
 from rillet.serving.client.exchanges import ModelMetadata, Scores
+from rillet.serving.client.histories import Histories
 
 __all__ = [
     "AsyncClient",
@@ -34,6 +35,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineExceededError",
+    "Histories",
     "MalformedAnswerError",
     "ModelMetadata",
     "RequestRefusedError",

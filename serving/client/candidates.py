@@ -98,8 +98,9 @@ class CandidateEncoder:
     ) -> Candidates:
         """Candidates from raw values, by the names in the spec.
 
-        :param context: slot name to value; to a sequence of values for a slot with ``max_values`` above 1.
-        :param items: slot name to N values; to N sequences of values for a slot with ``max_values`` above 1.
+        :param context: slot name to value; to a sequence of values for a ragged slot. A history has values of the slot that it
+            is of (:class:`~rillet.serving.client.Histories` gives them).
+        :param items: slot name to N values; to N sequences of values for a ragged slot.
         :param dense: name to N numbers.
         :param impression_ids: integers [N]; None numbers the candidates 0 to N - 1.
         :raises RecordError: a feature is missing or unknown, of another length, or out of its range.

@@ -13,7 +13,7 @@ from rillet.audit.expected import ExpectedExamples
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport
 from rillet.recordings.movielens import ml1m_spec
-from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, encode
 from rillet.schemas.spec import LabelMode
 from tests.joiner.blocks import example_blocks
 from tests.joiner.support import with_labels
@@ -27,7 +27,15 @@ def make_events(spec: FeatureSpec, requests: int = 12, seed: int = 3) -> tuple[l
     for number in range(requests):
         n = int(rng.integers(2, 6))
         context, context_lengths = spec.encode_side(
-            "context", {"user": [number], "age": [1], "gender": ["F"], "occupation": [2], "zip_prefix": ["123"]}
+            "context",
+            {
+                "user": [number],
+                "age": [1],
+                "gender": ["F"],
+                "occupation": [2],
+                "zip_prefix": ["123"],
+                "recent_films": [[5, 9][: number % 3]],
+            },
         )
         item, item_lengths = spec.encode_side(
             "item",
@@ -83,7 +91,7 @@ def plain_join(
 ) -> ExpectedExamples:
     join = PlainJoin(spec)
     for feature in features:
-        join.add_feature(feature, 77)
+        join.add_record(encode(feature), feature.request_id.encode(), 77)
     for action in ACTIONS:
         join.add_action(action, 77, newest_before_ms)
     return join.result()

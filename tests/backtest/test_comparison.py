@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from rillet.backtest import BacktestError, backtest, compare, grid, workers
 from rillet.jobs.errors import ConfigError
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import generate_synthetic
-from rillet.schemas import dump_spec
+from rillet.schemas import ActionEvent, FeatureEvent, dump_spec
+from rillet.schemas.codec import Codec
 from tests.backtest.events import SPEC
 
 QUICK = ["model.kind=logistic"]
@@ -41,6 +44,27 @@ def test_nothing_to_compare_and_names_of_baselines_are_refused(folder: Path) -> 
         compare(folder, {"frozen": setup})
     with pytest.raises(ConfigError, match="best is none of frozen, logistic"):
         compare(folder, {"model": setup}, baselines=["best"])
+
+
+def test_a_single_run_starts_no_process_and_decodes_each_event_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    from_avro = Codec.from_avro
+
+    def counted(codec: Codec, datum: dict[str, Any]) -> Any:
+        decoded.append(codec.record_type)
+        return from_avro(codec, datum)
+
+    monkeypatch.setattr(Codec, "from_avro", counted)
+    monkeypatch.setattr(workers, "get_context", None)
+    recording = Recording(folder)
+    seen: list[tuple[int, int]] = []
+    setups = grid(recording.info.spec, None, QUICK)
+    compare(recording, setups, baselines=(), on_progress=lambda done, total: seen.append((done, total)))
+    counts = Counter(decoded)
+    assert (counts[FeatureEvent], counts[ActionEvent]) == (recording.info.requests, recording.info.actions)
+    assert seen[-1] == (200, 200)
 
 
 @pytest.mark.integration

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, restamp
-from rillet.recordings import RecordingError
-from rillet.schemas import FeatureEvent
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times, under_spec
+from rillet.recordings import Event, RecordingError
+from rillet.schemas import FeatureEvent, FeatureSpec, History, Slot, value_of
 from tests.backtest.events import SPEC, action, request, write_recording
 
 
@@ -63,17 +63,44 @@ def test_a_recording_without_requests_is_refused(tmp_path: Path) -> None:
         load_events(write_recording(tmp_path / "r", []))
 
 
-def test_a_request_that_the_spec_does_not_describe_is_refused_by_its_name() -> None:
-    with pytest.raises(RecordingError, match=r"request b: .*dense"):
-        label_events([request("a", 1), replace(request("b", 2), dense=np.ones(3, np.float32))], SPEC)
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (replace(request("b", 2), dense=np.ones(3, np.float32)), r"request b: .*dense"),
+        (replace(action("a", 2), value=float("nan")), r"action on a: value: not finite"),
+    ],
+)
+def test_an_event_that_the_spec_does_not_describe_is_refused_by_its_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: Event, message: str
+) -> None:
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(FeatureSpec, "check_feature", lambda spec, event: None)
+        unchecked.setattr(FeatureSpec, "check_action", lambda spec, event: None)
+        recording = write_recording(tmp_path / "r", [request("a", 1), event])
+    with pytest.raises(RecordingError, match=message):
+        load_events(recording)
 
 
 def test_events_of_another_spec_carry_its_hash() -> None:
     other = replace(SPEC, sampling_seed=7)
-    stamped = restamp([request("a", 1), action("a", 2)], other)
+    stamped = under_spec([request("a", 1), action("a", 2)], SPEC, other)
     assert isinstance(stamped[0], FeatureEvent)
     assert stamped[0].spec_hash == other.hash != SPEC.hash
     other.check_feature(stamped[0])
+
+
+def test_histories_that_were_not_recorded_are_filled_from_the_actions() -> None:
+    seen = Slot("seen", 3, "history", 2, history=History(of="item", action="click", by="user"))
+    spec = replace(SPEC, context=(*SPEC.context, seen))
+    events = under_spec(
+        [request("a", 100, user=7), action("a", 110, 2), request("b", 120, user=7), request("c", 120, user=8)],
+        SPEC,
+        spec,
+    )
+    for event, expected in zip((events[0], *events[2:]), ([7, 0], [7, 0, 2], [8, 0]), strict=True):
+        assert isinstance(event, FeatureEvent)
+        spec.check_feature(event)
+        assert value_of(event.context_fids).tolist() == expected
 
 
 def test_judging_begins_with_the_request_after_the_share() -> None:
@@ -83,14 +110,15 @@ def test_judging_begins_with_the_request_after_the_share() -> None:
     assert judged_from(times, 0.999) == 90
 
 
-@pytest.mark.parametrize("of", ["a request", "an action"])
+@pytest.mark.parametrize("of", ["a request", "an action", "an action on no request"])
 def test_a_clock_that_is_a_day_ahead_does_not_close_the_label_windows_of_all(tmp_path: Path, of: str) -> None:
     day_ms = 86_400_000
     events = [request(str(at), 1_000 * at) for at in range(50)]
-    wrong = request("wrong", day_ms) if of == "a request" else action("30", day_ms)
+    name = "30" if of == "an action" else "nobody"
+    wrong = request("wrong", day_ms) if of == "a request" else action(name, day_ms)
     recording = write_recording(tmp_path / "r", [*events[:40], wrong, *events[40:]])
     assert last_event(recording, load_events(recording)) == 49_000
-    assert last_event(recording, load_events(recording, 10)) == day_ms, "what was left out is not known"
+    assert last_event(recording, load_events(recording, 10), 10) == day_ms, "what was left out is not known"
 
 
 def test_a_gap_between_many_events_is_part_of_the_recording(tmp_path: Path) -> None:

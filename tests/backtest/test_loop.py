@@ -13,7 +13,7 @@ import torch
 from rillet.audit import comparison, plain_join
 from rillet.backtest.delays import Delays
 from rillet.backtest.errors import BacktestError
-from rillet.backtest.events import load_events, restamp
+from rillet.backtest.events import load_events, under_spec
 from rillet.backtest.loop import _run, backtest
 from rillet.backtest.names import METRICS
 from rillet.backtest.results import check_judgeable
@@ -222,7 +222,7 @@ def test_a_recording_that_was_cut_is_judged_like_the_whole_one(recording: Record
     for cut_ms in (1 << 62, first + 270_000):  # of 400 s
         folders.append(tmp_path / str(cut_ms))
         with RecordingWriter(folders[-1], short, "cut") as writer:
-            for event in restamp(recording.events(), short):
+            for event in under_spec(recording.events(), recording.info.spec, short):
                 if event.event_time_ms <= cut_ms:
                     writer.write(event)
     config = RilletConfig(spec=Path("unused"), model=ModelConfig(kind="logistic"))
@@ -251,6 +251,20 @@ def test_a_request_at_the_time_of_a_publication_and_its_action_are_in_that_order
     _run(events, {"spy": spy}, join, Delays(0, 10, 10), lambda done: None)
     assert spy.scored == [(1_000, 0), (1_010, 0), (1_011, 1_010)]
     assert spy.learned == {"a": 1_009, "b": 1_010}
+
+
+def test_the_rows_of_a_commit_are_one_block_however_many_events_gave_them(
+    recording: Recording, events: list[Event], tmp_path: Path
+) -> None:
+    spec = vary_spec(
+        recording.info.spec, {f"tasks.{task.name}.labels": "immediate" for task in recording.info.spec.tasks}
+    )
+    join = SimulatedJoin(spec, JoinerConfig(), lateness_ms=0, commit_ms=60_000, directory=tmp_path / "joiner")
+    for event in under_spec(events, recording.info.spec, spec):
+        join.take(event)
+    times = [visible_ms for visible_ms, _ in join.visible(1 << 62)]
+    assert len(times) == len(set(times)) < len(events) / 2
+    join.close()
 
 
 def test_an_action_stamped_before_its_request_teaches_nobody_before_it_was_made(tmp_path: Path) -> None:

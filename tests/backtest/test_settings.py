@@ -11,8 +11,13 @@ from rillet.backtest.delays import Delays
 from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
 from rillet.backtest.specs import spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import Cross, SpecError, dump_spec
+from rillet.schemas import Cross, History, Slot, SpecError, dump_spec
 from tests.backtest.events import SPEC
+
+WITH_HISTORY = replace(
+    SPEC,
+    context=(*SPEC.context, Slot("seen", 3, "history", 2, history=History(of="item", action="click", by="user"))),
+)
 
 
 def test_values_are_toml_and_every_combination_is_a_variant() -> None:
@@ -66,6 +71,8 @@ def test_a_malformed_option_is_refused(options: list[str], message: str) -> None
         ("delays.publish=10s,10", "delays.publish=10: delays.publish: 10 is no interval"),
         ("spec.tasks.click.action=buy", "cannot be varied over a recording.*window_ms, negative_rate, labels"),
         ("spec.item=3", "spec.item: cannot be varied"),
+        ("spec.context.user.max_values=3", "context.user.max_values: there is no history user; there is none"),
+        ("spec.context.user.of=film", "spec.context.user.of: cannot be varied.* max_values, max_age_ms"),
         ("spec.task.click.window_ms=3", r"did you mean spec.tasks.click.window_ms\?"),
         ("kafka.bootstrap_servers=a,b", "kafka.bootstrap_servers: decides nothing in a backtest; what does: model"),
         ("serving.port=1,2", "serving.port: decides nothing"),
@@ -117,6 +124,21 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
     assert spec.hash != SPEC.hash
     assert (spec.context, spec.item, spec.dense) == (SPEC.context, SPEC.item, SPEC.dense)
     assert vary_spec(SPEC, {"sampling_seed": SPEC.sampling_seed}) == SPEC
+
+
+def test_settings_of_histories_can_be_varied() -> None:
+    setups = grid(WITH_HISTORY, None, ["spec.context.seen.max_values=1,20", "spec.context.seen.max_age_ms=60000"])
+    (longest,) = setups["spec.context.seen.max_values=20"].spec.histories
+    assert (longest.max_values, longest.history) == (20, History("item", "click", "user", 60_000))
+    # A cross that holds all pairs of a history goes on to hold all; one that is cut stays as it is.
+    crosses = (Cross("all", 90, ("seen", "item"), 2), Cross("one", 91, ("seen", "item"), 1))
+    varied = vary_spec(replace(WITH_HISTORY, crosses=crosses), {"context.seen.max_values": 5})
+    assert [cross.max_values for cross in varied.crosses] == [5, 1]
+    assert varied.without_histories() == SPEC
+    with pytest.raises(ConfigError, match=r"max_values: 0 is not in"):
+        grid(WITH_HISTORY, None, ["spec.context.seen.max_values=0"])
+    with pytest.raises(ConfigError, match=r"context\.film\.action: there is no history film; there is seen"):
+        vary_spec(WITH_HISTORY, {"context.film.action": "buy"})
 
 
 def test_another_run_has_other_weights_other_rows_and_another_sample_of_negatives() -> None:
@@ -171,6 +193,12 @@ def test_the_spec_that_a_configuration_names_is_learned_from_where_it_can_be(tmp
     spec_path.write_text(dump_spec(SPEC), "utf-8")
     assert grid(SPEC, path)["model"].spec == SPEC
     assert spec_changes(SPEC, SPEC) == []
+    spec_path.write_text(dump_spec(WITH_HISTORY), "utf-8")
+    assert grid(SPEC, path)["model"].spec == WITH_HISTORY
+    assert spec_changes(SPEC, WITH_HISTORY) == ["context.seen: a history of item, filled from the recorded actions"]
+    spec_path.write_text(dump_spec(SPEC), "utf-8")
+    assert grid(WITH_HISTORY, path)["model"].spec == SPEC
+    assert spec_changes(WITH_HISTORY, SPEC) == ["context.seen: recorded, left out"]
     for wrong in (replace(SPEC, item=SPEC.item[1:]), replace(SPEC, tasks=(click,)), replace(SPEC, name="other")):
         spec_path.write_text(dump_spec(wrong), "utf-8")
         with pytest.raises(ConfigError, match="is not that of the recording, hand"):

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from rillet.connectors.example_manifest import read_manifest
 from rillet.connectors.file_source import FilePlan, FileSource
-from rillet.schemas import ExampleBlock, encode
+from rillet.schemas import ExampleBlock, FeatureSpec, encode
 from rillet.sync.files import Files
 from rillet.trainer import RawRecord, ReadBlock
 from tests.trainer.blocks import RAGGED, make_block
@@ -50,13 +50,13 @@ def as_read(blocks: Sequence[ExampleBlock]) -> list[ReadBlock]:
     return [ReadBlock(number % 2, number // 2, block) for number, block in enumerate(blocks)]
 
 
-def read_all(url: str, plan: FilePlan | None = None, start: int = 0) -> list[ReadBlock]:
+def read_all(url: str, plan: FilePlan | None = None, start: int = 0, spec: FeatureSpec = RAGGED) -> list[ReadBlock]:
     """The records of a set of files."""
     if plan is None:
         manifest = read_manifest(Files(url, ""))
         assert manifest is not None
         plan = FilePlan.of(manifest)
-    source = FileSource(url, RAGGED, plan, {-1: (start, 0)})
+    source = FileSource(url, spec, plan, {-1: (start, 0)})
     source.start()
     found: list[ReadBlock] = []
     while (records := source.poll(10, 0.0)) is not None:

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from rillet.connectors.batch_then_online import BatchThenOnline
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.example_writer import ExampleWriter
+from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource
 from rillet.schemas import ClosedError
-from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord
+from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord, ReadBlock
+from tests.trainer.blocks import RAGGED, make_block
 
 PARTITIONS = 2
 
 
 class Topic(Protocol):
-    """Two partitions of records, and sources over them that end at the end that the partitions have at the start."""
+    """Partitions of records, and sources over them that end at the end that the partitions have at the start."""
 
+    #: numbers of the partitions
+    partitions: Sequence[int]
     #: how long a source may take to give the next records, seconds
     wait_s: float
 
-    def write(self, partition: int, value: bytes) -> None:
-        """Appends a record to a partition."""
+    def write(self, partition: int, number: int) -> None:
+        """Appends the record of a number to a partition."""
+
+    def number(self, record: RawRecord | ReadBlock) -> int:
+        """The number that a record was written with."""
 
     def source(self, positions: Positions) -> ExampleSource:
         """A source from ``positions`` on, not started."""
 
 
-class ListTopic:
+class Values:
+    """Numbers as the values of records."""
+
+    partitions = range(PARTITIONS)
+
+    def number(self, record: RawRecord | ReadBlock) -> int:
+        assert isinstance(record, RawRecord)
+        return int(record.value)
+
+
+class ListTopic(Values):
     """Records in a list."""
 
     wait_s = 0.05
@@ -39,15 +61,15 @@ class ListTopic:
         self._records: list[RawRecord] = []
         self._next = [0] * PARTITIONS
 
-    def write(self, partition: int, value: bytes) -> None:
-        self._records.append(RawRecord(partition, self._next[partition], value))
+    def write(self, partition: int, number: int) -> None:
+        self._records.append(RawRecord(partition, self._next[partition], str(number).encode()))
         self._next[partition] += 1
 
     def source(self, positions: Positions) -> ExampleSource:
         return self._kind(self._records, positions)
 
 
-class KafkaTopic:
+class KafkaTopic(Values):
     """Records on a broker."""
 
     wait_s = 20.0
@@ -57,18 +79,56 @@ class KafkaTopic:
         self._topic = topic
         self._producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
 
-    def write(self, partition: int, value: bytes) -> None:
-        self._producer.produce(self._topic, value, partition=partition)
+    def write(self, partition: int, number: int) -> None:
+        self._producer.produce(self._topic, str(number).encode(), partition=partition)
 
     def source(self, positions: Positions) -> ExampleSource:
         assert self._producer.flush(20) == 0
         return KafkaExampleSource(self._broker, self._topic, positions, until_latest=True)
 
 
-@pytest.fixture(params=["list", pytest.param("kafka", marks=pytest.mark.integration)])
+class FileTopic:
+    """Records of one row each in files; the number is that of the impression."""
+
+    partitions = (FILES_PARTITION,)
+    wait_s = 0.05
+
+    def __init__(self) -> None:
+        self._url = f"memory://{uuid.uuid4().hex}"
+        self._random = np.random.default_rng(0)
+        self._writer = ExampleWriter(self._url, RAGGED, "topic examples", group_rows=6)
+        self._writer.open()
+
+    def write(self, partition: int, number: int) -> None:
+        block = make_block(self._random, 1)
+        hours = np.array([number % 4 * 3_600_000])
+        block = replace(block, impression_ids=np.array([number]), feature_time_ms=hours)
+        self._writer.add(ReadBlock(0, number, block))
+        if self._writer.full:
+            self._writer.write_group()
+
+    def number(self, record: RawRecord | ReadBlock) -> int:
+        assert isinstance(record, ReadBlock)
+        assert record.block is not None
+        return int(record.block.impression_ids[0])
+
+    def source(self, positions: Positions) -> ExampleSource:
+        plan = FilePlan.of(self._writer.commit())
+        return FileSource(self._url, RAGGED, replace(plan, chunk_rows=1), positions)
+
+
+class StagedTopic(ListTopic):
+    """Files without rows, then records in a list."""
+
+    def source(self, positions: Positions) -> ExampleSource:
+        return BatchThenOnline(FileTopic().source({}), lambda: super(StagedTopic, self).source(positions))
+
+
+@pytest.fixture(params=["list", "files", "files then list", pytest.param("kafka", marks=pytest.mark.integration)])
 def topic(request: pytest.FixtureRequest) -> Iterator[Topic]:
-    if request.param == "list":
-        yield ListTopic()
+    in_memory: dict[str, type[Topic]] = {"list": ListTopic, "files": FileTopic, "files then list": StagedTopic}
+    if request.param in in_memory:
+        yield in_memory[request.param]()
         return
     name = request.getfixturevalue("topics")("examples", partitions=PARTITIONS)
     yield KafkaTopic(request.getfixturevalue("broker"), name)
@@ -76,10 +136,14 @@ def topic(request: pytest.FixtureRequest) -> Iterator[Topic]:
 
 def _fill(topic: Topic, count: int = 20) -> None:
     for number in range(count):
-        topic.write(number % 3 % PARTITIONS, str(number).encode())
+        topic.write(_partition(topic, number), number)
 
 
-def _next(topic: Topic, source: ExampleSource, max_items: int) -> Sequence[RawRecord] | None:
+def _partition(topic: Topic, number: int) -> int:
+    return topic.partitions[number % 3 % len(topic.partitions)]
+
+
+def _next(topic: Topic, source: ExampleSource, max_items: int) -> Sequence[RawRecord | ReadBlock] | None:
     """The next records, None at the end; asks again as long as there are none."""
     deadline = time.monotonic() + topic.wait_s
     while (records := source.poll(max_items, 0.01)) is not None and not records:
@@ -87,8 +151,8 @@ def _next(topic: Topic, source: ExampleSource, max_items: int) -> Sequence[RawRe
     return records
 
 
-def _rest(topic: Topic, source: ExampleSource, max_items: int = 7) -> list[RawRecord]:
-    found: list[RawRecord] = []
+def _rest(topic: Topic, source: ExampleSource, max_items: int = 7) -> list[RawRecord | ReadBlock]:
+    found: list[RawRecord | ReadBlock] = []
     while (records := _next(topic, source, max_items)) is not None:
         found += records
     return found
@@ -100,10 +164,10 @@ def gives_each_partition_in_order(topic: Topic) -> None:
     source.start()
     found = _rest(topic, source)
     source.close()
-    for partition in range(PARTITIONS):
+    for partition in topic.partitions:
         mine = [record for record in found if record.partition == partition]
-        numbers = [number for number in range(20) if number % 3 % PARTITIONS == partition]
-        assert [record.value for record in mine] == [str(number).encode() for number in numbers]
+        numbers = [number for number in range(20) if _partition(topic, number) == partition]
+        assert [topic.number(record) for record in mine] == numbers
         assert [record.offset for record in mine] == list(range(len(numbers)))
 
 
@@ -136,7 +200,7 @@ def ends_at_once_without_records(topic: Topic) -> None:
 
 def goes_on_from_positions_and_reads_nothing_twice(topic: Topic) -> None:
     _fill(topic)
-    seen: list[RawRecord] = []
+    seen: list[RawRecord | ReadBlock] = []
     positions: Positions = {}
     for _ in range(4):
         source = topic.source(positions)
@@ -149,16 +213,17 @@ def goes_on_from_positions_and_reads_nothing_twice(topic: Topic) -> None:
     source.start()
     seen += _rest(topic, source)
     source.close()
-    assert sorted(int(record.value) for record in seen) == list(range(20))
+    assert sorted(topic.number(record) for record in seen) == list(range(20))
 
 
 def gives_a_record_again_of_which_some_rows_are_left(topic: Topic) -> None:
     _fill(topic)
-    source = topic.source({0: (2, 5), 1: (6, 0)})
+    first = topic.partitions[0]
+    source = topic.source(dict.fromkeys(topic.partitions, (6, 0)) | {first: (2, 5)})
     source.start()
     found = _rest(topic, source)
     source.close()
-    assert min(record.offset for record in found if record.partition == 0) == 2
+    assert min(record.offset for record in found if record.partition == first) == 2
 
 
 def takes_nothing_after_closing(topic: Topic) -> None:

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from rillet.connectors.batch_then_online import BatchThenOnline
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.example_writer import ExampleWriter
+from rillet.connectors.file_source import FilePlan, FileSource
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.producers import EventProducer
 from rillet.jobs.base_writer import BaseWriter
@@ -76,6 +79,13 @@ def _base_writer(kind: type[ModelStore] = ModelStore) -> BaseWriter:
     return BaseWriter(store, keep_bases=1, keep_dense=1, metrics=TrainMetrics([]))
 
 
+def _file_source() -> FileSource:
+    url = f"memory://{uuid.uuid4().hex}"
+    writer = ExampleWriter(url, demo_spec(), "topic examples")
+    writer.open()
+    return FileSource(url, demo_spec(), FilePlan.of(writer.commit()))
+
+
 class _SlowStore(ModelStore):
     def write_base(self, base: Any) -> Any:
         time.sleep(0.4)
@@ -106,6 +116,10 @@ SUBJECTS = {
     "KafkaExampleSource": Subject(
         lambda: KafkaExampleSource(_cluster().bootstrap_servers, "examples", {}, until_latest=False),
         use=lambda source: source.poll(1, 0.0),
+    ),
+    "FileSource": Subject(_file_source, use=lambda source: source.poll(1, 0.0)),
+    "BatchThenOnline": Subject(
+        lambda: BatchThenOnline(_file_source(), lambda: ListSource([])), use=lambda source: source.poll(1, 0.0)
     ),
     "MemoryFeatureLog": Subject(lambda: MemoryFeatureLog(10), FEATURES, fill=lambda: MemoryFeatureLog(2)),
     "FeatureRecorder": Subject(

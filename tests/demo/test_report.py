@@ -39,7 +39,8 @@ def joined(requests: int = 4) -> ExpectedExamples:
     join = PlainJoin(SPEC)
     for number_ in reversed(range(requests)):
         context, context_lengths = SPEC.encode_side(
-            "context", {"user": [1], "age": [1], "gender": ["F"], "occupation": [1], "zip_prefix": ["1"]}
+            "context",
+            {"user": [1], "age": [1], "gender": ["F"], "occupation": [1], "zip_prefix": ["1"], "recent_films": [[2]]},
         )
         items, item_lengths = SPEC.encode_side("item", {"film": [1, 2], "year": [1990, 1991], "genres": [["War"], []]})
         event = FeatureEvent(

@@ -35,6 +35,15 @@ def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None
         TableConfig(**{field: value})
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-40])
+def test_an_optimiser_that_would_divide_by_zero_is_refused(eps: float) -> None:
+    for settings in ({"optimizer": "adagrad", "initial_accumulator": 0.0}, {"optimizer": "lazy_adam"}):
+        with pytest.raises(ValueError, match=r"^eps: .* is 0 in float32"):
+            TableConfig(eps=eps, **settings)  # type: ignore[arg-type]
+    TableConfig(optimizer="adagrad", initial_accumulator=0.1, eps=eps)
+    TableConfig(optimizer="none", initial_accumulator=0.0, eps=eps)
+
+
 def test_reading_a_configuration_does_not_load_numba() -> None:
     code = "import sys, rillet.embeddings as e; e.TableConfig(); sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rillet.embeddings import EmbeddingTable, TableConfig, TableInputError
+from rillet.embeddings import EmbeddingTable, GradientError, TableConfig, TableInputError
 from rillet.embeddings.optimizers import adam_corrections
 from tests.embeddings import twins
 
@@ -55,6 +55,23 @@ def test_a_zero_gradient_leaves_a_fresh_row_as_it_is(optimizer: str) -> None:
     before = table.items()[1]
     assert table.apply_gradients(rows, None, np.zeros((8, DIM), np.float32)) == 8
     assert np.array_equal(table.items()[1], before)
+
+
+@every_optimizer
+@pytest.mark.parametrize("grad", [1.2e19, np.inf, np.nan], ids=["overflows in the sum", "infinite", "no number"])
+def test_gradients_whose_sum_cannot_be_squared_are_refused_and_change_nothing(optimizer: str, grad: float) -> None:
+    table = make(optimizer)
+    rows = table.find_or_insert(np.array([4, 7, 4]), 0)
+    table.apply_gradients(rows, None, gradients(0, 3))
+    before = table.state()
+    large = np.zeros((3, DIM), np.float32)
+    large[[0, 2], 1] = grad
+    with pytest.raises(GradientError):
+        table.apply_gradients(rows, None, large)
+    for name, array in table.state().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    if np.isfinite(grad):
+        assert table.apply_gradients(rows[:1], None, large[:1]) == 1
 
 
 @every_optimizer

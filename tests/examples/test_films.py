@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from examples.films import client as films
@@ -9,6 +11,7 @@ from examples.films import traffic
 
 from rillet.jobs.config import load_config
 from rillet.schemas import token_values, value_of
+from rillet.serving.client import CandidateEncoder, Histories
 from rillet.serving.features import ScoreRequest
 from tests.examples.fakes import FakeActions, client_of
 from tests.serving.fake_server import FakeServer
@@ -54,6 +57,18 @@ def test_scores_are_printed_and_the_action_joins_its_request(
     assert (action.request_id, action.impression_id, action.action) == (server.scored[0].request_id, 42, "watch")
     assert producer.acknowledged == 1
     assert producer.closed
+
+
+def test_what_a_user_watched_goes_with_the_next_request(server: FakeServer) -> None:
+    spec = CONFIG.load_spec()
+    encoder, histories = CandidateEncoder(spec), Histories(spec)
+    with films.Client("http://server", CONFIG.model.name) as client:
+        for film in (42, 17):
+            scores = films.score(client, encoder, histories, user=7, films=films.FILMS)
+            films.report_watched(CONFIG, histories, scores.request_id, user=7, film=film)
+            time.sleep(0.002)  # visible to later requests only
+        films.score(client, encoder, histories, user=7, films=films.FILMS)
+    assert [value_of(request.context_fids).tolist() for request in server.scored] == [[7], [7, 42], [7, 17, 42]]
 
 
 def test_simulated_users_watch_what_they_like_under_the_request_that_showed_it(

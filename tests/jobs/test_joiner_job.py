@@ -23,10 +23,12 @@ from rillet.connectors.topics import create_topics
 from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
-from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
+from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
+from rillet.jobs.dump import wire_dump
 from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner import JoinerConfig
 from rillet.recordings.format import Recording, RecordingWriter
+from rillet.recordings.join import join_recording
 from rillet.recordings.replay import replay
 from rillet.schemas import (
     ActionEvent,
@@ -40,6 +42,7 @@ from rillet.schemas import (
     load_spec,
     parse_spec,
 )
+from tests.connectors.example_sets import read_all
 from tests.joiner.support import SPEC, action, feature, with_labels
 
 pytestmark = pytest.mark.integration
@@ -197,6 +200,50 @@ def test_a_bad_record_is_a_dead_letter_with_its_place(joined: Setup) -> None:
         # Of the headers the job sees the last ingest time, and how many others there are.
         assert letter.headers == tuple(header for header in headers[-1:] + headers[:1] if header[0] == "ingest_ms")[:1]
         assert letter.more_headers == (("trace", b"t") in headers)
+
+
+def _rows(url: str) -> list[tuple[object, ...]]:
+    """All rows of a set of example files, sorted, but for their places and when they were ingested."""
+    blocks = [record.block for record in read_all(url, spec=SPEC)]
+    rows: list[tuple[object, ...]] = []
+    for block in blocks:
+        assert block is not None
+        n = len(block)
+        columns: list[list[object]] = [
+            [block.request_ids[at] for at in block.request_index],
+            block.impression_ids.tolist(),
+            *(
+                np.ascontiguousarray(getattr(block, name)).reshape(n, -1).tolist()
+                for name in ("dense", "labels", "mask", "sampling_rate", "label_kind")
+            ),
+            block.feature_time_ms.tolist(),
+            block.action_time_ms.tolist(),
+            [part.tolist() for part in np.split(block.fids, np.cumsum(row_fids(block))[:-1])],
+        ]
+        rows += zip(*columns, strict=True)
+    return sorted(rows)
+
+
+def row_fids(block: ExampleBlock) -> list[int]:
+    """Fids per row."""
+    if block.lengths is None:
+        return [len(SPEC.slots)] * len(block)
+    found: list[int] = block.lengths.reshape(len(block), -1).sum(axis=1, dtype=np.int64).tolist()
+    return found
+
+
+def test_a_dump_of_the_examples_has_the_rows_of_a_join_of_the_recording(
+    joined: Setup, recording: Recording, tmp_path: Path
+) -> None:
+    config = load_config(joined.path)
+    for _ in range(2):  # the second time there is nothing new
+        wire_dump(replace(config, dump=DumpConfig(to=f"file://{tmp_path}/dumped", group_rows=3_000)), True).run(
+            threading.Event()
+        )
+    join_recording(recording, config, str(tmp_path / "recorded"))
+    dumped, recorded = _rows(str(tmp_path / "dumped")), _rows(str(tmp_path / "recorded"))
+    assert len(dumped) == joined.audit().found
+    assert dumped == recorded
 
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rillet.connectors.errors import DeliveryError
-from rillet.schemas import DecodeError, DeltaBlock, FlushTimeoutError, decode
+from rillet.schemas import (
+    BackpressureError,
+    DecodeError,
+    DeltaBlock,
+    ExampleBlock,
+    FlushTimeoutError,
+    decode,
+    decode_as,
+    encode,
+)
 from rillet.sync import StoreUnavailableError
 from rillet.trainer import ListSource, TrainerConfig
 from tests.jobs.train_parts import SPARSE_MS, Clock, EndlessSource, Parts, encoded_blocks, failing
@@ -25,6 +35,17 @@ def _published_rows(parts: Parts) -> set[int]:
         if isinstance(block, DeltaBlock):
             fids |= set(block.fids.tolist())
     return fids
+
+
+def _with_absurd_rows(values: list[bytes], rows: dict[int, int]) -> list[bytes]:
+    """The records with one dense value of a record set to what no feature has: record -> row."""
+    changed = list(values)
+    for record, row in rows.items():
+        block = decode_as(ExampleBlock, values[record])
+        dense = block.dense.copy()
+        dense[row] = 3e38
+        changed[record] = encode(replace(block, dense=dense))
+    return changed
 
 
 def test_it_trains_on_everything_then_publishes_and_saves(tmp_path: Path) -> None:
@@ -115,6 +136,60 @@ def test_records_that_are_no_blocks_become_dead_letters_and_are_passed(tmp_path:
     assert parts.counted("bad_records_total") == 1
     assert parts.checkpoint_store.load(1).meta["positions"] == {"0": [3, 0]}
     assert parts.letters.closed
+
+
+def test_absurd_rows_become_dead_letters_with_their_place_and_the_others_are_trained_on(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ListSource.of_values(_with_absurd_rows(encoded_blocks(4), {1: 5, 3: 39})))
+    parts.run()
+    assert [(bad.record.partition, bad.record.offset, bad.row) for bad in parts.letters.taken] == [
+        (0, 1, 5),
+        (0, 3, 39),
+    ]
+    assert parts.trainer.counters.rows == 4 * 40 - 2
+    assert parts.counted("rows_total") == 4 * 40 - 2
+    assert parts.counted("refused_rows_total", reason="dense") == 2
+    assert parts.counted("refused_rows_total", reason="unlearnable") == 0
+    assert parts.counted("bad_records_total") == 0
+    meta = parts.checkpoint_store.load(1).meta
+    assert meta["positions"] == {"0": [4, 0]}
+    assert meta["counters"]["refused_rows"] == {"dense": 2, "unlearnable": 0}
+
+
+def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts(tmp_path, ListSource.of_values(_with_absurd_rows(encoded_blocks(4), {1: 5, 3: 39})))
+    with caplog.at_level("INFO"):
+        parts.run()
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "it is a dead letter" in line] == [
+        "partition 0 offset 1: row 5: dense hour is 3e+38, further from 0 than max_dense 1e+07; it is a dead letter"
+    ]
+    assert [line for line in told if " rows (" in line and ", 2 refused, " in line]
+
+
+def test_training_waits_for_room_for_a_refused_row_and_a_stop_meanwhile_saves_nothing(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, EndlessSource.of_values(_with_absurd_rows(encoded_blocks(1), {0: 3})))
+    parts.letters.full = True
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            parts.loop.run(stop)
+        except BackpressureError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert parts.letters.refused.wait(10)
+    assert thread.is_alive()
+    assert parts.trainer.positions == {}
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+    assert parts.checkpoint_store.versions() == []
 
 
 def test_letters_that_wait_for_the_broker_prevent_the_checkpoint_and_nothing_else(tmp_path: Path) -> None:

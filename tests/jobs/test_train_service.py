@@ -10,16 +10,19 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from rillet.connectors.dead_letters import read_dead_letters, resend
 from rillet.connectors.errors import TopicError
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.devstack.process import free_port
-from rillet.schemas import dump_spec, encode
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
 from rillet.trainer import CheckpointStore
 from tests.trainer.blocks import RAGGED, make_block
 
@@ -64,14 +67,9 @@ def _wait_for_rows(port: int, rows: int, process: subprocess.Popen[bytes]) -> No
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(600)
-def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
-    tmp_path: Path, broker: str, topics: Callable[..., str]
-) -> None:
-    examples = topics("examples")
-    port = free_port()
-    (tmp_path / "films.spec.toml").write_text(dump_spec(RAGGED))
-    (tmp_path / "rillet.toml").write_text(
+def _config(folder: Path, broker: str, topics: Callable[..., str], *, port: int = 0) -> RilletConfig:
+    (folder / "films.spec.toml").write_text(dump_spec(RAGGED))
+    (folder / "rillet.toml").write_text(
         f"""
 spec = "films.spec.toml"
 data_dir = "var"
@@ -80,7 +78,7 @@ bootstrap_servers = "{broker}"
 [kafka.topics]
 features = "{topics("features", partitions=2)}"
 actions = "{topics("actions", partitions=2)}"
-examples = "{examples}"
+examples = "{topics("examples")}"
 deltas = "{topics("deltas")}"
 dead_letters = "{topics("dead")}"
 [model]
@@ -96,11 +94,23 @@ progress_interval_s = 0.2
 train_port = {port}
 """
     )
+    return load_config(folder / "rillet.toml")
+
+
+def _train(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rillet", "train", "--config", str(folder / "rillet.toml"), *options]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+@pytest.mark.timeout(600)
+def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
+    tmp_path: Path, broker: str, topics: Callable[..., str]
+) -> None:
+    port = free_port()
+    examples = _config(tmp_path, broker, topics, port=port).kafka.topics.examples
     committed = _transaction(broker, examples, 5, commit=True, seed=1)
     _transaction(broker, examples, 7, commit=False, seed=2)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rillet", "train", "--config", str(tmp_path / "rillet.toml")], cwd=ROOT
-    )
+    process = _train(tmp_path)
     try:
         _wait_for_rows(port, committed, process)
         committed += _transaction(broker, examples, 3, commit=True, seed=3)
@@ -120,6 +130,44 @@ train_port = {port}
     # 5 + marker + 7 + marker + 3: the record after the last one read.
     assert meta["positions"] == {"0": [17, 0]}
     assert meta["extra"]["publisher"]["epoch"] == 1
+
+
+@pytest.mark.timeout(600)
+def test_absurd_rows_go_to_the_dead_letters_and_once_mended_are_trained_on(
+    tmp_path: Path, broker: str, topics: Callable[..., str]
+) -> None:
+    kafka = _config(tmp_path, broker, topics).kafka
+    rng = np.random.default_rng(5)
+    absurd = {(block, 7 * block): value for block, value in enumerate([3e38, np.nan, -np.inf, 1e12])}
+    producer = Producer({"bootstrap.servers": broker})
+    for number in range(6):
+        block = make_block(rng, 50)
+        for (_, row), value in ((place, value) for place, value in absurd.items() if place[0] == number):
+            block.dense[row] = value
+        producer.produce(kafka.topics.examples, encode(block), b"0")
+    assert producer.flush(30) == 0
+
+    assert _train(tmp_path, "--until-latest").wait(240) == 0
+    store = CheckpointStore(str(tmp_path / "var" / "checkpoints"), keep=3)
+    meta = store.load(1).meta
+    assert meta["counters"]["rows"] == 6 * 50 - len(absurd)
+    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}
+    assert meta["positions"] == {"0": [6, 0]}
+    letters = [stored.letter for stored in read_dead_letters(broker, kafka.topics.dead_letters)]
+    assert [(letter.offset, letter.row) for letter in letters if letter is not None] == list(absurd)
+
+    mended = []
+    for letter in letters:
+        assert letter is not None
+        assert f"row {letter.row}: dense hour is" in letter.reason
+        block = decode_as(ExampleBlock, letter.value or b"")
+        mended.append(replace(letter, value=encode(replace(block, dense=np.full(1, 0.5, np.float32)))))
+    assert resend(broker, mended) == len(absurd)
+    assert _train(tmp_path, "--until-latest").wait(240) == 0
+    meta = store.load(2).meta
+    assert meta["counters"]["rows"] == 6 * 50
+    assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}
+    assert len(list(read_dead_letters(broker, kafka.topics.dead_letters))) == len(absurd)
 
 
 def test_a_position_that_the_topic_does_not_hold_is_refused_at_the_start(

@@ -156,9 +156,9 @@ class Parts:
         """Runs the loop to the end of its source."""
         self.loop.run(threading.Event())
 
-    def counted(self, name: str) -> float | None:
+    def counted(self, name: str, **labels: str) -> float | None:
         """A metric of the trainer."""
-        return self.metrics.registry.get_sample_value(f"rillet_train_{name}")
+        return self.metrics.registry.get_sample_value(f"rillet_train_{name}", labels)
 
 
 def encoded_blocks(count: int, rows: int = 40, seed: int = 0) -> list[bytes]:

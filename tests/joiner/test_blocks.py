@@ -68,7 +68,7 @@ def due(spec: FeatureSpec, event: FeatureEvent, index: int) -> tuple[str, int, l
 def test_a_positive_carries_the_columns_of_its_own_impression(spec: FeatureSpec) -> None:
     event = event_of(spec, 2, 5)
     for index in range(5):
-        block = BlockBuilder(spec).positive(3, Entry(event, 11), index, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12)
+        (block,) = BlockBuilder(spec).positive(3, Entry(event, 11), index, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12)
         assert rows(spec, block) == [due(spec, event, index)]
         assert (block.bucket, block.labels.tolist(), block.mask.tolist()) == (3, [0, 1], [0, 1])
         assert block.label_kind.tolist() == [LabelKind.LATE_POSITIVE]

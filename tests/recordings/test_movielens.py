@@ -9,8 +9,9 @@ import pytest
 
 from rillet.recordings import DatasetError, Recording
 from rillet.recordings.datasets import check_movielens
+from rillet.recordings.histories import HistoryFiller
 from rillet.recordings.movielens import CANDIDATES, convert_movielens, load_movielens, ml1m_spec, movielens_events
-from rillet.schemas import ActionEvent, FeatureEvent, encode, value_of
+from rillet.schemas import ActionEvent, FeatureEvent, encode, slot_of, value_of
 
 FILMS, USERS, RATINGS = 60, 8, 600
 
@@ -91,6 +92,34 @@ def test_events_come_in_time_order_and_actions_within_their_windows(source: Path
     for event in events:
         if isinstance(event, ActionEvent):
             assert 0 < event.event_time_ms - start[event.request_id] < window[event.action]
+
+
+def test_a_request_carries_the_films_that_its_user_watched_last_and_nothing_of_its_own(source: Path) -> None:
+    watched: dict[int, list[int]] = {}
+    shown: dict[str, tuple[int, list[int]]] = {}
+    longest = 0
+    for event in movielens_events(load_movielens(source)):
+        if isinstance(event, FeatureEvent):
+            user, films = int(value_of(event.context_fids[0])), films_of(event)
+            shown[event.request_id] = user, films
+            recent = event.context_fids[slot_of(event.context_fids) == 6]
+            assert value_of(recent).tolist() == watched.get(user, [])
+            longest = max(longest, len(recent))
+        elif event.action == "watch":
+            user, films = shown[event.request_id]
+            film = films[event.impression_id]
+            watched[user] = [film, *(other for other in watched.get(user, []) if other != film)][:20]
+    assert longest == 20
+
+
+def test_a_recording_filled_afterwards_equals_the_one_made_with_the_history(source: Path) -> None:
+    data, spec = load_movielens(source), ml1m_spec()
+    plain = list(movielens_events(data, spec=spec.without_histories()))
+    filler = HistoryFiller(spec.without_histories(), spec)
+    made = movielens_events(data)
+    assert [encode(filler.take(event)) for event in plain] == [encode(event) for event in made]
+    # Without its history the stream is what it was before there were any.
+    assert all(len(event.context_fids) == 5 for event in plain if isinstance(event, FeatureEvent))
 
 
 def test_the_seed_decides_everything(source: Path) -> None:

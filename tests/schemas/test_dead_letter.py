@@ -43,6 +43,12 @@ def test_an_encoded_letter_is_bounded_whatever_it_is_made_of(character: str) -> 
             assert len(letter.reason.encode()) <= 1_024
 
 
+def test_the_letter_of_a_row_names_it() -> None:
+    letter = dead_letter("why", "examples", 1, 2, row=17, key=None, value=b"v", now_ms=5, max_bytes=100)
+    assert decode_dead_letter(encode_dead_letter(letter)) == letter
+    assert letter.place == "topic examples, partition 1, offset 2, row 17"
+
+
 def test_a_letter_can_be_read_by_people_and_other_tools() -> None:
     letter = dead_letter("unknown schema", "actions", 1, 2, key=b"r1", value=b"junk", now_ms=5, max_bytes=100)
     shown = json.loads(encode_dead_letter(letter))

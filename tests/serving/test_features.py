@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rillet.schemas import MAX_TIME_MS, FeatureEvent, FeatureSpec, RecordError, Slot, Task, decode, encode, make_fids
+from rillet.schemas import (
+    MAX_TIME_MS,
+    FeatureEvent,
+    FeatureSpec,
+    History,
+    RecordError,
+    Slot,
+    Task,
+    decode,
+    encode,
+    make_fids,
+)
 from rillet.serving.errors import InvalidRequestError
 from rillet.serving.features import RequestLayout, timeout_ms
 from rillet.serving.protocol import InferRequest
@@ -33,13 +44,18 @@ def _events(draw: st.DrawFn) -> tuple[FeatureSpec, FeatureEvent]:
     """Any spec, and an event of it as the spec itself encodes one."""
     widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
     contexts = draw(st.integers(0, len(widths) - 1))
-    slots = tuple(Slot(f"s{n}", n + 1, "id", width) for n, width in enumerate(widths))
-    spec = FeatureSpec("any", slots[:contexts], slots[contexts:], (), (Task("t", "t", 1),))
+    slots = [Slot(f"s{n}", n + 1, "id", width) for n, width in enumerate(widths)]
+    if draw(st.booleans()):
+        # A history of at most one value may have none too.
+        history = History(slots[-1].name, "t", "s0")
+        slots.insert(contexts, Slot("history", 99, "history", draw(st.integers(1, 3)), history=history))
+        contexts += 1
+    spec = FeatureSpec("any", tuple(slots[:contexts]), tuple(slots[contexts:]), (), (Task("t", "t", 1),))
     rows = draw(st.integers(1, 4))
 
     def column(slot: Slot, count: int) -> list[Any]:
         value = st.integers(0, 2**48 - 1)
-        cell = value if slot.max_values == 1 else st.lists(value, max_size=slot.max_values)
+        cell = st.lists(value, max_size=slot.max_values) if slot.ragged else value
         return draw(st.lists(cell, min_size=count, max_size=count))
 
     context, context_lengths = spec.encode_side("context", {slot.name: column(slot, 1) for slot in spec.context})

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rillet.backtest.joining import SimulatedJoin
 
 from rillet.embeddings import TableConfig
 from rillet.joiner import JoinerConfig
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.schemas import Cross, FeatureEvent, FeatureSpec, Slot, Task
 from rillet.serving.features import ScoreRequest
 from rillet.serving.predictor import Predictor

@@ -3,11 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.schemas import Cross, ExampleBlock, LabelKind, slot_of
 from rillet.trainer import Batch, BatchAssembler
+from rillet.trainer.batch import row_alone
 from tests.trainer.blocks import RAGGED, make_block
 
 SLOTS, TASKS = len(RAGGED.slots), len(RAGGED.tasks)
@@ -146,12 +148,52 @@ def test_blocks_with_and_without_lengths_share_a_batch() -> None:
     assert int(batch.lengths.sum()) == len(batch.fids)
 
 
-def test_freshness_is_of_the_rows_in_the_batch_only() -> None:
-    (block,) = _blocks(3, [10])
+def _taken(block: ExampleBlock, rows: int) -> Batch:
     assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, block, 0)
-    batch = assembler.take(4)
+    batch = assembler.take(rows)
     assert batch is not None
-    assert batch.newest_event_ms == max(block.feature_time_ms[:4].max(), block.action_time_ms[:4].max())
-    head = block.action_ingest_ms[:4]
-    np.testing.assert_array_equal(batch.action_ingest_ms, head[head >= 0])
+    return batch
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_chosen_rows_are_those_of_a_batch_without_the_others(ragged: bool) -> None:
+    (block,) = _blocks(3, [10])
+    if not ragged:
+        block = replace(block, lengths=None, fids=np.arange(10 * SLOTS))
+    batch = _taken(block, 10)
+    chosen = np.arange(10) % 3 == 1
+    selected = batch.select(chosen)
+    alone = [_taken(row_alone(block, row), 1) for row in (1, 4, 7)]
+    for name in ("fids", "dense", "labels", "mask", "sampling_rate", "label_kind", "served_logits", "feature_time_ms"):
+        np.testing.assert_array_equal(_flat([selected], name), _flat(alone, name), err_msg=name)
+    for name in ("action_time_ms", "feature_ingest_ms", "action_ingest_ms"):
+        np.testing.assert_array_equal(getattr(selected, name), getattr(block, name)[chosen], err_msg=name)
+    if ragged:
+        np.testing.assert_array_equal(_flat([selected], "lengths"), _flat(alone, "lengths"))
+    assert selected.positions == batch.positions
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7), st.integers(0, 4), st.data())
+def test_each_row_knows_where_it_was_read(sizes: list[int], batch_size: int, skipped: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(4)
+    blocks = []
+    for offset, size in enumerate(sizes):
+        ids = [f"{offset}.{row}" for row in range(size)]
+        blocks.append(replace(make_block(rng, size), request_ids=ids, request_index=np.arange(size, dtype=np.int32)))
+    assembler = BatchAssembler(RAGGED)
+    for offset, block in enumerate(blocks):
+        assembler.add(7, 100 + offset, block, 0, skip_rows=0 if offset else skipped)
+    expected = [(offset, row) for offset, size in enumerate(sizes) for row in range(size)]
+    expected = [place for place in expected if place >= (0, skipped)]
+    for batch in _drain(assembler, batch_size):
+        places, expected = expected[: len(batch)], expected[len(batch) :]
+        chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch))))
+        selected = batch.select(chosen)
+        for index, (offset, row) in enumerate(place for place, kept in zip(places, chosen, strict=True) if kept):
+            origin = selected.origin(index)
+            assert origin[:3] == (7, 100 + offset, row)
+            assert origin.block.request_ids == [f"{offset}.{row}"]
+            RAGGED.check_block(origin.block)
+    assert not expected

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ pytestmark = pytest.mark.integration
 
 BLOCKS = 300
 NOISE_AT = (40, 200)
+#: blocks whose last row has an absurd value
+ABSURD_AT = (60, 250)
+#: offsets of what is refused; the records of noise are no blocks
+REFUSED_AT = {40, 61, 201, 252}
 RUN = """
 import sys
 from rillet.jobs.config import load_config
@@ -35,7 +40,7 @@ sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 
 
 def _fill(broker: str, topic: str) -> int:
-    """Blocks of several sizes and two records of noise; returns how many rows."""
+    """Blocks of several sizes, two records of noise and two absurd rows; returns how many sound rows."""
     producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
     rng = np.random.default_rng(11)
     rows = 0
@@ -44,6 +49,10 @@ def _fill(broker: str, topic: str) -> int:
             producer.produce(topic, b"noise", b"0")
         block = make_block(rng, int(rng.integers(1, 120)), users=200, items=500)
         rows += len(block)
+        if number in ABSURD_AT:
+            dense = block.dense.copy()
+            dense[-1] = 3e38
+            block, rows = replace(block, dense=dense), rows - 1
         producer.produce(topic, encode(block), b"0")
     assert producer.flush(30) == 0
     return rows
@@ -127,7 +136,7 @@ def _dead_letters(broker: str, topic: str) -> set[int]:
     consumer.subscribe([topic])
     found: set[int] = set()
     deadline = time.monotonic() + 20
-    while len(found) < len(NOISE_AT) and time.monotonic() < deadline:
+    while len(found) < len(REFUSED_AT) and time.monotonic() < deadline:
         for message in consumer.consume(10, timeout=0.5):
             found.add(json.loads(message.value() or b"")["offset"])
     consumer.close()
@@ -169,4 +178,4 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
     np.testing.assert_array_equal(fids, checkpoint.files["table"]["fids"])
     np.testing.assert_array_equal(table_rows, checkpoint.files["table"]["rows"][:, : 1 + config.model.dim])
 
-    assert _dead_letters(broker, config.kafka.topics.dead_letters) == set(NOISE_AT[:1]) | {NOISE_AT[1] + 1}
+    assert _dead_letters(broker, config.kafka.topics.dead_letters) == REFUSED_AT

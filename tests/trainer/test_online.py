@@ -21,7 +21,7 @@ from rillet.trainer import (
     TrainerError,
     dense_state,
 )
-from rillet.trainer.online import CHECKPOINT_FORMAT, REFUSED_STEPS_LIMIT
+from rillet.trainer.online import CHECKPOINT_FORMAT, REFUSED_BATCHES_LIMIT
 from tests.trainer.blocks import RAGGED, later, make_block
 
 MODEL = ModelConfig(dim=4, hidden=(8,), dense_learning_rate=0.01)
@@ -233,42 +233,16 @@ def test_another_dense_learning_rate_is_taken_from_the_configuration(tmp_path: P
     assert second.learner.optimizer.learning_rate == 0.5
 
 
-def test_a_poisoned_batch_teaches_nothing_and_a_broken_model_stops() -> None:
+def test_a_model_that_can_learn_from_no_row_any_more_stops() -> None:
     trainer = _trainer()
-    rng = np.random.default_rng(0)
-    trainer.offer(0, 0, make_block(rng, 16), 0)
-    trainer.train(0, more=True)
-    before = dense_state(trainer.learner.model)
-    known, rows = trainer.table.items()
-    block = make_block(rng, 16)
-    trainer.offer(0, 1, replace(block, dense=np.full_like(block.dense, np.inf)), 0)
-    trainer.train(0, more=True)
-    assert trainer.counters.refused_batches == 1
-    np.testing.assert_array_equal(trainer.table.values(known), rows)
-    for name, array in dense_state(trainer.learner.model).items():
-        np.testing.assert_array_equal(array, before[name])
-    for offset in range(2, 1 + REFUSED_STEPS_LIMIT):
-        trainer.offer(0, offset, replace(block, dense=np.full_like(block.dense, np.inf)), 0)
-    with pytest.raises(ModelError, match="not finite"):
+    with torch.no_grad():
+        trainer.learner.model.get_parameter("bias").fill_(np.nan)
+    for offset in range(REFUSED_BATCHES_LIMIT):
+        trainer.offer(0, offset, make_block(np.random.default_rng(offset), 16), 0)
+    with pytest.raises(ModelError, match=f"no row of {REFUSED_BATCHES_LIMIT} batches"):
         trainer.train(0, more=True)
-
-
-@pytest.mark.parametrize("poison", [1e30, 3e38])
-def test_a_finite_dense_value_that_is_too_large_teaches_nothing_and_later_batches_still_do(poison: float) -> None:
-    # No network, whose own overflow would make the loss infinite: only a dense gradient is out of range here.
-    trainer = _trainer(replace(MODEL, kind="logistic"))
-    rng = np.random.default_rng(0)
-    before = dense_state(trainer.learner.model)
-    block = make_block(rng, 16)
-    block.dense[3] = poison
-    trainer.offer(0, 0, block, 0)
-    trainer.train(0, more=True)
-    assert trainer.counters.refused_batches == 1
-    for name, array in dense_state(trainer.learner.model).items():
-        np.testing.assert_array_equal(array, before[name])
-    trainer.offer(0, 1, make_block(rng, 16), 0)
-    trainer.train(0, more=True)
-    assert (dense_state(trainer.learner.model)["model.dense_weight"] != before["model.dense_weight"]).all()
+    assert trainer.counters.rows == 0
+    assert trainer.counters.refused_rows["unlearnable"] == 16 * REFUSED_BATCHES_LIMIT
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
@@ -295,3 +269,30 @@ def test_action_times_are_bounded_and_handed_over_once(monkeypatch: pytest.Monke
     later = trainer.take_freshness()
     assert (len(later.action_ingest_ms), later.actions) == (0, 0)
     assert later.newest_event_ms == fresh.newest_event_ms > 0
+
+
+def _with_times(block: ExampleBlock, ahead_ms: int, row: int) -> ExampleBlock:
+    """The block with the request of one row, and its ingestion, so much later."""
+    moved = {name: getattr(block, name).copy() for name in ("feature_time_ms", "feature_ingest_ms")}
+    for times in moved.values():
+        times[row] += ahead_ms
+    return replace(block, **moved)
+
+
+@pytest.mark.parametrize("first", [0, 3], ids=["among the very first rows", "later"])
+def test_one_event_from_the_future_stamps_no_rows_and_is_not_published(first: int) -> None:
+    year_ms = 365 * 86_400_000
+    straight, moved = _trainer(), _trainer()
+    for offset in range(8):
+        block = make_block(np.random.default_rng(offset), 16)
+        straight.offer(0, offset, block, 0)
+        moved.offer(0, offset, _with_times(block, year_ms, 7) if offset == first else block, 0)
+    straight.train(0, more=True)
+    moved.train(0, more=True)
+    assert moved.counters.rows == 8 * 16
+    fids, _ = moved.table.items()
+    newest = 2_000_000 + 10
+    assert moved.table.last_seen(fids).max() <= newest
+    for fresh in (straight.take_freshness(), moved.take_freshness()):
+        assert 1_900_000 < fresh.newest_event_ms <= newest
+        assert 1_900_000 < fresh.newest_ingest_ms <= newest + 1

@@ -33,13 +33,14 @@ class Normalised(nn.Module):
 
 
 def _trainer() -> OnlineTrainer:
-    return OnlineTrainer(RAGGED, MODEL, TableConfig(initial_capacity=64), TrainerConfig(batch_size=16))
+    config = TrainerConfig(batch_size=16, max_dense=np.inf)
+    return OnlineTrainer(RAGGED, MODEL, TableConfig(initial_capacity=64), config)
 
 
 def _train(trainer: OnlineTrainer, offset: int, dense: float | None = None) -> None:
     block = make_block(np.random.default_rng(offset), 16)
     if dense is not None:
-        block = replace(block, dense=np.full_like(block.dense, dense))
+        block = replace(block, dense=block.dense * np.float32(dense))
     trainer.offer(0, offset, block, 0)
     trainer.train(0, more=True)
 
@@ -63,11 +64,28 @@ def test_its_weights_keep_their_shapes_through_the_store_and_load_into_the_progr
         torch.testing.assert_close(program(embeddings, dense), model(embeddings, dense))
 
 
-def test_a_refused_batch_leaves_running_statistics_alone() -> None:
+def test_rows_that_would_make_the_running_statistics_infinite_leave_them_alone() -> None:
     trainer = _trainer()
     _train(trainer, 0)
     before = dense_state(trainer.learner.model)
-    _train(trainer, 1, dense=np.inf)
-    assert trainer.counters.refused_batches == 1
-    for name, array in dense_state(trainer.learner.model).items():
-        np.testing.assert_array_equal(array, before[name], strict=True)
+    _train(trainer, 1, dense=1e25)
+    assert trainer.counters.split_batches > 0
+    assert trainer.counters.refused_rows["unlearnable"] > 0
+    after = dense_state(trainer.learner.model)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        np.testing.assert_array_equal(after[f"model.norm.{name}"], before[f"model.norm.{name}"], strict=True)
+
+
+def test_a_batch_of_one_row_is_normalised_by_the_running_statistics() -> None:
+    trainer = _trainer()
+    _train(trainer, 0)
+    before = dense_state(trainer.learner.model)
+    trainer.offer(0, 1, make_block(np.random.default_rng(1), 1), 0)
+    trainer.train(0, more=False, flush=True)
+    assert trainer.counters.rows == 17
+    after = dense_state(trainer.learner.model)
+    assert (after["model.last.weight"] != before["model.last.weight"]).any(), "it is learned from"
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        np.testing.assert_array_equal(after[f"model.norm.{name}"], before[f"model.norm.{name}"])
+    _train(trainer, 2)
+    assert (dense_state(trainer.learner.model)["model.norm.running_mean"] != before["model.norm.running_mean"]).any()

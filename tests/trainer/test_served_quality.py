@@ -41,10 +41,12 @@ def rows(
         label_kind=kind,
         feature_time_ms=times,
         served_logits=np.asarray(logits, np.float32)[:, None],
-        newest_event_ms=int(times.max(initial=0)),
-        newest_ingest_ms=0,
-        action_ingest_ms=np.empty(0, np.int64),
+        action_time_ms=times,
+        feature_ingest_ms=times,
+        action_ingest_ms=times,
         positions={},
+        pieces=[],
+        numbers=np.arange(n),
     )
 
 

@@ -1,0 +1,93 @@
+"""What a history slot holds, as it is kept: by key, the newest distinct values. Time is an argument.
+
+Applications use it through ``rillet.serving.client.Histories``, recordings through ``rillet.recordings.histories``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from rillet.schemas.spec import Slot
+
+
+class RecentValues:
+    """The newest ``max_values`` distinct values of each key, newest first.
+
+    Values are placed by their times, in whatever order they come; of equal times the last one added is the newest. One
+    that is added again moves to its newest time. What was put in at a time is visible later than that, never at it.
+
+    An answer is exact where nothing has been added with a time at or after the one asked for. Otherwise it leaves out what
+    is too new, and may have fewer values than there were: older ones had to make room for those.
+
+    >>> films = RecentValues(max_values=2)
+    >>> for time_ms, film in ((1, 17), (2, 23), (3, 17), (3, 42)):
+    ...     films.add(7, time_ms, [film])
+    >>> films.at(7, 4)
+    [42, 17]
+    >>> films.at(7, 3)
+    []
+    """
+
+    def __init__(self, max_values: int, max_age_ms: int = 0, max_keys: int | None = None) -> None:
+        """
+        :param max_age_ms: values put in longer than this before the time asked for are left out; 0 for any age.
+        :param max_keys: least recently used keys above this are dropped; None keeps all.
+        """
+        self._max_values, self._max_age_ms, self._max_keys = max_values, max_age_ms, max_keys
+        #: by key (time, fid, value) newest first; least recently used key first
+        self._entries: OrderedDict[int, list[tuple[int, int, Any]]] = OrderedDict()
+        #: keys that were dropped, with their values, because there were more than ``max_keys``
+        self.dropped_keys = 0
+
+    @classmethod
+    def of_slot(cls, slot: Slot, max_keys: int | None = None) -> RecentValues:
+        """An empty one for a history slot.
+
+        :raises ValueError: the slot is no history.
+        """
+        if slot.history is None:
+            raise ValueError(f"slot {slot.name} is no history")
+        return cls(slot.max_values, slot.history.max_age_ms, max_keys)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, key: int, time_ms: int, fids: Sequence[int], values: Sequence[Any] | None = None) -> None:
+        """Puts values in; those that come together keep their order.
+
+        :param fids: what tells values apart.
+        :param values: what :meth:`at` gives for them; None for the fids themselves.
+        """
+        entries = self._entries.setdefault(key, [])
+        # The first one last, so that it lies in front.
+        for fid, value in reversed(list(zip(fids, fids if values is None else values, strict=True))):
+            known = next((index for index, entry in enumerate(entries) if entry[1] == fid), None)
+            if known is not None:
+                if entries[known][0] > time_ms:
+                    continue
+                del entries[known]
+            place = 0
+            while place < len(entries) and entries[place][0] > time_ms:
+                place += 1
+            entries.insert(place, (time_ms, fid, value))
+        del entries[self._max_values :]
+        self._touch(key)
+
+    def at(self, key: int, at_ms: int) -> list[Any]:
+        """Values that a request at this time may see, newest first; none for a key that is not known."""
+        entries = self._entries.get(key)
+        if entries is None:
+            return []
+        self._touch(key)
+        oldest_ms = at_ms - self._max_age_ms if self._max_age_ms else None
+        return [
+            value for time_ms, _, value in entries if time_ms < at_ms and (oldest_ms is None or time_ms >= oldest_ms)
+        ]
+
+    def _touch(self, key: int) -> None:
+        self._entries.move_to_end(key)
+        if self._max_keys is not None and len(self._entries) > self._max_keys:
+            self._entries.popitem(last=False)
+            self.dropped_keys += 1

@@ -1,0 +1,191 @@
+"""Absurd rows: each is refused on its own, named, and its batch is learned from without it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rillet.embeddings import TableConfig
+from rillet.schemas import ExampleBlock, decode_as, dump_spec, parse_spec
+from rillet.trainer import BadRecord, CheckpointStore, ModelConfig, OnlineTrainer, TrainerConfig, dense_state
+from rillet.trainer.online import REFUSED_BATCHES_LIMIT
+from tests.trainer.blocks import RAGGED, make_block
+
+MODEL = ModelConfig(dim=4, hidden=(8,))
+CONFIG = TrainerConfig(batch_size=64, first_batch_size=64)
+#: no bounds: what a step cannot learn from is found by trying
+UNSCREENED = replace(CONFIG, max_dense=np.inf)
+ROWS = 50
+
+
+def make_trainer(config: TrainerConfig = CONFIG, model: ModelConfig = MODEL) -> OnlineTrainer:
+    return OnlineTrainer(RAGGED, model, TableConfig(initial_capacity=64), config)
+
+
+def spoilt(block: ExampleBlock, row: int, dense: float = 3e38) -> ExampleBlock:
+    """The block with one absurd value; the spec has one dense feature."""
+    values = block.dense.copy()
+    values[row] = dense
+    return replace(block, dense=values)
+
+
+def sound_blocks(count: int) -> list[ExampleBlock]:
+    rng = np.random.default_rng(0)
+    return [make_block(rng, ROWS) for _ in range(count)]
+
+
+def train(trainer: OnlineTrainer, blocks: list[ExampleBlock], start: int = 0) -> list[BadRecord]:
+    refused: list[BadRecord] = []
+    for offset in range(start, len(blocks)):
+        trainer.offer(3, offset, blocks[offset], 0)
+        trainer.train(0, more=True, on_refused=refused.append)
+    trainer.train(0, more=False, flush=True, on_refused=refused.append)
+    return refused
+
+
+def places(refused: list[BadRecord]) -> list[tuple[int, int, int | None]]:
+    return [(bad.record.partition, bad.record.offset, bad.row) for bad in refused]
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNSCREENED], ids=["screened", "found by the step"])
+@pytest.mark.parametrize("kind", ["deepfm", "logistic"])
+@pytest.mark.parametrize("absurd", [3e38, -1e30, np.inf, np.nan])
+def test_one_absurd_row_in_every_batch_costs_that_row_alone(config: TrainerConfig, kind: str, absurd: float) -> None:
+    blocks = [spoilt(block, offset % ROWS, absurd) for offset, block in enumerate(sound_blocks(45))]
+    trainer = make_trainer(config, replace(MODEL, kind=kind))
+    refused = places(train(trainer, blocks))
+    absurd_rows = [(3, offset, offset % ROWS) for offset in range(45)]
+    assert trainer.counters.batches == -(-45 * ROWS // 64) == 36
+    assert trainer.counters.rows == 45 * ROWS - len(refused)
+    assert trainer.positions == {3: (45, 0)}
+    if config is CONFIG:
+        assert refused == absurd_rows
+    else:
+        # A negative row whose logit is far below 0 already has no gradient: it is learned from, and teaches nothing.
+        assert set(refused) <= set(absurd_rows)
+        assert len(refused) > 10
+    assert all(np.isfinite(array).all() for array in dense_state(trainer.learner.model).values())
+
+
+def test_screened_rows_leave_what_is_learned_as_if_they_had_never_been_there() -> None:
+    blocks = sound_blocks(8)
+    # Rows are cut into batches before they are screened, so that positions count every row of a record.
+    config = replace(CONFIG, batch_size=ROWS, first_batch_size=ROWS)
+    without, beside = make_trainer(config), make_trainer(config)
+    cut = [replace(block, **_without_row_0(block)) for block in blocks]
+    for offset, block in enumerate(cut):
+        without.offer(3, offset, block, 0)
+        without.train(0, more=False, flush=True)
+    train(beside, [spoilt(block, 0) for block in blocks])
+    for name, array in dense_state(beside.learner.model).items():
+        np.testing.assert_array_equal(array, dense_state(without.learner.model)[name])
+    np.testing.assert_array_equal(beside.table.items()[1], without.table.items()[1])
+
+
+def test_absurd_rows_alone_do_not_stop_training_however_long_they_last() -> None:
+    blocks = sound_blocks(2 * REFUSED_BATCHES_LIMIT)
+    flood = [replace(block, dense=np.full_like(block.dense, 3e38)) for block in blocks]
+    trainer = make_trainer()
+    refused = train(trainer, [*flood, *sound_blocks(2)])
+    assert len(refused) == len(flood) * ROWS
+    assert trainer.counters.refused_rows == {"dense": len(flood) * ROWS, "unlearnable": 0}
+    assert trainer.counters.rows == 2 * ROWS
+
+
+def test_a_refused_row_is_named_with_field_and_value_and_can_be_mended_and_sent_again() -> None:
+    block = sound_blocks(1)[0]
+    (bad,) = train(make_trainer(), [block, spoilt(block, 17)])
+    assert str(bad.error) == "row 17: dense hour is 3e+38, further from 0 than max_dense 1e+07"
+    assert bad.record.key == b"0"
+    alone = decode_as(ExampleBlock, bad.record.value)
+    RAGGED.check_block(alone)
+    assert alone.impression_ids.tolist() == [block.impression_ids[17]]
+    assert alone.request_ids == ["r"]
+    again = make_trainer()
+    assert train(again, [replace(alone, dense=block.dense[17:18])]) == []
+    assert again.counters.rows == 1
+
+
+def test_a_row_with_two_faults_is_refused_once() -> None:
+    spec = parse_spec(dump_spec(RAGGED).replace('name = "hour"', 'name = "hour"\n\n[[dense]]\nname = "price"'))
+    block = make_block(np.random.default_rng(0), 5, spec)
+    block.dense[2:6] = np.nan
+    trainer = OnlineTrainer(spec, MODEL, TableConfig(initial_capacity=64), CONFIG)
+    refused = train(trainer, [block])
+    assert places(refused) == [(3, 0, 1), (3, 0, 2)]
+    assert "row 1: dense hour is nan" in str(refused[0].error)
+    assert trainer.counters.refused_rows == {"dense": 2, "unlearnable": 0}
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNSCREENED], ids=["screened", "found by the step"])
+@pytest.mark.parametrize("saved_at", [0, 4, 11])
+def test_killed_and_restored_it_refuses_no_row_before_its_position_again(
+    tmp_path: Path, config: TrainerConfig, saved_at: int
+) -> None:
+    blocks = [spoilt(block, 7 * offset % ROWS) for offset, block in enumerate(sound_blocks(14))]
+    store = CheckpointStore(str(tmp_path), keep=2)
+    whole, killed = make_trainer(config), make_trainer(config)
+    expected = train(whole, blocks)
+    before: list[BadRecord] = []
+    for offset in range(saved_at + 1):
+        killed.offer(3, offset, blocks[offset], 0)
+        killed.train(0, more=True, on_refused=before.append)
+    killed.save(store)
+    restored = make_trainer(config)
+    restored.restore(store, _refuse)
+    after = train(restored, blocks, start=restored.positions.get(3, (0, 0))[0])
+    assert Counter(places([*before, *after])) == Counter(places(expected))
+    assert restored.counters == whole.counters
+    for name, array in dense_state(restored.learner.model).items():
+        np.testing.assert_array_equal(array, dense_state(whole.learner.model)[name])
+
+
+def test_a_position_counts_the_rows_of_a_record_whatever_the_bounds_are_now(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=2)
+    blocks = sound_blocks(2)
+    first = make_trainer()
+    first.offer(3, 0, spoilt(spoilt(blocks[0], 1), 2), 0)
+    first.offer(3, 1, spoilt(blocks[1], 40), 0)
+    first.train(0, more=True)
+    assert first.positions == {3: (1, 14)}
+    first.save(store)
+    # Narrower bounds refuse rows of the record that were trained on before; none of them is looked at again.
+    second = make_trainer(replace(CONFIG, max_dense=1e-9))
+    second.restore(store, _refuse)
+    assert places(train(second, blocks, start=1)) == [(3, 1, row) for row in range(14, ROWS)]
+
+
+def test_what_a_batch_cannot_learn_together_it_learns_in_parts() -> None:
+    # Each square is below the largest float32, their sum is not.
+    block = sound_blocks(1)[0]
+    dense = block.dense.copy()
+    dense[np.flatnonzero(block.labels.reshape(ROWS, -1)[:, 0])[:2]] = 1.5e19
+    trainer = make_trainer(UNSCREENED, replace(MODEL, kind="logistic", dense_learning_rate=1e-30))
+    assert train(trainer, [replace(block, dense=dense, sampling_rate=np.ones(ROWS, np.float32))]) == []
+    assert trainer.counters.rows == ROWS
+    assert trainer.counters.split_batches > 0
+
+
+def _without_row_0(block: ExampleBlock) -> dict[str, np.ndarray | None]:
+    """The columns of a block without its first row."""
+    assert block.lengths is not None
+    slots, tasks = len(RAGGED.slots), len(RAGGED.tasks)
+    widths = {"lengths": slots, "labels": tasks, "mask": tasks, "served_logits": tasks, "dense": 1}
+    first_fids = int(block.lengths[:slots].sum())
+    per_row = (
+        *("request_index", "impression_ids", "sampling_rate", "label_kind"),
+        *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
+    )
+    return {
+        "fids": block.fids[first_fids:],
+        **{name: getattr(block, name)[width:] for name, width in widths.items()},
+        **{name: getattr(block, name)[1:] for name in per_row},
+    }
+
+
+def _refuse(error: Exception) -> None:
+    raise error
