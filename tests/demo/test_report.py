@@ -233,7 +233,7 @@ def test_a_run_without_any_measure_still_makes_a_page() -> None:
     nan = float("nan")
     empty = replace(
         report(),
-        quality=Quality(nan, nan, nan, 0, [], [], []),
+        quality=Quality({name: Judged(nan, nan, []) for name in ("served", "frozen")}, 0, []),
         deltas=DeltaSummary(),
         readings=[],
         freshness=([], []),
