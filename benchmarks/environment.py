@@ -13,7 +13,9 @@ from rillet.backtest.errors import BacktestError
 #: what each peer is on the package index, in the versions that were measured
 PACKAGES = {"vw": "vowpalwabbit==9.11.9", "river": "river==0.26.1"}
 _INSTALL_S = 900
-_VERSIONS = "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+_VERSIONS = (
+    "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+)
 
 
 def peer_environment(folder: Path, libraries: Sequence[str]) -> Path:

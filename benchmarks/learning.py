@@ -10,13 +10,12 @@ dictionary, as its users do, and without the pipe to its process.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rillet.backtest.events import judged_from, label_events, load_events, request_times
+from rillet.backtest.events import judged_from, label_events, last_event, load_events, request_times
 from rillet.backtest.loop import one_thread, run_scorers
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.scorers import ModelScorer, Scorer
@@ -24,13 +23,14 @@ from rillet.backtest.settings import Setup
 from rillet.benchmarks.environment import library_versions
 from rillet.benchmarks.peer_scorer import PeerScorer
 from rillet.benchmarks.result import BenchResult, Figure
-from rillet.recordings import Event, Recording
+from rillet.recordings import Recording
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s
+from rillet.schemas.spec import LabelMode
 
 JUDGE_FROM = 0.2
 OURS = "rillet"
-MODES = ("aligned", "positives_first")
+MODES: tuple[LabelMode, ...] = ("aligned", "positives_first")
 #: {crosses} stands for those of the feature spec, as -q with the letters of their slots
 VOWPAL_WABBIT = (
     "-b 24",
@@ -56,7 +56,7 @@ class Peer:
     library: str
     module: str
     options: str
-    labels: str
+    labels: LabelMode
 
     @property
     def name(self) -> str:
@@ -102,7 +102,7 @@ class Timed:
         return self.rows / max(self.cpu_s, 1e-9)
 
 
-def peers_of(spec: FeatureSpec, *, libraries: Sequence[str] = ("vw", "river")) -> list[Peer]:
+def peers_of(spec: FeatureSpec, libraries: Sequence[str]) -> list[Peer]:
     """The grids of both peers for a feature spec, in both label modes."""
     index = {slot.name: at for at, slot in enumerate(spec.slots)}
     crosses = [tuple(index[name] for name in cross.slots) for cross in spec.crosses]
@@ -125,66 +125,66 @@ def learning(
     python: Path,
     *,
     libraries: Sequence[str] = ("vw", "river"),
-    requests: int | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
     """Backtests ours and the peers' grids over each recording.
 
     :param recordings: by name, each with the setup of ours; peers get its delays.
     :param python: interpreter of the peers' environment.
-    :param requests: only the first so many of each; None for all.
-    :param on_progress: called with what runs, and requests done of how many.
+    :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` compare with the best AUC of each grid and with
         the speed of that one; the smallest of the recordings' figures.
     :raises BacktestError: a peer's process ended.
     """
     figures: list[Figure] = []
     ratios: dict[str, list[float]] = {}
-    versions = library_versions(python, libraries)
+    peers = {name: peers_of(setup.spec, libraries) for name, (_, setup) in recordings.items()}
+    total = sum((1 + len(peers[name])) * recording.info.requests for name, (recording, _) in recordings.items())
+    done = 0
+
+    def run(name: str, judge: _Judge, setup: Setup, scorer: Timed | PeerScorer) -> tuple[float, float]:
+        nonlocal done
+        auc = judge.auc(setup, scorer, lambda requests: on_progress(done + requests, total))
+        done += judge.requests
+        figures.append(Figure(name, "auc", auc, "as served"))
+        figures.append(Figure(name, "speed", scorer.rows_per_second(), "rows/s of one core"))
+        return auc, scorer.rows_per_second()
+
     for name, (recording, setup) in recordings.items():
-        events = load_events(recording, requests)
+        judge = _Judge(recording)
+        with one_thread():
+            auc, speed = run(f"{name}: {OURS}", judge, setup, Timed(ModelScorer(setup.spec, setup.config)))
         best: dict[str, tuple[float, float]] = {}
-        for library, subject, auc, speed in _of_recording(
-            name, recording, events, setup, python, libraries, on_progress
-        ):
-            figures.append(Figure(f"{name}: {subject}", "auc", auc, "as served"))
-            figures.append(Figure(f"{name}: {subject}", "speed", speed, "rows/s of one core"))
-            best[library] = max(best.get(library, (-math.inf, 0.0)), (auc, speed))
-        auc, speed = best.pop(OURS)
+        for peer in peers[name]:
+            tasks = tuple(replace(task, labels=peer.labels) for task in setup.spec.tasks)
+            theirs = replace(setup, spec=replace(setup.spec, tasks=tasks))
+            scorer = PeerScorer(python, peer.module, peer.options, theirs.spec)
+            found = run(f"{name}: {peer.name}", judge, theirs, scorer)
+            best[peer.library] = max(best.get(peer.library, found), found)
         for library, (peer_auc, peer_speed) in best.items():
             ratios.setdefault(f"auc_above_{library}", []).append(auc - peer_auc)
             ratios.setdefault(f"rows_vs_{library}", []).append(speed / peer_speed)
-    return BenchResult("learning", figures, {key: min(found) for key, found in ratios.items()}, versions)
+    smallest = {key: min(values) for key, values in ratios.items()}
+    return BenchResult("learning", figures, smallest, library_versions(python, libraries))
 
 
-def _of_recording(
-    name: str,
-    recording: Recording,
-    events: Sequence[Event],
-    setup: Setup,
-    python: Path,
-    libraries: Sequence[str],
-    on_progress: Callable[[str, int, int], None],
-) -> Iterator[tuple[str, str, float, float]]:
-    """Library, subject, AUC and rows per second of ours, then of every peer."""
-    times = request_times(events)
-    judged_from_ms = judged_from(times, JUDGE_FROM)
-    expected = label_events(events, recording.info.spec)
+class _Judge:
+    """One recording, decoded and labelled once."""
 
-    def measured(what: str, setup: Setup, scorer: Timed | PeerScorer) -> tuple[float, float]:
-        progress = lambda done: on_progress(f"{name}: {what}", done, len(times))  # noqa: E731
-        logits, _ = run_scorers(events, setup, {what: scorer}, progress)
-        report = BacktestReport(expected, logits, judged_from_ms, recording.info.last_event_ms)
-        return report.influence(what, "auc").value, scorer.rows_per_second()
+    def __init__(self, recording: Recording) -> None:
+        self._recorded = recording.info.spec
+        self._events = load_events(recording)
+        times = request_times(self._events)
+        self.requests = len(times)
+        self._judged_from_ms = judged_from(times, JUDGE_FROM)
+        self._expected = label_events(self._events, self._recorded)
+        self._last_ms = last_event(recording, self._events)
 
-    with one_thread():
-        ours = Timed(ModelScorer(setup.spec, setup.config))
-        yield OURS, OURS, *measured(OURS, setup, ours)
-    for peer in peers_of(setup.spec, libraries=libraries):
-        tasks = tuple(replace(task, labels=peer.labels) for task in setup.spec.tasks)
-        spec = replace(setup.spec, tasks=tasks)
-        scorer = PeerScorer(python, peer.module, peer.options, spec)
-        yield peer.library, peer.name, *measured(peer.name, replace(setup, spec=spec), scorer)
+    def auc(self, setup: Setup, scorer: Scorer, on_progress: Callable[[int], None]) -> float:
+        """As served, of the first task, after the first fifth of the requests."""
+        logits, _ = run_scorers(self._events, self._recorded, setup, {OURS: scorer}, on_progress)
+        report = BacktestReport(self._expected, logits, self._judged_from_ms, self._last_ms)
+        return report.influence(OURS, "auc").value
 
 
 def _namespace(slot: int) -> str:

@@ -61,7 +61,8 @@ class PeerScorer:
         if not blocks:
             return
         columns = {
-            name: np.concatenate([getattr(block, name) for block in blocks]) for name in ("fids", "dense", "sampling_rate")
+            name: np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("fids", "dense", "sampling_rate")
         }
         labels, mask = (
             np.concatenate([getattr(block, name) for block in blocks]).reshape(-1, self._tasks)[:, self._task]
@@ -101,7 +102,6 @@ class PeerScorer:
     def close(self) -> None:
         """Asks for the time that it took, and ends the process."""
         process = self._process
-        assert process.stdin is not None
         try:
             if process.poll() is None:
                 self._send("figures", {})
@@ -109,7 +109,7 @@ class PeerScorer:
                 self.prepare_s, self.library_s = values["prepare_s"], values["library_s"]
         finally:
             with suppress(BrokenPipeError):  # it has ended, and what was buffered has nowhere to go
-                process.stdin.close()
+                self._stdin.close()
             try:
                 process.wait(_END_S)
             except subprocess.TimeoutExpired:
@@ -135,9 +135,13 @@ class PeerScorer:
     def _lengths(self, lengths: UInt16s | None, rows: int) -> UInt16s:
         return _or_ones(lengths, rows * (self._context + self._item)).reshape(rows, -1)
 
+    @property
+    def _stdin(self) -> BinaryIO:
+        return cast(BinaryIO, self._process.stdin)
+
     def _send(self, kind: str, arrays: Arrays) -> None:
         try:
-            write_frame(cast(BinaryIO, self._process.stdin), kind, arrays)
+            write_frame(self._stdin, kind, arrays)
         except OSError as error:
             raise self._ended() from error
 

@@ -33,6 +33,14 @@ class BenchResult:
     ratios: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def lines(self) -> list[str]:
+        """A table of the figures, then the ratios."""
+        width = max((len(figure.subject) for figure in self.figures), default=0)
+        found = [
+            f"{figure.subject:{width}}  {figure.metric:8}{figure.value:14,.4g} {figure.unit}" for figure in self.figures
+        ]
+        return found + [f"{name:{width}}  {value:22,.4g}" for name, value in self.ratios.items()]
+
     def write(self, path: Path) -> None:
         """Writes it as JSON.
 

@@ -43,7 +43,7 @@ class River(PeerModel):
             features: dict[object, float] = {(at, value): 1.0 for at, values in enumerate(slots) for value in values}
             for left, right in self._crosses:
                 features |= {(left, right, *pair): 1.0 for pair in product(slots[left], slots[right])}
-            features |= {at: value for at, value in enumerate(dense)}
+            features |= dict(enumerate(dense))
             found.append(features)
         return found
 
