@@ -11,7 +11,7 @@ import pytest
 from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.example_manifest import MANIFEST_FILE, ExampleManifest, GroupFile, read_manifest, write_manifest
 from rillet.connectors.example_writer import ExampleWriter
-from rillet.connectors.file_source import FilePlan
+from rillet.connectors.file_source import FilePlan, FileSource
 from rillet.sync.files import Files
 from tests.connectors.example_sets import as_read, impressions, numbered_blocks, read_all
 from tests.trainer.blocks import RAGGED
@@ -70,6 +70,22 @@ def test_from_any_record_on_the_same_records_come(url: str, plan: FilePlan, shuf
         rest = read_all(url, plan, start)
         assert [record.offset for record in rest] == list(range(start, plan.records))
         assert impressions(rest) == impressions(whole[start:])
+
+
+def test_no_more_than_a_group_and_a_window_are_held(url: str, plan: FilePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = Files.read
+    monkeypatch.setattr(Files, "read", lambda files, path: read.append(path) or plain(files, path))
+    source = FileSource(url, RAGGED, plan)
+    source.start()
+    manifest = read_manifest(Files(url, ""))
+    assert manifest is not None
+    group_of = {file.path: file.group for file in manifest.files}
+    for record in range(plan.records):
+        assert source.poll(10, 0.0)
+        newest = max(group_of[path] for path in read if path in group_of)
+        assert newest <= (record + 1) * plan.chunk_rows // 50 + 1
+    assert newest == plan.groups - 1
 
 
 def test_ingest_times_are_left_out_since_they_say_nothing_of_how_fresh_the_model_is(url: str, plan: FilePlan) -> None:
