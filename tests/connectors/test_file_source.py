@@ -34,7 +34,7 @@ def url() -> str:
 
 @pytest.fixture
 def plan(url: str) -> FilePlan:
-    manifest = read_manifest(Files(url, ""))
+    manifest = read_manifest(Files(url))
     assert manifest is not None
     return replace(FilePlan.of(manifest), chunk_rows=16)
 
@@ -78,7 +78,7 @@ def test_no_more_than_a_group_and_a_window_are_held(url: str, plan: FilePlan, mo
     monkeypatch.setattr(Files, "read", lambda files, path: read.append(path) or plain(files, path))
     source = FileSource(url, RAGGED, plan)
     source.start()
-    manifest = read_manifest(Files(url, ""))
+    manifest = read_manifest(Files(url))
     assert manifest is not None
     group_of = {file.path: file.group for file in manifest.files}
     for record in range(plan.records):
@@ -96,7 +96,7 @@ def test_ingest_times_are_left_out_since_they_say_nothing_of_how_fresh_the_model
 
 def _copy(url: str) -> tuple[str, ExampleManifest]:
     other = f"memory://{uuid.uuid4().hex}"
-    source, target = Files(url, ""), Files(other, "")
+    source, target = Files(url), Files(other)
     manifest = read_manifest(source)
     assert manifest is not None
     for file in manifest.files:
@@ -107,14 +107,14 @@ def _copy(url: str) -> tuple[str, ExampleManifest]:
 
 def test_a_file_that_is_missing_is_named(url: str) -> None:
     other, manifest = _copy(url)
-    Files(other, "").delete(manifest.files[4].path)
+    Files(other).delete(manifest.files[4].path)
     with pytest.raises(ExampleFilesError, match=f"{manifest.files[4].path}: is missing"):
         read_all(other)
 
 
 def test_a_file_that_was_cut_or_swapped_is_named(url: str) -> None:
     other, manifest = _copy(url)
-    files = Files(other, "")
+    files = Files(other)
     path, others = manifest.files[4].path, manifest.files[5].path
     data = files.read(path)
     files.write(path, data[: len(data) // 2])
@@ -127,7 +127,7 @@ def test_a_file_that_was_cut_or_swapped_is_named(url: str) -> None:
 
 def test_a_manifest_says_what_is_wrong_with_it(url: str) -> None:
     other, manifest = _copy(url)
-    files = Files(other, "")
+    files = Files(other)
     assert read_manifest(files) == manifest
     files.write(MANIFEST_FILE, b'{"format": 9}')
     with pytest.raises(ExampleFilesError, match="is of format 9"):
@@ -135,7 +135,7 @@ def test_a_manifest_says_what_is_wrong_with_it(url: str) -> None:
     files.write(MANIFEST_FILE, b'{"format": 1}')
     with pytest.raises(ExampleFilesError, match=r"malformed .*set_id"):
         read_manifest(files)
-    assert read_manifest(Files(f"memory://{uuid.uuid4().hex}", "")) is None
+    assert read_manifest(Files(f"memory://{uuid.uuid4().hex}")) is None
 
 
 def test_a_plan_counts_the_records_of_all_passes() -> None:
