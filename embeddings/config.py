@@ -7,10 +7,19 @@ from typing import Literal, get_args
 
 from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
 
+Optimizer = Literal["none", "adagrad", "lazy_adam", "ftrl"]
+
 #: smallest float32 that is computed with as such: smaller ones may be flushed to 0
 _SMALLEST = 2.0**-126
-
-Optimizer = Literal["none", "adagrad", "lazy_adam"]
+#: all sums are scaled every 8 half-lives, which takes as long as reading the table
+_SHORTEST_HALF_LIFE_S = 60.0
+#: settings that are off by default, and the optimisers that know them
+_USED_BY: dict[str, tuple[Optimizer, ...]] = {
+    "l1": ("ftrl",),
+    "l2": ("ftrl",),
+    "amsgrad": ("lazy_adam",),
+    "weight_decay": ("adagrad", "lazy_adam"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +31,28 @@ class TableConfig:
 
     #: "none" has no optimiser slots and refuses gradients: the table of a replica
     optimizer: Optimizer = "adagrad"
-    #: step size, both optimisers; lazy_adam wants about a tenth of adagrad's
+    #: step size, all optimisers; lazy_adam wants about a tenth of adagrad's
     learning_rate: float = 0.03
-    #: lazy_adam: decay of the mean of gradients, in [0, 1)
-    beta1: float = 0.9
-    #: lazy_adam: decay of the mean of squared gradients, in [0, 1)
-    beta2: float = 0.999
-    #: added to the root in the denominator, both optimisers; 0 only for adagrad with an initial_accumulator
+    #: added to the root in the denominator, all optimisers; of ftrl it is the paper's beta. 0 only with an
+    #: initial_accumulator
     eps: float = 1e-8
-    #: adagrad: the sum of squared gradients with which a new row starts
+    #: adagrad, ftrl: the sum of squared gradients with which a new row starts, and towards which it decays
     initial_accumulator: float = 0.1
+    #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds;
+    #: 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
+    accumulator_half_life_s: float = 86_400.0
+    #: ftrl: a column is 0 until the sum of its gradients is above this; as a sum it grows with the traffic of a row
+    l1: float = 0.0
+    #: ftrl: strength of the pull towards 0, in units of sqrt(sum of squared gradients) / learning_rate
+    l2: float = 0.0
+    #: lazy_adam: decay per step of the row of the mean of gradients, in [0, 1)
+    beta1: float = 0.9
+    #: lazy_adam: decay per step of the row of the mean of squared gradients, in [0, 1)
+    beta2: float = 0.999
+    #: lazy_adam: divides by the largest mean of squares so far instead of by the present one, so steps only get smaller
+    amsgrad: bool = False
+    #: adagrad, lazy_adam: share of a row that each of its steps takes away, in units of the learning rate
+    weight_decay: float = 0.0
     #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
     init_scale: float = 0.05
     #: of the initialiser: same fid and seed, same row, on any machine
@@ -46,16 +67,31 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer: {self.optimizer!r} is none of {', '.join(get_args(Optimizer))}")
-        rates = ("learning_rate", "beta1", "beta2", "eps", "initial_accumulator", "init_scale")
+        sums = ("eps", "initial_accumulator", "accumulator_half_life_s", "l1", "l2")
+        rates = ("learning_rate", "beta1", "beta2", "weight_decay", "init_scale", *sums)
         check_not_negative(self, *rates)
         check_finite(self, *rates)
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not below 1")
-        empty = self.optimizer == "lazy_adam" or (self.optimizer == "adagrad" and self.initial_accumulator < _SMALLEST)
+        if 0 < self.accumulator_half_life_s < _SHORTEST_HALF_LIFE_S:
+            raise ValueError(
+                f"accumulator_half_life_s: {self.accumulator_half_life_s} is below {_SHORTEST_HALF_LIFE_S}; 0 is never"
+            )
+        for name, users in _USED_BY.items():
+            if getattr(self, name) and self.optimizer not in users:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} does nothing for {self.optimizer}, only for {', '.join(users)}"
+                )
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is not below 1"
+            )
+        starts_full = self.optimizer in ("adagrad", "ftrl")
+        empty = self.optimizer == "lazy_adam" or (starts_full and self.initial_accumulator < _SMALLEST)
         if empty and self.eps < _SMALLEST:
             # A column without gradient, as of an unused task, would be 0 / 0 at its first step.
-            also = " where initial_accumulator is 0" if self.optimizer == "adagrad" else ""
+            also = " where initial_accumulator is 0" if starts_full else ""
             raise ValueError(f"eps: {self.eps} is 0 in float32, {self.optimizer} divides by it{also}; leave it at 1e-8")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: {self.seed} is not in 0..2**63-1")

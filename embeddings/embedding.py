@@ -110,7 +110,7 @@ class EmbeddingTable:
         return result
 
     def apply_gradients(
-        self, rows: Int64s, lengths: UInt16s | None, grad: Float32s, *, step_factor: float = 1.0
+        self, rows: Int64s, lengths: UInt16s | None, grad: Float32s, now_ms: int, *, step_factor: float = 1.0
     ) -> int:
         """One optimiser step for each distinct row; returns how many there were.
 
@@ -118,6 +118,8 @@ class EmbeddingTable:
 
         :param rows: int64[F], lengths: as given to :meth:`gather_pooled`.
         :param grad: float32[segments, dim], of the pooled embeddings.
+        :param now_ms: event time, by which the optimiser's sums decay; a time before that of an earlier call counts as
+            that one's.
         :param step_factor: of the configured step size, for this call.
         :raises GradientError: a row's gradients sum to what cannot be squared; no row was changed.
         :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
@@ -144,7 +146,7 @@ class EmbeddingTable:
         # Of the sums: those of finite gradients of the same row may not be.
         if not check_kernels.squares_are_finite(sums):
             raise GradientError("grad: a row's gradients, or the square of their sum, are not finite")
-        self._optimizer.step(slabs, unique, sums, step_factor)
+        self._optimizer.step(slabs, unique, sums, now_ms, step_factor)
         self._mark(unique)
         return int(count)
 
@@ -196,7 +198,8 @@ class EmbeddingTable:
         row_kernels.gather(rows, self._slabs.rows_at, self._slabs.shift, self._slabs.width, full)
         return state.pack(
             self.dim,
-            self.config.optimizer,
+            self.config,
+            self._optimizer.clock(),
             fids,
             full,
             self._map.last_seen(fids),
@@ -212,9 +215,10 @@ class EmbeddingTable:
         :raises TableStateError: the arrays are incomplete, inconsistent, or of another dim or optimiser.
         """
         table = cls(dim, config)
-        saved = state.unpack(state_arrays, dim, config.optimizer, table._slabs.width)
+        saved = state.unpack(state_arrays, dim, config, table._slabs.width)
         rows = table._insert(saved.fids, 0)
         row_kernels.scatter(rows, saved.rows, table._slabs.rows_at, table._slabs.shift, table._slabs.width)
+        table._optimizer.load_clock(table._slabs, saved.clock)
         table._map.stamp(saved.fids, saved.seen_s)
         if saved.touched is not None:
             table._touched = TouchedKeys(config.touched_capacity)
@@ -252,7 +256,6 @@ class EmbeddingTable:
                 slabs.width,
                 config.seed,
                 config.init_scale,
-                self._optimizer.initial_slot,
             )
             self._mark(rows[fresh])
         return rows

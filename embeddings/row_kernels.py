@@ -65,7 +65,7 @@ def row_marks(marks_at: Any, row: Any, shift: Any) -> Any:
     return int64s_at(marks_at[row >> shift] + within * (MARKS * 8), MARKS)
 
 
-@kernel(INT64, IN_INT64S, IN_INT64S, IN_INT64S, IN_INT64S, IN_INT64S, INT64, INT64, INT64, INT64, FLOAT32, FLOAT32)
+@kernel(INT64, IN_INT64S, IN_INT64S, IN_INT64S, IN_INT64S, IN_INT64S, INT64, INT64, INT64, INT64, FLOAT32)
 def initialise(
     indices: Any,
     fids: Any,
@@ -77,9 +77,8 @@ def initialise(
     width: Any,
     seed: Any,
     scale: Any,
-    slot: Any,
 ) -> Any:
-    """Fresh rows for ``fids[indices]``: column 0 zero, columns 1.. uniform by hash, all slots ``slot``."""
+    """Fresh rows for ``fids[indices]``: column 0 zero, columns 1.. uniform by hash, all slots 0."""
     seed_hash = mix(seed)
     for k in range(len(indices)):
         i = indices[k]
@@ -95,7 +94,7 @@ def initialise(
             bits = mix(fid_hash + uint64(column)) >> uint64(40)
             floats[column] = (float32(float64(bits) * 2.0**-23) - float32(1)) * scale
         for column in range(dim, width):
-            floats[column] = slot
+            floats[column] = float32(0)
     return len(indices)
 
 

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from rillet.embeddings.config import Optimizer
+from rillet.embeddings.config import Optimizer, TableConfig
 from rillet.embeddings.errors import TableStateError
 from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 
-FORMAT = 1
-_OPTIMIZER_CODES: dict[Optimizer, int] = {"none": 0, "adagrad": 1, "lazy_adam": 2}
+FORMAT = 2
+_OPTIMIZER_CODES: dict[Optimizer, int] = {"none": 0, "adagrad": 1, "lazy_adam": 2, "ftrl": 3}
+#: AMSGrad has slots of its own, so it counts as an optimiser
+_AMSGRAD = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SavedTable:
     """A checked state. ``rows`` is float32[n, width], slots included; ``touched`` None where not tracked."""
 
+    #: of the optimiser, see ``RowOptimizer.clock``
+    clock: Int64s
     fids: Int64s
     rows: Float32s
     seen_s: Int64s
@@ -31,11 +35,19 @@ class SavedTable:
 
 
 def pack(
-    dim: int, optimizer: Optimizer, fids: Int64s, rows: Float32s, seen_s: Int64s, touched: Int64s | None
+    dim: int,
+    config: TableConfig,
+    clock: Int64s,
+    fids: Int64s,
+    rows: Float32s,
+    seen_s: Int64s,
+    touched: Int64s | None,
 ) -> dict[str, AnyArray]:
-    """``table`` int64[3] (format, dim, optimiser), ``fids``, ``rows``, ``seen_s`` and, where tracked, ``touched``."""
+    """``table`` int64[3] (format, dim, optimiser), ``clock`` int64[3] of the optimiser, ``fids``, ``rows``, ``seen_s``
+    and, where tracked, ``touched``."""
     arrays: dict[str, AnyArray] = {
-        "table": np.array([FORMAT, dim, _OPTIMIZER_CODES[optimizer]], np.int64),
+        "table": np.array([FORMAT, dim, _code(config)], np.int64),
+        "clock": clock,
         "fids": fids,
         "rows": rows,
         "seen_s": seen_s,
@@ -45,7 +57,7 @@ def pack(
     return arrays
 
 
-def unpack(arrays: Mapping[str, AnyArray], dim: int, optimizer: Optimizer, width: int) -> SavedTable:
+def unpack(arrays: Mapping[str, AnyArray], dim: int, config: TableConfig, width: int) -> SavedTable:
     """Checks a state against the table that it is to fill.
 
     :param width: floats of a row with its slots.
@@ -54,12 +66,14 @@ def unpack(arrays: Mapping[str, AnyArray], dim: int, optimizer: Optimizer, width
     table = _column(arrays, "table", np.int64, (3,)).tolist()
     if table[0] != FORMAT:
         raise TableStateError(f"table state: format {table[0]}, this version reads {FORMAT}")
-    if table[1:] != [dim, _OPTIMIZER_CODES[optimizer]]:
-        names = {code: name for name, code in _OPTIMIZER_CODES.items()}
+    if table[1:] != [dim, _code(config)]:
         raise TableStateError(
-            f"table state: saved with dim {table[1]} and optimizer {names.get(table[2], table[2])}, "
-            f"the configuration has dim {dim} and {optimizer}; restore with the old configuration or start from nothing"
+            f"table state: saved with dim {table[1]} and optimizer {_name(table[2])}, the configuration has dim {dim} "
+            f"and {_name(_code(config))}; restore with the old configuration or start from nothing"
         )
+    clock: Int64s = _column(arrays, "clock", np.int64, (3,))
+    if clock.min() < -1 or clock[1] > clock[2]:
+        raise TableStateError("table state: clock has times that cannot be; the file is damaged")
     fids: Int64s = _column(arrays, "fids", np.int64, (-1,))
     if len(fids) and (fids[0] <= 0 or not (np.diff(fids) > 0).all()):
         raise TableStateError("table state: fids are not positive and ascending; the file is damaged")
@@ -69,7 +83,16 @@ def unpack(arrays: Mapping[str, AnyArray], dim: int, optimizer: Optimizer, width
     seen_s: Int64s = _column(arrays, "seen_s", np.int64, (len(fids),))
     if len(seen_s) and (seen_s.min() < 0 or seen_s.max() >= 1 << 32):
         raise TableStateError("table state: seen_s has a second outside 0..2**32-1; the file is damaged")
-    return SavedTable(fids, _column(arrays, "rows", np.float32, (len(fids), width)), seen_s, touched)
+    return SavedTable(clock, fids, _column(arrays, "rows", np.float32, (len(fids), width)), seen_s, touched)
+
+
+def _code(config: TableConfig) -> int:
+    return _OPTIMIZER_CODES[config.optimizer] + (_AMSGRAD if config.amsgrad else 0)
+
+
+def _name(code: int) -> str:
+    names = {code: name for name, code in _OPTIMIZER_CODES.items()}
+    return names.get(code % _AMSGRAD, str(code)) + (" with amsgrad" if code >= _AMSGRAD else "")
 
 
 def _column(arrays: Mapping[str, AnyArray], name: str, dtype: Any, shape: tuple[int, ...]) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from rillet.schemas.ranges import check_above_zero, check_not_negative
+from rillet.schemas.ranges import check_above_zero, check_finite, check_not_negative
 
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
-#: rows after which half of what is added to the first steps is gone, and the factor below which all of it is
-_FIRST_STEP_ROWS, _NO_FACTOR = 4000, 1.01
+#: a step factor so near 1 counts as 1
+_NO_FACTOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,14 @@ class ModelConfig:
     hidden: tuple[int, ...] = (32,)
     #: Adam's step size for the dense part
     dense_learning_rate: float = 3e-3
-    #: Adagrad's step size for the bias of each task; a bias travels the distance 2 * this * sqrt(batches) at most
+    #: share of the weights of matrices that each step takes away, in units of dense_learning_rate; 0 = none
+    dense_weight_decay: float = 0.0
+    #: AMSGrad for the dense part: steps that get smaller with every larger gradient and never larger again
+    dense_amsgrad: bool = False
+    #: Adagrad's step size for the bias of each task
     bias_learning_rate: float = 0.5
+    #: event time in which half of a bias' sum of squared gradients is forgotten, in seconds; 0 = never
+    bias_half_life_s: float = 86_400.0
     #: norm above which the gradient of one example's embeddings is scaled down to it; inf = never
     max_row_gradient: float = 100.0
     #: norm above which the gradient of the dense part, mean per example of a batch, is scaled down to it; inf = never
@@ -48,6 +54,13 @@ class ModelConfig:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
         check_above_zero(self, "dense_learning_rate", "bias_learning_rate", "max_row_gradient", "max_dense_gradient")
+        check_not_negative(self, "dense_weight_decay", "bias_half_life_s")
+        check_finite(self, "dense_weight_decay", "bias_half_life_s")
+        if self.dense_learning_rate * self.dense_weight_decay >= 1:
+            raise ValueError(
+                f"dense_weight_decay: {self.dense_weight_decay} times dense_learning_rate {self.dense_learning_rate}"
+                " is not below 1"
+            )
         if not 0 < self.initial_rate < 1:
             raise ValueError(f"initial_rate: {self.initial_rate} is not in (0, 1)")
 
@@ -65,8 +78,13 @@ class TrainerConfig:
     batch_size: int = 512
     #: rows of the first batches, which grow to batch_size: see :meth:`batch_rows`
     first_batch_size: int = 32
-    #: what the first steps of embedding rows are multiplied by, falling to 1: see :meth:`row_step_factor`
+    #: what the first steps of embedding rows are multiplied by, going to 1 with the rows trained on; below 1 it is a
+    #: warm-up: see :meth:`row_step_factor`
     first_step_factor: float = 6.0
+    #: the same for the dense part
+    dense_first_step_factor: float = 1.0
+    #: rows after which the two factors are half way to 1
+    first_step_rows: int = 4000
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
     #: a row with a dense feature further from 0 is refused and becomes a dead letter; inf = only what is not finite
@@ -111,5 +129,17 @@ class TrainerConfig:
         >>> [round(config.row_step_factor(rows), 2) for rows in (0, 4_000, 100_000, 10_000_000)]
         [6.0, 3.5, 1.19, 1.0]
         """
-        factor = 1 + (self.first_step_factor - 1) / (1 + trained_rows / _FIRST_STEP_ROWS)
-        return factor if abs(factor - 1) > _NO_FACTOR - 1 else 1.0
+        return self._step_factor(self.first_step_factor, trained_rows)
+
+    def dense_step_factor(self, trained_rows: int) -> float:
+        """What the next step of the dense part is multiplied by.
+
+        >>> config = TrainerConfig(dense_first_step_factor=0.1)
+        >>> [round(config.dense_step_factor(rows), 2) for rows in (0, 4_000, 100_000, 10_000_000)]
+        [0.1, 0.55, 0.97, 1.0]
+        """
+        return self._step_factor(self.dense_first_step_factor, trained_rows)
+
+    def _step_factor(self, first: float, trained_rows: int) -> float:
+        factor = 1 + (first - 1) / (1 + trained_rows / self.first_step_rows)
+        return factor if abs(factor - 1) > _NO_FACTOR else 1.0

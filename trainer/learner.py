@@ -1,4 +1,4 @@
-"""One training step: gather, forward, loss, backward, rows updated in the table, dense part by torch.optim.
+"""One training step: gather, forward, loss, backward, rows updated in the table, dense part by Adam, bias by Adagrad.
 
 It knows nothing of queues, offsets or files. Its logits are made before the update, and are no measure of quality all the
 same: other rows of the same request may have been learned from already (``docs/quality.md``).
@@ -17,12 +17,10 @@ from rillet.schemas import FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.trainer.adam import Adam, Arrays
 from rillet.trainer.batch import Batch
+from rillet.trainer.bias import BiasAdagrad
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.loss import sampled_bce
 from rillet.trainer.models import build_model, known_statistics
-
-#: keeps a bias without gradient where it is
-_EPS = 1e-10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,20 +52,23 @@ class Learner:
         self.table = EmbeddingTable(model.row_dim, table, track_touched=True)
         #: of the dense part, all but the bias
         inner = ((f"model.{name}", parameter) for name, parameter in self.model.model.named_parameters())
-        self.optimizer = Adam(inner, model.dense_learning_rate)
+        self.optimizer = Adam(
+            inner, model.dense_learning_rate, weight_decay=model.dense_weight_decay, amsgrad=model.dense_amsgrad
+        )
+        self.bias_optimizer = BiasAdagrad(self.model.bias, model.bias_learning_rate, model.bias_half_life_s)
         self._parameters = list(self.model.parameters())
-        # From a low initial rate to a task's own takes Adam thousands of steps; Adagrad's first ones are large. By hand,
-        # since torch's takes a tenth of a step's time for these few numbers.
-        self._bias_learning_rate = model.bias_learning_rate
-        self._bias_squares = torch.zeros_like(self.model.bias, requires_grad=False)
         self._max_row_gradient, self._max_dense_gradient = model.max_row_gradient, model.max_dense_gradient
         self._segments = spec.segments
 
-    def step(self, batch: Batch, now_ms: int, row_step_factor: float = 1.0) -> StepResult:
+    def step(
+        self, batch: Batch, now_ms: int, row_step_factor: float = 1.0, dense_step_factor: float = 1.0
+    ) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
-        :param now_ms: stamped on the rows as last seen; the newest event time so far, so that a replay stamps the same.
+        :param now_ms: stamped on the rows as last seen, and what the optimisers' sums decay by; the newest event time so
+            far, so that a replay does the same.
         :param row_step_factor: of the step size of embedding rows.
+        :param dense_step_factor: of that of the dense part, the bias not included.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -103,23 +104,23 @@ class Learner:
         clipped_dense = self._clip_dense(dense_square, n)
         try:
             unique = self.table.apply_gradients(
-                rows, batch.lengths, gradient.reshape(n * segments, -1), step_factor=row_step_factor
+                rows, batch.lengths, gradient.reshape(n * segments, -1), now_ms, step_factor=row_step_factor
             )
         except GradientError:
             return self._undone(refused, buffers)
-        self.optimizer.step()
-        self._step_bias()
+        self.optimizer.step(dense_step_factor)
+        self.bias_optimizer.step(now_ms)
         return StepResult(predicted, value, unique, False, clipped_rows, clipped_dense)
 
     def optimizer_state(self) -> Arrays:
         """Moments, sums of squares and step counts of the dense part's optimisers, by parameter name."""
-        return self.optimizer.state() | {"bias.squares": self._bias_squares.numpy()}
+        return self.optimizer.state() | self.bias_optimizer.state()
 
     def load(self, dense: Arrays, optimizer: Arrays, table: EmbeddingTable) -> None:
         """Replaces everything that was learned; learning rates stay as configured."""
         self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in dense.items()})
         self.optimizer.load_state(optimizer)
-        self._bias_squares = torch.from_numpy(np.array(optimizer["bias.squares"]))
+        self.bias_optimizer.load_state(optimizer)
         self.table = table
 
     def _buffers_sound(self, before: list[torch.Tensor]) -> bool:
@@ -153,14 +154,6 @@ class Learner:
             if parameter.grad is not None:
                 parameter.grad.mul_(limit / norm)
         return True
-
-    def _step_bias(self) -> None:
-        bias = self.model.bias
-        if bias.grad is None:
-            return
-        with torch.no_grad():
-            self._bias_squares.addcmul_(bias.grad, bias.grad)
-            bias.addcdiv_(bias.grad, self._bias_squares.sqrt().add_(_EPS), value=-self._bias_learning_rate)
 
 
 def _square(parameter: torch.Tensor) -> float:

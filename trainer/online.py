@@ -37,7 +37,7 @@ _REACHED_SHARE = 1 / 16
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 
@@ -252,7 +252,8 @@ class OnlineTrainer:
             self._tell_time(batch)
             self.quality.add(batch)
             before = self.counters.rows
-            self._learn(batch, self.config.row_step_factor(before), on_refused)
+            factors = self.config.row_step_factor(before), self.config.dense_step_factor(before)
+            self._learn(batch, factors, on_refused)
             self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 raise ModelError(
@@ -262,9 +263,11 @@ class OnlineTrainer:
                 )
         self.positions.update(batch.positions)
 
-    def _learn(self, batch: Batch, factor: float, on_refused: Callable[[BadRecord], None] | None) -> None:
+    def _learn(
+        self, batch: Batch, factors: tuple[float, float], on_refused: Callable[[BadRecord], None] | None
+    ) -> None:
         """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
-        result = self.learner.step(batch, self.newest_event_ms, factor)
+        result = self.learner.step(batch, self.newest_event_ms, *factors)
         counters, n = self.counters, len(batch)
         if result.refused:
             if n == 1:
@@ -273,8 +276,8 @@ class OnlineTrainer:
                 return
             counters.split_batches += 1
             first = np.arange(n) < n // 2
-            self._learn(batch.select(first), factor, on_refused)
-            self._learn(batch.select(~first), factor, on_refused)
+            self._learn(batch.select(first), factors, on_refused)
+            self._learn(batch.select(~first), factors, on_refused)
             return
         counters.rows += n
         counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
@@ -321,6 +324,7 @@ class OnlineTrainer:
             "row_dim": model.row_dim,
             "hidden": [] if model.kind == "logistic" else list(model.hidden),
             "table_optimizer": self.table_config.optimizer,
+            "dense_amsgrad": model.dense_amsgrad,
         }
 
     def _refuse_foreign(self, version: int, meta: dict[str, Any]) -> None:

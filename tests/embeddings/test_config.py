@@ -12,8 +12,29 @@ from rillet.embeddings import TableConfig
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"l1": 0.1}, "^l1: 0.1 does nothing for adagrad, only for ftrl"),
+        ({"l2": 0.1, "optimizer": "lazy_adam"}, "^l2: "),
+        ({"amsgrad": True}, "^amsgrad: "),
+        ({"weight_decay": 0.1, "optimizer": "ftrl"}, "^weight_decay: "),
+        ({"weight_decay": 30.0, "learning_rate": 0.04}, "^weight_decay: 30.0 times learning_rate 0.04 is not below 1"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TableConfig(**settings)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("accumulator_half_life_s", -1.0),
+        ("accumulator_half_life_s", 1.0),
+        ("accumulator_half_life_s", float("inf")),
+        ("l1", -1.0),
+        ("l2", float("nan")),
+        ("weight_decay", -1.0),
         ("optimizer", "sgd"),
         ("learning_rate", -0.1),
         ("learning_rate", float("nan")),

@@ -43,7 +43,7 @@ def test_padding_is_never_inserted() -> None:
 def test_upsert_sets_embeddings_and_keeps_optimiser_slots() -> None:
     table = make()
     fids = np.array([1, 2])
-    table.apply_gradients(table.find_or_insert(fids, 0), None, np.ones((2, DIM), np.float32))
+    table.apply_gradients(table.find_or_insert(fids, 0), None, np.ones((2, DIM), np.float32), 0)
     slots = table.state()["rows"][:, DIM:]
     values = np.arange(3 * DIM, dtype=np.float32).reshape(3, DIM)
     table.upsert(np.array([2, 3, 1]), values)
@@ -92,7 +92,7 @@ def test_read_only_and_strided_fids_are_accepted() -> None:
     assert table.find(frozen[::2]).tolist() == [0, 2]
     lengths = np.frombuffer(np.array([4], np.uint16).tobytes(), np.uint16)
     grad = np.frombuffer(np.ones(DIM, np.float32).tobytes(), np.float32).reshape(1, DIM)
-    assert table.apply_gradients(table.find(frozen), lengths, grad) == 4
+    assert table.apply_gradients(table.find(frozen), lengths, grad, 0) == 4
 
 
 def test_empty_arrays_are_answered_with_empty_arrays() -> None:
@@ -102,7 +102,7 @@ def test_empty_arrays_are_answered_with_empty_arrays() -> None:
     assert table.find_or_insert(none, 0).shape == (0,)
     assert table.gather_pooled(none, None).shape == (0, DIM)
     assert not table.gather_pooled(none, np.zeros(2, np.uint16)).any()
-    assert table.apply_gradients(none, None, np.empty((0, DIM), np.float32)) == 0
+    assert table.apply_gradients(none, None, np.empty((0, DIM), np.float32), 0) == 0
     assert table.delete(none) == 0
     table.upsert(none, np.empty((0, DIM), np.float32))
     assert table.items()[1].shape == (0, DIM)
@@ -156,7 +156,7 @@ def test_rows_and_lengths_that_would_read_elsewhere_are_refused(rows: Any, lengt
     with pytest.raises(TableInputError, match=message):
         table.gather_pooled(np.array(rows), packed)
     with pytest.raises(TableInputError, match=message):
-        table.apply_gradients(np.array(rows), packed, np.zeros((segments, DIM), np.float32))
+        table.apply_gradients(np.array(rows), packed, np.zeros((segments, DIM), np.float32), 0)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_gradient_of_the_wrong_shape_is_refused() -> None:
     table = make()
     rows = table.find_or_insert(np.array([1, 2]), 0)
     with pytest.raises(TableInputError, match=r"grad: expected float32\[2, 4\], found float32\[2, 3\]"):
-        table.apply_gradients(rows, None, np.zeros((2, 3), np.float32))
+        table.apply_gradients(rows, None, np.zeros((2, 3), np.float32), 0)
 
 
 def test_a_dim_below_one_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,28 @@ from rillet.embeddings import EmbeddingTable, TableConfig, TableStateError
 DIM = 6
 
 
-def make(optimizer: Any, track: bool = True) -> EmbeddingTable:
-    return EmbeddingTable(DIM, TableConfig(optimizer=optimizer, chunk_rows=64), track_touched=track)
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "none": {"optimizer": "none"},
+    "adagrad": {"optimizer": "adagrad", "accumulator_half_life_s": 60.0},
+    "ftrl": {"optimizer": "ftrl", "accumulator_half_life_s": 60.0, "l1": 0.1},
+    "lazy_adam": {"optimizer": "lazy_adam"},
+    "amsgrad": {"optimizer": "lazy_adam", "amsgrad": True},
+}
+#: between two steps, so that the weights of forward decay begin anew now and then
+STEP_MS = 400_000
+
+
+def make(optimizer: str, track: bool = True) -> EmbeddingTable:
+    return EmbeddingTable(DIM, TableConfig(chunk_rows=64, **OPTIMIZERS[optimizer]), track_touched=track)
 
 
 def run(table: EmbeddingTable, first: int, last: int) -> None:
     for step in range(first, last):
         rng = np.random.default_rng(step)
-        rows = table.find_or_insert(rng.integers(0, 300, 200), step * 5000)
+        rows = table.find_or_insert(rng.integers(0, 300, 200), step * STEP_MS)
         grad = rng.standard_normal((100, DIM)).astype(np.float32)
         if table.config.optimizer != "none":
-            table.apply_gradients(rows, np.full(100, 2, np.uint16), grad)
+            table.apply_gradients(rows, np.full(100, 2, np.uint16), grad, step * STEP_MS)
         table.delete(rng.integers(1, 300, 3))
 
 
@@ -35,7 +47,7 @@ def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["none", "adagrad", "lazy_adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("track", [True, False])
 def test_a_restored_table_continues_bit_for_bit(optimizer: str, track: bool) -> None:
     unbroken = make(optimizer, track)
@@ -46,6 +58,19 @@ def test_a_restored_table_continues_bit_for_bit(optimizer: str, track: bool) -> 
     restored = EmbeddingTable.from_state(DIM, broken.config, saved)
     run(restored, 9, 20)
     assert same(restored.state(), unbroken.state())
+
+
+@pytest.mark.parametrize("half_life_s", [0.0, 60.0, 7_200.0])
+def test_another_half_life_takes_over_the_sums_as_they_stand(half_life_s: float) -> None:
+    table = make("adagrad")
+    run(table, 0, 9)
+    config = replace(table.config, accumulator_half_life_s=half_life_s)
+    changed = EmbeddingTable.from_state(DIM, config, table.state())
+    now_ms = 8 * STEP_MS
+    for each in (table, changed):
+        fids = each.items()[0]
+        each.apply_gradients(each.find(fids), None, np.ones((len(fids), DIM), np.float32), now_ms)
+    np.testing.assert_allclose(changed.items()[1], table.items()[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_state_is_a_copy() -> None:
@@ -117,9 +142,12 @@ def _with(name: str, change: Any) -> Any:
         (_with("fids", lambda a: a[::-1]), "not positive and ascending"),
         (_with("fids", lambda a: a - a[0]), "not positive and ascending"),
         (_with("touched", lambda a: a * 0), "touched has a fid"),
-        (_with("table", lambda a: a + np.array([1, 0, 0])), "format 2"),
+        (_with("table", lambda a: a + np.array([1, 0, 0])), "format 3"),
         (_with("table", lambda a: a + np.array([0, 1, 0])), "saved with dim 7"),
         (_with("table", lambda a: a + np.array([0, 0, 1])), "optimizer lazy_adam"),
+        (_with("table", lambda a: a + np.array([0, 0, 17])), "optimizer lazy_adam with amsgrad"),
+        (_without("clock"), "clock is missing"),
+        (_with("clock", lambda a: a - np.array([0, 0, 10**9])), "clock has times"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(damage: Any, message: str) -> None:

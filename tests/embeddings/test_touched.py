@@ -19,7 +19,7 @@ def make(capacity: int = 1 << 20) -> EmbeddingTable:
 
 def train(table: EmbeddingTable, fids: list[int]) -> None:
     rows = table.find_or_insert(np.array(fids, np.int64), 0)
-    table.apply_gradients(rows, None, np.ones((len(fids), DIM), np.float32))
+    table.apply_gradients(rows, None, np.ones((len(fids), DIM), np.float32), 0)
 
 
 def test_every_kind_of_change_is_a_touch() -> None:

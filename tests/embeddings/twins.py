@@ -90,16 +90,55 @@ def summed(
 
 
 class Adagrad:
-    """One row's Adagrad in float64."""
+    """One row's Adagrad in float64; its sum is made smaller as time passes."""
 
     def __init__(self, row: npt.NDArray[Any], config: TableConfig) -> None:
         self.row = row.astype(np.float64)
         self.config = config
         self.total = np.full(len(row), config.initial_accumulator)
+        self.seen_ms = 0
 
-    def step(self, g: npt.NDArray[np.float64]) -> None:
+    def forget(self, now_ms: int) -> None:
+        start, half_life_ms = self.config.initial_accumulator, 1000 * self.config.accumulator_half_life_s
+        if half_life_ms and now_ms > self.seen_ms:
+            self.total = start + (self.total - start) * 0.5 ** ((now_ms - self.seen_ms) / half_life_ms)
+            self.seen_ms = now_ms
+
+    def step(self, g: npt.NDArray[np.float64], now_ms: int = 0) -> None:
+        config = self.config
+        self.forget(now_ms)
         self.total += g * g
-        self.row -= self.config.learning_rate * g / (np.sqrt(self.total) + self.config.eps)
+        self.row *= 1 - config.learning_rate * config.weight_decay
+        self.row -= config.learning_rate * g / (np.sqrt(self.total) + config.eps)
+
+
+class Ftrl(Adagrad):
+    """One row of McMahan et al. 2013, algorithm 1, in float64: z and n are the state, the weight follows from them.
+
+    What is added to it: z begins where the weight is the initial one, and stays with the weight when n decays.
+    """
+
+    def __init__(self, row: npt.NDArray[Any], config: TableConfig) -> None:
+        super().__init__(row, config)
+        self.z = self._z_of_row()
+
+    def step(self, g: npt.NDArray[np.float64], now_ms: int = 0) -> None:
+        config = self.config
+        self.forget(now_ms)
+        self.z = np.where(self.row == 0, self.z, self._z_of_row())
+        root = np.sqrt(self.total)
+        self.total += g * g
+        sigma = (np.sqrt(self.total) - root) / config.learning_rate
+        self.z += g - sigma * self.row
+        weight = -(self.z - np.sign(self.z) * config.l1) / self._strength()
+        self.row = np.where(abs(self.z) <= config.l1, 0.0, weight)
+
+    def _strength(self) -> npt.NDArray[np.float64]:
+        config = self.config
+        return (config.eps + np.sqrt(self.total)) / config.learning_rate + config.l2
+
+    def _z_of_row(self) -> npt.NDArray[np.float64]:
+        return -self.row * self._strength() - np.sign(self.row) * self.config.l1
 
 
 class LazyAdam:
@@ -110,19 +149,22 @@ class LazyAdam:
         self.config = config
         self.mean = np.zeros(len(row))
         self.square = np.zeros(len(row))
+        self.largest = np.zeros(len(row))
         self.steps = 0
 
-    def step(self, g: npt.NDArray[np.float64]) -> None:
+    def step(self, g: npt.NDArray[np.float64], now_ms: int = 0) -> None:
         config = self.config
         self.steps += 1
         self.mean = config.beta1 * self.mean + (1 - config.beta1) * g
         self.square = config.beta2 * self.square + (1 - config.beta2) * g * g
+        self.largest = np.maximum(self.largest, self.square)
         mean = self.mean / (1 - config.beta1**self.steps)
-        square = self.square / (1 - config.beta2**self.steps)
+        square = (self.largest if config.amsgrad else self.square) / (1 - config.beta2**self.steps)
+        self.row *= 1 - config.learning_rate * config.weight_decay
         self.row -= config.learning_rate * mean / (np.sqrt(square) + config.eps)
 
 
-TWINS = {"adagrad": Adagrad, "lazy_adam": LazyAdam}
+TWINS = {"adagrad": Adagrad, "lazy_adam": LazyAdam, "ftrl": Ftrl}
 
 
 def cross_fid(number: int, left: int, right: int) -> int:

@@ -26,9 +26,17 @@ def set_gradients(named: dict[str, torch.Tensor], step: int) -> None:
         parameter.grad = None if index == 1 and step % 2 else torch.randn_like(parameter)
 
 
-def test_steps_are_those_of_torch_bit_for_bit() -> None:
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_steps_are_those_of_torch_bit_for_bit(amsgrad: bool, weight_decay: float) -> None:
     ours, theirs = parameters(), parameters()
-    optimizer, reference = Adam(ours.items(), 0.01), torch.optim.Adam(theirs.values(), lr=0.01, fused=True)
+    optimizer = Adam(ours.items(), 0.01, weight_decay=weight_decay, amsgrad=amsgrad)
+    # Vectors and scalars do not decay.
+    groups = [
+        {"params": [p for p in theirs.values() if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in theirs.values() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01, fused=True, amsgrad=amsgrad)
     for step in range(20):
         set_gradients(ours, step)
         set_gradients(theirs, step)
@@ -37,9 +45,36 @@ def test_steps_are_those_of_torch_bit_for_bit() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_a_factor_is_another_learning_rate_for_one_step() -> None:
+    factored, other = parameters(), parameters()
+    for named, optimizer, factor in (
+        (factored, Adam(factored.items(), 0.04), 0.25),
+        (other, Adam(other.items(), 0.01), 1.0),
+    ):
+        set_gradients(named, 0)
+        optimizer.step(factor)
+    assert all(torch.equal(factored[name], other[name]) for name in factored)
+
+
+def test_steps_do_not_get_smaller_on_an_endless_stream() -> None:
+    # One that goes on for long after its moments have settled: what has come before must not count any more.
+    moved = []
+    for amsgrad in (False, True):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        optimizer = Adam([("weight", weight)], 0.01, amsgrad=amsgrad)
+        for step in range(6_000):
+            weight.grad = torch.full((1,), 1.0 if step < 1_000 else 0.1)
+            before = weight.item()
+            optimizer.step()
+        moved.append(before - weight.item())
+    assert moved[0] > 0.005
+    assert moved[1] < 0.2 * moved[0]  # AMSGrad remembers the largest for good
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_it_goes_on_from_its_state(amsgrad: bool) -> None:
     whole, parts = parameters(), parameters()
-    optimizer, first = Adam(whole.items(), 0.01), Adam(parts.items(), 0.01)
+    optimizer, first = Adam(whole.items(), 0.01, amsgrad=amsgrad), Adam(parts.items(), 0.01, amsgrad=amsgrad)
     saved: dict[str, np.ndarray] = {}
     for step in range(6):
         set_gradients(whole, step)
@@ -47,12 +82,13 @@ def test_it_goes_on_from_its_state() -> None:
     for step in range(6):
         if step == 3:
             saved = {name: array.copy() for name, array in first.state().items()}
-            first = Adam(parts.items(), 0.01)
+            first = Adam(parts.items(), 0.01, amsgrad=amsgrad)
             first.load_state(saved)
         set_gradients(parts, step)
         first.step()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert set(saved) == {f"p{i}.{key}" for i in range(3) for key in ("exp_avg", "exp_avg_sq", "step")}
+    keys = ["exp_avg", "exp_avg_sq", "step", *(["max_exp_avg_sq"] if amsgrad else [])]
+    assert set(saved) == {f"p{i}.{key}" for i in range(3) for key in keys}
 
 
 def test_a_state_without_a_parameter_is_refused() -> None:

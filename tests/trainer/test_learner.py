@@ -47,7 +47,7 @@ def test_within_the_bounds_a_step_is_bit_for_bit_one_without_them() -> None:
 def test_only_the_examples_beyond_the_bound_are_scaled_down_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     applied: list[np.ndarray] = []
 
-    def keep(rows: np.ndarray, lengths: np.ndarray, grad: np.ndarray, **_: float) -> int:
+    def keep(rows: np.ndarray, lengths: np.ndarray, grad: np.ndarray, now_ms: int, **_: float) -> int:
         applied.append(grad.reshape(64, -1).copy())
         return 0
 

@@ -63,7 +63,7 @@ def _assert_same(left: OnlineTrainer, right: OnlineTrainer) -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("optimizer", ["adagrad", "lazy_adam"])
+@pytest.mark.parametrize("optimizer", ["adagrad", "ftrl", "lazy_adam"])
 @pytest.mark.parametrize(("saved_at", "killed_at"), [(0, 3), (5, 5), (7, 11), (12, 19)])
 def test_killed_and_restored_learns_bit_for_bit_what_an_unkilled_run_learns(
     tmp_path: Path, optimizer: str, saved_at: int, killed_at: int
