@@ -42,13 +42,14 @@ class PeerScorer:
         self.learned_rows = self.scored_rows = 0
         #: CPU time spent on writing rows in the library's form, and inside the library; known once it is closed
         self.prepare_s = self.library_s = math.nan
+        path = os.pathsep.join([str(_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(  # noqa: S603
             [str(python), "-m", f"peers.{module}", str(len(spec.slots)), str(self._dense), options],
             cwd=_FOLDER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # One thread, as everything that is compared by the time of a core.
-            env={**os.environ, "PYTHONPATH": str(_FOLDER), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def learn(self, visible_ms: int, block: ExampleBlock) -> None:
