@@ -1,7 +1,7 @@
 """Which Parquet files are a set of examples, and which offsets of the examples topic follow them: one JSON file.
 
 The manifest alone says what belongs to the set. It is replaced as a whole, so that files and offsets are always of the
-same moment; a file that it does not name is what a writer that was killed has left, and is nobody's.
+same moment; a file of the set that it does not name is what a writer that was killed has left.
 """
 
 from __future__ import annotations

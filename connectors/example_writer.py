@@ -68,7 +68,9 @@ class ExampleWriter:
         return self._waiting_rows + sum(file.rows for file in self._written)
 
     def open(self) -> ExampleManifest:
-        """Takes the set over, or begins a new one, and deletes what a killed writer has left of uncommitted files.
+        """Takes the set over, or begins a new one, and deletes the uncommitted files of this set's earlier writers.
+
+        Nothing else is deleted: a file of this set has the set's id in its name.
 
         :returns: what is there already.
         :raises ExampleFilesError: it is of another spec or source, or something else lies there.
@@ -77,10 +79,12 @@ class ExampleWriter:
         writer = uuid.uuid4().hex
         found = read_manifest(self._files)
         if found is None:
-            others = [name for name in self._files.names() if not name.startswith((_FOLDER, MANIFEST_FILE))]
+            # The manifest is written before the first file, so files without one are another's, or it was lost.
+            others = [name for name in self._files.names() if not name.startswith(MANIFEST_FILE)]
             if others:
                 raise ExampleFilesError(
-                    f"{self._url}: holds {sorted(others)[0]} and no {MANIFEST_FILE}; name an empty or new folder"
+                    f"{self._url}: holds {min(others)} and no {MANIFEST_FILE}; name an empty or new folder, or, if these"
+                    " are example files whose manifest was lost, bring the manifest back or move the files away"
                 )
             found = ExampleManifest(uuid.uuid4().hex, writer, self._source, self._spec.name, self._spec.hash)
         found.check_spec(self._spec, self._url)
@@ -150,16 +154,21 @@ class ExampleWriter:
     def _write_file(self, group: int, hour: str, rows: pa.Table) -> GroupFile:
         data = encode_table(rows)
         # With the writer's name in it, so that what an earlier one has left is never taken for it.
-        path = f"{_FOLDER}{hour}/part-{group:08d}-{self.manifest.writer[:8]}.parquet"
+        path = f"{_FOLDER}{hour}/part-{group:08d}-{self._marker}-{self.manifest.writer[:8]}.parquet"
         self._files.write(path, data.to_pybytes())
         return GroupFile(path, group, rows.num_rows, data.size)
+
+    @property
+    def _marker(self) -> str:
+        """What only the names of this set's files hold."""
+        return self.manifest.set_id[:16]
 
     def _delete_uncommitted(self) -> None:
         committed = {file.path for file in self.manifest.files}
         for folder in self._files.names():
             if folder.startswith(_FOLDER):
                 for name in self._files.names(folder):
-                    if (path := f"{folder}/{name}") not in committed:
+                    if (path := f"{folder}/{name}") not in committed and f"-{self._marker}-" in name:
                         self._files.delete(path)
 
 
