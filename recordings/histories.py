@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from rillet.recordings.format import Event
 from rillet.schemas import MAX_VALUE, VALUE_BITS, ActionEvent, FeatureEvent, FeatureSpec, Slot, SpecError
-from rillet.schemas.arrays import Int64s
+from rillet.schemas.arrays import Int64s, UInt16s
 from rillet.schemas.histories import RecentValues
+
+#: requests on which actions may still come; about 0.5 kB each, more where pages are long
+MAX_REQUESTS = 1_000_000
 
 
 class HistoryFiller:
@@ -25,18 +29,18 @@ class HistoryFiller:
     request, because two clocks differ, counts as being at the request: a request never sees its own label.
     """
 
-    def __init__(self, recorded: FeatureSpec, spec: FeatureSpec, *, keep_ms: int | None = None) -> None:
+    def __init__(self, recorded: FeatureSpec, spec: FeatureSpec, *, max_requests: int = MAX_REQUESTS) -> None:
         """
         :param recorded: of the events that come.
         :param spec: of the events that are given; may also differ in its tasks.
-        :param keep_ms: requests are forgotten this long after their event time, so that a stream needs bounded memory;
-            actions on them are ``unknown`` from then on. None keeps all.
+        :param max_requests: requests above this are forgotten, the first that came first; actions on them are
+            ``unknown`` from then on. By number and not by time, since one wrong clock would make it forget all.
         :raises SpecError: the specs differ in a slot that is no history.
         """
         _check_same_columns(recorded, spec)
-        self._hash, self._recorded_hash = spec.hash, recorded.hash
+        self._hash, self._recorded = spec.hash, recorded
         self._ragged = any(slot.ragged for slot in spec.context)
-        self._keep_ms = keep_ms
+        self._max_requests = max_requests
         by = {slot.name: column for column, slot in enumerate(recorded.context)}
         of = {slot.name: column for column, slot in enumerate(recorded.item)}
         self._item_slots = len(recorded.item)
@@ -47,32 +51,43 @@ class HistoryFiller:
         ]
         self._derived = [source for source in self._sources if isinstance(source, _Derived)]
         self._wanted = {derived.action for derived in self._derived}
-        #: requests on which actions may come, the oldest first
-        self._requests: OrderedDict[str, FeatureEvent] = OrderedDict()
+        #: requests on which actions may come, the first that came first
+        self._requests: OrderedDict[str, _Shown] = OrderedDict()
+        #: requests that were forgotten because there were more than ``max_requests``
+        self.forgotten_requests = 0
         #: actions that a history asks for, on requests or impressions that are not known
         self.unknown_actions = 0
 
     def take(self, event: Event) -> Event:
-        """The event under the new spec; events have to come in their order."""
+        """The event under the new spec; events have to come in their order.
+
+        :raises RecordError: a feature event that the recorded spec does not describe; it changes nothing.
+        """
         if isinstance(event, ActionEvent):
             if event.action in self._wanted:
                 self._act(event)
             return event
-        if self._derived:
-            self._remember(event)
-        elif self._hash == self._recorded_hash:
+        # Before it is taken apart: columns of another spec or width would become other columns' values.
+        self._recorded.check_feature(event)
+        if self._hash == self._recorded.hash:
             return event
-        return self._fill(event)
-
-    def _remember(self, event: FeatureEvent) -> None:
-        self._requests.setdefault(event.request_id, event)
-        if self._keep_ms is not None:
-            oldest_ms = event.event_time_ms - self._keep_ms
-            while next(iter(self._requests.values())).event_time_ms < oldest_ms:
-                self._requests.popitem(last=False)
-
-    def _fill(self, event: FeatureEvent) -> FeatureEvent:
         columns = _context_columns(event)
+        if self._derived:
+            self._remember(event, columns)
+        return self._fill(event, columns)
+
+    def _remember(self, event: FeatureEvent, columns: list[list[int]]) -> None:
+        if event.request_id in self._requests:
+            return
+        keys = tuple(columns[derived.by][0] for derived in self._derived)
+        self._requests[event.request_id] = _Shown(
+            event.event_time_ms, event.impression_ids, event.item_fids, event.item_lengths, keys
+        )
+        if len(self._requests) > self._max_requests:
+            self._requests.popitem(last=False)
+            self.forgotten_requests += 1
+
+    def _fill(self, event: FeatureEvent, columns: list[list[int]]) -> FeatureEvent:
         fids: list[int] = []
         lengths = []
         for source in self._sources:
@@ -90,25 +105,35 @@ class HistoryFiller:
         )
 
     def _act(self, action: ActionEvent) -> None:
-        event = self._requests.get(action.request_id)
-        if event is None or action.impression_id not in (shown := event.impression_ids.tolist()):
+        shown = self._requests.get(action.request_id)
+        if shown is None or action.impression_id not in (impressions := shown.impression_ids.tolist()):
             self.unknown_actions += 1
             return
-        row = shown.index(action.impression_id)
-        at_ms = max(action.event_time_ms, event.event_time_ms)
-        columns = _context_columns(event)
-        for derived in self._derived:
+        row = impressions.index(action.impression_id)
+        at_ms = max(action.event_time_ms, shown.event_time_ms)
+        for derived, key in zip(self._derived, shown.keys, strict=True):
             if derived.action == action.action:
-                values = self._item_values(event, row, derived.of)
-                derived.recent.add(columns[derived.by][0], at_ms, (values & MAX_VALUE | derived.first_fid).tolist())
+                values = self._item_values(shown, row, derived.of)
+                derived.recent.add(key, at_ms, (values & MAX_VALUE | derived.first_fid).tolist())
 
-    def _item_values(self, event: FeatureEvent, row: int, column: int) -> Int64s:
+    def _item_values(self, shown: _Shown, row: int, column: int) -> Int64s:
         """Fids of one item slot of an impression."""
         at = row * self._item_slots + column
-        if event.item_lengths is None:
-            return event.item_fids[at : at + 1]
-        start = int(event.item_lengths[:at].sum(dtype=np.int64))
-        return event.item_fids[start : start + int(event.item_lengths[at])]
+        if shown.item_lengths is None:
+            return shown.item_fids[at : at + 1]
+        start = int(shown.item_lengths[:at].sum(dtype=np.int64))
+        return shown.item_fids[start : start + int(shown.item_lengths[at])]
+
+
+class _Shown(NamedTuple):
+    """What is kept of a request."""
+
+    event_time_ms: int
+    impression_ids: Int64s
+    item_fids: Int64s
+    item_lengths: UInt16s | None
+    #: whose history an action goes into, by derived history
+    keys: tuple[int, ...]
 
 
 class _Derived:

@@ -115,8 +115,8 @@ def movielens_events(
     :raises SpecError: the spec has other columns.
     """
     plain = ml1m_spec().without_histories()
-    # Actions follow within minutes; a filler that kept all requests would need gigabytes.
-    filler = HistoryFiller(plain, spec or ml1m_spec(), keep_ms=_WATCH_DELAY_MS[1] + _LIKE_DELAY_MS[1])
+    # Actions follow within minutes, in which there are at most some thousands of requests.
+    filler = HistoryFiller(plain, spec or ml1m_spec(), max_requests=100_000)
     return (filler.take(event) for event, _ in in_time_order(_requests(data, plain.hash, requests, seed)))
 
 

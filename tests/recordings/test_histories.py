@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rillet.recordings import Event
 from rillet.recordings.histories import HistoryFiller
-from rillet.schemas import ActionEvent, FeatureEvent, SpecError, make_fids, parse_spec, slot_of, value_of
+from rillet.schemas import ActionEvent, FeatureEvent, RecordError, SpecError, make_fids, parse_spec, slot_of, value_of
 
 HISTORIES = """
 [[context]]
@@ -184,13 +184,39 @@ def test_histories_that_were_recorded_alike_stay_and_others_are_made_again_or_le
     assert value_of(plain.context_fids).tolist() == [9, 105 % 24]
 
 
-def test_requests_are_forgotten_after_the_time_given_and_actions_on_them_counted() -> None:
-    filler = HistoryFiller(PLAIN, SPEC, keep_ms=10)
-    for event in (request("a", 100, 7, [1]), request("b", 110, 7, [1]), ActionEvent("a", 110, 10, "watch")):
+def test_requests_are_forgotten_by_number_whatever_their_times_and_counted() -> None:
+    filler = HistoryFiller(PLAIN, SPEC, max_requests=2)
+    # Of two label windows later, then from the future, then of before.
+    for event in (request("a", 100, 7, [1]), request("b", 10**9, 7, [1]), ActionEvent("a", 110, 10, "watch")):
         filler.take(event)
-    assert filler.unknown_actions == 0
+    assert (filler.forgotten_requests, filler.unknown_actions) == (0, 0)
     filler.take(request("c", 111, 7, [1]))
     filler.take(ActionEvent("a", 112, 10, "watch"))
+    assert (filler.forgotten_requests, filler.unknown_actions) == (1, 1)
+    filler.take(ActionEvent("b", 10**9, 10, "watch"))
+    assert filler.unknown_actions == 1
+
+
+def test_a_request_id_that_comes_again_long_after_is_no_end_of_the_stream() -> None:
+    again = [request("a", 100, 7, [1]), request("a", 10**9, 7, [1]), request("b", 10**9 + 1, 7, [1])]
+    assert len(filled(again)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"spec_hash": 12345}, "spec"),
+        ({"context_fids": make_fids(1, [7])}, "context fids"),
+        ({"item_lengths": np.array([1], np.uint16)}, "item lengths"),
+    ],
+)
+def test_an_event_that_is_not_of_the_recorded_spec_is_refused_before_its_columns_are_used(
+    changed: dict[str, object], why: str
+) -> None:
+    filler = HistoryFiller(PLAIN, SPEC)
+    with pytest.raises(RecordError, match=why):
+        filler.take(replace(request("a", 100, 7, [2]), **changed))  # type: ignore[arg-type]
+    filler.take(ActionEvent("a", 101, 20, "watch"))
     assert filler.unknown_actions == 1
 
 
