@@ -47,6 +47,16 @@ def topics(config: RilletConfig, config_path: Path) -> None:
 )
 @click.option("--to", metavar="URI", help="Where the files of --recording go: a new folder, or any fsspec URL.")
 @click.option("--requests", type=click.IntRange(min=1), help="Only the first so many requests of --recording.")
+@click.option(
+    "--max-lost",
+    type=click.FloatRange(0, 1),
+    help="Share of the requests or actions of --recording that may be refused, late, early or orphans; 0.01 by default.",
+)
+@click.option(
+    "--keep-open-windows",
+    is_flag=True,
+    help="Keep rows of --recording whose label window had not ended at its end: they may be wrong negatives.",
+)
 @configured
 @click.pass_context
 def join(
@@ -58,19 +68,27 @@ def join(
     recording: Path | None,
     to: str | None,
     requests: int | None,
+    max_lost: float | None,
+    keep_open_windows: bool,
 ) -> None:
     """Join features and actions into labelled examples, in a Flink of its own in this process.
 
     Every record counts exactly once, also over restarts. Runs until it gets SIGTERM or Ctrl-C.
     """
-    if (recording is None) != (to is None) or (requests is not None and recording is None):
-        raise click.UsageError("--recording DIR and --to URI go together, and --requests with them")
+    others = requests is not None or max_lost is not None or keep_open_windows
+    if (recording is None) != (to is None) or (others and recording is None):
+        raise click.UsageError(
+            "--recording DIR and --to URI go together, and --requests, --max-lost and --keep-open-windows with them"
+        )
     if recording is not None:
         if until_latest or drain:
             raise click.UsageError("--until-latest and --drain are of a join of topics, not of --recording")
         # Services do not import what reads recordings; the root command hands it in.
         log_to_stderr()
-        context.obj["join_recording"](config=config, recording=recording, to=to, requests=requests)
+        given = {"max_lost": max_lost} if max_lost is not None else {}
+        context.obj["join_recording"](
+            config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
+        )
         return
     from rillet.jobs.join import run_join
 

@@ -333,10 +333,10 @@ class FeatureSpec:
             raise RecordError("labels, mask: a value is neither 0 nor 1")
         if n and block.label_kind.max() >= len(_IS_POSITIVE):
             raise RecordError(f"label_kind: {block.label_kind.max()} is none of 0 to {len(_IS_POSITIVE) - 1}")
-        contrary = block.labels.reshape(n, -1).any(axis=1) != _IS_POSITIVE[block.label_kind]
+        contrary = block.labels.reshape(n, tasks).any(axis=1) != _IS_POSITIVE[block.label_kind]
         if contrary.any():
             at = int(contrary.argmax())
-            kind, label = LabelKind(block.label_kind[at]).name, int(block.labels.reshape(n, -1)[at].max())
+            kind, label = LabelKind(block.label_kind[at]).name, int(block.labels.reshape(n, tasks)[at].max())
             raise RecordError(f"label_kind: row {at} is {kind} and has label {label}")
         for name, lowest in (("feature_time_ms", 0), ("action_time_ms", NO_TIME_MS)):
             times = getattr(block, name)

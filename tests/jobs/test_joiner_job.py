@@ -240,7 +240,7 @@ def test_a_dump_of_the_examples_has_the_rows_of_a_join_of_the_recording(
         wire_dump(replace(config, dump=DumpConfig(to=f"file://{tmp_path}/dumped", group_rows=3_000)), True).run(
             threading.Event()
         )
-    join_recording(recording, config, str(tmp_path / "recorded"))
+    join_recording(recording, config, str(tmp_path / "recorded"), keep_open=True)
     dumped, recorded = _rows(str(tmp_path / "dumped")), _rows(str(tmp_path / "recorded"))
     assert len(dumped) == joined.audit().found
     assert dumped == recorded
