@@ -8,6 +8,8 @@ from rillet.schemas.ranges import check_above_zero, check_finite, check_not_nega
 
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
+#: rows after which the gradient of exposure rows is half the likelihood's
+_LIKELIHOOD_ROWS = 20_000
 #: a step factor so near 1 counts as 1
 _NO_FACTOR = 0.01
 
@@ -143,3 +145,14 @@ class TrainerConfig:
     def _step_factor(self, first: float, trained_rows: int) -> float:
         factor = 1 + (first - 1) / (1 + trained_rows / self.first_step_rows)
         return factor if abs(factor - 1) > _NO_FACTOR else 1.0
+
+
+def likelihood_share(trained_rows: int) -> float:
+    """How much of the gradient of exposure rows is the likelihood's: all in the first minutes of a model, nothing later.
+
+    ``docs/decisions/0006`` has what either is good for.
+
+    >>> [round(likelihood_share(rows), 3) for rows in (0, 5_000, 20_000, 1_000_000)]
+    [1.0, 0.941, 0.5, 0.0]
+    """
+    return 1 / (1 + (trained_rows / _LIKELIHOOD_ROWS) ** 2)
