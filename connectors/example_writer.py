@@ -42,7 +42,7 @@ class ExampleWriter:
         :param group_rows: rows that are written together.
         :raises StoreUnavailableError: no such file system.
         """
-        self._files = Files(url, "")
+        self._files = Files(url, setting="--to or [dump] to")
         self._url = url
         self._spec = spec
         self._source = source

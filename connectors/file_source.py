@@ -92,7 +92,7 @@ class FileSource:
             skipped here: ``OnlineTrainer`` does that.
         :raises StoreUnavailableError: no such file system.
         """
-        self._files = Files(url, "")
+        self._files = Files(url, setting="--batch-from")
         self._spec = spec
         self._plan = plan
         self._first = (positions or {}).get(FILES_PARTITION, (0, 0))[0]

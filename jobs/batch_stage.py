@@ -73,7 +73,11 @@ class BatchStage:
                     f"--batch-from {options.url}: the model has learned from the examples topic already, a batch stage"
                     " comes before that; leave the option out, or give the model another name or data directory"
                 )
-            manifest = open_example_files(Files(options.url, ""), spec)
+            manifest = open_example_files(Files(options.url, setting="--batch-from"), spec)
+            if not manifest.rows:
+                raise ServiceError(
+                    f"--batch-from {options.url}: no rows have been committed there yet; wait for the dump"
+                )
             return cls(
                 options.url,
                 FilePlan.of(manifest, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed),

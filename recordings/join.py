@@ -26,6 +26,8 @@ from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, RecordError, 
 from rillet.trainer import ReadBlock
 
 _EVER_MS = 1 << 62
+#: rows of so many events go into blocks together; their order does not depend on it
+_EVENTS_PER_COMMIT = 1_024
 #: requests are kept for the histories of later ones so many label windows long
 _KEEP_WINDOWS = 2
 
@@ -94,7 +96,7 @@ def join_recording(
             spec,
             config.joiner,
             lateness_ms=config.flink.lateness_ms,
-            commit_ms=config.flink.checkpoint_interval_ms,
+            commit_ms=_EVER_MS,
             directory=Path(folder) / "joiner",
         )
         total = min(requests or info.requests, info.requests)
@@ -114,13 +116,14 @@ def join_recording(
 def _blocks(events: Iterable[Event], join: SimulatedJoin, progress: EventProgress) -> Iterator[ExampleBlock]:
     """The blocks of the join in the order in which they come."""
     requests = 0
-    for event in events:
+    for number, event in enumerate(events, 1):
         join.take(event)
         if isinstance(event, FeatureEvent):
             requests += 1
             progress.update(requests)
-        for _, block in join.visible(event.event_time_ms):
-            yield block
+        if number % _EVENTS_PER_COMMIT == 0:
+            for _, block in join.visible(_EVER_MS):
+                yield block
     join.finish()
     for _, block in join.visible(_EVER_MS):
         yield block

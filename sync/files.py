@@ -18,14 +18,16 @@ from rillet.sync.errors import StoreUnavailableError
 class Files:
     """Reads, writes, lists and deletes; paths are relative to the folder. Holds no state of its own."""
 
-    def __init__(self, url: str, folder: str) -> None:
+    def __init__(self, url: str, folder: str = "", *, setting: str = "[store] url") -> None:
         """Opens the file system; nothing is read yet.
 
         :param url: fsspec URL or path of the root.
         :param folder: below the root; made when first written.
+        :param setting: where the user has named the URL, for messages.
         :raises StoreUnavailableError: no such file system.
         """
-        with _failing_as("opened", url):
+        self._setting = setting
+        with self._failing_as("opened", url):
             self._fs, root = fsspec.core.url_to_fs(url)
         self._root = posixpath.join(root, folder)
 
@@ -39,7 +41,7 @@ class Files:
         :raises StoreUnavailableError: the file system cannot be read.
         """
         full = self.where(folder)
-        with _failing_as("listed", full):
+        with self._failing_as("listed", full):
             self._fs.invalidate_cache(full)
             try:
                 return [posixpath.basename(str(entry).rstrip("/")) for entry in self._fs.ls(full, detail=False)]
@@ -53,7 +55,7 @@ class Files:
         :raises StoreUnavailableError: the file system cannot be read.
         """
         full = self.where(path)
-        with _failing_as("read", full, passing=FileNotFoundError):
+        with self._failing_as("read", full, passing=FileNotFoundError):
             data: bytes = self._fs.cat_file(full)
         return data
 
@@ -63,7 +65,7 @@ class Files:
         :raises StoreUnavailableError: the file system cannot be written.
         """
         full = self.where(path)
-        with _failing_as("written", full):
+        with self._failing_as("written", full):
             self._fs.makedirs(posixpath.dirname(full), exist_ok=True)
             self._fs.pipe_file(full, data)
 
@@ -74,7 +76,7 @@ class Files:
         """
         self.write(path + ".part", data)
         full = self.where(path)
-        with _failing_as("written", full):
+        with self._failing_as("written", full):
             self._fs.mv(full + ".part", full)
 
     def delete(self, path: str) -> None:
@@ -83,7 +85,7 @@ class Files:
         :raises StoreUnavailableError: the file system cannot be written.
         """
         full = self.where(path)
-        with _failing_as("deleted", full):
+        with self._failing_as("deleted", full):
             if self._fs.exists(full):
                 self._fs.rm_file(full)
 
@@ -93,18 +95,17 @@ class Files:
         :raises StoreUnavailableError: the file system cannot be written.
         """
         full = self.where(folder)
-        with _failing_as("deleted", full):
+        with self._failing_as("deleted", full):
             self._fs.rm(full, recursive=True)
 
-
-@contextmanager
-def _failing_as(done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
-    try:
-        yield
-    except passing:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        raise StoreUnavailableError(
-            f"{path} cannot be {done} ({type(error).__name__}: {error}); check the address and its permissions"
-        ) from error
+    @contextmanager
+    def _failing_as(self, done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+        """fsspec lets through whatever its back end raises: OSError mostly, and ValueError or ImportError on opening."""
+        try:
+            yield
+        except passing:
+            raise
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreUnavailableError(
+                f"{path} cannot be {done} ({type(error).__name__}: {error}); check {self._setting} and its permissions"
+            ) from error

@@ -53,7 +53,7 @@ def as_read(blocks: Sequence[ExampleBlock]) -> list[ReadBlock]:
 def read_all(url: str, plan: FilePlan | None = None, start: int = 0, spec: FeatureSpec = RAGGED) -> list[ReadBlock]:
     """The records of a set of files."""
     if plan is None:
-        manifest = read_manifest(Files(url, ""))
+        manifest = read_manifest(Files(url))
         assert manifest is not None
         plan = FilePlan.of(manifest)
     source = FileSource(url, spec, plan, {-1: (start, 0)})

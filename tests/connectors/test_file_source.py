@@ -11,7 +11,7 @@ import pytest
 from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.example_manifest import MANIFEST_FILE, ExampleManifest, GroupFile, read_manifest, write_manifest
 from rillet.connectors.example_writer import ExampleWriter
-from rillet.connectors.file_source import FilePlan
+from rillet.connectors.file_source import FilePlan, FileSource
 from rillet.sync.files import Files
 from tests.connectors.example_sets import as_read, impressions, numbered_blocks, read_all
 from tests.trainer.blocks import RAGGED
@@ -34,7 +34,7 @@ def url() -> str:
 
 @pytest.fixture
 def plan(url: str) -> FilePlan:
-    manifest = read_manifest(Files(url, ""))
+    manifest = read_manifest(Files(url))
     assert manifest is not None
     return replace(FilePlan.of(manifest), chunk_rows=16)
 
@@ -72,6 +72,22 @@ def test_from_any_record_on_the_same_records_come(url: str, plan: FilePlan, shuf
         assert impressions(rest) == impressions(whole[start:])
 
 
+def test_no_more_than_a_group_and_a_window_are_held(url: str, plan: FilePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = Files.read
+    monkeypatch.setattr(Files, "read", lambda files, path: read.append(path) or plain(files, path))
+    source = FileSource(url, RAGGED, plan)
+    source.start()
+    manifest = read_manifest(Files(url))
+    assert manifest is not None
+    group_of = {file.path: file.group for file in manifest.files}
+    for record in range(plan.records):
+        assert source.poll(10, 0.0)
+        newest = max(group_of[path] for path in read if path in group_of)
+        assert newest <= (record + 1) * plan.chunk_rows // 50 + 1
+    assert newest == plan.groups - 1
+
+
 def test_ingest_times_are_left_out_since_they_say_nothing_of_how_fresh_the_model_is(url: str, plan: FilePlan) -> None:
     for record in read_all(url, plan):
         assert record.block is not None
@@ -80,7 +96,7 @@ def test_ingest_times_are_left_out_since_they_say_nothing_of_how_fresh_the_model
 
 def _copy(url: str) -> tuple[str, ExampleManifest]:
     other = f"memory://{uuid.uuid4().hex}"
-    source, target = Files(url, ""), Files(other, "")
+    source, target = Files(url), Files(other)
     manifest = read_manifest(source)
     assert manifest is not None
     for file in manifest.files:
@@ -91,14 +107,14 @@ def _copy(url: str) -> tuple[str, ExampleManifest]:
 
 def test_a_file_that_is_missing_is_named(url: str) -> None:
     other, manifest = _copy(url)
-    Files(other, "").delete(manifest.files[4].path)
+    Files(other).delete(manifest.files[4].path)
     with pytest.raises(ExampleFilesError, match=f"{manifest.files[4].path}: is missing"):
         read_all(other)
 
 
 def test_a_file_that_was_cut_or_swapped_is_named(url: str) -> None:
     other, manifest = _copy(url)
-    files = Files(other, "")
+    files = Files(other)
     path, others = manifest.files[4].path, manifest.files[5].path
     data = files.read(path)
     files.write(path, data[: len(data) // 2])
@@ -111,7 +127,7 @@ def test_a_file_that_was_cut_or_swapped_is_named(url: str) -> None:
 
 def test_a_manifest_says_what_is_wrong_with_it(url: str) -> None:
     other, manifest = _copy(url)
-    files = Files(other, "")
+    files = Files(other)
     assert read_manifest(files) == manifest
     files.write(MANIFEST_FILE, b'{"format": 9}')
     with pytest.raises(ExampleFilesError, match="is of format 9"):
@@ -119,7 +135,7 @@ def test_a_manifest_says_what_is_wrong_with_it(url: str) -> None:
     files.write(MANIFEST_FILE, b'{"format": 1}')
     with pytest.raises(ExampleFilesError, match=r"malformed .*set_id"):
         read_manifest(files)
-    assert read_manifest(Files(f"memory://{uuid.uuid4().hex}", "")) is None
+    assert read_manifest(Files(f"memory://{uuid.uuid4().hex}")) is None
 
 
 def test_a_plan_counts_the_records_of_all_passes() -> None:

@@ -227,6 +227,12 @@ def test_files_of_another_spec_or_none_are_refused(url: str, tmp_path: Path) -> 
         BatchStage.planned(BatchOptions(str(tmp_path / "nothing")), None, {}, RAGGED, seed=0)
 
 
+def test_files_without_rows_are_no_batch_stage(tmp_path: Path) -> None:
+    ExampleWriter(str(tmp_path / "empty"), RAGGED, "topic examples").open()
+    with pytest.raises(ServiceError, match="no rows have been committed there yet"):
+        BatchStage.planned(BatchOptions(str(tmp_path / "empty")), None, {}, RAGGED, seed=0)
+
+
 def test_what_follows_the_files_is_asked_for_before_they_are_read(url: str) -> None:
     class Gone(ListSource):
         def start(self) -> None:

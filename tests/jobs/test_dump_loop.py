@@ -57,7 +57,7 @@ def _loop(
 
 
 def _manifest(url: str) -> ExampleManifest:
-    found = read_manifest(Files(url, ""))
+    found = read_manifest(Files(url))
     assert found is not None
     return found
 
@@ -115,7 +115,7 @@ def _killed_at(url: str, step: int, how: str) -> bool:
 def test_killed_at_any_step_nothing_is_lost_and_nothing_twice_and_nothing_is_left_lying(how: str) -> None:
     step = 0
     while _killed_at(url := _url("faulty"), step, how):
-        manifest = read_manifest(Files(url, ""))
+        manifest = read_manifest(Files(url))
         if manifest is not None and manifest.files:
             found = impressions(read_all(url))
             assert found == ROWS[: len(found)], "what counts after a kill are the first rows"
@@ -123,9 +123,9 @@ def test_killed_at_any_step_nothing_is_lost_and_nothing_twice_and_nothing_is_lef
         assert impressions(read_all(url)) == ROWS, f"killed at step {step}"
         names = {
             f"{folder}/{name}"
-            for folder in Files(url, "").names()
+            for folder in Files(url).names()
             if folder.startswith("hour=")
-            for name in Files(url, "").names(folder)
+            for name in Files(url).names(folder)
         }
         assert names == {file.path for file in _manifest(url).files}, f"killed at step {step}"
         step += 1
@@ -174,7 +174,7 @@ def test_a_stop_commits_what_was_read() -> None:
     loop = _loop(url, kind=EndlessSource)
     thread = threading.Thread(target=loop.run, args=(stop,), daemon=True)
     thread.start()
-    while read_manifest(Files(url, "")) is None or _manifest(url).rows < 28:
+    while read_manifest(Files(url)) is None or _manifest(url).rows < 28:
         assert thread.is_alive()
     assert loop.ready
     stop.set()
@@ -227,10 +227,10 @@ def test_a_set_takes_rows_of_one_topic_and_one_spec() -> None:
 
 def test_a_folder_of_something_else_is_left_alone() -> None:
     url = _url()
-    Files(url, "").write("report.csv", b"mine")
+    Files(url).write("report.csv", b"mine")
     with pytest.raises(ExampleFilesError, match=r"holds report.csv and no _manifest.json"):
         _loop(url).run(threading.Event())
-    assert Files(url, "").names() == ["report.csv"]
+    assert Files(url).names() == ["report.csv"]
 
 
 def test_rows_know_where_they_came_from() -> None:
@@ -239,7 +239,7 @@ def test_rows_know_where_they_came_from() -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(pa.BufferReader(Files(url, "").read(file.path))) for file in _manifest(url).files]
+    tables = [pq.read_table(pa.BufferReader(Files(url).read(file.path))) for file in _manifest(url).files]
     rows = pa.concat_tables(tables).sort_by("number").to_pylist()
     places = [(row["partition"], row["offset"], row["row"]) for row in rows]
     assert places == [(number % 2, number // 2, row) for number in range(8) for row in range(7)]

@@ -91,7 +91,7 @@ dump_port = {self.port}
         assert self.start(*arguments).wait(200) == 0
 
     def dumped_rows(self) -> int:
-        manifest = read_manifest(Files(self.url, ""))
+        manifest = read_manifest(Files(self.url))
         return 0 if manifest is None else manifest.rows
 
 
@@ -127,7 +127,7 @@ def test_what_a_dump_that_is_killed_again_and_again_has_written_is_learned_from_
     services.run("dump", "--until-latest")
     found = impressions(read_all(services.url))
     assert sorted(found) == list(range(DUMPED * 20))
-    manifest = read_manifest(Files(services.url, ""))
+    manifest = read_manifest(Files(services.url))
     assert manifest is not None
     assert len(list(Path(services.url).glob("hour=*/*"))) == len(manifest.files)
 

@@ -81,7 +81,7 @@ def test_the_first_requests_have_all_their_actions(recording: Recording, config:
         )
 
     assert rows(part) == rows(whole)
-    manifest = read_manifest(Files(part, ""))
+    manifest = read_manifest(Files(part))
     assert manifest is not None
     assert manifest.rows == len(rows(part))
     assert manifest.next_offsets == {}
@@ -100,7 +100,7 @@ def test_a_join_that_was_cut_off_has_left_nothing_that_counts_and_is_done_again(
         patch.setattr("rillet.connectors.example_writer.write_manifest", _after_the_first(cut))
         with pytest.raises(KeyboardInterrupt):
             join_recording(recording, config, url)
-    manifest = read_manifest(Files(url, ""))
+    manifest = read_manifest(Files(url))
     assert manifest is not None
     assert manifest.rows == 0
     left = set((tmp_path / "files").glob("hour=*/*"))
