@@ -133,7 +133,7 @@ class TrainLoop(Generic[Letter]):
         self._reader.close()
         self.metrics.update(trainer)
         now = self._now_ms()
-        self._progress.report(now)
+        self._progress.finish(now)
         ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
         self._publications.publish(now, base=ended)
         self._checkpoints.save(now)

@@ -59,6 +59,7 @@ class TrainMetrics:
         self._loss.set(math.nan)
         self._rate = gauge("rows_per_second", "Example rows trained on, over the last progress interval.")
         self._lag = gauge("lag_records", "Records of the examples topic, or of a batch stage, not trained on yet.")
+        self._lag.set(math.nan)
         self.metric_file_failures = counter("metric_file_failures", "Reports that could not be written to a file.")
         of, labels = "of the logits that were served, over the newest complete stretches of request time.", ("task",)
         self._auc = gauge("quality_auc", f"AUC {of}", labels)

@@ -83,6 +83,14 @@ class TrainProgress:
         ]
         self._tell(now_ms, "; ".join(parts))
 
+    def finish(self, now_ms: int) -> None:
+        """Measures, and tells what has happened since it was last told, if anything.
+
+        :raises ClosedError: the files are not open.
+        """
+        if self._now() != self._state:
+            self.report(now_ms)
+
     def _report_idle(self, now_ms: int) -> None:
         _, lag = self._measure(now_ms)
         if now_ms - self._told_ms >= max(self._interval_ms, _IDLE_INTERVAL_MS):

@@ -165,6 +165,14 @@ def test_reports_hold_rows_and_event_time_and_all_metrics(caplog: pytest.LogCapt
     assert {"rillet_train_loss", "rillet_train_lag_records", 'rillet_train_quality_unscored_rows{task="like"}'} <= names
 
 
+def test_the_end_tells_what_was_not_told_yet_and_repeats_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(trainer_after(0), caplog)
+    watched.train(100)
+    watched.progress.finish(NOW + 1_000)
+    watched.progress.finish(NOW + 2_000)
+    assert len(watched.lines()) == len(watched.reports.taken) == 1
+
+
 def test_a_loop_measures_at_the_interval_and_once_more_at_its_end(tmp_path: Path) -> None:
     reports = Reports()
     config = replace(TRAINER, queue_rows=40, progress_interval_s=3)
