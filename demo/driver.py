@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import httpx2
@@ -104,13 +104,10 @@ class Driver:
         stats: DriveStats,
         *,
         watched: str,
-        on_milestone: Callable[[], None] = lambda: None,
-        milestone: int = 0,
     ) -> None:
         """
         :param client: of the server; :meth:`run` closes it.
         :param watched: the action of the task that the live AUC is of.
-        :param on_milestone: called once, in a thread, when ``milestone`` requests are answered.
         """
         self._settings = settings
         self._encoder = CandidateEncoder(spec)
@@ -118,7 +115,6 @@ class Driver:
         self._actions = actions
         self.stats = stats
         self._watched = watched
-        self._on_milestone, self._milestone = on_milestone, milestone
         self.rate = settings.rate
         self._in_flight: dict[str, list[ActionEvent]] = {}
         self._times: list[tuple[int, str]] = []  # heap of the event times in flight
@@ -187,8 +183,6 @@ class Driver:
         stats.retries += answer.attempts - 1
         stats.unlogged += not answer.logged
         stats.requests += 1
-        # Decided before the next await: other requests move the count on.
-        at_milestone = stats.requests == self._milestone
         stats.impressions += len(event.impression_ids)
         self._shown[event.request_id] = _Shown(event, answer.logits[:, self._column])
         heapq.heappush(self._open, (event.event_time_ms, event.request_id))
@@ -197,8 +191,6 @@ class Driver:
         async with self._changed:
             del self._in_flight[event.request_id]
             self._changed.notify_all()
-        if at_milestone:
-            await asyncio.to_thread(self._on_milestone)
 
     def _judge(self, now_ms: int) -> None:
         """Takes the answered requests whose label window has closed into the live AUC.

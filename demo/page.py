@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from rillet.backtest.drawing import SERIES, draw, number, render_template, size
-from rillet.demo.report import Report
+from rillet.demo.report import SCORES, Report
 
 _FIRST, _SECOND = SERIES[:2]
 #: Width of a bar of the delta plot, seconds, or a multiple of it.
@@ -21,7 +21,9 @@ _BIN_S = 6.0
 
 def render(report: Report) -> str:
     """The page as text."""
-    return render_template("rillet.demo", "report.html.j2", report=report, data=report.to_json(), plots=_plots(report))
+    return render_template(
+        "rillet.demo", "report.html.j2", report=report, data=report.to_json(), plots=_plots(report), names=SCORES
+    )
 
 
 def _plots(report: Report) -> list[dict[str, Any]]:
@@ -29,9 +31,9 @@ def _plots(report: Report) -> list[dict[str, Any]]:
     plots: list[dict[str, Any]] = [
         {
             "title": "AUC of what was served",
-            "text": "Every impression after the first fifth of the requests, scored as it was served, beside the "
-            "same impressions scored by the model as it was after that fifth.",
-            "svg": draw("AUC served and frozen over requests", lambda axes: _quality(axes, report)),
+            "text": "Every impression, scored as it was served, beside the same impressions scored by the batch "
+            "model left as it was, and by what any model has to beat, at the same delays.",
+            "svg": draw("AUC of each score over requests", lambda axes: _quality(axes, report)),
             "empty": not quality.edges,
         },
         {
@@ -60,9 +62,11 @@ def _plots(report: Report) -> list[dict[str, Any]]:
 
 def _quality(axes: Axes, report: Report) -> None:
     quality = report.quality
-    axes.plot(quality.edges, quality.served_curve, color=_FIRST, linewidth=2, marker="o", markersize=3.5)
-    axes.plot(quality.edges, quality.frozen_curve, color=_SECOND, linewidth=2, linestyle=(0, (4, 2)))
-    axes.legend(["served, learning on", "frozen after the first fifth"], loc="best")
+    for index, judged in enumerate(quality.scores.values()):
+        style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if not index else {"linestyle": (0, (4, 2))}
+        axes.plot(quality.edges, judged.curve, color=SERIES[index], linewidth=2, **style)
+    # Beside the curves: with five of them no place between is free for sure.
+    axes.legend([SCORES[name] for name in quality.scores], loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2)
     axes.set_xlabel("requests")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 

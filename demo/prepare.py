@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from rillet.demo.errors import DemoError
+from rillet.demo.plan import BATCH_PER_LIVE
 from rillet.recordings import Recording
 from rillet.recordings.datasets import fetch_movielens
 from rillet.recordings.movielens import convert_movielens
@@ -24,12 +25,13 @@ _MARKER = ".rillet-demo"
 def open_recording(given: Path | None, dataset: str, requests: int | None, folder: Path, console: Console) -> Recording:
     """Opens the given recording, or makes one of a data set.
 
-    :param requests: how many to make; None for 50,000. A given recording stays as it is.
+    :param requests: how many are driven live, 50,000 by default; the batch stage's are made as well. A given recording
+        stays as it is.
     :raises RecordingError: it cannot be read; DatasetError: it cannot be fetched.
     """
     if given is not None:
         return Recording(given)
-    wanted = requests or DEFAULT_REQUESTS
+    wanted = (requests or DEFAULT_REQUESTS) * (1 + BATCH_PER_LIVE)
     target = folder / "recording"
     if dataset == "synthetic":
         console.print(f"generating {wanted:,} synthetic requests", markup=False)

@@ -6,7 +6,7 @@ Pure functions over arrays; no broker, no clock. ``report.json`` is :meth:`Repor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,16 @@ from rillet.schemas.arrays import Float32s, Float64s, Int64s, range_indices
 from rillet.trainer.quality import auc, calibration
 
 AUC_POINTS = 20
+SERVED = "served"
+#: scores that a report can have, and what they are called
+SCORES = {
+    SERVED: "served, learning on",
+    "frozen": "frozen after the batch stage",
+    "logistic": "logistic regression",
+    "decayed_popularity": "popularity, decayed",
+    "popularity": "popularity",
+    "truth": "the true probabilities",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +50,31 @@ class DeltaSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """Served scores beside those of the frozen model, over the requests after the first fifth.
+class Judged:
+    """How good one set of scores was; NaN where a class is missing."""
 
-    :param edges: index of the last request of each point of the curves.
+    auc: float
+    calibration: float
+    #: AUC of each point of the curves
+    curve: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Scores of the same impressions, judged by the same labels.
+
+    :param scores: by name, ``served`` first: see :data:`SCORES`.
+    :param edges: number of the last request of each point of the curves.
     """
 
-    served_auc: float
-    frozen_auc: float
-    calibration: float
+    scores: dict[str, Judged]
     impressions: int
     edges: list[int]
-    served_curve: list[float]
-    frozen_curve: list[float]
+
+    @property
+    def served(self) -> Judged:
+        """What was served."""
+        return self.scores[SERVED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +82,14 @@ class Report:
     """All numbers of one run.
 
     :param unlogged: requests that were answered and are not on the features topic.
+    :param watched: the action of the task that quality is of.
     """
 
     dataset: str
     audit: AuditReport
     unlogged: int
     quality: Quality
+    watched: str
     deltas: DeltaSummary
     readings: list[Reading]
     freshness: tuple[list[float], list[float]]
@@ -113,9 +137,10 @@ class Report:
                     "unusable_events": audit.unusable_events,
                     "offenders": [str(offender) for offender in audit.offenders],
                 },
-                "served_auc": self.quality.served_auc,
-                "frozen_auc": self.quality.frozen_auc,
-                "calibration": self.quality.calibration,
+                **{f"{name}_auc": judged.auc for name, judged in self.quality.scores.items()},
+                "calibration": self.quality.served.calibration,
+                "frozen_calibration": self.quality.scores["frozen"].calibration,
+                "watched": self.watched,
                 "judged_impressions": self.quality.impressions,
                 "freshness_ms": {
                     "p50": self.freshness_ms(0.5),
@@ -136,8 +161,7 @@ class Report:
                 "settings": self.settings,
                 "curves": {
                     "requests": self.quality.edges,
-                    "served_auc": self.quality.served_curve,
-                    "frozen_auc": self.quality.frozen_curve,
+                    **{f"{name}_auc": judged.curve for name, judged in self.quality.scores.items()},
                 },
                 "readings": [asdict(reading) for reading in self.readings],
             }
@@ -149,12 +173,9 @@ class Report:
         return histogram_quantile(*self.freshness, q) * 1000
 
 
-def judged_requests(joined: ExpectedExamples, early: set[str]) -> Int64s:
-    """Numbers of the requests after the first fifth, in order of event time."""
-    late = np.array([request_id not in early for request_id in joined.request_ids], np.bool_)
-    order = np.argsort(joined.feature_time_ms, kind="stable")
-    judged: Int64s = order[late[order]]
-    return judged
+def in_event_order(joined: ExpectedExamples) -> Int64s:
+    """Numbers of all requests, in order of event time."""
+    return np.argsort(joined.feature_time_ms, kind="stable")
 
 
 def impressions_of(joined: ExpectedExamples, requests: Int64s) -> Int64s:
@@ -163,30 +184,33 @@ def impressions_of(joined: ExpectedExamples, requests: Int64s) -> Int64s:
     return range_indices(joined.start[requests], counts)
 
 
-def judge(joined: ExpectedExamples, requests: Int64s, frozen: Float32s, task: int, first_request: int) -> Quality:
-    """Compares the served scores of one task with the frozen model's over all impressions of ``requests``.
+def judge(
+    joined: ExpectedExamples, requests: Int64s, others: Mapping[str, Float32s], task: int, first_request: int
+) -> Quality:
+    """Judges the served scores of one task, and other scores of all impressions of ``requests``.
 
-    Labels are the plain join's, unsampled. Impressions whose scores were not logged are left out of both.
+    Labels are the plain join's, unsampled. Impressions whose scores were not logged are left out of all.
 
-    :param frozen: float32[impressions, T], in the order of :func:`impressions_of`.
+    :param others: by name, float32[impressions, T] each, in the order of :func:`impressions_of`.
     :param first_request: how many requests came before, for the curves' axis.
     """
     rows = impressions_of(joined, requests)
     counts = joined.start[requests + 1] - joined.start[requests]
     served = joined.served_logits[rows, task]
-    labels = joined.positive[rows, task]
     logged = ~np.isnan(served)
+    labels = joined.positive[rows, task][logged]
     points = max(1, min(AUC_POINTS, len(requests) // 100))
     group = np.repeat(np.arange(len(requests)) * points // max(len(requests), 1), counts)[logged]
-    served, labels, other = served[logged], labels[logged], frozen[logged, task]
+
+    def judged(scores: Float32s) -> Judged:
+        return Judged(
+            auc(scores, labels).value, calibration(scores, labels).value, windowed_auc(scores, labels, group, points)
+        )
+
     return Quality(
-        served_auc=auc(served, labels).value,
-        frozen_auc=auc(other, labels).value,
-        calibration=calibration(served, labels).value,
+        {SERVED: judged(served[logged])} | {name: judged(scores[logged, task]) for name, scores in others.items()},
         impressions=int(logged.sum()),
         edges=[first_request + len(requests) * (point + 1) // points for point in range(points)],
-        served_curve=windowed_auc(served, labels, group, points),
-        frozen_curve=windowed_auc(other, labels, group, points),
     )
 
 

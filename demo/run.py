@@ -11,8 +11,7 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -20,10 +19,13 @@ from rich.console import Console
 from rillet.audit.comparison import audit_topics
 from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
+from rillet.backtest.delays import Delays
 from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import topic_ends
+from rillet.demo.baselines import reference_scores
+from rillet.demo.batch_stage import join_recording, start_trainer
 from rillet.demo.display import Display
 from rillet.demo.driver import Driver, DriveStats
 from rillet.demo.errors import DemoError
@@ -31,19 +33,21 @@ from rillet.demo.frozen import frozen_logits
 from rillet.demo.joiner import drain_joiner, joiner_lag, next_rate, start_joiner
 from rillet.demo.monitor import FRESHNESS, LoopMonitor
 from rillet.demo.page import render
+from rillet.demo.plan import Plan, live_events
 from rillet.demo.prepare import fresh_folder, interruptible, open_recording, uninterrupted
-from rillet.demo.report import Report, judge, judged_requests, latency_summary, summarise_deltas
+from rillet.demo.report import SCORES, Report, in_event_order, judge, latency_summary, summarise_deltas
 from rillet.demo.settings import DEFAULT_RATE, DemoSettings, make_settings
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import load_config
-from rillet.recordings import Event, Recording
-from rillet.schemas import FeatureEvent
+from rillet.recordings import Recording
 
 DEFAULT_OUT = Path("out/demo")
 #: In the order in which they are started.
 _SERVICES = ("train", "serve", "join")
 #: Flink takes its time on a cold machine
 _READY_TIMEOUT_S = 180.0
+#: the trainer is ready once it has learned from the batch stage's files
+_BATCH_TIMEOUT_S = 900.0
 _CATCH_UP_TIMEOUT_S = 300.0
 _SETTLE_S = 0.5
 _PACE_S = 1.0
@@ -60,7 +64,8 @@ def run_demo(
 ) -> int:
     """Runs the whole demo.
 
-    :param requests: how many requests of the recording to drive; None for 50,000, or all of a given recording.
+    :param requests: how many requests to drive; None for 50,000, or a fifth of a given recording. Four times as many that
+        come before them are for the batch stage.
     :param recording: a directory; None makes one of ``dataset``.
     :param out: gets ``report.json``, ``report.html`` and ``run/`` with the run's data and logs.
     :param dataset: ``movielens`` or ``synthetic``.
@@ -74,9 +79,9 @@ def run_demo(
     with interruptible():
         try:
             source = open_recording(recording, dataset, requests, folder, console)
-            total = min(requests or source.info.requests, source.info.requests)
-            settings = make_settings(source.info, total, folder, rate)
-            demo = _Demo(source, total, settings, console)
+            plan = Plan.of(source, requests)
+            settings = make_settings(source.info, plan, folder, rate)
+            demo = _Demo(source, plan, settings, console)
             report = demo.run(started_s)
         except KeyboardInterrupt:
             console.print(f"interrupted: everything that was started is stopped; logs are in {folder}", markup=False)
@@ -87,20 +92,20 @@ def run_demo(
 class _Demo:
     """One run: the stack, the driver, and the numbers that come of it."""
 
-    def __init__(self, recording: Recording, total: int, settings: DemoSettings, console: Console) -> None:
+    def __init__(self, recording: Recording, plan: Plan, settings: DemoSettings, console: Console) -> None:
         self.recording = recording
-        self.total = total
+        self.plan = plan
         self.settings = settings
         # Read back from the file, as the services do: paths are resolved, and the file is proven to be good.
         self.stack = Stack(load_config(settings.config_path, environment={}), settings.config_path)
         self.config = self.stack.config
         self.console = console
-        self.stats = DriveStats(total)
+        self.stats = DriveStats(plan.live)
         self.display = Display(self.stats, console)
         self.monitor = LoopMonitor(self.config, self.stats, self.display.show)
         self.started_ms = 0
-        #: end of the delta log when a fifth of the requests was answered; the frozen model is the one of then
-        self.frozen_position: int | None = None
+        #: end of the delta log before the first live example; the frozen model is the one of then
+        self.frozen_position = 0
 
     def run(self, started_s: float) -> Report:
         """Starts, drives, drains, audits; stops everything whatever happens."""
@@ -125,11 +130,23 @@ class _Demo:
         say = self.display.say
         self.stack.start_broker()
         say(f"broker  ready at {self.config.kafka.bootstrap_servers}")
-        for name in _SERVICES:
+        batch = self.settings.batch_files
+        if self.plan.batch:
+            say(f"batch   joining the first {self.plan.batch:,} requests into files")
+            join_recording(self.stack, self.recording, self.plan.batch, batch)
+        start_trainer(self.stack, batch if self.plan.batch else None)
+        if self.plan.batch:
+            say("batch   learning from them; what follows is learned online")
+        for name in _SERVICES[1:]:
             start_joiner(self.stack) if name == "join" else self.stack.start(name)
         for name in _SERVICES:
-            self.stack.wait_ready(name, _READY_TIMEOUT_S)
+            self.stack.wait_ready(name, _BATCH_TIMEOUT_S if name == "train" else _READY_TIMEOUT_S)
             say(f"{name:7} ready (pid {self.stack.process(name).pid}), log {self.stack.process(name).log}")
+        kafka = self.config.kafka
+        ends = topic_ends(kafka.connection, kafka.topics.deltas)
+        if ends is None:
+            raise DemoError(f"topic {kafka.topics.deltas} is gone")
+        self.frozen_position = ends[0][1]
 
     def _drive(self) -> None:
         kafka = self.config.kafka
@@ -143,14 +160,12 @@ class _Demo:
             actions,
             self.stats,
             watched=spec.tasks[0].action,
-            on_milestone=self._note_position,
-            milestone=max(1, self.total // 5),
         )
         stop = threading.Event()
         pacer = threading.Thread(target=self._pace, args=(driver, stop), name="pace", daemon=True)
         pacer.start()
         try:
-            asyncio.run(driver.run(self._events()))
+            asyncio.run(driver.run(live_events(self.recording, self.plan)))
         except BaseExceptionGroup as group:
             # The first failure is the cause; the others are its consequences.
             raise group.exceptions[0] from group
@@ -158,27 +173,6 @@ class _Demo:
             stop.set()
             pacer.join()
             actions.close()
-
-    def _events(self) -> Iterator[Event]:
-        """The first ``total`` requests and their actions within the label windows, by event time."""
-        taken: set[str] = set()
-        window_ms = max(task.window_ms for task in self.recording.info.spec.tasks)
-        last_ms = 0
-        for event in self.recording.events():
-            if isinstance(event, FeatureEvent):
-                if len(taken) < self.total:
-                    taken.add(event.request_id)
-                    last_ms = max(last_ms, event.event_time_ms)
-                    yield event
-                elif event.event_time_ms > last_ms + window_ms:
-                    return
-            elif event.request_id in taken:
-                yield event
-
-    def _note_position(self) -> None:
-        """Keeps where the delta log ends now, for scoring with the model of this moment later."""
-        ends = topic_ends(self.config.kafka.connection, self.config.kafka.topics.deltas)
-        self.frozen_position = ends[0][1] if ends else None
 
     def _conclude(self, started_s: float) -> Report:
         say = self.display.say
@@ -200,18 +194,19 @@ class _Demo:
             say(line)
         self._wait_for_training(audit)
         final = self.monitor.read()
-        # The frozen model learnt from the first fifth of the requests, so quality is compared after them.
-        early = {event.request_id for event in islice(self.recording.features(), max(1, self.total // 5))}
-        judged = judged_requests(joined, early)
-        say("scoring the same impressions with the model as it was after a fifth of the requests")
-        if self.frozen_position is None:
-            raise DemoError(f"topic {kafka.topics.deltas} was not there when a fifth of the requests was answered")
-        frozen = frozen_logits(self.config, joined, judged, self.frozen_position)
+        requests = in_event_order(joined)
+        say("scoring the same impressions with the batch model as it was")
+        frozen = frozen_logits(self.config, joined, requests, self.frozen_position)
+        say("and in simulated time by popularity and logistic regression, from the first request on")
+        delays = Delays.of(self.config, self._speedup(joined))
+        references = reference_scores(self.recording, self.config, delays, requests=self.plan.batch + self.plan.live)
+        others = {"frozen": frozen, **references.of(joined, requests)}
         return Report(
             dataset=self.recording.info.dataset,
             audit=audit,
-            unlogged=self.total - audit.requests,
-            quality=judge(joined, judged, frozen, task=0, first_request=len(early)),
+            unlogged=self.plan.live - audit.requests,
+            quality=judge(joined, requests, others, task=0, first_request=self.plan.batch),
+            watched=self.recording.info.spec.tasks[0].action,
             deltas=summarise_deltas(read_topic(kafka.connection, kafka.topics.deltas), self.started_ms),
             readings=self.monitor.readings,
             freshness=self.monitor.served.histograms.get(FRESHNESS, ([], [])),
@@ -274,15 +269,20 @@ class _Demo:
                 )
             time.sleep(_SETTLE_S)
 
+    def _speedup(self, joined: ExpectedExamples) -> float:
+        """How many times faster than it was made the recording was driven."""
+        span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
+        return span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3)
+
     def _described(self, joined: ExpectedExamples) -> dict[str, object]:
         config = self.config
-        span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
         return {
+            "batch_stage": f"{self.plan.batch:,} requests",
             "model": f"{config.model.kind}, dim {config.model.dim}, hidden {list(config.model.hidden)}",
             "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
             "publication_interval": f"{config.publisher.sparse_interval_s:g} s",
             "joiner_checkpoint_interval": f"{config.flink.checkpoint_interval_ms / 1000:g} s",
-            "event_time_speedup": f"{span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3):,.0f}x",
+            "event_time_speedup": f"{self._speedup(joined):,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
             "python": platform.python_version(),
@@ -292,11 +292,11 @@ class _Demo:
 def _finish(report: Report, out: Path, console: Console) -> int:
     (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
     (out / "report.html").write_text(render(report), "utf-8")
-    quality = report.quality
+    scores = report.quality.scores
     say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say("AUC " + ", ".join(f"{SCORES[name]} {judged.auc:.4f}" for name, judged in scores.items()))
     say(
-        f"AUC served {quality.served_auc:.4f}, frozen after a fifth of the requests {quality.frozen_auc:.4f}; "
-        f"calibration {quality.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
+        f"calibration {report.quality.served.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
         f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"
     )
     say(f"report: {out / 'report.html'}, {out / 'report.json'}")

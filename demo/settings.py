@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rillet.connectors.config import KafkaConfig
 from rillet.demo.driver import DriveSettings
+from rillet.demo.plan import Plan
 from rillet.devstack.process import free_port
 from rillet.embeddings import TableConfig
 from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
@@ -35,16 +36,16 @@ class DemoSettings:
     config: RilletConfig
     config_path: Path
     drive: DriveSettings
+    #: where the batch stage's examples go
+    batch_files: Path
 
 
-def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float = DEFAULT_RATE) -> DemoSettings:
+def make_settings(info: RecordingInfo, plan: Plan, folder: Path, rate: float = DEFAULT_RATE) -> DemoSettings:
     """Writes ``rillet.toml`` and the feature spec into ``folder``.
 
-    :param requests: how many of the recording will be driven.
     :param rate: requests per second that the driver will aim at.
     """
-    span_ms = (info.last_event_ms - info.first_event_ms) * requests / max(info.requests, 1)
-    speedup = max(1.0, span_ms / 1000 / (requests / rate))
+    speedup = max(1.0, plan.live_span_ms / 1000 / (plan.live / rate))
     # As much event time as passes while all requests in flight are answered, twice over for busy spells.
     lateness_ms = max(_MIN_LATENESS_MS, round(2000 * CONCURRENCY / rate * speedup))
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,4 +83,4 @@ def make_settings(info: RecordingInfo, requests: int, folder: Path, rate: float 
         concurrency=CONCURRENCY,
         spread_ms=lateness_ms // 2,
     )
-    return DemoSettings(config, path, drive)
+    return DemoSettings(config, path, drive, folder / "batch")

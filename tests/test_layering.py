@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
 }
 ARROWS["backtest"] = set(ARROWS) - {"devstack"}
 ARROWS["demo"] = set(ARROWS)
+ARROWS["benchmarks"] = set(ARROWS)
 ROOMS = tuple(ARROWS)
 ARROWS["rillet"] = set(ARROWS)
 
@@ -129,18 +130,20 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def imports_of(path: Path) -> list[tuple[int, str]]:
-    return list(imported(parsed(path)))
+    # A peer's process has no rillet: its modules find each other beside themselves.
+    of_peer = path.parent == ROOT / "benchmarks" / "peers"
+    return list(imported(parsed(path), package="rillet.benchmarks.peers" if of_peer else None))
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import."""
+def imported(tree: ast.AST, package: str | None = None) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import; relative ones only where the package is named."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            yield node.lineno, str(node.module)
+            assert node.level == 0 or package, f"line {node.lineno}: imports are absolute"
+            yield node.lineno, f"{package}.{node.module}" if node.level else str(node.module)
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -38,6 +39,7 @@ COMMANDS = {
     "record": "rillet.recordings.cli",
     "replay": "rillet.recordings.cli",
     "backtest": "rillet.backtest.cli",
+    "bench": "rillet.benchmarks.cli",
     "check-config": "rillet.jobs.cli",
 }
 
@@ -46,10 +48,11 @@ class _Commands(click.Group):
     """Finds commands by :data:`COMMANDS`; turns a RilletError of any command into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        # Benchmarks belong to the source tree: a wheel has none.
+        return [name for name in COMMANDS if name != "bench" or find_spec("rillet.benchmarks")]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.list_commands(ctx):
             return None
         command: click.Command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
         return command

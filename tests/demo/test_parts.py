@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rillet.demo.joiner import next_rate
+from rillet.demo.plan import Plan
 from rillet.demo.settings import make_settings
 from rillet.jobs.config import load_config
 from rillet.recordings import RecordingInfo
@@ -29,7 +30,7 @@ def info(span_s: int, requests: int = 1000) -> RecordingInfo:
 
 
 def test_settings_are_a_configuration_that_the_services_can_read(tmp_path: Path) -> None:
-    settings = make_settings(info(span_s=1_000_000), 1000, tmp_path)
+    settings = make_settings(info(span_s=1_000_000), Plan(0, 1000, 1_000_000_000), tmp_path)
     config = load_config(settings.config_path, environment={})
     assert config.load_spec() == ml1m_spec()
     assert config.data_dir.is_relative_to(tmp_path)
@@ -39,8 +40,8 @@ def test_settings_are_a_configuration_that_the_services_can_read(tmp_path: Path)
 
 
 def test_lateness_covers_the_event_time_between_requests_in_flight(tmp_path: Path) -> None:
-    slow = make_settings(info(span_s=5), 1000, tmp_path)
-    fast = make_settings(info(span_s=1_000_000), 1000, tmp_path)
+    slow = make_settings(info(span_s=5), Plan(0, 1000, 5_000), tmp_path)
+    fast = make_settings(info(span_s=1_000_000), Plan(0, 1000, 1_000_000_000), tmp_path)
     assert slow.config.flink.lateness_ms == 30_000
     # 1000 s of event time a request; 12 of them are in flight.
     assert fast.config.flink.lateness_ms >= 12 * 1000 * 1000

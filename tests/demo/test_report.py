@@ -19,11 +19,12 @@ from rillet.demo.monitor import Reading
 from rillet.demo.page import number, render, size
 from rillet.demo.report import (
     DeltaSummary,
+    Judged,
     Quality,
     Report,
     impressions_of,
+    in_event_order,
     judge,
-    judged_requests,
     latency_summary,
     summarise_deltas,
 )
@@ -59,32 +60,31 @@ def joined(requests: int = 4) -> ExpectedExamples:
     return join.result()
 
 
-def test_judged_are_the_requests_after_the_first_fifth_in_event_time_order() -> None:
+def test_requests_are_judged_in_the_order_of_their_event_times() -> None:
     data = joined()
-    judged = judged_requests(data, early={"r0"})
-    assert [data.request_ids[i] for i in judged] == ["r1", "r2", "r3"]
-    rows = impressions_of(data, judged)
+    requests = in_event_order(data)
+    assert [data.request_ids[i] for i in requests] == ["r0", "r1", "r2", "r3"]
+    rows = impressions_of(data, requests[1:])
     assert [data.request_ids[data.request[row]] for row in rows] == ["r1", "r1", "r2", "r2", "r3", "r3"]
     assert data.impression_ids[rows].tolist() == [0, 1] * 3
 
 
-def test_served_and_frozen_are_judged_on_the_same_logged_impressions() -> None:
+def test_all_scores_are_judged_on_the_same_logged_impressions() -> None:
     data = joined()
-    judged = judged_requests(data, early={"r0"})
     frozen = np.zeros((6, 2), np.float32)
     frozen[:, 0] = [5, 1, 1, 5, 5, 1]  # wrong for r1, right for r2; r3 was not logged
-    quality = judge(data, judged, frozen, task=0, first_request=1)
+    quality = judge(data, in_event_order(data)[1:], {"frozen": frozen}, task=0, first_request=1)
     assert quality.impressions == 4
-    assert quality.served_auc == 1.0
-    assert quality.frozen_auc == 0.5
+    assert quality.served.auc == 1.0
+    assert quality.scores["frozen"].auc == 0.5
     predicted = [1 / (1 + math.exp(-z)) for z in (0.1, 1, 0.2, 1)]
-    assert quality.calibration == pytest.approx(sum(predicted) / 4 / 0.5, rel=1e-6)
+    assert quality.served.calibration == pytest.approx(sum(predicted) / 4 / 0.5, rel=1e-6)
     assert quality.edges == [4]
 
 
 def test_the_labels_are_unsampled() -> None:
     data = joined(40)
-    quality = judge(data, judged_requests(data, set()), np.zeros((80, 2), np.float32), task=0, first_request=0)
+    quality = judge(data, in_event_order(data), {}, task=0, first_request=0)
     assert quality.impressions == 78  # all but the two of r3, whatever the sample of negatives
 
 
@@ -145,7 +145,16 @@ def report(audit: AuditReport = AUDIT, unlogged: int = 0) -> Report:
         dataset="Hand <made>",
         audit=audit,
         unlogged=unlogged,
-        quality=Quality(0.75, 0.5, 1.1, 4, [2, 4], [0.7, nan], [0.5, 0.5]),
+        quality=Quality(
+            {
+                "served": Judged(0.75, 1.1, [0.7, nan]),
+                "frozen": Judged(0.5, 1.2, [0.5, 0.5]),
+                "popularity": Judged(0.6, 1.0, [0.6, 0.6]),
+            },
+            4,
+            [2, 4],
+        ),
+        watched="watch",
         deltas=DeltaSummary(2, 5, 1, 300, [0.5, 12.0], [100, 200]),
         readings=[Reading(float(i), i, i, i, 10 * i, 0, nan, nan) for i in range(3)],
         freshness=([1.0, 2.0, math.inf], [0.0, 100.0, 100.0]),
@@ -174,7 +183,8 @@ def test_report_json_has_the_promised_keys_and_is_strict_json() -> None:
     assert data["freshness_ms"] == {"p50": 1500.0, "p99": 1990.0, "actions": 100}
     assert data["deltas"] == {"blocks": 2, "rows": 5, "tombstones": 1, "bytes": 300}
     assert data["replica"] == {"rows": 20, "lag": 0}
-    assert (data["served_auc"], data["frozen_auc"], data["calibration"], data["wall_s"]) == (0.75, 0.5, 1.1, 12.3)
+    assert (data["served_auc"], data["frozen_auc"], data["popularity_auc"]) == (0.75, 0.5, 0.6)
+    assert (data["calibration"], data["frozen_calibration"], data["wall_s"]) == (1.1, 1.2, 12.3)
 
 
 def test_the_page_is_self_contained_and_its_plots_are_labelled_well_formed_svg() -> None:
@@ -223,7 +233,7 @@ def test_a_run_without_any_measure_still_makes_a_page() -> None:
     nan = float("nan")
     empty = replace(
         report(),
-        quality=Quality(nan, nan, nan, 0, [], [], []),
+        quality=Quality({name: Judged(nan, nan, []) for name in ("served", "frozen")}, 0, []),
         deltas=DeltaSummary(),
         readings=[],
         freshness=([], []),

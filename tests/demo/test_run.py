@@ -51,11 +51,15 @@ def test_the_loop_audits_clean_and_reports(recording: Path, tmp_path: Path) -> N
     output, _ = demo.communicate(timeout=280)
     assert demo.returncode == 0, output
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["requests"] == 800
-    assert report["impressions"] == 8000
+    assert report["requests"] == 160  # a fifth of the recording, after the batch stage
+    assert report["impressions"] == 1600
     assert report["audit"]["ok"] is True
-    assert report["audit"]["expected"] == report["audit"]["found"] > 1000
-    assert report["examples"]["positive"] > 100
+    assert report["audit"]["expected"] == report["audit"]["found"] > 500
+    assert report["examples"]["positive"] > 50
+    # Nothing that is judged lacks a score.
+    names = ("served", "frozen", "logistic", "popularity", "decayed_popularity", "truth")
+    assert all(0.4 < report[f"{name}_auc"] < 1 for name in names)
+    assert report["truth_auc"] == max(report[f"{name}_auc"] for name in names)
     # What was learnt came back to the server: rows are served, nothing waits, freshness was traced.
     assert report["replica"]["rows"] > 100
     assert report["replica"]["lag"] == 0

@@ -43,5 +43,7 @@ def test_files_of_another_folder_are_out_of_sight(tmp_path: Path) -> None:
 )
 def test_a_failure_names_path_and_setting(tmp_path: Path, use: object, done: str) -> None:
     (tmp_path / "m").write_text("a file in the way")
-    with pytest.raises(StoreUnavailableError, match=rf"m/a.* cannot be {done} .*; check \[store\] url"):
+    with pytest.raises(
+        StoreUnavailableError, match=rf"m/a.* cannot be {done} .*; check the address and its permissions"
+    ):
         use(Files(str(tmp_path), "m"))  # type: ignore[operator]

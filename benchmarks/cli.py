@@ -1,0 +1,65 @@
+"""`rillet bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group()
+def bench() -> None:
+    """Measure rillet beside the libraries that people would otherwise use.
+
+    Ratios compare what ran in the same call, on this machine.
+    """
+
+
+@bench.command()
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="NAME:REQUESTS",
+    default=("movielens:100000", "movielens:250000", "synthetic:100000"),
+    show_default=True,
+    help="What to learn from; made where it is not there yet.",
+)
+@click.option("--peers", default="vw,river", show_default=True, help="Which libraries to run beside rillet.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("var/bench"),
+    show_default=True,
+    help="Recordings, and the environment of the peers.",
+)
+@click.option("--json", "json_path", type=_PATH, help="Write figures, ratios and versions here.")
+def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path | None) -> None:
+    """Quality as served and speed, beside Vowpal Wabbit and River.
+
+    All learn from the same requests at the same delays. Each
+    peer runs with every line of its grid, and is represented by its best. The peers are installed in an environment of
+    their own.
+    """
+    from rich.console import Console
+
+    from rillet.backtest.progress import show_progress
+    from rillet.benchmarks.datasets import open_dataset
+    from rillet.benchmarks.environment import PACKAGES, peer_environment
+    from rillet.benchmarks.learning import learning as run
+
+    libraries = tuple(name for name in peers.split(",") if name)
+    for name in libraries:
+        if name not in PACKAGES:
+            raise click.BadParameter(f"{name} is none of {', '.join(PACKAGES)}", param_hint="--peers")
+    console = Console(stderr=True)
+    prepared = {name: open_dataset(name, data) for name in datasets}
+    python = peer_environment(data / "peers", libraries)
+    with show_progress(console, "learning") as progress:
+        result = run(prepared, python, libraries=libraries, on_progress=progress)
+    for line in result.lines():
+        click.echo(line)
+    if json_path is not None:
+        result.write(json_path)

@@ -1,0 +1,56 @@
+"""The file that every benchmark and experiment writes: figures by subject, and ratios of what ran in the same call."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number: what was measured, by which metric, in which unit."""
+
+    subject: str
+    metric: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """What one call of a benchmark found.
+
+    :param versions: of the libraries that were measured; Python's own is added.
+    :param ratios: only of figures of this very call.
+    """
+
+    bench: str
+    figures: Sequence[Figure]
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """A table of the figures, then the ratios."""
+        width = max((len(figure.subject) for figure in self.figures), default=0)
+        found = [
+            f"{figure.subject:{width}}  {figure.metric:8}{figure.value:14,.4g} {figure.unit}" for figure in self.figures
+        ]
+        return found + [f"{name:{width}}  {value:22,.4g}" for name, value in self.ratios.items()]
+
+    def write(self, path: Path) -> None:
+        """Writes it as JSON.
+
+        :raises OSError: the file cannot be written.
+        """
+        content = {
+            "bench": self.bench,
+            "versions": {"python": platform.python_version(), **self.versions},
+            "cores": os.cpu_count(),
+            "results": [asdict(figure) for figure in self.figures],
+            "ratios": dict(self.ratios),
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
