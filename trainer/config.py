@@ -103,13 +103,21 @@ class TrainerConfig:
     quality_stretch_ms: int = 0
     #: threads of the dense computation
     threads: int = 1
-    #: seconds between two progress lines
+    #: seconds between two progress lines; quality and loss are measured, and metrics written to files, with each
     progress_interval_s: float = 10.0
+    #: all metrics as JSON lines, appended to this file: a local path, or one below data_dir; "" = none
+    metrics_file: str = ""
+    #: all metrics as event files for TensorBoard, in this folder: a local path, or one below data_dir; "" = none. Needs
+    #: ``rillet[tensorboard]``
+    tensorboard_dir: str = ""
 
     def __post_init__(self) -> None:
-        may_be_zero = ("max_wait_ms", "quality_stretch_ms")
-        check_above_zero(self, *(field.name for field in fields(self) if field.name not in may_be_zero))
+        may_be_zero, paths = ("max_wait_ms", "quality_stretch_ms"), ("metrics_file", "tensorboard_dir")
+        check_above_zero(self, *(field.name for field in fields(self) if field.name not in (*may_be_zero, *paths)))
         check_not_negative(self, *may_be_zero)
+        for name in paths:
+            if "://" in getattr(self, name):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is a URL, a local path is needed")
 
     def batch_rows(self, trained_rows: int) -> int:
         """Rows of the next batch: a sixteenth of those trained on so far, from first_batch_size to batch_size.
