@@ -68,6 +68,11 @@ class ExampleManifest:
             )
 
 
+def topic_source(topic: str) -> str:
+    """What a set of rows of a topic names as its source."""
+    return f"topic {topic}"
+
+
 def read_manifest(files: Files) -> ExampleManifest | None:
     """The manifest as it is now, None where there is none.
 

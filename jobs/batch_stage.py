@@ -6,15 +6,19 @@ a later start goes on with the same rows in the same order, also when files were
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rillet.connectors.example_manifest import topic_source
 from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource, open_example_files
 from rillet.jobs.errors import ServiceError
 from rillet.schemas import FeatureSpec
 from rillet.sync.files import Files
 from rillet.trainer import Positions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class BatchStage:
     """A planned batch stage."""
 
     url: str
+    #: of the manifest: what the rows were read from, whose offsets follow them
+    origin: str
     plan: FilePlan
 
     @classmethod
@@ -45,6 +51,7 @@ class BatchStage:
         positions: Positions,
         spec: FeatureSpec,
         *,
+        topic: str,
         seed: int,
     ) -> BatchStage | None:
         """The batch stage of a model that starts or goes on; None of one that has none.
@@ -52,50 +59,73 @@ class BatchStage:
         :param options: what is asked for now.
         :param kept: what the restored checkpoint kept of an earlier start.
         :param positions: of the restored checkpoint, empty without one.
+        :param topic: examples topic that the model goes on with.
         :param seed: of the shuffle.
-        :raises ServiceError: what is asked for is not what the model began with.
+        :raises ServiceError: what is asked for is not what the model began with, or the files are of another topic.
         :raises ExampleFilesError: there are no files, or they are of another spec.
         :raises StoreUnavailableError: the storage cannot be read.
         """
+        if kept is not None:
+            begun = cls(kept["url"], kept["origin"], FilePlan.from_json(kept["plan"]))
+            begun._check_topic(topic)
+            return begun._resumed(options, positions, seed)
         if options is None:
-            if kept is None:
-                return None
-            stage = cls(kept["url"], FilePlan.from_json(kept["plan"]))
-            if not stage.finished(positions):
-                raise ServiceError(
-                    f"the checkpoint is {stage.share(positions):.0%} through its batch stage on {stage.url}: go on with"
-                    f" --batch-from {stage.url}, or give the model another name or data directory"
-                )
-            return stage
-        if kept is None:
-            if positions:
-                raise ServiceError(
-                    f"--batch-from {options.url}: the model has learned from the examples topic already, a batch stage"
-                    " comes before that; leave the option out, or give the model another name or data directory"
-                )
-            manifest = open_example_files(Files(options.url, setting="--batch-from"), spec)
-            if not manifest.rows:
-                raise ServiceError(
-                    f"--batch-from {options.url}: no rows have been committed there yet; wait for the dump"
-                )
-            return cls(
-                options.url,
-                FilePlan.of(manifest, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed),
+            return None
+        if positions:
+            raise ServiceError(
+                f"--batch-from {options.url}: the model has learned from the examples topic already, a batch stage"
+                " comes before that; leave the option out, or give the model another name or data directory"
             )
-        plan = FilePlan.from_json(kept["plan"])
-        if not cls(options.url, plan).finished(positions):
-            asked = replace(plan, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed)
-            if asked != plan:
+        manifest = open_example_files(Files(options.url, setting="--batch-from"), spec)
+        if not manifest.rows:
+            raise ServiceError(f"--batch-from {options.url}: no rows have been committed there yet; wait for the dump")
+        plan = FilePlan.of(manifest, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed)
+        stage = cls(options.url, manifest.source, plan)
+        stage._check_topic(topic)
+        return stage
+
+    def _resumed(self, options: BatchOptions | None, positions: Positions, seed: int) -> BatchStage:
+        """What a later start goes on with.
+
+        :raises ServiceError: something else is asked for.
+        """
+        plan, finished = self.plan, self.finished(positions)
+        if options is None:
+            if not finished:
                 raise ServiceError(
-                    f"--batch-from {options.url}: the batch stage began with --epochs {plan.epochs} --shuffle-rows"
-                    f" {plan.shuffle_rows} and model.seed {plan.seed}; go on with these, or give the model another name"
-                    " or data directory"
+                    f"the checkpoint is {self.share(positions):.0%} through its batch stage on {self.url}: go on with"
+                    f" --batch-from {self.url}, or give the model another name or data directory"
                 )
-        return cls(options.url, plan)
+            return self
+        if finished:
+            # Where the files lie now matters no more, nor does the seed; learning from other ones is another matter.
+            if (options.url, options.epochs, options.shuffle_rows) != (self.url, plan.epochs, plan.shuffle_rows):
+                raise ServiceError(
+                    f"--batch-from {options.url}: the model has already learned from {self.url}, with --epochs"
+                    f" {plan.epochs} --shuffle-rows {plan.shuffle_rows}, and has one batch stage; leave the options out to"
+                    " go on with the topic, or give the model another name or data directory"
+                )
+            log.info("the batch stage on %s is over since an earlier start: no file is read again", self.url)
+            return self
+        if replace(plan, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed) != plan:
+            raise ServiceError(
+                f"--batch-from {options.url}: the batch stage began with --epochs {plan.epochs} --shuffle-rows"
+                f" {plan.shuffle_rows} and model.seed {plan.seed}; go on with these, or give the model another name"
+                " or data directory"
+            )
+        return replace(self, url=options.url)
+
+    def _check_topic(self, topic: str) -> None:
+        """Refuses offsets of another topic; rows of a recording have none."""
+        if self.plan.next_offsets and self.origin != topic_source(topic):
+            raise ServiceError(
+                f"--batch-from {self.url}: its rows and the offsets that follow them are of {self.origin}, but the"
+                f" configuration goes on with topic {topic}; name files of that topic, or set [kafka.topics] examples"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"url": self.url, "plan": self.plan.to_json()}
+        return {"url": self.url, "origin": self.origin, "plan": self.plan.to_json()}
 
     def finished(self, positions: Positions) -> bool:
         """Whether every row was learned from."""

@@ -7,9 +7,10 @@ import threading
 import time
 
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.example_manifest import topic_source
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.example_writer import ExampleWriter
-from rillet.connectors.topics import create_topics
+from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
 from rillet.jobs.health import HealthServer
@@ -55,12 +56,14 @@ def wire_dump(config: RilletConfig, until_latest: bool) -> DumpLoop[DeadLetter]:
         )
 
     return DumpLoop(
-        ExampleWriter(config.dump_url, spec, f"topic {topics.examples}", group_rows=config.dump.group_rows),
+        ExampleWriter(config.dump_url, spec, topic_source(topics.examples), group_rows=config.dump.group_rows),
         spec,
         source=source,
+        starts=lambda: {n: first for n, (first, _) in (topic_ends(kafka, topics.examples) or {}).items()},
         letters=DeadLetterProducer(kafka, topics.dead_letters),
         to_letter=to_letter,
         metrics=DumpMetrics(),
         commit_interval_ms=round(config.dump.commit_interval_s * 1000),
-        now_ms=lambda: time.time_ns() // 1_000_000,
+        # An interval is measured, which a wall clock that is set cannot do.
+        now_ms=lambda: time.monotonic_ns() // 1_000_000,
     )

@@ -62,6 +62,7 @@ class DumpLoop(Generic[Letter]):
         letters: Sink[Letter],
         to_letter: Callable[[BadRecord], Letter],
         metrics: DumpMetrics,
+        starts: Callable[[], dict[int, int]],
         commit_interval_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
@@ -70,13 +71,16 @@ class DumpLoop(Generic[Letter]):
 
         :param source: makes the source of records from given positions on.
         :param letters: takes the records that cannot be used; reading waits while it is full.
+        :param starts: first offset of each partition of the topic. The manifest names every partition, so that a record
+            which a partition gets later cannot be deleted unread without anybody noticing.
         :param commit_interval_ms: rows count, and may be trained on, so long after they were read at the latest.
-        :param now_ms: wall clock.
+        :param now_ms: a clock that is never set back; only differences count.
         """
         self.metrics = metrics
         self._writer = writer
         self._spec = spec
         self._make_source = source
+        self._starts = starts
         self._letters = letters
         self._to_letter = to_letter
         self._commit_interval_ms = commit_interval_ms
@@ -116,6 +120,7 @@ class DumpLoop(Generic[Letter]):
         stages = StageGroup([self._letters, reader])
         stages.start()
         try:
+            self._next_offsets = {n: first for n, first in self._starts().items() if n not in manifest.next_offsets}
             self._ready = True
             while not stop.is_set() and (blocks := reader.poll(_POLL_BLOCKS, _WAIT_S)) is not None:
                 for block in blocks:

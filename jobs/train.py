@@ -106,7 +106,7 @@ def wire_trainer(
     if restored is not None:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
     kept = restored.extra.get("batch_stage") if restored is not None else None
-    stage = BatchStage.planned(batch, kept, trainer.positions, spec, seed=config.model.seed)
+    stage = BatchStage.planned(batch, kept, trainer.positions, spec, topic=topics.examples, seed=config.model.seed)
     store = ModelStore(config.store_url, config.model.name)
     deltas = KafkaDeltaLog(kafka, topics.deltas)
     bases = BaseWriter(

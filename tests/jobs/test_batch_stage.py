@@ -42,7 +42,7 @@ def url(tmp_path: Path) -> str:
 
 
 def _stage(url: str, **changed: int) -> BatchStage:
-    stage = BatchStage.planned(BatchOptions(url), None, {}, RAGGED, seed=0)
+    stage = BatchStage.planned(BatchOptions(url), None, {}, RAGGED, topic="examples", seed=0)
     assert stage is not None
     return replace(stage, plan=replace(stage.plan, chunk_rows=50, **changed))
 
@@ -142,7 +142,7 @@ def test_the_end_of_the_files_is_a_base_and_a_checkpoint_and_a_later_run_begins_
     assert [base.rows for base in older] == [0], "before the first row, so that servers can start"
     kept = parts.checkpoint_store.load(1).meta["extra"]["batch_stage"]
     assert stage.finished(parts.trainer.positions)
-    later = BatchStage.planned(None, kept, parts.trainer.positions, RAGGED, seed=0)
+    later = BatchStage.planned(None, kept, parts.trainer.positions, RAGGED, topic="examples", seed=0)
     assert later is not None
     assert later.online_positions(parts.trainer.positions) == {0: (4, 0), 1: (4, 0)}
     assert later.online_positions({FILES_PARTITION: (6, 0), 0: (6, 3)}) == {0: (6, 3), 1: (4, 0)}
@@ -174,7 +174,7 @@ def test_the_rows_are_read_as_often_as_there_are_epochs(url: str, tmp_path: Path
 def test_a_checkpoint_in_the_midst_of_the_files_is_not_taken_online(url: str) -> None:
     kept = _stage(url).to_json()
     with pytest.raises(ServiceError, match=f"33% through its batch stage on {url}: go on with --batch-from {url}"):
-        BatchStage.planned(None, kept, {FILES_PARTITION: (2, 0)}, RAGGED, seed=0)
+        BatchStage.planned(None, kept, {FILES_PARTITION: (2, 0)}, RAGGED, topic="examples", seed=0)
 
 
 def test_a_batch_stage_goes_on_as_it_began_also_when_files_were_added(url: str) -> None:
@@ -184,7 +184,7 @@ def test_a_batch_stage_goes_on_as_it_began_also_when_files_were_added(url: str) 
     writer.add(ReadBlock(0, 4, decode_as(ExampleBlock, RECORDS[8].value)))
     writer.commit({0: 5})
     positions = {FILES_PARTITION: (2, 0)}
-    stage = BatchStage.planned(BatchOptions(url), begun.to_json(), positions, RAGGED, seed=0)
+    stage = BatchStage.planned(BatchOptions(url), begun.to_json(), positions, RAGGED, topic="examples", seed=0)
     assert stage == begun
     source = begun.source(RAGGED, positions)
     source.start()
@@ -194,11 +194,41 @@ def test_a_batch_stage_goes_on_as_it_began_also_when_files_were_added(url: str) 
     assert sum(len(block) for block in blocks if block is not None) == DUMPED * 37 - 100
 
 
+def test_files_of_another_topic_are_refused_at_the_first_start_and_later(url: str) -> None:
+    with pytest.raises(ServiceError, match="are of topic examples, but the configuration goes on with topic others"):
+        BatchStage.planned(BatchOptions(url), None, {}, RAGGED, topic="others", seed=0)
+    kept = _stage(url).to_json()
+    with pytest.raises(ServiceError, match="are of topic examples"):
+        BatchStage.planned(None, kept, {FILES_PARTITION: (6, 0)}, RAGGED, topic="others", seed=0)
+
+
+def test_rows_of_a_recording_go_with_any_topic(tmp_path: Path) -> None:
+    writer = ExampleWriter(str(tmp_path / "files"), RAGGED, "recording films")
+    writer.open()
+    writer.add(ReadBlock(0, 0, decode_as(ExampleBlock, VALUES[0])))
+    writer.commit()
+    stage = BatchStage.planned(BatchOptions(str(tmp_path / "files")), None, {}, RAGGED, topic="others", seed=0)
+    assert stage is not None
+    assert stage.online_positions({}) == {}
+
+
+def test_a_finished_stage_takes_no_other_files_and_no_more_passes(url: str) -> None:
+    begun = _stage(url)
+    kept, done = begun.to_json(), {FILES_PARTITION: (begun.plan.records, 0), 0: (5, 0)}
+    for options in (BatchOptions("s3://other", then_online=True), BatchOptions(url, epochs=5)):
+        with pytest.raises(ServiceError, match=f"has already learned from {url}, with --epochs 1"):
+            BatchStage.planned(options, kept, done, RAGGED, topic="examples", seed=0)
+    again = BatchStage.planned(BatchOptions(url, then_online=True), kept, done, RAGGED, topic="examples", seed=7)
+    assert again == begun
+
+
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"shuffle_rows": 100}])
 def test_a_batch_stage_that_is_under_way_does_not_change_its_order(url: str, options: dict[str, int]) -> None:
     kept = _stage(url).to_json()
     with pytest.raises(ServiceError, match="began with --epochs 1 --shuffle-rows 0"):
-        BatchStage.planned(BatchOptions(url, **options), kept, {FILES_PARTITION: (2, 0)}, RAGGED, seed=0)
+        BatchStage.planned(
+            BatchOptions(url, **options), kept, {FILES_PARTITION: (2, 0)}, RAGGED, topic="examples", seed=0
+        )
 
 
 def test_other_files_are_refused_before_a_row_is_read(url: str, tmp_path: Path) -> None:
@@ -213,7 +243,7 @@ def test_other_files_are_refused_before_a_row_is_read(url: str, tmp_path: Path) 
 
 def test_a_model_that_is_online_gets_no_batch_stage(url: str) -> None:
     with pytest.raises(ServiceError, match="has learned from the examples topic already"):
-        BatchStage.planned(BatchOptions(url), None, {0: (3, 0)}, RAGGED, seed=0)
+        BatchStage.planned(BatchOptions(url), None, {0: (3, 0)}, RAGGED, topic="examples", seed=0)
 
 
 def test_files_of_another_spec_or_none_are_refused(url: str, tmp_path: Path) -> None:
@@ -222,15 +252,15 @@ def test_files_of_another_spec_or_none_are_refused(url: str, tmp_path: Path) -> 
         '[[tasks]]\nname = "watch"\naction = "watch"\nwindow_ms = 1000\n'
     )
     with pytest.raises(ExampleFilesError, match=r"written under feature spec films .* ours is other"):
-        BatchStage.planned(BatchOptions(url), None, {}, other, seed=0)
+        BatchStage.planned(BatchOptions(url), None, {}, other, topic="examples", seed=0)
     with pytest.raises(ExampleFilesError, match="there are no example files"):
-        BatchStage.planned(BatchOptions(str(tmp_path / "nothing")), None, {}, RAGGED, seed=0)
+        BatchStage.planned(BatchOptions(str(tmp_path / "nothing")), None, {}, RAGGED, topic="examples", seed=0)
 
 
 def test_files_without_rows_are_no_batch_stage(tmp_path: Path) -> None:
     ExampleWriter(str(tmp_path / "empty"), RAGGED, "topic examples").open()
     with pytest.raises(ServiceError, match="no rows have been committed there yet"):
-        BatchStage.planned(BatchOptions(str(tmp_path / "empty")), None, {}, RAGGED, seed=0)
+        BatchStage.planned(BatchOptions(str(tmp_path / "empty")), None, {}, RAGGED, topic="examples", seed=0)
 
 
 def test_what_follows_the_files_is_asked_for_before_they_are_read(url: str) -> None:

@@ -51,6 +51,7 @@ def _loop(
         letters=letters or Letters(),
         to_letter=lambda bad: bad,
         metrics=DumpMetrics(),
+        starts=lambda: {0: 0, 1: 0},
         commit_interval_ms=2,
         now_ms=Clock(1),
     )
@@ -86,6 +87,18 @@ def test_every_row_is_dumped_in_the_order_in_which_it_was_read() -> None:
     assert counted("rillet_dump_bytes_total") == sum(file.bytes for file in manifest.files)
     assert counted("rillet_dump_uncommitted_rows") == 0
     assert not loop.ready
+
+
+def test_partitions_without_a_record_are_named_with_their_start_and_later_ones_keep_their_offset() -> None:
+    url = _url()
+    for records, starts, expected in (
+        ([], {0: 0, 1: 0, 2: 7}, {0: 0, 1: 0, 2: 7}),
+        (RECORDS[:2], {0: 0, 1: 0, 2: 9}, {0: 1, 1: 1, 2: 7}),
+    ):
+        loop = _loop(url, records)
+        loop._starts = lambda starts=starts: starts  # type: ignore[misc]
+        loop.run(threading.Event())
+        assert _manifest(url).next_offsets == expected
 
 
 def test_a_later_dump_adds_what_has_come_since_also_to_an_old_hour() -> None:
@@ -201,7 +214,7 @@ def test_no_offset_passes_a_letter_that_was_not_delivered() -> None:
     letters.flush_error = FlushTimeoutError("1 letter waits")
     with pytest.raises(FlushTimeoutError):
         _loop(url, [RECORDS[0], RawRecord(1, 0, b"noise")], letters).run(threading.Event())
-    assert _manifest(url).next_offsets == {}
+    assert _manifest(url).rows == 0
 
 
 def test_of_two_dumps_the_one_that_started_first_stops_and_no_row_is_lost_or_twice() -> None:
