@@ -21,15 +21,24 @@ class BatchThenOnline:
         self._make_online = online
         self._online: ExampleSource | None = None
         self._started = False
+        self._in_batch = True
+        #: whether what follows has given records
+        self._given = False
+        self._trouble = ""
+        self._next_try_s = self._online_since_s = 0.0
 
     @property
     def trouble(self) -> str:
         """What it is waiting for, empty while all is well."""
-        return (self._online or self._batch).trouble
+        return self._trouble or (self._online or self._batch).trouble
 
-    def lag(self, positions: Positions) -> int:
-        """Records after ``positions`` of the source that is being read."""
-        return (self._online or self._batch).lag(positions)
+    @property
+    def in_batch(self) -> bool:
+        """Whether the records that follow the last given ones are there already, however long they take to come.
+
+        True until what follows the files has given its first records, or has had none for a while.
+        """
+        return self._in_batch
 
     def start(self) -> None:
         """Starts the batch source, after asking whether the other one can be read.
@@ -48,17 +57,46 @@ class BatchThenOnline:
         """The next records, None once both sources have ended.
 
         :raises ClosedError: not started, or closed.
-        :raises Exception: whatever a source raises.
+        :raises Exception: whatever a source raises, but for a broker that is away: that is waited out.
         """
         if not self._started:
             raise ClosedError("the source was not started, or is closed")
+        if self._given:
+            # Only now is it certain that whoever polls has the first records of the topic.
+            self._in_batch = False
         if self._online is None:
             records = self._batch.poll(max_items, timeout_s)
             if records is not None:
                 return records
-            self._online = self._make_online()
-            self._online.start()
-        return self._online.poll(max_items, timeout_s)
+            if not self._start_online(timeout_s):
+                return []
+        assert self._online is not None
+        records = self._online.poll(max_items, timeout_s)
+        self._given = self._given or records is None or len(records) > 0 or self._quiet()
+        return records
+
+    def _start_online(self, timeout_s: float) -> bool:
+        """Whether what follows could be reached. A broker that is away is asked again after a while."""
+        if (left_s := self._next_try_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, timeout_s))
+            return False
+        online = self._make_online()
+        try:
+            online.start()
+        except BrokerUnavailableError as error:
+            online.close()
+            log.warning("%s; trying again in %.0f s", error, _RETRY_S)
+            self._trouble, self._next_try_s = str(error), time.monotonic() + _RETRY_S
+            return False
+        except BaseException:
+            online.close()
+            raise
+        self._trouble, self._online, self._online_since_s = "", online, time.monotonic()
+        return True
+
+    def _quiet(self) -> bool:
+        """Whether what follows answers and has had no records for a while."""
+        return not self.trouble and time.monotonic() - self._online_since_s >= _QUIET_S
 
     def close(self) -> None:
         """Closes both."""

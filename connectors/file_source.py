@@ -6,6 +6,8 @@ number, as in a topic, and a run that was killed goes on with the next row.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -18,13 +20,19 @@ from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.example_manifest import ExampleManifest, GroupFile, read_manifest
 from rillet.connectors.parquet import decode_table, in_order, to_block
 from rillet.schemas import ClosedError, FeatureSpec
+from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
 from rillet.trainer import Positions, ReadBlock
+
+log = logging.getLogger(__name__)
 
 #: what files have in the trainer's positions in place of a partition of the topic
 FILES_PARTITION = -1
 #: rows of a record
 CHUNK_ROWS = 8192
+#: between two attempts while the storage is away
+_RETRY_S = 5.0
+_END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +87,11 @@ class FilePlan:
 class FileSource:
     """A :class:`rillet.trainer.ExampleSource` over a set of files; ends after the last pass.
 
-    Holds one group of files, and one window of the shuffle.
+    Holds one group of files, and one window of the shuffle. A storage that is away once it has started is waited for.
     """
 
-    trouble = ""
+    #: rows of files come to an end, so a batch that is not full waits for the next ones however long they take
+    in_batch = True
 
     def __init__(self, url: str, spec: FeatureSpec, plan: FilePlan, positions: Positions | None = None) -> None:
         """
@@ -97,7 +106,14 @@ class FileSource:
         self._plan = plan
         self._first = (positions or {}).get(FILES_PARTITION, (0, 0))[0]
         self._groups: list[list[GroupFile]] = []
-        self._records: Iterator[ReadBlock] | None = None
+        #: None stands for a file that was read
+        self._records: Iterator[ReadBlock | None] | None = None
+        self._next = self._first
+        #: files of the group that is being read, so that a failed read does not cost those before it
+        self._read_files: dict[str, pa.Table] = {}
+        self._retry_at_s = 0.0
+        #: the failure of the storage that is waited out, empty while all is well
+        self.trouble = ""
 
     def start(self) -> None:
         """Reads the manifest.
@@ -118,29 +134,45 @@ class FileSource:
         self._records = self._read(self._first)
 
     def poll(self, max_items: int, timeout_s: float) -> Sequence[ReadBlock] | None:
-        """The next record, alone since it is large; None once all were given.
+        """The next record, alone since it is large; none yet after each file of a group; None once all were given.
+
+        So no call takes longer than a file, and whoever wants to stop need not wait for a whole group.
 
         :raises ExampleFilesError: a file is missing or damaged.
-        :raises StoreUnavailableError: the storage cannot be read.
         :raises ClosedError: not started, or closed.
         """
         if self._records is None:
             raise ClosedError(f"{self._files.where()}: the source was not started, or is closed")
-        record = next(self._records, None)
-        return None if record is None else [record]
-
-    def lag(self, positions: Positions) -> int:
-        """Records of the plan after ``positions``."""
-        return self._plan.records - positions.get(FILES_PARTITION, (0, 0))[0]
+        if self.trouble and (left_s := self._retry_at_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, timeout_s))
+            return []
+        try:
+            record = next(self._records, _END)
+        except StoreUnavailableError as error:
+            log.warning("%s; trying again in %.0f s", error, _RETRY_S)
+            self.trouble, self._retry_at_s = str(error), time.monotonic() + _RETRY_S
+            # A generator ends with what it raises.
+            self._records = self._read(self._next)
+            return []
+        if self.trouble:
+            log.info("%s: the storage answers again", self._files.where())
+            self.trouble = ""
+        if record is _END:
+            return None
+        if not isinstance(record, ReadBlock):
+            return []
+        self._next = record.offset + 1
+        return [record]
 
     def close(self) -> None:
         """Forgets what was read ahead."""
         if self._records is not None:
             self._records = None
             self._groups = []
+            self._read_files = {}
 
-    def _read(self, number: int) -> Iterator[ReadBlock]:
-        """Records from ``number`` on."""
+    def _read(self, number: int) -> Iterator[ReadBlock | None]:
+        """Records from ``number`` on, and None after each file."""
         plan = self._plan
         chunk, per_epoch, per_window = plan.chunk_rows, plan.records_per_epoch, plan.window_rows // plan.chunk_rows
         while number < plan.records:
@@ -148,6 +180,9 @@ class FileSource:
             window = in_epoch // per_window
             skipped = in_epoch % per_window * chunk
             for table in self._windows(window * plan.window_rows):
+                if table is None:
+                    yield None
+                    continue
                 if plan.shuffle_rows:
                     random = np.random.default_rng((plan.seed, epoch, window))
                     table = table.take(pa.array(random.permutation(table.num_rows)))
@@ -157,12 +192,18 @@ class FileSource:
                     number += 1
                 window, skipped = window + 1, 0
 
-    def _windows(self, first_row: int) -> Iterator[pa.Table]:
-        """The rows of one pass from ``first_row`` on, so many at a time as are mixed; the last ones may be fewer."""
+    def _windows(self, first_row: int) -> Iterator[pa.Table | None]:
+        """The rows of one pass from ``first_row`` on, so many at a time as are mixed; the last ones may be fewer.
+
+        None after each file.
+        """
         wanted = self._plan.window_rows
         held: list[pa.Table] = []
         missing = wanted
         for table in self._tables(first_row):
+            if table is None:
+                yield None
+                continue
             start = 0
             while table.num_rows - start >= missing:
                 held.append(table.slice(start, missing))
@@ -174,14 +215,20 @@ class FileSource:
         if held:
             yield pa.concat_tables(held).combine_chunks()
 
-    def _tables(self, first_row: int) -> Iterator[pa.Table]:
-        """The rows of one pass from ``first_row`` on, group by group."""
+    def _tables(self, first_row: int) -> Iterator[pa.Table | None]:
+        """The rows of one pass from ``first_row`` on, group by group, and None after each file."""
         for group in self._groups:
             rows = sum(file.rows for file in group)
             if first_row >= rows:
                 first_row -= rows
                 continue
-            yield in_order([self._read_file(file) for file in group]).slice(first_row)
+            for file in group:
+                if file.path not in self._read_files:
+                    self._read_files[file.path] = self._read_file(file)
+                    yield None
+            table = in_order([self._read_files[file.path] for file in group]).slice(first_row)
+            self._read_files = {}
+            yield table
             first_row = 0
 
     def _read_file(self, file: GroupFile) -> pa.Table:
