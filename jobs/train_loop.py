@@ -86,8 +86,8 @@ class TrainLoop(Generic[Letter]):
 
     @property
     def ready(self) -> bool:
-        """Whether readers can follow what is learned."""
-        return self._publications.published
+        """Whether readers can follow what is learned, and the batch stage, if there is one, is over."""
+        return self._publications.published and self._batch_stage is None
 
     def run(self, stop: threading.Event) -> None:
         """Trains until ``stop`` is set or the source ends; then publishes and saves once more; once.
@@ -136,6 +136,8 @@ class TrainLoop(Generic[Letter]):
         self._progress.finish(now)
         ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
         self._publications.publish(now, base=ended)
+        if ended:
+            self._batch_stage = None
         self._checkpoints.save(now)
         self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)

@@ -288,11 +288,13 @@ def test_a_stop_in_the_midst_of_the_files_saves_where_it_is_and_writes_no_base(u
 
     parts = Parts(tmp_path, Stopping(stage.source(RAGGED, {}), 3), batch_stage=stage)
     parts.loop.run(stop)
+    assert not parts.loop.ready, "half of the files is no model to serve"
     assert [base.rows for base in parts.store.bases().manifests] == [0]
     assert not stage.finished(parts.trainer.positions)
     again = Parts(tmp_path, stage.source(RAGGED, parts.trainer.positions), batch_stage=stage)
     again.run()
     assert again.trainer.counters.rows == DUMPED * 37
+    assert again.loop.ready
 
 
 def test_a_plan_survives_a_checkpoint(url: str) -> None:
