@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 
+from rillet.connectors.errors import BrokerUnavailableError
 from rillet.schemas import ClosedError
 from rillet.trainer import ExampleSource, Positions, RawRecord, ReadBlock
+
+log = logging.getLogger(__name__)
+
+#: between two attempts to reach the broker
+_RETRY_S = 5.0
+#: a topic that has given nothing for so long is taken to hold nothing more
+_QUIET_S = 30.0
 
 
 class BatchThenOnline:
@@ -40,6 +50,10 @@ class BatchThenOnline:
         """
         return self._in_batch
 
+    def lag(self, positions: Positions) -> int:
+        """Records after ``positions`` of the source that is being read."""
+        return (self._online or self._batch).lag(positions)
+
     def start(self) -> None:
         """Starts the batch source, after asking whether the other one can be read.
 
@@ -68,18 +82,18 @@ class BatchThenOnline:
             records = self._batch.poll(max_items, timeout_s)
             if records is not None:
                 return records
-            if not self._start_online(timeout_s):
+            self._start_online(timeout_s)
+            if self._online is None:
                 return []
-        assert self._online is not None
         records = self._online.poll(max_items, timeout_s)
         self._given = self._given or records is None or len(records) > 0 or self._quiet()
         return records
 
-    def _start_online(self, timeout_s: float) -> bool:
-        """Whether what follows could be reached. A broker that is away is asked again after a while."""
+    def _start_online(self, timeout_s: float) -> None:
+        """Starts what follows. A broker that is away is asked again after a while, and until then there is none."""
         if (left_s := self._next_try_s - time.monotonic()) > 0:
             time.sleep(min(left_s, timeout_s))
-            return False
+            return
         online = self._make_online()
         try:
             online.start()
@@ -87,12 +101,11 @@ class BatchThenOnline:
             online.close()
             log.warning("%s; trying again in %.0f s", error, _RETRY_S)
             self._trouble, self._next_try_s = str(error), time.monotonic() + _RETRY_S
-            return False
+            return
         except BaseException:
             online.close()
             raise
         self._trouble, self._online, self._online_since_s = "", online, time.monotonic()
-        return True
 
     def _quiet(self) -> bool:
         """Whether what follows answers and has had no records for a while."""

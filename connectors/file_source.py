@@ -90,7 +90,7 @@ class FileSource:
     Holds one group of files, and one window of the shuffle. A storage that is away once it has started is waited for.
     """
 
-    #: rows of files come to an end, so a batch that is not full waits for the next ones however long they take
+    #: whether the next records are known to be there, however long they take to come; see ``BatchThenOnline``
     in_batch = True
 
     def __init__(self, url: str, spec: FeatureSpec, plan: FilePlan, positions: Positions | None = None) -> None:
@@ -163,6 +163,10 @@ class FileSource:
             return []
         self._next = record.offset + 1
         return [record]
+
+    def lag(self, positions: Positions) -> int:
+        """Records of the plan after ``positions``."""
+        return self._plan.records - positions.get(FILES_PARTITION, (0, 0))[0]
 
     def close(self) -> None:
         """Forgets what was read ahead."""

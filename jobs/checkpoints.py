@@ -50,9 +50,10 @@ class Checkpoints:
         if now_ms - self._last_ms >= self._interval_ms:
             self.save(now_ms)
 
-    def save(self, now_ms: int) -> None:
+    def save(self, now_ms: int) -> bool:
         """Saves. If letters or the store are away, it is tried again after the interval.
 
+        :returns: whether it was saved.
         :raises ModelError: a weight is not finite.
         :raises RilletError: dead letters were lost for good: no later position may be saved.
         """
@@ -64,3 +65,5 @@ class Checkpoints:
         except (FlushTimeoutError, OSError) as error:
             self._metrics.checkpoint_failures.inc()
             log.warning("no checkpoint was written: %s", error)
+            return False
+        return True

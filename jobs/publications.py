@@ -40,6 +40,8 @@ class Publications:
         self._program = program
         self._metrics = metrics
         self._published = False
+        #: write no base, whatever is due
+        self.hold_bases = False
 
     @property
     def published(self) -> bool:
@@ -61,10 +63,11 @@ class Publications:
         if self._publisher.sparse_due(now_ms, self._trainer.table):
             self.publish(now_ms)
 
-    def publish(self, now_ms: int, *, base: bool = False) -> None:
+    def publish(self, now_ms: int, *, base: bool = False) -> bool:
         """Publishes what was touched, and a base when one is due. What fails is tried again at the next interval.
 
         :param base: write a base and all weights, due or not, after waiting for one that is being written.
+        :returns: whether the log has acknowledged it, and a base is being written if one is due.
         :raises ModelError: a weight is not finite.
         :raises FencedError: a newer trainer publishes this model.
         """
@@ -82,7 +85,7 @@ class Publications:
                     trained_rows=trained_rows,
                 )
             )
-            if self._bases.idle and (base or publisher.base_due(now_ms)):
+            if not self.hold_bases and self._bases.idle and (base or publisher.base_due(now_ms)):
                 self._bases.submit(
                     publisher.snapshot(
                         trainer.table,
@@ -95,20 +98,23 @@ class Publications:
         except (LogUnavailableError, StoreUnavailableError) as error:
             self._metrics.publish_failures.inc()
             log.warning("not published, %d rows wait: %s", len(trainer.table.touched), error)
-            return
+            return False
         self._published = True
+        return True
 
-    def finish(self, now_ms: int) -> None:
+    def finish(self, now_ms: int) -> bool:
         """Waits for a base that is being written.
 
+        :returns: whether it was written, or there was none.
         :raises FlushTimeoutError: it takes too long; the next start writes another.
         :raises Exception: whatever else than the store kept it from being written.
         """
-        self.settle_base(now_ms, timeout_s=_BASE_TIMEOUT_S)
+        return self.settle_base(now_ms, timeout_s=_BASE_TIMEOUT_S)
 
-    def settle_base(self, now_ms: int, *, timeout_s: float = 0.0) -> None:
+    def settle_base(self, now_ms: int, *, timeout_s: float = 0.0) -> bool:
         """Takes note of a base that was written or failed, after waiting for it where ``timeout_s`` is given.
 
+        :returns: False of one that the store did not take.
         :raises FlushTimeoutError: it takes longer.
         :raises Exception: whatever else than the store kept it from being written.
         """
@@ -120,7 +126,8 @@ class Publications:
             self._publisher.base_failed(now_ms)
             self._metrics.base_failures.inc()
             log.warning("a base was not written, the next is due in sparse_interval_s: %s", error)
-            return
+            return False
         if manifest is not None:
             self._metrics.bases.inc()
             log.info("base %d written: %d rows", manifest.version, manifest.rows)
+        return True

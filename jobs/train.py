@@ -21,6 +21,7 @@ from rillet.connectors.batch_then_online import BatchThenOnline
 from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
 from rillet.jobs.base_writer import BaseWriter
@@ -145,12 +146,13 @@ def wire_trainer(
         return KafkaExampleSource(kafka, topics.examples, positions, until_latest=until_latest)
 
     source: ExampleSource
+    staged: FileSource | BatchThenOnline | None = None
     if stage is None or ((batch is None or batch.then_online) and stage.finished(trainer.positions)):
         source = topic()
     elif batch is not None and batch.then_online:
-        source = BatchThenOnline(stage.source(spec, trainer.positions), topic)
+        source = staged = BatchThenOnline(stage.source(spec, trainer.positions), topic)
     else:
-        source = stage.source(spec, trainer.positions)
+        source = staged = stage.source(spec, trainer.positions)
     letters = DeadLetterProducer(kafka, topics.dead_letters)
     sinks: list[MetricSink] = []
     if (file := config.path_in_data_dir(config.trainer.metrics_file)) is not None:
@@ -179,6 +181,7 @@ def wire_trainer(
         metric_files=MetricFiles(metrics.registry, sinks, metrics.metric_file_failures),
         now_ms=_now_ms,
         batch_stage=stage,
+        in_batch=lambda: staged is not None and staged.in_batch,
     )
 
 

@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from rillet.connectors.file_source import FILES_PARTITION
 from rillet.connectors.metric_files import MetricFiles
 from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
+from rillet.jobs.errors import ServiceError
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
 from rillet.jobs.train_progress import TrainProgress
@@ -47,6 +49,7 @@ class TrainLoop(Generic[Letter]):
         metric_files: MetricFiles,
         now_ms: Callable[[], int],
         batch_stage: BatchStage | None = None,
+        in_batch: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         The loop owns ``source``, ``letters``, ``metric_files`` and ``stages``: it starts and closes them.
@@ -56,7 +59,10 @@ class TrainLoop(Generic[Letter]):
         :param to_letter: what ``letters`` takes for a record.
         :param stages: what publications and checkpoints work on, such as the delta log; they start first, end last.
         :param now_ms: wall clock.
-        :param batch_stage: what ``source`` begins with; its end is published as a base and saved at once.
+        :param batch_stage: what ``source`` begins with; its end is published as a base and saved at once, and no
+            base is written before.
+        :param in_batch: whether rows that follow the last ones are known to be there: a batch that is not full waits for
+            them, however long they take to come.
         """
         self.metrics = metrics
         self._trainer = trainer
@@ -66,8 +72,13 @@ class TrainLoop(Generic[Letter]):
         self._publications = publications
         self._checkpoints = checkpoints
         self._now_ms = now_ms
+        self._in_batch = in_batch
+        self._first_positions = dict(trainer.positions)
+        self._planned_stage = batch_stage
         # None once it is over.
         self._batch_stage = None if batch_stage is None or batch_stage.finished(trainer.positions) else batch_stage
+        # A server that starts from a base would serve a model that has learned from a part of the files, or from none.
+        publications.hold_bases = self._batch_stage is not None
         self._reader = BlockReader(
             source,
             trainer.spec,
@@ -98,7 +109,9 @@ class TrainLoop(Generic[Letter]):
         All stages are closed then, whatever happened.
 
         :raises BackpressureError: it was stopped while there was no room for a refused row; nothing more is saved.
-        :raises RilletError: waiting does not help, such as a weight that is not finite; nothing more is saved.
+        :raises ServiceError: the batch stage is over, and its base or its checkpoint is not safe.
+        :raises RilletError: waiting does not help. Of a source that cannot be read, what was learned before is saved;
+            otherwise, such as of a weight that is not finite, nothing more is.
         """
         self._stages.start()
         try:
@@ -120,27 +133,52 @@ class TrainLoop(Generic[Letter]):
         trainer, self._stop = self._trainer, stop
         self._publications.publish(self._now_ms())
         while not stop.is_set():
-            blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
+            # Asked before the poll: once it is false, the first records of the topic are in the reader's queue.
+            in_batch = self._in_batch()
+            try:
+                blocks = self._reader.poll(_POLL_BLOCKS, _WAIT_S)
+            except Exception as error:
+                self._save_before(error)
+                raise
             now = self._now_ms()
             if blocks is None:
                 trainer.train(now, more=False, flush=True, on_refused=self._on_refused)
                 break
             for block in blocks:
                 trainer.offer(block.partition, block.offset, block.block, now)
-            trainer.train(now, more=bool(blocks), on_refused=self._on_refused)
+            trainer.train(now, more=in_batch or bool(blocks), on_refused=self._on_refused)
             self.metrics.update(trainer)
             self._do_what_is_due(self._now_ms())
-        self._reader.close()
+        # The reader is closed after what was learned is safe: it may be in the midst of a slow read.
         self.metrics.update(trainer)
         now = self._now_ms()
         self._progress.finish(now)
-        ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
-        self._publications.publish(now, base=ended)
-        if ended:
-            self._batch_stage = None
-        self._checkpoints.save(now)
-        self._publications.finish(now)
+        if ended := self._ends_with_files():
+            self._leave_batch_stage()
+        published = self._publications.publish(now, base=ended)
+        saved = self._checkpoints.save(now)
+        written = self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)
+        if ended and not (published and saved and written):
+            safe = {"the publication": published, "the checkpoint": saved, "the base": written}
+            raise ServiceError(
+                f"the batch stage is over, but {' and '.join(name for name, done in safe.items() if not done)} failed, see"
+                " the log: start the same command again once that is mended"
+            )
+
+    def _ends_with_files(self) -> bool:
+        """Whether the model has learned from all rows of the batch stage and from nothing else."""
+        stage, positions = self._planned_stage, self._trainer.positions
+        return stage is not None and stage.finished(positions) and set(positions) == {FILES_PARTITION}
+
+    def _save_before(self, error: Exception) -> None:
+        """What was learned before reading failed is sound, and hours of a batch stage; but is not saved a second time."""
+        if self._trainer.positions == self._first_positions:
+            return
+        try:
+            self._checkpoints.save(self._now_ms())
+        except Exception as failure:
+            error.add_note(f"and when saving: {type(failure).__name__}: {failure}")
 
     def _do_what_is_due(self, now: int) -> None:
         if self._batch_stage is not None and self._batch_stage.finished(self._trainer.positions):
@@ -153,10 +191,14 @@ class TrainLoop(Generic[Letter]):
     def _end_batch_stage(self, now: int) -> None:
         """The model as the files have made it: a base of it, and a checkpoint from which no file is read again."""
         self._progress.report(now)
-        self._batch_stage = None
+        self._leave_batch_stage()
         log.info("the batch stage is over, going on with the topic")
         self._publications.publish(now, base=True)
         self._checkpoints.save(now)
+
+    def _leave_batch_stage(self) -> None:
+        self._batch_stage = None
+        self._publications.hold_bases = False
 
     def _stage(self) -> str:
         """What a progress line begins with."""

@@ -56,7 +56,7 @@ class ModelConfig:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} has a width below 1")
         check_above_zero(self, "dense_learning_rate", "bias_learning_rate", "max_row_gradient", "max_dense_gradient")
-        check_not_negative(self, "dense_weight_decay", "bias_half_life_s")
+        check_not_negative(self, "dense_weight_decay", "bias_half_life_s", "seed")
         check_finite(self, "dense_weight_decay", "bias_half_life_s")
         if self.dense_learning_rate * self.dense_weight_decay >= 1:
             raise ValueError(

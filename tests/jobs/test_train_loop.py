@@ -229,7 +229,7 @@ def test_a_stop_is_not_held_up_by_a_letter_that_finds_no_room_and_no_position_pa
     assert partition == [0, 32]
 
 
-def test_what_stops_the_source_stops_the_loop_and_saves_nothing(tmp_path: Path) -> None:
+def test_what_stops_the_source_stops_the_loop_and_nothing_new_is_not_saved(tmp_path: Path) -> None:
     class Broken(ListSource):
         def poll(self, max_items: int, timeout_s: float) -> None:
             raise RuntimeError("the position is gone")

@@ -153,6 +153,7 @@ class Parts:
             metric_files=MetricFiles(self.metrics.registry, self.sinks, self.metrics.metric_file_failures),
             now_ms=self.clock,
             batch_stage=self.batch_stage,
+            in_batch=lambda: bool(getattr(self.source, "in_batch", False)),
         )
 
     def run(self) -> None:
