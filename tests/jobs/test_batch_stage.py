@@ -304,7 +304,7 @@ def test_a_stop_in_the_midst_of_the_files_saves_where_it_is_and_writes_no_base(u
 class _SlowTopic(ListSource):
     """Takes a while to give its first records."""
 
-    def __init__(self, records: Sequence[RawRecord], positions: Positions, silent: int = 50) -> None:
+    def __init__(self, records: Sequence[RawRecord], positions: Positions, silent: int = 200) -> None:
         super().__init__(records, positions)
         self._silent = silent
 

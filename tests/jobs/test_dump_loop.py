@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,10 @@ from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.example_manifest import ExampleManifest, read_manifest
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.jobs import dump_loop
+from rillet.jobs.config import RilletConfig
+from rillet.jobs.dump import wire_dump
 from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
-from rillet.schemas import FlushTimeoutError
+from rillet.schemas import FlushTimeoutError, dump_spec
 from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
 from rillet.trainer import BadRecord, ListSource, RawRecord, ReadBlock
@@ -71,6 +74,17 @@ def _url(kind: str = "memory") -> str:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dump_loop, "_RETRY_S", 0.001)
     FaultyFileSystem.arm(None)
+
+
+def test_intervals_are_measured_by_a_clock_that_is_never_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spec.toml").write_text(dump_spec(RAGGED))
+    loop = wire_dump(RilletConfig(spec=tmp_path / "spec.toml", data_dir=tmp_path), until_latest=True)
+    before = loop._now_ms()
+    monkeypatch.setattr("time.time_ns", lambda: 0)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert 0 <= loop._now_ms() - before < 10_000
 
 
 def test_every_row_is_dumped_in_the_order_in_which_it_was_read() -> None:

@@ -13,6 +13,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.errors import MetricFilesError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.errors import ConfigError
 from rillet.jobs.train import wire_trainer
 from rillet.schemas import ClosedError, dump_spec
 from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
@@ -34,6 +35,13 @@ def test_it_can_be_made_and_closed_without_a_broker(config: RilletConfig) -> Non
     assert not loop.ready
     loop.close()
     assert "example-reader" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_seed_below_zero_is_refused_with_its_key(tmp_path: Path, config: RilletConfig) -> None:
+    path = tmp_path / "rillet.toml"
+    path.write_text(path.read_text() + "seed = -1\n")
+    with pytest.raises(ConfigError, match=r"model.*seed.*-1"):
+        load_config(path)
 
 
 @pytest.mark.parametrize("key", ["metrics_file", "tensorboard_dir"])
