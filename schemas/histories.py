@@ -19,7 +19,9 @@ class RecentValues:
     that is added again moves to its newest time. What was put in at a time is visible later than that, never at it.
 
     An answer is exact where nothing has been added with a time at or after the one asked for. Otherwise it leaves out what
-    is too new, and may have fewer values than there were: older ones had to make room for those.
+    is too new, and may have fewer values than there were: older ones had to make room for those. But the ``max_values``
+    that were added last always have room, whatever their times: actions of a clock that is ahead, which no request can see
+    for long, crowd out nothing that comes after them.
 
     >>> films = RecentValues(max_values=2)
     >>> for time_ms, film in ((1, 17), (2, 23), (3, 17), (3, 42)):
@@ -36,8 +38,9 @@ class RecentValues:
         :param max_keys: least recently used keys above this are dropped; None keeps all.
         """
         self._max_values, self._max_age_ms, self._max_keys = max_values, max_age_ms, max_keys
-        #: by key (time, fid, value) newest first; least recently used key first
-        self._entries: OrderedDict[int, list[tuple[int, int, Any]]] = OrderedDict()
+        #: by key (time, fid, value, number of the addition) newest first; least recently used key first
+        self._entries: OrderedDict[int, list[tuple[int, int, Any, int]]] = OrderedDict()
+        self._additions = 0
         #: keys that were dropped, with their values, because there were more than ``max_keys``
         self.dropped_keys = 0
 
@@ -71,8 +74,12 @@ class RecentValues:
             place = 0
             while place < len(entries) and entries[place][0] > time_ms:
                 place += 1
-            entries.insert(place, (time_ms, fid, value))
-        del entries[self._max_values :]
+            self._additions += 1
+            entries.insert(place, (time_ms, fid, value, self._additions))
+        # Not each time, since it takes longer than the rest.
+        if len(entries) > 2 * self._max_values:
+            last_added = sorted(number for *_, number in entries)[-self._max_values]
+            entries[self._max_values :] = [entry for entry in entries[self._max_values :] if entry[3] >= last_added]
         self._touch(key)
 
     def at(self, key: int, at_ms: int) -> list[Any]:
@@ -82,9 +89,10 @@ class RecentValues:
             return []
         self._touch(key)
         oldest_ms = at_ms - self._max_age_ms if self._max_age_ms else None
-        return [
-            value for time_ms, _, value in entries if time_ms < at_ms and (oldest_ms is None or time_ms >= oldest_ms)
+        seen = [
+            value for time_ms, _, value, _ in entries if time_ms < at_ms and (oldest_ms is None or time_ms >= oldest_ms)
         ]
+        return seen[: self._max_values]
 
     def _touch(self, key: int) -> None:
         self._entries.move_to_end(key)

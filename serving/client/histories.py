@@ -53,7 +53,7 @@ class Histories:
     def __init__(self, spec: FeatureSpec, max_keys: int = 100_000) -> None:
         """
         :param max_keys: keys (users, say) per history; the least recently used are dropped above it. A key with 20 values
-            takes about 3.5 kB.
+            takes up to about 7 kB.
         :raises ValueError: the spec has no history, or ``max_keys`` is below 1.
         """
         if not spec.histories:

@@ -197,6 +197,17 @@ def test_requests_are_forgotten_by_number_whatever_their_times_and_counted() -> 
     assert filler.unknown_actions == 1
 
 
+def test_actions_of_a_clock_that_is_ahead_do_not_empty_the_histories_after_them() -> None:
+    events: list[Event] = []
+    for number in range(8):
+        at_ms = 10**6 if number < 4 else 100
+        events += [
+            request(f"q{number}", at_ms, 7, [number + 1]),
+            ActionEvent(f"q{number}", at_ms + 1, 10 * number + 10, "watch"),
+        ]
+    assert filled([*events, request("last", 110, 7, [1])])[-1]["watched"] == [8, 7, 6]
+
+
 def test_a_request_id_that_comes_again_long_after_is_no_end_of_the_stream() -> None:
     again = [request("a", 100, 7, [1]), request("a", 10**9, 7, [1]), request("b", 10**9 + 1, 7, [1])]
     assert len(filled(again)) == 3

@@ -13,24 +13,56 @@ from rillet.schemas.histories import RecentValues
 ADDED = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=12)
 
 
-def newest_first(added: list[tuple[int, int]], at_ms: int, max_values: int, max_age_ms: int) -> list[int]:
-    """All that was added, each value at its newest time, of equal times the last one added first; then cut."""
+def newest_first(added: list[tuple[int, int]], at_ms: int, max_age_ms: int) -> list[int]:
+    """Of all that was added, each value at its newest time, of equal times the last one added first: what is visible."""
     newest: dict[int, tuple[int, int]] = {}
     for number, (time_ms, value) in enumerate(added):
         newest[value] = max(newest.get(value, (-1, -1)), (time_ms, number))
-    kept = sorted(newest, key=lambda value: newest[value], reverse=True)[:max_values]
     oldest_ms = at_ms - max_age_ms if max_age_ms else 0
+    kept = sorted(newest, key=lambda value: newest[value], reverse=True)
     return [value for value in kept if oldest_ms <= newest[value][0] < at_ms]
 
 
-@given(ADDED, st.integers(1, 3), st.integers(0, 3), st.integers(0, 6))
+@given(ADDED, st.integers(1, 3), st.integers(0, 3), st.integers(5, 6))
 def test_distinct_values_newest_first_whatever_order_they_come_in(
     added: list[tuple[int, int]], max_values: int, max_age_ms: int, at_ms: int
 ) -> None:
     recent = RecentValues(max_values, max_age_ms)
     for time_ms, value in added:
         recent.add(1, time_ms, [value])
-    assert recent.at(1, at_ms) == newest_first(added, at_ms, max_values, max_age_ms)
+    assert recent.at(1, at_ms) == newest_first(added, at_ms, max_age_ms)[:max_values]
+
+
+@given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 3), st.integers(0, 3), st.integers(0, 4))
+def test_what_is_too_new_is_left_out_and_the_others_keep_their_order(
+    times: list[int], max_values: int, max_age_ms: int, at_ms: int
+) -> None:
+    added = [(time_ms, value) for value, time_ms in enumerate(times)]
+    recent = RecentValues(max_values, max_age_ms)
+    for time_ms, value in added:
+        recent.add(1, time_ms, [value])
+    visible, found = newest_first(added, at_ms, max_age_ms), recent.at(1, at_ms)
+    assert found == [value for value in visible if value in found]
+    assert len(found) <= max_values
+
+
+@given(st.lists(st.integers(0, 50), max_size=8), st.lists(st.integers(0, 10), min_size=3, max_size=30))
+def test_actions_of_a_clock_that_is_ahead_crowd_out_nothing_that_comes_after_them(
+    ahead: list[int], times: list[int]
+) -> None:
+    recent = RecentValues(3)
+    for number, time_ms in enumerate(ahead):
+        recent.add(1, 1_000 + time_ms, [1_000 + number])
+    for number, time_ms in enumerate(sorted(times)):
+        recent.add(1, time_ms, [number])
+    assert recent.at(1, 11) == [len(times) - 1, len(times) - 2, len(times) - 3]
+
+
+def test_no_more_is_kept_than_twice_what_is_given_for_a_key() -> None:
+    recent = RecentValues(3)
+    for number in range(100):
+        recent.add(1, 1_000 if number < 5 else number, [number])
+        assert len(recent._entries[1]) <= 6
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=60), st.integers(1, 4))
