@@ -87,7 +87,7 @@ class OnlineTrainer:
         self.counters = Counters()
         #: after the last row that was trained on
         self.positions: Positions = {}
-        #: what the newest events have reached; a few wrong clocks among them move it not
+        #: what the newest events have reached; a few wrong clocks among them do not move it
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
         #: of the served logits, where they were recorded; never of what is predicted here
