@@ -30,7 +30,7 @@ _CONFIG_KEYS: dict[str, tuple[str, ...] | None] = {
 }
 #: name of the run where nothing has several values
 ONLY = "model"
-_UNUSED_TABLES = ("spec", "data_dir", "kafka", "store", "replica", "serving", "health")
+_UNUSED_TABLES = ("spec", "data_dir", "kafka", "store", "replica", "serving", "health", "dump")
 
 
 @dataclass(frozen=True, slots=True)
