@@ -76,7 +76,7 @@ def join_recording(
     spec = config.load_spec()
     info = recording.info
     filler = HistoryFiller(info.spec, spec, keep_ms=_KEEP_WINDOWS * max(task.window_ms for task in spec.tasks))
-    writer = ExampleWriter(to, spec, f"recording {info.dataset}")
+    writer = ExampleWriter(to, spec, f"recording {info.dataset}", group_rows=config.dump.group_rows)
     if writer.open().rows:
         raise RecordingError(f"{to}: holds example files already; name another folder, or remove them")
     rows = refused = 0
