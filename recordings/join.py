@@ -39,7 +39,7 @@ class JoinedRecording:
     requests: int
     rows: int
     files: int
-    #: events that do not fit the spec
+    #: events that do not fit the spec, and requests that come later than every label window
     refused: int
     #: what happened to the events, as ``docs/join.md`` counts it
     counters: dict[str, int]
@@ -58,7 +58,10 @@ def run_join_recording(config: RilletConfig, recording: Path, to: str, requests:
         f" {joined.requests / seconds:,.0f} requests/s"
     )
     if joined.refused:
-        click.echo(f"{joined.refused:,} events do not fit the feature spec and were left out", err=True)
+        click.echo(
+            f"{joined.refused:,} events were left out: they do not fit the feature spec, or come later than every label window",
+            err=True,
+        )
 
 
 def join_recording(
@@ -108,7 +111,7 @@ def join_recording(
                     if writer.full:
                         writer.write_group()
             manifest = writer.commit()
-            return JoinedRecording(total, rows, len(manifest.files), refused, join.counters)
+            return JoinedRecording(total, rows, len(manifest.files), refused + join.refused, join.counters)
         finally:
             join.close()
 
