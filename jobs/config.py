@@ -115,6 +115,10 @@ class RilletConfig:
         """Where the trainer keeps its checkpoints."""
         return self.data_dir / "checkpoints"
 
+    def path_in_data_dir(self, path: str) -> Path | None:
+        """A setting that names a local file or folder: as it stands when it is absolute, else below data_dir; None for ""."""
+        return self.data_dir / path if path else None
+
     def load_spec(self) -> FeatureSpec:
         """Reads the feature spec.
 

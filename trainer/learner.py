@@ -61,7 +61,12 @@ class Learner:
         self._segments = spec.segments
 
     def step(
-        self, batch: Batch, now_ms: int, row_step_factor: float = 1.0, dense_step_factor: float = 1.0
+        self,
+        batch: Batch,
+        now_ms: int,
+        row_step_factor: float = 1.0,
+        dense_step_factor: float = 1.0,
+        likelihood_share: float = 1.0,
     ) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
@@ -69,6 +74,7 @@ class Learner:
             far, so that a replay does the same.
         :param row_step_factor: of the step size of embedding rows.
         :param dense_step_factor: of that of the dense part, the bias not included.
+        :param likelihood_share: see :func:`~rillet.trainer.loss.sampled_bce`.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -85,6 +91,7 @@ class Learner:
             torch.from_numpy(batch.sampling_rate),
             torch.from_numpy(batch.exposure),
             torch.from_numpy(batch.late),
+            likelihood_share,
         )
         for parameter in self._parameters:
             parameter.grad = None

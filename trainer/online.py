@@ -19,7 +19,7 @@ from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
 from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
-from rillet.trainer.config import ModelConfig, TrainerConfig
+from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
@@ -252,7 +252,8 @@ class OnlineTrainer:
             self._tell_time(batch)
             self.quality.add(batch)
             before = self.counters.rows
-            factors = self.config.row_step_factor(before), self.config.dense_step_factor(before)
+            config = self.config
+            factors = tuple(of(before) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
             self._learn(batch, factors, on_refused)
             self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
@@ -264,7 +265,7 @@ class OnlineTrainer:
         self.positions.update(batch.positions)
 
     def _learn(
-        self, batch: Batch, factors: tuple[float, float], on_refused: Callable[[BadRecord], None] | None
+        self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None
     ) -> None:
         """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
         result = self.learner.step(batch, self.newest_event_ms, *factors)

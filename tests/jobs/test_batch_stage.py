@@ -17,7 +17,7 @@ from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource
 from rillet.jobs.batch_stage import BatchOptions, BatchStage
 from rillet.jobs.errors import ServiceError
 from rillet.schemas import ExampleBlock, decode_as, parse_spec
-from rillet.trainer import ExampleSource, ListSource, RawRecord, ReadBlock
+from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord, ReadBlock
 from tests.jobs.train_parts import Parts, encoded_blocks
 from tests.trainer.blocks import RAGGED
 
@@ -67,6 +67,9 @@ class _Killed:
             raise _KillError
         self._polls -= 1
         return self._source.poll(1, timeout_s)
+
+    def lag(self, positions: Positions) -> int:
+        return self._source.lag(positions)
 
     def close(self) -> None:
         self._source.close()

@@ -39,6 +39,7 @@ COMMANDS = (
         "record",
         "replay",
         "backtest",
+        "bench",
         "check-config",
     ),
 )
