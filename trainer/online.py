@@ -264,9 +264,7 @@ class OnlineTrainer:
                 )
         self.positions.update(batch.positions)
 
-    def _learn(
-        self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None
-    ) -> None:
+    def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
         """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
         result = self.learner.step(batch, self.newest_event_ms, *factors)
         counters, n = self.counters, len(batch)
