@@ -18,7 +18,7 @@ from functools import cache
 import torch
 
 from rillet.connectors.batch_then_online import BatchThenOnline
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for_example
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.file_source import FileSource
@@ -129,17 +129,7 @@ def wire_trainer(
     )
 
     def to_letter(bad: BadRecord) -> DeadLetter:
-        record = bad.record
-        source = topics.examples if record.partition >= 0 or stage is None else stage.url
-        return letter_for(
-            bad.error,
-            source,
-            record.partition,
-            record.offset,
-            row=bad.row,
-            key=record.key,
-            value=record.value,
-        )
+        return letter_for_example(bad, topics.examples if stage is None or bad.record.partition >= 0 else stage.url)
 
     def topic() -> KafkaExampleSource:
         positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)

@@ -131,7 +131,7 @@ def join_recording(
     spec = config.load_spec()
     info = recording.info
     filler = HistoryFiller(info.spec, spec)
-    writer = ExampleWriter(to, spec, f"recording {info.dataset}")
+    writer = ExampleWriter(to, spec, f"recording {info.dataset}", group_rows=config.dump.group_rows)
     if writer.open().rows:
         raise RecordingError(f"{to}: holds example files already; name another folder, or remove them")
     joined = JoinedRecording()

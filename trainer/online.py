@@ -25,7 +25,7 @@ from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
 from rillet.trainer.recent_times import RecentTimes
-from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record, event_times
+from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record
 from rillet.trainer.served_quality import ServedQuality
 
 #: Batches one after another of which no row could be learned from, until the trainer gives up: their numbers are within
@@ -87,7 +87,7 @@ class OnlineTrainer:
         self.counters = Counters()
         #: after the last row that was trained on
         self.positions: Positions = {}
-        #: what the newest events have reached; a few wrong clocks among them move it not
+        #: what the newest events have reached; a few wrong clocks among them do not move it
         self.newest_event_ms = NO_TIME_MS
         self.newest_ingest_ms = NO_TIME_MS
         #: of the served logits, where they were recorded; never of what is predicted here
@@ -301,9 +301,9 @@ class OnlineTrainer:
 
     def _tell_time(self, batch: Batch) -> None:
         """Not the newest time of all: a single event from the future would hold for all that comes after it."""
-        events, ingested = event_times(batch)
-        self._event_times.add(events)
-        self._ingest_times.add(ingested)
+        # Of each row the later event. The rows of a request at one time count once, however long it was.
+        self._event_times.add(np.maximum(batch.feature_time_ms, batch.action_time_ms))
+        self._ingest_times.add(np.maximum(batch.feature_ingest_ms, batch.action_ingest_ms))
         # By two events at least, if there are two.
         share = max(_REACHED_SHARE, min(2 / len(self._event_times), 1))
         self.newest_event_ms = self._event_times.reached_ms(share)
