@@ -66,11 +66,8 @@ class RecentValues:
         entries = self._entries.setdefault(key, [])
         # The first one last, so that it lies in front.
         for fid, value in reversed(list(zip(fids, fids if values is None else values, strict=True))):
-            known = next((index for index, entry in enumerate(entries) if entry[1] == fid), None)
-            if known is not None:
-                if entries[known][0] > time_ms:
-                    continue
-                del entries[known]
+            # A later one of the same value stays beside it: its time may be that of a clock that is ahead.
+            entries[:] = [entry for entry in entries if entry[1] != fid or entry[0] > time_ms]
             place = 0
             while place < len(entries) and entries[place][0] > time_ms:
                 place += 1
@@ -78,8 +75,7 @@ class RecentValues:
             entries.insert(place, (time_ms, fid, value, self._additions))
         # Not each time, since it takes longer than the rest.
         if len(entries) > 2 * self._max_values:
-            last_added = sorted(number for *_, number in entries)[-self._max_values]
-            entries[self._max_values :] = [entry for entry in entries[self._max_values :] if entry[3] >= last_added]
+            entries[:] = self._kept(entries)
         self._touch(key)
 
     def at(self, key: int, at_ms: int) -> list[Any]:
@@ -89,10 +85,23 @@ class RecentValues:
             return []
         self._touch(key)
         oldest_ms = at_ms - self._max_age_ms if self._max_age_ms else None
-        seen = [
-            value for time_ms, _, value, _ in entries if time_ms < at_ms and (oldest_ms is None or time_ms >= oldest_ms)
-        ]
-        return seen[: self._max_values]
+        found: dict[int, Any] = {}
+        for time_ms, fid, value, _ in entries:
+            if time_ms < at_ms and (oldest_ms is None or time_ms >= oldest_ms):
+                found.setdefault(fid, value)
+        return list(found.values())[: self._max_values]
+
+    def _kept(self, entries: list[tuple[int, int, Any, int]]) -> list[tuple[int, int, Any, int]]:
+        """The newest values, and those added last."""
+        last_added = sorted(number for *_, number in entries)[-self._max_values]
+        newest: set[int] = set()
+        kept = []
+        for entry in entries:
+            if (is_newest := entry[1] not in newest and len(newest) < self._max_values) or entry[3] >= last_added:
+                kept.append(entry)
+            if is_newest:
+                newest.add(entry[1])
+        return kept
 
     def _touch(self, key: int) -> None:
         self._entries.move_to_end(key)

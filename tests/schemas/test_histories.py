@@ -58,6 +58,13 @@ def test_actions_of_a_clock_that_is_ahead_crowd_out_nothing_that_comes_after_the
     assert recent.at(1, 11) == [len(times) - 1, len(times) - 2, len(times) - 3]
 
 
+def test_a_value_that_was_added_with_a_time_ahead_is_seen_when_it_is_added_again() -> None:
+    recent = RecentValues(3)
+    recent.add(1, 10**6, [7])
+    recent.add(1, 5, [7])
+    assert (recent.at(1, 6), recent.at(1, 10**6 + 1)) == ([7], [7])
+
+
 def test_no_more_is_kept_than_twice_what_is_given_for_a_key() -> None:
     recent = RecentValues(3)
     for number in range(100):
