@@ -29,7 +29,7 @@ class RecentValues:
     >>> films.at(7, 4)
     [42, 17]
     >>> films.at(7, 3)
-    []
+    [23]
     """
 
     def __init__(self, max_values: int, max_age_ms: int = 0, max_keys: int | None = None) -> None:
