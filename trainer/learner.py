@@ -61,12 +61,17 @@ class Learner:
         self._segments = spec.segments
 
     def step(
-        self, batch: Batch, now_ms: int, row_step_factor: float = 1.0, dense_step_factor: float = 1.0
+        self,
+        batch: Batch,
+        now_ms: int,
+        decay_ms: int,
+        row_step_factor: float = 1.0,
+        dense_step_factor: float = 1.0,
     ) -> StepResult:
         """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
 
-        :param now_ms: stamped on the rows as last seen, and what the optimisers' sums decay by; the newest event time so
-            far, so that a replay does the same.
+        :param now_ms: stamped on the rows as last seen; event time, so that a replay does the same.
+        :param decay_ms: what the optimisers' sums decay by, see :class:`rillet.trainer.event_clock.EventClock`.
         :param row_step_factor: of the step size of embedding rows.
         :param dense_step_factor: of that of the dense part, the bias not included.
         """
@@ -104,12 +109,12 @@ class Learner:
         clipped_dense = self._clip_dense(dense_square, n)
         try:
             unique = self.table.apply_gradients(
-                rows, batch.lengths, gradient.reshape(n * segments, -1), now_ms, step_factor=row_step_factor
+                rows, batch.lengths, gradient.reshape(n * segments, -1), decay_ms, step_factor=row_step_factor
             )
         except GradientError:
             return self._undone(refused, buffers)
         self.optimizer.step(dense_step_factor)
-        self.bias_optimizer.step(now_ms)
+        self.bias_optimizer.step(decay_ms)
         return StepResult(predicted, value, unique, False, clipped_rows, clipped_dense)
 
     def optimizer_state(self) -> Arrays:

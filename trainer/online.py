@@ -21,23 +21,20 @@ from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
+from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
-from rillet.trainer.recent_times import RecentTimes
 from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record, event_times
 from rillet.trainer.served_quality import ServedQuality
 
 #: Batches one after another of which no row could be learned from, until the trainer gives up: their numbers are within
 #: bounds, so the model itself must be broken.
 REFUSED_BATCHES_LIMIT = 20
-#: newest events whose times tell what time it is, and the share of them that must have reached it
-RECENT_EVENTS = 1_024
-_REACHED_SHARE = 1 / 16
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 
@@ -87,14 +84,12 @@ class OnlineTrainer:
         self.counters = Counters()
         #: after the last row that was trained on
         self.positions: Positions = {}
-        #: what the newest events have reached; a few wrong clocks among them move it not
-        self.newest_event_ms = NO_TIME_MS
-        self.newest_ingest_ms = NO_TIME_MS
+        #: by when rows' events happened, and by when they were ingested
+        self._event_clock, self._ingest_clock = EventClock(), EventClock()
         #: of the served logits, where they were recorded; never of what is predicted here
         self.quality = ServedQuality(spec.tasks, config)
         self._loss_sum, self._loss_rows = 0.0, 0
         self._screen = Screen(spec, config)
-        self._event_times, self._ingest_times = RecentTimes(RECENT_EVENTS), RecentTimes(RECENT_EVENTS)
         self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
@@ -107,6 +102,11 @@ class OnlineTrainer:
     def table(self) -> EmbeddingTable:
         """The embedding table; its touched set feeds the publisher."""
         return self.learner.table
+
+    @property
+    def newest_event_ms(self) -> int:
+        """What the newest events have reached; a few wrong clocks among them do not move it."""
+        return self._event_clock.newest_ms
 
     @property
     def waiting_rows(self) -> int:
@@ -177,11 +177,13 @@ class OnlineTrainer:
         :returns: the version.
         """
         freshness = self._freshness()
+        event_times, event_clock = self._event_clock.state()
+        ingest_times, ingest_clock = self._ingest_clock.state()
         progress: Arrays = {
             "action_ingest_ms": freshness.action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
-            "event_times_ms": self._event_times.times(),
-            "ingest_times_ms": self._ingest_times.times(),
+            "event_times_ms": event_times,
+            "ingest_times_ms": ingest_times,
         }
         progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
         files: dict[str, Arrays] = {
@@ -194,8 +196,8 @@ class OnlineTrainer:
             "format": CHECKPOINT_FORMAT,
             **self._identity(),
             "positions": {str(partition): list(position) for partition, position in self.positions.items()},
-            "newest_event_ms": self.newest_event_ms,
-            "newest_ingest_ms": self.newest_ingest_ms,
+            "event_clock": event_clock,
+            "ingest_clock": ingest_clock,
             "action_times_left_out": freshness.action_times_left_out,
             "counters": asdict(self.counters),
             "model": asdict(self.model_config),
@@ -226,13 +228,11 @@ class OnlineTrainer:
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
         self._action_times = []
-        self._event_times.add(np.array(progress["event_times_ms"], np.int64))
-        self._ingest_times.add(np.array(progress["ingest_times_ms"], np.int64))
+        self._event_clock.load_state(np.array(progress["event_times_ms"], np.int64), meta["event_clock"])
+        self._ingest_clock.load_state(np.array(progress["ingest_times_ms"], np.int64), meta["ingest_clock"])
         self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
         self._resume = dict(self.positions)
         self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
-        self.newest_event_ms = meta["newest_event_ms"]
-        self.newest_ingest_ms = meta["newest_ingest_ms"]
         known = {f.name for f in fields(Counters)}
         self.counters = Counters(**{name: count for name, count in meta["counters"].items() if name in known})
         self.counters.refused_rows = Counters().refused_rows | self.counters.refused_rows
@@ -267,7 +267,7 @@ class OnlineTrainer:
         self, batch: Batch, factors: tuple[float, float], on_refused: Callable[[BadRecord], None] | None
     ) -> None:
         """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
-        result = self.learner.step(batch, self.newest_event_ms, *factors)
+        result = self.learner.step(batch, self._event_clock.now_ms, self._event_clock.decay_ms, *factors)
         counters, n = self.counters, len(batch)
         if result.refused:
             if n == 1:
@@ -303,16 +303,12 @@ class OnlineTrainer:
     def _tell_time(self, batch: Batch) -> None:
         """Not the newest time of all: a single event from the future would hold for all that comes after it."""
         events, ingested = event_times(batch)
-        self._event_times.add(events)
-        self._ingest_times.add(ingested)
-        # By two events at least, if there are two.
-        share = max(_REACHED_SHARE, min(2 / len(self._event_times), 1))
-        self.newest_event_ms = self._event_times.reached_ms(share)
-        self.newest_ingest_ms = self._ingest_times.reached_ms(share)
+        self._event_clock.add(events, len(batch))
+        self._ingest_clock.add(ingested, len(batch))
 
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
-        return self._actions.merged(Freshness(self.newest_event_ms, self.newest_ingest_ms, times))
+        return self._actions.merged(Freshness(self._event_clock.newest_ms, self._ingest_clock.newest_ms, times))
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that restores it must have in common."""
