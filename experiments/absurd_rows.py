@@ -56,7 +56,7 @@ class MixedScorer(ModelScorer):
     def _absurd(self, row: ExampleBlock) -> ExampleBlock:
         kind = int(self._rng.integers(len(ABSURD)))
         if self._within is not None:
-            return replace(row, dense=np.full_like(row.dense, self._within * (-1) ** kind))
+            return replace(row, dense=np.full_like(row.dense, self._within * (-1.0) ** kind))
         return replace(row, dense=np.full_like(row.dense, ABSURD[kind]))
 
 
@@ -69,7 +69,7 @@ def run(
     events = load_events(recording, None)
     clean, mixed = ModelScorer(spec, config), MixedScorer(spec, config, share=share, within=within)
     with one_thread():
-        logits, joined = run_scorers(events, setup, {"model": clean, "mixed": mixed})
+        logits, joined = run_scorers(events, spec, setup, {"model": clean, "mixed": mixed})
     judged_from_ms = judged_from(request_times(events), 0.2)
     expected, scores = label_events(events, spec), Scores(logits, joined, clean.learned)
     report = report_of(
