@@ -47,7 +47,7 @@ def test_each_has_a_run_here() -> None:
 def test_it_runs(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publication_interval, "DAYS", 0.1)
+    monkeypatch.setattr(publication_interval, "DAYS", 0.01)
     out = tmp_path / "figures.json"
     RUNS[name](out)
     if out.exists():

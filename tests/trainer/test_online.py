@@ -311,5 +311,5 @@ def test_after_a_pause_the_first_rows_do_not_throw_the_bias() -> None:
         return np.array(found)
 
     before = np.abs(np.diff(biases(200, 32, 0, 0)[100:], axis=0)).max()
-    after = np.abs(np.diff(biases(20, 5, 200, 30 * 86_400_000), axis=0)).max()
+    after = np.abs(np.diff(biases(150, 5, 200, 30 * 86_400_000), axis=0)).max()
     assert after < 2 * before
