@@ -28,15 +28,19 @@ from rillet.trainer.reader import BadRecord
 from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record, event_times
 from rillet.trainer.served_quality import ServedQuality
 
-#: Batches one after another of which no row could be learned from, until the trainer gives up: their numbers are within
-#: bounds, so the model itself must be broken.
+#: Batches one after another of which no row could be learned from, until the trainer looks whether the model is broken.
 REFUSED_BATCHES_LIMIT = 20
+#: batches between two samples of rows that were learned from, and rows of a sample
+_BATCHES_BETWEEN_SAMPLES = 64
+_SAMPLE_ROWS = 64
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
 CHECKPOINT_FORMAT = 5
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
+#: and of those of the sample of rows that were learned from
+_LEARNED = "learned."
 
 
 @dataclass(slots=True)
@@ -97,6 +101,8 @@ class OnlineTrainer:
         self._actions = Freshness()
         self._action_times: list[Int64s] = []
         self._refused_in_a_row = 0
+        #: a few rows that were learned from not long ago
+        self._learned_batch: Batch | None = None
 
     @property
     def table(self) -> EmbeddingTable:
@@ -186,6 +192,8 @@ class OnlineTrainer:
             "ingest_times_ms": ingest_times,
         }
         progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
+        if self._learned_batch is not None:
+            progress |= {f"{_LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
             "table": self.table.state(),
             "dense": dense_state(self.learner.model),
@@ -225,6 +233,12 @@ class OnlineTrainer:
         self.quality.load_state(
             {key.removeprefix(_QUALITY): value for key, value in progress.items() if key.startswith(_QUALITY)}
         )
+        learned = {
+            name.removeprefix(_LEARNED): np.array(column)
+            for name, column in progress.items()
+            if name.startswith(_LEARNED)
+        }
+        self._learned_batch = Batch.from_state(learned) if learned else None
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
         self._action_times = []
@@ -256,29 +270,31 @@ class OnlineTrainer:
             self._learn(batch, factors, on_refused)
             self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
-                raise ModelError(
-                    f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions"
-                    f" {self.positions}: loss or gradients are not finite; lower the learning rates and restart from an"
-                    " earlier checkpoint"
-                )
+                self._judge_model()
         self.positions.update(batch.positions)
 
     def _learn(
         self, batch: Batch, factors: tuple[float, float], on_refused: Callable[[BadRecord], None] | None
     ) -> None:
-        """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
+        """Learns from all rows that can be learned from: in one step, and in halves where no row is at fault alone."""
         result = self.learner.step(batch, self._event_clock.now_ms, self._event_clock.decay_ms, *factors)
         counters, n = self.counters, len(batch)
         if result.refused:
-            if n == 1:
-                problem = "its loss, a gradient or the square of one is not finite"
-                self._refuse(batch, [RefusedRow(0, Reason.UNLEARNABLE, problem)], on_refused)
+            unsound = np.ones(1, np.bool_) if n == 1 else self.learner.unsound(batch)
+            if unsound.any():
+                problem = "its logit, its loss, a gradient or the square of one is not finite"
+                rows = np.flatnonzero(unsound).tolist()
+                self._refuse(batch, [RefusedRow(row, Reason.UNLEARNABLE, problem) for row in rows], on_refused)
+                if len(rows) < n:
+                    self._learn(batch.select(~unsound), factors, on_refused)
                 return
             counters.split_batches += 1
             first = np.arange(n) < n // 2
             self._learn(batch.select(first), factors, on_refused)
             self._learn(batch.select(~first), factors, on_refused)
             return
+        if self._learned_batch is None or counters.batches % _BATCHES_BETWEEN_SAMPLES == 0:
+            self._learned_batch = batch.select(np.arange(n) < _SAMPLE_ROWS)
         counters.rows += n
         counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
         counters.clipped_rows += result.clipped_rows
@@ -291,6 +307,20 @@ class OnlineTrainer:
             # Long without a publication: bounded now and then instead of gathering without end.
             if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
                 self._actions, self._action_times = self._freshness(), []
+
+    def _judge_model(self) -> None:
+        """Nothing was learned for long: tells data that cannot be learned from apart from a model that cannot learn.
+
+        :raises ModelError: not even rows that were learned from before could be any more.
+        """
+        known = self._learned_batch
+        if known is None or self.learner.unsound(known).all():
+            raise ModelError(
+                f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions {self.positions},"
+                " nor could rows that were learned from before: loss or gradients are not finite; lower the learning rates"
+                " and restart from an earlier checkpoint"
+            )
+        self._refused_in_a_row = 0
 
     def _refuse(
         self, batch: Batch, refused: Sequence[RefusedRow], on_refused: Callable[[BadRecord], None] | None
