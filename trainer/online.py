@@ -8,7 +8,7 @@ unkilled run, given the same order of records and no batches cut by time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig
+from rillet.trainer.dense_ranges import DenseRanges
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
@@ -39,6 +40,8 @@ _BATCHES_BETWEEN_BOUNDS = 256
 CHECKPOINT_FORMAT = 5
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
+#: of those of the dense features' ranges
+_RANGES = "ranges."
 #: and of those of the sample of rows that were learned from
 _LEARNED = "learned."
 
@@ -60,6 +63,8 @@ class Counters:
     clipped_rows: int = 0
     #: steps whose dense gradient was scaled down to ``max_dense_gradient``
     clipped_steps: int = 0
+    #: dense values far out of their feature's range, for which its median was learned, by feature
+    replaced_dense: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class OnlineTrainer:
         self.quality = ServedQuality(spec.tasks, config)
         self._loss_sum, self._loss_rows = 0.0, 0
         self._screen = Screen(spec, config)
+        self._ranges = DenseRanges(len(spec.dense), config.max_dense_spreads)
         self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
@@ -192,6 +198,7 @@ class OnlineTrainer:
             "ingest_times_ms": ingest_times,
         }
         progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
+        progress |= {f"{_RANGES}{name}": array for name, array in self._ranges.state().items()}
         if self._learned_batch is not None:
             progress |= {f"{_LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
@@ -230,14 +237,9 @@ class OnlineTrainer:
         self.learner.load(files["dense"], files["optimizer"], table)
         progress = files["progress"]
         torch.set_rng_state(torch.from_numpy(np.array(progress["torch_random"])))
-        self.quality.load_state(
-            {key.removeprefix(_QUALITY): value for key, value in progress.items() if key.startswith(_QUALITY)}
-        )
-        learned = {
-            name.removeprefix(_LEARNED): np.array(column)
-            for name, column in progress.items()
-            if name.startswith(_LEARNED)
-        }
+        self.quality.load_state(_with_prefix(progress, _QUALITY))
+        self._ranges.load_state(_with_prefix(progress, _RANGES))
+        learned = _with_prefix(progress, _LEARNED)
         self._learned_batch = Batch.from_state(learned) if learned else None
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
@@ -265,6 +267,7 @@ class OnlineTrainer:
         if len(batch):
             self._tell_time(batch)
             self.quality.add(batch)
+            batch = self._in_range(batch)
             before = self.counters.rows
             factors = self.config.row_step_factor(before), self.config.dense_step_factor(before)
             self._learn(batch, factors, on_refused)
@@ -307,6 +310,16 @@ class OnlineTrainer:
             # Long without a publication: bounded now and then instead of gathering without end.
             if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
                 self._actions, self._action_times = self._freshness(), []
+
+    def _in_range(self, batch: Batch) -> Batch:
+        dense, counts = self._ranges.replace(batch.dense)
+        if not counts.any():
+            return batch
+        for feature in np.flatnonzero(counts).tolist():
+            name = self.spec.dense[feature]
+            replaced = self.counters.replaced_dense
+            replaced[name] = replaced.get(name, 0) + int(counts[feature])
+        return replace(batch, dense=dense)
 
     def _judge_model(self) -> None:
         """Nothing was learned for long: tells data that cannot be learned from apart from a model that cannot learn.
@@ -366,3 +379,8 @@ class OnlineTrainer:
                     f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"
                     " restore the configuration, or give the new model another name or data directory"
                 )
+
+
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
+    """Those whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): np.array(array) for name, array in arrays.items() if name.startswith(prefix)}

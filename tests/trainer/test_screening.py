@@ -18,7 +18,7 @@ from tests.trainer.blocks import RAGGED, make_block
 MODEL = ModelConfig(dim=4, hidden=(8,))
 CONFIG = TrainerConfig(batch_size=64, first_batch_size=64)
 #: no bounds: what a step cannot learn from is found by trying
-UNSCREENED = replace(CONFIG, max_dense=np.inf)
+UNSCREENED = replace(CONFIG, max_dense=np.inf, max_dense_spreads=np.inf)
 ROWS = 50
 
 
