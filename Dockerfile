@@ -39,7 +39,7 @@ COPY deploy deploy
 # "cpu" leaves out the CUDA libraries; build with --build-arg UV_TORCH_BACKEND=auto to keep them
 ARG UV_TORCH_BACKEND=cpu
 RUN UV_TORCH_BACKEND=${UV_TORCH_BACKEND} uv pip install --system --no-cache \
-    -c constraints.txt -b constraints.txt '.[joiner,serving]'
+    -c constraints.txt -b constraints.txt '.[joiner,serving,tensorboard]'
 
 # --- trainer, server, commands
 FROM base AS rillet

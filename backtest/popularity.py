@@ -29,8 +29,9 @@ def item_slot(spec: FeatureSpec) -> Slot | None:
 class PopularityScorer:
     """Scores by the rate of positives among an item's impressions, per task. With a half-life, old impressions decay.
 
-    By the time of the request, whenever its rows come: a positive weighs as the negative that it corrects. Rows count as :func:`~rillet.trainer.evaluation.row_weights` says, so that rates are those of unsampled impressions in
-    every label mode. Each item starts with ``PRIOR_IMPRESSIONS`` at the overall rate.
+    An impression's age is that of its request, whenever its rows come, so a positive weighs as much as the negative that
+    it corrects. Rows count as :func:`~rillet.trainer.evaluation.row_weights` says, so that rates are those of unsampled
+    impressions in every label mode. Each item starts with ``PRIOR_IMPRESSIONS`` at the overall rate.
     """
 
     def __init__(self, spec: FeatureSpec, half_life_ms: int | None = None) -> None:

@@ -30,14 +30,14 @@ _CONFIG_KEYS: dict[str, tuple[str, ...] | None] = {
 }
 #: name of the run where nothing has several values
 ONLY = "model"
-_UNUSED_TABLES = ("spec", "data_dir", "kafka", "store", "replica", "serving", "health")
+_UNUSED_TABLES = ("spec", "data_dir", "kafka", "store", "replica", "serving", "health", "dump")
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """One run: what learns, from which labels, and how late.
 
-    The spec is the recording's, or differs from it in crosses and its tasks' windows, rates and label modes alone.
+    The spec is the recording's, or differs from it in crosses, histories and its tasks' windows, rates and label modes alone.
     """
 
     config: RilletConfig
@@ -107,7 +107,8 @@ def grid(
     :param config: file, or tables of a configuration; None takes every default. The feature spec that it names is what
         is learned from, see :func:`learned_spec`.
     :param options: ``KEY=V1,V2``, see :func:`parse_grid`. Keys are those of the configuration, ``spec.tasks.TASK.KEY``,
-        ``spec.crosses``, ``spec.sampling_seed`` and ``delays.commit``, ``.publish``, ``.dense``, ``.apply``.
+        ``spec.context.HISTORY.KEY``, ``spec.crosses``, ``spec.sampling_seed`` and ``delays.commit``, ``.publish``,
+        ``.dense``, ``.apply``.
     :param delays: of all runs, ms by the same four names; what is missing is the configuration's.
     :param speed: multiplies the configuration's intervals, see :meth:`Delays.of`.
     :raises ConfigError: with the variant and the key that is wrong.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from rillet.backtest import Setup, grid
 from rillet.backtest.errors import BacktestError
-from rillet.demo.chosen import chosen_learning
+from rillet.demo.chosen import chosen_table
 from rillet.recordings import Recording, RecordingError
 from rillet.recordings.datasets import fetch_movielens
 from rillet.recordings.movielens import convert_movielens
@@ -37,5 +38,6 @@ def open_dataset(name: str, folder: Path) -> tuple[Recording, Setup]:
         else:
             generate_synthetic(target, requests=int(requests))
         recording = Recording(target)
-    (setup,) = grid(recording.info.spec, chosen_learning(dataset), delays=DELAYS_MS).values()
+    tables = {"table": asdict(chosen_table(recording.info.dataset))}
+    (setup,) = grid(recording.info.spec, tables, delays=DELAYS_MS).values()
     return recording, setup

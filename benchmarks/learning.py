@@ -22,6 +22,7 @@ from rillet.backtest.scorers import ModelScorer, Scorer
 from rillet.backtest.settings import Setup
 from rillet.benchmarks.environment import library_versions
 from rillet.benchmarks.peer_scorer import PeerScorer
+from rillet.benchmarks.peers.rows import namespace
 from rillet.benchmarks.result import BenchResult, Figure
 from rillet.recordings import Recording
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
@@ -106,7 +107,7 @@ def peers_of(spec: FeatureSpec, libraries: Sequence[str]) -> list[Peer]:
     """The grids of both peers for a feature spec, in both label modes."""
     index = {slot.name: at for at, slot in enumerate(spec.slots)}
     crosses = [tuple(index[name] for name in cross.slots) for cross in spec.crosses]
-    letters = " ".join(f"-q {_namespace(left)}{_namespace(right)}" for left, right in crosses)
+    letters = " ".join(f"-q {namespace(left)}{namespace(right)}" for left, right in crosses)
     # Without crosses some lines of the grid are the same.
     of_vw = dict.fromkeys(" ".join(options.format(crosses=letters).split()) for options in VOWPAL_WABBIT)
     of_river = [options.replace("null", json.dumps(crosses)) for options in RIVER]
@@ -185,8 +186,3 @@ class _Judge:
         logits, _ = run_scorers(self._events, self._recorded, setup, {OURS: scorer}, on_progress)
         report = BacktestReport(self._expected, logits, self._judged_from_ms, self._last_ms)
         return report.influence(OURS, "auc").value
-
-
-def _namespace(slot: int) -> str:
-    """What ``peers/vowpal_wabbit.py`` calls the slot at an index."""
-    return chr(ord("a") + slot)

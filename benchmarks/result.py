@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,12 @@ class BenchResult:
             "bench": self.bench,
             "versions": {"python": platform.python_version(), **self.versions},
             "cores": os.cpu_count(),
-            "results": [asdict(figure) for figure in self.figures],
-            "ratios": dict(self.ratios),
+            "results": [asdict(figure) | {"value": _finite(figure.value)} for figure in self.figures],
+            "ratios": {name: _finite(value) for name, value in self.ratios.items()},
         }
         path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no NaN and no infinity.
+    return value if math.isfinite(value) else None

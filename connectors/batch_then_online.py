@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rillet.schemas import ClosedError
-from rillet.trainer import ExampleSource, RawRecord, ReadBlock
+from rillet.trainer import ExampleSource, Positions, RawRecord, ReadBlock
 
 
 class BatchThenOnline:
@@ -26,6 +26,10 @@ class BatchThenOnline:
     def trouble(self) -> str:
         """What it is waiting for, empty while all is well."""
         return (self._online or self._batch).trouble
+
+    def lag(self, positions: Positions) -> int:
+        """Records after ``positions`` of the source that is being read."""
+        return (self._online or self._batch).lag(positions)
 
     def start(self) -> None:
         """Starts the batch source, after asking whether the other one can be read.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -33,6 +34,9 @@ from rillet.schemas import (
     decode_dead_letter,
     encode_dead_letter,
 )
+
+if TYPE_CHECKING:  # PyTorch comes with it, which a joiner has no use for
+    from rillet.trainer import BadRecord
 
 
 def letter_for(
@@ -69,6 +73,17 @@ def letter_for(
         headers=headers,
         more_headers=more_headers,
         row=row,
+    )
+
+
+def letter_for_example(bad: BadRecord, source: str) -> DeadLetter:
+    """The letter for a record of examples, or one row of it.
+
+    :param source: topic or address of the files that it was read from.
+    """
+    record = bad.record
+    return letter_for(
+        bad.error, source, record.partition, record.offset, key=record.key, value=record.value, row=bad.row
     )
 
 

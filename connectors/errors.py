@@ -9,7 +9,8 @@ RilletError
     ├── DeliveryError            the broker refused records, or did not take them in time
     │   └── IncompleteResendError    of the records of dead letters, with those that it took and did not take
     ├── ResendError              a dead letter that cannot be sent again
-    └── ExampleFilesError        Parquet files of examples are missing, damaged, or of another spec or writer
+    ├── ExampleFilesError        Parquet files of examples are missing, damaged, or of another spec or writer
+    └── MetricFilesError         files of metrics cannot be written where the configuration wants them
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class ResendError(ConnectorError):
 
 class ExampleFilesError(ConnectorError):
     """Files of examples that are missing, damaged, of another spec, or written by someone else at the same time."""
+
+
+class MetricFilesError(ConnectorError):
+    """A file of metrics cannot be written, or the library for it is missing; the message begins with the setting."""

@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerRefusedError, TopicError
+from rillet.connectors.lag import PositionLag
 from rillet.connectors.limits import FETCH_BYTES
 from rillet.connectors.topics import topic_ends
 from rillet.schemas import ClosedError
@@ -26,7 +27,7 @@ _HOPELESS = {
     KafkaError.OFFSET_OUT_OF_RANGE,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }
-#: how soon the end of an outage is noticed while nothing is read
+#: how soon the end of an outage is noticed while nothing is read, and new ends of partitions
 _STATISTICS_MS = 1000
 
 
@@ -57,6 +58,7 @@ class KafkaExampleSource:
         self._consumer: Consumer | None = None
         #: partitions still to be read and where their reading ends
         self._ends: dict[int, int] | None = None
+        self._lag = PositionLag({})
         #: what the broker last complained of, empty while all is well
         self.trouble = ""
 
@@ -75,11 +77,12 @@ class KafkaExampleSource:
             if not first <= offset <= end:
                 raise TopicError(
                     f"{self._where}: reading is to go on at offset {offset} of partition {partition}, which holds {first}"
-                    f" to {end}; if the topic was made anew, remove the checkpoints or files that name the offset, to"
-                    " begin anew, too"
+                    f" to {end}; if the topic was made anew, begin anew as well: remove the checkpoints or files"
+                    " that name the offset"
                 )
+        starts = {number: self._positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
+        self._lag = PositionLag({number: (starts[number], end) for number, (_, end) in ends.items()})
         if self._until_latest:
-            starts = {number: self._positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
             self._ends = {number: end for number, (_, end) in ends.items() if starts[number] < end}
         self._consumer = self._kafka.consumer(
             {
@@ -133,8 +136,13 @@ class KafkaExampleSource:
                     self._ends.pop(partition, None)
                 if offset >= end:
                     continue
+            self._lag.given(partition, offset)
             records.append(RawRecord(partition, offset, message.value() or b"", message.key()))
         return records
+
+    def lag(self, positions: Positions) -> int:
+        """Records of the topic after ``positions``, as of about a second ago; see :class:`PositionLag`."""
+        return self._lag.records(positions)
 
     def close(self) -> None:
         """Leaves the broker."""
@@ -148,8 +156,10 @@ class KafkaExampleSource:
             return
         if error.code() == KafkaError._PARTITION_EOF:
             # The end of what is committed; past the last record there may be transaction markers.
+            partition = int(message.partition() or 0)
+            self._lag.reached_end(partition, int(message.offset() or 0))
             if self._ends is not None:
-                self._ends.pop(int(message.partition() or 0), None)
+                self._ends.pop(partition, None)
             return
         if error.code() in _HOPELESS or error.fatal():
             explained = self._kafka.explain(error)
@@ -171,12 +181,21 @@ class KafkaExampleSource:
         self._errors.clear()
 
     def _on_statistics(self, text: str) -> None:
-        """Trouble ends with a record; on a quiet topic, when the leader of every partition is connected again."""
+        """Ends of partitions, and the end of trouble.
+
+        Trouble ends with a record; on a quiet topic, when the leader of every partition is connected again.
+        """
+        statistics = json.loads(text)
+        partitions = {
+            int(number): partition
+            for number, partition in statistics["topics"].get(self._topic, {}).get("partitions", {}).items()
+            if number != "-1"
+        }
+        for number, partition in partitions.items():
+            self._lag.end_is(number, partition["ls_offset"])
         if not self.trouble or self._errors.last is not None:
             return
-        statistics = json.loads(text)
         connected = {broker["nodeid"] for broker in statistics["brokers"].values() if broker["state"] == "UP"}
-        partitions = statistics["topics"].get(self._topic, {}).get("partitions", {})
-        leaders = {partition["leader"] for number, partition in partitions.items() if number != "-1"}
+        leaders = {partition["leader"] for partition in partitions.values()}
         if leaders and leaders <= connected:
             self._recovered()

@@ -21,13 +21,12 @@ from rillet.connectors.example_manifest import (
     read_manifest,
     write_manifest,
 )
+from rillet.connectors.limits import GROUP_ROWS
 from rillet.connectors.parquet import encode_table, to_table
 from rillet.schemas import FeatureSpec
 from rillet.sync.files import Files
 from rillet.trainer import ReadBlock
 
-#: rows that are held before they are written as a group; also the most that a reader has to hold
-GROUP_ROWS = 262_144
 _HOUR_MS = 3_600_000
 _FOLDER = "hour="
 
@@ -39,7 +38,7 @@ class ExampleWriter:
         """
         :param url: any fsspec URL or a local path; files of its own only.
         :param source: what the rows are read from; a set takes rows of one source.
-        :param group_rows: rows that are written together.
+        :param group_rows: rows that are held before they are written together.
         :raises StoreUnavailableError: no such file system.
         """
         self._files = Files(url, setting="--to or [dump] to")

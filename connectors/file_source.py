@@ -129,6 +129,10 @@ class FileSource:
         record = next(self._records, None)
         return None if record is None else [record]
 
+    def lag(self, positions: Positions) -> int:
+        """Records of the plan after ``positions``."""
+        return self._plan.records - positions.get(FILES_PARTITION, (0, 0))[0]
+
     def close(self) -> None:
         """Forgets what was read ahead."""
         if self._records is not None:

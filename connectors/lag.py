@@ -1,6 +1,7 @@
-"""How far consumer groups are from the ends of their topics.
+"""How far readers are from the ends of their topics.
 
-Flink commits the offsets of each checkpoint to its groups, so this is how much of the input is not yet covered by one.
+Flink commits the offsets of each checkpoint to its groups, so their lag is how much of the input is not yet covered by one.
+The trainer commits nothing: its lag is told by what its consumer hears while it reads.
 """
 
 from __future__ import annotations
@@ -74,3 +75,51 @@ class GroupLag:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class PositionLag:
+    """Records of a topic after given positions, by what a reader of committed records hears of the ends.
+
+    Exact at the end. Before it, offsets are counted that bring no record: ends of transactions, and aborted ones.
+
+    >>> lag = PositionLag({0: (0, 6)})
+    >>> for offset in range(5): lag.given(0, offset)
+    >>> lag.records({0: (4, 30)}), lag.records({0: (5, 0)})
+    (2, 1)
+    >>> lag.reached_end(0, 6)  # offset 5 ends the transaction
+    >>> lag.records({0: (5, 0)})
+    0
+    """
+
+    def __init__(self, partitions: Mapping[int, tuple[int, int]]) -> None:
+        """:param partitions: where reading begins in each, and the offset at which it ends, as far as is known."""
+        self._next = {partition: first for partition, (first, _) in partitions.items()}
+        self._first = dict(self._next)
+        self._ends = {partition: end for partition, (_, end) in partitions.items()}
+        #: ends of partitions that were read up to
+        self._reached: dict[int, int] = {}
+
+    def given(self, partition: int, offset: int) -> None:
+        """A record was read."""
+        self._next[partition] = offset + 1
+        self._ends[partition] = max(self._ends[partition], offset + 1)
+
+    def reached_end(self, partition: int, end: int) -> None:
+        """Reading has come to the end of what is committed: nothing more lies before offset ``end``."""
+        self._reached[partition] = end
+        self._ends[partition] = self._next[partition]
+
+    def end_is(self, partition: int, end: int) -> None:
+        """The broker says that committed records, or what brings none, go on up to ``end``; -1 or below is unknown.
+
+        Partitions that were added after the start are not read.
+        """
+        if partition in self._ends and end > self._reached.get(partition, -1):
+            self._ends[partition] = max(end, self._next[partition])
+
+    def records(self, positions: Mapping[int, tuple[int, int]]) -> int:
+        """Records after ``positions``; in partitions that are not named, after where reading began. From any thread."""
+        return sum(
+            max(0, end - positions.get(partition, (self._first[partition], 0))[0])
+            for partition, end in tuple(self._ends.items())
+        )

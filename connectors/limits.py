@@ -1,4 +1,7 @@
-"""How large a record may be, written once: producers, topics, brokers, Flink's sink and dead letters derive from it."""
+"""How large a record may be, written once: producers, topics, brokers, Flink's sink and dead letters derive from it.
+
+Beside it, how large a group of example files is.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,6 @@ FETCH_BYTES = 8 << 20
 
 #: bytes of a refused record (key, headers and value) kept in its dead letter, where they take 4/3 of it as base64
 LETTER_BYTES = RECORD_MAX_BYTES // 2
+
+#: example rows that are held before they are written to files together; also the most that a reader has to hold
+GROUP_ROWS = 262_144

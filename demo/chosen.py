@@ -1,10 +1,21 @@
-"""What the demo learns with: chosen by backtests on requests that it does not show (``docs/decisions/0011``)."""
+"""What is learned with from each data set: chosen by backtests on requests that the demo does not show.
+
+``docs/decisions/0012-what-the-demo-shows.md`` has the tables.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from rillet.embeddings import TableConfig
+
+_DAY_S = 86_400.0
 
 
-def chosen_learning(dataset: str) -> dict[str, Any]:
-    """Tables of a configuration for a data set; every other value is a default."""
-    return {"table": {"optimizer": "adagrad", "learning_rate": 0.05}}
+def chosen_table(dataset: str) -> TableConfig:
+    """The embedding table's settings for the data set of a recording; the defaults for one that is not ours.
+
+    :param dataset: as recordings name it.
+    """
+    if dataset == "MovieLens-1M":
+        # Its users come once, within 100 days that are over in 20 minutes: what a film's row has learned stays true.
+        return TableConfig(learning_rate=0.07, init_scale=0.01, accumulator_half_life_s=30 * _DAY_S)
+    return TableConfig()

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rillet.connectors.config import KafkaConfig
+from rillet.demo.chosen import chosen_table
 from rillet.demo.driver import DriveSettings
 from rillet.demo.plan import Plan
 from rillet.devstack.process import free_port
-from rillet.embeddings import TableConfig
 from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
 from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
@@ -62,10 +62,8 @@ def make_settings(info: RecordingInfo, plan: Plan, folder: Path, rate: float = D
             # The driver itself keeps the partitions together; aligning them would cost a pause at every gap.
             max_drift_ms=0,
         ),
-        # Chosen on MovieLens for calibration as well as AUC: a network of more layers, or rows that move faster,
-        # rank a little better and are 10 to 20 % off in calibration.
         model=ModelConfig(name=info.spec.name, kind="deepfm", dim=16, hidden=(32,), dense_learning_rate=0.003),
-        table=TableConfig(optimizer="lazy_adam", learning_rate=0.004),
+        table=chosen_table(info.dataset),
         trainer=TrainerConfig(batch_size=512, max_wait_ms=1000, checkpoint_interval_s=60.0),
         # Nothing is collected: the report looks back at the model of the first fifth.
         publisher=PublisherConfig(

@@ -66,7 +66,7 @@ def run(
     """A report of the scorers ``model`` and ``mixed``, and the latter."""
     spec = recording.info.spec
     setup = Setup(config, spec, Delays.of(config))
-    events = load_events(recording, None)
+    events = load_events(recording)
     clean, mixed = ModelScorer(spec, config), MixedScorer(spec, config, share=share, within=within)
     with one_thread():
         logits, joined = run_scorers(events, spec, setup, {"model": clean, "mixed": mixed})

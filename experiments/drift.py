@@ -10,11 +10,7 @@ nats per impression), ``auc_gap`` what the AUC is below that of the true probabi
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +22,7 @@ import numpy as np
 from rillet.backtest import Delays, compare, grid
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import Setup
+from rillet.benchmarks.result import BenchResult, Figure
 from rillet.recordings import Recording
 from rillet.recordings.known_truth import read_truth
 from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
@@ -142,9 +139,9 @@ def table(days: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 def draw(days: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """The distance to the truth and the AUC gap by day, a line per optimiser."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Picture(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, metric, title in zip(
         axes, ("kl", "auc_gap"), ("distance to the truth (nats)", "AUC below the truth's"), strict=True
@@ -179,21 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.picture is not None:
         draw(days, given.picture)
     if given.json is not None:
-        content = {
-            "bench": "drift",
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
-            "cores": os.cpu_count(),
-            "results": [
-                {"subject": f"{name}: day {day + 1}", "metric": metric, "value": value, "unit": metric}
-                for name, of_one in days.items()
-                for day, figures in enumerate(of_one)
-                for metric, value in figures.items()
-                if math.isfinite(value)
-            ],
-            "ratios": {},
-        }
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+        figures = [
+            Figure(f"{name}: day {number}", metric, value, metric)
+            for name, of_one in days.items()
+            for number, day in enumerate(of_one, 1)
+            for metric, value in day.items()
+            if math.isfinite(value)
+        ]
+        BenchResult("drift", figures, versions={"numpy": np.__version__}).write(given.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

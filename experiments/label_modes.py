@@ -9,11 +9,8 @@ events. Calibration is the mean score over the mean true rate, so that no chance
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,11 +18,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
 from rillet.backtest import Delays, backtest
+from rillet.benchmarks.result import BenchResult, Figure
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.films import FilmsConfig, films_spec, generate_films
@@ -104,8 +102,8 @@ def scenarios() -> list[Scenario]:
     ]
 
 
-def run(scenario: Scenario, mode: LabelMode, seed: int = 0) -> list[dict[str, Any]]:
-    """The figures of one mode in one scenario, as results of the report."""
+def run(scenario: Scenario, mode: LabelMode, seed: int = 0) -> list[Figure]:
+    """The figures of one mode in one scenario."""
     spec = films_spec(window_ms=scenario.window_ms, labels=mode)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "recording"
@@ -120,7 +118,7 @@ def run(scenario: Scenario, mode: LabelMode, seed: int = 0) -> list[dict[str, An
     logits = report.logits["model"][:, 0].astype(np.float64)
     labels = report.expected.positive[:, 0]
     return [
-        {"subject": f"{scenario.name}: {mode}", "metric": f"{part}: {metric}", "value": value, "unit": unit}
+        Figure(f"{scenario.name}: {mode}", f"{part}: {metric}", value, unit)
         for part, (begin, end) in scenario.parts.items()
         for metric, value, unit in _figures(logits, labels, truth, (after_s >= begin) & (after_s < end))
     ]
@@ -144,28 +142,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     runs = list(product(scenarios(), get_args(LabelMode)))
     with ProcessPoolExecutor(given.workers, get_context("spawn"), _prepare_process) as pool:
-        results = []
+        results: list[Figure] = []
         for found in pool.map(run, *zip(*runs, strict=True)):
             results += found
             print(table(found, header=not results[len(found) :]), flush=True)
     if given.json is not None:
-        report = {
-            "bench": "label_modes",
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
-            "cores": os.cpu_count(),
-            "results": results,
-            "ratios": {},
-        }
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+        BenchResult("label_modes", results, versions={"numpy": np.__version__}).write(given.json)
 
 
-def table(results: Sequence[dict[str, Any]], *, header: bool) -> str:
+def table(results: Sequence[Figure], *, header: bool) -> str:
     """The figures as text: a line per scenario, part and mode."""
     rows: dict[tuple[str, str, str], dict[str, float]] = {}
     for result in results:
-        scenario, _, mode = result["subject"].partition(": ")
-        part, _, metric = result["metric"].partition(": ")
-        rows.setdefault((scenario, part, mode), {})[metric] = result["value"]
+        scenario, _, mode = result.subject.partition(": ")
+        part, _, metric = result.metric.partition(": ")
+        rows.setdefault((scenario, part, mode), {})[metric] = result.value
     metrics = ("calibration", "liked", "other", "auc_of_truth")
     title = f"{'scenario':24}{'part':12}{'labels':18}" + "".join(f"{metric:>14}" for metric in metrics)
     lines = [title] if header else []
@@ -183,4 +174,4 @@ def _prepare_process() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,24 +11,21 @@ differences are paired and sharp.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rillet.backtest import Delays, compare, grid
 from rillet.backtest.report import BacktestReport
 from rillet.backtest.settings import Setup
+from rillet.benchmarks.result import BenchResult, Figure
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
+from rillet.trainer.quality import Estimate
 
 INTERVALS = {"10s": 10_000, "1m": 60_000, "10m": 600_000, "1h": 3_600_000, "24h": 86_400_000}
 DAYS = 3
@@ -57,21 +54,15 @@ def run(requests: int, seed: int, workers: int | None) -> BacktestReport:
         return compare(Recording(out), setups(), judge_from=0.5, baselines=["decayed_popularity"], workers=workers)
 
 
-def results(report: BacktestReport) -> list[dict[str, Any]]:
-    """AUC per task and interval, and what each interval costs against the next shorter one."""
-    found = []
+def results(report: BacktestReport) -> dict[str, Estimate]:
+    """AUC by task and interval, and what each interval costs against the next shorter one."""
+    found = {}
     for index, task in enumerate(report.expected.spec.tasks):
         for scorer in report.logits:
-            estimate = report.estimate(scorer, "auc", index)
-            found.append(_result(f"{task.name}: {scorer}", "auc", estimate.value, estimate.low, estimate.high))
+            found[f"{task.name}: {scorer}"] = report.estimate(scorer, "auc", index)
         for shorter, longer in pairwise(INTERVALS):
-            cost = report.difference(longer, shorter, "auc", index)
-            found.append(_result(f"{task.name}: {longer} - {shorter}", "auc", cost.value, cost.low, cost.high))
+            found[f"{task.name}: {longer} - {shorter}"] = report.difference(longer, shorter, "auc", index)
     return found
-
-
-def _result(subject: str, metric: str, value: float, low: float, high: float) -> dict[str, Any]:
-    return {"subject": subject, "metric": metric, "value": value, "low": low, "high": high, "unit": "auc"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,21 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="where the picture goes, as SVG or PNG by its name")
     given = parser.parse_args(arguments)
     report = run(given.requests, given.seed, given.workers)
-    figures = results(report)
-    for line in figures:
-        print(f"{line['subject']:32}{line['value']:+9.4f} [{line['low']:+.4f}, {line['high']:+.4f}]")
+    found = results(report)
+    for subject, estimate in found.items():
+        print(f"{subject:32}{estimate.value:+9.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]")
     if given.picture is not None:
         report.plot_axis("publication interval").savefig(given.picture)
     if given.json is not None:
-        content = {
-            "bench": "publication_interval",
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
-            "cores": os.cpu_count(),
-            "results": figures,
-            "ratios": {},
-        }
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+        figures = [
+            Figure(subject, metric, value, "auc")
+            for subject, estimate in found.items()
+            for metric, value in (("auc", estimate.value), ("low", estimate.low), ("high", estimate.high))
+        ]
+        BenchResult("publication_interval", figures, versions={"numpy": np.__version__}).write(given.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

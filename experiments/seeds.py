@@ -10,10 +10,7 @@ cover zero in 95 of 100 or, since what the rows bring to the luck of a run is co
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +23,7 @@ import numpy as np
 
 from rillet.backtest import backtest, grid
 from rillet.backtest.names import METRICS
+from rillet.benchmarks.result import BenchResult, Figure
 from rillet.recordings import Recording
 from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
 from rillet.trainer.quality import Estimate
@@ -73,29 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         numbers = range(given.first, given.first + given.backtests)
         found = list(pool.map(partial(one, requests=given.requests, runs=given.runs), numbers))
-    results = []
+    results: list[Figure] = []
     for metric in METRICS:
         differences = [differences[metric] for differences in found]
         covered = sum(not difference.excludes_zero for difference in differences)
         widths = [difference.high - difference.low for difference in differences]
         mean, median = float(np.mean(widths)), float(np.median(widths))
         print(f"{metric:20} zero covered in {covered} of {given.backtests}, width {mean:.4f} (median {median:.4f})")
-        for name, value, unit in (
-            ("covered", covered, "backtests"),
-            ("mean width", mean, metric),
-            ("median width", median, metric),
-        ):
-            results.append({"subject": f"difference of {metric}", "metric": name, "value": value, "unit": unit})
+        subject = f"difference of {metric}"
+        results += [
+            Figure(subject, "covered", covered, "backtests"),
+            Figure(subject, "mean width", mean, metric),
+            Figure(subject, "median width", median, metric),
+        ]
     if given.json is not None:
-        content = {
-            "bench": "seeds",
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
-            "cores": os.cpu_count(),
-            "results": results,
-            "ratios": {},
-        }
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+        BenchResult("seeds", results, versions={"numpy": np.__version__}).write(given.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

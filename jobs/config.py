@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from rillet.connectors.client_settings import flatten
 from rillet.connectors.config import KafkaConfig
 from rillet.connectors.errors import KafkaSettingsError
-from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.limits import GROUP_ROWS, RECORD_MAX_BYTES
 from rillet.embeddings.config import TableConfig
 from rillet.jobs.errors import ConfigError
 from rillet.jobs.flink_config import FlinkConfig
@@ -63,7 +63,7 @@ class DumpConfig:
     #: seconds after which rows that were read count at the latest; each time makes new files
     commit_interval_s: float = 300.0
     #: rows that are held before they are written; also the most that a batch stage holds of what it reads
-    group_rows: int = 262_144
+    group_rows: int = GROUP_ROWS
 
     def __post_init__(self) -> None:
         if not self.to:
@@ -114,6 +114,10 @@ class RilletConfig:
     def checkpoint_dir(self) -> Path:
         """Where the trainer keeps its checkpoints."""
         return self.data_dir / "checkpoints"
+
+    def path_in_data_dir(self, path: str) -> Path | None:
+        """A setting that names a local file or folder: as it stands when it is absolute, else below data_dir; None for ""."""
+        return self.data_dir / path if path else None
 
     def load_spec(self) -> FeatureSpec:
         """Reads the feature spec.

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for_example
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.topics import create_topics
@@ -14,7 +14,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
 from rillet.jobs.health import HealthServer
 from rillet.schemas import DeadLetter
-from rillet.trainer import BadRecord, Positions
+from rillet.trainer import Positions
 
 
 def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
@@ -48,18 +48,12 @@ def wire_dump(config: RilletConfig, until_latest: bool) -> DumpLoop[DeadLetter]:
     def source(positions: Positions) -> KafkaExampleSource:
         return KafkaExampleSource(kafka, topics.examples, positions, until_latest=until_latest, group="rillet-dump")
 
-    def to_letter(bad: BadRecord) -> DeadLetter:
-        record = bad.record
-        return letter_for(
-            bad.error, topics.examples, record.partition, record.offset, key=record.key, value=record.value
-        )
-
     return DumpLoop(
         ExampleWriter(config.dump_url, spec, f"topic {topics.examples}", group_rows=config.dump.group_rows),
         spec,
         source=source,
         letters=DeadLetterProducer(kafka, topics.dead_letters),
-        to_letter=to_letter,
+        to_letter=lambda bad: letter_for_example(bad, topics.examples),
         metrics=DumpMetrics(),
         commit_interval_ms=round(config.dump.commit_interval_s * 1000),
         now_ms=lambda: time.time_ns() // 1_000_000,

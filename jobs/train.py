@@ -18,9 +18,10 @@ from functools import cache
 import torch
 
 from rillet.connectors.batch_then_online import BatchThenOnline
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
+from rillet.connectors.dead_letters import DeadLetterProducer, letter_for_example
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
 from rillet.jobs.base_writer import BaseWriter
 from rillet.jobs.batch_stage import BatchOptions, BatchStage
@@ -56,6 +57,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     :raises FencedError: a newer trainer publishes this model; nothing more is saved.
     :raises ServiceError: ``batch`` is not what the model began with.
     :raises ExampleFilesError: a file is missing or damaged.
+    :raises MetricFilesError: metrics cannot be written to the files that the configuration names.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Before any thread exists: the setting is inherited, not shared.
@@ -126,17 +128,7 @@ def wire_trainer(
     )
 
     def to_letter(bad: BadRecord) -> DeadLetter:
-        record = bad.record
-        source = topics.examples if record.partition >= 0 or stage is None else stage.url
-        return letter_for(
-            bad.error,
-            source,
-            record.partition,
-            record.offset,
-            row=bad.row,
-            key=record.key,
-            value=record.value,
-        )
+        return letter_for_example(bad, topics.examples if stage is None or bad.record.partition >= 0 else stage.url)
 
     def topic() -> KafkaExampleSource:
         positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)
@@ -150,6 +142,11 @@ def wire_trainer(
     else:
         source = stage.source(spec, trainer.positions)
     letters = DeadLetterProducer(kafka, topics.dead_letters)
+    sinks: list[MetricSink] = []
+    if (file := config.path_in_data_dir(config.trainer.metrics_file)) is not None:
+        sinks.append(JsonLinesFile(file, "trainer.metrics_file"))
+    if (folder := config.path_in_data_dir(config.trainer.tensorboard_dir)) is not None:
+        sinks.append(TensorBoardFolder(folder, "trainer.tensorboard_dir", rows=trainer.counters.rows))
     return TrainLoop(
         trainer,
         source=source,
@@ -169,6 +166,7 @@ def wire_trainer(
         ),
         stages=[deltas, bases],
         metrics=metrics,
+        metric_files=MetricFiles(metrics.registry, sinks, metrics.metric_file_failures),
         now_ms=_now_ms,
         batch_stage=stage,
     )

@@ -11,10 +11,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from rillet.connectors.metric_files import MetricFiles
 from rillet.jobs.batch_stage import BatchStage
 from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
+from rillet.jobs.train_progress import TrainProgress
 from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
@@ -42,11 +44,12 @@ class TrainLoop(Generic[Letter]):
         checkpoints: Checkpoints,
         stages: Sequence[Stage],
         metrics: TrainMetrics,
+        metric_files: MetricFiles,
         now_ms: Callable[[], int],
         batch_stage: BatchStage | None = None,
     ) -> None:
         """
-        The loop owns ``source``, ``letters`` and ``stages``: it starts and closes them.
+        The loop owns ``source``, ``letters``, ``metric_files`` and ``stages``: it starts and closes them.
 
         :param source: gives examples from the trainer's positions on.
         :param letters: takes the records that cannot be trained on; reading waits while it is full.
@@ -73,16 +76,18 @@ class TrainLoop(Generic[Letter]):
             poll_rows=_POLL_BATCHES * self._config.batch_size,
             source_wait_s=_WAIT_S,
         )
-        self._stages = StageGroup([*stages, letters, self._reader])
+        # Files that cannot be written are refused before anything else begins.
+        self._stages = StageGroup([metric_files, *stages, letters, self._reader])
+        self._progress = TrainProgress(
+            trainer, self._reader, metrics=metrics, files=metric_files, stage=self._stage, now_ms=now_ms()
+        )
         self._stop = threading.Event()
         self._refusal_told = False
-        self._last_progress_ms = now_ms()
-        self._last_rows = trainer.counters.rows
 
     @property
     def ready(self) -> bool:
-        """Whether readers can follow what is learned."""
-        return self._publications.published
+        """Whether readers can follow what is learned, and the batch stage, if there is one, is over."""
+        return self._publications.published and self._batch_stage is None
 
     def run(self, stop: threading.Event) -> None:
         """Trains until ``stop`` is set or the source ends; then publishes and saves once more; once.
@@ -128,9 +133,11 @@ class TrainLoop(Generic[Letter]):
         self._reader.close()
         self.metrics.update(trainer)
         now = self._now_ms()
-        self._report_progress(now)
+        self._progress.finish(now)
         ended = self._batch_stage is not None and self._batch_stage.finished(trainer.positions)
         self._publications.publish(now, base=ended)
+        if ended:
+            self._batch_stage = None
         self._checkpoints.save(now)
         self._publications.finish(now)
         log.info("stopped at %s", trainer.positions)
@@ -140,35 +147,20 @@ class TrainLoop(Generic[Letter]):
             self._end_batch_stage(now)
         self._publications.publish_if_due(now)
         self._checkpoints.save_if_due(now)
-        if now - self._last_progress_ms >= self._config.progress_interval_s * 1000:
-            self._report_progress(now)
+        if self._progress.report_if_due(now):
+            self._refusal_told = False
 
     def _end_batch_stage(self, now: int) -> None:
         """The model as the files have made it: a base of it, and a checkpoint from which no file is read again."""
+        self._progress.report(now)
         self._batch_stage = None
-        self._report_progress(now)
         log.info("the batch stage is over, going on with the topic")
         self._publications.publish(now, base=True)
         self._checkpoints.save(now)
 
-    def _report_progress(self, now: int) -> None:
-        trainer, trouble = self._trainer, self._reader.trouble
-        seconds = max(now - self._last_progress_ms, 1) / 1000
-        rate = (trainer.counters.rows - self._last_rows) / seconds
-        self._last_progress_ms, self._last_rows = now, trainer.counters.rows
-        refused = sum(trainer.counters.refused_rows.values())
-        self._refusal_told = False
-        log.info(
-            "%s%d rows (%.0f/s)%s, %d in the table, at %s%s; %s",
-            f"batch stage {self._batch_stage.share(trainer.positions):.1%}, " if self._batch_stage is not None else "",
-            trainer.counters.rows,
-            rate,
-            f", {refused} refused" if refused else "",
-            len(trainer.table),
-            trainer.positions,
-            f", source: {trouble}" if trouble else "",
-            self.metrics.evaluate(trainer),
-        )
+    def _stage(self) -> str:
+        """What a progress line begins with."""
+        return f"batch stage {self._batch_stage.share(self._trainer.positions):.1%}, " if self._batch_stage else ""
 
     def _on_bad(self, bad: BadRecord) -> None:
         """In the reading thread."""

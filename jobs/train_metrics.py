@@ -1,14 +1,13 @@
-"""What the trainer tells Prometheus, and its progress line. Reads the trainer's figures; decides nothing."""
+"""What the trainer tells Prometheus. Reads the trainer's figures; decides nothing."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rillet.sync import Publication
-from rillet.trainer import KnownQuality, OnlineTrainer, Reason, ServedQuality
+from rillet.trainer import KnownQuality, OnlineTrainer, Reason
 
 
 class TrainMetrics:
@@ -57,6 +56,11 @@ class TrainMetrics:
         self._loss = gauge(
             "loss", "Training loss: mean per row since the last progress line, in nats. No measure of quality."
         )
+        self._loss.set(math.nan)
+        self._rate = gauge("rows_per_second", "Example rows trained on, over the last progress interval.")
+        self._lag = gauge("lag_records", "Records of the examples topic, or of a batch stage, not trained on yet.")
+        self._lag.set(math.nan)
+        self.metric_file_failures = counter("metric_file_failures", "Reports that could not be written to a file.")
         of, labels = "of the logits that were served, over the newest complete stretches of request time.", ("task",)
         self._auc = gauge("quality_auc", f"AUC {of}", labels)
         self._entropy = gauge("quality_normalised_entropy", f"Log loss over the base rate's entropy, {of}", labels)
@@ -98,19 +102,23 @@ class TrainMetrics:
         self._touched_rows.set(len(trainer.table.touched))
         self._newest_event.set(trainer.newest_event_ms / 1000)
 
-    def evaluate(self, trainer: OnlineTrainer) -> str:
-        """Sets training loss and the gauges of quality, and returns them as the tail of a progress line."""
+    def measured(self, rows_per_second: float, lag_records: int) -> None:
+        """Sets what the loop has measured."""
+        self._rate.set(rows_per_second)
+        self._lag.set(lag_records)
+
+    def evaluate(self, trainer: OnlineTrainer) -> float | None:
+        """Sets the gauges of quality, and that of training loss, which it returns: None without rows since the last call."""
         quality, loss = trainer.quality, trainer.take_training_loss()
-        self._loss.set(loss)
-        parts = [] if math.isnan(loss) else [f"training loss {loss:.4f}"]
+        if not math.isnan(loss):
+            self._loss.set(loss)
         for index, task in enumerate(self._tasks):
             self._unscored.labels(task).set(quality.unscored_rows(index))
             self._left_out.labels(task).set(quality.left_out_rows(index))
             known = quality.known(index)
             if known is not None:
                 self._set_quality(task, known)
-            parts.append(f"{task} {_describe(quality, index, known)}")
-        return ", ".join(parts)
+        return None if math.isnan(loss) else loss
 
     def _set_quality(self, task: str, known: KnownQuality) -> None:
         metrics = known.metrics
@@ -132,16 +140,3 @@ def _counts(trainer: OnlineTrainer) -> dict[str, int]:
         "clipped_steps": counters.clipped_steps,
         **{f"refused {reason}": count for reason, count in counters.refused_rows.items()},
     }
-
-
-def _describe(quality: ServedQuality, task: int, known: KnownQuality | None) -> str:
-    if known is None:
-        if quality.unscored_rows(task) and not quality.held_rows(task):
-            return "as served: unknown, rows carry no served logits"
-        return "as served: not known yet, no label window of a whole stretch of requests has closed"
-    metrics = known.metrics
-    start, end = (datetime.fromtimestamp(ms / 1000, UTC).isoformat() for ms in (known.start_ms, known.end_ms))
-    return (
-        f"as served {start} to {end}: auc {metrics.auc:.3f} ne {metrics.normalised_entropy:.3f}"
-        f" calibration {metrics.calibration:.2f} ({metrics.rows} rows)"
-    )

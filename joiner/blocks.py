@@ -14,7 +14,7 @@ from itertools import accumulate
 import numpy as np
 
 from rillet.joiner.entry import TIMES, Entry
-from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+from rillet.schemas import LABEL_OF_KIND, NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
 from rillet.schemas.arrays import Bools, Int64s, UInt8s, UInt16s, range_indices, range_starts
 
 
@@ -203,7 +203,7 @@ class BlockBuilder:
         sizes = np.fromiter((len(e.impression_ids) for e in events), np.int64, len(events))
         impression = index + range_starts(sizes)[request]
         mask = self._one_hot[task]
-        labels = mask * _LABELS[kind][:, None]
+        labels = mask * LABEL_OF_KIND[kind][:, None]
         fids, lengths = self._fids(entries, impression, request, int(sizes.sum()))
         dense = (
             np.concatenate([e.dense for e in events]).reshape(-1, self._dense)[impression] if self._dense else _EMPTY
@@ -316,9 +316,8 @@ class _ProvisionalColumns:
 
 _EMPTY = np.empty(0, np.float32)
 _FIRST = np.zeros(1, np.int32)
-#: every kind at its own place, and the label of its rows
+#: every kind at its own place
 _KINDS = np.arange(len(LabelKind), dtype=np.uint8)
-_LABELS = np.array([kind not in (LabelKind.NEGATIVE, LabelKind.PROVISIONAL) for kind in LabelKind], np.uint8)
 
 
 def _lengths(columns: Sequence[UInt16s | None], sizes: Sequence[int]) -> UInt16s:

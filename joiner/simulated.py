@@ -80,7 +80,7 @@ class SimulatedJoin:
         #: when what the joiner gives now can be read
         self._visible_ms = self._now_ms
         self._blocks: deque[tuple[int, ExampleBlock]] = deque()
-        #: events that the joiner refused
+        #: requests that the joiner refused, since they came later than every label window
         self.refused = 0
 
     @property

@@ -39,7 +39,7 @@ class JoinedRecording:
     requests: int
     rows: int
     files: int
-    #: events that do not fit the spec
+    #: events that do not fit the spec, and requests that come later than every label window
     refused: int
     #: what happened to the events, as ``docs/join.md`` counts it
     counters: dict[str, int]
@@ -58,7 +58,10 @@ def run_join_recording(config: RilletConfig, recording: Path, to: str, requests:
         f" {joined.requests / seconds:,.0f} requests/s"
     )
     if joined.refused:
-        click.echo(f"{joined.refused:,} events do not fit the feature spec and were left out", err=True)
+        click.echo(
+            f"{joined.refused:,} events were left out: they do not fit the feature spec, or come later than every label window",
+            err=True,
+        )
 
 
 def join_recording(
@@ -76,7 +79,7 @@ def join_recording(
     spec = config.load_spec()
     info = recording.info
     filler = HistoryFiller(info.spec, spec, keep_ms=_KEEP_WINDOWS * max(task.window_ms for task in spec.tasks))
-    writer = ExampleWriter(to, spec, f"recording {info.dataset}")
+    writer = ExampleWriter(to, spec, f"recording {info.dataset}", group_rows=config.dump.group_rows)
     if writer.open().rows:
         raise RecordingError(f"{to}: holds example files already; name another folder, or remove them")
     rows = refused = 0
@@ -108,7 +111,7 @@ def join_recording(
                     if writer.full:
                         writer.write_group()
             manifest = writer.commit()
-            return JoinedRecording(total, rows, len(manifest.files), refused, join.counters)
+            return JoinedRecording(total, rows, len(manifest.files), refused + join.refused, join.counters)
         finally:
             join.close()
 

@@ -7,6 +7,7 @@ from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecErr
 from rillet.schemas.fid import MAX_VALUE, PADDING_FID, VALUE_BITS, make_fids, slot_of, token_values, value_of
 from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, parse_ingest_ms, quoted
 from rillet.schemas.records import (
+    LABEL_OF_KIND,
     MAX_ACTION_TIMES,
     MAX_TIME_MS,
     NO_TIME_MS,
@@ -35,6 +36,7 @@ from rillet.schemas.stages import (
 
 __all__ = [
     "CODECS",
+    "LABEL_OF_KIND",
     "MAX_ACTION_TIMES",
     "MAX_AHEAD_MS",
     "MAX_TIME_MS",

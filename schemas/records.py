@@ -38,6 +38,10 @@ class LabelKind(IntEnum):
     PROVISIONAL = 4
 
 
+#: uint8 by LabelKind: the label of every row of that kind
+LABEL_OF_KIND = np.array([kind not in (LabelKind.NEGATIVE, LabelKind.PROVISIONAL) for kind in LabelKind], np.uint8)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureEvent:
     """What one request was shown: ``features`` topic, key request_id."""

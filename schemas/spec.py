@@ -21,7 +21,15 @@ from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import RecordError, SpecMismatchError
 from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
-from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, LabelKind
+from rillet.schemas.records import (
+    LABEL_OF_KIND,
+    MAX_TIME_MS,
+    NO_TIME_MS,
+    ActionEvent,
+    ExampleBlock,
+    FeatureEvent,
+    LabelKind,
+)
 
 Kind = Literal["id", "token", "number", "history"]
 LatePolicy = Literal["drop", "emit"]
@@ -31,8 +39,6 @@ LatePolicy = Literal["drop", "emit"]
 #: ``immediate``: every sampled impression at once as a provisional negative, an action as its correction.
 LabelMode = Literal["positives_first", "aligned", "immediate"]
 SCHEMA_VERSION = 1
-#: by LabelKind: whether rows of that kind have a label 1
-_IS_POSITIVE = np.array([kind not in (LabelKind.NEGATIVE, LabelKind.PROVISIONAL) for kind in LabelKind])
 #: widths of requests whose slot patterns are kept
 _MAX_PATTERNS = 256
 
@@ -331,9 +337,9 @@ class FeatureSpec:
         self._check_fids("example", block.fids, block.lengths, n)
         if n and (block.labels.max() > 1 or block.mask.max() > 1):
             raise RecordError("labels, mask: a value is neither 0 nor 1")
-        if n and block.label_kind.max() >= len(_IS_POSITIVE):
-            raise RecordError(f"label_kind: {block.label_kind.max()} is none of 0 to {len(_IS_POSITIVE) - 1}")
-        contrary = block.labels.reshape(n, -1).any(axis=1) != _IS_POSITIVE[block.label_kind]
+        if n and block.label_kind.max() >= len(LABEL_OF_KIND):
+            raise RecordError(f"label_kind: {block.label_kind.max()} is none of 0 to {len(LABEL_OF_KIND) - 1}")
+        contrary = block.labels.reshape(n, -1).any(axis=1) != LABEL_OF_KIND[block.label_kind]
         if contrary.any():
             at = int(contrary.argmax())
             kind, label = LabelKind(block.label_kind[at]).name, int(block.labels.reshape(n, -1)[at].max())

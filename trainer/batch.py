@@ -1,8 +1,8 @@
 """Batches of an exact number of rows, cut out of example blocks in the order they were read.
 
-Columns are sliced and concatenated, and the crosses added; no row is looked at on its own. The rest of a block that is cut goes into
-the next batch, and every batch carries the position after its last row, so that a checkpoint can say exactly where
-training goes on.
+Columns are sliced and concatenated, and the crosses added; no row is looked at on its own. The rest of a block that is
+cut goes into the next batch, and every batch carries the position after its last row, so that a checkpoint can say
+exactly where training goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UIn
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
 #: columns of a block with the same number of values per row
-_BLOCK_ROWS = (
+_BLOCK_COLUMNS = (
     *("request_index", "impression_ids", "lengths", "dense", "labels", "mask", "sampling_rate", "label_kind"),
     *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms", "served_logits"),
 )
@@ -97,7 +97,7 @@ class Batch:
             per_slot = self.lengths.reshape(n, -1)
             fids = self.fids[np.repeat(chosen, per_slot.sum(axis=1, dtype=np.int64))]
             lengths = per_slot[chosen].reshape(-1)
-        columns = {name: getattr(self, name)[chosen] for name in _BATCH_ROWS}
+        columns = {name: getattr(self, name)[chosen] for name in _BATCH_COLUMNS}
         return replace(self, fids=fids, lengths=lengths, **columns)
 
     def state(self) -> dict[str, AnyArray]:
@@ -135,7 +135,7 @@ class Batch:
 
 
 #: columns of a batch with an entry per row
-_BATCH_ROWS = (
+_BATCH_COLUMNS = (
     *("dense", "labels", "mask", "sampling_rate", "label_kind", "served_logits", "numbers"),
     *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
 )
@@ -280,7 +280,7 @@ def cut_rows(block: ExampleBlock, start: int, stop: int) -> ExampleBlock:
         slots = len(block.lengths) // n
         first = int(block.lengths[: start * slots].sum(dtype=np.int64))
         fids = block.fids[first : first + int(rows(block.lengths).sum(dtype=np.int64))]
-    return replace(block, fids=fids, **{name: rows(getattr(block, name)) for name in _BLOCK_ROWS})
+    return replace(block, fids=fids, **{name: rows(getattr(block, name)) for name in _BLOCK_COLUMNS})
 
 
 def row_alone(block: ExampleBlock, row: int) -> ExampleBlock:

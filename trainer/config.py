@@ -8,6 +8,8 @@ from rillet.schemas.ranges import check_above_zero, check_finite, check_not_nega
 
 #: growth of the first batches
 _ROWS_PER_BATCH_ROW = 16
+#: rows after which the gradient of exposure rows is half the likelihood's
+_LIKELIHOOD_ROWS = 20_000
 #: a step factor so near 1 counts as 1
 _NO_FACTOR = 0.01
 
@@ -104,13 +106,21 @@ class TrainerConfig:
     quality_stretch_ms: int = 0
     #: threads of the dense computation
     threads: int = 1
-    #: seconds between two progress lines
+    #: seconds between two progress lines; quality and loss are measured, and metrics written to files, with each
     progress_interval_s: float = 10.0
+    #: all metrics as JSON lines, appended to this file: a local path, or one below data_dir; "" = none
+    metrics_file: str = ""
+    #: all metrics as event files for TensorBoard, in this folder: a local path, or one below data_dir; "" = none. Needs
+    #: ``rillet[tensorboard]``
+    tensorboard_dir: str = ""
 
     def __post_init__(self) -> None:
-        may_be_zero = ("max_wait_ms", "quality_stretch_ms")
-        check_above_zero(self, *(field.name for field in fields(self) if field.name not in may_be_zero))
+        may_be_zero, paths = ("max_wait_ms", "quality_stretch_ms"), ("metrics_file", "tensorboard_dir")
+        check_above_zero(self, *(field.name for field in fields(self) if field.name not in (*may_be_zero, *paths)))
         check_not_negative(self, *may_be_zero)
+        for name in paths:
+            if "://" in getattr(self, name):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is a URL, a local path is needed")
 
     def batch_rows(self, trained_rows: int) -> int:
         """Rows of the next batch: a sixteenth of those trained on so far, from first_batch_size to batch_size.
@@ -146,3 +156,14 @@ class TrainerConfig:
     def _step_factor(self, first: float, trained_rows: int) -> float:
         factor = 1 + (first - 1) / (1 + trained_rows / self.first_step_rows)
         return factor if abs(factor - 1) > _NO_FACTOR else 1.0
+
+
+def likelihood_share(trained_rows: int) -> float:
+    """How much of the gradient of exposure rows is the likelihood's: all in the first minutes of a model, nothing later.
+
+    ``docs/decisions/0006`` has what either is good for.
+
+    >>> [round(likelihood_share(rows), 3) for rows in (0, 5_000, 20_000, 1_000_000)]
+    [1.0, 0.941, 0.5, 0.0]
+    """
+    return 1 / (1 + (trained_rows / _LIKELIHOOD_ROWS) ** 2)

@@ -24,10 +24,10 @@ class EventClock:
 
     >>> import numpy as np
     >>> clock = EventClock()
-    >>> clock.add(np.arange(1_000, 2_000), rows=1_000)
+    >>> clock.add(np.arange(1_000, 2_000))
     >>> clock.newest_ms, clock.now_ms, clock.decay_ms
     (1937, 1500, 1500)
-    >>> clock.add(np.full(1, 30_000_000), rows=1)  # a wrong clock
+    >>> clock.add(np.full(1, 30_000_000))  # a wrong clock
     >>> clock.newest_ms, clock.now_ms
     (1938, 1500)
     """
@@ -44,11 +44,8 @@ class EventClock:
         #: back. So a pause or a jump forgets no more than the rows that come after it can replace.
         self.decay_ms = NO_TIME_MS
 
-    def add(self, times_ms: Int64s, rows: int) -> None:
-        """Takes the event times int64[events] of a batch.
-
-        :param rows: rows of the batch.
-        """
+    def add(self, times_ms: Int64s) -> None:
+        """Takes the event times int64[n] of a batch's rows; equal ones in a row, such as a request's, count once."""
         if not len(times_ms):
             return
         recent, before = self._recent, self.now_ms
@@ -59,7 +56,7 @@ class EventClock:
         if before == NO_TIME_MS:
             self.decay_ms = self.now_ms
         else:
-            self.decay_ms += min(max(self.now_ms - before, 0), rows * MAX_STEP_MS)
+            self.decay_ms += min(max(self.now_ms - before, 0), len(times_ms) * MAX_STEP_MS)
 
     def state(self) -> tuple[Int64s, dict[str, int]]:
         """The newest times, oldest first, and what :meth:`load_state` needs beside them."""

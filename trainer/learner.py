@@ -67,6 +67,7 @@ class Learner:
         decay_ms: int,
         row_step_factor: float = 1.0,
         dense_step_factor: float = 1.0,
+        likelihood_share: float = 1.0,
     ) -> StepResult:
         """Learns from a batch, or refuses it and leaves all rows, weights, buffers and optimiser state as they were.
 
@@ -74,6 +75,7 @@ class Learner:
         :param decay_ms: what the optimisers' sums decay by, see :class:`rillet.trainer.event_clock.EventClock`.
         :param row_step_factor: of the step size of embedding rows.
         :param dense_step_factor: of that of the dense part, the bias not included.
+        :param likelihood_share: see :func:`~rillet.trainer.loss.sampled_bce`.
         """
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
@@ -81,7 +83,7 @@ class Learner:
         # Batch normalisation changes its buffers while predicting, before it's known whether the batch is sound.
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         with known_statistics(self.model, n):
-            logits, loss, embeddings = self._gradients(batch, pooled)
+            logits, loss, embeddings = self._gradients(batch, pooled, likelihood_share)
         predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
         refused = StepResult(predicted, value, 0, True)
@@ -135,7 +137,9 @@ class Learner:
         self.bias_optimizer.load_state(optimizer)
         self.table = table
 
-    def _gradients(self, batch: Batch, pooled: Float32s) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _gradients(
+        self, batch: Batch, pooled: Float32s, likelihood_share: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits, the summed loss, and the embeddings float32[n, S, E] with their gradient; sets those of the parameters.
 
         :param pooled: float32[n * S, E].
@@ -149,6 +153,7 @@ class Learner:
             torch.from_numpy(batch.sampling_rate),
             torch.from_numpy(batch.exposure),
             torch.from_numpy(batch.late),
+            likelihood_share,
         )
         for parameter in self._parameters:
             parameter.grad = None

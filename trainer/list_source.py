@@ -34,6 +34,7 @@ class ListSource:
         :raises TrainerError: the offsets of a partition do not rise.
         """
         self._waiting: deque[RawRecord] = deque()
+        self._places: list[tuple[int, int]] = []
         next_offset: dict[int, int] = {}
         for record in records:
             if record.offset < next_offset.get(record.partition, 0):
@@ -42,6 +43,7 @@ class ListSource:
                     f" {next_offset[record.partition] - 1}; give a partition's records in the order of their offsets"
                 )
             next_offset[record.partition] = record.offset + 1
+            self._places.append((record.partition, record.offset))
             if record.offset >= (positions or {}).get(record.partition, (0, 0))[0]:
                 self._waiting.append(record)
         self._closed = False
@@ -64,6 +66,10 @@ class ListSource:
         if not self._waiting:
             return None
         return [self._waiting.popleft() for _ in range(min(max_items, len(self._waiting)))]
+
+    def lag(self, positions: Positions) -> int:
+        """Records of the list after ``positions``."""
+        return sum(offset >= positions.get(partition, (0, 0))[0] for partition, offset in self._places)
 
     def close(self) -> None:
         """Drops what was not given out."""

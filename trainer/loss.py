@@ -9,6 +9,10 @@ known way; the loss is that of the rows. r is the rate at which negatives were k
 * Exposure rows (``immediate``): an impression is a negative row with probability r, and a positive row as well if an
   action comes, with p = sigmoid(z). Among the rows the odds are p : r, the log-odds ln p - ln r. At r = 1 this is what
   Ktena et al. 2019, "Addressing delayed feedback for continuous training", section 4.5, call fake negative calibration.
+  With b = p / (p + r), the share of positives among the rows, the likelihood has the gradient (1 - p)(b - label): what is
+  too high falls slowly, so that noise settles too high. The gradient b - label vanishes at the same z, pulls from both
+  sides alike, and is that of a convex loss, ln(r + (1 + r) e^z) / (1 + r) - label * z. It finds low rates later, so a
+  model begins with the likelihood and leaves it (``likelihood_share``).
 * A late positive comes after its pair gave a negative row with probability r. It is learned as a positive, and takes
   back what the negative taught in expectation: r times the loss of a negative row.
 """
@@ -21,9 +25,15 @@ from torch.nn import functional
 
 
 def sampled_bce(
-    logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor, exposure: Tensor, late: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    sampling_rate: Tensor,
+    exposure: Tensor,
+    late: Tensor,
+    likelihood_share: float = 1.0,
 ) -> Tensor:
-    """Sum of the losses over a batch's rows and the tasks that they have labels for, in nats.
+    """Sum of the negative log-likelihoods over a batch's rows and the tasks that they have labels for, in nats.
 
     A sum, so that what an embedding row learns from an example does not depend on the batch size.
 
@@ -40,6 +50,8 @@ def sampled_bce(
     :param sampling_rate: float32[n], in (0, 1]; stamped on positives too.
     :param exposure: bool[n], True for exposure rows, see the module's text.
     :param late: bool[n], True for late positives.
+    :param likelihood_share: of the gradient of exposure rows; the rest is that of the convex loss. The value is the
+        likelihood's in any case.
     """
     log_odds = torch.where(exposure.unsqueeze(1), functional.logsigmoid(logits), logits)
     corrected = log_odds - torch.log(sampling_rate).unsqueeze(1)
@@ -47,4 +59,9 @@ def sampled_bce(
     if late.any():
         taken_back = functional.softplus(corrected[late]) * sampling_rate[late].unsqueeze(1)
         losses = losses.index_put((late,), losses[late] - taken_back)
+    if likelihood_share < 1 and exposure.any():
+        rate = sampling_rate.unsqueeze(1)
+        convex = torch.logaddexp(rate.log(), logits + rate.log1p()) / (1 + rate) - labels * logits
+        mixed = likelihood_share * losses + (1 - likelihood_share) * convex
+        losses = torch.where(exposure.unsqueeze(1), losses.detach() + mixed - mixed.detach(), losses)
     return (losses * mask).sum()

@@ -19,14 +19,14 @@ from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
 from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
-from rillet.trainer.config import ModelConfig, TrainerConfig
+from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
 from rillet.trainer.dense_ranges import DenseRanges
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
-from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record, event_times
+from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record
 from rillet.trainer.served_quality import ServedQuality
 
 #: Batches one after another of which no row could be learned from, until the trainer looks whether the model is broken.
@@ -269,16 +269,15 @@ class OnlineTrainer:
             self.quality.add(batch)
             batch = self._in_range(batch)
             before = self.counters.rows
-            factors = self.config.row_step_factor(before), self.config.dense_step_factor(before)
+            config = self.config
+            factors = tuple(of(before) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
             self._learn(batch, factors, on_refused)
             self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 self._judge_model()
         self.positions.update(batch.positions)
 
-    def _learn(
-        self, batch: Batch, factors: tuple[float, float], on_refused: Callable[[BadRecord], None] | None
-    ) -> None:
+    def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
         """Learns from all rows that can be learned from: in one step, and in halves where no row is at fault alone."""
         result = self.learner.step(batch, self._event_clock.now_ms, self._event_clock.decay_ms, *factors)
         counters, n = self.counters, len(batch)
@@ -345,9 +344,9 @@ class OnlineTrainer:
 
     def _tell_time(self, batch: Batch) -> None:
         """Not the newest time of all: a single event from the future would hold for all that comes after it."""
-        events, ingested = event_times(batch)
-        self._event_clock.add(events, len(batch))
-        self._ingest_clock.add(ingested, len(batch))
+        # Of each row the later event. The rows of a request at one time count once, however long it was.
+        self._event_clock.add(np.maximum(batch.feature_time_ms, batch.action_time_ms))
+        self._ingest_clock.add(np.maximum(batch.feature_ingest_ms, batch.action_ingest_ms))
 
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
 from rillet.schemas.stages import BackpressureError, ClosedError, Source
+from rillet.trainer.batch import Positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,9 @@ class ExampleSource(Source[RawRecord | ReadBlock], Protocol):
     @property
     def trouble(self) -> str:
         """What it is waiting for, such as a broker that is away; empty while all is well."""
+
+    def lag(self, positions: Positions) -> int:
+        """Records after ``positions``, as far as it knows; 0 at the end of what there is. From any thread."""
 
 
 class BlockReader:
@@ -102,6 +106,10 @@ class BlockReader:
     def trouble(self) -> str:
         """What the source is waiting for, empty while all is well."""
         return self._source.trouble
+
+    def lag(self, positions: Positions) -> int:
+        """Records of the source after ``positions``, as far as it knows; those that are decoded already count too."""
+        return self._source.lag(positions)
 
     def start(self) -> None:
         """Starts the source, then reading."""

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from rillet.schemas import FeatureSpec, RecordError, encode
-from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch
 from rillet.trainer.config import TrainerConfig
 from rillet.trainer.reader import BadRecord, RawRecord
@@ -73,15 +72,3 @@ def as_bad_record(batch: Batch, refused: RefusedRow) -> BadRecord:
     # The joiner's keys: a row that is sent again goes where the rows of its bucket go.
     record = RawRecord(partition, offset, encode(block), str(block.bucket).encode())
     return BadRecord(record, RecordError(f"row {row}: {refused.problem}"), row)
-
-
-def event_times(batch: Batch) -> tuple[Int64s, Int64s]:
-    """When what a batch tells of happened and when it was ingested, both int64[events]: of each row the later event.
-
-    Neighbouring rows of one request at one time are one event, so that a wrong clock counts once however long its
-    request was.
-    """
-    times = np.maximum(batch.feature_time_ms, batch.action_time_ms)
-    first = np.ones(len(times), np.bool_)
-    np.not_equal(times[1:], times[:-1], out=first[1:])
-    return times[first], np.maximum(batch.feature_ingest_ms, batch.action_ingest_ms)[first]

@@ -84,6 +84,10 @@ class ServedQuality:
         """The newest figures of a task; None until a stretch is complete."""
         return self._tasks[task].known()
 
+    def first_known_ms(self, task: int) -> int | None:
+        """Event time at which the oldest stretch that is held becomes complete; None while none is held."""
+        return self._tasks[task].first_known_ms
+
     def stretch_ms(self, task: int) -> int:
         """Length of a stretch of a task."""
         return self._tasks[task].stretch_ms
@@ -132,6 +136,7 @@ class _TaskQuality:
         #: rows of this kind come in order of request time, this long before the labels of their requests are complete
         self._clock_kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
         self._open_ms = task.window_ms if immediate else 0
+        self._window_ms = task.window_ms
         self._rows = config.quality_rows
         self.stretch_ms = config.quality_stretch_ms or _default_stretch_ms(task.window_ms)
         per_window = -(-task.window_ms // self.stretch_ms)
@@ -194,6 +199,11 @@ class _TaskQuality:
     def held_rows(self) -> int:
         """Rows in all stretches that are held."""
         return sum(self._held_rows(stretch) for stretch in self._held)
+
+    @property
+    def first_known_ms(self) -> int | None:
+        """When the window of the oldest stretch has closed and a stretch of slack is over; see :meth:`_complete`."""
+        return (min(self._held) + 2) * self.stretch_ms + self._window_ms if self._held else None
 
     def known(self) -> KnownQuality | None:
         """Figures of the newest complete stretches that have enough rows, or of all that are held."""

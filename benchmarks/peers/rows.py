@@ -15,6 +15,19 @@ from .frames import Arrays, read_frame, write_frame
 #: of a feature id; the upper bits are the number of its slot
 VALUE_MASK = (1 << 48) - 1
 
+#: of Vowpal Wabbit: one letter per slot
+_MAX_NAMESPACES = 26
+
+
+def namespace(slot: int) -> str:
+    """What Vowpal Wabbit's lines call the slot at an index.
+
+    :raises ValueError: there are no letters left.
+    """
+    if slot >= _MAX_NAMESPACES:
+        raise ValueError(f"slot {slot + 1}: Vowpal Wabbit's lines have letters for {_MAX_NAMESPACES}")
+    return chr(ord("a") + slot)
+
 
 class PeerModel(Protocol):
     """A learner of one binary label. Calls come in the order of event time.

@@ -9,15 +9,10 @@ import sys
 
 from vowpalwabbit import Workspace
 
-from .rows import PeerModel, Rows, serve
+from .rows import PeerModel, Rows, namespace, serve
 
 #: namespace of dense features; slots have the small letters
 DENSE = "N"
-
-
-def namespace(slot: int) -> str:
-    """The letter of the slot at an index."""
-    return chr(ord("a") + slot)
 
 
 class VowpalWabbit(PeerModel):

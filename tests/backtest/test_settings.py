@@ -76,6 +76,7 @@ def test_a_malformed_option_is_refused(options: list[str], message: str) -> None
         ("spec.task.click.window_ms=3", r"did you mean spec.tasks.click.window_ms\?"),
         ("kafka.bootstrap_servers=a,b", "kafka.bootstrap_servers: decides nothing in a backtest; what does: model"),
         ("serving.port=1,2", "serving.port: decides nothing"),
+        ("dump.group_rows=1,2", "dump.group_rows: decides nothing"),
         ("replica.slice_rows=1", "replica.slice_rows: decides nothing"),
         ("publisher.keep_bases=1,2", "publisher.keep_bases: decides nothing"),
         ("flink.parallelism=2", "flink.parallelism: decides nothing.* flink.checkpoint_interval_ms"),

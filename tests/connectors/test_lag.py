@@ -1,4 +1,4 @@
-"""How far a group is from the ends of its topics, against a real broker."""
+"""How far a group is from the ends of its topics, against a real broker; and a position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import TopicError
-from rillet.connectors.lag import GroupLag
+from rillet.connectors.lag import GroupLag, PositionLag
 from rillet.schemas import ClosedError
 
 
@@ -19,6 +19,39 @@ def test_a_reader_that_was_not_started_says_so() -> None:
     with pytest.raises(ClosedError):
         lag.records()
     lag.close()
+
+
+def test_the_lag_of_a_position_counts_from_where_reading_began() -> None:
+    lag = PositionLag({0: (2, 7), 1: (0, 3)})
+    assert lag.records({}) == 5 + 3
+    assert lag.records({0: (6, 0)}) == 1 + 3
+    assert lag.records({0: (6, 0), 1: (2, 10)}) == 1 + 1
+
+
+def test_what_ends_a_transaction_is_no_lag_once_the_end_was_reached() -> None:
+    lag = PositionLag({0: (0, 0)})
+    lag.end_is(0, 6)
+    for offset in range(5):
+        lag.given(0, offset)
+    assert lag.records({0: (5, 0)}) == 1
+    lag.reached_end(0, 6)
+    lag.end_is(0, 6)
+    assert lag.records({0: (5, 0)}) == 0
+    lag.end_is(0, 8)
+    assert lag.records({0: (5, 0)}) == 3
+
+
+def test_an_end_that_is_unknown_and_partitions_that_are_not_read_change_nothing() -> None:
+    lag = PositionLag({0: (0, 4)})
+    lag.end_is(0, -1001)
+    lag.end_is(1, 100)
+    assert lag.records({}) == 4
+
+
+def test_records_of_a_transaction_that_is_open_are_no_lag() -> None:
+    lag = PositionLag({0: (0, 9)})
+    lag.end_is(0, 4)
+    assert lag.records({}) == 4
 
 
 @pytest.mark.integration

@@ -226,6 +226,23 @@ def gives_a_record_again_of_which_some_rows_are_left(topic: Topic) -> None:
     assert min(record.offset for record in found if record.partition == first) == 2
 
 
+def tells_how_many_records_lie_after_positions(topic: Topic) -> None:
+    _fill(topic)
+    source = topic.source({})
+    source.start()
+    count = dict.fromkeys(topic.partitions, 0)
+    for number in range(20):
+        count[_partition(topic, number)] += 1
+    first = topic.partitions[0]
+    _next(topic, source, 1)
+    assert source.lag({}) == 20
+    assert source.lag({first: (3, 0)}) == source.lag({first: (3, 7)}) == 17
+    _rest(topic, source)
+    assert source.lag({}) == 20
+    assert source.lag({number: (records, 0) for number, records in count.items()}) == 0
+    source.close()
+
+
 def takes_nothing_after_closing(topic: Topic) -> None:
     _fill(topic, 4)
     source = topic.source({})
@@ -248,6 +265,7 @@ CHECKS: list[Check] = [
     ends_at_once_without_records,
     goes_on_from_positions_and_reads_nothing_twice,
     gives_a_record_again_of_which_some_rows_are_left,
+    tells_how_many_records_lie_after_positions,
     takes_nothing_after_closing,
     may_be_closed_without_a_start,
 ]
@@ -296,6 +314,13 @@ class NeverClosed(ListSource):
         pass
 
 
+class Forgiving(ListSource):
+    """Counts what it has given out as done."""
+
+    def lag(self, positions: Positions) -> int:
+        return len(self._waiting)
+
+
 BROKEN: list[tuple[type[ListSource], Check]] = [
     (Reordered, gives_each_partition_in_order),
     (Greedy, gives_no_more_than_asked_for),
@@ -303,6 +328,7 @@ BROKEN: list[tuple[type[ListSource], Check]] = [
     (Endless, ends_at_once_without_records),
     (Forgetful, goes_on_from_positions_and_reads_nothing_twice),
     (Hasty, gives_a_record_again_of_which_some_rows_are_left),
+    (Forgiving, tells_how_many_records_lie_after_positions),
     (NeverClosed, takes_nothing_after_closing),
 ]
 

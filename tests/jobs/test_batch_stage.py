@@ -17,7 +17,7 @@ from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource
 from rillet.jobs.batch_stage import BatchOptions, BatchStage
 from rillet.jobs.errors import ServiceError
 from rillet.schemas import ExampleBlock, decode_as, parse_spec
-from rillet.trainer import ExampleSource, ListSource, RawRecord, ReadBlock
+from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord, ReadBlock
 from tests.jobs.train_parts import Parts, encoded_blocks
 from tests.trainer.blocks import RAGGED
 
@@ -67,6 +67,9 @@ class _Killed:
             raise _KillError
         self._polls -= 1
         return self._source.poll(1, timeout_s)
+
+    def lag(self, positions: Positions) -> int:
+        return self._source.lag(positions)
 
     def close(self) -> None:
         self._source.close()
@@ -255,11 +258,13 @@ def test_a_stop_in_the_midst_of_the_files_saves_where_it_is_and_writes_no_base(u
 
     parts = Parts(tmp_path, Stopping(stage.source(RAGGED, {}), 3), batch_stage=stage)
     parts.loop.run(stop)
+    assert not parts.loop.ready, "half of the files is no model to serve"
     assert [base.rows for base in parts.store.bases().manifests] == [0]
     assert not stage.finished(parts.trainer.positions)
     again = Parts(tmp_path, stage.source(RAGGED, parts.trainer.positions), batch_stage=stage)
     again.run()
     assert again.trainer.counters.rows == DUMPED * 37
+    assert again.loop.ready
 
 
 def test_a_plan_survives_a_checkpoint(url: str) -> None:

@@ -39,6 +39,7 @@ COMMANDS = (
         "record",
         "replay",
         "backtest",
+        "bench",
         "check-config",
     ),
 )
@@ -70,7 +71,7 @@ def test_help_lists_every_command_with_what_it_does() -> None:
 def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert command == "demo" or "--config" in result.output
+    assert command in ("demo", "bench") or "--config" in result.output
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:

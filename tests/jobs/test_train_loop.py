@@ -165,7 +165,7 @@ def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(
     assert [line for line in told if "it is a dead letter" in line] == [
         "partition 0 offset 1: row 5: dense hour is 3e+38, further from 0 than max_dense 1e+07; it is a dead letter"
     ]
-    assert [line for line in told if " rows (" in line and ", 2 refused, " in line]
+    assert [line for line in told if " rows, " in line and "; refused 2; " in line]
 
 
 def test_training_waits_for_room_for_a_refused_row_and_a_stop_meanwhile_saves_nothing(tmp_path: Path) -> None:

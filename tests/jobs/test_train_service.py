@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rillet.devstack.process import free_port
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
 from rillet.trainer import CheckpointStore
+from tests.connectors.event_files import scalars
 from tests.trainer.blocks import RAGGED, make_block
 
 pytestmark = pytest.mark.integration
@@ -60,8 +62,12 @@ def _get(port: int, path: str) -> str:
 
 
 def _wait_for_rows(port: int, rows: int, process: subprocess.Popen[bytes]) -> None:
+    _wait_for(port, f"rillet_train_rows_total {float(rows)}", process)
+
+
+def _wait_for(port: int, metric: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 180
-    while f"rillet_train_rows_total {float(rows)}\n" not in _get(port, "/metrics"):
+    while f"{metric}\n" not in _get(port, "/metrics"):
         assert process.poll() is None
         assert time.monotonic() < deadline, _get(port, "/metrics")
         time.sleep(0.1)
@@ -90,6 +96,8 @@ batch_size = 64
 max_wait_ms = 100
 checkpoint_interval_s = 3600
 progress_interval_s = 0.2
+metrics_file = "metrics.jsonl"
+tensorboard_dir = "runs"
 [health]
 train_port = {port}
 """
@@ -103,7 +111,7 @@ def _train(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(600)
-def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
+def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint_and_files_of_metrics(
     tmp_path: Path, broker: str, topics: Callable[..., str]
 ) -> None:
     port = free_port()
@@ -113,6 +121,7 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
     process = _train(tmp_path)
     try:
         _wait_for_rows(port, committed, process)
+        _wait_for(port, "rillet_train_lag_records 0.0", process)  # though both transactions have an end of their own
         committed += _transaction(broker, examples, 3, commit=True, seed=3)
         _wait_for_rows(port, committed, process)
         assert _get(port, "/readyz") == "ready\n"
@@ -130,6 +139,14 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint(
     # 5 + marker + 7 + marker + 3: the record after the last one read.
     assert meta["positions"] == {"0": [17, 0]}
     assert meta["extra"]["publisher"]["epoch"] == 1
+    reports = [json.loads(line) for line in (tmp_path / "var" / "metrics.jsonl").read_text().splitlines()]
+    rows = [report["rows"] for report in reports]
+    assert rows == sorted(rows)
+    assert reports[-1]["rows"] == reports[-1]["metrics"]["rillet_train_rows_total"] == committed
+    assert 0 < reports[-1]["metrics"]['rillet_train_quality_auc{task="watch"}'] < 1
+    points = scalars(tmp_path / "var" / "runs")
+    assert [step for step, _ in points["throughput/rows_total"]] == rows
+    assert points["quality/auc/watch"][-1][0] == committed
 
 
 @pytest.mark.timeout(600)
@@ -168,6 +185,10 @@ def test_absurd_rows_go_to_the_dead_letters_and_once_mended_are_trained_on(
     assert meta["counters"]["rows"] == 6 * 50
     assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}
     assert len(list(read_dead_letters(broker, kafka.topics.dead_letters))) == len(absurd)
+    # Both runs are one curve, from row to row.
+    steps = [step for step, _ in scalars(tmp_path / "var" / "runs")["throughput/lag_records"]]
+    assert steps == sorted(steps)
+    assert {6 * 50 - len(absurd), 6 * 50} <= set(steps)
 
 
 def test_a_position_that_the_topic_does_not_hold_is_refused_at_the_start(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rillet.connectors.delta_log import KafkaDeltaLog
+from rillet.connectors.errors import MetricFilesError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.train import wire_trainer
@@ -32,6 +34,17 @@ def test_it_can_be_made_and_closed_without_a_broker(config: RilletConfig) -> Non
     assert not loop.ready
     loop.close()
     assert "example-reader" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("key", ["metrics_file", "tensorboard_dir"])
+def test_files_of_metrics_lie_below_data_dir_and_are_refused_with_their_key_before_anything_is_reached(
+    tmp_path: Path, config: RilletConfig, key: str
+) -> None:
+    config = replace(config, trainer=replace(config.trainer, **{key: "metrics/out"}))
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "metrics").write_text("a file where a folder is needed")
+    with pytest.raises(MetricFilesError, match=rf"^trainer\.{key}: {tmp_path}/var/metrics.* cannot be written"):
+        wire_trainer(config).run(threading.Event())
 
 
 def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path: Path) -> None:

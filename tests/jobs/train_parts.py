@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rillet.connectors.metric_files import MetricFiles, MetricSink
 from rillet.embeddings import TableConfig
 from rillet.jobs.base_writer import BaseWriter
 from rillet.jobs.batch_stage import BatchStage
@@ -30,7 +31,7 @@ from rillet.trainer import (
     RawRecord,
     TrainerConfig,
 )
-from tests.trainer.blocks import RAGGED, make_block
+from tests.trainer.blocks import RAGGED, later, make_block
 
 NOW = 1_700_000_000_000
 SPARSE_MS = 10_000
@@ -105,6 +106,7 @@ class Parts:
     #: beside the base writer; the log is not among them, so that a test can read it afterwards
     stages: Sequence[Stage] = ()
     batch_stage: BatchStage | None = None
+    sinks: Sequence[MetricSink] = ()
 
     def __post_init__(self) -> None:
         self.store = ModelStore(f"memory://{uuid.uuid4().hex}", MODEL.name)
@@ -148,6 +150,7 @@ class Parts:
             checkpoints=self.checkpoints,
             stages=[*self.stages, self.bases],
             metrics=self.metrics,
+            metric_files=MetricFiles(self.metrics.registry, self.sinks, self.metrics.metric_file_failures),
             now_ms=self.clock,
             batch_stage=self.batch_stage,
         )
@@ -159,6 +162,19 @@ class Parts:
     def counted(self, name: str, **labels: str) -> float | None:
         """A metric of the trainer."""
         return self.metrics.registry.get_sample_value(f"rillet_train_{name}", labels)
+
+
+def trainer_after(blocks: int, *, served: bool = True, rows: int = 200, closed: bool = False) -> OnlineTrainer:
+    """A trainer after so many seeded blocks; with ``closed`` also after what closes all their label windows."""
+    model, config = ModelConfig(dim=4, hidden=(8,)), TrainerConfig(batch_size=64, quality_rows=100)
+    trainer = OnlineTrainer(RAGGED, model, TableConfig(initial_capacity=64), config)
+    rng = np.random.default_rng(0)
+    for offset in range(blocks):
+        trainer.offer(0, offset, make_block(rng, rows, served=served), 0)
+    if closed:
+        trainer.offer(0, blocks, later(make_block(rng, 4_096, served=False), 10_000_000), 0)
+    trainer.train(0, more=False, flush=True)
+    return trainer
 
 
 def encoded_blocks(count: int, rows: int = 40, seed: int = 0) -> list[bytes]:

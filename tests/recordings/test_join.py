@@ -15,8 +15,9 @@ from rillet.connectors.example_manifest import read_manifest
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
 from rillet.recordings import Recording, RecordingError
+from rillet.recordings.format import RecordingWriter
 from rillet.recordings.join import join_recording
-from rillet.recordings.synthetic import generate_synthetic
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_events
 from rillet.schemas import ExampleBlock, FeatureEvent, SpecError, dump_spec
 from rillet.sync.files import Files
 from tests.connectors.example_sets import read_all
@@ -117,6 +118,20 @@ def _after_the_first(then: object) -> object:
 
     calls = iter([write_manifest])
     return lambda *arguments: next(calls, then)(*arguments)  # type: ignore[operator]
+
+
+def test_requests_that_come_later_than_every_label_window_are_told(
+    recording: Recording, config: RilletConfig, tmp_path: Path
+) -> None:
+    with RecordingWriter(tmp_path / "late", recording.info.spec, "synthetic") as writer:
+        for event, _ in synthetic_events(100, config=ShopConfig(gap_ms=3_600_000)):
+            writer.write(event)
+        request = next(recording.features())
+        for number in range(3):
+            writer.write(replace(request, request_id=f"late-{number}"))
+    joined = join_recording(Recording(tmp_path / "late"), config, str(tmp_path / "files"))
+    assert joined.refused == 3
+    assert joined.counters["features"] == 100
 
 
 def test_a_spec_of_other_columns_is_refused(recording: Recording, config: RilletConfig, tmp_path: Path) -> None:

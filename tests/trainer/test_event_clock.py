@@ -14,7 +14,7 @@ START_MS = 1_700_000_000_000
 def feed(clock: EventClock, requests: int, first_ms: int, *, ahead_ms: int = 0, gap_ms: int = 500) -> int:
     """Requests of five rows, one batch each; returns when the next one is due."""
     for request in range(requests):
-        clock.add(np.array([first_ms + request * gap_ms + ahead_ms]), rows=5)
+        clock.add(np.full(5, first_ms + request * gap_ms + ahead_ms))
     return first_ms + requests * gap_ms
 
 

@@ -126,3 +126,62 @@ def test_masked_tasks_neither_count_nor_get_a_gradient() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert logits.grad is not None
     assert (logits.grad[mask == 0] == 0).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_later_exposure_rows_pull_by_what_they_miss_of_the_label_and_no_longer_by_the_likelihood(
+    rate: float, label: float
+) -> None:
+    z = torch.linspace(-6, 6, 25, dtype=torch.float64).unsqueeze(1).requires_grad_()
+    n = len(z)
+    labels, ones = torch.full((n, 1), label), torch.ones(n, 1)
+    rates = torch.full((n,), rate, dtype=torch.float64)
+    p = torch.sigmoid(z.detach())
+    missed = p / (p + rate) - label
+    values = []
+    for share, expected in ((1.0, (1 - p) * missed), (0.0, missed), (0.25, (0.25 * (1 - p) + 0.75) * missed)):
+        loss = sampled_bce(z, labels, ones, rates, torch.full((n,), True), _none(n), share)
+        torch.testing.assert_close(torch.autograd.grad(loss, z)[0], expected)
+        values.append(loss.item())
+    # What is told is the likelihood's value, whichever way it is learned.
+    assert values == pytest.approx([values[0]] * 3)
+
+
+def test_the_likelihoods_share_leaves_pair_rows_and_late_positives_alone() -> None:
+    z = torch.tensor([[0.5], [-1.0]], requires_grad=True)
+    labels, ones, rates = torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), torch.tensor([0.5, 0.5])
+    late = torch.tensor([True, False])
+    found = [
+        torch.autograd.grad(sampled_bce(z, labels, ones, rates, _none(2), late, share), z)[0] for share in (1.0, 0.0)
+    ]
+    assert torch.equal(*found)
+
+
+def test_far_logits_keep_finite_gradients_without_the_likelihood() -> None:
+    z = torch.tensor([[-200.0], [200.0], [-200.0], [200.0]], requires_grad=True)
+    labels = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    loss = sampled_bce(z, labels, torch.ones(4, 1), torch.full((4,), 0.01), torch.full((4,), True), _none(4), 0.0)
+    (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 1 / 1.01, -1.0, 1 / 1.01 - 1]))
+
+
+def test_both_forms_find_the_same_weights() -> None:
+    rng = np.random.default_rng(5)
+    features, labels = _exposure_rows(rng, 0.3)
+    likelihood = _fit(features, labels, 0.3, EXPOSURES)
+    weights = likelihood.clone().requires_grad_()
+    n = len(labels)
+    rates, kinds = torch.full((n,), 0.3, dtype=torch.float64), torch.full((n,), True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100)
+
+    def closure() -> Tensor:
+        # The value is the likelihood's, so no line search can use it.
+        optimizer.zero_grad()
+        loss = sampled_bce((features @ weights).unsqueeze(1), labels, torch.ones(n, 1), rates, kinds, _none(n), 0.0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(weights.detach(), likelihood, atol=0.1, rtol=0)
+    torch.testing.assert_close(weights.detach(), torch.tensor([-2.0, 1.5], dtype=torch.float64), atol=0.1, rtol=0)

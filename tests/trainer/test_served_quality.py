@@ -75,6 +75,22 @@ def test_a_stretch_is_told_once_negatives_of_later_requests_have_come() -> None:
     assert known.metrics.auc == 0.75
 
 
+@pytest.mark.parametrize("mode", get_args(LabelMode))
+def test_it_is_told_at_what_event_time_the_first_stretch_will_be(mode: LabelMode) -> None:
+    quality = ServedQuality([replace(TASK, labels=mode)], EVERY)
+    assert quality.first_known_ms(0) is None
+    kind = PROVISIONAL if mode == "immediate" else NEGATIVE
+    quality.add(rows([3 * MINUTE + 5_000], [kind], [1.0]))
+    first_known_ms = quality.first_known_ms(0)
+    assert first_known_ms == 15 * MINUTE
+    # Provisional negatives come with their requests, others when the window of their requests closes.
+    request_ms = first_known_ms if mode == "immediate" else first_known_ms - TASK.window_ms
+    quality.add(at(request_ms - 1, kind))
+    assert quality.known(0) is None
+    quality.add(at(request_ms, kind))
+    assert quality.known(0) is not None
+
+
 def test_where_rows_go_out_at_once_corrections_are_waited_for() -> None:
     quality = ServedQuality([replace(TASK, labels="immediate")], EVERY)
     quality.add(rows([1_000, 2_000, 3_000], [PROVISIONAL] * 3, [1.0, 0.0, 0.5]))
