@@ -103,7 +103,7 @@ class Batch:
     def state(self) -> dict[str, AnyArray]:
         """Its columns, without where it was read."""
         lengths = {} if self.lengths is None else {"lengths": self.lengths}
-        return {"fids": self.fids, **lengths, **{name: getattr(self, name) for name in _BATCH_ROWS}}
+        return {"fids": self.fids, **lengths, **{name: getattr(self, name) for name in _BATCH_COLUMNS}}
 
     @classmethod
     def from_state(cls, columns: Mapping[str, AnyArray]) -> Batch:
