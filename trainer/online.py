@@ -34,6 +34,8 @@ REFUSED_BATCHES_LIMIT = 20
 #: batches between two samples of rows that were learned from, and rows of a sample
 _BATCHES_BETWEEN_SAMPLES = 64
 _SAMPLE_ROWS = 64
+#: rows that the share of refused ones is of
+_SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
@@ -106,6 +108,8 @@ class OnlineTrainer:
         #: of the actions trained on since the last take_freshness; those of the last batches are not merged in yet
         self._actions = Freshness()
         self._action_times: list[Int64s] = []
+        #: of the newest rows, some thousands, those that were not learned from; begins anew with each run
+        self.refused_share = 0.0
         self._refused_in_a_row = 0
         #: a few rows that were learned from not long ago
         self._learned_batch: Batch | None = None
@@ -259,6 +263,7 @@ class OnlineTrainer:
 
     def _step(self, batch: Batch, on_refused: Callable[[BadRecord], None] | None) -> None:
         self.counters.batches += 1
+        rows, learned = len(batch), self.counters.rows
         if refused := self._screen.refused(batch):
             self._refuse(batch, refused, on_refused)
             sound = np.ones(len(batch), np.bool_)
@@ -268,13 +273,14 @@ class OnlineTrainer:
             self._tell_time(batch)
             self.quality.add(batch)
             batch = self._in_range(batch)
-            before = self.counters.rows
             config = self.config
-            factors = tuple(of(before) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
+            factors = tuple(of(learned) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
             self._learn(batch, factors, on_refused)
-            self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
+            self._refused_in_a_row = 0 if self.counters.rows > learned else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 self._judge_model()
+        share = 1 - (self.counters.rows - learned) / rows
+        self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
         self.positions.update(batch.positions)
 
     def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
