@@ -136,7 +136,7 @@ class EmbeddingTable:
         :param now_ms: event time, by which the optimiser's sums decay; a time before that of an earlier call counts as
             that one's.
         :param step_factor: of the configured step size, for this call.
-        :raises GradientError: a row's gradients sum to what cannot be squared; no row was changed.
+        :raises GradientError: a row's gradients sum to what cannot be squared and added up; no row was changed.
         :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
         """
         slabs = self._slabs
@@ -159,8 +159,10 @@ class EmbeddingTable:
         )
         unique, sums = self._unique[:count], self._sums[:count]
         # Of the sums: those of finite gradients of the same row may not be.
-        if not check_kernels.squares_are_finite(sums):
-            raise GradientError("grad: a row's gradients, or the square of their sum, are not finite")
+        if not check_kernels.squares_have_room(sums):
+            raise GradientError(
+                "grad: a row's gradients are not finite, or the square of their sum is too large to be added up"
+            )
         self._inserted = self._inserted[:0]
         self._optimizer.step(slabs, unique, sums, now_ms, step_factor)
         self._mark(unique)

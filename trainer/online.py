@@ -84,8 +84,15 @@ class OnlineTrainer:
     def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig, config: TrainerConfig) -> None:
         """
         :raises ModelError: the model cannot be built.
-        :raises TrainerError: stretches of quality that are too short for a task's label window.
+        :raises TrainerError: stretches of quality that are too short for a task's label window; a weight decay that takes
+            away more than all of a weight in the first steps.
         """
+        largest = table.learning_rate * table.weight_decay * max(config.first_step_factor, 1.0)
+        if largest >= 1:
+            raise TrainerError(
+                f"table.weight_decay: {table.weight_decay} times table.learning_rate {table.learning_rate} times"
+                f" trainer.first_step_factor {config.first_step_factor} is not below 1: steps would turn weights around"
+            )
         self.spec = spec
         self.model_config = model
         self.table_config = table

@@ -81,7 +81,7 @@ def test_gradients_whose_sum_for_an_embedding_row_overflows_refuse_the_batch_and
     # The same fid everywhere, and only positives: squares are finite example by example, that of their sum is not.
     batch = replace(batch, fids=np.full_like(batch.fids, batch.fids[0]), labels=batch.mask)
     with torch.no_grad():
-        learner.model.get_parameter("model.linear.scale").fill_(2.5e18)
+        learner.model.get_parameter("model.linear.scale").fill_(2.5e18 / 1024)
     before = dense_state(learner.model)
     for row in range(6):
         alone = Learner(RAGGED, UNCLIPPED, TABLE)

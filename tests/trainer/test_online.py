@@ -313,3 +313,10 @@ def test_after_a_pause_the_first_rows_do_not_throw_the_bias() -> None:
     before = np.abs(np.diff(biases(200, 32, 0, 0)[100:], axis=0)).max()
     after = np.abs(np.diff(biases(150, 5, 200, 30 * 86_400_000), axis=0)).max()
     assert after < 2 * before
+
+
+def test_a_weight_decay_that_turns_weights_around_in_the_first_steps_is_refused() -> None:
+    table = replace(TABLE, learning_rate=0.1, weight_decay=5.0)
+    with pytest.raises(TrainerError, match=r"^table\.weight_decay: 5\.0 times .*first_step_factor 6\.0 is not below 1"):
+        _trainer(table=table)
+    _trainer(table=table, config=replace(CONFIG, first_step_factor=1.0))
