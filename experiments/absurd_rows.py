@@ -89,8 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unscreened", action="store_true", help="no bound for dense values but finiteness")
     options = parser.parse_args(arguments)
     config = RilletConfig(spec=Path("unused"))
-    bounds = {"max_dense": np.inf, "max_dense_spreads": np.inf} if options.unscreened else {}
-    config = replace(config, trainer=replace(config.trainer, batch_size=options.batch_size, **bounds))
+    trainer = replace(config.trainer, batch_size=options.batch_size)
+    if options.unscreened:
+        trainer = replace(trainer, max_dense=np.inf, max_dense_spreads=np.inf)
+    config = replace(config, trainer=trainer)
     with tempfile.TemporaryDirectory() as folder:
         generate_synthetic(Path(folder) / "shop", requests=options.requests, config=ShopConfig(gap_ms=options.gap_ms))
         recording = Recording(Path(folder) / "shop")
