@@ -9,6 +9,9 @@ from numba import float32, types
 
 from rillet.embeddings.compiled import IN_FLOAT32S_2D, IN_INT64S, INT64, kernel
 
+#: 2**8, the largest weight of forward decay, times 2**12 steps
+_ROOM = np.float32(2**20)
+
 
 @kernel(INT64, IN_INT64S)
 def lowest(values: Any) -> Any:
@@ -29,10 +32,10 @@ def within(values: Any, low: Any, high: Any) -> Any:
 
 
 @kernel(types.boolean, IN_FLOAT32S_2D)
-def squares_are_finite(values: Any) -> Any:
-    """Whether the square of every value is finite, and so the value is."""
+def squares_have_room(values: Any) -> Any:
+    """Whether the square of every value is finite, and remains so in a sum of thousands and with the weights of decay."""
     good = True
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
-            good &= values[i, j] * values[i, j] < float32(np.inf)
+            good &= values[i, j] * values[i, j] * _ROOM < float32(np.inf)
     return good

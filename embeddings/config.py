@@ -11,6 +11,8 @@ Optimizer = Literal["none", "adagrad", "lazy_adam", "ftrl"]
 
 #: smallest float32 that is computed with as such: smaller ones may be flushed to 0
 _SMALLEST = 2.0**-126
+#: smallest share of a weight that a step can take away, to within a tenth of it
+_SMALLEST_DECAY = 1e-6
 #: all sums are scaled every 8 half-lives, which takes as long as reading the table
 _SHORTEST_HALF_LIFE_S = 60.0
 #: settings that are off by default, and the optimisers that know them
@@ -41,9 +43,11 @@ class TableConfig:
     #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds;
     #: 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
     accumulator_half_life_s: float = 86_400.0
-    #: ftrl: a column is 0 until the sum of its gradients is above this; as a sum it grows with the traffic of a row
+    #: ftrl: a column is 0 until the sum of its gradients is above this. The sum does not decay: after long enough noise
+    #: alone exceeds it, the sooner the more traffic a row has
     l1: float = 0.0
-    #: ftrl: strength of the pull towards 0, in units of sqrt(sum of squared gradients) / learning_rate
+    #: ftrl: added to sqrt(sum of squared gradients) / learning_rate, by which steps are divided: shorter steps, the less so
+    #: the larger the sum is. It pulls no learned weight back to 0
     l2: float = 0.0
     #: lazy_adam: decay per step of the row of the mean of gradients, in [0, 1)
     beta1: float = 0.9
@@ -86,6 +90,11 @@ class TableConfig:
         if self.learning_rate * self.weight_decay >= 1:
             raise ValueError(
                 f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is not below 1"
+            )
+        if 0 < self.learning_rate * self.weight_decay < _SMALLEST_DECAY:
+            raise ValueError(
+                f"weight_decay: {self.weight_decay} times learning_rate {self.learning_rate} is below {_SMALLEST_DECAY},"
+                " which float32 weights round away; 0 is none"
             )
         starts_full = self.optimizer in ("adagrad", "ftrl")
         empty = self.optimizer == "lazy_adam" or (starts_full and self.initial_accumulator < _SMALLEST)

@@ -53,6 +53,8 @@ class EmbeddingTable:
         self._slabs = RowSlabs(dim + self._optimizer.slots, config.chunk_rows)
         self._touched = TouchedKeys(config.touched_capacity) if track_touched else None
         self._calls = 0
+        #: fids that take_back removes
+        self._inserted = np.empty(0, np.int64)
         self._unique = np.empty(0, np.int64)
         self._sums = np.empty((0, dim), np.float32)
 
@@ -91,6 +93,19 @@ class EmbeddingTable:
         """
         return self._insert(check_fids(fids), check_time(now_ms))
 
+    def take_back(self) -> int:
+        """Removes what the last :meth:`find_or_insert` inserted, as if it had never been there; returns how many fids.
+
+        To be called before anything else changes the table. Known fids keep their new time: they were seen.
+        """
+        fids, self._inserted = self._inserted, np.empty(0, np.int64)
+        if len(fids):
+            rows, _ = self._map.remove(fids)
+            row_kernels.release(rows, self._slabs.marks_at, self._slabs.shift)
+            if self._touched is not None:
+                self._touched.forget_last(len(fids))
+        return len(fids)
+
     def gather_pooled(self, rows: Int64s, lengths: UInt16s | None, out: Float32s | None = None) -> Float32s:
         """Mean of each segment's rows, float32[segments, dim]; -1 counts as a row of zeros.
 
@@ -121,7 +136,7 @@ class EmbeddingTable:
         :param now_ms: event time, by which the optimiser's sums decay; a time before that of an earlier call counts as
             that one's.
         :param step_factor: of the configured step size, for this call.
-        :raises GradientError: a row's gradients sum to what cannot be squared; no row was changed.
+        :raises GradientError: a row's gradients sum to what cannot be squared and added up; no row was changed.
         :raises TableInputError: shapes that do not fit together, or the table has no optimiser.
         """
         slabs = self._slabs
@@ -144,8 +159,11 @@ class EmbeddingTable:
         )
         unique, sums = self._unique[:count], self._sums[:count]
         # Of the sums: those of finite gradients of the same row may not be.
-        if not check_kernels.squares_are_finite(sums):
-            raise GradientError("grad: a row's gradients, or the square of their sum, are not finite")
+        if not check_kernels.squares_have_room(sums):
+            raise GradientError(
+                "grad: a row's gradients are not finite, or the square of their sum is too large to be added up"
+            )
+        self._inserted = self._inserted[:0]
         self._optimizer.step(slabs, unique, sums, now_ms, step_factor)
         self._mark(unique)
         return int(count)
@@ -176,6 +194,7 @@ class EmbeddingTable:
 
         :raises TableInputError: wrong dtype or shape, or a negative fid.
         """
+        self._inserted = self._inserted[:0]
         rows, removed = self._map.remove(check_fids(fids))
         self._mark(rows)
         row_kernels.release(rows, self._slabs.marks_at, self._slabs.shift)
@@ -238,12 +257,14 @@ class EmbeddingTable:
 
     def _insert(self, fids: Int64s, now_s: int) -> Int64s:
         rows, fresh = self._map.assign(fids, now_s)
+        self._inserted = fids[fresh]
         if len(fresh):
             slabs, config = self._slabs, self.config
             try:
                 slabs.ensure(self._map.row_end)
             except MemoryError:
-                self._map.remove(fids[fresh])
+                self._map.remove(self._inserted)
+                self._inserted = self._inserted[:0]
                 raise
             row_kernels.initialise(
                 fresh,

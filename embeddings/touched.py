@@ -105,6 +105,10 @@ class TouchedKeys:
             rows, slabs.marks_at, slabs.shift, self._oldest_round, self._round, self._keys, self._count
         )
 
+    def forget_last(self, count: int) -> None:
+        """Takes back the keys that were added last, for the table, which takes back their rows."""
+        self._count -= count
+
     def add_deleted(self, fids: Int64s) -> None:
         """Adds fids that have no row any more, for a table restored from a saved state."""
         self._reserve(len(fids))

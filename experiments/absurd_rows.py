@@ -4,7 +4,7 @@
 
 Two models learn from a drifting synthetic shop, one from its rows as they are, one with absurd copies of rows mixed in:
 dense values that are not finite, that overflow, or that are merely far out of range. ``--within VALUE`` mixes in a value that
-no bound refuses, to see what clipping alone does.
+no bound refuses, to see what the learned range of the features does.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MixedScorer(ModelScorer):
     def _absurd(self, row: ExampleBlock) -> ExampleBlock:
         kind = int(self._rng.integers(len(ABSURD)))
         if self._within is not None:
-            return replace(row, dense=np.full_like(row.dense, self._within * (-1) ** kind))
+            return replace(row, dense=np.full_like(row.dense, self._within * (-1.0) ** kind))
         return replace(row, dense=np.full_like(row.dense, ABSURD[kind]))
 
 
@@ -89,8 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unscreened", action="store_true", help="no bound for dense values but finiteness")
     options = parser.parse_args(arguments)
     config = RilletConfig(spec=Path("unused"))
-    max_dense = np.inf if options.unscreened else config.trainer.max_dense
-    config = replace(config, trainer=replace(config.trainer, batch_size=options.batch_size, max_dense=max_dense))
+    trainer = replace(config.trainer, batch_size=options.batch_size)
+    if options.unscreened:
+        trainer = replace(trainer, max_dense=np.inf, max_dense_spreads=np.inf)
+    config = replace(config, trainer=trainer)
     with tempfile.TemporaryDirectory() as folder:
         generate_synthetic(Path(folder) / "shop", requests=options.requests, config=ShopConfig(gap_ms=options.gap_ms))
         recording = Recording(Path(folder) / "shop")

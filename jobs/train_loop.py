@@ -18,7 +18,7 @@ from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.publications import Publications
 from rillet.jobs.train_metrics import TrainMetrics
-from rillet.jobs.train_progress import TrainProgress
+from rillet.jobs.train_progress import MOST_REFUSED, TrainProgress
 from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
@@ -97,8 +97,12 @@ class TrainLoop(Generic[Letter]):
 
     @property
     def ready(self) -> bool:
-        """Whether readers can follow what is learned, and the batch stage, if there is one, is over."""
-        return self._publications.published and self._batch_stage is None
+        """Whether readers can follow what is learned, the batch stage, if there is one, is over, and rows can be learned from.
+
+        A trainer that refuses most rows is as of no use as one that stands still, and nothing else would show it.
+        """
+        learning = self._trainer.refused_share <= MOST_REFUSED
+        return self._publications.published and self._batch_stage is None and learning
 
     def run(self, stop: threading.Event) -> None:
         """Trains until ``stop`` is set or the source ends; then publishes and saves once more; once.

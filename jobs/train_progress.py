@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: between two lines, and reports to files, while nothing happens
 _IDLE_INTERVAL_MS = 60_000
+#: share of the newest rows that may be refused while a trainer counts as ready
+MOST_REFUSED = 0.5
 
 
 class TrainProgress:
@@ -82,6 +84,11 @@ class TrainProgress:
             *([f"loss {loss:.3f}"] if loss is not None and not known else []),
         ]
         self._tell(now_ms, "; ".join(parts))
+        if trainer.refused_share > MOST_REFUSED:
+            log.error(
+                "%.0f %% of the newest rows were not learned from; their dead letters say why",
+                100 * trainer.refused_share,
+            )
 
     def finish(self, now_ms: int) -> None:
         """Measures, and tells what has happened since it was last told, if anything.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -99,6 +99,16 @@ class Batch:
             lengths = per_slot[chosen].reshape(-1)
         columns = {name: getattr(self, name)[chosen] for name in _BATCH_COLUMNS}
         return replace(self, fids=fids, lengths=lengths, **columns)
+
+    def state(self) -> dict[str, AnyArray]:
+        """Its columns, without where it was read."""
+        lengths = {} if self.lengths is None else {"lengths": self.lengths}
+        return {"fids": self.fids, **lengths, **{name: getattr(self, name) for name in _BATCH_COLUMNS}}
+
+    @classmethod
+    def from_state(cls, columns: Mapping[str, AnyArray]) -> Batch:
+        """A batch of these columns, read nowhere."""
+        return cls(**{"lengths": None, **columns}, positions={}, pieces=())  # type: ignore[arg-type]
 
     def origin(self, row: int) -> RowOrigin:
         """Where the row with this index was read."""

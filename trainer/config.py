@@ -91,6 +91,9 @@ class TrainerConfig:
     max_wait_ms: int = 1000
     #: a row with a dense feature further from 0 is refused and becomes a dead letter; inf = only what is not finite
     max_dense: float = 1e7
+    #: a dense value further from the median of its feature is replaced by it; in distances from there to the tenth or the
+    #: ninetieth percentile of the newest rows; inf = never
+    max_dense_spreads: float = 100.0
     #: decoded rows held in memory ahead of training; reading waits above it
     queue_rows: int = 65536
     #: seconds between checkpoints; also the most that is trained again after a crash

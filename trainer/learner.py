@@ -14,7 +14,7 @@ import torch
 
 from rillet.embeddings import EmbeddingTable, GradientError, TableConfig
 from rillet.schemas import FeatureSpec
-from rillet.schemas.arrays import Float32s
+from rillet.schemas.arrays import Bools, Float32s
 from rillet.trainer.adam import Adam, Arrays
 from rillet.trainer.batch import Batch
 from rillet.trainer.bias import BiasAdagrad
@@ -64,14 +64,15 @@ class Learner:
         self,
         batch: Batch,
         now_ms: int,
+        decay_ms: int,
         row_step_factor: float = 1.0,
         dense_step_factor: float = 1.0,
         likelihood_share: float = 1.0,
     ) -> StepResult:
-        """Learns from a batch, or refuses it and leaves all weights, buffers and optimiser state as they were.
+        """Learns from a batch, or refuses it and leaves all rows, weights, buffers and optimiser state as they were.
 
-        :param now_ms: stamped on the rows as last seen, and what the optimisers' sums decay by; the newest event time so
-            far, so that a replay does the same.
+        :param now_ms: stamped on the rows as last seen; event time, so that a replay does the same.
+        :param decay_ms: what the optimisers' sums decay by, see :class:`rillet.trainer.event_clock.EventClock`.
         :param row_step_factor: of the step size of embedding rows.
         :param dense_step_factor: of that of the dense part, the bias not included.
         :param likelihood_share: see :func:`~rillet.trainer.loss.sampled_bce`.
@@ -79,23 +80,10 @@ class Learner:
         rows = self.table.find_or_insert(batch.fids, now_ms)
         pooled = self.table.gather_pooled(rows, batch.lengths)
         n, segments = len(batch), self._segments
-        embeddings = torch.from_numpy(pooled.reshape(n, segments, -1)).requires_grad_()
         # Batch normalisation changes its buffers while predicting, before it's known whether the batch is sound.
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         with known_statistics(self.model, n):
-            logits = self.model(embeddings, torch.from_numpy(batch.dense))
-        loss = sampled_bce(
-            logits,
-            torch.from_numpy(batch.labels.astype(np.float32)),
-            torch.from_numpy(batch.mask.astype(np.float32)),
-            torch.from_numpy(batch.sampling_rate),
-            torch.from_numpy(batch.exposure),
-            torch.from_numpy(batch.late),
-            likelihood_share,
-        )
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+            logits, loss, embeddings = self._gradients(batch, pooled, likelihood_share)
         predicted: Float32s = logits.detach().numpy()
         value = loss.item() / n
         refused = StepResult(predicted, value, 0, True)
@@ -111,13 +99,32 @@ class Learner:
         clipped_dense = self._clip_dense(dense_square, n)
         try:
             unique = self.table.apply_gradients(
-                rows, batch.lengths, gradient.reshape(n * segments, -1), now_ms, step_factor=row_step_factor
+                rows, batch.lengths, gradient.reshape(n * segments, -1), decay_ms, step_factor=row_step_factor
             )
         except GradientError:
             return self._undone(refused, buffers)
         self.optimizer.step(dense_step_factor)
-        self.bias_optimizer.step(now_ms)
+        self.bias_optimizer.step(decay_ms)
         return StepResult(predicted, value, unique, False, clipped_rows, clipped_dense)
+
+    def unsound(self, batch: Batch) -> Bools:
+        """bool[n], True for the rows whose own logits or gradient are not finite: nothing can be learned with them.
+
+        The model is evaluated for it, not trained, so that statistics of the batch do not spread one row's fault.
+        """
+        pooled = self.table.gather_pooled(self.table.find(batch.fids), batch.lengths)
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            logits, _, embeddings = self._gradients(batch, pooled)
+        finally:
+            for module in training:
+                module.training = True
+        found: Bools = ~np.isfinite(logits.detach().numpy()).all(axis=1)
+        if embeddings.grad is not None:
+            gradient = embeddings.grad.numpy().reshape(len(batch), -1)
+            found |= ~np.isfinite(np.einsum("ij,ij->i", gradient, gradient))
+        return found
 
     def optimizer_state(self) -> Arrays:
         """Moments, sums of squares and step counts of the dense part's optimisers, by parameter name."""
@@ -130,6 +137,29 @@ class Learner:
         self.bias_optimizer.load_state(optimizer)
         self.table = table
 
+    def _gradients(
+        self, batch: Batch, pooled: Float32s, likelihood_share: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, the summed loss, and the embeddings float32[n, S, E] with their gradient; sets those of the parameters.
+
+        :param pooled: float32[n * S, E].
+        """
+        embeddings = torch.from_numpy(pooled.reshape(len(batch), self._segments, -1)).requires_grad_()
+        logits = self.model(embeddings, torch.from_numpy(batch.dense))
+        loss = sampled_bce(
+            logits,
+            torch.from_numpy(batch.labels.astype(np.float32)),
+            torch.from_numpy(batch.mask.astype(np.float32)),
+            torch.from_numpy(batch.sampling_rate),
+            torch.from_numpy(batch.exposure),
+            torch.from_numpy(batch.late),
+            likelihood_share,
+        )
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return logits, loss, embeddings
+
     def _buffers_sound(self, before: list[torch.Tensor]) -> bool:
         """Whether no statistics ran out of range; constants that are infinite on purpose stay as they are."""
         return all(
@@ -140,6 +170,7 @@ class Learner:
     def _undone(self, refused: StepResult, buffers: list[torch.Tensor]) -> StepResult:
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
+        self.table.take_back()
         return refused
 
     def _clip_rows(self, gradient: Float32s, squares: Float32s) -> int:

@@ -8,7 +8,7 @@ unkilled run, given the same order of records and no batches cut by time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,26 +20,32 @@ from rillet.schemas.arrays import Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
+from rillet.trainer.dense_ranges import DenseRanges
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
+from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
-from rillet.trainer.recent_times import RecentTimes
 from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record
 from rillet.trainer.served_quality import ServedQuality
 
-#: Batches one after another of which no row could be learned from, until the trainer gives up: their numbers are within
-#: bounds, so the model itself must be broken.
+#: Batches one after another of which no row could be learned from, until the trainer looks whether the model is broken.
 REFUSED_BATCHES_LIMIT = 20
-#: newest events whose times tell what time it is, and the share of them that must have reached it
-RECENT_EVENTS = 1_024
-_REACHED_SHARE = 1 / 16
+#: batches between two samples of rows that were learned from, and rows of a sample
+_BATCHES_BETWEEN_SAMPLES = 64
+_SAMPLE_ROWS = 64
+#: rows that the share of refused ones is of
+_SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
+#: of those of the dense features' ranges
+_RANGES = "ranges."
+#: and of those of the sample of rows that were learned from
+_LEARNED = "learned."
 
 
 @dataclass(slots=True)
@@ -59,6 +65,8 @@ class Counters:
     clipped_rows: int = 0
     #: steps whose dense gradient was scaled down to ``max_dense_gradient``
     clipped_steps: int = 0
+    #: dense values far out of their feature's range, for which its median was learned, by feature
+    replaced_dense: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +84,15 @@ class OnlineTrainer:
     def __init__(self, spec: FeatureSpec, model: ModelConfig, table: TableConfig, config: TrainerConfig) -> None:
         """
         :raises ModelError: the model cannot be built.
-        :raises TrainerError: stretches of quality that are too short for a task's label window.
+        :raises TrainerError: stretches of quality that are too short for a task's label window; a weight decay that takes
+            away more than all of a weight in the first steps.
         """
+        largest = table.learning_rate * table.weight_decay * max(config.first_step_factor, 1.0)
+        if largest >= 1:
+            raise TrainerError(
+                f"table.weight_decay: {table.weight_decay} times table.learning_rate {table.learning_rate} times"
+                f" trainer.first_step_factor {config.first_step_factor} is not below 1: steps would turn weights around"
+            )
         self.spec = spec
         self.model_config = model
         self.table_config = table
@@ -87,26 +102,34 @@ class OnlineTrainer:
         self.counters = Counters()
         #: after the last row that was trained on
         self.positions: Positions = {}
-        #: what the newest events have reached; a few wrong clocks among them do not move it
-        self.newest_event_ms = NO_TIME_MS
-        self.newest_ingest_ms = NO_TIME_MS
+        #: by when rows' events happened, and by when they were ingested
+        self._event_clock, self._ingest_clock = EventClock(), EventClock()
         #: of the served logits, where they were recorded; never of what is predicted here
         self.quality = ServedQuality(spec.tasks, config)
         self._loss_sum, self._loss_rows = 0.0, 0
         self._screen = Screen(spec, config)
-        self._event_times, self._ingest_times = RecentTimes(RECENT_EVENTS), RecentTimes(RECENT_EVENTS)
+        self._ranges = DenseRanges(len(spec.dense), config.max_dense_spreads)
         self._assembler = BatchAssembler(spec)
         self._resume: Positions = {}
         self._next: dict[int, int] = {}
         #: of the actions trained on since the last take_freshness; those of the last batches are not merged in yet
         self._actions = Freshness()
         self._action_times: list[Int64s] = []
+        #: of the newest rows, some thousands, those that were not learned from; begins anew with each run
+        self.refused_share = 0.0
         self._refused_in_a_row = 0
+        #: a few rows that were learned from not long ago
+        self._learned_batch: Batch | None = None
 
     @property
     def table(self) -> EmbeddingTable:
         """The embedding table; its touched set feeds the publisher."""
         return self.learner.table
+
+    @property
+    def newest_event_ms(self) -> int:
+        """What the newest events have reached; a few wrong clocks among them do not move it."""
+        return self._event_clock.newest_ms
 
     @property
     def waiting_rows(self) -> int:
@@ -177,13 +200,18 @@ class OnlineTrainer:
         :returns: the version.
         """
         freshness = self._freshness()
+        event_times, event_clock = self._event_clock.state()
+        ingest_times, ingest_clock = self._ingest_clock.state()
         progress: Arrays = {
             "action_ingest_ms": freshness.action_ingest_ms,
             "torch_random": torch.get_rng_state().numpy(),
-            "event_times_ms": self._event_times.times(),
-            "ingest_times_ms": self._ingest_times.times(),
+            "event_times_ms": event_times,
+            "ingest_times_ms": ingest_times,
         }
         progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
+        progress |= {f"{_RANGES}{name}": array for name, array in self._ranges.state().items()}
+        if self._learned_batch is not None:
+            progress |= {f"{_LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
             "table": self.table.state(),
             "dense": dense_state(self.learner.model),
@@ -194,8 +222,8 @@ class OnlineTrainer:
             "format": CHECKPOINT_FORMAT,
             **self._identity(),
             "positions": {str(partition): list(position) for partition, position in self.positions.items()},
-            "newest_event_ms": self.newest_event_ms,
-            "newest_ingest_ms": self.newest_ingest_ms,
+            "event_clock": event_clock,
+            "ingest_clock": ingest_clock,
             "action_times_left_out": freshness.action_times_left_out,
             "counters": asdict(self.counters),
             "model": asdict(self.model_config),
@@ -220,19 +248,18 @@ class OnlineTrainer:
         self.learner.load(files["dense"], files["optimizer"], table)
         progress = files["progress"]
         torch.set_rng_state(torch.from_numpy(np.array(progress["torch_random"])))
-        self.quality.load_state(
-            {key.removeprefix(_QUALITY): value for key, value in progress.items() if key.startswith(_QUALITY)}
-        )
+        self.quality.load_state(_with_prefix(progress, _QUALITY))
+        self._ranges.load_state(_with_prefix(progress, _RANGES))
+        learned = _with_prefix(progress, _LEARNED)
+        self._learned_batch = Batch.from_state(learned) if learned else None
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
         self._action_times = []
-        self._event_times.add(np.array(progress["event_times_ms"], np.int64))
-        self._ingest_times.add(np.array(progress["ingest_times_ms"], np.int64))
+        self._event_clock.load_state(np.array(progress["event_times_ms"], np.int64), meta["event_clock"])
+        self._ingest_clock.load_state(np.array(progress["ingest_times_ms"], np.int64), meta["ingest_clock"])
         self.positions = {int(p): (int(offset), int(row)) for p, (offset, row) in meta["positions"].items()}
         self._resume = dict(self.positions)
         self._next = {partition: offset for partition, (offset, _) in self.positions.items()}
-        self.newest_event_ms = meta["newest_event_ms"]
-        self.newest_ingest_ms = meta["newest_ingest_ms"]
         known = {f.name for f in fields(Counters)}
         self.counters = Counters(**{name: count for name, count in meta["counters"].items() if name in known})
         self.counters.refused_rows = Counters().refused_rows | self.counters.refused_rows
@@ -243,6 +270,7 @@ class OnlineTrainer:
 
     def _step(self, batch: Batch, on_refused: Callable[[BadRecord], None] | None) -> None:
         self.counters.batches += 1
+        rows, learned = len(batch), self.counters.rows
         if refused := self._screen.refused(batch):
             self._refuse(batch, refused, on_refused)
             sound = np.ones(len(batch), np.bool_)
@@ -251,33 +279,37 @@ class OnlineTrainer:
         if len(batch):
             self._tell_time(batch)
             self.quality.add(batch)
-            before = self.counters.rows
+            batch = self._in_range(batch)
             config = self.config
-            factors = tuple(of(before) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
+            factors = tuple(of(learned) for of in (config.row_step_factor, config.dense_step_factor, likelihood_share))
             self._learn(batch, factors, on_refused)
-            self._refused_in_a_row = 0 if self.counters.rows > before else self._refused_in_a_row + 1
+            self._refused_in_a_row = 0 if self.counters.rows > learned else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
-                raise ModelError(
-                    f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions"
-                    f" {self.positions}: loss or gradients are not finite; lower the learning rates and restart from an"
-                    " earlier checkpoint"
-                )
+                self._judge_model()
+        share = 1 - (self.counters.rows - learned) / rows
+        self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
         self.positions.update(batch.positions)
 
     def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
-        """Learns from all rows that can be learned from: halves what cannot, down to single rows."""
-        result = self.learner.step(batch, self.newest_event_ms, *factors)
+        """Learns from all rows that can be learned from: in one step, and in halves where no row is at fault alone."""
+        result = self.learner.step(batch, self._event_clock.now_ms, self._event_clock.decay_ms, *factors)
         counters, n = self.counters, len(batch)
         if result.refused:
-            if n == 1:
-                problem = "its loss, a gradient or the square of one is not finite"
-                self._refuse(batch, [RefusedRow(0, Reason.UNLEARNABLE, problem)], on_refused)
+            unsound = np.ones(1, np.bool_) if n == 1 else self.learner.unsound(batch)
+            if unsound.any():
+                problem = "its logit, its loss, a gradient or the square of one is not finite"
+                rows = np.flatnonzero(unsound).tolist()
+                self._refuse(batch, [RefusedRow(row, Reason.UNLEARNABLE, problem) for row in rows], on_refused)
+                if len(rows) < n:
+                    self._learn(batch.select(~unsound), factors, on_refused)
                 return
             counters.split_batches += 1
             first = np.arange(n) < n // 2
             self._learn(batch.select(first), factors, on_refused)
             self._learn(batch.select(~first), factors, on_refused)
             return
+        if self._learned_batch is None or counters.batches % _BATCHES_BETWEEN_SAMPLES == 0:
+            self._learned_batch = batch.select(np.arange(n) < _SAMPLE_ROWS)
         counters.rows += n
         counters.positive_rows += int(np.count_nonzero(batch.labels.any(axis=1)))
         counters.clipped_rows += result.clipped_rows
@@ -291,6 +323,30 @@ class OnlineTrainer:
             if len(self._action_times) > _BATCHES_BETWEEN_BOUNDS:
                 self._actions, self._action_times = self._freshness(), []
 
+    def _in_range(self, batch: Batch) -> Batch:
+        dense, counts = self._ranges.replace(batch.dense)
+        if not counts.any():
+            return batch
+        for feature in np.flatnonzero(counts).tolist():
+            name = self.spec.dense[feature]
+            replaced = self.counters.replaced_dense
+            replaced[name] = replaced.get(name, 0) + int(counts[feature])
+        return replace(batch, dense=dense)
+
+    def _judge_model(self) -> None:
+        """Nothing was learned for long: tells data that cannot be learned from apart from a model that cannot learn.
+
+        :raises ModelError: not even rows that were learned from before could be any more.
+        """
+        known = self._learned_batch
+        if known is None or self.learner.unsound(known).all():
+            raise ModelError(
+                f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions {self.positions},"
+                " nor could rows that were learned from before: loss or gradients are not finite; lower the learning rates"
+                " and restart from an earlier checkpoint"
+            )
+        self._refused_in_a_row = 0
+
     def _refuse(
         self, batch: Batch, refused: Sequence[RefusedRow], on_refused: Callable[[BadRecord], None] | None
     ) -> None:
@@ -302,16 +358,12 @@ class OnlineTrainer:
     def _tell_time(self, batch: Batch) -> None:
         """Not the newest time of all: a single event from the future would hold for all that comes after it."""
         # Of each row the later event. The rows of a request at one time count once, however long it was.
-        self._event_times.add(np.maximum(batch.feature_time_ms, batch.action_time_ms))
-        self._ingest_times.add(np.maximum(batch.feature_ingest_ms, batch.action_ingest_ms))
-        # By two events at least, if there are two.
-        share = max(_REACHED_SHARE, min(2 / len(self._event_times), 1))
-        self.newest_event_ms = self._event_times.reached_ms(share)
-        self.newest_ingest_ms = self._ingest_times.reached_ms(share)
+        self._event_clock.add(np.maximum(batch.feature_time_ms, batch.action_time_ms))
+        self._ingest_clock.add(np.maximum(batch.feature_ingest_ms, batch.action_ingest_ms))
 
     def _freshness(self) -> Freshness:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
-        return self._actions.merged(Freshness(self.newest_event_ms, self.newest_ingest_ms, times))
+        return self._actions.merged(Freshness(self._event_clock.newest_ms, self._ingest_clock.newest_ms, times))
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that restores it must have in common."""
@@ -339,3 +391,8 @@ class OnlineTrainer:
                     f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"
                     " restore the configuration, or give the new model another name or data directory"
                 )
+
+
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
+    """Those whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): np.array(array) for name, array in arrays.items() if name.startswith(prefix)}

@@ -53,11 +53,17 @@ class Screen:
         # Written so that NaN is out of bounds.
         if not dense.size or (dense.max() <= limit and dense.min() >= -limit):
             return []
-        found: dict[int, RefusedRow] = {}
-        for row, column in np.argwhere(~(np.abs(dense) <= limit)).tolist():
-            problem = f"dense {self._dense[column]} is {dense[row, column]:g}, further from 0 than max_dense {limit:g}"
-            found.setdefault(row, RefusedRow(row, Reason.DENSE, problem))
-        return list(found.values())
+        out = ~(np.abs(dense) <= limit)
+        rows = np.flatnonzero(out.any(axis=1))
+        # A row is named by its first such column: a feature in another unit may have put out all of them.
+        return [
+            RefusedRow(
+                row,
+                Reason.DENSE,
+                f"dense {self._dense[column]} is {dense[row, column]:g}, further from 0 than max_dense {limit:g}",
+            )
+            for row, column in zip(rows.tolist(), out[rows].argmax(axis=1).tolist(), strict=True)
+        ]
 
 
 def as_bad_record(batch: Batch, refused: RefusedRow) -> BadRecord:

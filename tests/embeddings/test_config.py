@@ -18,6 +18,7 @@ from rillet.embeddings import TableConfig
         ({"l2": 0.1, "optimizer": "lazy_adam"}, "^l2: "),
         ({"amsgrad": True}, "^amsgrad: "),
         ({"weight_decay": 0.1, "optimizer": "ftrl"}, "^weight_decay: "),
+        ({"weight_decay": 1e-5, "learning_rate": 0.03}, "^weight_decay: 1e-05 times learning_rate 0.03 is below 1e-06"),
         ({"weight_decay": 30.0, "learning_rate": 0.04}, "^weight_decay: 30.0 times learning_rate 0.04 is not below 1"),
     ],
 )

@@ -213,3 +213,17 @@ def test_an_insert_that_finds_no_memory_leaves_no_rowless_fid(monkeypatch: pytes
     assert table.items()[0].tolist() == list(range(1, 11))
     table.find_or_insert(np.arange(1, 100), 0)
     assert table.items()[0].tolist() == list(range(1, 100))
+
+
+def test_what_was_inserted_last_is_taken_back_as_if_it_had_never_been_there() -> None:
+    table = EmbeddingTable(DIM, TableConfig(initial_capacity=64), track_touched=True)
+    table.find_or_insert(np.array([1, 2]), 5_000)
+    table.find_or_insert(np.array([2, 3, 4, 3, 0]), 9_000)
+    assert table.take_back() == 2
+    assert table.items()[0].tolist() == [1, 2]
+    assert table.touched.pending().tolist() == [1, 2]
+    assert table.take_back() == 0
+    rows = table.find_or_insert(np.array([3]), 9_000)
+    table.apply_gradients(rows, None, np.ones((1, DIM), np.float32), 0)
+    assert table.take_back() == 0
+    assert table.touched.pending().tolist() == [1, 2, 3]

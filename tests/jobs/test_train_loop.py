@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rillet.connectors.errors import DeliveryError
@@ -166,6 +167,17 @@ def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(
         "partition 0 offset 1: row 5: dense hour is 3e+38, further from 0 than max_dense 1e+07; it is a dead letter"
     ]
     assert [line for line in told if " rows, " in line and "; refused 2; " in line]
+
+
+def test_it_is_not_ready_while_most_rows_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = encoded_blocks(150)
+    for at, value in enumerate(values):
+        block = decode_as(ExampleBlock, value)
+        values[at] = encode(replace(block, dense=np.full_like(block.dense, 1.7e9)))
+    parts = Parts(tmp_path, ListSource.of_values(values))
+    parts.run()
+    assert not parts.loop.ready
+    assert [record for record in caplog.records if record.levelname == "ERROR" and "not learned from" in record.message]
 
 
 def test_training_waits_for_room_for_a_refused_row_and_a_stop_meanwhile_saves_nothing(tmp_path: Path) -> None:

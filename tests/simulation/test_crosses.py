@@ -73,7 +73,7 @@ def test_trainer_and_predictor_give_a_row_the_same_logits(tmp_path: Path, seed: 
     served = dict(
         zip(np.concatenate([e.impression_ids for e in events]).tolist(), np.concatenate(scored).tolist(), strict=True)
     )
-    trained = learner.step(batch, 0).logits
+    trained = learner.step(batch, 0, 0).logits
     impressions = np.concatenate([block.impression_ids for block in blocks]).tolist()
     assert len(trained) == len(served), "immediate: a row for every impression"
     np.testing.assert_allclose(trained, [served[one] for one in impressions], rtol=1e-5, atol=1e-6)

@@ -161,7 +161,7 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
 
     expected, found = _manifest(whole), _manifest(killed)
     assert expected["meta"]["counters"]["rows"] == rows  # type: ignore[index]
-    for key in ("counters", "positions", "newest_event_ms"):
+    for key in ("counters", "positions", "event_clock"):
         assert found["meta"][key] == expected["meta"][key], key  # type: ignore[index]
     for name in ("table.safetensors", "dense.safetensors", "optimizer.safetensors"):
         assert found["files"][name] == expected["files"][name], name  # type: ignore[index]

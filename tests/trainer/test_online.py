@@ -296,3 +296,27 @@ def test_one_event_from_the_future_stamps_no_rows_and_is_not_published(first: in
     for fresh in (straight.take_freshness(), moved.take_freshness()):
         assert 1_900_000 < fresh.newest_event_ms <= newest
         assert 1_900_000 < fresh.newest_ingest_ms <= newest + 1
+
+
+def test_after_a_pause_the_first_rows_do_not_throw_the_bias() -> None:
+    trainer = _trainer(replace(MODEL, kind="logistic", bias_half_life_s=3600.0))
+    rng = np.random.default_rng(0)
+
+    def biases(blocks: int, rows: int, first_offset: int, by_ms: int) -> np.ndarray:
+        found = []
+        for offset in range(first_offset, first_offset + blocks):
+            trainer.offer(0, offset, later(make_block(rng, rows), by_ms), 0)
+            trainer.train(0, more=False, flush=True)
+            found.append(trainer.learner.model.bias.detach().numpy().copy())
+        return np.array(found)
+
+    before = np.abs(np.diff(biases(200, 32, 0, 0)[100:], axis=0)).max()
+    after = np.abs(np.diff(biases(150, 5, 200, 30 * 86_400_000), axis=0)).max()
+    assert after < 2 * before
+
+
+def test_a_weight_decay_that_turns_weights_around_in_the_first_steps_is_refused() -> None:
+    table = replace(TABLE, learning_rate=0.1, weight_decay=5.0)
+    with pytest.raises(TrainerError, match=r"^table\.weight_decay: 5\.0 times .*first_step_factor 6\.0 is not below 1"):
+        _trainer(table=table)
+    _trainer(table=table, config=replace(CONFIG, first_step_factor=1.0))

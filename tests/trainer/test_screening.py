@@ -18,7 +18,7 @@ from tests.trainer.blocks import RAGGED, make_block
 MODEL = ModelConfig(dim=4, hidden=(8,))
 CONFIG = TrainerConfig(batch_size=64, first_batch_size=64)
 #: no bounds: what a step cannot learn from is found by trying
-UNSCREENED = replace(CONFIG, max_dense=np.inf)
+UNSCREENED = replace(CONFIG, max_dense=np.inf, max_dense_spreads=np.inf)
 ROWS = 50
 
 
@@ -168,6 +168,56 @@ def test_what_a_batch_cannot_learn_together_it_learns_in_parts() -> None:
     assert train(trainer, [replace(block, dense=dense, sampling_rate=np.ones(ROWS, np.float32))]) == []
     assert trainer.counters.rows == ROWS
     assert trainer.counters.split_batches > 0
+
+
+def own_model(name: str) -> ModelConfig:
+    return replace(MODEL, kind=f"tests.trainer.own_models:{name}")
+
+
+@pytest.mark.parametrize("name", ["LogOfDense", "NormalisedLogOfDense"])
+def test_rows_that_a_model_cannot_learn_from_are_found_together_and_the_rest_makes_one_step(name: str) -> None:
+    zeros = (3, 17, 40)
+    blocks = sound_blocks(6)
+    for block in blocks[1:]:
+        block.dense[list(zeros)] = 0.0
+    trainer = make_trainer(replace(CONFIG, batch_size=ROWS, first_batch_size=ROWS), own_model(name))
+    refused = train(trainer, blocks)
+    assert places(refused) == [(3, offset, row) for offset in range(1, 6) for row in zeros]
+    assert trainer.counters.rows == 6 * ROWS - len(refused)
+    assert trainer.counters.split_batches == 0
+    state = trainer.learner.optimizer.state()
+    assert state["model.network.weight.step"] == 6
+
+
+def test_data_that_a_model_cannot_learn_from_does_not_stop_training_however_long_it_lasts(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), keep=2)
+    config = replace(CONFIG, batch_size=ROWS, first_batch_size=ROWS)
+    flood = [replace(block, dense=np.zeros_like(block.dense)) for block in sound_blocks(2 * REFUSED_BATCHES_LIMIT)]
+    blocks = [*sound_blocks(1), *flood, *sound_blocks(2)]
+    first = make_trainer(config, own_model("LogOfDense"))
+    train(first, blocks[:1])
+    first.save(store)
+    # Also by a trainer that has seen no other rows since it was restored.
+    restored = make_trainer(config, own_model("LogOfDense"))
+    restored.restore(store, _refuse)
+    for trainer in (first, restored):
+        refused = train(trainer, blocks, start=1)
+        assert len(refused) == len(flood) * ROWS
+        assert trainer.counters.rows == 3 * ROWS
+
+
+@pytest.mark.parametrize("name", ["LogOfDense", "NormalisedLogOfDense"])
+def test_rows_that_are_refused_leave_nothing_in_the_embedding_table(name: str) -> None:
+    trainer = make_trainer(model=own_model(name))
+    train(trainer, sound_blocks(3))
+    trainer.table.touched.take()
+    trainer.table.touched.acknowledge()
+    before = len(trainer.table)
+    strangers = make_block(np.random.default_rng(5), ROWS, users=10**9, items=10**9)
+    refused = train(trainer, [*sound_blocks(3), replace(strangers, dense=np.zeros(ROWS, np.float32))], start=3)
+    assert len(refused) == ROWS
+    assert len(trainer.table) == before
+    assert len(trainer.table.touched.pending()) == 0
 
 
 def _without_row_0(block: ExampleBlock) -> dict[str, np.ndarray | None]:

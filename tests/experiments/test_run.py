@@ -1,0 +1,56 @@
+"""Every experiment still runs: a small run of each, whose figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import experiments
+import pytest
+from experiments import absurd_rows, drift, label_modes, publication_interval, seeds
+
+pytestmark = pytest.mark.simulation
+
+
+def _label_modes(out: Path) -> None:
+    scenario = label_modes.scenarios()[0]
+    short = replace(scenario, span_s=300.0, parts={"all": (0.0, 300.0)})
+    out.write_text(json.dumps({"results": label_modes.run(short, "positives_first")}))
+
+
+RUNS: dict[str, Callable[[Path], None]] = {
+    "absurd_rows": lambda out: absurd_rows.main(["--requests", "300"]),
+    "drift": lambda out: drift.main(
+        [
+            *("--requests", "300", "--days", "2", "--seeds", "1", "--workers", "1"),
+            *("--only", "adagrad, 1 day", "--json", str(out)),
+        ]
+    ),
+    "label_modes": _label_modes,
+    "publication_interval": lambda out: publication_interval.main(
+        ["--requests", "600", "--workers", "1", "--json", str(out)]
+    ),
+    "seeds": lambda out: seeds.main(
+        ["--backtests", "1", "--requests", "200", "--runs", "1", "--workers", "1", "--json", str(out)]
+    ),
+}
+
+
+def test_each_has_a_run_here() -> None:
+    (folder,) = experiments.__path__
+    assert sorted(RUNS) == sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication_interval, "DAYS", 0.01)
+    out = tmp_path / "figures.json"
+    RUNS[name](out)
+    if out.exists():
+        assert json.loads(out.read_text())["results"]
+    else:
+        assert "absurd rows mixed in" in capsys.readouterr().out
