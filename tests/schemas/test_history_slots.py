@@ -86,6 +86,8 @@ def test_a_history_says_whose_and_of_what_it_is() -> None:
             'kind = "history"\nof = "price"\naction = "a"\nby = "user"\nmax_values = 2',
             r"item\[0\]\.kind: a history is of whoever asks, so it is a context slot",
         ),
+        # Before its other keys are asked for: there is no use in adding them one after the other.
+        ('kind = "token"', 'kind = "history"', r"item\[0\]\.kind: a history is of whoever asks"),
     ],
 )
 def test_a_wrong_history_is_refused_by_its_path(old: str, new: str, message: str) -> None:
