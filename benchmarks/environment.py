@@ -12,6 +12,8 @@ from rillet.backtest.errors import BacktestError
 
 #: what each peer is on the package index, in the versions that were measured
 PACKAGES = {"vw": "vowpalwabbit==9.11.9", "river": "river==0.26.1"}
+#: of what carries rows to them
+_NUMPY = "numpy>=1.26,<3"
 _INSTALL_S = 900
 _VERSIONS = (
     "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
@@ -24,13 +26,14 @@ def peer_environment(folder: Path, libraries: Sequence[str]) -> Path:
     :param folder: of the environment, made where it is missing.
     :raises BacktestError: they cannot be installed.
     """
-    python = folder / "bin" / "python"
+    # Absolute, since a peer's process has a working directory of its own; not resolved, since it is a link.
+    python = folder.absolute() / "bin" / "python"
     wanted = [PACKAGES[library] for library in libraries]
     try:
         if not python.exists():
             venv.create(folder, with_pip=True)
         if any(not _is_installed(python, package) for package in wanted):
-            _run([str(python), "-m", "pip", "install", "--quiet", *wanted])
+            _run([str(python), "-m", "pip", "install", "--quiet", _NUMPY, *wanted])
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise BacktestError(f"{folder}: {', '.join(wanted)} cannot be installed: {said.strip()[-400:]}") from error

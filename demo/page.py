@@ -15,6 +15,8 @@ from rillet.backtest.drawing import SERIES, draw, number, render_template, size
 from rillet.demo.report import SCORES, Report
 
 _FIRST, _SECOND = SERIES[:2]
+#: so that lines are told apart where they overlap, and without their colours
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1, 1), (6, 1.5, 1, 1.5), (2.5, 2.5), (9, 2))
 #: Width of a bar of the delta plot, seconds, or a multiple of it.
 _BIN_S = 6.0
 
@@ -35,6 +37,10 @@ def _plots(report: Report) -> list[dict[str, Any]]:
             "model left as it was, and by what any model has to beat, at the same delays.",
             "svg": draw("AUC of each score over requests", lambda axes: _quality(axes, report)),
             "empty": not quality.edges,
+            "legend": [
+                {"name": name, "colour": f"var(--series{index})", "dash": " ".join(f"{2 * part:g}" for part in dash)}
+                for index, (name, _, dash) in enumerate(_lines(report))
+            ],
         },
         {
             "title": "Freshness",
@@ -46,13 +52,13 @@ def _plots(report: Report) -> list[dict[str, Any]]:
         },
         {
             "title": "Rows served",
-            "text": "Embedding rows in the server's replica.",
+            "text": "Embedding rows in the server's replica; most are pairs of a cross.",
             "svg": draw("Embedding rows over time", lambda axes: _rows(axes, report)),
             "empty": len(readings) < 2,
         },
         {
             "title": "Delta bytes",
-            "text": f"What the trainer published, in bytes, over {len(_delta_bins(report)[0])} intervals of time.",
+            "text": f"What the trainer published from the first request on, in bytes, over {len(_delta_bins(report)[0])} intervals of time.",
             "svg": draw("Published bytes per interval", lambda axes: _deltas(axes, report)),
             "empty": not report.deltas.sizes,
         },
@@ -62,13 +68,17 @@ def _plots(report: Report) -> list[dict[str, Any]]:
 
 def _quality(axes: Axes, report: Report) -> None:
     quality = report.quality
-    for index, judged in enumerate(quality.scores.values()):
-        style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if not index else {"linestyle": (0, (4, 2))}
-        axes.plot(quality.edges, judged.curve, color=SERIES[index], linewidth=2, **style)
-    # Beside the curves: with five of them no place between is free for sure.
-    axes.legend([SCORES[name] for name in quality.scores], loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2)
+    for (_, colour, dash), judged in zip(_lines(report), quality.scores.values(), strict=True):
+        axes.plot(quality.edges, judged.curve, color=colour, linewidth=2, linestyle=(0, dash) if dash else "-")
     axes.set_xlabel("requests")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _lines(report: Report) -> list[tuple[str, str, tuple[float, ...]]]:
+    """Name, colour and dashes of every score's curve."""
+    return [
+        (SCORES[name], colour, dash) for name, colour, dash in zip(report.quality.scores, SERIES, _DASHES, strict=False)
+    ]
 
 
 def _freshness(axes: Axes, report: Report) -> None:

@@ -25,10 +25,10 @@ AUC_POINTS = 20
 SERVED = "served"
 #: scores that a report can have, and what they are called
 SCORES = {
-    SERVED: "served, learning on",
+    SERVED: "served",
     "frozen": "frozen after the batch stage",
     "logistic": "logistic regression",
-    "decayed_popularity": "popularity, decayed",
+    "decayed_popularity": "decayed popularity",
     "popularity": "popularity",
     "truth": "the true probabilities",
 }
@@ -36,9 +36,10 @@ SCORES = {
 
 @dataclass(frozen=True, slots=True)
 class DeltaSummary:
-    """What the delta log carried: blocks of rows, and how many bytes at what time.
+    """What the delta log carried from the first request on: blocks of rows, and how many bytes at what time.
 
     :param times_s: when each record was appended, seconds since the first request.
+    :param earlier_bytes: what it carried before, which is the batch stage's.
     """
 
     blocks: int = 0
@@ -47,6 +48,7 @@ class DeltaSummary:
     bytes: int = 0
     times_s: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    earlier_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ class Report:
                     "rows": self.deltas.rows,
                     "tombstones": self.deltas.tombstones,
                     "bytes": self.deltas.bytes,
+                    "earlier_bytes": self.deltas.earlier_bytes,
                 },
                 "replica": {"rows": self.replica_rows, "lag": self.replica_lag},
                 "wall_s": self.wall_s,
@@ -219,11 +222,14 @@ def summarise_deltas(records: Iterable[TopicRecord], started_ms: int) -> DeltaSu
 
     :param started_ms: wall clock of the first request.
     """
-    blocks = rows = tombstones = 0
+    blocks = rows = tombstones = earlier = 0
     times: list[float] = []
     sizes: list[int] = []
     for record in records:
         value = record.value or b""
+        if record.timestamp_ms < started_ms:
+            earlier += len(value)
+            continue
         times.append((record.timestamp_ms - started_ms) / 1000)
         sizes.append(len(value))
         try:
@@ -235,7 +241,7 @@ def summarise_deltas(records: Iterable[TopicRecord], started_ms: int) -> DeltaSu
             blocks += 1
             rows += len(decoded.fids)
             tombstones += len(decoded.tombstones)
-    return DeltaSummary(blocks, rows, tombstones, sum(sizes), times, sizes)
+    return DeltaSummary(blocks, rows, tombstones, sum(sizes), times, sizes, earlier)
 
 
 def latency_summary(latency_s: list[float]) -> dict[str, float]:

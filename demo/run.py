@@ -294,7 +294,7 @@ def _finish(report: Report, out: Path, console: Console) -> int:
     (out / "report.html").write_text(render(report), "utf-8")
     scores = report.quality.scores
     say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
-    say("AUC " + ", ".join(f"{SCORES[name]} {judged.auc:.4f}" for name, judged in scores.items()))
+    say("AUC: " + ", ".join(f"{SCORES[name]} {judged.auc:.4f}" for name, judged in scores.items()))
     say(
         f"calibration {report.quality.served.calibration:.3f}; freshness p50 {report.freshness_ms(0.5) / 1000:.1f} s, "
         f"p99 {report.freshness_ms(0.99) / 1000:.1f} s"

@@ -109,8 +109,10 @@ def test_deltas_are_counted_without_claims_and_dense_references() -> None:
     ]
     deltas = summarise_deltas(records, started_ms=1000)
     assert (deltas.blocks, deltas.rows, deltas.tombstones) == (2, 5, 1)
-    assert deltas.bytes == sum(len(r.value or b"") for r in records)
-    assert deltas.times_s == [-0.1, 0.5, 2.0, 2.0, 3.0]
+    # What came before the first request is the batch stage's, in no figure of the live run.
+    assert deltas.earlier_bytes == len(records[0].value or b"")
+    assert deltas.bytes == sum(len(r.value or b"") for r in records[1:])
+    assert deltas.times_s == [0.5, 2.0, 2.0, 3.0]
 
 
 def test_latency_has_median_and_p99() -> None:
@@ -181,7 +183,7 @@ def test_report_json_has_the_promised_keys_and_is_strict_json() -> None:
     assert data["examples"] == {"positive": 4, "negative": 6}
     assert {"expected", "lost", "duplicated", "mislabelled"} <= data["audit"].keys()
     assert data["freshness_ms"] == {"p50": 1500.0, "p99": 1990.0, "actions": 100}
-    assert data["deltas"] == {"blocks": 2, "rows": 5, "tombstones": 1, "bytes": 300}
+    assert data["deltas"] == {"blocks": 2, "rows": 5, "tombstones": 1, "bytes": 300, "earlier_bytes": 0}
     assert data["replica"] == {"rows": 20, "lag": 0}
     assert (data["served_auc"], data["frozen_auc"], data["popularity_auc"]) == (0.75, 0.5, 0.6)
     assert (data["calibration"], data["frozen_calibration"], data["wall_s"]) == (1.1, 1.2, 12.3)
@@ -191,7 +193,7 @@ def test_the_page_is_self_contained_and_its_plots_are_labelled_well_formed_svg()
     page = render(report())
     assert not re.search(r'(?:src|href)="https?:', page)
     assert "Hand &lt;made&gt;" in page
-    figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    figures = re.findall(r'<svg role="img".*?</svg>', page, flags=re.DOTALL)
     assert len(figures) == 4
     for figure in figures:
         ElementTree.fromstring(figure)  # noqa: S314 made by this project
