@@ -74,11 +74,9 @@ def parse_spec(text: str) -> FeatureSpec:
         raise SpecError("tasks: at least one task is needed")
     for index, slot in enumerate(spec.context):
         _check_history(f"context[{index}]", slot, spec)
-    columns = {
-        f"{table}[{index}]": column
-        for table, entries in (("context", spec.context), ("item", spec.item), ("cross", spec.crosses))
-        for index, column in enumerate(entries)
-    }
+    columns: dict[str, Slot | Cross] = {f"context[{index}]": slot for index, slot in enumerate(spec.context)}
+    columns |= {f"item[{index}]": slot for index, slot in enumerate(spec.item)}
+    columns |= {f"cross[{index}]": cross for index, cross in enumerate(spec.crosses)}
     _refuse_twins("slot number", {f"{path}.slot": column.slot for path, column in columns.items()})
     _refuse_twins("slot name", {f"{path}.name": column.name for path, column in columns.items()})
     _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense)})
