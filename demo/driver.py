@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import math
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ _RETRIES = RetryPolicy(attempts=100, first_wait_s=0.1, longest_wait_s=0.4)
 _TIMEOUTS = Timeouts(connect_s=30.0, attempt_s=30.0, total_s=math.inf)
 #: Pause before an action that the producer's full queue did not take is offered again.
 _FULL_QUEUE_PAUSE_S = 0.2
+#: Pause before it is asked again whether actions were acknowledged.
+_ACKNOWLEDGEMENT_S = 0.002
 #: A driver that is late makes up for at most this much; what is above it is never made up for.
 _MAX_CATCH_UP_S = 0.5
 
@@ -121,6 +124,8 @@ class Driver:
         self._changed = asyncio.Condition()
         self._column = next(i for i, task in enumerate(spec.tasks) if task.action == watched)
         self._window_ms = spec.tasks[self._column].window_ms
+        #: actions that the broker may not have yet: how many there were with it, and its event time
+        self._unacknowledged: deque[tuple[int, int]] = deque()
         #: answered requests whose label window is open, which the live AUC has not taken yet
         self._shown: dict[str, _Shown] = {}
         #: the times and ids of those requests, the oldest first
@@ -157,7 +162,9 @@ class Driver:
         stats.finished_s = time.monotonic()
 
     async def _gate(self, time_ms: int, is_feature: bool) -> None:
-        """Waits until an event of this time may go out."""
+        """Waits until an event of this time may go out: nothing that could still be sent or is on its way is much older."""
+        while not self._acknowledged(time_ms):
+            await asyncio.sleep(_ACKNOWLEDGEMENT_S)
 
         def open_() -> bool:
             while self._times and self._times[0][1] not in self._in_flight:
@@ -169,6 +176,13 @@ class Driver:
         if not open_():
             async with self._changed:
                 await self._changed.wait_for(open_)
+
+    def _acknowledged(self, time_ms: int) -> bool:
+        """Whether the broker has all actions that are older than the spread. A slow first delivery would make them late."""
+        waiting = self._unacknowledged
+        while waiting and waiting[0][0] <= self._actions.delivered + self._actions.failed:
+            waiting.popleft()
+        return not waiting or time_ms - waiting[0][1] <= self._settings.spread_ms
 
     async def _ask(self, event: FeatureEvent, due_s: float) -> None:
         """Sends one request; its latency counts from when it was due, so that waiting for a slow server shows."""
@@ -217,3 +231,4 @@ class Driver:
             else:
                 break
         self.stats.actions += 1
+        self._unacknowledged.append((self.stats.actions, action.event_time_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,11 @@ class Actions:
 
     def __init__(self) -> None:
         self.sent: list[ActionEvent] = []
+        self.failed = 0
+
+    @property
+    def delivered(self) -> int:
+        return len(self.sent)
 
     def submit(self, event: ActionEvent) -> None:
         self.sent.append(event)
@@ -91,8 +97,10 @@ class Server:
         return self.fake(request)
 
 
-def drive(server: Server, source: Iterator[Event], **options: Any) -> tuple[DriveStats, Actions]:
-    stats, actions = DriveStats(0), Actions()
+def drive(
+    server: Server, source: Iterator[Event], given: Actions | None = None, **options: Any
+) -> tuple[DriveStats, Actions]:
+    stats, actions = DriveStats(0), Actions() if given is None else given
     settings = DriveSettings("http://server", "tiny", **{"rate": 5000, **options})
 
     async def run() -> None:
@@ -209,3 +217,34 @@ def test_a_full_queue_of_actions_delays_them_and_loses_none() -> None:
     asyncio.run(run())
     assert {action.request_id for action in actions.sent} == {"r0", "r1", "r2"}
     assert actions.offered == 4
+
+
+def test_a_slow_first_delivery_makes_no_action_late() -> None:
+    """Nothing is asked for long after an action that the broker does not have yet."""
+    server = Server()
+
+    class Slow(Actions):
+        """The broker has each action a tenth of a second after it was sent."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.at_s: list[float] = []
+            #: the newest request asked for, and the oldest action on its way, whenever an action is delivered
+            self.apart: list[int] = []
+
+        @property
+        def delivered(self) -> int:
+            done = sum(at_s < time.monotonic() - 0.1 for at_s in self.at_s)
+            if done < len(self.sent) and server.fake.scored:
+                newest = max(request.event_time_ms for request in server.fake.scored)
+                self.apart.append(newest - self.sent[done].event_time_ms)
+            return done
+
+        def submit(self, event: ActionEvent) -> None:
+            super().submit(event)
+            self.at_s.append(time.monotonic())
+
+    actions = Slow()
+    drive(server, events(20, 1000), actions, concurrency=8, spread_ms=3000)
+    assert len(actions.sent) == 20
+    assert 0 < max(actions.apart) <= 3000
