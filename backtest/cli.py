@@ -146,7 +146,7 @@ def backtest(
     recording = Recording(directory)
     spec = recording.info.spec
     for path in (json_path, html_path):
-        _check_writable(path)
+        check_writable(path)
     for change in spec_changes(spec, learned_spec(spec, config_path)):
         console.print(f"learning as {config_path} says: {change}", markup=False, soft_wrap=True)
     for slot in slots:
@@ -179,8 +179,11 @@ def backtest(
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-def _check_writable(path: Path | None) -> None:
-    """Refuses a path for what a run gives before the run."""
+def check_writable(path: Path | None) -> None:
+    """Refuses a path for what a run gives before the run.
+
+    :raises click.UsageError: a file cannot be written there; one that was there is left as it was.
+    """
     if not path:
         return
     existed = path.exists()

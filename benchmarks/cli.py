@@ -45,6 +45,7 @@ def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path 
     """
     from rich.console import Console
 
+    from rillet.backtest.cli import check_writable
     from rillet.backtest.progress import show_progress
     from rillet.benchmarks.datasets import open_dataset
     from rillet.benchmarks.environment import PACKAGES, peer_environment
@@ -54,6 +55,7 @@ def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path 
     for name in libraries:
         if name not in PACKAGES:
             raise click.BadParameter(f"{name} is none of {', '.join(PACKAGES)}", param_hint="--peers")
+    check_writable(json_path)
     console = Console(stderr=True)
     prepared = {name: open_dataset(name, data) for name in datasets}
     python = peer_environment(data / "peers", libraries)

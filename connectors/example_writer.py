@@ -42,7 +42,7 @@ class ExampleWriter:
         :raises StoreUnavailableError: no such file system.
         """
         self._files = Files(url, setting="--to or [dump] to")
-        self._url = url
+        self.url = url
         self._spec = spec
         self._source = source
         self._group_rows = group_rows
@@ -58,7 +58,7 @@ class ExampleWriter:
         :raises ExampleFilesError: not opened.
         """
         if self._manifest is None:
-            raise ExampleFilesError(f"{self._url}: the writer was not opened")
+            raise ExampleFilesError(f"{self.url}: the writer was not opened")
         return self._manifest
 
     @property
@@ -82,14 +82,14 @@ class ExampleWriter:
             others = [name for name in self._files.names() if not name.startswith(MANIFEST_FILE)]
             if others:
                 raise ExampleFilesError(
-                    f"{self._url}: holds {min(others)} and no {MANIFEST_FILE}; name an empty or new folder, or, if these"
+                    f"{self.url}: holds {min(others)} and no {MANIFEST_FILE}; name an empty or new folder, or, if these"
                     " are example files whose manifest was lost, bring the manifest back or move the files away"
                 )
             found = ExampleManifest(uuid.uuid4().hex, writer, self._source, self._spec.name, self._spec.hash)
-        found.check_spec(self._spec, self._url)
+        found.check_spec(self._spec, self.url)
         if found.source != self._source:
             raise ExampleFilesError(
-                f"{self._url}: its rows are from {found.source}, not from {self._source}; name another address"
+                f"{self.url}: its rows are from {found.source}, not from {self._source}; name another address"
             )
         self._manifest = replace(found, writer=writer)
         # Before anything is deleted: a writer that still runs finds this at its next commit.
@@ -136,7 +136,7 @@ class ExampleWriter:
         found = read_manifest(self._files)
         if found is None or (found.set_id, found.writer) != (ours.set_id, ours.writer):
             raise ExampleFilesError(
-                f"{self._url}: another process has begun to write here, or the manifest was removed; stop one of them."
+                f"{self.url}: another process has begun to write here, or the manifest was removed; stop one of them."
                 " What was committed before counts, nothing of it is lost"
             )
         new = replace(

@@ -45,14 +45,17 @@ def open_recording(given: Path | None, dataset: str, requests: int | None, folde
 def fresh_folder(folder: Path) -> Path:
     """Makes an empty folder, in place of one that an earlier demo left.
 
-    :raises DemoError: the folder holds anything else.
+    :raises DemoError: the folder holds anything else, or cannot be written.
     """
-    if folder.exists():
-        if not (folder / _MARKER).exists() and any(folder.iterdir()):
-            raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / _MARKER).touch()
+    try:
+        if folder.exists():
+            if not (folder / _MARKER).exists() and any(folder.iterdir()):
+                raise DemoError(f"{folder} holds files that no demo has written: choose another --out")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / _MARKER).touch()
+    except OSError as error:
+        raise DemoError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from error
     return folder
 
 

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--broker-only", is_flag=True, help="Start the broker and make the topics, and start no service.")
 @configured
-def up(config: RilletConfig, config_path: Path) -> None:
+def up(config: RilletConfig, config_path: Path, broker_only: bool) -> None:
     """Start broker, joiner, trainer and server as processes of this machine.
 
     Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir.
     """
     from rillet.devstack.stack import Stack
     from rillet.devstack.stack import up as start_all
+    from rillet.jobs.services import SERVICES
 
-    start_all(Stack(config, config_path), click.echo)
+    start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES)
 
 
 @click.command()

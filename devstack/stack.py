@@ -8,7 +8,7 @@ process can find, question and stop them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,10 +115,11 @@ class Stack:
         return self.process(name).stop(timeout_s=60.0 if name == "join" else 20.0, kill=kill)
 
 
-def up(stack: Stack, say: Callable[[str], None]) -> None:
+def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVICES) -> None:
     """Starts what does not run yet and waits until all of it is ready. Running it again changes nothing.
 
     :param say: takes progress, a line each.
+    :param services: besides the broker.
     :raises ServiceError: a service did not come up; the others are left running for a look.
     """
     servers = stack.config.kafka.bootstrap_servers
@@ -128,10 +129,10 @@ def up(stack: Stack, say: Callable[[str], None]) -> None:
         say(f"broker  runs already at {servers} (pid {stack.broker.process.pid})")
     else:
         say(f"broker  at {servers} answers and was not started from {stack.config.data_dir}: using it as it is")
-    for name in SERVICES:
+    for name in services:
         if not stack.start(name):
             say(f"{name:7} runs already (pid {stack.process(name).pid})")
-    for name in SERVICES:
+    for name in services:
         stack.wait_ready(name)
         say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
 

@@ -11,6 +11,7 @@ from rillet.jobs.options import configured, log_to_stderr
 
 if TYPE_CHECKING:
     from rillet.jobs.config import RilletConfig
+    from rillet.schemas import FeatureSpec, History, Slot
 
 
 @click.command()
@@ -189,6 +190,9 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
     with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
+    for slot in spec.histories:
+        if slot.history is not None:
+            _echo_history(spec, slot, slot.history)
     for cross in spec.crosses:
         click.echo(f"cross     {cross}")
     for task in spec.tasks:
@@ -206,3 +210,15 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
     click.echo(f"store     {config.store_url}")
     click.echo(f"dump      {config.dump_url}")
     click.echo(f"data_dir  {config.data_dir}")
+
+
+def _echo_history(spec: FeatureSpec, slot: Slot, history: History) -> None:
+    age = f"up to {history.max_age_ms / 60_000:g} min old" if history.max_age_ms else "of any age"
+    values = f"the newest {slot.max_values} of {history.of} by action {history.action}"
+    click.echo(f"history   {slot.name}: {values} per {history.by}, {age}")
+    if history.action not in {task.action for task in spec.tasks}:
+        click.echo(
+            f"warning: history {slot.name}: action {history.action} is no task's:"
+            " the history stays empty unless applications send it",
+            err=True,
+        )

@@ -112,8 +112,8 @@ class RilletConfig:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where the trainer keeps its checkpoints."""
-        return self.data_dir / "checkpoints"
+        """Where the trainer keeps its model's checkpoints: each model of a data_dir has its own."""
+        return self.data_dir / "checkpoints" / self.model.name
 
     def path_in_data_dir(self, path: str) -> Path | None:
         """A setting that names a local file or folder: as it stands when it is absolute, else below data_dir; None for ""."""

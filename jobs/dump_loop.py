@@ -108,7 +108,9 @@ class DumpLoop(Generic[Letter]):
         :raises RilletError: waiting does not help, such as a position that is gone from the topic.
         """
         manifest = self._writer.open()
-        log.info("%d rows are there, going on at %s", manifest.rows, manifest.next_offsets)
+        log.info(
+            "writing to %s: %d rows are there, going on at %s", self._writer.url, manifest.rows, manifest.next_offsets
+        )
         positions: Positions = {partition: (offset, 0) for partition, offset in manifest.next_offsets.items()}
         reader = BlockReader(
             self._make_source(positions),

@@ -87,7 +87,8 @@ class Slot:
         became of them would be learned.
 
         :param values: integers for kind ``id``, text or integers for ``token``, numbers for ``number``; n of them.
-        :raises ValueError: a value that the kind cannot take, or the kind is ``history``.
+        :raises ValueError: a value that the kind cannot take, or the kind is ``history``, whose values
+            :meth:`FeatureSpec.value_slot` takes.
 
         >>> Slot("shelf", 17, "token").fids(["drama", None])
         Traceback (most recent call last):
@@ -95,7 +96,10 @@ class Slot:
         ValueError: slot shelf: None is neither text nor an integer
         """
         if self.history is not None:
-            raise ValueError(f"slot {self.name}: values of a history are hashed as those of slot {self.history.of}")
+            raise ValueError(
+                f"slot {self.name}: values of a history are hashed as those of slot {self.history.of}:"
+                " call spec.value_slot(slot).fids"
+            )
         if self.kind == "token":
             return make_fids(self.slot, token_values(self._text(value) for value in values))
         if np.ndim(values) != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -74,10 +74,13 @@ def parse_spec(text: str) -> FeatureSpec:
         raise SpecError("tasks: at least one task is needed")
     for index, slot in enumerate(spec.context):
         _check_history(f"context[{index}]", slot, spec)
-    _refuse_twins("slot number", [column.slot for column in spec.slots + spec.crosses])
-    _refuse_twins("slot name", [column.name for column in spec.slots + spec.crosses])
-    _refuse_twins("dense name", spec.dense)
-    _refuse_twins("task name", [task.name for task in spec.tasks])
+    columns: dict[str, Slot | Cross] = {f"context[{index}]": slot for index, slot in enumerate(spec.context)}
+    columns |= {f"item[{index}]": slot for index, slot in enumerate(spec.item)}
+    columns |= {f"cross[{index}]": cross for index, cross in enumerate(spec.crosses)}
+    _refuse_twins("slot number", {f"{path}.slot": column.slot for path, column in columns.items()})
+    _refuse_twins("slot name", {f"{path}.name": column.name for path, column in columns.items()})
+    _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense)})
+    _refuse_twins("task name", {f"tasks[{index}].name": task.name for index, task in enumerate(spec.tasks)})
     return spec
 
 
@@ -111,10 +114,13 @@ def dump_spec(spec: FeatureSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _refuse_twins(what: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise SpecError(f"{what} {value} stands twice")
+def _refuse_twins(what: str, values: Mapping[str, Any]) -> None:
+    """:param values: by the path of their key."""
+    first: dict[Any, str] = {}
+    for path, value in values.items():
+        if value in first:
+            raise SpecError(f"{what} {value} stands twice: {first[value]} and {path}")
+        first[value] = path
 
 
 def _typed(path: str, value: Any, kind: type) -> Any:
@@ -159,10 +165,10 @@ def _slot(path: str, entry: Any) -> Slot:
 
 
 def _item_slot(path: str, entry: Any) -> Slot:
-    slot = _slot(path, entry)
-    if slot.history is not None:
+    # Before its other keys: none of them would help.
+    if isinstance(entry, dict) and entry.get("kind") == "history":
         raise SpecError(f"{path}.kind: a history is of whoever asks, so it is a context slot")
-    return slot
+    return _slot(path, entry)
 
 
 def _check_history(path: str, slot: Slot, spec: FeatureSpec) -> None:

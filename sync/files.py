@@ -105,7 +105,12 @@ class Files:
             yield
         except passing:
             raise
-        except (OSError, ValueError, ImportError) as error:
+        except ImportError as error:
+            raise StoreUnavailableError(
+                f"{path} cannot be {done} ({error}): install the Python package that {self._setting} needs,"
+                " for s3:// with pip install s3fs"
+            ) from error
+        except (OSError, ValueError) as error:
             raise StoreUnavailableError(
                 f"{path} cannot be {done} ({type(error).__name__}: {error}); check {self._setting} and its permissions"
             ) from error

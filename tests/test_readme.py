@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -13,6 +14,9 @@ import yaml
 
 from rillet.__main__ import main
 from rillet.jobs.config import BOOTSTRAP_VARIABLE, load_config
+from rillet.recordings import Recording
+from rillet.recordings.histories import HistoryFiller
+from rillet.schemas import FeatureEvent, load_spec, value_of
 from rillet.serving.client import Client
 from tests.examples.fakes import FakeActions, client_of
 from tests.serving.fake_server import FakeServer
@@ -136,3 +140,21 @@ def test_the_addresses_in_the_readmes_code_are_those_of_the_example() -> None:
     config = load_config(ROOT / "examples" / "films" / "rillet.toml", environment={})
     assert f'{Client.__name__}("http://127.0.0.1:{config.serving.port}", "{config.model.name}")' in code
     assert f'EventProducer("{config.kafka.bootstrap_servers}", "{config.kafka.topics.actions}")' in code
+
+
+def test_a_log_of_ones_own_becomes_a_recording_as_the_text_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = (block for block in blocks(ROOT / "docs" / "backtest.md", "python") if "RecordingWriter" in block)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102  our own
+    recording = Recording(tmp_path / "var" / "recordings" / "mine")
+    assert (recording.info.requests, recording.info.impressions, recording.info.actions) == (2, 4, 1)
+    # With the histories of the example's spec: the film that was watched between the pages is in the second one's.
+    filler = HistoryFiller(recording.info.spec, load_spec("examples/films/films.spec.toml"))
+    events = sorted(chain(recording.features(), recording.actions()), key=lambda event: event.event_time_ms)
+    first, _, second = map(filler.take, events)
+    assert isinstance(first, FeatureEvent)
+    assert isinstance(second, FeatureEvent)
+    assert [value_of(event.context_fids).tolist() for event in (first, second)] == [[7], [7, 23]]

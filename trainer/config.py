@@ -18,7 +18,7 @@ _NO_FACTOR = 0.01
 class ModelConfig:
     """Which model, and how its dense part learns."""
 
-    #: names the model in deltas, in the store and in the serving URL
+    #: names the model in deltas, in the store, in checkpoints and in the serving URL; another name is another model
     name: str = "model"
     #: "logistic", "deepfm", or "package.module:Class" of your own ``torch.nn.Module``; ``rillet.trainer.check_model``
     #: tells whether one can be used
@@ -47,8 +47,8 @@ class ModelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or "|" in self.name:
-            raise ValueError(f"name: {self.name!r} is empty or holds one of / |")
+        if self.name in ("", ".", "..") or "/" in self.name or "|" in self.name:
+            raise ValueError(f"name: {self.name!r} is empty, . or .., or holds one of / |")
         if self.kind not in ("logistic", "deepfm") and ":" not in self.kind:
             raise ValueError(f"kind: {self.kind!r} is none of logistic, deepfm, package.module:Class")
         if self.dim < 0 or (self.dim == 0 and self.kind != "logistic"):

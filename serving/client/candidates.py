@@ -105,20 +105,55 @@ class CandidateEncoder:
         :param impression_ids: integers [N]; None numbers the candidates 0 to N - 1.
         :raises RecordError: a feature is missing or unknown, of another length, or out of its range.
         """
-        context, dense = context or {}, dense or {}
+        return self.from_event(self._event("", 0, context or {}, items, dense or {}, impression_ids))
+
+    def feature_event(
+        self,
+        request_id: str,
+        event_time_ms: int,
+        *,
+        context: Mapping[str, Any] | None = None,
+        items: Mapping[str, Sequence[Any] | AnyArray],
+        dense: Mapping[str, npt.ArrayLike] | None = None,
+        impression_ids: npt.ArrayLike | None = None,
+    ) -> FeatureEvent:
+        """What the server logs of a request, from raw values as :meth:`from_features` takes them: to make a recording of
+        requests that were logged elsewhere.
+
+        :param event_time_ms: when the candidates were shown, epoch ms.
+        :raises RecordError: as :meth:`from_features`, or the time is before 1970 or after 2105.
+        """
+        event = self._event(request_id, event_time_ms, context or {}, items, dense or {}, impression_ids)
+        self.spec.check_feature(event)
+        return event
+
+    def _event(
+        self,
+        request_id: str,
+        event_time_ms: int,
+        context: Mapping[str, Any],
+        items: Mapping[str, Sequence[Any] | AnyArray],
+        dense: Mapping[str, npt.ArrayLike],
+        impression_ids: npt.ArrayLike | None,
+    ) -> FeatureEvent:
         spec = self.spec
         _refuse_unknown("context", context, [slot.name for slot in spec.context])
         _refuse_unknown("item", items, [slot.name for slot in spec.item])
         _refuse_unknown("dense", dense, spec.dense)
         context_fids, context_lengths = spec.encode_side("context", {name: [value] for name, value in context.items()})
         item_fids, item_lengths = spec.encode_side("item", items)
-        return self.from_packed(
+        numbers = _columns(spec.dense, dense)
+        ids = impression_ids if impression_ids is not None else np.arange(_rows(spec, items, dense))
+        return FeatureEvent(
+            request_id=request_id,
+            event_time_ms=event_time_ms,
+            spec_hash=spec.hash,
             context_fids=context_fids,
-            context_lengths=context_lengths,
+            impression_ids=_array("impression_ids", ids, "<i8", 1),
             item_fids=item_fids,
+            context_lengths=context_lengths,
             item_lengths=item_lengths,
-            dense=_columns(spec.dense, dense),
-            impression_ids=impression_ids if impression_ids is not None else np.arange(_rows(spec, items, dense)),
+            dense=np.empty(0, np.float32) if numbers is None else numbers.reshape(-1),
         )
 
     def from_packed(

@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from rillet.schemas import FeatureSpec, RecordError, Slot
 from rillet.schemas.histories import RecentValues
+from rillet.schemas.records import MAX_TIME_MS
+
+#: March 1973; below it lie the times in seconds of the next 3,000 years
+_EARLIEST_MS = 10**11
 
 
 class Histories:
@@ -44,9 +50,9 @@ class Histories:
     ... window_ms = 600_000
     ... ''')
     >>> histories = Histories(spec)
-    >>> histories.record("watch", 1_000, context={"user": 7}, item={"film": 42})
-    >>> histories.record("watch", 2_000, context={"user": 7}, item={"film": 17})
-    >>> histories.context({"user": 7}, at_ms=2_001)
+    >>> histories.record("watch", 1_700_000_001_000, context={"user": 7}, item={"film": 42})
+    >>> histories.record("watch", 1_700_000_002_000, context={"user": 7}, item={"film": 17})
+    >>> histories.context({"user": 7}, at_ms=1_700_000_002_001)
     {'user': 7, 'recent_films': [17, 42]}
     """
 
@@ -61,6 +67,7 @@ class Histories:
         if max_keys < 1:
             raise ValueError(f"max_keys: {max_keys} is below 1")
         self._lock = Lock()
+        self._ignored_actions = 0
         self._kept = [
             _Kept(
                 slot.name,
@@ -79,21 +86,30 @@ class Histories:
         with self._lock:
             return sum(kept.recent.dropped_keys for kept in self._kept)
 
-    def record(self, action: str, time_ms: int, *, context: Mapping[str, Any], item: Mapping[str, Any]) -> None:
-        """Takes an action; one that no history asks for changes nothing.
+    @property
+    def ignored_actions(self) -> int:
+        """Actions that no history asks for. If every action counts here, none has the name that the spec says."""
+        with self._lock:
+            return self._ignored_actions
 
-        :param time_ms: when it happened, as in the ``ActionEvent``.
+    def record(self, action: str, time_ms: int, *, context: Mapping[str, Any], item: Mapping[str, Any]) -> None:
+        """Takes an action. One that no history asks for is counted in :attr:`ignored_actions` and changes nothing: all that
+        users do may be told.
+
+        :param time_ms: when it happened, epoch ms, as in the ``ActionEvent``.
         :param context: slot name to value of whoever acted; the ``by`` slots are looked at.
         :param item: slot name to value of the item acted on, to a sequence for a ragged slot; the ``of`` slots are
             looked at.
-        :raises RecordError: a value is missing, or its slot cannot take it; nothing was recorded.
+        :raises RecordError: the time is none in ms, a value is missing, or its slot cannot take it; nothing was recorded.
         """
+        time_ms = _time("time_ms", time_ms)
         found = []
         for kept in self._kept:
             if kept.action == action:
                 values = _values(item, kept.of)
                 found.append((kept, kept.key(context), _fids("item", kept.of, values), values))
         with self._lock:
+            self._ignored_actions += not found
             for kept, key, fids, values in found:
                 kept.recent.add(key, time_ms, fids, values)
 
@@ -101,9 +117,10 @@ class Histories:
         """``context`` with its histories, as :meth:`CandidateEncoder.from_features` takes it.
 
         :param context: slot name to value, with the ``by`` slots.
-        :param at_ms: event time of the request.
-        :raises RecordError: a ``by`` slot is missing, or cannot take its value.
+        :param at_ms: event time of the request, epoch ms.
+        :raises RecordError: the time is none in ms, a ``by`` slot is missing, or cannot take its value.
         """
+        at_ms = _time("at_ms", at_ms)
         keys = [kept.key(context) for kept in self._kept]
         with self._lock:
             columns = {kept.name: kept.recent.at(key, at_ms) for kept, key in zip(self._kept, keys, strict=True)}
@@ -118,6 +135,16 @@ class _Kept:
 
     def key(self, context: Mapping[str, Any]) -> int:
         return _fids("context", self.by, [_value("context", context, self.by)])[0]
+
+
+def _time(name: str, value: Any) -> int:
+    """An epoch time in ms. One in other units would be compared with times in ms: nothing would be seen, or everything."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise RecordError(f"{name}: {value!r:.80} is no integer; a time in milliseconds since 1970 is needed")
+    if not _EARLIEST_MS <= value < MAX_TIME_MS:
+        seconds = f": {value} is one in seconds" if _EARLIEST_MS <= value * 1000 < MAX_TIME_MS else ""
+        raise RecordError(f"{name}: {value} is no time in milliseconds since 1970{seconds}")
+    return int(value)
 
 
 def _value(side: str, given: Mapping[str, Any], slot: Slot) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rillet.__main__ import main
 from rillet.demo import run
 from rillet.demo.cli import demo
 
@@ -32,3 +33,11 @@ def test_no_request_at_all_is_refused() -> None:
     result = CliRunner().invoke(demo, ["--requests", "0"])
     assert result.exit_code == 2
     assert "--requests" in result.output
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line_before_anything_starts() -> None:
+    result = CliRunner().invoke(main, ["demo", "--requests", "5", "--out", "/proc/demo"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "rillet demo: /proc/demo/run: cannot be written (No such file or directory): choose another --out\n"
+    )

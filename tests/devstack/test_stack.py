@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rillet.__main__ import main
 from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack.process import free_port
 from rillet.devstack.stack import Stack, down, up
@@ -92,6 +94,19 @@ def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_se
         up(stack, lambda line: None)
     assert "\n" not in str(caught.value)
     assert stack.is_ready("join")
+
+
+def test_the_broker_alone_starts_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(Stack, "start_broker", lambda stack: calls.append("broker") or True)
+    monkeypatch.setattr(Stack, "start", lambda stack, name: calls.append(name) or True)
+    path = tmp_path / "rillet.toml"
+    path.write_text('spec = "a"\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')
+    result = CliRunner().invoke(main, ["up", "--broker-only", "--config", str(path)])
+    assert result.exit_code == 0, result.output
+    assert calls == ["broker"]
+    assert result.stdout.startswith("broker  started at 127.0.0.1:1, log ")
+    assert result.stdout.count("\n") == 1
 
 
 def test_a_taken_port_is_reported_with_the_setting_to_change(tmp_path: Path, fake_services: dict[str, str]) -> None:

@@ -116,6 +116,23 @@ def test_check_config_shows_crosses(config: Path) -> None:
     assert f", with crosses {load_spec(spec).model_hash:#x}\n" in result.stdout
 
 
+def test_check_config_shows_histories_and_warns_of_an_action_that_no_task_asks_for(config: Path) -> None:
+    spec = config.parent / "films.spec.toml"
+    user = '[[context]]\nname = "user"\nslot = 1\nkind = "id"\n'
+    history = 'kind = "history"\nof = "film"\nby = "user"\nmax_values = 20\n'
+    seen = f'[[context]]\nname = "seen"\nslot = 2\naction = "watch"\n{history}max_age_ms = 7_200_000\n'
+    liked = f'[[context]]\nname = "liked"\nslot = 3\naction = "like"\n{history}'
+    spec.write_text(f"{spec.read_text()}\n{user}{seen}{liked}")
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 0, result.stderr
+    assert "history   seen: the newest 20 of film by action watch per user, up to 120 min old\n" in result.stdout
+    assert "history   liked: the newest 20 of film by action like per user, of any age\n" in result.stdout
+    assert "seen" not in result.stderr
+    assert result.stderr == (
+        "warning: history liked: action like is no task's: the history stays empty unless applications send it\n"
+    )
+
+
 def test_check_config_names_the_settings_of_the_client_and_shows_no_value(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,13 @@ def test_partitions_without_a_record_are_named_with_their_start_and_later_ones_k
         assert _manifest(url).next_offsets == expected
 
 
+def test_it_logs_where_it_writes(caplog: pytest.LogCaptureFixture) -> None:
+    url = _url()
+    with caplog.at_level("INFO"):
+        _loop(url).run(threading.Event())
+    assert caplog.messages[0] == f"writing to {url}: 0 rows are there, going on at {{}}"
+
+
 def test_a_later_dump_adds_what_has_come_since_also_to_an_old_hour() -> None:
     url = _url()
     _loop(url, RECORDS[:4]).run(threading.Event())

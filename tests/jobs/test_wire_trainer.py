@@ -64,6 +64,19 @@ def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path
         wire_trainer(load_config(tmp_path / "rillet.toml"))
 
 
+def test_a_model_of_another_name_in_the_same_data_dir_begins_anew(config: RilletConfig, tmp_path: Path) -> None:
+    trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
+    trainer.save(CheckpointStore(str(config.checkpoint_dir), keep=1), {"publisher": {"epoch": 1, "position": 0}})
+    text = (tmp_path / "rillet.toml").read_text()
+    # Other sizes are refused under the name that has the checkpoint; another name has none.
+    (tmp_path / "rillet.toml").write_text(text.replace('"films"\ndim = 4', '"wider_films"\ndim = 8'))
+    other = load_config(tmp_path / "rillet.toml")
+    assert other.model.name == "wider_films"
+    assert other.checkpoint_dir.parent == config.checkpoint_dir.parent
+    wire_trainer(other).close()
+    assert CheckpointStore(str(other.checkpoint_dir), keep=1).versions() == []
+
+
 def test_its_delta_log_is_closed_with_it(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     logs: list[KafkaDeltaLog] = []
 

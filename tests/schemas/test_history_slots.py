@@ -86,6 +86,8 @@ def test_a_history_says_whose_and_of_what_it_is() -> None:
             'kind = "history"\nof = "price"\naction = "a"\nby = "user"\nmax_values = 2',
             r"item\[0\]\.kind: a history is of whoever asks, so it is a context slot",
         ),
+        # Before its other keys are asked for: there is no use in adding them one after the other.
+        ('kind = "token"', 'kind = "history"', r"item\[0\]\.kind: a history is of whoever asks"),
     ],
 )
 def test_a_wrong_history_is_refused_by_its_path(old: str, new: str, message: str) -> None:
@@ -105,8 +107,9 @@ def test_raw_values_are_hashed_and_binned_as_those_of_the_slot_that_it_is_of() -
         SPEC.encode_side("context", {"user": [7], "tags": [[]], "seen": [["Heat", "Ran"]], "prices": [[]]})
     with pytest.raises(RecordError, match=r"context column seen: .* neither text nor an integer"):
         SPEC.encode_side("context", {"user": [7], "tags": [[]], "seen": [[0.5]], "prices": [[]]})
-    with pytest.raises(ValueError, match="slot seen: values of a history are hashed as those of slot film"):
+    with pytest.raises(ValueError, match=r"slot seen: .* as those of slot film: call spec\.value_slot\(slot\)\.fids"):
         SPEC.histories[0].fids([1])
+    assert SPEC.value_slot(SPEC.histories[0]).fids(["Heat"]).tolist() == [first[1]]
 
 
 def test_a_history_of_at_most_one_value_may_have_none() -> None:

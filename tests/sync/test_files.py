@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_files_of_another_folder_are_out_of_sight(tmp_path: Path) -> None:
 def test_a_failure_names_path_and_setting(tmp_path: Path, use: object, done: str) -> None:
     (tmp_path / "m").write_text("a file in the way")
     with pytest.raises(
-        StoreUnavailableError, match=rf"m/a.* cannot be {done} .*; check the address and its permissions"
+        StoreUnavailableError, match=rf"m/a.* cannot be {done} .*; check \[store\] url and its permissions"
     ):
         use(Files(str(tmp_path), "m"))  # type: ignore[operator]
+
+
+def test_a_back_end_that_is_not_installed_is_named_and_permissions_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(StoreUnavailableError) as refused:
+        Files("s3://bucket/films", setting="--batch-from")
+    assert str(refused.value) == (
+        "s3://bucket/films cannot be opened (Install s3fs to access S3): install the Python package that --batch-from"
+        " needs, for s3:// with pip install s3fs"
+    )
+    with pytest.raises(StoreUnavailableError, match=r"gs://bucket cannot be opened \(.*gcsfs"):
+        Files("gs://bucket")

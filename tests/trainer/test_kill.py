@@ -111,7 +111,7 @@ def _finish(folder: Path) -> str:
 
 def _kill_after_checkpoints(folder: Path, count: int) -> int:
     """Starts the trainer and kills it once it has written ``count`` more checkpoints; returns the newest then."""
-    store = CheckpointStore(str(folder / "var" / "checkpoints"), keep=3)
+    store = CheckpointStore(str(folder / "var" / "checkpoints" / "films"), keep=3)
     before = max(store.versions(), default=0)
     process = _start(folder)
     deadline = time.monotonic() + 180
@@ -126,7 +126,7 @@ def _kill_after_checkpoints(folder: Path, count: int) -> int:
 
 
 def _manifest(folder: Path) -> dict[str, object]:
-    newest = max((folder / "var" / "checkpoints").glob("checkpoint-*/manifest.json"))
+    newest = max((folder / "var" / "checkpoints" / "films").glob("checkpoint-*/manifest.json"))
     manifest: dict[str, object] = json.loads(newest.read_text())
     return manifest
 

@@ -62,6 +62,21 @@ def test_a_feature_event_and_its_packed_columns_give_the_same_candidates_as_its_
             np.testing.assert_array_equal(getattr(films, name), getattr(wanted, name))
 
 
+def test_raw_features_become_the_event_that_a_recording_holds() -> None:
+    encoder = CandidateEncoder(SPEC)
+    given: dict[str, Any] = {"context": USER, "items": FILMS, "dense": NUMBERS, "impression_ids": [170, 230]}
+    event = encoder.feature_event("r1", 1_700_000_000_000, **given)
+    assert (event.request_id, event.event_time_ms, event.spec_hash) == ("r1", 1_700_000_000_000, SPEC.hash)
+    SPEC.check_feature(event)
+    films, wanted = encoder.from_event(event), _encode()
+    for name in ("fids", "dense", "impression_ids"):
+        np.testing.assert_array_equal(getattr(films, name), getattr(wanted, name))
+    with pytest.raises(RecordError, match="context column age is missing"):
+        encoder.feature_event("r1", 1_700_000_000_000, **given | {"context": {"user": 7}})
+    with pytest.raises(RecordError, match="event_time_ms: -1 is before 1970"):
+        encoder.feature_event("r1", -1, **given)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
