@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import experiments
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.simulation
 def _label_modes(out: Path) -> None:
     scenario = label_modes.scenarios()[0]
     short = replace(scenario, span_s=300.0, parts={"all": (0.0, 300.0)})
-    out.write_text(json.dumps({"results": label_modes.run(short, "positives_first")}))
+    out.write_text(json.dumps({"results": [asdict(figure) for figure in label_modes.run(short, "positives_first")]}))
 
 
 RUNS: dict[str, Callable[[Path], None]] = {
