@@ -35,7 +35,15 @@ def small(directory: Path, requests: int = 40, gap_ms: int = 100) -> Recording:
     with RecordingWriter(directory, spec, "small") as writer:
         for number in range(requests):
             context, context_lengths = spec.encode_side(
-                "context", {"user": [number], "age": [1], "gender": ["F"], "occupation": [1], "zip_prefix": ["1"]}
+                "context",
+                {
+                    "user": [number],
+                    "age": [1],
+                    "gender": ["F"],
+                    "occupation": [1],
+                    "zip_prefix": ["1"],
+                    "recent_films": [[number, 9]],
+                },
             )
             items, item_lengths = spec.encode_side("item", {"film": [1, 2], "year": [1, 2], "genres": [["War"], []]})
             at = 1_000_000 + number * gap_ms
