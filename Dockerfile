@@ -27,6 +27,7 @@ COPY trainer trainer
 COPY sync sync
 COPY serving serving
 COPY connectors connectors
+COPY pipelines pipelines
 COPY jobs jobs
 COPY devstack devstack
 COPY recordings recordings

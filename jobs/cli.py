@@ -136,8 +136,8 @@ def train(
     With --batch-from a new model learns from files first, and stops after them, with a base published and a checkpoint
     saved, or goes on with the topic (--then-online). Asked again, it goes on in the files where it was.
     """
-    from rillet.jobs.batch_stage import BatchOptions
     from rillet.jobs.train import run_train
+    from rillet.pipelines.batch_stage import BatchOptions
 
     if batch_from is None and (then_online or epochs > 1 or shuffle_rows):
         raise click.UsageError("--then-online, --epochs and --shuffle-rows are of --batch-from URI")

@@ -12,8 +12,8 @@ from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
 from rillet.jobs.health import HealthServer
+from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
 from rillet.schemas import DeadLetter
 from rillet.trainer import Positions
 
@@ -22,7 +22,7 @@ def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
     """Dumps until SIGTERM or SIGINT, or until the present end of the examples topic.
 
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
-    :raises RilletError: see :meth:`rillet.jobs.dump_loop.DumpLoop.run`.
+    :raises RilletError: see :meth:`rillet.pipelines.dump_loop.DumpLoop.run`.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

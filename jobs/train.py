@@ -24,14 +24,14 @@ from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
-from rillet.jobs.base_writer import BaseWriter
-from rillet.jobs.batch_stage import BatchOptions, BatchStage
-from rillet.jobs.checkpoints import Checkpoints
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.health import HealthServer
-from rillet.jobs.publications import Publications
-from rillet.jobs.train_loop import TrainLoop
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.base_writer import BaseWriter
+from rillet.pipelines.batch_stage import BatchOptions, BatchStage
+from rillet.pipelines.checkpoints import Checkpoints
+from rillet.pipelines.publications import Publications
+from rillet.pipelines.train_loop import TrainLoop
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import DeadLetter
 from rillet.sync import ModelStore, Publisher, TableShard
 from rillet.trainer import (
@@ -56,7 +56,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     :raises DeliveryError: the broker refuses dead letters for good; nothing more is saved.
     :raises ModelError: a weight is no longer finite; nothing more is saved.
     :raises FencedError: a newer trainer publishes this model; nothing more is saved.
-    :raises ServiceError: ``batch`` is not what the model began with.
+    :raises BatchStageError: ``batch`` is not what the model began with.
     :raises ExampleFilesError: a file is missing or damaged.
     :raises MetricFilesError: metrics cannot be written to the files that the configuration names.
     """
@@ -87,7 +87,7 @@ def wire_trainer(
 ) -> TrainLoop[DeadLetter]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
-    :raises ServiceError: ``batch`` is not what the model began with.
+    :raises BatchStageError: ``batch`` is not what the model began with.
     :raises ExampleFilesError: there are no such files, or they are of another spec.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.

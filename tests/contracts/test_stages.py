@@ -23,10 +23,10 @@ from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.file_source import FilePlan, FileSource
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.producers import EventProducer
-from rillet.jobs.base_writer import BaseWriter
 from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.base_writer import BaseWriter
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, RecordError
 from rillet.serving.app import InferenceApp
 from rillet.serving.config import ServingConfig

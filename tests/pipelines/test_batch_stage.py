@@ -15,13 +15,13 @@ from rillet.connectors.batch_then_online import BatchThenOnline
 from rillet.connectors.errors import BrokerUnavailableError, ExampleFilesError, TopicError
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource
-from rillet.jobs.batch_stage import BatchOptions, BatchStage
-from rillet.jobs.errors import ServiceError
+from rillet.pipelines.batch_stage import BatchOptions, BatchStage
+from rillet.pipelines.errors import BatchStageError
 from rillet.schemas import ExampleBlock, decode_as, parse_spec
 from rillet.sync import LogUnavailableError, StoreUnavailableError
 from rillet.trainer import ExampleSource, ListSource, Positions, RawRecord, ReadBlock
 from tests.connectors.example_sets import as_read, numbered_blocks
-from tests.jobs.train_parts import Clock, EndlessSource, Parts, encoded_blocks, failing
+from tests.pipelines.train_parts import Clock, EndlessSource, Parts, encoded_blocks, failing
 from tests.trainer.blocks import RAGGED
 
 #: the topic of all tests: records of both partitions in turn, of which the first ones are dumped
@@ -177,7 +177,7 @@ def test_the_rows_are_read_as_often_as_there_are_epochs(url: str, tmp_path: Path
 
 def test_a_checkpoint_in_the_midst_of_the_files_is_not_taken_online(url: str) -> None:
     kept = _stage(url).to_json()
-    with pytest.raises(ServiceError, match=f"33% through its batch stage on {url}: go on with --batch-from {url}"):
+    with pytest.raises(BatchStageError, match=f"33% through its batch stage on {url}: go on with --batch-from {url}"):
         BatchStage.planned(None, kept, {FILES_PARTITION: (2, 0)}, RAGGED, topic="examples", seed=0)
 
 
@@ -199,10 +199,10 @@ def test_a_batch_stage_goes_on_as_it_began_also_when_files_were_added(url: str) 
 
 
 def test_files_of_another_topic_are_refused_at_the_first_start_and_later(url: str) -> None:
-    with pytest.raises(ServiceError, match="are of topic examples, but the configuration goes on with topic others"):
+    with pytest.raises(BatchStageError, match="are of topic examples, but the configuration goes on with topic others"):
         BatchStage.planned(BatchOptions(url), None, {}, RAGGED, topic="others", seed=0)
     kept = _stage(url).to_json()
-    with pytest.raises(ServiceError, match="are of topic examples"):
+    with pytest.raises(BatchStageError, match="are of topic examples"):
         BatchStage.planned(None, kept, {FILES_PARTITION: (6, 0)}, RAGGED, topic="others", seed=0)
 
 
@@ -220,7 +220,7 @@ def test_a_finished_stage_takes_no_other_files_and_no_more_passes(url: str) -> N
     begun = _stage(url)
     kept, done = begun.to_json(), {FILES_PARTITION: (begun.plan.records, 0), 0: (5, 0)}
     for options in (BatchOptions("s3://other", then_online=True), BatchOptions(url, epochs=5)):
-        with pytest.raises(ServiceError, match=f"has already learned from {url}, with --epochs 1"):
+        with pytest.raises(BatchStageError, match=f"has already learned from {url}, with --epochs 1"):
             BatchStage.planned(options, kept, done, RAGGED, topic="examples", seed=0)
     again = BatchStage.planned(BatchOptions(url, then_online=True), kept, done, RAGGED, topic="examples", seed=7)
     assert again == begun
@@ -229,7 +229,7 @@ def test_a_finished_stage_takes_no_other_files_and_no_more_passes(url: str) -> N
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"shuffle_rows": 100}])
 def test_a_batch_stage_that_is_under_way_does_not_change_its_order(url: str, options: dict[str, int]) -> None:
     kept = _stage(url).to_json()
-    with pytest.raises(ServiceError, match="began with --epochs 1 --shuffle-rows 0"):
+    with pytest.raises(BatchStageError, match="began with --epochs 1 --shuffle-rows 0"):
         BatchStage.planned(
             BatchOptions(url, **options), kept, {FILES_PARTITION: (2, 0)}, RAGGED, topic="examples", seed=0
         )
@@ -246,7 +246,7 @@ def test_other_files_are_refused_before_a_row_is_read(url: str, tmp_path: Path) 
 
 
 def test_a_model_that_is_online_gets_no_batch_stage(url: str) -> None:
-    with pytest.raises(ServiceError, match="has learned from the examples topic already"):
+    with pytest.raises(BatchStageError, match="has learned from the examples topic already"):
         BatchStage.planned(BatchOptions(url), None, {0: (3, 0)}, RAGGED, topic="examples", seed=0)
 
 
@@ -263,7 +263,7 @@ def test_files_of_another_spec_or_none_are_refused(url: str, tmp_path: Path) -> 
 
 def test_files_without_rows_are_no_batch_stage(tmp_path: Path) -> None:
     ExampleWriter(str(tmp_path / "empty"), RAGGED, "topic examples").open()
-    with pytest.raises(ServiceError, match="no rows have been committed there yet"):
+    with pytest.raises(BatchStageError, match="no rows have been committed there yet"):
         BatchStage.planned(BatchOptions(str(tmp_path / "empty")), None, {}, RAGGED, topic="examples", seed=0)
 
 
@@ -432,7 +432,7 @@ def test_a_stage_whose_end_is_not_safe_is_an_error_and_a_second_start_mends_it(
             patch.setattr(parts.publisher, "publish", failing(LogUnavailableError("away")))
         else:
             patch.setattr(parts.store, "write_base", failing(StoreUnavailableError("away")))
-        with pytest.raises(ServiceError, match=f"the batch stage is over, but the {away}.* failed"):
+        with pytest.raises(BatchStageError, match=f"the batch stage is over, but the {away}.* failed"):
             parts.run()
     positions = Parts(tmp_path, ListSource([]), batch_stage=stage).trainer.positions
     again = Parts(tmp_path, stage.source(RAGGED, positions), log=parts.log, batch_stage=stage)

@@ -12,10 +12,10 @@ import pytest
 from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.example_manifest import ExampleManifest, read_manifest
 from rillet.connectors.example_writer import ExampleWriter
-from rillet.jobs import dump_loop
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.dump import wire_dump
-from rillet.jobs.dump_loop import DumpLoop, DumpMetrics
+from rillet.pipelines import dump_loop
+from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
 from rillet.schemas import FlushTimeoutError, dump_spec
 from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
@@ -28,7 +28,7 @@ from tests.connectors.example_sets import (
     read_all,
     two_partitions,
 )
-from tests.jobs.train_parts import Clock, EndlessSource, Letters
+from tests.pipelines.train_parts import Clock, EndlessSource, Letters
 from tests.trainer.blocks import RAGGED
 
 BLOCKS = numbered_blocks(8)

@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 from rillet.connectors.file_source import FILES_PARTITION
 from rillet.connectors.metric_files import MetricFiles
-from rillet.jobs.batch_stage import BatchStage
-from rillet.jobs.checkpoints import Checkpoints
-from rillet.jobs.errors import ServiceError
-from rillet.jobs.publications import Publications
-from rillet.jobs.train_metrics import TrainMetrics
-from rillet.jobs.train_progress import MOST_REFUSED, TrainProgress
+from rillet.pipelines.batch_stage import BatchStage
+from rillet.pipelines.checkpoints import Checkpoints
+from rillet.pipelines.errors import BatchStageError
+from rillet.pipelines.publications import Publications
+from rillet.pipelines.train_metrics import TrainMetrics
+from rillet.pipelines.train_progress import MOST_REFUSED, TrainProgress
 from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
@@ -113,7 +113,7 @@ class TrainLoop(Generic[Letter]):
         All stages are closed then, whatever happened.
 
         :raises BackpressureError: it was stopped while there was no room for a refused row; nothing more is saved.
-        :raises ServiceError: the batch stage is over, and its base or its checkpoint is not safe.
+        :raises BatchStageError: the batch stage is over, and its base or its checkpoint is not safe.
         :raises RilletError: waiting does not help. Of a source that cannot be read, what was learned before is saved;
             otherwise, such as of a weight that is not finite, nothing more is.
         """
@@ -165,7 +165,7 @@ class TrainLoop(Generic[Letter]):
         log.info("stopped at %s", trainer.positions)
         if ended and not (published and saved and written):
             safe = {"the publication": published, "the checkpoint": saved, "the base": written}
-            raise ServiceError(
+            raise BatchStageError(
                 f"the batch stage is over, but {' and '.join(name for name, done in safe.items() if not done)} failed, see"
                 " the log: start the same command again once that is mended"
             )

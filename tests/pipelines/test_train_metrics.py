@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from rillet.jobs.train_metrics import TrainMetrics
-from tests.jobs.train_parts import trainer_after
+from rillet.pipelines.train_metrics import TrainMetrics
+from tests.pipelines.train_parts import trainer_after
 from tests.trainer.blocks import RAGGED
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from rillet.connectors.metric_files import MetricFiles
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import NO_TIME_MS
 from rillet.trainer import BlockReader, OnlineTrainer, ServedQuality
 

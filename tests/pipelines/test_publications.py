@@ -12,7 +12,7 @@ import pytest
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
 from rillet.sync import Base, Manifest, StoreUnavailableError
 from rillet.trainer import ListSource
-from tests.jobs.train_parts import NOW, SPARSE_MS, Parts, failing
+from tests.pipelines.train_parts import NOW, SPARSE_MS, Parts, failing
 from tests.trainer.blocks import make_block
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import FlushTimeoutError, Sink
 from rillet.trainer import CheckpointStore, OnlineTrainer
 

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.connectors.metric_files import MetricFiles, MetricReport
-from rillet.jobs.train_metrics import TrainMetrics
-from rillet.jobs.train_progress import TrainProgress, describe
+from rillet.pipelines.train_metrics import TrainMetrics
+from rillet.pipelines.train_progress import TrainProgress, describe
 from rillet.trainer import BlockReader, ListSource, OnlineTrainer
-from tests.jobs.train_parts import NOW, TRAINER, Clock, Parts, encoded_blocks, trainer_after
+from tests.pipelines.train_parts import NOW, TRAINER, Clock, Parts, encoded_blocks, trainer_after
 from tests.trainer.blocks import RAGGED, make_block
 
 
@@ -38,7 +38,7 @@ class Watched:
     """A trainer's progress, its source, and what was told so far."""
 
     def __init__(self, trainer: OnlineTrainer, caplog: pytest.LogCaptureFixture, records: int = 0) -> None:
-        caplog.set_level("INFO", "rillet.jobs.train_progress")
+        caplog.set_level("INFO", "rillet.pipelines.train_progress")
         self.trainer = trainer
         self.source = ListSource.of_values(encoded_blocks(records))
         self.reports = Reports()

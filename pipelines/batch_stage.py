@@ -13,7 +13,7 @@ from typing import Any
 
 from rillet.connectors.example_manifest import topic_source
 from rillet.connectors.file_source import FILES_PARTITION, FilePlan, FileSource, open_example_files
-from rillet.jobs.errors import ServiceError
+from rillet.pipelines.errors import BatchStageError
 from rillet.schemas import FeatureSpec
 from rillet.sync.files import Files
 from rillet.trainer import Positions
@@ -61,7 +61,7 @@ class BatchStage:
         :param positions: of the restored checkpoint, empty without one.
         :param topic: examples topic that the model goes on with.
         :param seed: of the shuffle.
-        :raises ServiceError: what is asked for is not what the model began with, or the files are of another topic.
+        :raises BatchStageError: what is asked for is not what the model began with, or the files are of another topic.
         :raises ExampleFilesError: there are no files, or they are of another spec.
         :raises StoreUnavailableError: the storage cannot be read.
         """
@@ -72,13 +72,15 @@ class BatchStage:
         if options is None:
             return None
         if positions:
-            raise ServiceError(
+            raise BatchStageError(
                 f"--batch-from {options.url}: the model has learned from the examples topic already, a batch stage"
                 " comes before that; leave the option out, or give the model another name or data directory"
             )
         manifest = open_example_files(Files(options.url, setting="--batch-from"), spec)
         if not manifest.rows:
-            raise ServiceError(f"--batch-from {options.url}: no rows have been committed there yet; wait for the dump")
+            raise BatchStageError(
+                f"--batch-from {options.url}: no rows have been committed there yet; wait for the dump"
+            )
         plan = FilePlan.of(manifest, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed)
         stage = cls(options.url, manifest.source, plan)
         stage._check_topic(topic)
@@ -87,12 +89,12 @@ class BatchStage:
     def _resumed(self, options: BatchOptions | None, positions: Positions, seed: int) -> BatchStage:
         """What a later start goes on with.
 
-        :raises ServiceError: something else is asked for.
+        :raises BatchStageError: something else is asked for.
         """
         plan, finished = self.plan, self.finished(positions)
         if options is None:
             if not finished:
-                raise ServiceError(
+                raise BatchStageError(
                     f"the checkpoint is {self.share(positions):.0%} through its batch stage on {self.url}: go on with"
                     f" --batch-from {self.url}, or give the model another name or data directory"
                 )
@@ -100,7 +102,7 @@ class BatchStage:
         if finished:
             # Where the files lie now matters no more, nor does the seed; learning from other ones is another matter.
             if (options.url, options.epochs, options.shuffle_rows) != (self.url, plan.epochs, plan.shuffle_rows):
-                raise ServiceError(
+                raise BatchStageError(
                     f"--batch-from {options.url}: the model has already learned from {self.url}, with --epochs"
                     f" {plan.epochs} --shuffle-rows {plan.shuffle_rows}, and has one batch stage; leave the options out to"
                     " go on with the topic, or give the model another name or data directory"
@@ -108,7 +110,7 @@ class BatchStage:
             log.info("the batch stage on %s is over since an earlier start: no file is read again", self.url)
             return self
         if replace(plan, epochs=options.epochs, shuffle_rows=options.shuffle_rows, seed=seed) != plan:
-            raise ServiceError(
+            raise BatchStageError(
                 f"--batch-from {options.url}: the batch stage began with --epochs {plan.epochs} --shuffle-rows"
                 f" {plan.shuffle_rows} and model.seed {plan.seed}; go on with these, or give the model another name"
                 " or data directory"
@@ -118,7 +120,7 @@ class BatchStage:
     def _check_topic(self, topic: str) -> None:
         """Refuses offsets of another topic; rows of a recording have none."""
         if self.plan.next_offsets and self.origin != topic_source(topic):
-            raise ServiceError(
+            raise BatchStageError(
                 f"--batch-from {self.url}: its rows and the offsets that follow them are of {self.origin}, but the"
                 f" configuration goes on with topic {topic}; name files of that topic, or set [kafka.topics] examples"
             )

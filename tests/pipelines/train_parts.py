@@ -13,12 +13,12 @@ import numpy as np
 
 from rillet.connectors.metric_files import MetricFiles, MetricSink
 from rillet.embeddings import TableConfig
-from rillet.jobs.base_writer import BaseWriter
-from rillet.jobs.batch_stage import BatchStage
-from rillet.jobs.checkpoints import Checkpoints
-from rillet.jobs.publications import Publications
-from rillet.jobs.train_loop import TrainLoop
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.base_writer import BaseWriter
+from rillet.pipelines.batch_stage import BatchStage
+from rillet.pipelines.checkpoints import Checkpoints
+from rillet.pipelines.publications import Publications
+from rillet.pipelines.train_loop import TrainLoop
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, ClosedError, RilletError, Stage, encode
 from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, TableShard
 from rillet.trainer import (

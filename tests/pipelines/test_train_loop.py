@@ -22,7 +22,7 @@ from rillet.schemas import (
 )
 from rillet.sync import StoreUnavailableError
 from rillet.trainer import ListSource, TrainerConfig
-from tests.jobs.train_parts import SPARSE_MS, Clock, EndlessSource, Parts, encoded_blocks, failing
+from tests.pipelines.train_parts import SPARSE_MS, Clock, EndlessSource, Parts, encoded_blocks, failing
 
 
 def _published_rows(parts: Parts) -> set[int]:

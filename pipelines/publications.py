@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from rillet.jobs.base_writer import BaseWriter
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.base_writer import BaseWriter
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import dump_spec
 from rillet.sync import LogUnavailableError, Publisher, StoreUnavailableError
 from rillet.trainer import OnlineTrainer, dense_state

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from rillet.jobs.train_metrics import TrainMetrics
+from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
 from rillet.sync import Base, Manifest, ModelStore, StoreUnavailableError
 

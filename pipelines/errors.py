@@ -1,0 +1,13 @@
+"""What ``pipelines`` raises beyond the errors of what it is wired of.
+
+RilletError
+└── BatchStageError          the batch stage cannot begin, go on or be left as asked
+"""
+
+from __future__ import annotations
+
+from rillet.schemas import RilletError
+
+
+class BatchStageError(RilletError):
+    """Files, options and what the model has learned so far do not fit together; the message says what does."""
