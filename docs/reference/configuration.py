@@ -59,7 +59,7 @@ def _table(path: str, kind: type) -> str:
         if _dataclass_of(hints[one.name]) is None
     ]
     title = f"## `[{path}]`" if path else "## At the top"
-    head = [title, "", " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())]
+    head = [title, "", " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].replace("``", "`").split())]
     if rows:
         head += ["", "| key | type | default | range | meaning |", "|---|---|---|---|---|", *rows]
     return "\n".join(head)
