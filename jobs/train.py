@@ -25,6 +25,7 @@ from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.data_lock import hold
 from rillet.jobs.health import HealthServer
 from rillet.pipelines.base_writer import BaseWriter
 from rillet.pipelines.batch_stage import BatchOptions, BatchStage
@@ -51,6 +52,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
 
     :param until_latest: stop at the end that the topic has now; what is left of a batch is trained on too.
     :param batch: files to learn from before the topic.
+    :raises ServiceError: another trainer of the model runs on this data_dir, or it cannot be written to.
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises DeliveryError: the broker refuses dead letters for good; nothing more is saved.
@@ -67,18 +69,20 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    kafka = config.kafka
-    create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
-    loop = wire_trainer(config, until_latest=until_latest, batch=batch)
-    health = HealthServer(
-        config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
-    )
-    try:
-        health.start()
-        loop.run(stop)
-    finally:
-        health.close()
-        loop.close()
+    # A second one would take the model over by its claim of an epoch, and both would write the same checkpoints.
+    with hold(config.data_dir, f"train-{config.model.name}"):
+        kafka = config.kafka
+        create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
+        loop = wire_trainer(config, until_latest=until_latest, batch=batch)
+        health = HealthServer(
+            config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
+        )
+        try:
+            health.start()
+            loop.run(stop)
+        finally:
+            health.close()
+            loop.close()
     return 0
 
 
@@ -95,7 +99,7 @@ def wire_trainer(
     spec = config.load_spec()
     kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
-    checkpoint_store = CheckpointStore(str(config.checkpoint_dir), keep=config.trainer.keep_checkpoints)
+    checkpoint_store = CheckpointStore(str(config.checkpoint_dir(spec)), keep=config.trainer.keep_checkpoints)
     trainer = OnlineTrainer(spec, config.model, config.table, config.trainer)
 
     def on_corrupt(error: CorruptCheckpointError) -> None:
@@ -104,6 +108,8 @@ def wire_trainer(
 
     restored = trainer.restore(checkpoint_store, on_corrupt)
     metrics.start_at(trainer)
+    if restored is None:
+        log.info("no checkpoint in %s: model %s begins anew", config.checkpoint_dir(spec), config.model.name)
     if restored is not None:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
     kept = restored.extra.get("batch_stage") if restored is not None else None

@@ -60,3 +60,23 @@ def test_a_folder_that_cannot_be_written_to_is_one_error_that_names_it(tmp_path:
         hold(folder, "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize(("service", "lock"), [("train", "train-films"), ("dump", "dump")])
+def test_a_second_service_is_refused_before_it_reaches_anything(tmp_path: Path, service: str, lock: str) -> None:
+    """A second trainer used to take the model from the first, which then stopped."""
+    (tmp_path / "films.spec.toml").write_text(
+        '[spec]\nname = "films"\n[[item]]\nname = "film"\nslot = 16\nkind = "id"\n'
+        '[[tasks]]\nname = "watch"\naction = "watch"\nwindow_ms = 1000\nlabels = "positives_first"\n'
+    )
+    (tmp_path / "rillet.toml").write_text(
+        'spec = "films.spec.toml"\ndata_dir = "var"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[model]\nname = "films"\n'
+    )
+    command = [sys.executable, "-m", "rillet", service, "--config", str(tmp_path / "rillet.toml")]
+    with hold(tmp_path / "var", lock):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"rillet {service}: {lock} runs already on data_dir {tmp_path / 'var'} (pid {os.getpid()}): stop it first,"
+        " or give this one a data_dir of its own"
+    )
