@@ -1,4 +1,4 @@
-"""Whether a broker answers, and the topics on it: made, described, never deleted.
+"""Whether a broker answers, and the topics on it: made, described, deleted.
 
 Every client call that can fail ends in an error that names the address.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -86,6 +86,36 @@ def create_topics(
             )
     _check_settings(kafka, [name for name in partitions if name not in made], timeout_s)
     return made
+
+
+def delete_topics(kafka: KafkaConnection | str, names: Sequence[str], *, timeout_s: float = 30.0) -> None:
+    """Deletes those of the topics that exist, with their records, and returns once none is seen any more.
+
+    :raises TopicError: a topic cannot be deleted, or is still there after ``timeout_s``.
+    :raises BrokerRefusedError: it does not let us in, or not delete a topic.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    kafka = KafkaConnection.of(kafka)
+    deadline = time.monotonic() + timeout_s
+    for name in _describe(kafka, names, timeout_s):
+        errors = BrokerErrors()
+        admin = kafka.admin(errors)
+        request = admin.delete_topics([name], operation_timeout=timeout_s, request_timeout=timeout_s)[name]
+        try:
+            _ask(kafka, errors, admin, request.result)
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_THERE:
+                continue
+            explained = kafka.explain(error, errors)
+            if isinstance(explained, BrokerRefusedError):
+                raise BrokerRefusedError(f"topic {name} cannot be deleted: {explained}") from error
+            raise TopicError(f"topic {name} on {kafka} cannot be deleted: {error.args[0].str()}") from error
+    while left := _describe(kafka, names, timeout_s):
+        if time.monotonic() > deadline:
+            raise TopicError(
+                f"topics {', '.join(left)} on {kafka} are still there {timeout_s:.0f} s after their deletion"
+            )
+        time.sleep(_POLL_S)
 
 
 #: of a topic that is made here

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "connectors": {"schemas", "trainer", "sync", "serving"},
     "pipelines": {"schemas", "trainer", "sync", "connectors"},
     "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors", "pipelines"},
-    "devstack": {"schemas", "connectors", "jobs"},
+    "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "connectors", "jobs"},
     "audit": {"schemas", "connectors"},
 }

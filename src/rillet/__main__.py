@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": "rillet.demo.cli",
     "up": "rillet.devstack.cli",
     "down": "rillet.devstack.cli",
+    "reset": "rillet.devstack.cli",
     "status": "rillet.jobs.cli",
     "topics": "rillet.jobs.cli",
     "join": "rillet.jobs.cli",

@@ -30,6 +30,7 @@ COMMANDS = (
         "demo",
         "up",
         "down",
+        "reset",
         "status",
         "topics",
         "join",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
+from rillet.jobs.dump import run_dump
 from rillet.jobs.errors import ServiceError
+from rillet.jobs.train import run_train
+from rillet.trainer import ModelConfig
 
 
 def test_a_second_holder_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
@@ -62,21 +68,12 @@ def test_a_folder_that_cannot_be_written_to_is_one_error_that_names_it(tmp_path:
         pass
 
 
-@pytest.mark.parametrize(("service", "lock"), [("train", "train-films"), ("dump", "dump")])
-def test_a_second_service_is_refused_before_it_reaches_anything(tmp_path: Path, service: str, lock: str) -> None:
+@pytest.mark.parametrize(("run", "lock"), [(run_train, "train-films"), (run_dump, "dump")])
+def test_a_second_service_is_refused_before_it_reaches_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[RilletConfig], int], lock: str
+) -> None:
     """A second trainer used to take the model from the first, which then stopped."""
-    (tmp_path / "films.spec.toml").write_text(
-        '[spec]\nname = "films"\n[[item]]\nname = "film"\nslot = 16\nkind = "id"\n'
-        '[[tasks]]\nname = "watch"\naction = "watch"\nwindow_ms = 1000\nlabels = "positives_first"\n'
-    )
-    (tmp_path / "rillet.toml").write_text(
-        'spec = "films.spec.toml"\ndata_dir = "var"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[model]\nname = "films"\n'
-    )
-    command = [sys.executable, "-m", "rillet", service, "--config", str(tmp_path / "rillet.toml")]
-    with hold(tmp_path / "var", lock):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        f"rillet {service}: {lock} runs already on data_dir {tmp_path / 'var'} (pid {os.getpid()}): stop it first,"
-        " or give this one a data_dir of its own"
-    )
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    config = RilletConfig(spec=tmp_path / "none.toml", data_dir=tmp_path, model=ModelConfig(name="films"))
+    with hold(tmp_path, lock), pytest.raises(ServiceError, match=rf"{lock} runs already .*\(pid {os.getpid()}\)"):
+        run(config)
