@@ -62,7 +62,6 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     :raises ExampleFilesError: a file is missing or damaged.
     :raises MetricFilesError: metrics cannot be written to the files that the configuration names.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Before any thread exists: the setting is inherited, not shared.
     torch.set_flush_denormal(True)
     torch.set_num_threads(config.trainer.threads)

@@ -36,7 +36,8 @@ ARROWS["rillet"] = set(ARROWS)
 #: inside jobs/: module -> the modules of jobs that it may import. A service does not import another.
 JOBS: dict[str, set[str]] = {
     "errors": set(),
-    "options": {"config"},
+    "log_format": set(),
+    "options": {"config", "log_format"},
     "flink_config": set(),
     "config": {"errors", "flink_config"},
     "services": {"config"},

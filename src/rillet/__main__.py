@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-USER_ERROR = 2
+from rillet.jobs.options import USER_ERROR
 
 #: a library that not every installation has, and the extra that brings it
 EXTRAS = {
