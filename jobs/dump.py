@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
@@ -14,6 +13,7 @@ from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
 from rillet.jobs.health import HealthServer
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
 from rillet.schemas import DeadLetter
 from rillet.trainer import Positions
@@ -26,12 +26,12 @@ def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises RilletError: see :meth:`rillet.pipelines.dump_loop.DumpLoop.run`.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    end_at_once_on_signals()
     with hold(config.data_dir, "dump"):
         kafka = config.kafka
         create_topics(kafka.connection, kafka.topic_partitions_of("dump"), replication=kafka.replication)
+        stop = threading.Event()
+        call_on_signals(stop.set)
         loop = wire_dump(config, until_latest)
         health = HealthServer(
             config.health.dump_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -27,6 +26,7 @@ from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
 from rillet.jobs.health import HealthServer
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.pipelines.base_writer import BaseWriter
 from rillet.pipelines.batch_stage import BatchOptions, BatchStage
 from rillet.pipelines.checkpoints import Checkpoints
@@ -65,13 +65,13 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     # Before any thread exists: the setting is inherited, not shared.
     torch.set_flush_denormal(True)
     torch.set_num_threads(config.trainer.threads)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    end_at_once_on_signals()
     # A second one would take the model over by its claim of an epoch, and both would write the same checkpoints.
     with hold(config.data_dir, f"train-{config.model.name}"):
         kafka = config.kafka
         create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
+        stop = threading.Event()
+        call_on_signals(stop.set)
         loop = wire_trainer(config, until_latest=until_latest, batch=batch)
         health = HealthServer(
             config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry

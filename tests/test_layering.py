@@ -45,13 +45,14 @@ JOBS: dict[str, set[str]] = {
     "health": {"errors"},
     "toolchain": {"errors"},
     "data_lock": {"errors"},
+    "signals": set(),
     "status": {"config", "services", "scrape"},
     "joiner_function": set(),
     "joiner_job": {"config", "flink_config", "joiner_function"},
     "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
-    "train": {"config", "data_lock", "health"},
-    "serve": {"config"},
-    "dump": {"config", "data_lock", "health"},
+    "train": {"config", "data_lock", "health", "signals"},
+    "serve": {"config", "signals"},
+    "dump": {"config", "data_lock", "health", "signals"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}
 

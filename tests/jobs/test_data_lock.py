@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -73,7 +72,7 @@ def test_a_second_service_is_refused_before_it_reaches_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[RilletConfig], int], lock: str
 ) -> None:
     """A second trainer used to take the model from the first, which then stopped."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("rillet.jobs.signals.signal.signal", lambda *_: None)
     config = RilletConfig(spec=tmp_path / "none.toml", data_dir=tmp_path, model=ModelConfig(name="films"))
     with hold(tmp_path, lock), pytest.raises(ServiceError, match=rf"{lock} runs already .*\(pid {os.getpid()}\)"):
         run(config)
