@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--broker-only", is_flag=True, help="Start the broker and make the topics, and start no service.")
+@click.option("--restart", is_flag=True, help="Restart services that run with another configuration than this.")
 @configured
-def up(config: RilletConfig, config_path: Path, broker_only: bool) -> None:
+def up(config: RilletConfig, config_path: Path, broker_only: bool, restart: bool) -> None:
     """Start broker, joiner, trainer and server as processes of this machine.
 
-    Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir.
+    Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir. Interrupted, it
+    stops what it has started and is not ready yet.
     """
     from rillet.devstack.stack import Stack
     from rillet.devstack.stack import up as start_all
     from rillet.jobs.services import SERVICES
 
-    start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES)
+    # As Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES, restart=restart)
 
 
 @click.command()

@@ -181,8 +181,10 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 @configured
 def check_config(config: RilletConfig, config_path: Path) -> None:
     """Check a configuration and its feature spec without starting anything."""
+    from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
 
+    check_here(config, config_path)
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
     click.echo(f"{config_path}: good")

@@ -145,11 +145,16 @@ def load_config(
         kafka = config.kafka.resolved(environment, path.parent)
     except KafkaSettingsError as error:
         raise ConfigError(f"{path}: kafka.{error}") from None
+    if servers:
+        try:
+            kafka = replace(kafka, bootstrap_servers=servers)
+        except ValueError as error:
+            raise ConfigError(f"--bootstrap-servers or {BOOTSTRAP_VARIABLE}: {error}") from None
     return replace(
         config,
         spec=(path.parent / config.spec).resolve(),
         data_dir=(path.parent / config.data_dir).resolve(),
-        kafka=replace(kafka, bootstrap_servers=servers) if servers else kafka,
+        kafka=kafka,
     )
 
 

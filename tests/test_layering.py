@@ -40,6 +40,7 @@ JOBS: dict[str, set[str]] = {
     "options": {"config", "log_format"},
     "flink_config": set(),
     "config": {"errors", "flink_config"},
+    "config_checks": {"config", "errors"},
     "services": {"config"},
     "scrape": set(),
     "health": {"errors"},
