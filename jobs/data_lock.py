@@ -36,8 +36,7 @@ def hold(folder: Path, service: str) -> Iterator[None]:
         except BlockingIOError:
             pid = os.pread(held, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise ServiceError(
-                f"{service} runs already on data_dir {folder} (pid {pid}): stop it first,"
-                " or give this one a data_dir of its own"
+                f"{service} runs already on data_dir {folder} (pid {pid}): stop it first, with `rillet down` or kill {pid}"
             ) from None
         except OSError as error:
             raise unwritable(folder, error) from error

@@ -34,7 +34,9 @@ REFUSED_AT = {40, 61, 201, 252}
 RUN = """
 import sys
 from rillet.jobs.config import load_config
+from rillet.jobs.log_format import log_to_stderr
 from rillet.jobs.train import run_train
+log_to_stderr()
 sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 """
 
