@@ -30,9 +30,9 @@ def _equal_ports(config: RilletConfig) -> list[str]:
         (serving.host, serving.port, "serving.port"),
     ]
     for server in config.kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
+        host, _, number = server.strip().rpartition(":")
         if host in ("127.0.0.1", "localhost"):
-            listens.append(("127.0.0.1", int(port), "kafka.bootstrap_servers"))
+            listens.append(("127.0.0.1", int(number), "kafka.bootstrap_servers"))
     by_port: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for host, port, key in listens:
         if port:

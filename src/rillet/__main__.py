@@ -95,7 +95,12 @@ def main(context: click.Context) -> None:
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
     Run one service:        rillet join | train | serve | dump --config rillet.toml
+    Start over:             rillet reset
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml
+
+    \b
+    Exit status: 0 done, or a service that was told to stop (SIGTERM, Ctrl-C); 1 interrupted or not confirmed, or a bug,
+    with its traceback; 2 something to mend, said in one line on stderr.
     """
     context.obj = {"join_recording": _join_recording}
 
