@@ -164,7 +164,7 @@ class TrainLoop(Generic[Letter]):
             self._leave_batch_stage()
         published = self._publications.publish(now, base=ended)
         saved = self._checkpoints.save(now)
-        written = self._publications.finish(now)
+        written = self._publications.finish(now, stop)
         log.info("stopped at %s", trainer.positions)
         if ended and not (published and saved and written):
             safe = {"the publication": published, "the checkpoint": saved, "the base": written}
