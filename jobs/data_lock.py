@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rillet.jobs.errors import ServiceError
 
@@ -47,9 +48,22 @@ def hold(folder: Path, service: str) -> Iterator[None]:
         os.close(held)
 
 
+def require_writable(folder: Path) -> None:
+    """Makes a folder that a service will write to later, and tries it: what fails then would only be told again and again.
+
+    :raises ServiceError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
 def unwritable(folder: Path, error: OSError) -> ServiceError:
-    """What to say of a data_dir that cannot be used: who may not do what, and where."""
+    """What to say of data_dir, or a folder in it, that cannot be used: who may not do what, and where."""
     return ServiceError(
-        f"data_dir {folder} cannot be written to ({error.strerror}: {error.filename or folder}):"
+        f"{folder} cannot be written to ({error.strerror}: {error.filename or folder}):"
         f" give the user of this process (uid {os.getuid()}) the right to, or set data_dir to another folder"
     )

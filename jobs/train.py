@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -24,7 +25,7 @@ from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.data_lock import hold
+from rillet.jobs.data_lock import hold, require_writable
 from rillet.jobs.health import HealthServer
 from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.pipelines.base_writer import BaseWriter
@@ -90,12 +91,17 @@ def wire_trainer(
 ) -> TrainLoop[DeadLetter]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
+    :raises ServiceError: checkpoints or a store of this machine cannot be written to.
     :raises BatchStageError: ``batch`` is not what the model began with.
     :raises ExampleFilesError: there are no such files, or they are of another spec.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
     spec = config.load_spec()
+    # A store elsewhere may come back; a folder here that cannot be written to stays so until somebody mends it.
+    for folder in (str(config.checkpoint_dir(spec)), config.store_url):
+        if "://" not in folder:
+            require_writable(Path(folder))
     kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
     checkpoint_store = CheckpointStore(str(config.checkpoint_dir(spec)), keep=config.trainer.keep_checkpoints)

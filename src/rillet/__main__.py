@@ -6,6 +6,7 @@ that a service never loads what belongs to the demo or the local stack.
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +25,9 @@ EXTRAS = {
     "pyarrow": "batch",
     **dict.fromkeys(("jinja2", "matplotlib"), "backtest"),
 }
+
+#: what the operating system says of files and folders that somebody has to mend
+_OPERATORS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 
 #: command -> the module that has it, in the order of --help
 COMMANDS = {
@@ -69,6 +73,11 @@ class _Commands(click.Group):
                 f"rillet {ctx.invoked_subcommand}: {error.name} is not installed: pip install 'rillet[{extra}]'",
                 err=True,
             )
+            ctx.exit(USER_ERROR)
+        except OSError as error:
+            if error.errno not in _OPERATORS_ERRNOS or not error.filename:
+                raise
+            click.echo(f"rillet {ctx.invoked_subcommand}: {error.filename}: {error.strerror}", err=True)
             ctx.exit(USER_ERROR)
         except Exception as error:
             # Imported only now, so that --help needs neither NumPy nor Avro.

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +138,24 @@ def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
     ]
 
 
+def test_up_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(stack: Stack) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        return False
+
+    monkeypatch.setattr(Stack, "start_broker", terminated)
+    path = tmp_path / "rillet.toml"
+    path.write_text('spec = "a"\ndata_dir = "data"\n')
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(main, ["up", "--config", str(path)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert result.exit_code == 1
+    assert result.stdout == "interrupted; nothing runs\n"
+
+
 def test_a_service_that_ran_before_an_interrupted_up_stays(
     without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +171,7 @@ def test_a_service_that_ran_before_an_interrupted_up_stays(
 def test_a_data_dir_in_which_nothing_can_be_made_is_one_error(tmp_path: Path) -> None:
     stack, folder = make_stack(tmp_path, "127.0.0.1:1"), tmp_path / "services"
     folder.write_text("a file in the way of a folder")
-    with pytest.raises(ServiceError, match=rf"data_dir {folder} cannot be written to \(File exists"):
+    with pytest.raises(ServiceError, match=rf"{folder} cannot be written to \(File exists"):
         stack.start("train")
 
 

@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_error_that_names_it(tmp_path:
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / below
     with (
-        pytest.raises(ServiceError, match=rf"data_dir {folder} cannot be written to .*uid {os.getuid()}"),
+        pytest.raises(ServiceError, match=rf"{folder} cannot be written to .*uid {os.getuid()}"),
         hold(folder, "x"),
     ):
         pass

@@ -13,7 +13,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.errors import MetricFilesError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.errors import ConfigError
+from rillet.jobs.errors import ConfigError, ServiceError
 from rillet.jobs.train import wire_trainer
 from rillet.schemas import ClosedError, dump_spec
 from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
@@ -64,6 +64,16 @@ def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path
     (tmp_path / "rillet.toml").write_text((tmp_path / "rillet.toml").read_text().replace("dim = 4", "dim = 8"))
     with pytest.raises(CheckpointError, match="row_dim"):
         wire_trainer(load_config(tmp_path / "rillet.toml"))
+
+
+@pytest.mark.parametrize("blocked", ["checkpoints", "store"])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start_instead_of_a_warning_for_ever(
+    config: RilletConfig, tmp_path: Path, blocked: str
+) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / blocked).write_text("a file in the way of a folder")
+    with pytest.raises(ServiceError, match=rf"{tmp_path}/var/{blocked}\S* cannot be written to"):
+        wire_trainer(config)
 
 
 def test_a_model_of_another_name_in_the_same_data_dir_begins_anew(config: RilletConfig, tmp_path: Path) -> None:
