@@ -140,7 +140,7 @@ def wire_trainer(
     )
 
     def to_letter(bad: BadRecord) -> DeadLetter:
-        return letter_for_example(bad, topics.examples if stage is None or bad.record.partition >= 0 else stage.url)
+        return letter_for_example(bad, topics.examples, stage.url if stage and bad.record.partition < 0 else None)
 
     def topic() -> KafkaExampleSource:
         positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)
