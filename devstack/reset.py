@@ -77,20 +77,22 @@ class Reset:
         config, lines = self.config, []
         if self.topics:
             kafka = config.kafka
-            lines.append(f"topics   deleted and made anew on {kafka.bootstrap_servers}, with all their records:")
+            lines.append(
+                f"delete     the topics on {kafka.bootstrap_servers} with all their records, and make them anew:"
+            )
             for topic, partitions in kafka.topic_partitions.items():
                 ends = topic_ends(kafka.connection, topic)
                 there = "is not there" if ends is None else f"{sum(e - b for b, e in ends.values()):,} records"
-                lines.append(f"           {topic:14} {there}, {partitions} partitions")
+                lines.append(f"             {topic} {there}, {partitions} partitions")
         if self.model:
-            found = len(self._store.bases().manifests)
+            name, found = config.model.name, len(self._store.bases().manifests)
             lines += [
-                f"model    checkpoints of {config.model.name} deleted, of every feature spec: {_there(self.checkpoints)}",
-                f"         its bases and dense weights deleted: {config.store_url}/{config.model.name}, {found} bases",
+                f"delete     the checkpoints of model {name}, of every feature spec: {_there(self.checkpoints)}",
+                f"delete     its bases and dense weights: {config.store_url}/{name}, {found} bases",
             ]
         if self.joiner:
-            lines.append(f"joiner   open windows and positions deleted: {_there(self.joiner_state)}")
-        return [*lines, *(f"then     {line}" for line in self._consequences())]
+            lines.append(f"delete     the joiner's open windows and positions: {_there(self.joiner_state)}")
+        return [*lines, *(f"afterwards {line}" for line in self._consequences())]
 
     def run(self, say: Callable[[str], None]) -> None:
         """Deletes it; inside of :meth:`prepared`.
@@ -103,15 +105,15 @@ class Reset:
         if self.model:
             _delete(self.checkpoints)
             self._store.delete()
-            say(f"model    {config.model.name} deleted: checkpoints, bases, dense weights")
+            say(f"deleted    model {config.model.name}: checkpoints, bases, dense weights")
         if self.joiner:
             _delete(self.joiner_state)
-            say("joiner   its state deleted")
+            say("deleted    the joiner's state")
         if self.topics:
             kafka = config.kafka
             delete_topics(kafka.connection, list(kafka.topic_partitions))
             create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
-            say(f"topics   {', '.join(kafka.topic_partitions)} made anew")
+            say(f"made anew  {', '.join(kafka.topic_partitions)}")
 
     @property
     def _store(self) -> ModelStore:
