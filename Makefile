@@ -47,7 +47,7 @@ check: setup ## lint, formatting, types, and the configuration files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/rillet check-config --config rillet.toml
-	$(BIN)/rillet check-config --config deploy/rillet.toml
+	$(BIN)/rillet check-config --elsewhere --config deploy/rillet.toml
 
 setup: $(STAMP) ## install into .venv, with the versions of constraints.txt
 

@@ -178,13 +178,14 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 
 
 @click.command("check-config")
+@click.option("--elsewhere", is_flag=True, help="The services run on another machine: do not look at data_dir here.")
 @configured
-def check_config(config: RilletConfig, config_path: Path) -> None:
+def check_config(config: RilletConfig, config_path: Path, elsewhere: bool) -> None:
     """Check a configuration and its feature spec without starting anything."""
     from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
 
-    check_here(config, config_path)
+    check_here(config, config_path, folders=not elsewhere)
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
     click.echo(f"{config_path}: good")

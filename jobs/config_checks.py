@@ -10,13 +10,14 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.errors import ConfigError
 
 
-def check_here(config: RilletConfig, source: Path) -> None:
+def check_here(config: RilletConfig, source: Path, *, folders: bool = True) -> None:
     """Refuses a configuration whose services cannot all run here.
 
     :param source: its file, for the message.
+    :param folders: whether data_dir is one of this machine.
     :raises ConfigError: with everything that is wrong.
     """
-    if found := [*_equal_ports(config), *_unwritable(config)]:
+    if found := [*_equal_ports(config), *(_unwritable(config) if folders else [])]:
         raise ConfigError(f"{source}: " + "; ".join(found))
 
 

@@ -99,9 +99,9 @@ def wire_trainer(
     """
     spec = config.load_spec()
     # A store elsewhere may come back; a folder here that cannot be written to stays so until somebody mends it.
-    for folder in (str(config.checkpoint_dir(spec)), config.store_url):
-        if "://" not in folder:
-            require_writable(Path(folder))
+    for local in (str(config.checkpoint_dir(spec)), config.store_url):
+        if "://" not in local:
+            require_writable(Path(local))
     kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
     checkpoint_store = CheckpointStore(str(config.checkpoint_dir(spec)), keep=config.trainer.keep_checkpoints)

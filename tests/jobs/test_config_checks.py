@@ -58,6 +58,8 @@ def test_a_data_dir_that_cannot_be_made_is_refused_with_what_is_in_its_way(tmp_p
         ConfigError, match=rf"data_dir: {tmp_path}/var cannot be used, since {tmp_path}/var is no folder"
     ):
         _check(tmp_path, "")
+    # A configuration of another machine says nothing of this one's folders.
+    check_here(load_config(tmp_path / "rillet.toml"), tmp_path / "rillet.toml", folders=False)
 
 
 def test_a_data_dir_without_the_right_to_write_is_refused_with_the_user(
