@@ -115,7 +115,7 @@ def wire_trainer(
     metrics.start_at(trainer)
     if restored is None:
         log.info("no checkpoint in %s: model %s begins anew", config.checkpoint_dir(spec), config.model.name)
-    if restored is not None:
+    else:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
     kept = restored.extra.get("batch_stage") if restored is not None else None
     stage = BatchStage.planned(batch, kept, trainer.positions, spec, topic=topics.examples, seed=config.model.seed)
