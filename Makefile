@@ -47,7 +47,7 @@ check: setup ## lint, formatting, types, and the configuration files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/rillet check-config --config rillet.toml
-	$(BIN)/rillet check-config --config deploy/rillet.toml
+	$(BIN)/rillet check-config --elsewhere --config deploy/rillet.toml
 
 docs: setup ## write the generated parts of the documents anew
 	$(BIN)/python -m docs.reference

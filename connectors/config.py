@@ -69,8 +69,13 @@ class KafkaConfig:
 
     def __post_init__(self) -> None:
         check_above_zero(self, "partitions", "examples_partitions", "replication")
-        if not self.bootstrap_servers:
-            raise ValueError("bootstrap_servers: is empty")
+        for server in self.bootstrap_servers.split(","):
+            # librdkafka would take 9092 for a missing port, Flink's client none.
+            if not re.fullmatch(r"\s*(\[[^\s\[\]]+\]|[^\s:/\[\]]+):[0-9]{1,5}\s*", server):
+                raise ValueError(
+                    f"bootstrap_servers: {server!r} is no HOST:PORT; several are separated by commas, such as"
+                    " kafka-1:9092,kafka-2:9092"
+                )
         for table in ("client", "flink"):
             try:
                 check_settings(getattr(self, table))

@@ -76,15 +76,16 @@ def letter_for(
     )
 
 
-def letter_for_example(bad: BadRecord, source: str) -> DeadLetter:
+def letter_for_example(bad: BadRecord, topic: str, files: str | None = None) -> DeadLetter:
     """The letter for a record of examples, or one row of it.
 
-    :param source: topic or address of the files that it was read from.
+    :param topic: that it was read from, or would have gone to.
+    :param files: address of the files that it was read from instead; the reason begins with it. The letter names no
+        partition then (-1), and is sent again to any.
     """
     record = bad.record
-    return letter_for(
-        bad.error, source, record.partition, record.offset, key=record.key, value=record.value, row=bad.row
-    )
+    error = bad.error if files is None else RecordError(f"{files}: {bad.error}")
+    return letter_for(error, topic, record.partition, record.offset, key=record.key, value=record.value, row=bad.row)
 
 
 class DeadLetterProducer:

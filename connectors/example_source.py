@@ -77,8 +77,8 @@ class KafkaExampleSource:
             if not first <= offset <= end:
                 raise TopicError(
                     f"{self._where}: reading is to go on at offset {offset} of partition {partition}, which holds {first}"
-                    f" to {end}; if the topic was made anew, begin anew as well: remove the checkpoints or files"
-                    " that name the offset"
+                    f" to {end}; if the topic was made anew, begin anew as well: `rillet reset --model` before"
+                    " `rillet train`, another folder for `rillet dump --to`"
                 )
         starts = {number: self._positions.get(number, (first, 0))[0] for number, (first, _) in ends.items()}
         self._lag = PositionLag({number: (starts[number], end) for number, (_, end) in ends.items()})

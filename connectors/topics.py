@@ -1,4 +1,4 @@
-"""Whether a broker answers, and the topics on it: made, described, never deleted.
+"""Whether a broker answers, and the topics on it: made, described, deleted.
 
 Every client call that can fail ends in an error that names the address.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +24,8 @@ from rillet.connectors.limits import TOPIC_MAX_BYTES
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+#: seconds without an answer until it is told that a broker is waited for, and between two such lines
+_TELL_AFTER_S, _TELL_EVERY_S = 1.0, 5.0
 _NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 Answer = TypeVar("Answer")
@@ -40,7 +42,7 @@ def ensure_broker(kafka: KafkaConnection | str, timeout_s: float = 10.0) -> None
     while True:
         left = max(deadline - time.monotonic(), _POLL_S)
         try:
-            _ask_consumer(kafka, partial(_list_topics, timeout_s=left))
+            _ask_consumer(kafka, partial(_list_topics, timeout_s=left), silent=True)
         except BrokerUnavailableError:
             # Before the deadline only where a broker ended the connection, as one does that stops.
             if time.monotonic() >= deadline:
@@ -86,6 +88,36 @@ def create_topics(
             )
     _check_settings(kafka, [name for name in partitions if name not in made], timeout_s)
     return made
+
+
+def delete_topics(kafka: KafkaConnection | str, names: Sequence[str], *, timeout_s: float = 30.0) -> None:
+    """Deletes those of the topics that exist, with their records, and returns once none is seen any more.
+
+    :raises TopicError: a topic cannot be deleted, or is still there after ``timeout_s``.
+    :raises BrokerRefusedError: it does not let us in, or not delete a topic.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    kafka = KafkaConnection.of(kafka)
+    deadline = time.monotonic() + timeout_s
+    for name in _describe(kafka, names, timeout_s):
+        errors = BrokerErrors()
+        admin = kafka.admin(errors)
+        request = admin.delete_topics([name], operation_timeout=timeout_s, request_timeout=timeout_s)[name]
+        try:
+            _ask(kafka, errors, admin, request.result)
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_THERE:
+                continue
+            explained = kafka.explain(error, errors)
+            if isinstance(explained, BrokerRefusedError):
+                raise BrokerRefusedError(f"topic {name} cannot be deleted: {explained}") from error
+            raise TopicError(f"topic {name} on {kafka} cannot be deleted: {error.args[0].str()}") from error
+    while left := _describe(kafka, names, timeout_s):
+        if time.monotonic() > deadline:
+            raise TopicError(
+                f"topics {', '.join(left)} on {kafka} are still there {timeout_s:.0f} s after their deletion"
+            )
+        time.sleep(_POLL_S)
 
 
 #: of a topic that is made here
@@ -199,9 +231,10 @@ def _check_settings(kafka: KafkaConnection, names: list[str], timeout_s: float) 
             )
 
 
-def _ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer]) -> Answer:
+def _ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer], *, silent: bool = False) -> Answer:
     """What a consumer made for this can tell.
 
+    :param silent: do not tell that a broker is waited for: the caller does, or waits for seconds only.
     :raises BrokerRefusedError: the broker does not let us in; at once.
     :raises BrokerUnavailableError: no broker answers.
     """
@@ -209,13 +242,18 @@ def _ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer]) ->
     # A consumer never makes a topic by asking for it. It joins no group.
     consumer = kafka.consumer({"group.id": "rillet-status"}, errors)
     try:
-        return _ask(kafka, errors, consumer, lambda: work(consumer))
+        return _ask(kafka, errors, consumer, lambda: work(consumer), silent=silent)
     except KafkaException as error:
         raise kafka.explain(error, errors) from error
 
 
 def _ask(
-    kafka: KafkaConnection, errors: BrokerErrors, client: AdminClient | Consumer, work: Callable[[], Answer]
+    kafka: KafkaConnection,
+    errors: BrokerErrors,
+    client: AdminClient | Consumer,
+    work: Callable[[], Answer],
+    *,
+    silent: bool = False,
 ) -> Answer:
     """The result of blocking requests, which have all the time that they were given; a consumer is closed afterwards.
 
@@ -239,8 +277,13 @@ def _ask(
     try:
         # A consumer hands out nothing while a metadata request of its own is on: an idle client listens beside it.
         listener = kafka.admin(errors) if isinstance(client, Consumer) else client
+        tell_s = time.monotonic() + _TELL_AFTER_S
         while not _done(answer):
             listener.poll(0)
+            if not silent and time.monotonic() >= tell_s:
+                heard = f" ({kafka.redact(errors.last.str())})" if errors.last is not None else ""
+                log.warning("no Kafka broker answers at %s yet%s: waiting for one", kafka, heard)
+                tell_s += _TELL_EVERY_S
             if errors.refusal is not None:
                 raise kafka.explain(errors.refusal, errors)
         client.poll(0)

@@ -18,6 +18,7 @@ from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.connectors.topics import ensure_broker
 from rillet.devstack.certificates import Certificates, make_certificates
 from rillet.devstack.process import Process, free_port, require_free_port
+from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.toolchain import Jars, fetch_jars, find_java, java_environment
 
@@ -129,8 +130,11 @@ class Broker:
         jars, java = fetch_jars(), find_java()
         properties = self.folder / "server.properties"
         data = self.folder / "data"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        properties.touch(mode=0o600)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            properties.touch(mode=0o600)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
         properties.write_text(self._properties(data), "utf-8")
         if not (data / "meta.properties").is_file():
             self._format(jars, java.command, properties)

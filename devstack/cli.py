@@ -1,7 +1,9 @@
-"""`rillet up` and `rillet down`."""
+"""`rillet up`, `rillet down` and `rillet reset`."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +17,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--broker-only", is_flag=True, help="Start the broker and make the topics, and start no service.")
+@click.option("--restart", is_flag=True, help="Restart services that run with another configuration than this.")
 @configured
-def up(config: RilletConfig, config_path: Path, broker_only: bool) -> None:
+def up(config: RilletConfig, config_path: Path, broker_only: bool, restart: bool) -> None:
     """Start broker, joiner, trainer and server as processes of this machine.
 
-    Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir.
+    Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir. Interrupted, it
+    stops what it has started and is not ready yet.
     """
     from rillet.devstack.stack import Stack
     from rillet.devstack.stack import up as start_all
     from rillet.jobs.services import SERVICES
 
-    start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES)
+    # As Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES, restart=restart)
 
 
 @click.command()
@@ -36,3 +42,35 @@ def down(config: RilletConfig, config_path: Path) -> None:
     from rillet.devstack.stack import down as stop_all
 
     stop_all(Stack(config, config_path), click.echo)
+
+
+def has_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
+@click.command()
+@click.option("--topics", is_flag=True, help="Delete the configured topics with all records, and make them anew.")
+@click.option("--model", is_flag=True, help="Delete the configured model: its checkpoints, its bases in the store.")
+@click.option("--joiner", is_flag=True, help="Delete the joiner's state: open windows and positions.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@configured
+def reset(config: RilletConfig, config_path: Path, topics: bool, model: bool, joiner: bool, yes: bool) -> None:
+    """Start over: delete topics, model and joiner state, or those of them that are named.
+
+    Says what it would delete and asks, unless --yes is given. Refuses while a service runs that uses it.
+    """
+    from rillet.devstack.reset import Reset
+    from rillet.devstack.stack import Stack
+
+    everything = not (topics or model or joiner)
+    work = Reset(Stack(config, config_path), topics or everything, model or everything, joiner or everything)
+    with work.prepared():
+        for line in work.plan():
+            click.echo(line)
+        if not yes:
+            if not has_terminal():
+                click.echo("nothing was deleted: there is no terminal to ask on, add --yes", err=True)
+                raise SystemExit(1)
+            click.confirm("delete it?", abort=True)
+        work.run(click.echo)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import PortInUseError, ServiceError
 
 _POLL_S = 0.1
@@ -47,14 +48,36 @@ class Process:
             return None
         return int(pid) if _start_time(int(pid)) == started else None
 
-    def start(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> int:
+    @property
+    def configuration_file(self) -> Path:
+        """What it was started with, as its starter has told."""
+        return self.folder / f"{self.name}.configuration"
+
+    def runs_with(self, configuration: str) -> bool:
+        """Whether it was started with this configuration."""
+        try:
+            return self.configuration_file.read_text() == configuration
+        except OSError:
+            return False
+
+    def start(
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        *,
+        configuration: str = "",
+    ) -> int:
         """Starts it in a session of its own; the pid.
 
+        :param configuration: what tells one configuration from another, for :meth:`runs_with`.
         :raises ServiceError: it runs already, or the command does not exist.
         """
         if (running := self.pid) is not None:
             raise ServiceError(f"{self.name} runs already (pid {running}): stop it first")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
         try:
             with self.log.open("ab") as log:
                 child = subprocess.Popen(  # noqa: S603
@@ -67,7 +90,13 @@ class Process:
                 )
         except OSError as error:
             raise ServiceError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from error
-        self.pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")
+        try:
+            self.pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")
+            self.configuration_file.write_text(configuration)
+        except BaseException:
+            # Nobody would find it again.
+            child.kill()
+            raise
         return child.pid
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:

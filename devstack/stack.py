@@ -7,6 +7,7 @@ process can find, question and stop them.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.topics import create_topics, ensure_broker
 from rillet.devstack.broker import Broker
 from rillet.devstack.process import Process, require_free_port
-from rillet.jobs.config import RilletConfig
+from rillet.jobs.config import RilletConfig, dump_config
+from rillet.jobs.config_checks import check_here
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.services import SERVICES, port_of, probe, ready_url
 from rillet.jobs.toolchain import python_environment
@@ -86,8 +88,19 @@ class Stack:
             return False
         if port := port_of(self.config, name):
             require_free_port(port, "[serving] port" if name == "serve" else f"[health] {name}_port")
-        process.start(self.command(name), python_environment())
+        process.start(self.command(name), python_environment(), configuration=self.fingerprint)
         return True
+
+    def runs_as_configured(self, name: str) -> bool:
+        """Whether a running service was started with the configuration and the feature spec as they are now."""
+        return self.process(name).runs_with(self.fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that a service reads at its start; without secrets."""
+        spec = self.config.spec
+        text = dump_config(self.config) + (spec.read_text("utf-8") if spec.is_file() else "")
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def command(self, name: str) -> list[str]:
         """The command line of a service."""
@@ -115,13 +128,41 @@ class Stack:
         return self.process(name).stop(timeout_s=60.0 if name == "join" else 20.0, kill=kill)
 
 
-def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVICES) -> None:
+def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVICES, *, restart: bool = False) -> None:
     """Starts what does not run yet and waits until all of it is ready. Running it again changes nothing.
+
+    Interrupted, it stops what it has started and is not ready, and says what runs.
 
     :param say: takes progress, a line each.
     :param services: besides the broker.
+    :param restart: stop and start services that run with another configuration; without it they are named only.
     :raises ServiceError: a service did not come up; the others are left running for a look.
+    :raises ConfigError: the services cannot all run here.
     """
+    check_here(stack.config, stack.config_path)
+    started: list[str] = []
+    try:
+        _start_broker(stack, say)
+        for name in services:
+            _start_service(stack, name, say, restart, started)
+        for name in services:
+            stack.wait_ready(name)
+            say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
+    except KeyboardInterrupt:
+        for name in reversed(started):
+            if not stack.is_ready(name) and stack.stop(name):
+                say(f"{name:7} stopped, since it was not ready yet")
+        running = [name for name in SERVICES if stack.process(name).pid is not None]
+        running += ["broker"] if stack.owns_broker else []
+        say(
+            f"interrupted; running: {', '.join(running)}; `rillet down` stops them"
+            if running
+            else "interrupted; nothing runs"
+        )
+        raise
+
+
+def _start_broker(stack: Stack, say: Callable[[str], None]) -> None:
     servers = stack.config.kafka.bootstrap_servers
     if stack.start_broker():
         say(f"broker  started at {servers}, log {stack.broker.process.log}")
@@ -129,12 +170,24 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
         say(f"broker  runs already at {servers} (pid {stack.broker.process.pid})")
     else:
         say(f"broker  at {servers} answers and was not started from {stack.config.data_dir}: using it as it is")
-    for name in services:
-        if not stack.start(name):
-            say(f"{name:7} runs already (pid {stack.process(name).pid})")
-    for name in services:
-        stack.wait_ready(name)
-        say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
+
+
+def _start_service(stack: Stack, name: str, say: Callable[[str], None], restart: bool, started: list[str]) -> None:
+    """:param started: gets the name before there is a process, so that an interrupt in between stops it."""
+    pid = stack.process(name).pid
+    if pid is not None and not stack.runs_as_configured(name):
+        if not restart:
+            say(
+                f"{name:7} runs already (pid {pid}), with another configuration than this: `rillet up --restart` restarts it"
+            )
+            return
+        stack.stop(name)
+        say(f"{name:7} stopped, to be started with this configuration")
+    elif pid is not None:
+        say(f"{name:7} runs already (pid {pid})")
+        return
+    started.append(name)
+    stack.start(name)
 
 
 def down(stack: Stack, say: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rillet.jobs.options import configured, log_to_stderr
+from rillet.jobs.options import configured, logged
 
 if TYPE_CHECKING:
     from rillet.jobs.config import RilletConfig
@@ -58,6 +58,7 @@ def topics(config: RilletConfig, config_path: Path) -> None:
     is_flag=True,
     help="Keep rows of --recording whose label window had not ended at its end: they may be wrong negatives.",
 )
+@logged
 @configured
 @click.pass_context
 def join(
@@ -85,7 +86,6 @@ def join(
         if until_latest or drain:
             raise click.UsageError("--until-latest and --drain are of a join of topics, not of --recording")
         # Services do not import what reads recordings; the root command hands it in.
-        log_to_stderr()
         given = {"max_lost": max_lost} if max_lost is not None else {}
         context.obj["join_recording"](
             config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
@@ -93,7 +93,6 @@ def join(
         return
     from rillet.jobs.join import run_join
 
-    log_to_stderr()
     raise SystemExit(run_join(config, until_latest=until_latest, drain=drain))
 
 
@@ -119,6 +118,7 @@ def join(
     show_default=True,
     help="Mix so many rows of the files among each other at a time; 0 keeps their order.",
 )
+@logged
 @configured
 def train(
     config: RilletConfig,
@@ -142,11 +142,11 @@ def train(
     if batch_from is None and (then_online or epochs > 1 or shuffle_rows):
         raise click.UsageError("--then-online, --epochs and --shuffle-rows are of --batch-from URI")
     batch = BatchOptions(batch_from, epochs, shuffle_rows, then_online) if batch_from is not None else None
-    log_to_stderr()
     raise SystemExit(run_train(config, until_latest=until_latest, batch=batch))
 
 
 @click.command()
+@logged
 @configured
 def serve(config: RilletConfig, config_path: Path) -> None:
     """Answer requests (Open Inference Protocol over HTTP) with the model as it is now.
@@ -155,13 +155,13 @@ def serve(config: RilletConfig, config_path: Path) -> None:
     """
     from rillet.jobs.serve import run_serve
 
-    log_to_stderr()
     raise SystemExit(run_serve(config) or 0)
 
 
 @click.command()
 @click.option("--to", metavar="URI", help="Where to: a folder or any fsspec URL; [dump] to by default.")
 @click.option("--until-latest", is_flag=True, help="Stop at the present end of the examples topic.")
+@logged
 @configured
 def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: bool) -> None:
     """Write the examples topic to Parquet files by hour, for batch stages and for analyses.
@@ -174,16 +174,18 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 
     if to is not None:
         config = replace(config, dump=replace(config.dump, to=to if "://" in to else str(Path(to).absolute())))
-    log_to_stderr()
     raise SystemExit(run_dump(config, until_latest=until_latest))
 
 
 @click.command("check-config")
+@click.option("--elsewhere", is_flag=True, help="The services run on another machine: do not look at data_dir here.")
 @configured
-def check_config(config: RilletConfig, config_path: Path) -> None:
+def check_config(config: RilletConfig, config_path: Path, elsewhere: bool) -> None:
     """Check a configuration and its feature spec without starting anything."""
+    from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
 
+    check_here(config, config_path, folders=not elsewhere)
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
     click.echo(f"{config_path}: good")

@@ -110,10 +110,9 @@ class RilletConfig:
         """Where the dump writes: [dump] to as it stands when it is a URL, else under data_dir."""
         return self.dump.to if "://" in self.dump.to else str(self.data_dir / self.dump.to)
 
-    @property
-    def checkpoint_dir(self) -> Path:
-        """Where the trainer keeps its model's checkpoints: each model of a data_dir has its own."""
-        return self.data_dir / "checkpoints" / self.model.name
+    def checkpoint_dir(self, spec: FeatureSpec) -> Path:
+        """Where the trainer keeps the checkpoints of its model on a feature spec: another spec begins another model beside it."""
+        return self.data_dir / "checkpoints" / self.model.name / f"{spec.model_hash:#x}"
 
     def path_in_data_dir(self, path: str) -> Path | None:
         """A setting that names a local file or folder: as it stands when it is absolute, else below data_dir; None for ""."""
@@ -146,11 +145,16 @@ def load_config(
         kafka = config.kafka.resolved(environment, path.parent)
     except KafkaSettingsError as error:
         raise ConfigError(f"{path}: kafka.{error}") from None
+    if servers:
+        try:
+            kafka = replace(kafka, bootstrap_servers=servers)
+        except ValueError as error:
+            raise ConfigError(f"--bootstrap-servers or {BOOTSTRAP_VARIABLE}: {error}") from None
     return replace(
         config,
         spec=(path.parent / config.spec).resolve(),
         data_dir=(path.parent / config.data_dir).resolve(),
-        kafka=replace(kafka, bootstrap_servers=servers) if servers else kafka,
+        kafka=kafka,
     )
 
 

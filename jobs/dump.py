@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
@@ -12,7 +11,9 @@ from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.data_lock import hold
 from rillet.jobs.health import HealthServer
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
 from rillet.schemas import DeadLetter
 from rillet.trainer import Positions
@@ -21,23 +22,25 @@ from rillet.trainer import Positions
 def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
     """Dumps until SIGTERM or SIGINT, or until the present end of the examples topic.
 
+    :raises ServiceError: another dump runs on this data_dir, or it cannot be written to.
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises RilletError: see :meth:`rillet.pipelines.dump_loop.DumpLoop.run`.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    kafka = config.kafka
-    create_topics(kafka.connection, kafka.topic_partitions_of("dump"), replication=kafka.replication)
-    loop = wire_dump(config, until_latest)
-    health = HealthServer(
-        config.health.dump_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
-    )
-    try:
-        health.start()
-        loop.run(stop)
-    finally:
-        health.close()
+    end_at_once_on_signals()
+    with hold(config.data_dir, "dump"):
+        kafka = config.kafka
+        create_topics(kafka.connection, kafka.topic_partitions_of("dump"), replication=kafka.replication)
+        stop = threading.Event()
+        call_on_signals(stop.set)
+        loop = wire_dump(config, until_latest)
+        health = HealthServer(
+            config.health.dump_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
+        )
+        try:
+            health.start()
+            loop.run(stop)
+        finally:
+            health.close()
     return 0
 
 

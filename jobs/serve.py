@@ -7,7 +7,6 @@ features topic. A broker or store that is away delays updates and the log, not a
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -19,6 +18,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.serving.app import InferenceApp
 from rillet.serving.engine import Engine
 from rillet.serving.feature_log import FeatureRecorder
@@ -41,6 +41,7 @@ def run_serve(config: RilletConfig) -> int:
     :raises BrokerUnavailableError: no broker answers at the start.
     :raises ServingError: the address cannot be listened on, or the base's program cannot be served.
     """
+    end_at_once_on_signals()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     kafka = config.kafka
@@ -50,8 +51,7 @@ def run_serve(config: RilletConfig) -> int:
     def started() -> None:
         log.info("serving model %s on http://%s:%d", config.model.name, config.serving.host, service.server.port)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+    call_on_signals(service.stop)
     complete = service.run(started)
     log.info("stopped; %s", "the feature log is complete" if complete else "not all was answered or logged, see above")
     return 0

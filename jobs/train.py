@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -25,7 +25,9 @@ from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.data_lock import hold, require_writable
 from rillet.jobs.health import HealthServer
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.pipelines.base_writer import BaseWriter
 from rillet.pipelines.batch_stage import BatchOptions, BatchStage
 from rillet.pipelines.checkpoints import Checkpoints
@@ -51,6 +53,7 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
 
     :param until_latest: stop at the end that the topic has now; what is left of a batch is trained on too.
     :param batch: files to learn from before the topic.
+    :raises ServiceError: another trainer of the model runs on this data_dir, or it cannot be written to.
     :raises BrokerUnavailableError: no broker answers at the start; later outages are waited out.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises DeliveryError: the broker refuses dead letters for good; nothing more is saved.
@@ -60,25 +63,26 @@ def run_train(config: RilletConfig, *, until_latest: bool = False, batch: BatchO
     :raises ExampleFilesError: a file is missing or damaged.
     :raises MetricFilesError: metrics cannot be written to the files that the configuration names.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Before any thread exists: the setting is inherited, not shared.
     torch.set_flush_denormal(True)
     torch.set_num_threads(config.trainer.threads)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    kafka = config.kafka
-    create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
-    loop = wire_trainer(config, until_latest=until_latest, batch=batch)
-    health = HealthServer(
-        config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
-    )
-    try:
-        health.start()
-        loop.run(stop)
-    finally:
-        health.close()
-        loop.close()
+    end_at_once_on_signals()
+    # A second one would take the model over by its claim of an epoch, and both would write the same checkpoints.
+    with hold(config.data_dir, f"train-{config.model.name}"):
+        kafka = config.kafka
+        create_topics(kafka.connection, kafka.topic_partitions_of("train"), replication=kafka.replication)
+        stop = threading.Event()
+        call_on_signals(stop.set)
+        loop = wire_trainer(config, until_latest=until_latest, batch=batch)
+        health = HealthServer(
+            config.health.train_port, lambda: loop.ready, host=config.health.host, registry=loop.metrics.registry
+        )
+        try:
+            health.start()
+            loop.run(stop)
+        finally:
+            health.close()
+            loop.close()
     return 0
 
 
@@ -87,15 +91,20 @@ def wire_trainer(
 ) -> TrainLoop[DeadLetter]:
     """The trainer of a configuration, on its broker and its store, restored from its newest checkpoint.
 
+    :raises ServiceError: checkpoints or a store of this machine cannot be written to.
     :raises BatchStageError: ``batch`` is not what the model began with.
     :raises ExampleFilesError: there are no such files, or they are of another spec.
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
     spec = config.load_spec()
+    # A store elsewhere may come back; a folder here that cannot be written to stays so until somebody mends it.
+    for local in (str(config.checkpoint_dir(spec)), config.store_url):
+        if "://" not in local:
+            require_writable(Path(local))
     kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
-    checkpoint_store = CheckpointStore(str(config.checkpoint_dir), keep=config.trainer.keep_checkpoints)
+    checkpoint_store = CheckpointStore(str(config.checkpoint_dir(spec)), keep=config.trainer.keep_checkpoints)
     trainer = OnlineTrainer(spec, config.model, config.table, config.trainer)
 
     def on_corrupt(error: CorruptCheckpointError) -> None:
@@ -104,7 +113,9 @@ def wire_trainer(
 
     restored = trainer.restore(checkpoint_store, on_corrupt)
     metrics.start_at(trainer)
-    if restored is not None:
+    if restored is None:
+        log.info("no checkpoint in %s: model %s begins anew", config.checkpoint_dir(spec), config.model.name)
+    else:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
     kept = restored.extra.get("batch_stage") if restored is not None else None
     stage = BatchStage.planned(batch, kept, trainer.positions, spec, topic=topics.examples, seed=config.model.seed)
@@ -129,7 +140,7 @@ def wire_trainer(
     )
 
     def to_letter(bad: BadRecord) -> DeadLetter:
-        return letter_for_example(bad, topics.examples if stage is None or bad.record.partition >= 0 else stage.url)
+        return letter_for_example(bad, topics.examples, stage.url if stage and bad.record.partition < 0 else None)
 
     def topic() -> KafkaExampleSource:
         positions = trainer.positions if stage is None else stage.online_positions(trainer.positions)

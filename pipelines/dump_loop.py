@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from rillet.connectors.example_writer import ExampleWriter
+from rillet.pipelines.other_specs import OtherSpecs
 from rillet.schemas import FeatureSpec, FlushTimeoutError, Sink, StageGroup
 from rillet.sync import StoreUnavailableError
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, Positions, ReadBlock
@@ -46,6 +47,7 @@ class DumpMetrics:
         self.bytes = counter("bytes", "Bytes of files committed.")
         self.commits = counter("commits", "Commits.")
         self.bad_records = counter("bad_records", "Example records sent to the dead letters.")
+        self.other_spec_records = counter("other_spec_records", "Example records of another feature spec, passed over.")
         self.failures = counter("storage_failures", "Attempts to write that failed; each is made again.")
         self.uncommitted = Gauge("rillet_dump_uncommitted_rows", "Rows read since the commit.", registry=self.registry)
 
@@ -89,6 +91,7 @@ class DumpLoop(Generic[Letter]):
         self._next_offsets: dict[int, int] = {}
         self._bad_records = 0
         self._ready = False
+        self._other_specs = OtherSpecs(spec, metrics.other_spec_records)
 
     @property
     def ready(self) -> bool:
@@ -130,11 +133,18 @@ class DumpLoop(Generic[Letter]):
                 self.metrics.uncommitted.set(self._writer.uncommitted_rows)
                 if self._now_ms() - self._last_commit_ms >= self._commit_interval_ms:
                     self._commit_if_possible(stop)
+                    self._other_specs.tell(reader.lag(self._positions()))
             self._commit()
+            self._other_specs.tell(reader.lag(self._positions()))
             log.info("stopped at %s", self._writer.manifest.next_offsets)
         finally:
             self._ready = False
             stages.close()
+
+    def _positions(self) -> Positions:
+        """After the last record that was read."""
+        offsets = self._writer.manifest.next_offsets | self._next_offsets
+        return {partition: (offset, 0) for partition, offset in offsets.items()}
 
     def _take(self, record: ReadBlock, stop: threading.Event) -> None:
         self._writer.add(record)
@@ -182,6 +192,8 @@ class DumpLoop(Generic[Letter]):
 
     def _on_bad(self, bad: BadRecord) -> None:
         """In the reading thread."""
+        if self._other_specs.passes_over(bad):
+            return
         self._letters.submit(self._to_letter(bad))
         self.metrics.bad_records.inc()
         record = bad.record

@@ -6,17 +6,22 @@ This is the only module of the trainer's service that calls the publisher.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 from rillet.pipelines.base_writer import BaseWriter
 from rillet.pipelines.train_metrics import TrainMetrics
-from rillet.schemas import dump_spec
+from rillet.schemas import FlushTimeoutError, dump_spec
 from rillet.sync import LogUnavailableError, Publisher, StoreUnavailableError
 from rillet.trainer import OnlineTrainer, dense_state
 
 log = logging.getLogger(__name__)
 
 _BASE_TIMEOUT_S = 600.0
+#: the same once the trainer was told to stop: whoever did that kills it soon
+_STOP_TIMEOUT_S = 10.0
+#: how soon a stop is noticed meanwhile
+_LOOK_S = 0.5
 
 
 class Publications:
@@ -102,14 +107,26 @@ class Publications:
         self._published = True
         return True
 
-    def finish(self, now_ms: int) -> bool:
+    def finish(self, now_ms: int, stop: threading.Event | None = None) -> bool:
         """Waits for a base that is being written.
 
+        :param stop: once it is set a base that takes longer is given up; the next start writes another.
         :returns: whether it was written, or there was none.
-        :raises FlushTimeoutError: it takes too long; the next start writes another.
+        :raises FlushTimeoutError: it takes too long, and nobody has told the trainer to stop.
         :raises Exception: whatever else than the store kept it from being written.
         """
-        return self.settle_base(now_ms, timeout_s=_BASE_TIMEOUT_S)
+        waited_s = stopping_s = 0.0
+        while True:
+            try:
+                return self.settle_base(now_ms, timeout_s=_LOOK_S)
+            except FlushTimeoutError as error:
+                waited_s += _LOOK_S
+                stopping_s += _LOOK_S if stop is not None and stop.is_set() else 0.0
+                if stopping_s >= _STOP_TIMEOUT_S:
+                    log.warning("%s; it is given up, the next start writes another", error)
+                    return False
+                if waited_s >= _BASE_TIMEOUT_S:
+                    raise
 
     def settle_base(self, now_ms: int, *, timeout_s: float = 0.0) -> bool:
         """Takes note of a base that was written or failed, after waiting for it where ``timeout_s`` is given.

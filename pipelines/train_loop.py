@@ -16,6 +16,7 @@ from rillet.connectors.metric_files import MetricFiles
 from rillet.pipelines.batch_stage import BatchStage
 from rillet.pipelines.checkpoints import Checkpoints
 from rillet.pipelines.errors import BatchStageError
+from rillet.pipelines.other_specs import OtherSpecs
 from rillet.pipelines.publications import Publications
 from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.pipelines.train_progress import MOST_REFUSED, TrainProgress
@@ -94,6 +95,7 @@ class TrainLoop(Generic[Letter]):
         )
         self._stop = threading.Event()
         self._refusal_told = False
+        self._other_specs = OtherSpecs(trainer.spec, metrics.other_spec_records)
 
     @property
     def ready(self) -> bool:
@@ -157,11 +159,12 @@ class TrainLoop(Generic[Letter]):
         self.metrics.update(trainer)
         now = self._now_ms()
         self._progress.finish(now)
+        self._other_specs.tell(self._reader.lag(self._trainer.positions))
         if ended := self._ends_with_files():
             self._leave_batch_stage()
         published = self._publications.publish(now, base=ended)
         saved = self._checkpoints.save(now)
-        written = self._publications.finish(now)
+        written = self._publications.finish(now, stop)
         log.info("stopped at %s", trainer.positions)
         if ended and not (published and saved and written):
             safe = {"the publication": published, "the checkpoint": saved, "the base": written}
@@ -191,6 +194,7 @@ class TrainLoop(Generic[Letter]):
         self._checkpoints.save_if_due(now)
         if self._progress.report_if_due(now):
             self._refusal_told = False
+            self._other_specs.tell(self._reader.lag(self._trainer.positions))
 
     def _end_batch_stage(self, now: int) -> None:
         """The model as the files have made it: a base of it, and a checkpoint from which no file is read again."""
@@ -210,6 +214,8 @@ class TrainLoop(Generic[Letter]):
 
     def _on_bad(self, bad: BadRecord) -> None:
         """In the reading thread."""
+        if self._other_specs.passes_over(bad):
+            return
         self._letters.submit(self._to_letter(bad))
         self.metrics.bad_records.inc()
         record = bad.record

@@ -35,6 +35,7 @@ class TrainMetrics:
         }
         self._seen = dict.fromkeys(self._counters, 0)
         self.bad_records = counter("bad_records", "Whole example records sent to the dead letters.")
+        self.other_spec_records = counter("other_spec_records", "Example records of another feature spec, passed over.")
         self.publications = counter("publications", "Publications acknowledged by the log.")
         self.publish_failures = counter("publish_failures", "Publications that failed; their rows wait for the next.")
         self._published_rows = counter("published_rows", "Embedding rows published.")

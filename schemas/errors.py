@@ -30,4 +30,8 @@ class DecodeError(RecordError):
 
 
 class SpecMismatchError(RecordError):
-    """The record was written under a feature spec with another hash."""
+    """The record was written under a feature spec with another hash: ``found``."""
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found

@@ -369,7 +369,7 @@ class FeatureSpec:
     def _check_hash(self, spec_hash: int) -> None:
         if spec_hash != self.hash:
             raise SpecMismatchError(
-                f"spec_hash: written under feature spec {spec_hash:#x}, ours is {self.hash:#x} ({self.name})"
+                f"spec_hash: written under feature spec {spec_hash:#x}, ours is {self.hash:#x} ({self.name})", spec_hash
             )
 
     def _check_fids(self, side: str, fids: Int64s, lengths: UInt16s | None, rows: int) -> None:

@@ -32,6 +32,7 @@ from rillet.sync import (
     Dense,
     Incident,
     ModelStore,
+    OtherSpecBaseError,
     Replica,
     ReplicaConfig,
     ReplicaListener,
@@ -186,6 +187,9 @@ class LiveModel(ReplicaListener[DenseProgram]):
         while not stop.is_set():
             try:
                 base = self._replica.load()
+            except OtherSpecBaseError as error:
+                self._limited_log.warning("other spec", "not ready, waiting for a base of our feature spec: %s", error)
+                stop.wait(self._config.base_poll_interval_ms / 1e3)
             except BaseNotFoundError as error:
                 self._limited_log.info(
                     "base",

@@ -21,7 +21,13 @@ from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import DeltaBlock, DenseRef
 from rillet.sync.blocks import TableShard
 from rillet.sync.config import ReplicaConfig
-from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError, PositionOutOfRangeError, StoreUnavailableError
+from rillet.sync.errors import (
+    BaseNotFoundError,
+    CorruptArtifactError,
+    OtherSpecBaseError,
+    PositionOutOfRangeError,
+    StoreUnavailableError,
+)
 from rillet.sync.fence import Fence
 from rillet.sync.listener import ReplicaListener
 from rillet.sync.log import DeltaLog, LogRecord
@@ -83,10 +89,15 @@ class DeltaReader:
     def load(self) -> None:
         """Queues the newest base that is whole and whose next offset is still in the log.
 
+        :raises OtherSpecBaseError: there are bases, all of other specs; with the hash of the newest one's and of ours.
         :raises BaseNotFoundError: there is none; LogUnavailableError, StoreUnavailableError: try again.
         """
         begin, end = self._log.begin(), self._end()
-        self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
+        try:
+            self._queue_base(lambda manifest: begin <= manifest.next_offset <= end)
+        except BaseNotFoundError as error:
+            self._refuse_other_specs()
+            raise error
         self.end_seen = self.end_at_load = self._newest_taken = end
 
     def poll(self, now_ms: int, timeout_s: float) -> int:
@@ -193,6 +204,16 @@ class DeltaReader:
         self._lost = False
         self._dense_announced = None
         self.updates.put(BaseUpdate(bare, table, prepared))
+
+    def _refuse_other_specs(self) -> None:
+        manifests, ours = self._store.bases().manifests, self._table_shard.model_hash
+        if manifests and all(manifest.model_hash != ours for manifest in manifests):
+            newest = manifests[0]
+            raise OtherSpecBaseError(
+                f"{self._store.url} has bases of model {self._store.model!r}, the newest ({newest.name}) of feature spec"
+                f" and crosses {newest.model_hash:#x}, ours are {ours:#x}: start `rillet train` on our spec, which writes"
+                f" a base at its start, or start this server on the spec of that base ({newest.name}/spec.toml)"
+            )
 
     def _take_base_with_missing_rows(self, missing_below: int) -> None:
         """Takes a newer base that holds what is missing, if there is one; the same again would miss it again."""

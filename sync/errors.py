@@ -9,6 +9,7 @@ RilletError
     ├── StoreUnavailableError     the object store cannot be read or written
     ├── CorruptArtifactError      a file of a base or a dense blob is missing, torn or altered
     └── BaseNotFoundError         no base fits
+        └── OtherSpecBaseError        there are bases, all of other feature specs or crosses
 """
 
 from __future__ import annotations
@@ -59,3 +60,7 @@ class CorruptArtifactError(SyncError):
 
 class BaseNotFoundError(SyncError):
     """No base in the store fits what was asked."""
+
+
+class OtherSpecBaseError(BaseNotFoundError):
+    """The store has bases of the model, and none is of the reader's feature spec and crosses."""

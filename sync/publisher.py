@@ -129,13 +129,13 @@ class Publisher:
         return trained_rows > _OUTGROWN * self._last_dense_rows
 
     def base_due(self, now_ms: int) -> bool:
-        """Whether a base is to be written: the interval since the store's newest is over, or none is usable.
+        """Whether a base is to be written: the interval since the store's newest of our spec is over, or none is usable.
 
         :raises StoreUnavailableError: on a first call, which looks into the store.
         """
         if not self._base_time_known:
-            manifests = self._store.bases().manifests
-            self._last_base_ms = manifests[0].created_ms if manifests else None
+            ours = [manifest for manifest in self._store.bases().manifests if self._is_ours(manifest)]
+            self._last_base_ms = ours[0].created_ms if ours else None
             self._base_time_known = True
         return _over(self._last_base_ms, self.config.base_interval_s, now_ms)
 
@@ -257,13 +257,17 @@ class Publisher:
         """Nothing is known of what readers hold: every fid that may be with them is published again, as row or tombstone."""
         fids, _ = table.items()
         with suppress(BaseNotFoundError):
-            fids = np.union1d(fids, self._store.newest_base().fids)
+            fids = np.union1d(fids, self._store.newest_base(self._is_ours).fids)
         self._republish = np.union1d(self._republish, fids)
         self._republish_from = UNKNOWN
         # From the log's begin, not from the base's position: the base may be of a log that was deleted since.
         self._writer.start_over()
         self._last_base_ms = None
         self._base_time_known = True
+
+    def _is_ours(self, manifest: Manifest) -> bool:
+        """Whether our readers can load a base: one of another spec is none to them."""
+        return manifest.model_hash == self._table_shard.model_hash
 
     def _publish_rows(self, table: EmbeddingTable, ref: DenseRef | None, *, action_times: bool) -> Publication:
         config, writer, ours = self.config, self._writer, self._table_shard

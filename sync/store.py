@@ -230,6 +230,17 @@ class ModelStore:
             deleted.append(path)
         return deleted
 
+    def delete(self) -> None:
+        """Deletes all that the model has here; nothing happens where there is nothing.
+
+        :raises StoreUnavailableError: the store cannot be written.
+        """
+        # The manifests first: without them there is no base, however little else is deleted.
+        for version in self._base_versions():
+            self._files.delete(f"{base_name(version)}/{MANIFEST}")
+        if self._files.names():
+            self._files.delete_folder("")
+
     # -- internals -----------------------------------------------------------------------------------------------
 
     def _base_versions(self) -> list[int]:

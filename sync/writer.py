@@ -192,7 +192,7 @@ class EpochWriter:
             raise FencedError(
                 f"writer {self.name} of model {self.table_shard.model!r} held epoch {self.epoch}, but "
                 f"{self._newest_by or 'another writer'} has taken epoch {self.newest_epoch}: "
-                f"a newer trainer is at work; stop this one"
+                f"a newer trainer is at work, and this one has ended; run one per model"
             )
 
 

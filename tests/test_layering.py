@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "connectors": {"schemas", "trainer", "sync", "serving"},
     "pipelines": {"schemas", "trainer", "sync", "connectors"},
     "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors", "pipelines"},
-    "devstack": {"schemas", "connectors", "jobs"},
+    "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "connectors", "jobs"},
     "audit": {"schemas", "connectors"},
 }
@@ -36,20 +36,24 @@ ARROWS["rillet"] = set(ARROWS)
 #: inside jobs/: module -> the modules of jobs that it may import. A service does not import another.
 JOBS: dict[str, set[str]] = {
     "errors": set(),
-    "options": {"config"},
+    "log_format": set(),
+    "options": {"config", "log_format"},
     "flink_config": set(),
     "config": {"errors", "flink_config"},
+    "config_checks": {"config", "errors"},
     "services": {"config"},
     "scrape": set(),
     "health": {"errors"},
     "toolchain": {"errors"},
+    "data_lock": {"errors"},
+    "signals": set(),
     "status": {"config", "services", "scrape"},
     "joiner_function": set(),
     "joiner_job": {"config", "flink_config", "joiner_function"},
-    "join": {"config", "errors", "health", "joiner_job", "toolchain"},
-    "train": {"config", "health"},
-    "serve": {"config"},
-    "dump": {"config", "health"},
+    "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
+    "train": {"config", "data_lock", "health", "signals"},
+    "serve": {"config", "signals"},
+    "dump": {"config", "data_lock", "health", "signals"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}
 

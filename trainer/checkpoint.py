@@ -125,7 +125,8 @@ class CheckpointStore:
                 last = error
         if last is not None:
             raise CorruptCheckpointError(
-                f"no checkpoint under {self._root} is intact; the last reason: {last}. Remove them to start anew"
+                f"no checkpoint under {self._root} is intact; the last reason: {last}. Remove them to start anew,"
+                " with `rillet reset --model`"
             )
         return None
 

@@ -7,6 +7,7 @@ name of a server is the one wait that cannot be bounded.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -73,8 +74,29 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        timeout = self._deadline.left_s(timeout)
-        return _Stream(self._sockets.connect_tcp(host, port, timeout, local_address, socket_options), self._deadline)
+        """Tries the addresses of a name one after another, all of them within ``timeout``, each for its share of what is left.
+
+        The backend would give each of them all of it: two that do not answer would take twice as long.
+        """
+        limit_s = self._deadline.left_s(timeout)
+        if limit_s is None:
+            sockets = self._sockets.connect_tcp(host, port, None, local_address, socket_options)
+            return _Stream(sockets, self._deadline)
+        try:
+            addresses = list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port)))
+        except OSError as error:
+            raise httpcore2.ConnectError(f"{host}: {error}") from error
+        end_s = time.monotonic() + limit_s
+        for number, address in enumerate(addresses):
+            share_s = max(_SHORTEST_S, end_s - time.monotonic()) / (len(addresses) - number)
+            try:
+                stream = self._sockets.connect_tcp(address, port, share_s, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                if number + 1 == len(addresses):
+                    raise
+            else:
+                return _Stream(stream, self._deadline)
+        raise httpcore2.ConnectError(f"{host} has no address")
 
 
 class _Stream(httpcore2.NetworkStream):

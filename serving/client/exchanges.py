@@ -94,7 +94,8 @@ class ModelMetadata:
         if spec.hash != self.spec_hash:
             raise SpecMismatchError(
                 f"model {self.name} is served with feature spec {self.spec} ({self.spec_hash:#x}), "
-                f"ours is {spec.name} ({spec.hash:#x})"
+                f"ours is {spec.name} ({spec.hash:#x})",
+                self.spec_hash,
             )
 
 

@@ -6,6 +6,7 @@ that a service never loads what belongs to the demo or the local stack.
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-USER_ERROR = 2
+from rillet.jobs.options import USER_ERROR
 
 #: a library that not every installation has, and the extra that brings it
 EXTRAS = {
@@ -25,11 +26,15 @@ EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib"), "backtest"),
 }
 
+#: what the operating system says of files and folders that somebody has to mend
+_OPERATORS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
+
 #: command -> the module that has it, in the order of --help
 COMMANDS = {
     "demo": "rillet.demo.cli",
     "up": "rillet.devstack.cli",
     "down": "rillet.devstack.cli",
+    "reset": "rillet.devstack.cli",
     "status": "rillet.jobs.cli",
     "topics": "rillet.jobs.cli",
     "join": "rillet.jobs.cli",
@@ -69,6 +74,11 @@ class _Commands(click.Group):
                 err=True,
             )
             ctx.exit(USER_ERROR)
+        except OSError as error:
+            if error.errno not in _OPERATORS_ERRNOS or not error.filename:
+                raise
+            click.echo(f"rillet {ctx.invoked_subcommand}: {error.filename}: {error.strerror}", err=True)
+            ctx.exit(USER_ERROR)
         except Exception as error:
             # Imported only now, so that --help needs neither NumPy nor Avro.
             from rillet.schemas import RilletError
@@ -94,7 +104,12 @@ def main(context: click.Context) -> None:
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
     Run one service:        rillet join | train | serve | dump --config rillet.toml
+    Start over:             rillet reset
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml
+
+    \b
+    Exit status: 0 done, or a service that was told to stop (SIGTERM, Ctrl-C); 1 interrupted or not confirmed, or a bug,
+    with its traceback; 2 something to mend, said in one line on stderr.
     """
     context.obj = {"join_recording": _join_recording}
 

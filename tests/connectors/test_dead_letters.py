@@ -13,7 +13,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from rillet.connectors import connection
-from rillet.connectors.dead_letters import DeadLetterProducer, letter_for, read_dead_letters, resend
+from rillet.connectors.dead_letters import (
+    DeadLetterProducer,
+    letter_for,
+    letter_for_example,
+    read_dead_letters,
+    resend,
+)
 from rillet.connectors.errors import DeliveryError, IncompleteResendError, ResendError
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.topic_reader import read_topic
@@ -25,6 +31,7 @@ from rillet.schemas import (
     RecordError,
     encode_dead_letter,
 )
+from rillet.trainer import BadRecord, RawRecord
 from tests.connectors.mock_cluster import MockCluster
 
 OnDelivery = Callable[[KafkaError | None, object], None]
@@ -225,3 +232,15 @@ def test_the_documented_way_runs(
     assert "is no JSON" in (out := capsys.readouterr().out)
     assert "1 records sent again" in out
     assert [record.value for record in read_topic(cluster.bootstrap_servers, "examples")] == [b"noise"]
+
+
+def test_a_row_of_files_is_sent_again_to_the_examples_topic_and_its_letter_names_the_files() -> None:
+    """The address of files is no topic: `resend` could not have sent it."""
+    bad = BadRecord(RawRecord(-1, 7, b"row"), RecordError("row 3: dense hour is inf"), 3)
+    letter = letter_for_example(bad, "examples", "s3://lake/films")
+    assert (letter.topic, letter.partition, letter.offset, letter.row) == ("examples", -1, 7, 3)
+    assert letter.reason == "s3://lake/films: row 3: dense hour is inf"
+    assert (
+        letter_for_example(bad._replace(record=RawRecord(2, 7, b"row")), "examples").reason
+        == "row 3: dense hour is inf"
+    )

@@ -11,8 +11,8 @@ from confluent_kafka import KafkaError
 from rillet.connectors import topics
 from rillet.connectors.config import KafkaConfig, Service, TopicNames
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
-from rillet.connectors.errors import BrokerRefusedError
-from rillet.connectors.topics import ensure_broker, topic_ends
+from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError
+from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
 
 
 def mock_broker(round_trip_ms: int) -> KafkaConnection:
@@ -42,6 +42,19 @@ def test_a_refused_login_ends_the_waiting() -> None:
     with pytest.raises(BrokerRefusedError, match="invalid credentials"):
         topics._ask(connection, errors, connection.admin(errors), lambda: time.sleep(1.0))
     assert time.monotonic() - begun < 0.5
+
+
+def test_a_service_that_waits_for_a_broker_says_so_and_says_it_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(topics, "_TELL_AFTER_S", 0.1)
+    monkeypatch.setattr(topics, "_TELL_EVERY_S", 0.1)
+    with pytest.raises(BrokerUnavailableError):
+        create_topics("127.0.0.1:1", {"examples": 1}, timeout_s=0.5)
+    lines = [record.getMessage() for record in caplog.records]
+    assert 2 <= len(lines) <= 5
+    assert lines[-1].startswith("no Kafka broker answers at 127.0.0.1:1 yet (")
+    assert "Connection refused" in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +78,101 @@ def test_up_makes_topics_and_starts_what_is_ready_and_up_again_changes_nothing(s
     up(stack, said.append)
     assert [stack.process(name).pid for name in SERVICES] == pids
     assert sum("runs already" in line for line in said) == 3
+
+
+@pytest.fixture
+def without_broker(tmp_path: Path, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """Services that stand in for the real ones, and a broker that is taken to answer."""
+    monkeypatch.setattr(Stack, "start_broker", lambda stack: False)
+    stack = make_stack(tmp_path, "127.0.0.1:1")
+    yield stack
+    for name in SERVICES:
+        stack.stop(name, kill=True)
+
+
+def test_services_of_another_configuration_are_named_and_restarted_only_when_asked(without_broker: Stack) -> None:
+    stack, said = without_broker, list[str]()
+    up(stack, said.append, ["train"])
+    pid = stack.process("train").pid
+    changed = Stack(replace(stack.config, trainer=replace(stack.config.trainer, batch_size=7)), stack.config_path)
+    up(stack, said.append, ["train"])
+    assert said[-2] == f"train   runs already (pid {pid})"
+    up(changed, said.append, ["train"])
+    assert said[-2].startswith(
+        f"train   runs already (pid {pid}), with another configuration than this: `rillet up --re"
+    )
+    # the advice
+    up(changed, said.append, ["train"], restart=True)
+    assert changed.process("train").pid not in (None, pid)
+    up(changed, said.append, ["train"], restart=True)
+    assert said[-2] == f"train   runs already (pid {changed.process('train').pid})"
+
+
+def test_a_changed_spec_is_another_configuration(tmp_path: Path) -> None:
+    stack = make_stack(tmp_path, "127.0.0.1:1")
+    stack = Stack(replace(stack.config, spec=tmp_path / "films.spec.toml"), stack.config_path)
+    before = stack.fingerprint
+    stack.config.spec.write_text("[spec]\n")
+    assert stack.fingerprint != before
+
+
+def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
+    without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_services["train"] = "import time; time.sleep(60)"
+    wait_ready, said = Stack.wait_ready, list[str]()
+
+    def interrupted(stack: Stack, name: str, timeout_s: float = 10.0) -> None:
+        if name == "train":
+            raise KeyboardInterrupt
+        wait_ready(stack, name, timeout_s)
+
+    monkeypatch.setattr(Stack, "wait_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        up(without_broker, said.append, ["join", "train"])
+    assert without_broker.process("train").pid is None
+    assert without_broker.process("join").pid is not None
+    assert said[-2:] == [
+        "train   stopped, since it was not ready yet",
+        "interrupted; running: join; `rillet down` stops them",
+    ]
+
+
+def test_up_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(stack: Stack) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        return False
+
+    monkeypatch.setattr(Stack, "start_broker", terminated)
+    path = tmp_path / "rillet.toml"
+    path.write_text('spec = "a"\ndata_dir = "data"\n')
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(main, ["up", "--config", str(path)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert result.exit_code == 1
+    assert result.stdout == "interrupted; nothing runs\n"
+
+
+def test_a_service_that_ran_before_an_interrupted_up_stays(
+    without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_services["train"] = "import time; time.sleep(60)"
+    without_broker.start("train")
+    pid = without_broker.process("train").pid
+    monkeypatch.setattr(Stack, "wait_ready", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        up(without_broker, lambda line: None, ["train"])
+    assert without_broker.process("train").pid == pid
+
+
+def test_a_data_dir_in_which_nothing_can_be_made_is_one_error(tmp_path: Path) -> None:
+    stack, folder = make_stack(tmp_path, "127.0.0.1:1"), tmp_path / "services"
+    folder.write_text("a file in the way of a folder")
+    with pytest.raises(ServiceError, match=rf"{folder} cannot be written to \(File exists"):
+        stack.start("train")
 
 
 @pytest.mark.integration

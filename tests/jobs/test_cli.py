@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ COMMANDS = (
         "demo",
         "up",
         "down",
+        "reset",
         "status",
         "topics",
         "join",
@@ -224,6 +226,16 @@ def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("rillet.devstack.stack.down", broken)
     assert isinstance(run("down", "--config", config).exception, ZeroDivisionError)
+
+
+def test_a_file_that_may_not_be_written_is_one_line_and_status_2(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/monday")
+
+    monkeypatch.setattr("rillet.jobs.config.load_config", denied)
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 2
+    assert result.stderr == "rillet check-config: /data/monday: Permission denied\n"
 
 
 def test_version_is_the_packages() -> None:

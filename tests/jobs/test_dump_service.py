@@ -132,7 +132,7 @@ def test_what_a_dump_that_is_killed_again_and_again_has_written_is_learned_from_
     assert len(list(Path(services.url).glob("hour=*/*"))) == len(manifest.files)
 
     services.run("train", "--batch-from", services.url)
-    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films"), keep=3)
+    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films" / f"{RAGGED.model_hash:#x}"), keep=3)
     assert store.load(store.versions()[-1]).meta["counters"]["rows"] == DUMPED * 20
     bases = ModelStore(str(tmp_path / "var" / "store"), "films").bases().manifests
     assert bases[0].rows > 0

@@ -132,7 +132,7 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint_and_files_
         if process.poll() is None:
             process.kill()
             process.wait()
-    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films"), keep=3)
+    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films" / f"{RAGGED.model_hash:#x}"), keep=3)
     assert store.versions() == [1]
     meta = store.load(1).meta
     assert meta["counters"]["rows"] == committed
@@ -165,7 +165,7 @@ def test_absurd_rows_go_to_the_dead_letters_and_once_mended_are_trained_on(
     assert producer.flush(30) == 0
 
     assert _train(tmp_path, "--until-latest").wait(240) == 0
-    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films"), keep=3)
+    store = CheckpointStore(str(tmp_path / "var" / "checkpoints" / "films" / f"{RAGGED.model_hash:#x}"), keep=3)
     meta = store.load(1).meta
     assert meta["counters"]["rows"] == 6 * 50 - len(absurd)
     assert meta["counters"]["refused_rows"] == {"dense": len(absurd), "unlearnable": 0}

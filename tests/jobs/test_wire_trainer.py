@@ -13,7 +13,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.errors import MetricFilesError
 from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.errors import ConfigError
+from rillet.jobs.errors import ConfigError, ServiceError
 from rillet.jobs.train import wire_trainer
 from rillet.schemas import ClosedError, dump_spec
 from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
@@ -57,24 +57,55 @@ def test_files_of_metrics_lie_below_data_dir_and_are_refused_with_their_key_befo
 
 def test_a_checkpoint_of_another_model_is_refused(config: RilletConfig, tmp_path: Path) -> None:
     trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
-    trainer.save(CheckpointStore(str(config.checkpoint_dir), keep=1), {"publisher": {"epoch": 1, "position": 0}})
+    trainer.save(
+        CheckpointStore(str(config.checkpoint_dir(RAGGED)), keep=1), {"publisher": {"epoch": 1, "position": 0}}
+    )
     wire_trainer(config).close()
     (tmp_path / "rillet.toml").write_text((tmp_path / "rillet.toml").read_text().replace("dim = 4", "dim = 8"))
     with pytest.raises(CheckpointError, match="row_dim"):
         wire_trainer(load_config(tmp_path / "rillet.toml"))
 
 
+@pytest.mark.parametrize("blocked", ["checkpoints", "store"])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start_instead_of_a_warning_for_ever(
+    config: RilletConfig, tmp_path: Path, blocked: str
+) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / blocked).write_text("a file in the way of a folder")
+    with pytest.raises(ServiceError, match=rf"{tmp_path}/var/{blocked}\S* cannot be written to"):
+        wire_trainer(config)
+
+
 def test_a_model_of_another_name_in_the_same_data_dir_begins_anew(config: RilletConfig, tmp_path: Path) -> None:
     trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
-    trainer.save(CheckpointStore(str(config.checkpoint_dir), keep=1), {"publisher": {"epoch": 1, "position": 0}})
+    trainer.save(
+        CheckpointStore(str(config.checkpoint_dir(RAGGED)), keep=1), {"publisher": {"epoch": 1, "position": 0}}
+    )
     text = (tmp_path / "rillet.toml").read_text()
     # Other sizes are refused under the name that has the checkpoint; another name has none.
     (tmp_path / "rillet.toml").write_text(text.replace('"films"\ndim = 4', '"wider_films"\ndim = 8'))
     other = load_config(tmp_path / "rillet.toml")
     assert other.model.name == "wider_films"
-    assert other.checkpoint_dir.parent == config.checkpoint_dir.parent
+    assert other.checkpoint_dir(RAGGED).parents[1] == config.checkpoint_dir(RAGGED).parents[1]
     wire_trainer(other).close()
-    assert CheckpointStore(str(other.checkpoint_dir), keep=1).versions() == []
+    assert CheckpointStore(str(other.checkpoint_dir(RAGGED)), keep=1).versions() == []
+
+
+def test_a_changed_spec_begins_a_new_model_beside_the_old_one_which_is_there_when_the_spec_is_changed_back(
+    config: RilletConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
+    trainer.save(
+        CheckpointStore(str(config.checkpoint_dir(RAGGED)), keep=1), {"publisher": {"epoch": 1, "position": 0}}
+    )
+    caplog.set_level("INFO", "rillet.jobs.train")
+    spec = (tmp_path / "films.spec.toml").read_text()
+    (tmp_path / "films.spec.toml").write_text(spec + '\n[[item]]\nname = "studio"\nslot = 19\nkind = "id"\n')
+    wire_trainer(config).close()
+    assert "going on from checkpoint" not in caplog.text
+    (tmp_path / "films.spec.toml").write_text(spec)
+    wire_trainer(config).close()
+    assert "going on from checkpoint 1" in caplog.text
 
 
 def test_its_delta_log_is_closed_with_it(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.dump import wire_dump
 from rillet.pipelines import dump_loop
 from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
-from rillet.schemas import FlushTimeoutError, dump_spec
+from rillet.schemas import FlushTimeoutError, dump_spec, encode
 from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
 from rillet.trainer import BadRecord, ListSource, RawRecord, ReadBlock
@@ -74,6 +75,18 @@ def _url(kind: str = "memory") -> str:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dump_loop, "_RETRY_S", 0.001)
     FaultyFileSystem.arm(None)
+
+
+def test_records_of_another_spec_are_passed_over_not_one_dead_letter_each(caplog: pytest.LogCaptureFixture) -> None:
+    url, letters = _url(), Letters()
+    other = encode(replace(BLOCKS[0], spec_hash=0xABC))
+    loop = _loop(url, [RawRecord(0, 0, other), RawRecord(0, 1, other), RawRecord(0, 2, encode(BLOCKS[0]))], letters)
+    loop.run(threading.Event())
+    assert not letters.taken
+    assert _manifest(url).rows == len(BLOCKS[0])
+    assert _manifest(url).next_offsets == {0: 3, 1: 0}
+    assert loop.metrics.registry.get_sample_value("rillet_dump_other_spec_records_total") == 2
+    assert "records of feature spec 0xabc were passed over" in caplog.text
 
 
 def test_intervals_are_measured_by_a_clock_that_is_never_set_back(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rillet.pipelines import publications
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
 from rillet.sync import Base, Manifest, StoreUnavailableError
 from rillet.trainer import ListSource
@@ -127,6 +128,26 @@ def test_a_base_that_hangs_is_given_up_and_counted_at_the_close_and_keeps_no_pro
     assert parts.counted("base_failures_total") == 1
     assert "was not written" in caplog.text
     assert [thread.daemon for thread in threading.enumerate() if thread.name.startswith("base-writer")] == [True]
+    release.set()
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_stop_does_not_wait_for_a_base_that_hangs_and_an_end_waits_longer(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stopped: bool
+) -> None:
+    """Whoever stops a service kills it after some seconds, and then it has not ended cleanly."""
+    release, stop = threading.Event(), threading.Event()
+    monkeypatch.setattr(parts.store, "write_base", lambda base: release.wait(10))
+    for name, value in {"_LOOK_S": 0.01, "_STOP_TIMEOUT_S": 0.02, "_BASE_TIMEOUT_S": 0.1}.items():
+        monkeypatch.setattr(publications, name, value)
+    parts.bases.submit(_base(parts))
+    if stopped:
+        stop.set()
+        assert not parts.publications.finish(NOW, stop)
+        assert "it is given up, the next start writes another" in caplog.text
+    else:
+        with pytest.raises(FlushTimeoutError):
+            parts.publications.finish(NOW, stop)
     release.set()
 
 

@@ -63,6 +63,24 @@ def test_it_trains_on_everything_then_publishes_and_saves(tmp_path: Path) -> Non
     assert parts.loop.ready
 
 
+def test_records_of_another_spec_are_passed_over_and_told_once_not_one_dead_letter_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = encoded_blocks(2)
+    others = [encode(replace(decode_as(ExampleBlock, value), spec_hash=0xABC)) for value in encoded_blocks(50)]
+    parts = Parts(tmp_path, ListSource.of_values([*others, *ours, b"no block"]))
+    parts.run()
+    assert parts.trainer.counters.rows == 80
+    assert [bad.record.offset for bad in parts.letters.taken] == [52]
+    assert parts.counted("other_spec_records_total") == 50
+    assert parts.counted("bad_records_total") == 1
+    assert parts.checkpoint_store.load(1).meta["positions"] == {"0": [53, 0]}
+    warnings = [record.getMessage() for record in caplog.records if "spec 0xabc" in record.getMessage()]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("partition 0 offset 0 was joined under feature spec 0xabc, ours is ")
+    assert warnings[1].startswith("50 records of feature spec 0xabc were passed over")
+
+
 def test_a_later_run_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     values = encoded_blocks(6)
     first = Parts(tmp_path, ListSource.of_values(values[:4]))

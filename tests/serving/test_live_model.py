@@ -215,10 +215,13 @@ def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(
         metrics=ServingMetrics(CollectorRegistry()),
     )
     loop.base()
-    said = rf"spec and crosses {crossed.model_hash:#x}: no usable .* crosses {demo_spec().model_hash:#x}\)"
+    said = (
+        rf"WARNING.*not ready.*\(base-0+1\) of feature spec and crosses {demo_spec().model_hash:#x}, ours are"
+        rf" {crossed.model_hash:#x}: start `rillet train` on our spec"
+    )
     with caplog.at_level(logging.INFO), _Following(model):
         _until(lambda: re.search(said, caplog.text) is not None)
-    assert not model.ready
+        assert not model.ready
 
 
 def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: _Loop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,14 @@ class TestIntervals:
         second = bench.publisher(writer="second", state=first.state())
         assert not second.base_due(1000 + 3_599_999)
         assert second.base_due(1000 + 3_600_000)
+
+    def test_a_base_of_another_spec_counts_for_nothing(self, bench: Bench) -> None:
+        """Servers of our spec cannot load it: one that went back to an earlier spec would wait a whole interval."""
+        table, first = trainer_table(FIDS), bench.publisher()
+        bench.write_base(first, table)
+        ours = replace(TABLE_SHARD, model_hash=MODEL_HASH + 1)
+        back = Publisher(bench.log, bench.store, ours, writer="back", state=first.state())
+        assert back.base_due(0)
 
 
 class TestEpochs:

@@ -10,7 +10,16 @@ import pytest
 
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import DeltaBlock, Freshness, decode_as, encode
-from rillet.sync import Base, BaseNotFoundError, Incident, LogUnavailableError, MemoryLog, Publisher, ReplicaConfig
+from rillet.sync import (
+    Base,
+    BaseNotFoundError,
+    Incident,
+    LogUnavailableError,
+    MemoryLog,
+    OtherSpecBaseError,
+    Publisher,
+    ReplicaConfig,
+)
 from tests.sync.conftest import REPLICA_CONFIG, Bench
 from tests.sync.fakes import DIM, TABLE_SHARD, damage, same_rows, trainer_table
 
@@ -321,7 +330,7 @@ class TestRefusing:
         assert replica.position == bench.log.end()
 
     def test_a_base_of_another_spec_is_not_loaded(self, bench: Bench, publisher: Publisher) -> None:
-        with pytest.raises(BaseNotFoundError, match="not fitting"):
+        with pytest.raises(OtherSpecBaseError, match="feature spec and crosses 0x5ec, ours are 0x1"):
             bench.replica(table_shard=replace(TABLE_SHARD, model_hash=1)).load()
 
     def test_nothing_works_before_load(self, bench: Bench) -> None:

@@ -34,7 +34,9 @@ REFUSED_AT = {40, 61, 201, 252}
 RUN = """
 import sys
 from rillet.jobs.config import load_config
+from rillet.jobs.log_format import log_to_stderr
 from rillet.jobs.train import run_train
+log_to_stderr()
 sys.exit(run_train(load_config(sys.argv[1]), until_latest=True))
 """
 
@@ -111,7 +113,7 @@ def _finish(folder: Path) -> str:
 
 def _kill_after_checkpoints(folder: Path, count: int) -> int:
     """Starts the trainer and kills it once it has written ``count`` more checkpoints; returns the newest then."""
-    store = CheckpointStore(str(folder / "var" / "checkpoints" / "films"), keep=3)
+    store = CheckpointStore(str(folder / "var" / "checkpoints" / "films" / f"{RAGGED.model_hash:#x}"), keep=3)
     before = max(store.versions(), default=0)
     process = _start(folder)
     deadline = time.monotonic() + 180
@@ -126,7 +128,9 @@ def _kill_after_checkpoints(folder: Path, count: int) -> int:
 
 
 def _manifest(folder: Path) -> dict[str, object]:
-    newest = max((folder / "var" / "checkpoints" / "films").glob("checkpoint-*/manifest.json"))
+    newest = max(
+        (folder / "var" / "checkpoints" / "films" / f"{RAGGED.model_hash:#x}").glob("checkpoint-*/manifest.json")
+    )
     manifest: dict[str, object] = json.loads(newest.read_text())
     return manifest
 
@@ -173,7 +177,7 @@ def test_killed_twice_the_trainer_ends_with_the_parameters_of_an_unkilled_one(
     )
     replica.load()
     replica.catch_up(0, 5.0)
-    checkpoint = CheckpointStore(str(config.checkpoint_dir), keep=3).load(int(found["version"]))  # type: ignore[call-overload]
+    checkpoint = CheckpointStore(str(config.checkpoint_dir(config.load_spec())), keep=3).load(int(found["version"]))  # type: ignore[call-overload]
     fids, table_rows = replica.table.items()
     np.testing.assert_array_equal(fids, checkpoint.files["table"]["fids"])
     np.testing.assert_array_equal(table_rows, checkpoint.files["table"]["rows"][:, : 1 + config.model.dim])

@@ -1,0 +1,209 @@
+"""Starting over: what is deleted, what has to be stopped before, and what is said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rillet.__main__ import main
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
+from rillet.devstack.process import free_port
+from rillet.devstack.reset import Reset
+from rillet.devstack.stack import Stack
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.data_lock import hold
+from rillet.jobs.errors import ServiceError
+
+MODEL = "films"
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    path = tmp_path / "rillet.toml"
+    path.write_text(
+        f'spec = "films.spec.toml"\ndata_dir = "var"\n[kafka]\nbootstrap_servers = "127.0.0.1:{free_port()}"\n'
+        f'[model]\nname = "{MODEL}"\n[serving]\nport = {free_port()}\n'
+    )
+    var = tmp_path / "var"
+    for name in ("checkpoints/films/0x1/checkpoint-1/a", "checkpoints/other/0x1/a", "joiner/savepoints/a"):
+        (var / name).parent.mkdir(parents=True)
+        (var / name).write_text("state")
+    for name in ("store/films/base-000000000001/manifest.json", "store/films/dense/000000000001.safetensors"):
+        (var / name).parent.mkdir(parents=True)
+        (var / name).write_text("no manifest: damaged is deleted like any other")
+    (var / "store" / "other").mkdir()
+    (var / "store" / "other" / "kept").write_text("of another model")
+    return path
+
+
+def reset(path: Path, *options: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(main, ["reset", *options, "--config", str(path)], input=answer)
+
+
+def work(path: Path, *parts: str) -> Reset:
+    return Reset(Stack(load_config(path), path), **dict.fromkeys(parts, True))
+
+
+def left(path: Path) -> set[str]:
+    var = path.parent / "var"
+    return {str(found.relative_to(var)) for found in var.rglob("*") if found.is_file() and "locks" not in found.parts}
+
+
+OTHERS = {"checkpoints/other/0x1/a", "store/other/kept"}
+
+
+def test_the_model_goes_with_checkpoints_of_all_its_specs_and_bases_and_nothing_else(config_path: Path) -> None:
+    result = reset(config_path, "--model", "--yes")
+    assert result.exit_code == 0, result.output
+    assert left(config_path) == OTHERS | {"joiner/savepoints/a"}
+    assert "begins by learning all examples of the topic again" in result.stdout
+
+
+def test_the_joiner_goes_alone_and_it_is_said_that_examples_are_written_again(config_path: Path) -> None:
+    result = reset(config_path, "--joiner", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "joiner/savepoints/a" not in left(config_path)
+    assert "store/films/base-000000000001/manifest.json" in left(config_path)
+    assert "writes every example a second time: with --topics it does not" in result.stdout
+
+
+def test_a_second_time_there_is_nothing_left_to_delete_and_that_is_no_error(config_path: Path) -> None:
+    for _ in range(2):
+        result = reset(config_path, "--model", "--joiner", "--yes")
+        assert result.exit_code == 0, result.output
+    assert "var/joiner is not there" in result.stdout
+    assert left(config_path) == OTHERS
+
+
+def test_without_yes_and_without_a_terminal_it_says_what_it_would_delete_and_ends_with_1(config_path: Path) -> None:
+    before = left(config_path)
+    result = reset(config_path, "--model", "--joiner")
+    assert result.exit_code == 1
+    assert f"{config_path.parent}/var/checkpoints/films, 0.0 MB" in result.stdout
+    assert f"{config_path.parent}/var/joiner, 0.0 MB" in result.stdout
+    assert "there is no terminal to ask on, add --yes" in result.stderr
+    assert left(config_path) == before
+
+
+@pytest.mark.parametrize(("answer", "deleted"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_on_a_terminal_it_asks(config_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, deleted: bool) -> None:
+    monkeypatch.setattr("rillet.devstack.cli.has_terminal", lambda: True)
+    result = reset(config_path, "--joiner", answer=answer)
+    assert result.exit_code == (0 if deleted else 1)
+    assert ("joiner/savepoints/a" not in left(config_path)) == deleted
+
+
+@pytest.mark.parametrize(
+    ("lock", "part", "refused"),
+    [("train-films", "model", True), ("join", "joiner", True), ("join", "model", False), ("train-x", "model", False)],
+)
+def test_what_a_running_service_uses_stays(config_path: Path, lock: str, part: str, refused: bool) -> None:
+    var = config_path.parent / "var"
+    with hold(var, lock):
+        result = reset(config_path, f"--{part}", "--yes")
+    if refused:
+        assert result.exit_code == 2
+        assert f"{lock} runs already on data_dir {var} (pid " in result.stderr
+        assert "joiner/savepoints/a" in left(config_path)
+    assert (result.exit_code == 0) != refused
+
+
+@contextmanager
+def _answering(port: int) -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = HTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_answers_keeps_its_model_ready_or_not(config_path: Path) -> None:
+    port = load_config(config_path).serving.port
+    with _answering(port):
+        result = reset(config_path, "--model", "--yes")
+    assert result.exit_code == 2
+    assert f"serve runs (it answers at http://127.0.0.1:{port}/" in result.stderr
+    # the advice: stop it
+    assert reset(config_path, "--model", "--yes").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "advice"),
+    [(["--topics"], "add --model --joiner"), (["--topics", "--model"], "add --joiner")],
+)
+def test_topics_do_not_go_while_something_names_their_offsets(config_path: Path, parts: list[str], advice: str) -> None:
+    result = reset(config_path, *parts, "--yes")
+    assert result.exit_code == 2
+    assert result.stderr.rstrip().endswith(advice)
+    assert "joiner/savepoints/a" in left(config_path)
+
+
+def test_topics_without_a_broker_name_the_address_and_nothing_is_deleted(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rillet.devstack.reset.ensure_broker", lambda connection, **_: ensure_broker(connection, 0.1))
+    before = left(config_path)
+    with (
+        pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:"),
+        work(config_path, "topics", "model", "joiner").prepared(),
+    ):
+        pass
+    assert left(config_path) == before
+
+
+@pytest.mark.integration
+def test_everything_goes_and_topics_are_there_again_empty(config_path: Path, broker: str) -> None:
+    stack = _on(broker, config_path)
+    kafka = stack.config.kafka
+    create_topics(broker, kafka.topic_partitions)
+    _fill(kafka.connection, kafka.topics.features)
+    said: list[str] = []
+    work = Reset(stack, topics=True, model=True, joiner=True)
+    with work.prepared():
+        assert any(f"{kafka.topics.features} 3 records, 2 partitions" in line for line in work.plan())
+        work.run(said.append)
+    assert left(config_path) == OTHERS
+    for name, count in kafka.topic_partitions.items():
+        assert topic_ends(broker, name) == dict.fromkeys(range(count), (0, 0))
+    with work.prepared():
+        work.run(said.append)
+
+
+def _fill(kafka: KafkaConnection, topic: str) -> None:
+    producer = kafka.producer({})
+    for _ in range(3):
+        producer.produce(topic, b"record")
+    producer.flush(10)
+
+
+def _on(broker: str, path: Path) -> Stack:
+    config: RilletConfig = load_config(path)
+    topics = {
+        name: f"{name}-{path.parent.name}" for name in ("features", "actions", "examples", "deltas", "dead_letters")
+    }
+    kafka = replace(config.kafka, bootstrap_servers=broker, topics=replace(config.kafka.topics, **topics))
+    return Stack(replace(config, kafka=kafka), path)
+
+
+def test_a_lock_that_cannot_be_taken_is_told_before_anything_is_asked(config_path: Path) -> None:
+    (config_path.parent / "var" / "locks").write_text("a file in the way of a folder")
+    with pytest.raises(ServiceError, match="cannot be written to"), work(config_path, "joiner").prepared():
+        pass
