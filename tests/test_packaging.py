@@ -18,7 +18,7 @@ from rillet.__main__ import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what belongs to trying and judging the product, not to running it
-NOT_IN_SERVICES = {"devstack", "recordings", "audit", "backtest", "demo"}
+NOT_IN_SERVICES = {"inspection", "devstack", "recordings", "audit", "backtest", "demo"}
 
 
 @cache

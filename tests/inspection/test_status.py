@@ -8,9 +8,9 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from rillet.jobs.status import run_status
 
 from rillet.jobs.config import RilletConfig, parse_config
-from rillet.jobs.status import run_status
 
 METRICS = b"""# TYPE rillet_rows gauge
 rillet_rows{table="films"} 7.0
