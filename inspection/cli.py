@@ -31,6 +31,7 @@ def status(config: RilletConfig, config_path: Path, watch: bool, as_json: bool) 
     cannot be used. With --watch it is that of the last look.
     """
     import json
+    import time
 
     from rich.console import Console
     from rich.live import Live
@@ -42,26 +43,31 @@ def status(config: RilletConfig, config_path: Path, watch: bool, as_json: bool) 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
+
+    def show() -> None:
+        if as_json:
+            click.echo(json.dumps(to_json(facts), allow_nan=False))
+        else:
+            console.print(screen(facts))
+
     with LoopGatherer(config) as gatherer:
         facts = gatherer.look()
         try:
-            if as_json:
-                click.echo(json.dumps(to_json(facts), allow_nan=False))
-                while watch:
-                    _wait()
-                    facts = gatherer.look()
-                    click.echo(json.dumps(to_json(facts), allow_nan=False))
-            elif not watch:
-                console.print(screen(facts))
-            else:
-                with Live(screen(facts), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+            if watch and console.is_terminal and not as_json:
+                with Live(screen(facts), console=console, screen=True, auto_refresh=False) as live:
                     while True:
                         live.update(screen(facts), refresh=True)
-                        _wait()
+                        time.sleep(_EVERY_S)
                         facts = gatherer.look()
+            while watch:
+                show()
+                time.sleep(_EVERY_S)
+                facts = gatherer.look()
         except KeyboardInterrupt:
-            if not as_json and console.is_terminal:
-                console.print(screen(facts))
+            pass
+        # The last look stays on the screen; lines of --watch are there already.
+        if not watch or (console.is_terminal and not as_json):
+            show()
     raise SystemExit(0 if facts.ready else 1)
 
 
@@ -122,9 +128,3 @@ def peek(
     elif not looking.request(request_id, kinds_of_request(topic), search):
         tell(f"request {request_id}: nothing was found")
         raise SystemExit(1)
-
-
-def _wait() -> None:
-    import time
-
-    time.sleep(_EVERY_S)

@@ -69,7 +69,7 @@ def _error(service: ServiceFacts, now_ms: int) -> str:
 
 
 def _topics(facts: LoopFacts) -> Table:
-    table = _table("topic", "partitions", "records", "newest record", "not read yet")
+    table = _table("topic", "partitions", "records", "newest record", "lag")
     for column in (1, 2):
         table.columns[column].justify = "right"
     for kind, topic in facts.topics.items():
@@ -162,6 +162,8 @@ def _quality(quality: QualityFacts, now_ms: int) -> str:
     if quality.state == "too few rows":
         return f"too few rows to tell, {quality.positives or 0:,} positive of {quality.rows or 0:,}{to}"
     if quality.state == "warming up" and quality.first_known_ms is not None:
+        if quality.first_known_ms < now_ms:  # event time stands still while no pages come
+            return f"warming up, known as soon as there are pages of {clock(quality.first_known_ms, now_ms)} or later"
         return f"warming up, first windows close at {clock(quality.first_known_ms, now_ms)}"
     return "not known yet, no rows"
 

@@ -43,8 +43,8 @@ def clock(time_ms: int, now_ms: int) -> str:
 def duration(seconds: float) -> str:
     """A duration in the largest unit that leaves a number of two digits or so; "?" where it is not known.
 
-    >>> [duration(s) for s in (0.004, 1.26, 59.6, 400, 7_300, 200_000, float("nan"), float("inf"))]
-    ['4 ms', '1.3 s', '60 s', '6 min', '2 h', '2 d', '?', '?']
+    >>> [duration(s) for s in (0.004, 1.26, 59.6, 420, 7_300, 200_000, float("nan"), float("inf"))]
+    ['4 ms', '1.3 s', '60 s', '7 min', '2 h', '2 d', '?', '?']
     """
     if not math.isfinite(seconds):
         return "?"

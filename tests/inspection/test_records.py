@@ -97,7 +97,9 @@ def test_delta_blocks_are_shown_by_header_and_rows_with_the_names_of_slots_and_c
     shard = TableShard("shop", SPEC.model_hash)
     rows = np.arange(10, dtype=np.float32).reshape(2, 5)
     freshness = Freshness(NOW_MS - 5_000, NOW_MS, np.array([NOW_MS]))
-    block = build_block(shard, epoch=2, sequence=9, dim=5, fids=fids, rows=rows, tombstones=fids[:1], freshness=freshness)
+    block = build_block(
+        shard, epoch=2, sequence=9, dim=5, fids=fids, rows=rows, tombstones=fids[:1], freshness=freshness
+    )
     view = READER.describe(on_topic(block, "deltas"), "deltas")
     assert (view["epoch"], view["sequence"], view["row_count"], view["tombstone_count"]) == (2, 9, 2, 1)
     assert [(row["slot"], row["value"]) for row in view["rows"]] == [("film", 5), ("user_film", "#00000000004d")]
@@ -131,7 +133,9 @@ def test_claims_and_dense_weights_are_shown() -> None:
         (None, None),
     ],
 )
-def test_a_dead_letter_has_its_reason_its_place_and_how_its_value_begins(value: bytes | None, shown: str | None) -> None:
+def test_a_dead_letter_has_its_reason_its_place_and_how_its_value_begins(
+    value: bytes | None, shown: str | None
+) -> None:
     letter = dead_letter(
         "time: 7 is before 1970", "features", 1, 42, key=b"r-1", value=value, now_ms=NOW_MS - 1_000, max_bytes=1_000
     )
