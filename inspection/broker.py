@@ -30,7 +30,7 @@ _REASONS = 5
 #: written by Flink in transactions, whose ends take offsets that hold no record
 _TRANSACTIONAL = ("examples", "dead_letters")
 _QUOTED = re.compile(r"b?'[^']*'|\"[^\"]*\"")
-_NUMBER = re.compile(r"-?\b(?:0x[0-9a-f]+|\d[\d.,:eE+-]*)(?:\b|(?<=\.))")
+_NUMBER = re.compile(r"-?\b(?:0x[0-9a-f]+|[0-9a-f]{8,}|\d[\d.,:eE+-]*)(?:\b|(?<=\.))")
 
 
 class BrokerLook:
@@ -229,6 +229,8 @@ def alike(reason: str) -> str:
 
     >>> alike("spec_hash: written under feature spec 0x1f, ours is -0x2a (films)")
     'spec_hash: written under feature spec ..., ours is ... (films)'
+    >>> alike("unknown schema: the record begins with 7b2270616765223a2030")
+    'unknown schema: the record begins with ...'
     >>> alike("key: b'r-17' is not the request_id 'r-18'")
     'key: ... is not the request_id ...'
     """

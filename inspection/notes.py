@@ -28,8 +28,6 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
     if replica is not None and replica.degraded:
         yield "serve lacks rows that were published while it could not read them; it takes the next base"
     for name, service in facts.services.items():
-        if service.state == "no answer":
-            yield f"{name} does not answer at {service.url}"
         if service.spec_hash is not None and service.spec_hash != spec_hash:
             yield f"{name} runs with feature spec {service.spec_hash}, this configuration has {spec_hash}"
     for topic in facts.topics.values():

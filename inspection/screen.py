@@ -111,7 +111,9 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
     if joiner.open_requests is not None:
         words.append(f"{joiner.open_requests:,} open requests")
     if joiner.next_close_ms is not None:
-        words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)}")
+        left_s = (joiner.next_close_ms - now_ms) / 1000
+        when = f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}"
+        words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)} ({when})")
     if joiner.watermark_ms is not None:
         words.append(f"event time {iso(joiner.watermark_ms)} ({age(joiner.watermark_ms, now_ms)})")
     yield "join", ", ".join(words) or "no request yet"
@@ -163,7 +165,7 @@ def _quality(quality: QualityFacts, now_ms: int) -> str:
         return f"too few rows to tell, {quality.positives or 0:,} positive of {quality.rows or 0:,}{to}"
     if quality.state == "warming up" and quality.first_known_ms is not None:
         if quality.first_known_ms < now_ms:  # event time stands still while no pages come
-            return f"warming up, known as soon as there are pages of {clock(quality.first_known_ms, now_ms)} or later"
+            return f"warming up, known once most of the newest pages are from after {clock(quality.first_known_ms, now_ms)}"
         return f"warming up, first windows close at {clock(quality.first_known_ms, now_ms)}"
     return "not known yet, no rows"
 
