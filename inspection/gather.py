@@ -111,7 +111,10 @@ class LoopGatherer:
 
     def _service(self, name: str, state: State, read: Scrape, now_ms: int) -> ServiceFacts:
         info = labels_of(read, "rillet_service_info")
-        started_s = read.values.get("rillet_service_start_timestamp_seconds")
+        # The joiner's registry is the process's, which Prometheus' own collectors are in.
+        started_s = read.values.get(
+            "rillet_service_start_timestamp_seconds", read.values.get("process_start_time_seconds")
+        )
         version = read.values.get("rillet_replica_dense_version")
         error = self._last_error(name)
         started_ms = None if started_s is None else started_s * 1000
