@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from rillet.jobs.options import configured
 
 if TYPE_CHECKING:
+    from rillet.inspection.facts import LoopFacts
     from rillet.jobs.config import RilletConfig
 
 _EVERY_S = 2.0
@@ -44,31 +46,32 @@ def status(config: RilletConfig, config_path: Path, watch: bool, as_json: bool) 
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
 
+    facts: LoopFacts | None = None
+
     def show() -> None:
-        if as_json:
+        if facts is not None and as_json:
             click.echo(json.dumps(to_json(facts), allow_nan=False))
-        else:
+        elif facts is not None:
             console.print(screen(facts))
 
-    with LoopGatherer(config) as gatherer:
-        facts = gatherer.look()
-        try:
-            if watch and console.is_terminal and not as_json:
-                with Live(screen(facts), console=console, screen=True, auto_refresh=False) as live:
-                    while True:
-                        live.update(screen(facts), refresh=True)
-                        time.sleep(_EVERY_S)
-                        facts = gatherer.look()
-            while watch:
+    on_screen = watch and console.is_terminal and not as_json
+    with (
+        LoopGatherer(config) as gatherer,
+        suppress(*([KeyboardInterrupt] if watch else [])),  # Ctrl-C is how --watch is ended
+        Live(console=console, screen=True, auto_refresh=False) if on_screen else nullcontext() as live,
+    ):
+        while True:
+            facts = gatherer.look()
+            if live is None:
                 show()
-                time.sleep(_EVERY_S)
-                facts = gatherer.look()
-        except KeyboardInterrupt:
-            pass
-        # The last look stays on the screen; lines of --watch are there already.
-        if not watch or (console.is_terminal and not as_json):
-            show()
-    raise SystemExit(0 if facts.ready else 1)
+            else:
+                live.update(screen(facts), refresh=True)
+            if not watch:
+                break
+            time.sleep(_EVERY_S)
+    if on_screen:  # the last look stays
+        show()
+    raise SystemExit(0 if facts is not None and facts.ready else 1)
 
 
 @click.command()
@@ -124,7 +127,9 @@ def peek(
 
     looking = Peek(config, rows=rows or None, as_json=as_json, show=click.echo, tell=tell)
     if request_id is None:
-        looking.newest(topic, count, then_follow=follow)
+        # Ctrl-C is how --follow is ended.
+        with suppress(*([KeyboardInterrupt] if follow else [])):
+            looking.newest(topic, count, then_follow=follow)
     elif not looking.request(request_id, kinds_of_request(topic), search):
         tell(f"request {request_id}: nothing was found")
         raise SystemExit(1)

@@ -44,7 +44,7 @@ class Peek:
         self._show, self._tell = show, tell
 
     def newest(self, kind: Kind, count: int, *, then_follow: bool = False) -> None:
-        """The newest ``count`` records of a topic, oldest first, and with ``then_follow`` those that come, until Ctrl-C.
+        """The newest ``count`` records of a topic, oldest first, and with ``then_follow`` those that come, for ever.
 
         :raises BrokerUnavailableError: no broker answers; at once. TopicError: there is no such topic.
         """
@@ -57,12 +57,9 @@ class Peek:
             if not records and count:
                 self._tell(f"topic {topic} holds no records")
             return
-        try:
-            for new in follow(self._kafka, topic, positions, self._tell):
-                if new is not None:
-                    self._print(self._reader.describe(new, kind))
-        except KeyboardInterrupt:
-            return
+        for new in follow(self._kafka, topic, positions, self._tell):
+            if new is not None:
+                self._print(self._reader.describe(new, kind))
 
     def request(self, request_id: str, kinds: tuple[Kind, ...], look_through: int) -> bool:
         """What the topics hold of a request: its page, its actions, its example rows, its dead letters; whether anything.

@@ -21,7 +21,6 @@ from rillet.inspection.words import age, clock, duration, iso
 
 _COLOURS = {"ready": "green", "answers": "green", "not ready": "yellow", "no answer": "red", "refuses": "red"}
 _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas": "serve"}
-_ERROR_SHOWN = 160
 
 
 def screen(facts: LoopFacts) -> RenderableType:
@@ -53,7 +52,7 @@ def _services(facts: LoopFacts) -> RenderableType:
             service.url or "no port is configured",
         )
     errors = [
-        Text(f"  {name}: {_error(service, facts.time_ms)}", style="red", overflow="ellipsis", no_wrap=True)
+        Text(f"  {name}: {_error(service, facts.time_ms)}", style="red")
         for name, service in facts.services.items()
         if service.last_error is not None
     ]
@@ -65,7 +64,7 @@ def _error(service: ServiceFacts, now_ms: int) -> str:
     if error is None:
         return ""
     when = "" if error.time_ms is None else f"{age(error.time_ms, now_ms)}: "
-    return f"{when}{error.text[:_ERROR_SHOWN]}"
+    return f"{when}{error.text}"
 
 
 def _topics(facts: LoopFacts) -> Table:
