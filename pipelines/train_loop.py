@@ -75,6 +75,8 @@ class TrainLoop(Generic[Letter]):
         self._checkpoints = checkpoints
         self._now_ms = now_ms
         self._in_batch = in_batch
+        #: since when the source waits for something, None while all is well
+        self._waiting_since_ms: int | None = None
         self._first_positions = dict(trainer.positions)
         self._planned_stage = batch_stage
         # None once it is over.
@@ -96,8 +98,6 @@ class TrainLoop(Generic[Letter]):
         )
         self._stop = threading.Event()
         self._refusal_told = False
-        #: since when the source waits for something, None while all is well
-        self._waiting_since_ms: int | None = None
 
     @property
     def ready(self) -> bool:
