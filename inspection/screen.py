@@ -17,7 +17,7 @@ from rillet.inspection.facts import (
     TopicFacts,
     TrainerFacts,
 )
-from rillet.inspection.words import age, clock, duration, iso
+from rillet.inspection.words import age, clock, duration
 
 _COLOURS = {"ready": "green", "answers": "green", "not ready": "yellow", "no answer": "red", "refuses": "red"}
 _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas": "serve"}
@@ -114,7 +114,7 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
         when = f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}"
         words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)} ({when})")
     if joiner.watermark_ms is not None:
-        words.append(f"event time {iso(joiner.watermark_ms)} ({age(joiner.watermark_ms, now_ms)})")
+        words.append(f"watermark {clock(joiner.watermark_ms, now_ms)} ({age(joiner.watermark_ms, now_ms)})")
     yield "join", ", ".join(words) or "no request yet"
     rate = "" if joiner.join_rate is None else f", {joiner.join_rate:.1%} of actions made a positive"
     yield "", f"{counts.get('features', 0):,} pages, {counts.get('actions', 0):,} actions{rate}"
@@ -130,7 +130,8 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
         "dead_letters": "dead letters",
     }
     odd = [f"{counts[name]:,} {text}" for name, text in names.items() if counts.get(name)]
-    yield "", "unused: " + (", ".join(odd) if odd else "nothing")
+    if odd:
+        yield "", "not joined: " + ", ".join(odd)
     if joiner.unknown_actions:
         most = sorted(joiner.unknown_actions.items(), key=lambda entry: -entry[1])
         yield "", "unknown actions: " + ", ".join(f"{name} {count:,}" for name, count in most[:6])

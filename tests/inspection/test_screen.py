@@ -83,7 +83,7 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
         "serve: 3, for 4.0 s",
         "7 open requests, the next window closes at 22:15Z (in 2 min)",
         "25.0% of actions made a positive",
-        "unused: 2 late",
+        "not joined: 2 late",
         "unknown actions: CLICK 9",
         "watch as served: warming up, first windows close at 22:14Z",
         "an action is served after 8.2 s (p50), 14 s (p99)",
