@@ -58,8 +58,7 @@ class Peek:
                 self._tell(f"topic {topic} holds no records")
             return
         for new in follow(self._kafka, topic, positions, self._tell):
-            if new is not None:
-                self._print(self._reader.describe(new, kind))
+            self._print(self._reader.describe(new, kind))
 
     def request(self, request_id: str, kinds: tuple[Kind, ...], look_through: int) -> bool:
         """What the topics hold of a request: its page, its actions, its example rows, its dead letters; whether anything.

@@ -81,8 +81,8 @@ def find_records(
 
 def follow(
     kafka: KafkaConnection, topic: str, positions: dict[int, int], say: Callable[[str], None]
-) -> Iterator[TopicRecord | None]:
-    """Records from ``positions`` on as they come, for ever; None while there is none, a few times per second.
+) -> Iterator[TopicRecord]:
+    """Records from ``positions`` on as they come, for ever.
 
     :param say: told when the broker goes away and when it is back; it is waited for.
     :raises TopicError: the topic or a position is gone.
@@ -106,7 +106,6 @@ def follow(
                 away = True
                 say(f"the broker at {kafka} is away ({kafka.redact(errors.last.str())}); waiting")
             if message is None:
-                yield None
                 continue
             if (error := message.error()) is not None:
                 if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART or error.fatal():
