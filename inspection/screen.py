@@ -110,9 +110,7 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
     if joiner.open_requests is not None:
         words.append(f"{joiner.open_requests:,} open requests")
     if joiner.next_close_ms is not None:
-        left_s = (joiner.next_close_ms - now_ms) / 1000
-        when = f"in {duration(left_s)}" if left_s >= 0 else f"due for {duration(-left_s)}"
-        words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)} ({when})")
+        words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)}{_when_reached(joiner)}")
     if joiner.watermark_ms is not None:
         words.append(f"watermark {clock(joiner.watermark_ms, now_ms)} ({age(joiner.watermark_ms, now_ms)})")
     yield "join", ", ".join(words) or "no request yet"
@@ -135,6 +133,14 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
     if joiner.unknown_actions:
         most = sorted(joiner.unknown_actions.items(), key=lambda entry: -entry[1])
         yield "", "unknown actions: " + ", ".join(f"{name} {count:,}" for name, count in most[:6])
+
+
+def _when_reached(joiner: JoinerFacts) -> str:
+    """How far the watermark, which windows close by, is from the next close."""
+    if joiner.next_close_ms is None or joiner.watermark_ms is None:
+        return ""
+    left_s = (joiner.next_close_ms - joiner.watermark_ms) / 1000
+    return f", {duration(left_s)} after the watermark" if left_s > 0 else ", which is being done"
 
 
 def _trainer(trainer: TrainerFacts | None, now_ms: int) -> Iterable[tuple[str, str]]:

@@ -81,7 +81,7 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
         "train: 60 s ago: disk full",
         "at most 3,111",
         "serve: 3, for 4.0 s",
-        "7 open requests, the next window closes at 22:15Z (in 2 min)",
+        "7 open requests, the next window closes at 22:15Z, 2 min after the watermark",
         "25.0% of actions made a positive",
         "not joined: 2 late",
         "unknown actions: CLICK 9",
