@@ -29,6 +29,7 @@ COPY serving serving
 COPY connectors connectors
 COPY pipelines pipelines
 COPY jobs jobs
+COPY inspection inspection
 COPY devstack devstack
 COPY recordings recordings
 COPY audit audit

@@ -113,24 +113,29 @@ def _read_partition(kafka: KafkaConnection, topic: str, partition: int, first: i
                 offset = int(message.offset() or 0)
                 if offset >= end:
                     return
-                # The client gives a list of pairs, whatever else its stubs allow.
-                headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
-                yield TopicRecord(
-                    topic,
-                    partition,
-                    offset,
-                    message.key(),
-                    message.value(),
-                    int(message.timestamp()[1]),
-                    _ingest_ms(headers),
-                    headers,
-                )
+                yield topic_record(message)
                 if offset + 1 >= end:
                     return
     except KafkaException as error:
         raise kafka.explain(error, errors) from error
     finally:
         consumer.close()
+
+
+def topic_record(message: Message) -> TopicRecord:
+    """A message that the client read, as a record."""
+    # The client gives a list of pairs, whatever else its stubs allow.
+    headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
+    return TopicRecord(
+        str(message.topic()),
+        int(message.partition() or 0),
+        int(message.offset() or 0),
+        message.key(),
+        message.value(),
+        int(message.timestamp()[1]),
+        _ingest_ms(headers),
+        headers,
+    )
 
 
 def _ingest_ms(headers: tuple[tuple[str, bytes | None], ...]) -> int:

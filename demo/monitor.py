@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from rillet.demo.driver import DriveStats
 from rillet.demo.metrics import histogram_quantile
+from rillet.inspection.scrape import Scrape, scrape
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.scrape import Scrape, scrape
 
 FRESHNESS = "rillet_freshness_seconds"
 _EVERY_S = 1.0

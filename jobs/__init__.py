@@ -1,1 +1,1 @@
-"""One module per service, and their configuration, health, status and commands."""
+"""One module per service, and their configuration, health and commands."""

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @configured
-def status(config: RilletConfig, config_path: Path) -> None:
-    """Show what runs, what is ready, and how far each topic has got."""
-    from rillet.jobs.status import run_status
-
-    for line in run_status(config):
-        click.echo(line)
-
-
-@click.command()
-@configured
 def topics(config: RilletConfig, config_path: Path) -> None:
     """Make the topics that are not there yet, kept without a time limit."""
     from rillet.connectors.topics import create_topics

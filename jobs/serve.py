@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.producers import EventProducer
+from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
@@ -63,6 +64,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    announce_service(registry, model=config.model.name, spec_hash=spec.hash)
     metrics = ServingMetrics(registry)
     deltas = KafkaDeltaLog(kafka.connection, kafka.topics.deltas)
     model = LiveModel(

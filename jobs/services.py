@@ -15,7 +15,8 @@ _PROBE_TIMEOUT_S = 2.0
 def port_of(config: RilletConfig, service: str) -> int:
     """The port of a service's probes, 0 when it has none."""
     health = config.health
-    return {"join": health.join_port, "train": health.train_port, "serve": config.serving.port}[service]
+    ports = {"join": health.join_port, "train": health.train_port, "dump": health.dump_port}
+    return {**ports, "serve": config.serving.port}[service]
 
 
 def ready_url(config: RilletConfig, service: str) -> str | None:

@@ -23,6 +23,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.example_source import KafkaExampleSource
 from rillet.connectors.file_source import FileSource
 from rillet.connectors.metric_files import JsonLinesFile, MetricFiles, MetricSink, TensorBoardFolder
+from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold, require_writable
@@ -104,6 +105,7 @@ def wire_trainer(
             require_writable(Path(local))
     kafka, topics = config.kafka.connection, config.kafka.topics
     metrics = TrainMetrics([task.name for task in spec.tasks])
+    announce_service(metrics.registry, model=config.model.name, spec_hash=spec.hash)
     checkpoint_store = CheckpointStore(str(config.checkpoint_dir(spec)), keep=config.trainer.keep_checkpoints)
     trainer = OnlineTrainer(spec, config.model, config.table, config.trainer)
 

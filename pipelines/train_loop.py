@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _WAIT_S = 0.05
 _POLL_BATCHES = 4
 _POLL_BLOCKS = 1000
+#: a source that waits for longer than reconnecting takes is cut off from its broker
+_CUT_OFF_MS = 5_000
 
 Letter = TypeVar("Letter")
 
@@ -74,6 +76,8 @@ class TrainLoop(Generic[Letter]):
         self._checkpoints = checkpoints
         self._now_ms = now_ms
         self._in_batch = in_batch
+        #: since when the source waits for something, None while all is well
+        self._waiting_since_ms: int | None = None
         self._first_positions = dict(trainer.positions)
         self._planned_stage = batch_stage
         # None once it is over.
@@ -99,12 +103,22 @@ class TrainLoop(Generic[Letter]):
 
     @property
     def ready(self) -> bool:
-        """Whether readers can follow what is learned, the batch stage, if there is one, is over, and rows can be learned from.
+        """Whether readers can follow what is learned, the batch stage, if there is one, is over, and rows come or could come.
 
         A trainer that refuses most rows is as of no use as one that stands still, and nothing else would show it.
         """
-        learning = self._trainer.refused_share <= MOST_REFUSED
+        learning = self._trainer.refused_share <= MOST_REFUSED and not self._cut_off()
         return self._publications.published and self._batch_stage is None and learning
+
+    def _cut_off(self) -> bool:
+        """Whether the source has been waiting for seconds, as it does while its broker is away."""
+        if not self._reader.trouble:
+            self._waiting_since_ms = None
+            return False
+        now = self._now_ms()
+        if self._waiting_since_ms is None:
+            self._waiting_since_ms = now
+        return now - self._waiting_since_ms >= _CUT_OFF_MS
 
     def run(self, stop: threading.Event) -> None:
         """Trains until ``stop`` is set or the source ends; then publishes and saves once more; once.
@@ -188,6 +202,7 @@ class TrainLoop(Generic[Letter]):
             error.add_note(f"and when saving: {type(failure).__name__}: {failure}")
 
     def _do_what_is_due(self, now: int) -> None:
+        self._cut_off()  # notes when the trouble began, whether or not somebody asks
         if self._batch_stage is not None and self._batch_stage.finished(self._trainer.positions):
             self._end_batch_stage(now)
         self._publications.publish_if_due(now)

@@ -6,6 +6,7 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from rillet.schemas import NO_TIME_MS
 from rillet.sync import Publication
 from rillet.trainer import KnownQuality, OnlineTrainer, Reason
 
@@ -67,6 +68,12 @@ class TrainMetrics:
         self._entropy = gauge("quality_normalised_entropy", f"Log loss over the base rate's entropy, {of}", labels)
         self._calibration = gauge("quality_calibration", f"Mean predicted over mean observed, {of}", labels)
         self._quality_rows = gauge("quality_rows", "Rows that the figures of quality are of.", labels)
+        self._quality_positives = gauge("quality_positives", "Those of them with label 1.", labels)
+        self._quality_first = gauge(
+            "quality_first_known_timestamp_seconds",
+            "Event time at which the first label windows have closed and quality becomes known; NaN from then on.",
+            labels,
+        )
         self._quality_start = gauge(
             "quality_start_timestamp_seconds", "Event time of the first request that quality is of.", labels
         )
@@ -101,7 +108,8 @@ class TrainMetrics:
         self._seen = now
         self._table_rows.set(len(trainer.table))
         self._touched_rows.set(len(trainer.table.touched))
-        self._newest_event.set(trainer.newest_event_ms / 1000)
+        newest_ms = trainer.newest_event_ms
+        self._newest_event.set(math.nan if newest_ms == NO_TIME_MS else newest_ms / 1000)
 
     def measured(self, rows_per_second: float, lag_records: int) -> None:
         """Sets what the loop has measured."""
@@ -116,17 +124,22 @@ class TrainMetrics:
         for index, task in enumerate(self._tasks):
             self._unscored.labels(task).set(quality.unscored_rows(index))
             self._left_out.labels(task).set(quality.left_out_rows(index))
-            known = quality.known(index)
+            known, first_ms = quality.known(index), quality.first_known_ms(index)
             if known is not None:
                 self._set_quality(task, known)
+            if known is None and first_ms is not None:
+                self._quality_first.labels(task).set(first_ms / 1000)
+            else:
+                self._quality_first.labels(task).set(math.nan)
         return None if math.isnan(loss) else loss
 
     def _set_quality(self, task: str, known: KnownQuality) -> None:
-        metrics = known.metrics
-        self._auc.labels(task).set(metrics.auc)
-        self._entropy.labels(task).set(metrics.normalised_entropy)
-        self._calibration.labels(task).set(metrics.calibration)
+        metrics, enough = known.metrics, known.enough
+        self._auc.labels(task).set(metrics.auc if enough else math.nan)
+        self._entropy.labels(task).set(metrics.normalised_entropy if enough else math.nan)
+        self._calibration.labels(task).set(metrics.calibration if enough else math.nan)
         self._quality_rows.labels(task).set(metrics.rows)
+        self._quality_positives.labels(task).set(metrics.positives)
         self._quality_start.labels(task).set(known.start_ms / 1000)
         self._quality_end.labels(task).set(known.end_ms / 1000)
 

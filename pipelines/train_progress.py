@@ -134,6 +134,11 @@ def describe(quality: ServedQuality, task: int, reference_ms: int) -> str:
     known = quality.known(task)
     if known is not None:
         metrics = known.metrics
+        if not known.enough:
+            return (
+                f"too few rows to tell: {metrics.positives:,} positive of {metrics.rows:,}"
+                f" (to {_clock(known.end_ms, reference_ms)})"
+            )
         return (
             f"auc {metrics.auc:.3f} ne {metrics.normalised_entropy:.3f} cal {metrics.calibration:.2f}"
             f" (to {_clock(known.end_ms, reference_ms)})"

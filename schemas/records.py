@@ -102,7 +102,8 @@ class ExampleBlock:
 class Freshness:
     """How new the examples are that rows were trained on; travels from the trainer to the server in a block.
 
-    The newest times are of all examples so far, the action times only of those since the last publication.
+    The newest times are what the examples have reached so far, and go back where a wrong clock had moved them. The action
+    times are only of the examples since the last publication.
     """
 
     newest_event_ms: int = NO_TIME_MS
@@ -118,7 +119,7 @@ class Freshness:
         return len(self.action_ingest_ms) + self.action_times_left_out
 
     def merged(self, later: Freshness) -> Freshness:
-        """Both together; of the action times at most ``MAX_ACTION_TIMES``.
+        """Both together: the later's newest times where it has any, and at most ``MAX_ACTION_TIMES`` of the action times.
 
         Every action counts the same, however often its time was merged: one spacing, a power of two, holds for all.
         """
@@ -129,8 +130,8 @@ class Freshness:
                 break
             stride *= 2
         return Freshness(
-            max(self.newest_event_ms, later.newest_event_ms),
-            max(self.newest_ingest_ms, later.newest_ingest_ms),
+            self.newest_event_ms if later.newest_event_ms == NO_TIME_MS else later.newest_event_ms,
+            self.newest_ingest_ms if later.newest_ingest_ms == NO_TIME_MS else later.newest_ingest_ms,
             times,
             self.actions + later.actions - len(times),
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rillet.embeddings import EmbeddingTable
-from rillet.schemas import DeltaBlock, FeatureSpec
+from rillet.schemas import NO_TIME_MS, DeltaBlock, FeatureSpec
 from rillet.schemas.fid import VALUE_BITS
 from rillet.serving.config import ServingConfig
 from rillet.serving.errors import ProgramError
@@ -88,7 +88,9 @@ class LiveModel(ReplicaListener[DenseProgram]):
         self._weights: Dense = {}
         self._loaded = False
         self._announced = False
-        metrics.registry.register(ReplicaCollector(self._replica, now_ms))
+        #: wall clock when the log was last read
+        self._reached_ms = NO_TIME_MS
+        metrics.registry.register(ReplicaCollector(self._replica, lambda: self._reached_ms))
         self._refused_weights = metrics.counter(
             "rillet_serving_refused_weights", "Dense weights and bases that did not fit and were not served."
         )
@@ -178,6 +180,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
                 # The replica asks a failing store at its own pace, and reads the log meanwhile.
                 stop.wait(pause_s if isinstance(error, StoreUnavailableError) else _RETRY_S)
                 continue
+            self._reached_ms = self._now_ms()
             wake()
             if not taken:  # a log that did not wait itself
                 stop.wait(max(0.0, pause_s - (self._clock() - started)))
@@ -274,7 +277,8 @@ class LiveModel(ReplicaListener[DenseProgram]):
         times = block.freshness.action_ingest_ms
         known = times[times >= 0]
         if len(known):
-            self._metrics.freshness_seconds.observe_many((self._now_ms() - known) / 1e3)
+            # A producer's clock may be ahead of ours: what it took cannot have been less than nothing.
+            self._metrics.freshness_seconds.observe_many(np.maximum(self._now_ms() - known, 0) / 1e3)
 
     def on_incident(self, incident: Incident, position: int, detail: str) -> None:
         """Reports what was refused or is missing. Reading thread."""

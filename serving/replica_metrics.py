@@ -8,16 +8,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from rillet.schemas import NO_TIME_MS
 from rillet.sync import Incident, Replica
 
 
 class ReplicaCollector(Collector):
     """Collects from a replica; the numbers are written by other threads and may be a moment apart."""
 
-    def __init__(self, replica: Replica, now_ms: Callable[[], int]) -> None:
-        """:param now_ms: wall clock, for the age of what is served."""
+    def __init__(self, replica: Replica, reached_ms: Callable[[], int]) -> None:
+        """:param reached_ms: wall clock when the replica last read from the log, -1 when it has not yet."""
         self._replica = replica
-        self._now_ms = now_ms
+        self._reached_ms = reached_ms
 
     def collect(self) -> Iterable[Metric]:
         replica, applied = self._replica, self._replica.applied
@@ -33,9 +34,13 @@ class ReplicaCollector(Collector):
             ("sequence", "Sequence of the block applied last.", replica.sequence),
             ("dense_version", "Version of the dense weights applied last.", replica.version),
         ]  # fmt: skip
-        if replica.newest_event_ms >= 0:
-            age = (self._now_ms() - replica.newest_event_ms) / 1e3
-            gauges.append(("event_age_seconds", "Age of the newest event that the served rows learned from.", age))
+        # Times and not ages: an age needs a clock, and an event of a wrong one would have a negative age.
+        if replica.newest_event_ms != NO_TIME_MS:
+            text = "Event time of the newest event that the served rows learned from."
+            gauges.append(("newest_event_timestamp_seconds", text, replica.newest_event_ms / 1e3))
+        if (reached_ms := self._reached_ms()) != NO_TIME_MS:
+            text = "When the delta log and the store last answered; updates are stale where that is long ago."
+            gauges.append(("reached_timestamp_seconds", text, reached_ms / 1e3))
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"rillet_replica_{name}", text, value=float(value))
         counters: list[tuple[str, str, float]] = [

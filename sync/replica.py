@@ -144,7 +144,7 @@ class Replica:
 
     @property
     def newest_event_ms(self) -> int:
-        """Newest event time that the applied rows were trained on, -1 when not known."""
+        """Newest event time that the applied rows were trained on, as the last block says; -1 when not known."""
         return self._newest_event_ms
 
     @property
@@ -256,7 +256,8 @@ class Replica:
         block, applied = update.block, self.applied
         self._position = update.next_position
         self._epoch, self._sequence = block.epoch, block.sequence
-        self._newest_event_ms = max(self._newest_event_ms, block.freshness.newest_event_ms)
+        if block.freshness.newest_event_ms != NO_TIME_MS:
+            self._newest_event_ms = block.freshness.newest_event_ms
         applied.blocks += 1
         applied.rows += len(block.fids)
         applied.tombstones += len(block.tombstones)

@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "connectors": {"schemas", "trainer", "sync", "serving"},
     "pipelines": {"schemas", "trainer", "sync", "connectors"},
     "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors", "pipelines"},
+    "inspection": {"schemas", "sync", "connectors", "jobs"},
     "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "connectors", "jobs"},
     "audit": {"schemas", "connectors"},
@@ -42,12 +43,10 @@ JOBS: dict[str, set[str]] = {
     "config": {"errors", "flink_config"},
     "config_checks": {"config", "errors"},
     "services": {"config"},
-    "scrape": set(),
     "health": {"errors"},
     "toolchain": {"errors"},
     "data_lock": {"errors"},
     "signals": set(),
-    "status": {"config", "services", "scrape"},
     "joiner_function": set(),
     "joiner_job": {"config", "flink_config", "joiner_function"},
     "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
@@ -67,6 +66,7 @@ LIBRARIES: dict[str, set[str]] = {
     "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client", "httpx2", "httpcore2"},
     "connectors": {"confluent_kafka", "numpy", "pyarrow", "prometheus_client", "tensorboardX"},
     "audit": {"numpy"},
+    "inspection": {"click", "confluent_kafka", "numpy", "prometheus_client", "rich"},
 }
 
 #: where time is an argument and the same input gives the same output

@@ -18,7 +18,7 @@ from rillet.__main__ import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what belongs to trying and judging the product, not to running it
-NOT_IN_SERVICES = {"devstack", "recordings", "audit", "backtest", "demo"}
+NOT_IN_SERVICES = {"inspection", "devstack", "recordings", "audit", "backtest", "demo"}
 
 
 @cache
@@ -134,7 +134,7 @@ def test_an_empty_environment_with_the_wheel_offers_rillet_and_nothing_else(whee
     code = (
         "import importlib.util as u; print([n for n in "
         "('schemas', 'embeddings', 'tables', 'joiner', 'trainer', 'sync', 'serving', 'connectors', 'jobs', 'devstack', "
-        "'pipelines', 'recordings', 'audit', 'backtest', 'demo') if u.find_spec(n)])"
+        "'pipelines', 'inspection', 'recordings', 'audit', 'backtest', 'demo') if u.find_spec(n)])"
     )
     done = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
@@ -144,7 +144,7 @@ def test_the_wheel_has_every_module_and_file_of_the_rooms(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("rillet/") for name in archive.namelist() if name.startswith("rillet/")}
     rooms = {link.name for link in (ROOT / "src" / "rillet").iterdir() if link.is_symlink()} - {"benchmarks"}
-    assert len(rooms) == 14
+    assert len(rooms) == 15
     expected = {
         str(path.relative_to(ROOT))
         for room in rooms

@@ -40,6 +40,8 @@ class Metrics:
     base_rate: float
     #: rows counted, without weights
     rows: int
+    #: of those, the ones with label 1
+    positives: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,7 @@ class ScoreHistogram:
             auc = min(max(float(positives @ below) / (n * p), 0.0), 1.0)
             error = float(positives @ np.abs(negatives)) / (2 * n * p)
             entropy = loss / (-p * np.log(rate) - n * np.log1p(-rate))
-        return Metrics(auc, error, float(entropy), calibration, rate, int(rows))
+        return Metrics(auc, error, float(entropy), calibration, rate, int(rows), round(p))
 
 
 def row_weights(labels: UInt8s, kinds: UInt8s, rates: Float32s) -> tuple[Float64s, Float64s]:

@@ -40,6 +40,8 @@ _MIN_STRETCH_MS = 60_000
 _DEFAULT_PER_WINDOW = 8
 #: a three-day window is told four times a day rather than every nine hours
 _LONG_STRETCH_MS = 6 * 3_600_000
+#: rows of either class below which figures are noise: the standard error of an AUC is some 0.05 then
+FEWEST_OF_A_CLASS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,12 @@ class KnownQuality:
     metrics: Metrics
     start_ms: int
     end_ms: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are rows enough of either class for the figures to say anything."""
+        rows, positives = self.metrics.rows, self.metrics.positives
+        return min(positives, rows - positives) >= FEWEST_OF_A_CLASS
 
 
 class ServedQuality:

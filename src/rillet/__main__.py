@@ -35,7 +35,8 @@ COMMANDS = {
     "up": "rillet.devstack.cli",
     "down": "rillet.devstack.cli",
     "reset": "rillet.devstack.cli",
-    "status": "rillet.jobs.cli",
+    "status": "rillet.inspection.cli",
+    "peek": "rillet.inspection.cli",
     "topics": "rillet.jobs.cli",
     "join": "rillet.jobs.cli",
     "train": "rillet.jobs.cli",
@@ -103,6 +104,7 @@ def main(context: click.Context) -> None:
     \b
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
+    See what flows:         rillet status --watch, rillet peek features
     Run one service:        rillet join | train | serve | dump --config rillet.toml
     Start over:             rillet reset
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml

@@ -12,8 +12,8 @@ import pytest
 from rillet.demo import monitor
 from rillet.demo.driver import DriveStats
 from rillet.demo.monitor import FRESHNESS, LoopMonitor, Reading
+from rillet.inspection.scrape import Scrape
 from rillet.jobs.config import RilletConfig, parse_config
-from rillet.jobs.scrape import Scrape
 
 CONFIG: RilletConfig = parse_config(
     {"spec": "spec.toml", "serving": {"port": 1234}, "health": {"train_port": 4321, "join_port": 4322}}

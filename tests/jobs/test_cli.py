@@ -33,6 +33,7 @@ COMMANDS = (
         "down",
         "reset",
         "status",
+        "peek",
         "topics",
         "join",
         "train",
@@ -197,14 +198,6 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     result = run("check-config", "--config", config)
     assert result.exit_code == 2
     assert result.stderr == "rillet check-config: rillet.jobs.config is not installed: pip install 'rillet[joiner]'\n"
-
-
-@pytest.mark.integration
-def test_status_without_a_broker_names_the_address(config: Path) -> None:
-    result = run("status", "--config", config, "--bootstrap-servers", "127.0.0.1:1")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("rillet status: no Kafka broker answers at 127.0.0.1:1 ")
-    assert result.stderr.count("\n") == 1
 
 
 def test_down_with_nothing_running_is_no_error(config: Path) -> None:

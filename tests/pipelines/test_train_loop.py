@@ -98,6 +98,18 @@ def test_it_is_not_ready_before_a_publication_was_acknowledged(tmp_path: Path) -
     assert parts.loop.ready
 
 
+def test_it_is_not_ready_while_its_source_has_been_cut_off_for_seconds(tmp_path: Path) -> None:
+    source = ListSource([])
+    parts = Parts(tmp_path, source)
+    parts.run()
+    source.trouble = "127.0.0.1:9092: Connection refused"
+    assert parts.loop.ready, "reconnecting is no trouble"
+    parts.clock.now_ms += 5_000
+    assert not parts.loop.ready
+    source.trouble = ""
+    assert parts.loop.ready
+
+
 def test_rows_are_published_at_their_interval_and_checkpoints_at_theirs(tmp_path: Path) -> None:
     config = TrainerConfig(batch_size=16, queue_rows=40, checkpoint_interval_s=SPARSE_MS / 500)
     parts = Parts(tmp_path, ListSource.of_values(encoded_blocks(20)), Clock(SPARSE_MS // 2), config=config)

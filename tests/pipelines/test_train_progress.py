@@ -103,6 +103,14 @@ def test_quality_is_told_with_the_time_up_to_which_it_is_known() -> None:
     assert describe(quality, 0, known.end_ms + 86_400_000).endswith("(to 1970-01-01T00:34Z)")
 
 
+def test_a_handful_of_rows_is_told_as_too_few() -> None:
+    quality = trainer_after(1, rows=40, closed=True).quality
+    known = quality.known(0)
+    assert known is not None
+    counts = f"{known.metrics.positives} positive of {known.metrics.rows}"
+    assert describe(quality, 0, known.end_ms).startswith(f"too few rows to tell: {counts} (to ")
+
+
 def test_why_quality_is_unknown_is_told() -> None:
     assert describe(trainer_after(0).quality, 0, 0) == "unknown, no rows yet"
     assert describe(trainer_after(3, served=False).quality, 0, 0) == "unknown, rows carry no served logits"

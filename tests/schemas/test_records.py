@@ -21,10 +21,16 @@ def test_a_sample_keeps_ends_order_and_even_spacing(count: int, limit: int) -> N
         assert gaps.max() - gaps.min() <= 1
 
 
-def test_merging_keeps_the_newest_times_and_the_order_of_the_actions() -> None:
+def test_merging_takes_the_later_times_and_keeps_the_order_of_the_actions() -> None:
+    """The larger of both would keep a time of tomorrow until tomorrow."""
     merged = Freshness(7, 3, np.array([1, 2])).merged(Freshness(5, 9, np.array([3])))
-    assert (merged.newest_event_ms, merged.newest_ingest_ms) == (7, 9)
+    assert (merged.newest_event_ms, merged.newest_ingest_ms) == (5, 9)
     assert merged.action_ingest_ms.tolist() == [1, 2, 3]
+
+
+def test_merging_with_what_has_no_times_keeps_the_times() -> None:
+    merged = Freshness(7, 3).merged(Freshness())
+    assert (merged.newest_event_ms, merged.newest_ingest_ms) == (7, 3)
 
 
 def _merged_in_parts(times: np.ndarray, size: int) -> Freshness:

@@ -199,7 +199,38 @@ def test_it_waits_for_the_first_base_and_is_ready_once_the_log_is_replayed(
     assert "ready: model films" in caplog.text
     assert loop.counted("rillet_replica_ready") == 1
     assert loop.counted("rillet_replica_rows") == 2
-    assert loop.counted("rillet_replica_event_age_seconds") == 7
+    assert loop.counted("rillet_replica_newest_event_timestamp_seconds") == _NOW_MS / 1000 - 7
+
+
+def test_an_event_of_tomorrow_counts_as_the_newest_only_until_the_next_update(loop: _Loop) -> None:
+    def newest() -> float | None:
+        return loop.counted("rillet_replica_newest_event_timestamp_seconds")
+
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        for at, newest_ms in ((1, _NOW_MS + 86_400_000), (2, _NOW_MS - 7000)):
+            loop.write(at, 0.5)
+            loop.publisher.publish(loop.table, now_ms=_NOW_MS, freshness=Freshness(newest_ms, _NOW_MS))
+            following.apply_until(lambda at=at: loop.weight(at) == 0.5)  # type: ignore[misc]
+            assert newest() == newest_ms / 1000
+
+
+def test_an_action_of_a_clock_ahead_of_ours_took_no_time_rather_than_less(loop: _Loop) -> None:
+    loop.base()
+    with _Following(loop.model) as following:
+        following.apply_until(lambda: loop.model.ready)
+        loop.write(1, 0.5)
+        loop.publish(ingest=(_NOW_MS + 30_000,))
+        following.apply_until(lambda: loop.metrics.freshness_seconds.count == 1)
+    assert loop.counted("rillet_freshness_seconds_sum") == 0
+
+
+def test_it_is_told_when_the_log_last_answered(loop: _Loop) -> None:
+    assert loop.counted("rillet_replica_reached_timestamp_seconds") is None
+    loop.base()
+    with _Following(loop.model):
+        _until(lambda: loop.counted("rillet_replica_reached_timestamp_seconds") == _NOW_MS / 1000)
 
 
 def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(

@@ -279,6 +279,18 @@ def _with_times(block: ExampleBlock, ahead_ms: int, row: int) -> ExampleBlock:
     return replace(block, **moved)
 
 
+def test_a_first_page_from_the_future_is_published_as_the_newest_no_longer_than_until_others_come() -> None:
+    trainer = _trainer()
+    first = make_block(np.random.default_rng(0), 32)
+    trainer.offer(0, 0, replace(first, feature_time_ms=np.full(32, 90_000_000)), 0)
+    trainer.train(0, more=False, flush=True)
+    assert trainer.take_freshness().newest_event_ms == 90_000_000
+    for offset in range(1, 4):
+        trainer.offer(0, offset, make_block(np.random.default_rng(offset), 32), 0)
+    trainer.train(0, more=False, flush=True)
+    assert trainer.take_freshness().newest_event_ms <= 2_000_010
+
+
 @pytest.mark.parametrize("first", [0, 3], ids=["among the very first rows", "later"])
 def test_one_event_from_the_future_stamps_no_rows_and_is_not_published(first: int) -> None:
     year_ms = 365 * 86_400_000

@@ -6,7 +6,7 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rillet.jobs.scrape import parse_metrics
+from rillet.inspection.scrape import parse_metrics
 
 
 def test_metrics_are_read_with_labels_added_up_and_buckets_in_order() -> None:

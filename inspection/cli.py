@@ -1,0 +1,135 @@
+"""Commands to look with: ``rillet status`` and ``rillet peek``. They change nothing."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rillet.jobs.options import configured
+
+if TYPE_CHECKING:
+    from rillet.inspection.facts import LoopFacts
+    from rillet.jobs.config import RilletConfig
+
+_EVERY_S = 2.0
+#: of output that is no terminal
+_WIDTH = 140
+_KINDS = ("features", "actions", "examples", "deltas", "dead-letters")
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one per look, each on a line.")
+@configured
+def status(config: RilletConfig, config_path: Path, watch: bool, as_json: bool) -> None:
+    """Show the whole loop: services, topics, lags, open windows, quality, freshness, dead letters, last errors.
+
+    Asks the addresses of the configuration, whoever started what runs there. Services are shown with the broker away, too.
+
+    Exit status: 0 if the broker answers and every service that has a port is ready, 1 if not, 2 if the configuration
+    cannot be used. With --watch it is that of the last look.
+    """
+    import json
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from rillet.inspection.facts import to_json
+    from rillet.inspection.gather import LoopGatherer
+    from rillet.inspection.screen import screen
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+
+    facts: LoopFacts | None = None
+
+    def show() -> None:
+        if facts is not None and as_json:
+            click.echo(json.dumps(to_json(facts), allow_nan=False))
+        elif facts is not None:
+            console.print(screen(facts))
+
+    on_screen = watch and console.is_terminal and not as_json
+    with (
+        LoopGatherer(config) as gatherer,
+        suppress(*([KeyboardInterrupt] if watch else [])),  # Ctrl-C is how --watch is ended
+        Live(console=console, screen=True, auto_refresh=False) if on_screen else nullcontext() as live,
+    ):
+        while True:
+            facts = gatherer.look()
+            if live is None:
+                show()
+            else:
+                live.update(screen(facts), refresh=True)
+            if not watch:
+                break
+            time.sleep(_EVERY_S)
+    if on_screen:  # the last look stays
+        show()
+    raise SystemExit(0 if facts is not None and facts.ready else 1)
+
+
+@click.command()
+@click.argument("topic", type=click.Choice(_KINDS), required=False)
+@click.option("-n", "--count", type=click.IntRange(min=0), default=10, show_default=True, help="The newest N records.")
+@click.option("--follow", "-f", is_flag=True, help="Then show records as they come, until Ctrl-C.")
+@click.option(
+    "--request",
+    "request_id",
+    metavar="ID",
+    help="What there is of this request: its page, its actions, its examples and its dead letters; of all topics or of one.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Rows that are shown of a block of examples or of the delta log; 0 for all.",
+)
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="How many of the newest offsets of a partition --request looks through.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per record, on a line of its own.")
+@configured
+def peek(
+    config: RilletConfig,
+    config_path: Path,
+    topic: Any,
+    count: int,
+    follow: bool,
+    request_id: str | None,
+    rows: int,
+    search: int,
+    as_json: bool,
+) -> None:
+    """Show records of a topic, decoded: names of the feature spec instead of fids, times with their ages.
+
+    A record that cannot be decoded is shown with the reason. Exit status: 1 if --request finds nothing.
+    """
+    from rillet.inspection.peek import Peek, kinds_of_request
+
+    if topic is None and request_id is None:
+        raise click.UsageError(f"name a topic ({', '.join(_KINDS)}), or a request with --request ID")
+    if request_id is not None and (follow or topic == "deltas"):
+        raise click.UsageError("--request looks through what there is: no --follow; deltas know of no requests")
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    looking = Peek(config, rows=rows or None, as_json=as_json, show=click.echo, tell=tell)
+    if request_id is None:
+        # Ctrl-C is how --follow is ended.
+        with suppress(*([KeyboardInterrupt] if follow else [])):
+            looking.newest(topic, count, then_follow=follow)
+    elif not looking.request(request_id, kinds_of_request(topic), search):
+        tell(f"request {request_id}: nothing was found")
+        raise SystemExit(1)

@@ -1,0 +1,127 @@
+"""``rillet peek``: records of the loop's topics, decoded, for a person or one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import get_args
+
+from rillet.connectors.topic_reader import TopicRecord
+from rillet.inspection.columns import Json
+from rillet.inspection.records import Kind, RecordReader
+from rillet.inspection.text import lines_of
+from rillet.inspection.topics import find_records, follow, newest_records, require_broker
+from rillet.jobs.config import RilletConfig
+from rillet.schemas import RecordError, decode_dead_letter
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+#: where a request leaves traces, in the order in which it does
+_TRACES: tuple[Kind, ...] = ("features", "actions", "examples", "dead-letters")
+
+
+class Peek:
+    """Shows records of one configuration's topics."""
+
+    def __init__(
+        self,
+        config: RilletConfig,
+        *,
+        rows: int | None,
+        as_json: bool,
+        show: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        """
+        :param rows: rows that are shown of a block of examples or a delta block; None for all.
+        :param show: takes a line of output.
+        :param tell: takes what is no record, such as that the broker went away.
+        :raises SpecError: the feature spec cannot be read.
+        """
+        self._kafka, self._topics = config.kafka.connection, config.kafka.topics
+        self._reader = RecordReader(config.load_spec(), limit=rows, max_ahead_ms=config.joiner.max_ahead_ms)
+        self._as_json = as_json
+        self._show, self._tell = show, tell
+
+    def newest(self, kind: Kind, count: int, *, then_follow: bool = False) -> None:
+        """The newest ``count`` records of a topic, oldest first, and with ``then_follow`` those that come, for ever.
+
+        :raises BrokerUnavailableError: no broker answers; at once. TopicError: there is no such topic.
+        """
+        require_broker(self._kafka)
+        topic = self._topic(kind)
+        records, positions = newest_records(self._kafka, topic, count)
+        for record in records:
+            self._print(self._reader.describe(record, kind))
+        if not then_follow:
+            if not records and count:
+                self._tell(f"topic {topic} holds no records")
+            return
+        for new in follow(self._kafka, topic, positions, self._tell):
+            self._print(self._reader.describe(new, kind))
+
+    def request(self, request_id: str, kinds: tuple[Kind, ...], look_through: int) -> bool:
+        """What the topics hold of a request: its page, its actions, its example rows, its dead letters; whether anything.
+
+        :param look_through: newest offsets of each partition that are looked through.
+        :raises BrokerUnavailableError: as :meth:`newest`, TopicError likewise.
+        """
+        require_broker(self._kafka)
+        reader = RecordReader(
+            self._reader.spec,
+            request_id=request_id,
+            max_ahead_ms=self._reader.max_ahead_ms,
+            sources=self._reader.sources,
+        )
+        found = False
+        for kind in kinds:
+            records, older = find_records(
+                self._kafka,
+                self._topic(kind),
+                lambda record, kind=kind: _mentions(record, kind, request_id.encode()),  # type: ignore[misc]
+                look_through=look_through,
+            )
+            views = [view for record in records if _is_of(view := reader.describe(record, kind), request_id)]
+            for view in views:
+                self._print(view)
+            if not views and older:
+                self._tell(
+                    f"{kind}: nothing among the newest {look_through:,} offsets of each partition; {older:,} older ones"
+                    " were not looked through: --search N looks further back"
+                )
+            found = found or bool(views)
+        return found
+
+    def _topic(self, kind: Kind) -> str:
+        name: str = getattr(self._topics, kind.replace("-", "_"))
+        return name
+
+    def _print(self, view: Json) -> None:
+        if self._as_json:
+            self._show(json.dumps(view, ensure_ascii=False, allow_nan=False))
+            return
+        for line in lines_of(view, time.time_ns() // 1_000_000):
+            self._show(line)
+
+
+def kinds_of_request(kind: Kind | None) -> tuple[Kind, ...]:
+    """The topics that a request is looked for in."""
+    return _TRACES if kind is None else (kind,)
+
+
+def _mentions(record: TopicRecord, kind: Kind, request_id: bytes) -> bool:
+    """Whether a record may be of a request; without decoding it, as there are many that are not."""
+    if kind != "dead-letters":
+        return record.key == request_id or request_id in (record.value or b"")
+    try:
+        letter = decode_dead_letter(record.value or b"")
+    except RecordError:
+        return False
+    return letter.key == request_id or request_id in (letter.value or b"")
+
+
+def _is_of(view: Json, request_id: str) -> bool:
+    if view["record"] == "example_block":
+        return bool(view["rows"])
+    # What cannot be decoded, and a dead letter, may be of the request as far as anyone can tell.
+    return bool(view.get("request_id", request_id) == request_id)

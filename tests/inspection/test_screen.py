@@ -1,0 +1,157 @@
+"""What a person reads at a glance, and the one JSON object that says the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from rich.console import Console
+
+from rillet.inspection.facts import (
+    BrokerFacts,
+    JoinerFacts,
+    LoggedError,
+    LoopFacts,
+    QualityFacts,
+    RefusedFacts,
+    ReplicaFacts,
+    ServiceFacts,
+    TopicFacts,
+    TrainerFacts,
+    to_json,
+)
+from rillet.inspection.notes import notes_on
+from rillet.inspection.screen import screen
+
+NOW_MS = 1_700_000_000_000
+REPLICA = ReplicaFacts(
+    ready=True,
+    rows=142,
+    lag_records=3,
+    lag_s=4.0,
+    freshness_p50_s=8.2,
+    freshness_p99_s=14.0,
+    newest_event_ms=NOW_MS - 17_000,
+    reached_ms=NOW_MS,
+    stale=False,
+    degraded=False,
+    requests=1000,
+    request_p99_s=0.007,
+)
+FACTS = LoopFacts(
+    time_ms=NOW_MS,
+    broker=BrokerFacts("127.0.0.1:9092", "answers"),
+    services={
+        "join": ServiceFacts("ready", "http://127.0.0.1:9101/readyz", uptime_s=130.0),
+        "train": ServiceFacts(
+            "not ready", "http://127.0.0.1:9102/readyz", "films", last_error=LoggedError("disk full", NOW_MS - 60_000)
+        ),
+        "serve": ServiceFacts("no port"),
+    },
+    topics={
+        "features": TopicFacts("films.features", 2, 1000, True, NOW_MS - 2_800, {0: 500, 1: 500}, 21),
+        "examples": TopicFacts("films.examples", 1, 3111, False, NOW_MS - 4_900, {0: 3111}, 0),
+        "deltas": TopicFacts("films.deltas", 1, 23, True, NOW_MS, {0: 23}, 3),
+        "dead_letters": TopicFacts("films.dead_letters"),
+    },
+    joiner=JoinerFacts(
+        7, NOW_MS + 120_000, NOW_MS - 30_000, 3000, 0.25, {"features": 10, "late_actions": 2}, {"CLICK": 9}
+    ),
+    trainer=TrainerFacts(
+        5031, 55.0, 0, 0.58, NOW_MS - 6_600, 0, 0, {"watch": QualityFacts("warming up", first_known_ms=NOW_MS + 60_000)}
+    ),
+    replica=REPLICA,
+    refused=(RefusedFacts("time: ... is before 1970", 12, NOW_MS - 1_000),),
+)
+
+
+def text(facts: LoopFacts) -> str:
+    console = Console(width=140, highlight=False)
+    with console.capture() as captured:
+        console.print(screen(facts))
+    return captured.get()
+
+
+def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
+    shown = text(FACTS)
+    for words in (
+        "join     ready",
+        "train    not ready",
+        "no port is configured",
+        "train: 60 s ago: disk full",
+        "at most 3,111",
+        "serve: 3, for 4.0 s",
+        "7 open requests, the next window closes at 22:15Z, 2 min after the watermark",
+        "25.0% of actions made a positive",
+        "not joined: 2 late",
+        "unknown actions: CLICK 9",
+        "watch as served: warming up, first windows close at 22:14Z",
+        "an action is served after 8.2 s (p50), 14 s (p99)",
+        "12 x time: ... is before 1970, the newest 1.0 s ago",
+    ):
+        assert words in shown, words
+    (missing,) = [line for line in shown.splitlines() if "films.dead_letters" in line]
+    assert missing.split() == ["films.dead_letters", "missing"]
+
+
+def test_figures_of_too_few_rows_are_not_shown() -> None:
+    assert FACTS.trainer is not None
+    few = QualityFacts("too few rows", rows=40, positives=3, known_ms=NOW_MS)
+    shown = text(replace(FACTS, trainer=replace(FACTS.trainer, quality={"watch": few})))
+    assert "watch as served: too few rows to tell, 3 positive of 40 (pages up to 22:13Z)" in shown
+    assert "AUC" not in shown
+
+
+def test_with_the_broker_away_services_are_shown_and_nothing_is_made_up_of_the_topics() -> None:
+    unknown = {kind: TopicFacts(topic.name) for kind, topic in FACTS.topics.items()}
+    away = replace(FACTS, broker=BrokerFacts("127.0.0.1:9092", "no answer", "no Kafka broker answers"), topics=unknown)
+    shown = text(away)
+    assert "join     ready" in shown
+    assert "missing" not in shown
+    assert list(notes_on(away, ""))[:2] == [
+        "no Kafka broker answers",
+        "serve goes on answering with the model that it has; what it serves is not logged meanwhile",
+    ]
+
+
+def test_a_record_from_the_future_is_said_to_be_from_the_future() -> None:
+    topic = replace(FACTS.topics["features"], newest_ms=NOW_MS + 85_848_000)
+    ahead = replace(FACTS, topics={"features": topic})
+    assert "in the future by 24 h" in text(ahead)
+    assert "the newest record of films.features is from the future, by 24 h: check the clock of its producer" in list(
+        notes_on(ahead, "")
+    )
+
+
+def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
+    services = {
+        "serve": ServiceFacts("ready", "http://a", spec_hash="0x1"),
+        "join": ServiceFacts("no answer", "http://b"),
+    }
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, counts={"actions": 20}, unknown_actions={"CLICK": 19, "open": 1})
+    replica = replace(REPLICA, stale=True, reached_ms=NOW_MS - 60_000)
+    notes = list(notes_on(replace(FACTS, services=services, joiner=joiner, replica=replica), "0x2"))
+    assert notes == [
+        "updates of serve are stale: the delta log last answered 60 s ago",
+        "serve runs with feature spec 0x1, this configuration has 0x2",
+        "19 actions are called CLICK, which no task of the feature spec asks for",
+    ]
+
+
+def test_ready_is_a_broker_that_answers_and_every_service_that_has_a_port() -> None:
+    assert not FACTS.ready
+    ready = replace(FACTS, services={**FACTS.services, "train": ServiceFacts("ready", "http://a")})
+    assert ready.ready
+    assert not replace(ready, broker=BrokerFacts("a", "no answer")).ready
+
+
+def test_the_json_object_has_the_same_keys_whatever_is_known() -> None:
+    full = json.loads(json.dumps(to_json(FACTS), allow_nan=False))
+    empty = to_json(LoopFacts(NOW_MS, BrokerFacts("a", "no answer"), {}, {}))
+    assert set(full) == set(empty)
+    assert full["time"] == "2023-11-14T22:13:20.000Z"
+    assert full["ready"] is False
+    assert full["topics"]["features"]["ends"] == {"0": 500, "1": 500}
+    assert full["trainer"]["quality"]["watch"]["state"] == "warming up"
+    assert empty["joiner"] is None
