@@ -43,13 +43,14 @@ JOBS: dict[str, set[str]] = {
     "scrape": set(),
     "health": {"errors"},
     "toolchain": {"errors"},
+    "data_lock": {"errors"},
     "status": {"config", "services", "scrape"},
     "joiner_function": set(),
     "joiner_job": {"config", "flink_config", "joiner_function"},
-    "join": {"config", "errors", "health", "joiner_job", "toolchain"},
-    "train": {"config", "health"},
+    "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
+    "train": {"config", "data_lock", "health"},
     "serve": {"config"},
-    "dump": {"config", "health"},
+    "dump": {"config", "data_lock", "health"},
 }
 JOBS["cli"] = set(JOBS) - {"joiner_job"}
 
