@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "sync": {"schemas", "embeddings"},
     "serving": {"schemas", "embeddings", "sync"},
     "connectors": {"schemas", "trainer", "sync", "serving"},
-    "pipelines": {"schemas", "trainer", "sync", "connectors"},
+    "pipelines": {"schemas", "joiner", "trainer", "sync", "connectors"},
     "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors", "pipelines"},
     "devstack": {"schemas", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "connectors", "jobs"},

@@ -169,7 +169,7 @@ def joined(setup: Callable[..., Setup], recording: Recording) -> Setup:
             made.config.kafka.topics.actions, key=b"r1", value=value, timestamp=START_MS + 250, headers=headers
         )
     producer.flush(10)
-    made.join("--until-latest")
+    made.join("--until-latest", "--drain")
     return made
 
 
@@ -248,7 +248,7 @@ def test_a_dump_of_the_examples_has_the_rows_of_a_join_of_the_recording(
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:
     other = setup("process", flink=replace(FLINK, execution_mode="process"), raw_topics_of=joined)
-    other.join("--until-latest")
+    other.join("--until-latest", "--drain")
     assert sorted(map(encode, other.blocks())) == sorted(map(encode, joined.blocks()))
 
 
@@ -257,7 +257,7 @@ def test_a_second_replay_gives_the_same_examples(
 ) -> None:
     again = setup("again")
     again.replay(recording)
-    again.join("--until-latest")
+    again.join("--until-latest", "--drain")
     assert sorted(map(without_ingest, again.blocks())) == sorted(map(without_ingest, joined.blocks()))
 
 
@@ -396,14 +396,24 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
     assert report.impressions == 5 * REQUESTS
 
 
-def test_a_bounded_run_does_not_go_on_from_an_earlier_one(setup: Callable[..., Setup]) -> None:
-    made = setup("stale")
-    left = made.path.parent / "data/joiner/savepoints/savepoint-1/_metadata"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    done = made.run_join("--until-latest")
-    assert done.returncode == 2
-    assert f"{left.parent.as_uri()} is left of an earlier run: remove it" in done.stderr
+def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
+    setup: Callable[..., Setup], recording: Recording, tmp_path: Path
+) -> None:
+    made = setup("bounded")
+    made.replay(recording)
+    made.join("--until-latest")
+    assert len(kept := made.blocks()) > 100
+    made.join("--until-latest")
+    assert len(made.blocks()) == len(kept)
+    process = Process("join", tmp_path)
+    process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
+    try:
+        wait_until(lambda: bool(list((made.path.parent / "data/joiner/checkpoints").glob("*/chk-*/_metadata"))), 60)
+    finally:
+        process.stop(timeout_s=60)
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert report.impressions == 5 * REQUESTS
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
