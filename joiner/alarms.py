@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec
 
-#: records that a share is of at least
+#: events that a share is of at least
 _STRETCH = 50
 #: a share from which on something is wrong, and below which it is well again
 _ABSURD, _WELL = 0.5, 0.25
-#: of refused records, of which a right source has none
-_ABSURD_REFUSED, _WELL_REFUSED = 0.1, 0.02
+#: of refused records, of which a right source has none; mistakes of a kind that concerns all records are told at once
+_ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
+_SYSTEMATIC = ("SpecMismatchError", "TimeUnitError")
 
 _SETTLED = (
     *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
@@ -54,7 +55,9 @@ class Alarms:
         )
         self._spec = spec
         self._config = config
-        self._stretches = {kind: _Stretch() for kind in ("actions", "settled", "features", "records")}
+        self._stretches = {kind: _Stretch(_STRETCH) for kind in ("actions", "settled", "features")}
+        # Of refused records a few are enough.
+        self._stretches["records"] = _Stretch(_STRETCH // 5)
         #: what was told of each subject and is not well again
         self._told: dict[str, str] = {}
 
@@ -73,10 +76,11 @@ class Alarms:
         if (grown := self._stretches["records"].grown(total, records)) is not None:
             of, more = grown
             for subject, count in more.items():
-                advice = _REFUSALS.get(subject.removeprefix("refused "), _OTHER_REFUSAL)
-                advice = advice.format(spec=self._spec.name, hash=self._spec.hash)
-                text = f"{_share(count, of)} of {of:,} records {advice}"
-                lines += self._tell(subject, count / of, text, absurd=_ABSURD_REFUSED, well=_WELL_REFUSED)
+                kind = subject.removeprefix("refused ")
+                advice = _REFUSALS.get(kind, _OTHER_REFUSAL).format(spec=self._spec.name, hash=self._spec.hash)
+                text = f"{count:,} of {of:,} records, now dead letters, {advice}"
+                absurd = _ABSURD_SYSTEMATIC if kind in _SYSTEMATIC else _ABSURD_REFUSED
+                lines += self._tell(subject, count / of, text, absurd=absurd, well=_WELL_REFUSED)
         features = counts["features"] + counts["duplicate_features"]
         if (grown := self._stretches["features"].grown(features, {"": counts["duplicate_features"]})) is not None:
             of, more = grown
@@ -132,7 +136,8 @@ class Alarms:
 class _Stretch:
     """How much counts have grown since the last stretch that was long enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
+        self._least = least
         self._total = 0
         self._parts: dict[str, int] = {}
 
@@ -142,7 +147,7 @@ class _Stretch:
             # The job was restarted, and counts from nothing.
             self._total, self._parts = 0, {}
         of = total - self._total
-        if of < _STRETCH:
+        if of < self._least:
             return None
         more = {name: max(0, count - self._parts.get(name, 0)) for name, count in parts.items()}
         self._total, self._parts = total, dict(parts)

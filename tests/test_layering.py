@@ -45,7 +45,7 @@ JOBS: dict[str, set[str]] = {
     "toolchain": {"errors"},
     "data_lock": {"errors"},
     "status": {"config", "services", "scrape"},
-    "joiner_function": set(),
+    "joiner_function": {"flink_config"},
     "joiner_job": {"config", "flink_config", "joiner_function"},
     "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
     "train": {"config", "data_lock", "health"},

@@ -79,8 +79,16 @@ def test_orphans_are_judged_when_they_are_given_up_though_no_action_comes_any_mo
 )
 def test_refused_records_are_told_with_the_reason(alarms: Alarms, kind: str, advice: str) -> None:
     (line,) = alarms.judge(counts(dead_letters=30, features=70), {}, {kind: 30})
-    assert line.startswith(f"30 % of 100 records {advice}")
+    assert line.startswith(f"30 of 100 records, now dead letters, {advice}")
     assert alarms.judge(counts(dead_letters=70, features=130), {}, {kind: 70}) == []
+    (line,) = alarms.judge(counts(dead_letters=70, features=230), {}, {kind: 70})
+    assert line.startswith("well again: 0 of 100 records")
+
+
+def test_one_record_of_another_spec_among_many_is_told_and_one_that_is_damaged_is_not(alarms: Alarms) -> None:
+    refused = {"SpecMismatchError": 1, "DecodeError": 1}
+    (line,) = alarms.judge(counts(dead_letters=2, features=998), {}, refused)
+    assert line.startswith("1 of 1,000 records, now dead letters, were written under another feature spec")
 
 
 def test_request_ids_that_come_again_are_told(alarms: Alarms) -> None:
