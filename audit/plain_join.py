@@ -167,9 +167,9 @@ class PlainJoin:
             positive[labelled, column] = True
             action_time[labelled, column] = times[first, 0]
             action_ingest[labelled, column] = times[first, 1]
-            # A window closes for a watermark past its end, and that takes a record so new.
+            # A window closes for a watermark past its end, and that takes a record so new, or silence until then.
             ends = feature_time[request[labelled]] + task.window_ms
-            before_ms = newest_ms if self._idle_partitions else times[first, 2]
+            before_ms = np.maximum(newest_ms, times[first, 1]) if self._idle_partitions else times[first, 2]
             may_be_late[labelled, column] = before_ms - self._lateness_ms >= ends
             sampled[:, column] = self._sampled(column, request, impression_ids)
             counts["early_actions"] += int(early.sum())

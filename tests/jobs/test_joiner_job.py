@@ -501,7 +501,8 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
     assert {r for b in made.blocks() if b.spec_hash == other.hash for r in b.request_ids} == {"r501"}
     reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
     assert len(reasons) == 2
-    assert "looks like seconds" in reasons[0] and "spec_hash" in reasons[1]
+    assert "looks like seconds" in reasons[0]
+    assert "spec_hash" in reasons[1]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
