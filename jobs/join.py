@@ -136,7 +136,8 @@ def _prepare_process(config: RilletConfig) -> None:
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    for library in ("apache_beam", "pyflink"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     _keep_signals_from_java()
     if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.

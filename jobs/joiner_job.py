@@ -97,7 +97,10 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     )
     rows = tables.to_append_stream(tables.sql_query(union), Types.ROW([Types.INT(), BYTES]))
     spec = config.load_spec()
-    silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
+    silence = None
+    if "config.providers" not in config.kafka.flink:
+        # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
+        silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
     function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
     joined = _key_by_bucket(rows).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
