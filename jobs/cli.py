@@ -27,9 +27,9 @@ def topics(config: RilletConfig, config_path: Path) -> None:
 
 
 @click.command()
-@click.option("--until-latest", is_flag=True, help="Stop at the present ends of the topics, closing every window.")
+@click.option("--until-latest", is_flag=True, help="Stop when what the topics hold at the start is read.")
 @click.option(
-    "--drain", is_flag=True, help="When stopped, close every open window instead of keeping it for a restart."
+    "--drain", is_flag=True, help="At the stop close every open window, instead of keeping it for the next start."
 )
 @click.option(
     "--recording",
@@ -65,7 +65,8 @@ def join(
 ) -> None:
     """Join features and actions into labelled examples, in a Flink of its own in this process.
 
-    Every record counts exactly once, also over restarts. Runs until it gets SIGTERM or Ctrl-C.
+    Every record counts exactly once: each start, bounded by --until-latest or not, goes on where the last one ended.
+    Runs until it gets SIGTERM or Ctrl-C.
     """
     others = requests is not None or max_lost is not None or keep_open_windows
     if (recording is None) != (to is None) or (others and recording is None):

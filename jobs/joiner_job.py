@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,13 @@ from pyflink.datastream.data_stream import DataStream, KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
+from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.silence import TopicSilence
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
+from rillet.joiner import KeptSettings
 
 if TYPE_CHECKING:
     from rillet.jobs.flink_config import FlinkConfig
@@ -33,14 +37,14 @@ if TYPE_CHECKING:
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
 _CHECKPOINT_TIMEOUT_MS = 5 * 60_000
+#: name of the operator that joins
+OPERATOR = "join"
 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
     """What differs from run to run."""
 
-    #: stop at the ends that the topics have at the start, closing every window
-    until_latest: bool = False
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
     #: makes transactional ids unique where several joiners share a broker
@@ -75,6 +79,8 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
         flink.set_string("restart-strategy.type", "none")
     if options.restore_from:
         flink.set_string("execution.state-recovery.path", options.restore_from)
+        # A drained join of other settings: nothing of it is needed but the offsets of the sources.
+        flink.set_string("execution.state-recovery.ignore-unclaimed-state", "true")
     return flink
 
 
@@ -90,11 +96,33 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
         for topic, table in ((topics.features, "features"), (topics.actions, "actions"))
     )
     rows = tables.to_append_stream(tables.sql_query(union), Types.ROW([Types.INT(), BYTES]))
-    joined = _key_by_bucket(rows).process(JoinFunction(config.load_spec(), join, options.local_dir), KEY_VALUE)
-    joined.name("join").uid("join")
+    spec = config.load_spec()
+    silence = None
+    if "config.providers" not in config.kafka.flink:
+        # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
+        silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
+    function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
+    joined = _key_by_bucket(rows).process(function, KEY_VALUE)
+    # State of other settings cannot be gone on with: it is the state of another operator.
+    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(spec, join).digest:016x}")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
     letters = joined.get_side_output(DEAD_LETTERS)
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
+
+
+def groups(config: RilletConfig, options: JobOptions) -> dict[str, str]:
+    """Raw topic to the consumer group under which the job commits how far its checkpoints have read it."""
+    topics, prefix = config.kafka.topics, options.transaction_prefix
+    return {topics.features: f"{prefix}-features", topics.actions: f"{prefix}-actions"}
+
+
+def forget_progress(config: RilletConfig, options: JobOptions) -> None:
+    """Puts the groups back before a job starts, so that what they commit is what this job has read.
+
+    :raises RilletError: the broker does not answer, or lacks a topic.
+    """
+    with GroupLag(config.kafka.connection, groups(config, options)) as lag:
+        lag.forget()
 
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
@@ -106,15 +134,13 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         "topic": topic,
         "properties.bootstrap.servers": config.kafka.bootstrap_servers,
         "properties.isolation.level": "read_committed",
-        "properties.group.id": f"{options.transaction_prefix}-{table}",
+        "properties.group.id": groups(config, options)[topic],
         "scan.startup.mode": "earliest-offset",
         "key.format": "raw",
         "key.fields": "k",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
     }
-    if options.until_latest:
-        more["scan.bounded.mode"] = "latest-offset"
     if flink.max_drift_ms:
         more["scan.watermark.alignment.group"] = "rillet"
         more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
@@ -205,7 +231,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
-    parser.add_argument("--until-latest", action="store_true", help="stop at the present ends of the topics")
     parser.add_argument("--transaction-prefix", default=JOINER_PREFIX)
     parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
@@ -215,11 +240,12 @@ def main(arguments: list[str] | None = None) -> None:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
         env.add_jars(known.jar.resolve().as_uri())
     options = JobOptions(
-        until_latest=known.until_latest,
         transaction_prefix=known.transaction_prefix,
         local_dir=known.local_dir,
     )
-    build(env, load_config(known.config, bootstrap_servers=known.bootstrap_servers), options)
+    config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
+    forget_progress(config, options)
+    build(env, config, options)
     env.execute()
 
 
