@@ -139,7 +139,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             blocks = self._joiner.on_record(_bucket(ctx), record.key, record.value, ingest_ms, state)
         except RecordError as error:
             self._metrics["dead_letters"].inc()
-            yield DEAD_LETTERS, _dead_letter(error, record)
+            yield DEAD_LETTERS, dead_letter_row(error, record)
             return
         yield from self._emit(blocks)
 
@@ -225,7 +225,7 @@ def split_record(data: bytes) -> RawRecord:
     )
 
 
-def _dead_letter(error: RecordError, record: RawRecord) -> Row:
+def dead_letter_row(error: RecordError, record: RawRecord) -> Row:
     headers = [] if record.ingest is None else [(INGEST_HEADER, record.ingest)]
     letter = letter_for(
         error,

@@ -24,11 +24,13 @@ from pyflink.table import StreamTableEnvironment
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.conversion_function import BUCKET_RECORD, ConversionFunction
 from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
     from rillet.jobs.flink_config import FlinkConfig
+    from rillet.sources import Kind
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
@@ -83,18 +85,32 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     join, topics = config.joiner, config.kafka.topics
     env.configure(settings(config.flink, options))
     tables = StreamTableEnvironment.create(env)
-    for topic, table in ((topics.features, "features"), (topics.actions, "actions")):
-        tables.execute_sql(_source(config, topic, table, options))
-    union = " UNION ALL ".join(
-        _records(topic, table, join.buckets)
-        for topic, table in ((topics.features, "features"), (topics.actions, "actions"))
-    )
-    rows = tables.to_append_stream(tables.sql_query(union), Types.ROW([Types.INT(), BYTES]))
-    joined = _key_by_bucket(rows).process(JoinFunction(config.load_spec(), join, options.local_dir), KEY_VALUE)
+    raw: dict[Kind, str] = {"features": topics.features, "actions": topics.actions}
+    for kind, topic in raw.items():
+        tables.execute_sql(_source(config, topic, kind, options))
+    spec, sources = config.load_spec(), config.sources
+    converted = [kind for kind in raw if getattr(sources, kind).format != "rillet"]
+    queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
+    # Native topics go in together: no record of theirs passes through Python before it is keyed.
+    native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in converted)
+    streams = [tables.to_append_stream(tables.sql_query(native), BUCKET_RECORD)] if native else []
+    refused = []
+    for kind in converted:
+        lying = tables.to_append_stream(tables.sql_query(queries[kind]), BUCKET_RECORD)
+        function = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
+        stream = lying.process(function, BUCKET_RECORD).name(f"convert {kind}").uid(f"convert-{kind}")
+        streams.append(stream)
+        refused.append(stream.get_side_output(DEAD_LETTERS))
+    rows = _union(streams)
+    joined = _key_by_bucket(rows).process(JoinFunction(spec, join, options.local_dir), KEY_VALUE)
     joined.name("join").uid("join")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
-    letters = joined.get_side_output(DEAD_LETTERS)
+    letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
+
+
+def _union(streams: list[DataStream]) -> DataStream:
+    return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
 
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
