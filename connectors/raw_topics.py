@@ -7,7 +7,7 @@ from dataclasses import replace
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.schema_registry import SchemaRegistry
 from rillet.connectors.topic_reader import UNREADABLE_MS, TopicRecord
-from rillet.schemas import MAX_AHEAD_MS, FeatureSpec, RecordError
+from rillet.schemas import MAX_AHEAD_MS, FeatureSpec, RecordError, parse_ingest_ms
 from rillet.sources import Converter, Kind, SourcesConfig, load_schema, make_converter
 
 
@@ -34,17 +34,21 @@ def connected_converter(
 def native_record(record: TopicRecord, converter: Converter | None) -> TopicRecord:
     """The record in the native format, with the ingest time that the joiner takes for it.
 
-    :raises RecordError: it does not fit.
+    :raises RecordError: it does not fit, or its ingest time is none.
+    :raises RegistryUnavailableError: the schema registry does not answer.
     """
-    if converter is None:
-        return record
     ingest = dict(record.headers).get(INGEST_HEADER)
+    if converter is None:
+        return replace(record, ingest_ms=parse_ingest_ms(ingest))
     native = converter.native(record.key, record.value, ingest, record.timestamp_ms)
     return replace(record, key=native.key, value=native.value, ingest_ms=native.ingest_ms)
 
 
 def native_or_unusable(record: TopicRecord, converter: Converter | None) -> TopicRecord:
-    """:func:`native_record`; one that does not fit has no value, so that whoever decodes it finds it unusable."""
+    """:func:`native_record`; of one that does not fit whoever decodes the result will find it unusable.
+
+    :raises RegistryUnavailableError: the schema registry does not answer.
+    """
     try:
         return native_record(record, converter)
     except RecordError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -323,8 +324,7 @@ def test_a_name_with_a_dot_is_found() -> None:
 )
 def test_names_that_the_spec_does_not_have_are_refused(sources: SourcesConfig, message: str) -> None:
     with pytest.raises(SourceError) as caught:
-        features_of(sources)
-        actions_of(sources)
+        [features_of(sources), actions_of(sources)]
     assert str(caught.value).startswith(message)
 
 
@@ -344,6 +344,5 @@ def test_names_that_the_spec_does_not_have_are_refused(sources: SourcesConfig, m
     ],
 )
 def test_tables_that_cannot_work_are_refused(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match="^") as caught:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
         make()
-    assert str(caught.value).startswith(message)
