@@ -71,7 +71,9 @@ def newest_records(kafka: KafkaConnection, topic: str, count: int) -> list[Topic
 
 
 def _is_document(data: bytes) -> bool:
-    """Whether all of the file is one JSON value."""
+    """Whether several lines are one JSON value."""
+    if b"\n" not in data.strip():
+        return False
     try:
         json.loads(data)
     except (ValueError, RecursionError):
