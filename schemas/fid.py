@@ -7,7 +7,6 @@ collide, and a 48-bit BLAKE2b digest for text.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -39,12 +38,8 @@ def make_fids(slot: int, values: npt.ArrayLike) -> Int64s:
 
 def token_values(tokens: Iterable[str]) -> Int64s:
     """48-bit hashes of text, int64[n]; stable across processes, machines and versions."""
-    return np.frombuffer(b"".join(map(_digest, tokens)), dtype="<i8")
-
-
-@lru_cache(maxsize=1 << 16)  # names of categories, items and users come again and again
-def _digest(token: str) -> bytes:
-    return blake2b(token.encode(), digest_size=6).digest() + b"\0\0"
+    digests = b"".join(blake2b(token.encode(), digest_size=6).digest() + b"\0\0" for token in tokens)
+    return np.frombuffer(digests, dtype="<i8")
 
 
 def slot_of(fids: npt.ArrayLike) -> Int64s:
