@@ -66,6 +66,7 @@ class PlainJoin:
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
         self._wanted = {task.action for task in spec.tasks}
+        self._of_histories = {slot.history.action for slot in spec.histories if slot.history is not None}
         self._actions: dict[str, list[tuple[str, int, int, int, int]]] = {name: [] for name in self._wanted}
 
     def add_record(
@@ -117,7 +118,7 @@ class PlainJoin:
             self._actions[event.action].append(
                 (event.request_id, event.impression_id, event.event_time_ms, ingest_ms, newest_before_ms)
             )
-        else:
+        elif event.action not in self._of_histories:
             self._counts["unknown_actions"] += 1
 
     def result(self) -> ExpectedExamples:
@@ -166,9 +167,9 @@ class PlainJoin:
             positive[labelled, column] = True
             action_time[labelled, column] = times[first, 0]
             action_ingest[labelled, column] = times[first, 1]
-            # A window closes for a watermark past its end, and that takes a record so new.
+            # A window closes for a watermark past its end, and that takes a record so new, or silence until then.
             ends = feature_time[request[labelled]] + task.window_ms
-            before_ms = newest_ms if self._idle_partitions else times[first, 2]
+            before_ms = np.maximum(newest_ms, times[first, 1]) if self._idle_partitions else times[first, 2]
             may_be_late[labelled, column] = before_ms - self._lateness_ms >= ends
             sampled[:, column] = self._sampled(column, request, impression_ids)
             counts["early_actions"] += int(early.sum())

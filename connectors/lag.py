@@ -6,15 +6,30 @@ The trainer commits nothing: its lag is told by what its consumer hears while it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple, Self, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import TopicError
 from rillet.connectors.topics import topic_ends
 from rillet.schemas import ClosedError
+
+#: end offset by topic and partition
+Ends = Mapping[tuple[str, int], int]
+Answer = TypeVar("Answer")
+
+
+class _Place(NamedTuple):
+    """How far a group is in one partition; ``position`` is the offset after the last record that it has committed."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    position: int
 
 
 class GroupLag:
@@ -30,6 +45,8 @@ class GroupLag:
         self._timeout_s = timeout_s
         self._errors = BrokerErrors()
         self._consumers: dict[str, Consumer] = {}
+        #: where groups were before an end at the last call of :meth:`has_reached`
+        self._stuck_at: dict[tuple[str, int], int] = {}
 
     def start(self) -> None:
         """Makes the clients."""
@@ -45,23 +62,79 @@ class GroupLag:
         :raises BrokerUnavailableError: no broker answers.
         :raises ClosedError: not started, or closed.
         """
+        return sum(place.end - place.position for place in self._places())
+
+    def ends(self) -> Ends:
+        """The present end offset of each partition of each topic; raises as :meth:`records`."""
+        return {(place.topic, place.partition): place.end for place in self._places()}
+
+    def has_reached(self, ends: Ends) -> bool:
+        """Whether the groups have committed all records before ``ends``; raises as :meth:`records`.
+
+        Offsets that bring no record (what ends a transaction, and aborted ones) are passed over.
+        """
+        before, self._stuck_at = self._stuck_at, {}
+        reached = True
+        for place in self._places():
+            key = (place.topic, place.partition)
+            if place.position >= ends.get(key, 0):
+                continue
+            self._stuck_at[key] = place.position
+            # Whether there is a record is asked only where the group has not moved since the last call.
+            if before.get(key) != place.position or self._has_record(place, ends[key]):
+                reached = False
+        return reached
+
+    def forget(self) -> None:
+        """Puts the groups back to the beginnings of their topics, for a reader whose own state says where it goes on.
+
+        What it commits then is what it has read, and not what another one has read before it.
+
+        :raises: as :meth:`records`.
+        """
+        places = list(self._places())
+        for topic, consumer in self._consumers.items():
+            begin = [TopicPartition(topic, place.partition, place.first) for place in places if place.topic == topic]
+            self._ask(partial(consumer.commit, offsets=begin, asynchronous=False))
+
+    def _places(self) -> Iterator[_Place]:
         if not self._consumers:
             raise ClosedError("the lag reader was not started, or is closed")
-        lag = 0
         for topic, consumer in self._consumers.items():
             ends = topic_ends(self._kafka, topic, self._timeout_s)
             if ends is None:
                 raise TopicError(f"topic {topic} on {self._kafka}: there is none; name it in [kafka.topics]")
             partitions = [TopicPartition(topic, number) for number in ends]
-            try:
-                committed = consumer.committed(partitions, timeout=self._timeout_s)
-            except KafkaException as error:
-                raise self._kafka.explain(error, self._errors) from error
+            committed = self._ask(partial(consumer.committed, partitions, timeout=self._timeout_s))
             for entry in committed:
                 first, end = ends[entry.partition]
                 # A partition that was never committed has a negative offset.
-                lag += end - max(entry.offset, first)
-        return lag
+                yield _Place(topic, entry.partition, first, end, max(entry.offset, first))
+
+    def _has_record(self, place: _Place, end: int) -> bool:
+        """Whether a committed record lies between a group's position and ``end``; True where that is not known."""
+        reader = self._kafka.consumer(
+            {"group.id": self._groups[place.topic], "enable.auto.commit": False, "enable.partition.eof": True},
+            self._errors,
+        )
+        try:
+            reader.assign([TopicPartition(place.topic, place.partition, place.position)])
+            message = reader.poll(self._timeout_s)
+            if message is None:
+                return True
+            if (error := message.error()) is None:
+                return (message.offset() or 0) < end
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise self._kafka.explain(error, self._errors)
+            return False
+        finally:
+            reader.close()
+
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        try:
+            return request()
+        except KafkaException as error:
+            raise self._kafka.explain(error, self._errors) from error
 
     def close(self) -> None:
         """Leaves the broker."""

@@ -38,9 +38,9 @@ def topics(config: RilletConfig, config_path: Path) -> None:
 
 
 @click.command()
-@click.option("--until-latest", is_flag=True, help="Stop at the present ends of the topics, closing every window.")
+@click.option("--until-latest", is_flag=True, help="Stop when what the topics hold at the start is read.")
 @click.option(
-    "--drain", is_flag=True, help="When stopped, close every open window instead of keeping it for a restart."
+    "--drain", is_flag=True, help="At the stop close every open window, instead of keeping it for the next start."
 )
 @click.option(
     "--recording",
@@ -75,7 +75,8 @@ def join(
 ) -> None:
     """Join features and actions into labelled examples, in a Flink of its own in this process.
 
-    Every record counts exactly once, also over restarts. Runs until it gets SIGTERM or Ctrl-C.
+    Every record counts exactly once: each start, bounded by --until-latest or not, goes on where the last one ended.
+    Runs until it gets SIGTERM or Ctrl-C.
     """
     others = requests is not None or max_lost is not None or keep_open_windows
     if (recording is None) != (to is None) or (others and recording is None):
@@ -206,15 +207,13 @@ def check_config(
     if topic is not None and sample is None and newest is None:
         raise click.UsageError("--topic is of --sample FILE or --from-topic N")
     if sample is not None or newest is not None:
-        from rillet.jobs.samples import run_samples
-
-        raise SystemExit(run_samples(config, sample=sample, topic=topic, newest=newest, say=click.echo))
-    from rillet.jobs.samples import describe_sources
+        raise SystemExit(_check_samples(config, sample, topic, newest))
+    from rillet.connectors.sample_check import describe_sources
     from rillet.joiner import SliceSchedule
 
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
-    sources = describe_sources(config)
+    sources = describe_sources(spec, config.sources)
     click.echo(f"{config_path}: good")
     with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
@@ -241,6 +240,27 @@ def check_config(
     click.echo(f"store     {config.store_url}")
     click.echo(f"dump      {config.dump_url}")
     click.echo(f"data_dir  {config.data_dir}")
+
+
+def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None, newest: int | None) -> int:
+    """What becomes of a file's records and of the newest on the topics; 1 if one does not fit."""
+    from rillet.connectors.sample_check import KINDS, SampleCheck
+
+    kafka = config.kafka
+    check = SampleCheck(
+        config.load_spec(),
+        config.sources,
+        click.echo,
+        max_ahead_ms=config.joiner.max_ahead_ms,
+        lateness_ms=config.flink.lateness_ms,
+    )
+    if sample is not None and topic is not None:
+        check.file(sample, topic)
+    if newest is not None:
+        for kind in KINDS if topic is None else (topic,):
+            check.topic(kafka.connection, getattr(kafka.topics, kind), kind, newest)
+    click.echo(f"{check.fitting} records fit, {check.refused} would be dead letters")
+    return 1 if check.refused else 0
 
 
 def _echo_history(spec: FeatureSpec, slot: Slot, history: History) -> None:

@@ -14,6 +14,7 @@ from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from rillet.connectors.schema_registry import SchemaRegistry
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, RawRecord, dead_letter_row, split_record
+from rillet.joiner import RefusalMetrics
 from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
 from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
 
@@ -60,8 +61,7 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         if converter is None:
             raise SourceError(f"sources.{self._kind}: the topic is native, there is nothing to convert")
         self._converter = converter
-        group = runtime_context.get_metrics_group().add_group("rillet_joiner")
-        self._dead_letters = group.counter("dead_letters")
+        self._refusals = RefusalMetrics(runtime_context.get_metrics_group())
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[Any]:
         """One record of the topic, with a bucket of which nothing is known yet."""
@@ -69,12 +69,18 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         try:
             native = self._converter.native(record.key, record.value, record.ingest, record.timestamp_ms)
         except RecordError as error:
-            self._dead_letters.inc()
+            self._refusals.add(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
             return
         ingest = None if native.ingest_ms == NO_TIME_MS else str(native.ingest_ms).encode()
         converted = record._replace(key=native.key, value=native.value, ingest=ingest)
         yield Row(bucket_of(native.key, self._buckets), join_record(converted))
+
+
+def converted_topics(sources: SourcesConfig) -> list[Kind]:
+    """The topics that are not native."""
+    kinds: tuple[Kind, ...] = ("features", "actions")
+    return [kind for kind in kinds if getattr(sources, kind).format != "rillet"]
 
 
 def bucket_of(key: bytes | None, buckets: int) -> int:

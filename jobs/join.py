@@ -10,16 +10,28 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import REGISTRY
+
+from rillet.connectors.flink_metrics import FlinkCounters
+from rillet.connectors.lag import GroupLag
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
 from rillet.jobs.toolchain import fetch_jars, python_environment
+from rillet.joiner import Alarms, KeptSettings, check_kept, note_kept
+from rillet.joiner.metrics import GROUP
+from rillet.pipelines.joiner_watch import JoinerWatch
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -28,59 +40,85 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+#: how often the counters are read, and whether a bounded run is at its end
+_REFRESH_S = 2.0
 #: the mini-cluster's JVM holds Flink, its network buffers and managed memory
 _HEAP = "1200m"
 
 
 def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = False) -> int:
-    """Runs the joiner until SIGTERM or SIGINT, or until the present ends of the topics.
+    """Runs the joiner until SIGTERM or SIGINT, or until it has read up to the present ends of the topics.
 
-    :param until_latest: stop at the ends that the topics have now, closing every window.
-    :param drain: on a signal close every open window as at the end of input, instead of keeping them in a
-        savepoint for the next start.
+    Either way it ends with a savepoint, from which the next start goes on.
+
+    :param until_latest: stop at the ends that the topics have now.
+    :param drain: at the end close every open window, instead of keeping them in the savepoint.
     :raises BrokerUnavailableError: no broker answers.
-    :raises ServiceError: the job failed; the message has Flink's root cause.
+    :raises JoinerError: windows are open that were opened with other settings, or settings cannot work.
+    :raises ServiceError: another joiner runs on the same data_dir; or the job failed, with Flink's root cause.
     """
-    create_topics(
-        config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
-    )
-    folder = config.data_dir / "joiner"
-    folder.mkdir(parents=True, exist_ok=True)
-    # What a joiner that was killed has left of its cache; nobody else uses this folder.
-    shutil.rmtree(folder / "local", ignore_errors=True)
-    _prepare_process(config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    from rillet.jobs.joiner_job import JobOptions, build
+    with hold(config.data_dir, "join"):
+        return _run(config, stop, until_latest=until_latest, drain=drain)
 
+
+def _run(config: RilletConfig, stop: threading.Event, *, until_latest: bool, drain: bool) -> int:
+    folder = config.data_dir / "joiner"
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = config.load_spec()
+    settings = KeptSettings.of(spec, config.joiner)
+    check_kept(folder, settings)
+    create_topics(
+        config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
+    )
+    # What a joiner that was killed has left of its cache; nobody else uses this folder.
+    shutil.rmtree(folder / "local", ignore_errors=True)
+    _prepare_process(config)
+    from rillet.jobs.joiner_job import JobOptions, build, forget_progress, groups, operators
+
+    if until_latest:
+        # Its end is noticed at a checkpoint.
+        flink = replace(config.flink, checkpoint_interval_ms=min(config.flink.checkpoint_interval_ms, 5_000))
+        config = replace(config, flink=flink)
     restore_from = newest_snapshot(folder)
-    if restore_from and until_latest:
-        # Flink restores where to stop together with the offsets, so a bounded run must begin with none.
-        raise ServiceError(
-            f"--until-latest starts from nothing, but {restore_from} is left of an earlier run: remove it"
-        )
     if restore_from:
         log.info("going on from %s", restore_from)
     env = _mini_cluster(folder)
     env.add_jars(fetch_jars().connector.as_uri())
-    options = JobOptions(until_latest=until_latest, restore_from=restore_from, local_dir=str(folder / "local"))
+    options = JobOptions(restore_from=restore_from, local_dir=str(folder / "local"))
     build(env, config, options)
-    client = env.execute_async("rillet joiner")
-    watch = _JobWatch(client, folder / "checkpoints")
-    health = HealthServer(config.health.join_port, watch.running, host=config.health.host)
-    try:
-        health.start()
-        topics = config.kafka.topics
-        log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
-        while not watch.finished(_POLL_S):
-            if stop.is_set():
-                log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
-                savepoint = _stop_with_savepoint(client, (folder / "savepoints").as_uri(), drain)
-                log.info("stopped with savepoint %s", savepoint)
-                break
-    finally:
-        health.close()
+    forget_progress(config, options)
+    note_kept(folder, settings, drained=False)
+    with GroupLag(config.kafka.connection, groups(config, options)) as lag:
+        ends = lag.ends() if until_latest else None
+        client = env.execute_async("rillet joiner")
+        watch = _JobWatch(client, folder / "checkpoints")
+        counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
+        joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
+        REGISTRY.register(joiner)
+        health = HealthServer(config.health.join_port, watch.running, host=config.health.host)
+        try:
+            health.start()
+            topics = config.kafka.topics
+            log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
+            due_s = time.monotonic() + _REFRESH_S
+            while not watch.finished(_POLL_S) and not stop.is_set():
+                if time.monotonic() < due_s or not watch.running():
+                    continue
+                joiner.refresh()
+                if ends is not None and lag.has_reached(ends):
+                    log.info("read up to the ends that the topics had at the start")
+                    break
+                due_s = time.monotonic() + _REFRESH_S
+            if not watch.finished(0):
+                _stop(client, watch, folder, drain=drain)
+                if drain:
+                    note_kept(folder, settings, drained=True)
+        finally:
+            health.close()
+            REGISTRY.unregister(joiner)
     watch.raise_failure()
     return 0
 
@@ -97,9 +135,23 @@ def _prepare_process(config: RilletConfig) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
+    # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    _keep_signals_from_java()
     if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.
         os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
+
+
+def _keep_signals_from_java() -> None:
+    """Starts Flink's Java process in a session of its own.
+
+    A signal to the whole process group, as of Ctrl-C, would end it before a savepoint is taken. It still ends with
+    this process, whose end of a pipe it watches.
+    """
+    from pyflink import pyflink_gateway_server
+
+    pyflink_gateway_server.Popen = partial(subprocess.Popen, start_new_session=True)
 
 
 def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
@@ -110,6 +162,8 @@ def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
     flink.set_string("python.executable", sys.executable)
     flink.set_string("python.client.executable", sys.executable)
     flink.set_string("rest.bind-port", "0")
+    flink.set_string("rest.bind-address", "127.0.0.1")
+    flink.set_string("metrics.fetcher.update-interval", "1 s")
     flink.set_string("execution.checkpointing.dir", (folder / "checkpoints").as_uri())
     flink.set_string("execution.checkpointing.savepoint-dir", (folder / "savepoints").as_uri())
     flink.set_string("taskmanager.memory.managed.size", "256m")
@@ -118,22 +172,40 @@ def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
     return StreamExecutionEnvironment.get_execution_environment(flink)
 
 
-def _stop_with_savepoint(client: JobClient, directory: str, drain: bool) -> str:
-    """What ``JobClient.stop_with_savepoint`` should do: in PyFlink 2.3 it calls a Java method that is gone.
+def _stop(client: JobClient, watch: _JobWatch, folder: Path, *, drain: bool) -> None:
+    """Ends the job with a savepoint; one that has not begun yet has read nothing, and is cancelled.
 
-    :raises ServiceError: none could be taken, for instance because the job was restarting.
+    ``JobClient.stop_with_savepoint`` should do it, but in PyFlink 2.3 it calls a Java method that is gone.
+
+    :raises ServiceError: no savepoint could be taken, for instance because the job was restarting.
     """
     from py4j.protocol import Py4JJavaError
     from pyflink.java_gateway import get_gateway
 
+    if not watch.running() and not drain:
+        log.info("stopped before it began to read")
+        client._j_job_client.cancel().get()
+        watch.cancelled = True
+        return
+    log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
+    while not watch.running() and not watch.finished(_POLL_S):
+        pass  # there is nothing to drain before its tasks run
     form = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     try:
-        path: str = client._j_job_client.stopWithSavepoint(drain, directory, form).get()
+        savepoint = client._j_job_client.stopWithSavepoint(drain, (folder / "savepoints").as_uri(), form).get()
     except Py4JJavaError as error:
         raise ServiceError(
             f"no savepoint could be taken, the next start goes on from the last checkpoint: {root_cause(error)}"
         ) from error
-    return path
+    log.info("stopped with savepoint %s", savepoint)
+
+
+def _rest_url(client: JobClient) -> str:
+    """Address of the mini-cluster's REST interface, which Flink tells nobody but the cluster's owner."""
+    job_client = client._j_job_client
+    cluster = job_client.getClass().getDeclaredField("miniCluster")
+    cluster.setAccessible(True)
+    return str(cluster.get(job_client).getRestAddress().get().toString())
 
 
 class _JobWatch:
@@ -142,6 +214,8 @@ class _JobWatch:
     def __init__(self, client: JobClient, checkpoints: Path) -> None:
         self._client = client
         self._checkpoints = checkpoints / str(client.get_job_id())
+        #: ended on purpose, which Flink tells as a failure
+        self.cancelled = False
         self._result = client.get_job_execution_result()
 
     def running(self) -> bool:
@@ -159,6 +233,8 @@ class _JobWatch:
         try:
             self._result.result()
         except Exception as error:
+            if self.cancelled:
+                return
             raise ServiceError(f"the joiner job failed: {root_cause(error)}") from error
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
+from pyflink.datastream.time_domain import TimeDomain
 
 from rillet.connectors.dead_letters import letter_for
 from rillet.connectors.producers import INGEST_HEADER
-from rillet.joiner import Counters, Joiner, JoinerConfig, ListName, SliceSchedule
+from rillet.joiner import Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
 from rillet.schemas import (
     NO_TIME_MS,
     ExampleBlock,
@@ -29,6 +30,10 @@ from rillet.schemas import (
     encode_dead_letter,
     parse_ingest_ms,
 )
+
+if TYPE_CHECKING:
+    from rillet.connectors.silence import TopicSilence
+    from rillet.jobs.flink_config import FlinkConfig
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
@@ -41,6 +46,9 @@ _STATE_BYTES = Types.PICKLED_BYTE_ARRAY()
 #: could not be found again
 _LIST_STATES = 32
 _SLICE_BYTES = 8
+#: how long counts are gathered before Flink's metrics get them
+_REPORT_MS = 1_000
+_SHORTEST_LOOK_MS = 200
 
 
 class FlinkBucketState:
@@ -104,15 +112,29 @@ class FlinkBucketState:
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
 
+    Windows close by the watermark. While the topics are silent and all of them is read, there is none; then time goes
+    on from the last watermark by as long as nothing has come.
+
+    :param silence: makes what tells whether that is so; None to wait for records always.
     :param local_dir: where the disk tier may put its directories; the system's temporary folder by default.
     :raises JoinerError: see :class:`rillet.joiner.SliceSchedule`.
     """
 
-    def __init__(self, spec: FeatureSpec, config: JoinerConfig, local_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        config: JoinerConfig,
+        flink: FlinkConfig,
+        silence: Callable[[], TopicSilence] | None = None,
+        local_dir: str | None = None,
+    ) -> None:
         # Refuses settings that cannot work where the job is built, not in a task that would be restarted.
         SliceSchedule(spec, config)
         self._spec = spec
         self._config = config
+        self._lateness_ms = flink.lateness_ms
+        self._look_ms = max(_SHORTEST_LOOK_MS, flink.idle_ms // 2)
+        self._make_silence = silence
         self._local_dir = local_dir
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -121,45 +143,86 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
         self._joiner = Joiner(self._spec, self._config, directory)
         self._state = FlinkBucketState(runtime_context)
-        group = runtime_context.get_metrics_group().add_group("rillet_joiner")
-        self._metrics = {name: group.counter(name) for name in Counters().as_dict()}
-        self._metrics["dead_letters"] = group.counter("dead_letters")
-        self._reported = Counters().as_dict()
+        self._metrics = JoinMetrics(runtime_context.get_metrics_group(), self._joiner)
+        self._silence = self._make_silence() if self._make_silence else None
+        if self._silence is not None:
+            self._silence.start()
+        #: wall clock at which each bucket looks whether something is due though nothing comes
+        self._looks: dict[int, int] = {}
+        self._report_ms = 0
 
     def close(self) -> None:
-        """Releases the local store."""
+        """Releases the local store and the broker."""
         self._joiner.close()
+        if self._silence is not None:
+            self._silence.close()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """One record of either topic."""
         record = split_record(bytes(value))
-        state = self._state.at(ctx.timer_service())
+        timers, bucket = ctx.timer_service(), _bucket(ctx)
+        state = self._state.at(timers)
+        if not self._report_ms or bucket not in self._looks:
+            self._wake(bucket, timers)
         try:
             ingest_ms = parse_ingest_ms(record.ingest)
-            blocks = self._joiner.on_record(_bucket(ctx), record.key, record.value, ingest_ms, state)
+            blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state)
         except RecordError as error:
-            self._metrics["dead_letters"].inc()
+            self._metrics.refused(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
             return
         yield from self._emit(blocks)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
-        """The watermark has reached a time that the joiner asked for."""
-        timers = ctx.timer_service()
+        """The watermark has reached a time that the joiner asked for, or the wall clock one to look at silence."""
+        timers, bucket = ctx.timer_service(), _bucket(ctx)
+        watermark_ms = timers.current_watermark()
         state = self._state.at(timers)
-        yield from self._emit(self._joiner.on_watermark(_bucket(ctx), timestamp, timers.current_watermark(), state))
-        self._report()
+        if ctx.time_domain() == TimeDomain.PROCESSING_TIME:
+            self._report_ms = 0
+            if self._looks.get(bucket, timestamp) == timestamp:
+                self._looks.pop(bucket, None)
+                yield from self._emit(self._look(bucket, watermark_ms, timers))
+        else:
+            yield from self._emit(self._joiner.on_watermark(bucket, timestamp, watermark_ms, state))
+        self._metrics.report(watermark_ms)
+
+    def _wake(self, bucket: int, timers: Any) -> None:
+        """Sets the timers of the wall clock that are missing; each is set again when it was reached."""
+        now_ms = timers.current_processing_time()
+        if not self._report_ms:
+            self._report_ms = now_ms + _REPORT_MS
+            timers.register_processing_time_timer(self._report_ms)
+        if self._silence is not None and bucket not in self._looks:
+            self._looks[bucket] = now_ms + self._look_ms
+            timers.register_processing_time_timer(self._looks[bucket])
+
+    def _look(self, bucket: int, watermark_ms: int, timers: Any) -> Iterator[ExampleBlock]:
+        """Closes what is due by the wall clock where the topics are silent and read to their ends.
+
+        What was left by a restart has no watermark. Then time begins with the newest events of the bucket.
+        """
+        joiner, state, now_ms = self._joiner, self._state, timers.current_processing_time()
+        due_ms = joiner.next_due_ms(bucket, state)
+        wait_ms = self._look_ms
+        quiet_ms = None if self._silence is None else self._silence.quiet_ms()
+        if due_ms is not None and quiet_ms is not None:
+            began_ms = max(watermark_ms, joiner.newest_ms(bucket, state) - self._lateness_ms)
+            time_ms = min(now_ms - self._lateness_ms, began_ms + quiet_ms)
+            while due_ms is not None and due_ms <= time_ms:
+                yield from joiner.on_watermark(bucket, due_ms, time_ms, state)
+                due_ms = joiner.next_due_ms(bucket, state)
+            self._metrics.silent_until(time_ms)
+            if due_ms is not None:
+                wait_ms = max(_SHORTEST_LOOK_MS, min(wait_ms, due_ms - time_ms))
+        if due_ms is not None:
+            self._looks[bucket] = now_ms + wait_ms
+            timers.register_processing_time_timer(self._looks[bucket])
 
     def _emit(self, blocks: Iterable[ExampleBlock]) -> Iterator[Row]:
         for block in blocks:
+            self._metrics.examples += len(block)
             yield Row(str(block.bucket).encode(), encode(block))
-
-    def _report(self) -> None:
-        counts = self._joiner.counters.as_dict()
-        for name, count in counts.items():
-            if count != self._reported[name]:
-                self._metrics[name].inc(count - self._reported[name])
-        self._reported = counts
 
 
 def _slice_bytes(slice_: int) -> bytes:

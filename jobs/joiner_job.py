@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,14 @@ from pyflink.datastream.data_stream import DataStream, KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
+from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.connectors.silence import TopicSilence
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.conversion_function import BUCKET_RECORD, ConversionFunction
+from rillet.jobs.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
 from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
+from rillet.joiner import KeptSettings
 
 if TYPE_CHECKING:
     from rillet.jobs.flink_config import FlinkConfig
@@ -35,14 +39,14 @@ if TYPE_CHECKING:
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
 _CHECKPOINT_TIMEOUT_MS = 5 * 60_000
+#: name of the operator that joins
+OPERATOR = "join"
 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
     """What differs from run to run."""
 
-    #: stop at the ends that the topics have at the start, closing every window
-    until_latest: bool = False
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
     #: makes transactional ids unique where several joiners share a broker
@@ -77,6 +81,8 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
         flink.set_string("restart-strategy.type", "none")
     if options.restore_from:
         flink.set_string("execution.state-recovery.path", options.restore_from)
+        # A drained join of other settings: nothing of it is needed but the offsets of the sources.
+        flink.set_string("execution.state-recovery.ignore-unclaimed-state", "true")
     return flink
 
 
@@ -89,7 +95,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     for kind, topic in raw.items():
         tables.execute_sql(_source(config, topic, kind, options))
     spec, sources = config.load_spec(), config.sources
-    converted = [kind for kind in raw if getattr(sources, kind).format != "rillet"]
+    converted = converted_topics(sources)
     queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
     native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in converted)
@@ -97,21 +103,55 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     refused = []
     for kind in converted:
         lying = tables.to_append_stream(tables.sql_query(queries[kind]), BUCKET_RECORD)
-        function = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
-        stream = lying.process(function, BUCKET_RECORD).name(f"convert {kind}").uid(f"convert-{kind}")
+        conversion = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
+        stream = lying.process(conversion, BUCKET_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
         streams.append(stream)
         refused.append(stream.get_side_output(DEAD_LETTERS))
-    rows = _union(streams)
-    joined = _key_by_bucket(rows).process(JoinFunction(spec, join, options.local_dir), KEY_VALUE)
-    # Offsets hang on places in the job's graph. Converting a topic moves them, so the state is then refused by this name.
-    joined.name("join").uid("-".join(["join", *converted]))
+    silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
+    function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
+    records = _union(streams)
+    _name_sources(records)
+    joined = _key_by_bucket(records).process(function, KEY_VALUE)
+    # State of other settings cannot be gone on with: it is the state of another operator.
+    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(spec, join).digest:016x}")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
     letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
 
 
+def _name_sources(rows: DataStream) -> None:
+    """Gives each topic's reader a uid of its own, under which its offsets are kept.
+
+    SQL sources have none; their state would hang on their places in the graph, which a topic's conversion changes.
+    """
+    for transformation in rows._j_data_stream.getTransformation().getTransitivePredecessors():
+        if transformation.getClass().getSimpleName() == "SourceTransformation":
+            table = transformation.getName().rpartition(".")[2]
+            transformation.setUid(f"read-{table}")
+
+
 def _union(streams: list[DataStream]) -> DataStream:
     return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+
+
+def operators(config: RilletConfig) -> list[str]:
+    """Names of the operators that count records."""
+    return [OPERATOR, *(f"convert-{kind}" for kind in converted_topics(config.sources))]
+
+
+def groups(config: RilletConfig, options: JobOptions) -> dict[str, str]:
+    """Raw topic to the consumer group under which the job commits how far its checkpoints have read it."""
+    topics, prefix = config.kafka.topics, options.transaction_prefix
+    return {topics.features: f"{prefix}-features", topics.actions: f"{prefix}-actions"}
+
+
+def forget_progress(config: RilletConfig, options: JobOptions) -> None:
+    """Puts the groups back before a job starts, so that what they commit is what this job has read.
+
+    :raises RilletError: the broker does not answer, or lacks a topic.
+    """
+    with GroupLag(config.kafka.connection, groups(config, options)) as lag:
+        lag.forget()
 
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
@@ -123,15 +163,13 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         "topic": topic,
         "properties.bootstrap.servers": config.kafka.bootstrap_servers,
         "properties.isolation.level": "read_committed",
-        "properties.group.id": f"{options.transaction_prefix}-{table}",
+        "properties.group.id": groups(config, options)[topic],
         "scan.startup.mode": "earliest-offset",
         "key.format": "raw",
         "key.fields": "k",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
     }
-    if options.until_latest:
-        more["scan.bounded.mode"] = "latest-offset"
     if flink.max_drift_ms:
         more["scan.watermark.alignment.group"] = "rillet"
         more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
@@ -222,7 +260,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
-    parser.add_argument("--until-latest", action="store_true", help="stop at the present ends of the topics")
     parser.add_argument("--transaction-prefix", default=JOINER_PREFIX)
     parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
@@ -232,11 +269,12 @@ def main(arguments: list[str] | None = None) -> None:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
         env.add_jars(known.jar.resolve().as_uri())
     options = JobOptions(
-        until_latest=known.until_latest,
         transaction_prefix=known.transaction_prefix,
         local_dir=known.local_dir,
     )
-    build(env, load_config(known.config, bootstrap_servers=known.bootstrap_servers), options)
+    config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
+    forget_progress(config, options)
+    build(env, config, options)
     env.execute()
 
 

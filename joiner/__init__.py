@@ -1,22 +1,32 @@
 """The online joiner as pure logic: features and actions in, labelled example blocks out."""
 
+from rillet.joiner.alarms import Alarms
 from rillet.joiner.config import JoinerConfig
-from rillet.joiner.counters import Counters
+from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.joiner.kept_state import KeptSettings, check_kept, note_kept
+from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
 
 __all__ = [
     "END_OF_TIME_MS",
+    "Alarms",
     "BucketState",
     "Counters",
     "GatheringBuilder",
+    "JoinMetrics",
     "Joiner",
     "JoinerConfig",
     "JoinerError",
+    "KeptSettings",
     "ListName",
+    "NameCounts",
+    "RefusalMetrics",
     "SliceSchedule",
     "StoreError",
+    "check_kept",
+    "note_kept",
 ]

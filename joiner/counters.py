@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(slots=True)
@@ -23,9 +26,40 @@ class Counters:
     outside_window: int = 0
     unknown_impressions: int = 0
     unknown_actions: int = 0
+    #: actions that only a history asks for
+    history_actions: int = 0
     orphan_actions: int = 0
     discarded_at_end: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Name to count."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class NameCounts:
+    """Counts by name, of names that strangers give: as many as are worth telling apart, the others under one.
+
+    >>> counts = NameCounts(2)
+    >>> for name in ("CLICK", "CLICK", "page view!", "hover"): counts.add(name)
+    >>> counts.as_dict()
+    {'CLICK': 2, 'page_view_': 1, 'other': 1}
+    """
+
+    OTHER = "other"
+    _LENGTH = 60
+
+    def __init__(self, names: int = 20) -> None:
+        """:param names: that are told apart."""
+        self._names = names
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str) -> None:
+        """One more of a name; what a metric's label may not have is replaced by ``_``."""
+        name = _NOT_IN_NAMES.sub("_", name[: self._LENGTH]) or "_"
+        if name not in self._counts and len(self._counts) >= self._names:
+            name = self.OTHER
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def as_dict(self) -> dict[str, int]:
+        """Name to count."""
+        return dict(self._counts)

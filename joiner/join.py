@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.config import JoinerConfig
-from rillet.joiner.counters import Counters
+from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
+from rillet.joiner.kept_state import KeptSettings
 from rillet.joiner.sampling import highest_kept, keeps, request_hash
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
@@ -89,6 +89,8 @@ class Joiner:
         self, spec: FeatureSpec, config: JoinerConfig, directory: Path, builder: BlockBuilder | None = None
     ) -> None:
         self.counters = Counters()
+        #: ``counters.unknown_actions`` by the names of the actions
+        self.unknown_actions = NameCounts()
         self.store = SliceStore(config.memory_bytes, directory)
         self._spec = spec
         self._config = config
@@ -97,6 +99,7 @@ class Joiner:
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
+        self._of_histories = {slot.history.action for slot in spec.histories if slot.history is not None}
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
         self._all_kept = all(spec.tasks[task].negative_rate >= 1 for task in self._immediate)
         #: what :func:`keeps` needs of the immediate tasks, uint64[k, 1]
@@ -107,11 +110,7 @@ class Joiner:
         #: tasks of which rows go out at the close of a window
         self._closing = tuple(index for index in range(len(spec.tasks)) if index not in self._immediate)
         self._buckets: dict[int, _Bucket] = {}
-        # With another retention, what was forgotten or waits could not be told from the state any more, and the
-        # timers that are set would be the wrong ones.
-        schedule = self._schedule
-        fixed = f"{spec.hash}|{schedule.slice_ms}|{config.buckets}|{schedule.kept_ms}|{config.action_wait_ms}"
-        self._settings_digest = int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
+        self._settings_digest = KeptSettings.of(spec, config).digest
 
     def on_record(
         self, bucket: int, key: bytes | None, data: bytes | None, ingest_ms: int, state: BucketState
@@ -170,6 +169,25 @@ class Joiner:
         state.save_header(header.to_bytes())
         return blocks
 
+    def next_due_ms(self, bucket: int, state: BucketState) -> int | None:
+        """The earliest watermark at which something is left to be done in a bucket, None where nothing is."""
+        header, schedule = self._bucket(bucket, state).header, self._schedule
+        due = [due_ms for slice_ in header.slices for due_ms in schedule.timers_ms(slice_) if due_ms > header.closed_ms]
+        due += [schedule.waiting_expiry_ms(slice_) for slice_ in header.waiting_slices]
+        return min(due, default=None)
+
+    def newest_ms(self, bucket: int, state: BucketState) -> int:
+        """An event time that the bucket has certainly seen, at most a slice before its newest; NEVER_MS without any."""
+        header = self._bucket(bucket, state).header
+        newest = max(header.slices | header.waiting_slices, default=None)
+        return header.closed_ms if newest is None else max(header.closed_ms, newest * self._schedule.slice_ms)
+
+    def next_close_ms(self, watermark_ms: int) -> int | None:
+        """The watermark at which the next label window closes of the requests that are remembered, None without any."""
+        schedule, tasks = self._schedule, range(len(self._spec.tasks))
+        closes = (schedule.close_ms(slice_, task) for slice_ in self.store.slices() for task in tasks)
+        return min((close_ms for close_ms in closes if close_ms > watermark_ms), default=None)
+
     def close(self) -> None:
         """Releases the local store."""
         self.store.close()
@@ -216,7 +234,11 @@ class Joiner:
     ) -> list[ExampleBlock]:
         self.counters.actions += 1
         if action.action not in self._tasks_of:
-            self.counters.unknown_actions += 1
+            if action.action in self._of_histories:
+                self.counters.history_actions += 1
+            else:
+                self.counters.unknown_actions += 1
+                self.unknown_actions.add(action.action)
             return []
         memory = self._bucket(bucket, state)
         header = memory.header
@@ -359,7 +381,8 @@ class Joiner:
                     f"the kept state was written with other settings than now (spec {self._spec.name}, "
                     f"slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}, "
                     f"late_retention_ms {self._config.late_retention_ms}, action_wait_ms {self._config.action_wait_ms}): "
-                    f"go on with those it was written with, or drain that job and start from nothing"
+                    f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
+                    f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
                 )
             memory = _Bucket(header)
             for slice_ in sorted(memory.header.slices):

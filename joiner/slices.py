@@ -24,7 +24,7 @@ class SliceSchedule:
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
         self.windows_ms = tuple(task.window_ms for task in spec.tasks)
-        self._action_wait_ms = config.action_wait_ms
+        self.action_wait_ms = config.action_wait_ms
         early = max(spec.tasks, key=lambda task: task.early_ms)
         if early.early_ms > config.action_wait_ms:
             raise JoinerError(
@@ -36,7 +36,7 @@ class SliceSchedule:
         self.kept_ms = max(
             task.window_ms + (config.late_retention_ms if task.late == "emit" else 0) for task in spec.tasks
         )
-        longest_ms = max(self.kept_ms, self._action_wait_ms)
+        longest_ms = max(self.kept_ms, self.action_wait_ms)
         self.slice_ms = config.slice_ms or max(1_000, longest_ms // _DEFAULT_SLICES)
         #: how many slices are alive at once on a stream in order
         self.live_slices = longest_ms // self.slice_ms + 2
@@ -60,7 +60,7 @@ class SliceSchedule:
 
     def waiting_expiry_ms(self, slice_: int) -> int:
         """The watermark at which actions of a slice stop waiting for their feature event."""
-        return (slice_ + 1) * self.slice_ms + self._action_wait_ms - 1
+        return (slice_ + 1) * self.slice_ms + self.action_wait_ms - 1
 
     def timers_ms(self, slice_: int) -> set[int]:
         """Every watermark at which something happens to a slice of features."""

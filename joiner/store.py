@@ -6,7 +6,7 @@ start. (Monolith, section 3.1.1: "an in-memory cache and an on-disk key-value st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +32,19 @@ class SliceStore:
         #: slice of every entry in memory
         self._slice_of: dict[tuple[int, str], int] = {}
         self._disk: DiskTier | None = None
-        #: buckets that still need a slice; the slice is dropped with the last of them
-        self._buckets: dict[int, set[int]] = {}
+        #: buckets that still need a slice, and how many entries they have; the slice is dropped with the last of them
+        self._buckets: dict[int, dict[int, int]] = {}
+        #: requests in memory and on disk
+        self.entries = 0
         self.used_bytes = 0
         self.spilled_entries = 0
         self.disk_reads = 0
 
     def put(self, slice_: int, bucket: int, entry: Entry) -> None:
         """Adds an entry; spills the oldest slices when memory is over its bound."""
-        self._buckets.setdefault(slice_, set()).add(bucket)
+        counts = self._buckets.setdefault(slice_, {})
+        counts[bucket] = counts.get(bucket, 0) + 1
+        self.entries += 1
         self._hot.setdefault(slice_, {}).setdefault(bucket, {})[entry.event.request_id] = entry
         self._slice_of[bucket, entry.event.request_id] = slice_
         self._hot_bytes[slice_] = self._hot_bytes.get(slice_, 0) + entry.size_bytes
@@ -88,14 +92,18 @@ class SliceStore:
             del self._slice_of[bucket, request_id]
             self._hot_bytes[slice_] -= entry.size_bytes
             self.used_bytes -= entry.size_bytes
-        buckets = self._buckets.get(slice_, set())
-        buckets.discard(bucket)
+        buckets = self._buckets.get(slice_, {})
+        self.entries -= buckets.pop(bucket, 0)
         if not buckets:
             self._buckets.pop(slice_, None)
             self._hot.pop(slice_, None)
             self._hot_bytes.pop(slice_, None)
             if self._disk is not None:
                 self._disk.drop(slice_)
+
+    def slices(self) -> Collection[int]:
+        """The slices that have entries."""
+        return self._buckets.keys()
 
     def close(self) -> None:
         """Releases the disk tier and removes its directory."""

@@ -3,7 +3,7 @@
 from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
 from rillet.schemas.crosses import Cross
 from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
-from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError
+from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError, TimeUnitError
 from rillet.schemas.fid import MAX_VALUE, PADDING_FID, VALUE_BITS, make_fids, slot_of, token_values, value_of
 from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, parse_ingest_ms, quoted
 from rillet.schemas.records import (
@@ -73,6 +73,7 @@ __all__ = [
     "Stage",
     "StageGroup",
     "Task",
+    "TimeUnitError",
     "check_event",
     "dead_letter",
     "decode",

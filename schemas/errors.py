@@ -4,7 +4,8 @@ RilletError
 ├── SpecError            a feature spec that cannot be used (names file and key)
 └── RecordError          a record that cannot be used
     ├── DecodeError      the bytes are no record of a known schema
-    └── SpecMismatchError     written under another feature spec than ours
+    ├── SpecMismatchError     written under another feature spec than ours
+    └── TimeUnitError    an event time in another unit than milliseconds
 
 Every package derives its own tree from :class:`RilletError`, so that a command can turn whatever is
 the user's to mend into one line and let everything else surface as a bug.
@@ -31,3 +32,7 @@ class DecodeError(RecordError):
 
 class SpecMismatchError(RecordError):
     """The record was written under a feature spec with another hash."""
+
+
+class TimeUnitError(RecordError):
+    """The event time is none that can be meant, and is one in another unit."""

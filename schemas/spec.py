@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.crosses import Cross
-from rillet.schemas.errors import RecordError, SpecMismatchError
+from rillet.schemas.errors import RecordError, SpecMismatchError, TimeUnitError
 from rillet.schemas.fid import VALUE_BITS, make_fids, token_values
 from rillet.schemas.records import (
     LABEL_OF_KIND,
@@ -41,6 +41,10 @@ LabelMode = Literal["positives_first", "aligned", "immediate"]
 SCHEMA_VERSION = 1
 #: widths of requests whose slot patterns are kept
 _MAX_PATTERNS = 256
+#: the unit of a time that can be meant in another one is not guessed before this
+_YEAR_2001_MS = 1_000_000_000_000
+#: milliseconds below this may be seconds
+_SECONDS_UNTIL = MAX_TIME_MS // 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +440,17 @@ def _hash_of(value: Mapping[str, Any]) -> int:
 
 
 def _check_time(event_time_ms: int) -> None:
+    if _SECONDS_UNTIL <= event_time_ms < MAX_TIME_MS:
+        return
+    for unit, scaled in (
+        ("seconds", event_time_ms * 1_000),
+        ("microseconds", event_time_ms // 1_000),
+        ("nanoseconds", event_time_ms // 1_000_000),
+    ):
+        if _YEAR_2001_MS <= scaled < MAX_TIME_MS:
+            raise TimeUnitError(
+                f"event_time_ms: {event_time_ms} looks like {unit}, it has to be milliseconds since 1970: {scaled}"
+            )
     if not 0 <= event_time_ms < MAX_TIME_MS:
         raise RecordError(f"event_time_ms: {event_time_ms} is before 1970 or after 2105")
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from rillet.schemas import MAX_TIME_MS, RecordError, token_values
+from rillet.schemas import MAX_TIME_MS, RecordError, TimeUnitError, token_values
 from rillet.sources.config import TimeUnit
 from rillet.sources.paths import shown
 
@@ -80,7 +80,7 @@ def time_ms(value: Any, unit: TimeUnit, path: str) -> int:
     found = _of_number(value, unit)
     if not _PLAUSIBLE_MS <= found < MAX_TIME_MS and (hint := _unit_hint(value, unit)):
         when = f"is {_date(found)} in {unit}" if 0 <= found < MAX_TIME_MS else f"is before 1970 or after 2105 in {unit}"
-        raise RecordError(f"{path}: {shown(value)} {when}{hint}")
+        raise TimeUnitError(f"{path}: {shown(value)} {when}{hint}")
     return _bounded(found, path, shown(value))
 
 

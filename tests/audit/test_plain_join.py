@@ -121,6 +121,16 @@ def test_only_a_record_before_it_in_its_partition_can_have_made_an_action_late(
     assert join.result().may_be_late[0, 0] == may_be_late
 
 
+@pytest.mark.parametrize(("ingest_ms", "may_be_late"), [(17_999, False), (18_000, True)])
+def test_silence_can_have_made_an_action_late_that_was_ingested_after_its_window(
+    ingest_ms: int, may_be_late: bool
+) -> None:
+    join = PlainJoin(SPEC, lateness_ms=3_000, idle_partitions=True)
+    join.add_record(encode(feature(1, 5_000)), b"r1", timestamp_ms=5_000, topic="features")
+    join.add_record(encode(action(1, 0, "watch", 6_000)), b"r1", ingest_ms, timestamp_ms=6_000, topic="actions")
+    assert join.result().may_be_late[0, 0] == may_be_late
+
+
 def test_the_arrival_of_the_first_action_on_a_pair_decides_whether_it_may_be_late() -> None:
     join = PlainJoin(SPEC)
     join.add_feature(feature(1, 5_000))

@@ -75,3 +75,30 @@ def test_the_lag_is_what_the_groups_have_not_committed(broker: str, topics: Call
 def test_a_missing_topic_is_no_lag_of_zero(broker: str) -> None:
     with GroupLag(broker, {"never-made": "g"}) as lag, pytest.raises(TopicError, match="never-made"):
         lag.records()
+
+
+@pytest.mark.integration
+def test_a_group_has_reached_ends_when_no_record_is_left_before_them(broker: str, topics: Callable[..., str]) -> None:
+    topic, group = topics("features", 2), uuid.uuid4().hex
+    connection = KafkaConnection(broker)
+    producer = connection.producer({"transactional.id": group})
+    producer.init_transactions()
+    producer.begin_transaction()
+    for _ in range(3):
+        producer.produce(topic, b"v", partition=1)
+    producer.commit_transaction()  # takes an offset of its own
+    consumer = connection.consumer({"group.id": group})
+    with GroupLag(broker, {topic: group}) as lag:
+        ends = lag.ends()
+        assert ends == {(topic, 0): 0, (topic, 1): 4}
+        assert [lag.has_reached(ends) for _ in range(2)] == [False, False]
+        consumer.commit(offsets=[TopicPartition(topic, 1, 3)], asynchronous=False)
+        assert [lag.has_reached(ends) for _ in range(2)] == [False, True]
+        producer.begin_transaction()
+        producer.produce(topic, b"v", partition=0)
+        producer.commit_transaction()
+        assert lag.has_reached(ends)
+        assert [lag.has_reached(lag.ends()) for _ in range(2)] == [False, False]
+        lag.forget()
+        assert [lag.has_reached(ends) for _ in range(2)] == [False, False]
+    consumer.close()

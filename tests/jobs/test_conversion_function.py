@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,23 @@ from tests.sources.support import PAGES, SPEC, actions_of, as_json, click, featu
 
 
 class Context:
-    """A runtime context that counts."""
+    """A runtime context that counts, by the groups of a counter and its name."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, counts: Counter[str] | None = None, path: str = "") -> None:
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        self._path = path
 
     def get_metrics_group(self) -> Context:
         return self
 
-    def add_group(self, name: str) -> Context:
-        return self
+    def add_group(self, *names: str) -> Context:
+        return Context(self.counts, self._path + "".join(f"{name}." for name in names))
 
     def counter(self, name: str) -> Context:
-        return self
+        return Context(self.counts, self._path + name)
 
     def inc(self, n: int = 1) -> None:
-        self.count += n
+        self.counts[self._path] += n
 
 
 def raw(value: bytes | None, key: bytes | None = None, ingest: bytes | None = None, headers: int = 0) -> RawRecord:
@@ -80,7 +82,7 @@ def test_what_does_not_fit_is_a_letter_with_the_record_as_it_lay() -> None:
     assert (letter.topic, letter.partition, letter.offset) == ("actions", 3, 42)
     assert (letter.key, letter.value, letter.more_headers) == (b"k", value, True)
     assert letter.timestamp_ms == 1763770004250
-    assert context.count == 1
+    assert context.counts == {"rillet_joiner.dead_letters": 1, "rillet_joiner.refused.RecordError.count": 1}
 
 
 def test_a_header_that_is_no_time_and_an_event_of_the_future_are_letters() -> None:

@@ -48,10 +48,10 @@ def make(folder: Path, broker: str, name: str, sources: SourcesConfig) -> Rillet
     return load_config(folder / "rillet.toml")
 
 
-def join(config: RilletConfig) -> list[bytes]:
+def join(config: RilletConfig, *options: str) -> list[bytes]:
     """Joins what is on the topics; the blocks, sorted."""
     path = config.spec.parent / "rillet.toml"
-    command = [sys.executable, "-m", "rillet", "join", "--until-latest", "--config", str(path)]
+    command = [sys.executable, "-m", "rillet", "join", *options, "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     values = read_topic(config.kafka.connection, config.kafka.topics.examples)
@@ -91,8 +91,8 @@ def test_json_topics_give_the_examples_of_native_ones(broker: str, tmp_path: Pat
     )
     producer.flush(10)
 
-    blocks = join(json_)
-    assert blocks == join(native)
+    blocks = join(json_, "--until-latest", "--drain")
+    assert blocks == join(native, "--until-latest", "--drain")
     assert sum(len(decode_as(ExampleBlock, block)) for block in blocks) == 2 * 3 * REQUESTS + REQUESTS
 
     topics = json_.kafka.topics
@@ -129,16 +129,31 @@ def test_json_topics_give_the_examples_of_native_ones(broker: str, tmp_path: Pat
     ]
 
 
-def test_a_topic_without_a_source_stays_native_beside_a_json_one(broker: str, tmp_path: Path) -> None:
-    """As where a server logs what it served, and an application sends JSON actions."""
-    config = make(tmp_path, broker, "mixed", replace(PAGES, features=SourcesConfig().features))
+def test_a_topic_whose_format_changes_is_read_on_where_it_was(broker: str, tmp_path: Path) -> None:
+    """Actions become JSON between a stop and a start; features stay native, as those that a server logs."""
+    config = make(tmp_path, broker, "changed", SourcesConfig())
     producer = Producer({"bootstrap.servers": broker})
-    for kind, at, value in pages():
-        data, key = as_json(value), b""
-        if kind == "features":
-            found = features_of().native(None, data)
-            data, key = found.value or b"", found.key or b""
-        producer.produce(getattr(config.kafka.topics, kind), data, key, timestamp=at)
-    producer.flush(10)
-    labels = [int(decode_as(ExampleBlock, block).labels.sum()) for block in join(config)]
-    assert sum(labels) == REQUESTS
+    converters = {"features": features_of(), "actions": actions_of()}
+    records = pages()
+
+    def send(part: list[tuple[str, int, dict[str, Any]]], as_json_: str) -> None:
+        for kind, at, value in part:
+            data, key = as_json(value), b""
+            if kind != as_json_:
+                found = converters[kind].native(None, data)
+                data, key = found.value or b"", found.key or b""
+            producer.produce(getattr(config.kafka.topics, kind), data, key, timestamp=at)
+        producer.flush(10)
+
+    half = len(records) // 2
+    send(records[:half], as_json_="")
+    before = join(config, "--until-latest")
+    send(records[half:], as_json_="actions")
+    (config.spec.parent / "rillet.toml").write_text(
+        dump_config(replace(config, sources=replace(PAGES, features=SourcesConfig().features)))
+    )
+    blocks = [decode_as(ExampleBlock, block) for block in join(config, "--until-latest", "--drain")]
+    assert 0 < len(before) < len(blocks)
+    # An exposure per pair and a correction per action, each once.
+    assert sum(len(block) for block in blocks) == 2 * 3 * REQUESTS + REQUESTS
+    assert sum(int(block.labels.sum()) for block in blocks) == REQUESTS

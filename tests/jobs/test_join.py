@@ -7,7 +7,6 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -41,14 +40,14 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, mo
     config: Any = load_config(ROOT / "rillet.toml")
     health = replace(config.health, join_port=free_port())
     config = replace(config, health=health, data_dir=tmp_path)
-    for name in ("create_topics", "_prepare_process", "_mini_cluster", "fetch_jars"):
+    for name in ("create_topics", "_prepare_process", "_mini_cluster", "_rest_url", "fetch_jars", "GroupLag"):
         monkeypatch.setattr(join, name, MagicMock())
     monkeypatch.setattr(join, "_JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
     monkeypatch.setitem(
         sys.modules,
         "rillet.jobs.joiner_job",
-        SimpleNamespace(JobOptions=MagicMock(), build=MagicMock()),  # type: ignore[arg-type]
+        MagicMock(),
     )
     with pytest.raises(ServiceError, match="failed"):
         join.run_join(config)

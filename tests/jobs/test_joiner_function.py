@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyflink.datastream.time_domain import TimeDomain
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
+from rillet.jobs.flink_config import FlinkConfig
 from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
 from rillet.schemas import (
     ActionEvent,
     DeadLetter,
     ExampleBlock,
+    FeatureEvent,
+    decode,
     decode_as,
     decode_dead_letter,
     encode,
@@ -23,12 +28,42 @@ from rillet.schemas import (
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, stream
 from tests.simulation.joiner_oracle import oracle, rows_of
 
+FLINK = FlinkConfig(lateness_ms=LATENESS_MS, idle_ms=2_000)
+
+
+class Counter:
+    """A counter of Flink's metrics."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def inc(self, n: int = 1) -> None:
+        self.count += n
+
+
+class Metrics:
+    """A metric group: counters by their names, with those of their groups before them."""
+
+    def __init__(self, path: str = "", counters: dict[str, Counter] | None = None) -> None:
+        self.path = path
+        self.counters: dict[str, Counter] = {} if counters is None else counters
+
+    def add_group(self, *names: str) -> Metrics:
+        return Metrics(self.path + "".join(f"{name}." for name in names), self.counters)
+
+    def counter(self, name: str) -> Counter:
+        return self.counters.setdefault(self.path + name, Counter())
+
 
 class Keyed:
     """Flink's keyed state, metrics and timers as far as the adapter uses them; state is copied as Flink's is."""
 
     def __init__(self) -> None:
         self.key = 0
+        self.metrics = Metrics()
+        self.now_ms = 1_714_564_800_000
+        self.wall_timers: set[tuple[int, int]] = set()
+        self.domain = TimeDomain.EVENT_TIME
         self.cells: dict[tuple[int, str], list[bytes]] = defaultdict(list)
         self.timers: set[tuple[int, int]] = set()
         self.watermark = -(1 << 63)
@@ -39,17 +74,8 @@ class Keyed:
 
     get_list_state = get_state
 
-    def get_metrics_group(self) -> Keyed:
-        return self
-
-    def add_group(self, name: str) -> Keyed:
-        return self
-
-    def counter(self, name: str) -> Keyed:
-        return self
-
-    def inc(self, n: int = 1) -> None:
-        assert n >= 0
+    def get_metrics_group(self) -> Metrics:
+        return self.metrics
 
     # Context and TimerService
     def timer_service(self) -> Keyed:
@@ -61,8 +87,17 @@ class Keyed:
     def register_event_time_timer(self, at_ms: int) -> None:
         self.timers.add((at_ms, self.key))
 
+    def register_processing_time_timer(self, at_ms: int) -> None:
+        self.wall_timers.add((at_ms, self.key))
+
     def current_watermark(self) -> int:
         return self.watermark
+
+    def current_processing_time(self) -> int:
+        return self.now_ms
+
+    def time_domain(self) -> TimeDomain:
+        return self.domain
 
 
 class _Cell:
@@ -107,18 +142,35 @@ def record(
     return line.encode() + (key or b"") + (ingest or b"") + (data or b"")
 
 
+class Silence:
+    """Topics of which a test says how long they have been silent."""
+
+    def __init__(self) -> None:
+        self.quiet: int | None = None
+
+    def start(self) -> None:
+        pass
+
+    def quiet_ms(self) -> int | None:
+        return self.quiet
+
+    def close(self) -> None:
+        pass
+
+
 class Runner:
     """A join function on keyed state; ``restart`` keeps the state and forgets everything else."""
 
-    def __init__(self, config: JoinerConfig, directory: Path) -> None:
-        self._config, self._directory = config, directory
+    def __init__(self, config: JoinerConfig, directory: Path, silence: Silence | None = None) -> None:
+        self._config, self._directory, self._silence = config, directory, silence
         self.keyed = Keyed()
         self.blocks: list[ExampleBlock] = []
         self.letters: list[DeadLetter] = []
         self.restart()
 
     def restart(self) -> None:
-        self.function = JoinFunction(SPEC, self._config, str(self._directory))
+        silence: Any = None if self._silence is None else lambda: self._silence
+        self.function = JoinFunction(SPEC, self._config, FLINK, silence, str(self._directory))
         self.function.open(self.keyed)
 
     def send(self, value: bytes, bucket: int = 0) -> None:
@@ -132,6 +184,20 @@ class Runner:
                 self.keyed.timers.discard(timer)
                 self.keyed.key = timer[1]
                 self._take(self.function.on_timer(timer[0], self.keyed))
+
+    def wait(self, ms: int) -> None:
+        """The wall clock goes on."""
+        end_ms = self.keyed.now_ms + ms
+        self.keyed.domain = TimeDomain.PROCESSING_TIME
+        while due := sorted(timer for timer in self.keyed.wall_timers if timer[0] <= end_ms):
+            self.keyed.wall_timers.discard(due[0])
+            self.keyed.now_ms, self.keyed.key = due[0]
+            self._take(self.function.on_timer(due[0][0], self.keyed))
+        self.keyed.domain = TimeDomain.EVENT_TIME
+        self.keyed.now_ms = end_ms
+
+    def metric(self, name: str) -> int:
+        return self.keyed.metrics.counters[f"rillet_joiner.{name}"].count
 
     def _take(self, outputs: Any) -> None:
         for output in outputs:
@@ -267,4 +333,96 @@ def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -
 
 def test_settings_that_cannot_work_are_refused_when_the_job_is_built() -> None:
     with pytest.raises(JoinerError, match="action_wait_ms: 4999 is less than early_ms"):
-        JoinFunction(SPEC, JoinerConfig(action_wait_ms=4_999))
+        JoinFunction(SPEC, JoinerConfig(action_wait_ms=4_999), FLINK)
+
+
+def of(event: FeatureEvent | ActionEvent) -> bytes:
+    data = encode(event)
+    return record(data, key_of(data), ingest=None)
+
+
+def test_what_is_counted_becomes_flinks_metrics_within_a_second(tmp_path: Path) -> None:
+    runner = Runner(JoinerConfig(slice_ms=5_000), tmp_path)
+    for value in (
+        *(of(feature(1, 5_000)), of(action(1, 0, "watch", 6_000)), of(action(1, 0, "CLICK", 6_000))),
+        *(of(action(9, 0, "like", 6_000)), of(action(1, 77, "like", 6_000)), record(b"junk", b"r1")),
+        record(encode(replace(feature(2, 5_000), spec_hash=3)), b"r2"),
+    ):
+        runner.send(value)
+    assert runner.metric("actions") == 0
+    runner.wait(1_000)
+    counted = {name.removeprefix("rillet_joiner."): c.count for name, c in runner.keyed.metrics.counters.items()}
+    assert {name: count for name, count in counted.items() if count} == {
+        **{"features": 1, "actions": 4, "positives": 1, "unknown_actions": 1, "unknown_impressions": 1},
+        **{"unknown_action.CLICK.count": 1, "refused.DecodeError.count": 1, "refused.SpecMismatchError.count": 1},
+        **{"dead_letters": 2, "examples": 1, "open_requests": 1, "next_close_ms": 19_999},
+    }
+    runner.advance(19_999)
+    assert (runner.metric("watermark_ms"), runner.metric("next_close_ms")) == (19_999, 69_999)
+    runner.advance(END_OF_TIME_MS)
+    assert (runner.metric("watermark_ms"), runner.metric("open_requests"), runner.metric("orphan_actions")) == (
+        19_999,
+        0,
+        1,
+    )
+
+
+def test_windows_close_by_the_wall_clock_while_nothing_comes_and_all_is_read(tmp_path: Path) -> None:
+    _, _, arrivals = stream(11, requests=60)
+    del arrivals[len(arrivals) // 2 :]
+    config, silence = JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), Silence()
+    runner = Runner(config, tmp_path, silence)
+    newest = 0
+    for bucket, time_ms, data in arrivals:
+        runner.send(record(data, key_of(data)), bucket)
+        newest = max(newest, time_ms)
+        runner.advance(newest - LATENESS_MS - 1)
+    before = len(runner.blocks)
+    runner.wait(400_000)
+    assert len(runner.blocks) == before, "something is left to be read"
+    silence.quiet = 9_000
+    runner.wait(10_000)
+    waiting = runner.metric("next_close_ms")
+    assert 0 <= waiting - (newest - LATENESS_MS + 9_000) <= 5_000 + 60_000, "time went on by as much as nothing came"
+    silence.quiet = 150_000
+    runner.wait(10_000)
+    events = [decode(data) for _, _, data in arrivals]
+    expected = oracle(
+        SPEC, [e for e in events if isinstance(e, FeatureEvent)], [e for e in events if isinstance(e, ActionEvent)]
+    )
+    assert rows_of(SPEC, runner.blocks) == expected
+    assert (runner.metric("open_requests"), runner.metric("next_close_ms")) == (0, 0)
+    rows = len(runner.blocks)
+    runner.advance(newest + 300_000)  # the watermark of the next record
+    assert len(runner.blocks) == rows
+    assert {name for (_, name), items in runner.keyed.cells.items() if items} == {"header"}
+
+
+def test_silence_closes_nothing_that_a_record_of_now_would_not_close(tmp_path: Path) -> None:
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    now_ms = runner.keyed.now_ms
+    runner.send(of(feature(1, now_ms - 100, impressions=12)))
+    runner.advance(now_ms - 100 - LATENESS_MS)
+    silence.quiet = 10**9  # of a clock that runs wild
+    closes_ms = now_ms + 10_000 + LATENESS_MS
+    runner.wait(closes_ms - now_ms - 1_000)
+    assert runner.blocks == []
+    runner.wait(3_000)
+    assert runner.blocks
+    assert runner.metric("watermark_ms") <= runner.keyed.now_ms - LATENESS_MS
+
+
+def test_what_a_restart_finds_open_closes_though_there_is_no_watermark_yet(tmp_path: Path) -> None:
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner.send(of(feature(1, 50_500, impressions=12)))
+    runner.advance(50_500 - LATENESS_MS)
+    runner.keyed.watermark = -(1 << 63)
+    runner.restart()
+    silence.quiet = 13_000
+    runner.wait(5_000)
+    assert runner.blocks == [], "time begins with the newest event, at most a slice before it"
+    silence.quiet = 14_000
+    runner.wait(5_000)
+    assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}

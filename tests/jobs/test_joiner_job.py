@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +26,7 @@ from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
 from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
-from rillet.devstack.process import Process
+from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
 from rillet.jobs.dump import wire_dump
 from rillet.jobs.flink_config import FlinkConfig
@@ -127,6 +131,7 @@ def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         flink: FlinkConfig = FLINK,
         raw_topics_of: Setup | None = None,
         spec: FeatureSpec = SPEC,
+        health: HealthConfig | None = None,
     ) -> Setup:
         folder = tmp_path_factory.mktemp(name)
         (folder / "spec.toml").write_text(dump_spec(spec))
@@ -138,7 +143,7 @@ def setup(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             kafka=KafkaConfig(broker, topics),
             joiner=joiner,
             flink=flink,
-            health=HealthConfig(join_port=0, train_port=0),
+            health=health or HealthConfig(join_port=0, train_port=0),
         )
         create_topics(broker, config.kafka.topic_partitions)
         path = folder / "rillet.toml"
@@ -169,7 +174,7 @@ def joined(setup: Callable[..., Setup], recording: Recording) -> Setup:
             made.config.kafka.topics.actions, key=b"r1", value=value, timestamp=START_MS + 250, headers=headers
         )
     producer.flush(10)
-    made.join("--until-latest")
+    made.join("--until-latest", "--drain")
     return made
 
 
@@ -248,7 +253,7 @@ def test_a_dump_of_the_examples_has_the_rows_of_a_join_of_the_recording(
 
 def test_process_mode_gives_byte_identical_blocks(joined: Setup, setup: Callable[..., Setup]) -> None:
     other = setup("process", flink=replace(FLINK, execution_mode="process"), raw_topics_of=joined)
-    other.join("--until-latest")
+    other.join("--until-latest", "--drain")
     assert sorted(map(encode, other.blocks())) == sorted(map(encode, joined.blocks()))
 
 
@@ -257,7 +262,7 @@ def test_a_second_replay_gives_the_same_examples(
 ) -> None:
     again = setup("again")
     again.replay(recording)
-    again.join("--until-latest")
+    again.join("--until-latest", "--drain")
     assert sorted(map(without_ingest, again.blocks())) == sorted(map(without_ingest, joined.blocks()))
 
 
@@ -396,14 +401,108 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
     assert report.impressions == 5 * REQUESTS
 
 
-def test_a_bounded_run_does_not_go_on_from_an_earlier_one(setup: Callable[..., Setup]) -> None:
-    made = setup("stale")
-    left = made.path.parent / "data/joiner/savepoints/savepoint-1/_metadata"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    done = made.run_join("--until-latest")
-    assert done.returncode == 2
-    assert f"{left.parent.as_uri()} is left of an earlier run: remove it" in done.stderr
+def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
+    setup: Callable[..., Setup], recording: Recording, tmp_path: Path
+) -> None:
+    made = setup("bounded")
+    made.replay(recording)
+    made.join("--until-latest")
+    assert len(kept := made.blocks()) > 100
+    made.join("--until-latest")
+    assert len(made.blocks()) == len(kept)
+    process = Process("join", tmp_path)
+    process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
+    try:
+        wait_until(lambda: bool(list((made.path.parent / "data/joiner/checkpoints").glob("*/chk-*/_metadata"))), 60)
+    finally:
+        process.stop(timeout_s=60)
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert report.impressions == 5 * REQUESTS
+
+
+def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], tmp_path: Path) -> None:
+    """A day of the operator: wrong records are told, windows close in silence, a signal ends all, a spec is replaced."""
+    flink = replace(FLINK, lateness_ms=1_000, idle_ms=2_000)
+    made = setup("quiet", JoinerConfig(slice_ms=1_000), flink, health=HealthConfig(join_port=free_port(), train_port=0))
+    spec_file, topics = made.path.parent / "spec.toml", made.config.kafka.topics
+    other = parse_spec(dump_spec(SPEC).replace("max_values = 3", "max_values = 4"))
+    producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
+
+    def send(*events: FeatureEvent | ActionEvent) -> None:
+        for event in events:
+            topic = topics.features if isinstance(event, FeatureEvent) else topics.actions
+            producer.produce(topic, key=event.request_id.encode(), value=encode(event), timestamp=event.event_time_ms)
+        assert producer.flush(10) == 0
+
+    def metrics() -> str:
+        url = f"http://127.0.0.1:{made.config.health.join_port}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            return ""
+
+    now_ms = time.time_ns() // 1_000_000
+    send(*(feature(request, now_ms, impressions=5) for request in range(60)))
+    send(*(action(request, 0, "WATCH", now_ms) for request in range(60)))
+    send(*(action(request, 1, "watch", now_ms) for request in range(10)))
+    producer.produce(topics.features, key=b"r99", value=encode(feature(99, now_ms // 1_000)), timestamp=now_ms)
+    assert producer.flush(10) == 0
+    command = [sys.executable, "-m", "rillet", "join", "--config", str(made.path)]
+    log = tmp_path / "log"
+    with log.open("w") as written:
+        running = subprocess.Popen(command, stdout=written, stderr=written, start_new_session=True)
+    try:
+        # The ten seconds of "watch", silence of two more, the lateness, and nothing else comes.
+        wait_until(lambda: any(LabelKind.NEGATIVE in b.label_kind for b in made.blocks()), 90)
+        wait_until(lambda: 'rillet_joiner_unknown_actions_total{action="WATCH"} 60.0' in metrics(), 20)
+        found = metrics()
+        second = made.run_join()
+    finally:
+        os.killpg(running.pid, signal.SIGTERM)
+        ended = running.wait(60)
+    told = log.read_text()
+    assert ended == 0, told
+    assert "stopped with savepoint" in told
+    assert not any(noise in told for noise in ("Traceback", "py4j", "CANNOT")), told
+    for line in (
+        *("features_total 60.0", "positives_total 10.0", "dead_letters_total 1.0", "open_requests 60.0"),
+        'refused_total{error="TimeUnitError"} 1.0',
+    ):
+        assert f"rillet_joiner_{line}" in found, found
+    watermark_s, close_s = (
+        float(re.search(rf"^rillet_joiner_{name}_seconds (\S+)$", found, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("watermark", "next_close")
+    )
+    assert now_ms / 1_000 < watermark_s < time.time()
+    assert close_s == pytest.approx(now_ms / 1_000 + 60, abs=1)
+    assert "86 % of 70 actions are named 'WATCH', which no task asks for; did you mean 'watch'?" in told
+    assert "1 of 131 records, now dead letters, have event times in another unit" in told
+    assert (second.returncode, f"pid {running.pid}" in second.stderr) == (2, True), second.stderr
+
+    spec_file.write_text(dump_spec(other))
+    refused = made.run_join()
+    assert refused.returncode == 2
+    assert "with the old settings run `rillet join --until-latest --drain`, then start again" in refused.stderr
+    assert "joining" not in refused.stderr
+    spec_file.write_text(dump_spec(SPEC))
+    made.join("--until-latest", "--drain")
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    rows = sum(map(len, made.blocks()))
+    assert rows == report.found
+
+    spec_file.write_text(dump_spec(other))
+    send(feature(500, now_ms), replace(feature(501, now_ms), spec_hash=other.hash), action(501, 0, "like", now_ms))
+    done = made.run_join("--until-latest", "--drain")
+    assert done.returncode == 0, done.stderr
+    assert {r for b in made.blocks() if b.spec_hash == other.hash for r in b.request_ids} == {"r501"}
+    reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
+    assert len(reasons) == 2
+    assert "looks like seconds" in reasons[0]
+    assert "spec_hash" in reasons[1]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -151,7 +151,7 @@ def test_the_whole_loop_over_tls_is_audited_clean_and_shows_the_password_nowhere
     ingest = [("ingest_ms", b"1700000000000")]
     _produce(loop, topics.actions, key=b"r1", value=b"junk", headers=ingest)
 
-    joined = loop.run("join", "--until-latest")
+    joined = loop.run("join", "--until-latest", "--drain")
     assert joined.returncode == 0, joined.stderr[-3_000:]
     report, _ = audit_topics(
         kafka.connection,

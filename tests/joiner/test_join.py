@@ -202,3 +202,30 @@ def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path) -> Non
         engine.watermark(END_OF_TIME_MS)
         outcomes.append(sorted(encode(block) for block in engine.blocks))
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_an_action_that_nobody_asks_for_is_counted_by_its_name_and_one_of_a_history_apart(tmp_path: Path) -> None:
+    history = '[[context]]\nname = "bought"\nslot = 2\nkind = "history"\nof = "film"\naction = "buy"\nby = "user"\nmax_values = 3\n'
+    spec = parse_spec(dump_spec(SPEC).replace("[[item]]", history + "[[item]]", 1))
+    engine = Engine(spec, CONFIG, tmp_path)
+    for name in ("buy", "WATCH", "WATCH", "zoom in"):
+        engine.record(0, encode(action(1, 0, name, 6_000)))
+    counters = engine.joiner.counters
+    assert (counters.actions, counters.history_actions, counters.unknown_actions) == (4, 1, 3)
+    assert engine.joiner.unknown_actions.as_dict() == {"WATCH": 2, "zoom_in": 1}
+
+
+def test_a_bucket_says_what_is_due_next_and_what_it_has_seen(engine: Engine) -> None:
+    joiner, state = engine.joiner, engine.states[0]
+    assert joiner.next_due_ms(0, state) is None
+    assert joiner.next_close_ms(0) is None
+    engine.record(0, encode(feature(1, 5_500)))
+    engine.record(0, encode(action(2, 0, "like", 7_700)))
+    assert (joiner.next_due_ms(0, state), joiner.newest_ms(0, state)) == (15_999, 7_000)
+    assert (joiner.next_close_ms(0), joiner.next_close_ms(15_999)) == (15_999, 65_999)
+    assert joiner.store.entries == 1
+    engine.watermark(15_999)
+    assert joiner.next_due_ms(0, state) == 7_999 + 30_000
+    engine.watermark(65_999)
+    assert joiner.next_due_ms(0, state) is None
+    assert (joiner.newest_ms(0, state), joiner.store.entries) == (65_999, 0)

@@ -66,6 +66,10 @@ class StoreLikeADictionary(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         assert 0 <= self.store.used_bytes <= 3 * ENTRY_BYTES + 500
 
+    @invariant()
+    def requests_are_counted_in_both_tiers(self) -> None:
+        assert self.store.entries == len(self.model)
+
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close()

@@ -187,13 +187,13 @@ def test_histories_that_were_recorded_alike_stay_and_others_are_made_again_or_le
 def test_requests_are_forgotten_by_number_whatever_their_times_and_counted() -> None:
     filler = HistoryFiller(PLAIN, SPEC, max_requests=2)
     # Of two label windows later, then from the future, then of before.
-    for event in (request("a", 100, 7, [1]), request("b", 10**9, 7, [1]), ActionEvent("a", 110, 10, "watch")):
+    for event in (request("a", 100, 7, [1]), request("b", 10**8, 7, [1]), ActionEvent("a", 110, 10, "watch")):
         filler.take(event)
     assert (filler.forgotten_requests, filler.unknown_actions) == (0, 0)
     filler.take(request("c", 111, 7, [1]))
     filler.take(ActionEvent("a", 112, 10, "watch"))
     assert (filler.forgotten_requests, filler.unknown_actions) == (1, 1)
-    filler.take(ActionEvent("b", 10**9, 10, "watch"))
+    filler.take(ActionEvent("b", 10**8, 10, "watch"))
     assert filler.unknown_actions == 1
 
 
@@ -209,7 +209,7 @@ def test_actions_of_a_clock_that_is_ahead_do_not_empty_the_histories_after_them(
 
 
 def test_a_request_id_that_comes_again_long_after_is_no_end_of_the_stream() -> None:
-    again = [request("a", 100, 7, [1]), request("a", 10**9, 7, [1]), request("b", 10**9 + 1, 7, [1])]
+    again = [request("a", 100, 7, [1]), request("a", 10**8, 7, [1]), request("b", 10**8 + 1, 7, [1])]
     assert len(filled(again)) == 3
 
 

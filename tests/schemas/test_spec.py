@@ -17,6 +17,7 @@ from rillet.schemas import (
     Slot,
     SpecError,
     SpecMismatchError,
+    TimeUnitError,
     dump_spec,
     load_spec,
     make_fids,
@@ -251,6 +252,9 @@ def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
         ({"served_logits": np.zeros(3, np.float32)}, RecordError, "served_logits: 3 numbers, expected 2 x 2"),
         ({"event_time_ms": -1}, RecordError, "event_time_ms: -1 is before 1970"),
         ({"event_time_ms": 5 * 10**12}, RecordError, "event_time_ms: 5000000000000 is .* after 2105"),
+        ({"event_time_ms": 1_700_000_000}, TimeUnitError, "1700000000 looks like seconds, .*: 1700000000000"),
+        ({"event_time_ms": 1_700_000_000_000_000}, TimeUnitError, "looks like microseconds, .*: 1700000000000"),
+        ({"event_time_ms": 1_700_000_000_000_000_000}, TimeUnitError, "looks like nanoseconds, .*: 1700000000000"),
     ],
 )
 def test_an_event_that_the_spec_does_not_describe_is_refused(

@@ -1,4 +1,4 @@
-"""``rillet check-config --sample FILE`` and ``--from-topic N``: what would be made of real records, without any effect."""
+"""What would be made of real records, without any effect: ``rillet check-config --sample FILE`` and ``--from-topic N``."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.raw_topics import connected_converter
 from rillet.connectors.samples import Sample, newest_records, read_samples
-from rillet.jobs.config import RilletConfig
 from rillet.schemas import (
     NO_TIME_MS,
     ActionEvent,
     FeatureEvent,
+    FeatureSpec,
     RecordError,
     check_event,
     decode,
     decode_event,
     parse_ingest_ms,
 )
-from rillet.sources import Converter, Kind, is_native
+from rillet.sources import Converter, Kind, SourcesConfig, is_native
 from rillet.sources.converter import ingest_time_ms
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
-_KINDS: tuple[Kind, ...] = ("features", "actions")
+KINDS: tuple[Kind, ...] = ("features", "actions")
 _ONE = {"features": "page", "actions": "action"}
 
 
@@ -43,11 +44,24 @@ class _Looked:
 class SampleCheck:
     """Reads records as the joiner would, and says what it makes of them."""
 
-    def __init__(self, config: RilletConfig, say: Callable[[str], None]) -> None:
-        """:param say: takes each line."""
-        self._config = config
-        self._spec = config.load_spec()
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        sources: SourcesConfig,
+        say: Callable[[str], None],
+        *,
+        max_ahead_ms: int,
+        lateness_ms: int,
+    ) -> None:
+        """
+        :param say: takes each line.
+        :param max_ahead_ms: of ``[joiner]``, and ``lateness_ms`` of ``[flink]``.
+        """
+        self._spec = spec
+        self._sources = sources
         self._say = say
+        self._max_ahead_ms = max_ahead_ms
+        self._lateness_ms = lateness_ms
         self.fitting = 0
         self.refused = 0
 
@@ -56,17 +70,15 @@ class SampleCheck:
 
         :raises RilletError: the file, the schema or the registry cannot be used.
         """
-        of = getattr(self._config.sources, kind).format
+        of = getattr(self._sources, kind).format
         self._check(kind, (_Looked(sample) for sample in read_samples(path, of)))
 
-    def topic(self, kind: Kind, count: int) -> None:
+    def topic(self, kafka: KafkaConnection, topic: str, kind: Kind, count: int) -> None:
         """The newest records of a topic.
 
         :raises RilletError: the topic cannot be read, or schema or registry cannot be used.
         """
-        kafka = self._config.kafka
-        topic = getattr(kafka.topics, kind)
-        records = newest_records(kafka.connection, topic, count)
+        records = newest_records(kafka, topic, count)
         if not records:
             self._say(f"topic {topic}: is empty")
         self._check(
@@ -84,9 +96,7 @@ class SampleCheck:
         )
 
     def _check(self, kind: Kind, records: Iterator[_Looked]) -> None:
-        converter = connected_converter(
-            kind, self._spec, self._config.sources, max_ahead_ms=self._config.joiner.max_ahead_ms
-        )
+        converter = connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
         for record in records:
             try:
                 time_ms, lines = self._read(kind, converter, record)
@@ -116,11 +126,11 @@ class SampleCheck:
                 " record things lie (docs/sources.md)"
             )
         event = decode_event(sample.data, record.key) if record.on_topic else _event(sample.data)
-        check_event(spec, event, parse_ingest_ms(record.ingest), self._config.joiner.max_ahead_ms)
+        check_event(spec, event, parse_ingest_ms(record.ingest), self._max_ahead_ms)
         return event.event_time_ms, list(describe_native(event, spec))
 
     def _say_if_late(self, time_ms: int, timestamp_ms: int) -> None:
-        late_ms, lateness_ms = timestamp_ms - time_ms, self._config.flink.lateness_ms
+        late_ms, lateness_ms = timestamp_ms - time_ms, self._lateness_ms
         if timestamp_ms != NO_TIME_MS and late_ms > lateness_ms:
             self._say(
                 f"  warning: the event is {late_ms / 1000:,.0f} s older than its record ({iso(timestamp_ms)}), and"
@@ -136,32 +146,14 @@ def _event(data: bytes | None) -> FeatureEvent | ActionEvent:
     return event
 
 
-def describe_sources(config: RilletConfig) -> list[str]:
+def describe_sources(spec: FeatureSpec, sources: SourcesConfig) -> list[str]:
     """How each topic is read that is not native.
 
     :raises SourceError: source and spec do not fit each other, or a schema file cannot be used.
     """
-    lines, spec, sources = [], config.load_spec(), config.sources
-    for kind in _KINDS:
+    lines = []
+    for kind in KINDS:
         if connected_converter(kind, spec, sources) is not None:
             one = "impression" if kind == "features" and sources.features.per_impression else _ONE[kind]
             lines.append(f"{kind}: {getattr(sources, kind).format}, one record per {one}")
     return lines
-
-
-def run_samples(
-    config: RilletConfig, *, sample: Path | None, topic: Kind | None, newest: int | None, say: Callable[[str], None]
-) -> int:
-    """Checks a file, the newest records of the topics, or both; 1 if a record does not fit, else 0.
-
-    :param topic: what the file holds, and the only topic that is read; both topics by default.
-    :raises RilletError: something cannot be read.
-    """
-    check = SampleCheck(config, say)
-    if sample is not None and topic is not None:
-        check.file(sample, topic)
-    if newest is not None:
-        for kind in _KINDS if topic is None else (topic,):
-            check.topic(kind, newest)
-    say(f"{check.fitting} records fit, {check.refused} would be dead letters")
-    return 1 if check.refused else 0

@@ -1,0 +1,158 @@
+"""Says when what the joiner counts is absurd: most actions of a name that nobody asks for, most records refused.
+
+Each single case is counted and stops nothing; a share that only a mistake explains is told once, and again when it has
+changed. Shares are of stretches of records, so that a mistake shows beside a long good past.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from rillet.joiner.config import JoinerConfig
+from rillet.schemas import FeatureSpec
+
+#: events that a share is of at least
+_STRETCH = 50
+#: a share from which on something is wrong, and below which it is well again
+_ABSURD, _WELL = 0.5, 0.25
+#: of refused records, of which a right source has none; mistakes of a kind that concerns all records are told at once
+_ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
+_SYSTEMATIC = ("SpecMismatchError", "TimeUnitError")
+
+_SETTLED = (
+    *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
+    *("outside_window", "unknown_impressions", "orphan_actions"),
+)
+#: how actions end that make no row, and what to look at
+_ADVICE = {
+    "orphan_actions": "found no feature event of their request within action_wait_ms ({wait:g} s): are both topics keyed by "
+    "the same request id, and do feature events reach the topic?",
+    "unknown_impressions": "are on impressions that their requests do not have: does impression_id of an action name the same "
+    "thing as impression_ids of the feature event?",
+    "outside_window": "come later than the label window allows: is window_ms of the task too short, or are the clocks of the "
+    "two producers apart?",
+    "early_actions": "happened before their impressions by more than early_ms: are the clocks of the two producers apart?",
+    "late_actions": "came after their windows were closed: are they sent late, or is [flink] lateness_ms too short?",
+}
+#: why records are refused, by the kind of their error, and what to look at
+_REFUSALS = {
+    "SpecMismatchError": "were written under another feature spec than {spec} {hash:#x}: deploy the same spec to what logs "
+    "feature events and to the joiner",
+    "TimeUnitError": "have event times in another unit than milliseconds since 1970: a dead letter names the unit",
+    "DecodeError": "are no records of a known schema: is [sources] set to the format of the topic?",
+}
+_OTHER_REFUSAL = "cannot be used: dead letters say why"
+
+
+class Alarms:
+    """Watches counts that only grow; what was counted before a restart of the job is forgotten."""
+
+    def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
+        self._asked = sorted(
+            {task.action for task in spec.tasks}
+            | {slot.history.action for slot in spec.histories if slot.history is not None}
+        )
+        self._spec = spec
+        self._config = config
+        self._stretches = {kind: _Stretch(_STRETCH) for kind in ("actions", "settled", "features")}
+        # Of refused records a few are enough.
+        self._stretches["records"] = _Stretch(_STRETCH // 5)
+        #: what was told of each subject and is not well again
+        self._told: dict[str, str] = {}
+
+    def judge(
+        self, counts: Mapping[str, int], unknown_actions: Mapping[str, int], refused: Mapping[str, int]
+    ) -> list[str]:
+        """What has to be told now, one line each.
+
+        :param counts: of :class:`rillet.joiner.Counters`, and ``dead_letters``.
+        :param unknown_actions: by name.
+        :param refused: dead letters by the kind of their error.
+        """
+        lines = self._unknown(counts, unknown_actions) + self._settled(counts)
+        records = {f"refused {kind}": count for kind, count in refused.items()}
+        total = counts["features"] + counts["duplicate_features"] + counts["actions"] + counts["dead_letters"]
+        if (grown := self._stretches["records"].grown(total, records)) is not None:
+            of, more = grown
+            for subject, count in more.items():
+                kind = subject.removeprefix("refused ")
+                advice = _REFUSALS.get(kind, _OTHER_REFUSAL).format(spec=self._spec.name, hash=self._spec.hash)
+                text = f"{count:,} of {of:,} records, now dead letters, {advice}"
+                absurd = _ABSURD_SYSTEMATIC if kind in _SYSTEMATIC else _ABSURD_REFUSED
+                lines += self._tell(subject, count / of, text, absurd=absurd, well=_WELL_REFUSED)
+        features = counts["features"] + counts["duplicate_features"]
+        if (grown := self._stretches["features"].grown(features, {"": counts["duplicate_features"]})) is not None:
+            of, more = grown
+            text = (
+                f"{_share(more[''], of)} of {of:,} feature events have the request id of an earlier one and are left out: "
+                "does each request get an id of its own?"
+            )
+            lines += self._tell("duplicate_features", more[""] / of, text)
+        return lines
+
+    def _unknown(self, counts: Mapping[str, int], unknown_actions: Mapping[str, int]) -> list[str]:
+        grown = self._stretches["actions"].grown(counts["actions"], unknown_actions)
+        if grown is None:
+            return []
+        of, more = grown
+        name = max(more, key=lambda name: more[name], default="")
+        unknown = sum(more.values())
+        if more.get(name, 0) < 0.9 * unknown:
+            named = ", ".join(repr(name) for name in sorted(more, key=lambda name: -more[name])[:3])
+            text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
+        else:
+            text = f"{_share(unknown, of)} of {of:,} actions are named {name!r}, which no task asks for"
+        close = difflib.get_close_matches(name.lower(), self._asked, 1, cutoff=0.6)
+        asked = ", ".join(repr(action) for action in self._asked)
+        text += f"; did you mean {close[0]!r}?" if close else f"; the feature spec asks for {asked}"
+        return self._tell("unknown_actions", unknown / of, text, about=name)
+
+    def _settled(self, counts: Mapping[str, int]) -> list[str]:
+        total = sum(counts[name] for name in _SETTLED)
+        grown = self._stretches["settled"].grown(total, {name: counts[name] for name in _ADVICE})
+        if grown is None:
+            return []
+        of, more = grown
+        lines = []
+        for name, advice in _ADVICE.items():
+            advice = advice.format(wait=self._config.action_wait_ms / 1_000)
+            lines += self._tell(name, more[name] / of, f"{_share(more[name], of)} of {of:,} actions {advice}")
+        return lines
+
+    def _tell(
+        self, subject: str, share: float, text: str, *, about: str = "", absurd: float = _ABSURD, well: float = _WELL
+    ) -> list[str]:
+        told = self._told.get(subject)
+        if share >= absurd and told != about:
+            self._told[subject] = about
+            return [text]
+        if share < well and told is not None:
+            del self._told[subject]
+            return [f"well again: {text.partition(':')[0].partition(';')[0]}"]
+        return []
+
+
+class _Stretch:
+    """How much counts have grown since the last stretch that was long enough."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._total = 0
+        self._parts: dict[str, int] = {}
+
+    def grown(self, total: int, parts: Mapping[str, int]) -> tuple[int, dict[str, int]] | None:
+        """The growth of the total and of each part; None while there are too few for a judgement."""
+        if total < self._total:
+            # The job was restarted, and counts from nothing.
+            self._total, self._parts = 0, {}
+        of = total - self._total
+        if of < self._least:
+            return None
+        more = {name: max(0, count - self._parts.get(name, 0)) for name, count in parts.items()}
+        self._total, self._parts = total, dict(parts)
+        return of, more
+
+
+def _share(count: int, of: int) -> str:
+    return f"{100 * count / of:.0f} %"

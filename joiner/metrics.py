@@ -1,0 +1,80 @@
+"""The joiner's counts as metrics of its engine: what Flink's reporters show, and ``rillet join`` on its ``/metrics``.
+
+All are counters, which may go up and down in Flink: a gauge would be read from Java's threads, which Python in one
+process with them does not bear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.schemas import RecordError
+
+GROUP = "rillet_joiner"
+#: groups of counters with a name or kind in their own names
+BY_ACTION, BY_ERROR = "unknown_action", "refused"
+
+
+class RefusalMetrics:
+    """Dead letters, together and by the kind of their error: what an operator counts that converts records for the join."""
+
+    def __init__(self, group: Any) -> None:
+        """:param group: Flink's metric group of the task."""
+        self._group = group.add_group(GROUP)
+        self._total = self._group.counter("dead_letters")
+        self._kinds: dict[str, Any] = {}
+
+    def add(self, error: RecordError) -> None:
+        """A record has become a dead letter."""
+        kind = type(error).__name__
+        if kind not in self._kinds:
+            self._kinds[kind] = self._group.add_group(BY_ERROR, kind).counter("count")
+        self._kinds[kind].inc()
+        self._total.inc()
+
+
+class JoinMetrics:
+    """What one subtask of the joiner reports; call :meth:`report` now and then."""
+
+    def __init__(self, group: Any, joiner: Joiner) -> None:
+        """:param group: Flink's metric group of the task: makes groups (``add_group``) and counters (``counter``)."""
+        self._group = group.add_group(GROUP)
+        self._joiner = joiner
+        self._counters: dict[tuple[str, ...], Any] = {}
+        self._reported: dict[tuple[str, ...], int] = {}
+        self._refused: dict[str, int] = {}
+        self._silent_ms = 0
+        #: rows that went out
+        self.examples = 0
+        self.report(0)
+
+    def refused(self, error: RecordError) -> None:
+        """A record has become a dead letter."""
+        kind = type(error).__name__
+        self._refused[kind] = self._refused.get(kind, 0) + 1
+
+    def silent_until(self, time_ms: int) -> None:
+        """Time has gone on without a watermark."""
+        self._silent_ms = max(self._silent_ms, time_ms)
+
+    def report(self, watermark_ms: int) -> None:
+        """Brings Flink's counters up to date."""
+        joiner = self._joiner
+        now: dict[tuple[str, ...], int] = {(name,): count for name, count in joiner.counters.as_dict().items()}
+        now |= {(BY_ACTION, name, "count"): count for name, count in joiner.unknown_actions.as_dict().items()}
+        now |= {(BY_ERROR, kind, "count"): count for kind, count in self._refused.items()}
+        time_ms = max(self._silent_ms, watermark_ms)
+        now["dead_letters",] = sum(self._refused.values())
+        now["examples",] = self.examples
+        now["open_requests",] = joiner.store.entries
+        now["next_close_ms",] = joiner.next_close_ms(time_ms) or 0
+        if time_ms < END_OF_TIME_MS:  # which a drain brings
+            now["watermark_ms",] = max(0, time_ms)
+        for name, count in now.items():
+            if name not in self._counters:
+                group = self._group if len(name) == 1 else self._group.add_group(name[0], name[1])
+                self._counters[name] = group.counter(name[-1])
+            if more := count - self._reported.get(name, 0):
+                self._counters[name].inc(more)
+                self._reported[name] = count

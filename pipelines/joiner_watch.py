@@ -1,0 +1,92 @@
+"""What ``rillet join`` tells of its job: the joiner's counters on ``/metrics``, and warnings where they are absurd."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rillet.connectors.errors import ConnectorError
+from rillet.connectors.flink_metrics import FlinkCounters
+from rillet.joiner import Alarms, Counters
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR
+
+log = logging.getLogger(__name__)
+
+_COUNTERS = (*Counters().as_dict(), "dead_letters", "examples")
+_BY_NAME = {
+    BY_ACTION: ("rillet_joiner_unknown_actions", "action", "Actions that no task and no history asks for, by name."),
+    BY_ERROR: ("rillet_joiner_refused", "error", "Records that became dead letters, by the kind of error."),
+}
+_HELP = {
+    "dead_letters": "Records of features and actions that became dead letters.",
+    "examples": "Rows written to the examples topic.",
+}
+_GAUGES = {
+    "watermark_ms": ("rillet_joiner_watermark_seconds", 1e-3, "Event time up to which windows are closed."),
+    "open_requests": ("rillet_joiner_open_requests", 1.0, "Requests that are remembered."),
+    "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
+}
+
+
+class JoinerWatch(Collector):
+    """The counters of a job as they were when last asked for; a collector of Prometheus."""
+
+    def __init__(self, counters: FlinkCounters, alarms: Alarms) -> None:
+        self._counters = counters
+        self._alarms = alarms
+        #: per subtask
+        self._found: list[dict[str, int]] = []
+        self._silent = False
+
+    def refresh(self) -> None:
+        """Asks Flink; what is absurd goes to the log. While Flink does not answer, the last counts stay."""
+        try:
+            self._found = self._counters.read()
+            self._silent = False
+        except ConnectorError as error:
+            if not self._silent:
+                log.warning("the joiner's counters are not known: %s", error)
+            self._silent = True
+            return
+        if not self._found:
+            return
+        counts = {name: self._sum(name) for name in _COUNTERS}
+        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR)):
+            log.warning("%s", line)
+
+    def collect(self) -> Iterable[Metric]:
+        """For Prometheus."""
+        return list(self._families()) if self._found else []
+
+    def _families(self) -> Iterator[Metric]:
+        for name in _COUNTERS:
+            if name != "unknown_actions":  # by name, below
+                text = _HELP.get(name, f"`{name}` of docs/join.md.")
+                yield CounterMetricFamily(f"rillet_joiner_{name}", text, value=self._sum(name))
+        for kind, (metric, label, text) in _BY_NAME.items():
+            family = CounterMetricFamily(metric, text, labels=[label])
+            for name, count in self._by_name(kind).items():
+                family.add_metric([name], count)
+            yield family
+        for name, (metric, factor, text) in _GAUGES.items():
+            values = [subtask[name] for subtask in self._found if subtask.get(name)]
+            if name == "open_requests":
+                yield GaugeMetricFamily(metric, text, value=sum(values))
+            elif values:
+                yield GaugeMetricFamily(metric, text, value=min(values) * factor)
+
+    def _sum(self, name: str) -> int:
+        return sum(subtask.get(name, 0) for subtask in self._found)
+
+    def _by_name(self, kind: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for subtask in self._found:
+            for key, count in subtask.items():
+                group, _, name = key.partition(".")
+                if group == kind:
+                    name = name.removesuffix(".count")
+                    found[name] = found.get(name, 0) + count
+        return found

@@ -1,0 +1,102 @@
+"""What the joiner says of counts that only a mistake explains: once, with advice, and again when it has changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from rillet.joiner import Alarms, Counters, JoinerConfig
+from tests.joiner.support import SPEC
+
+
+def counts(dead_letters: int = 0, **named: int) -> dict[str, int]:
+    return Counters(**named).as_dict() | {"dead_letters": dead_letters}
+
+
+@pytest.fixture
+def alarms() -> Alarms:
+    return Alarms(SPEC, JoinerConfig())
+
+
+def test_a_name_that_no_task_asks_for_is_told_once_with_the_name_that_is_meant(alarms: Alarms) -> None:
+    (line,) = alarms.judge(counts(actions=4_279, unknown_actions=4_151), {"WATCH": 4_151}, {})
+    assert line == "97 % of 4,279 actions are named 'WATCH', which no task asks for; did you mean 'watch'?"
+    assert alarms.judge(counts(actions=6_000, unknown_actions=5_872), {"WATCH": 5_872}, {}) == []
+    (line,) = alarms.judge(counts(actions=7_000, unknown_actions=6_872), {"WATCH": 5_872, "zoom": 1_000}, {})
+    assert (
+        line
+        == "100 % of 1,000 actions are named 'zoom', which no task asks for; the feature spec asks for 'like', 'watch'"
+    )
+    (line,) = alarms.judge(counts(actions=8_000, unknown_actions=6_872), {"WATCH": 5_872, "zoom": 1_000}, {})
+    assert line.startswith("well again: 0 % of 1,000 actions")
+
+
+def test_few_records_and_small_shares_are_not_judged(alarms: Alarms) -> None:
+    assert alarms.judge(counts(actions=49, unknown_actions=49), {"zoom": 49}, {}) == []
+    assert alarms.judge(counts(actions=1_000, unknown_actions=300), {"zoom": 300}, {}) == []
+
+
+def test_a_mistake_shows_beside_a_long_good_past(alarms: Alarms) -> None:
+    assert alarms.judge(counts(actions=10**6, positives=10**6), {}, {}) == []
+    (line,) = alarms.judge(counts(actions=10**6 + 60, positives=10**6, unknown_actions=60), {"zoom": 60}, {})
+    assert line.startswith("100 % of 60 actions are named 'zoom'")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (
+            "orphan_actions",
+            "found no feature event of their request within action_wait_ms (600 s): are both topics keyed",
+        ),
+        ("unknown_impressions", "are on impressions that their requests do not have: does impression_id"),
+        ("outside_window", "come later than the label window allows: is window_ms"),
+        ("early_actions", "happened before their impressions by more than early_ms"),
+        ("late_actions", "came after their windows were closed"),
+    ],
+)
+def test_actions_that_make_no_row_are_told_with_advice(alarms: Alarms, name: str, advice: str) -> None:
+    (line,) = alarms.judge(counts(actions=100, positives=20, **{name: 80}), {}, {})
+    assert line.startswith(f"80 % of 100 actions {advice}")
+
+
+def test_orphans_are_judged_when_they_are_given_up_though_no_action_comes_any_more(alarms: Alarms) -> None:
+    assert alarms.judge(counts(actions=400), {}, {}) == []
+    (line,) = alarms.judge(counts(actions=400, orphan_actions=400), {}, {})
+    assert line.startswith("100 % of 400 actions found no feature event")
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (
+            "SpecMismatchError",
+            f"were written under another feature spec than test {SPEC.hash:#x}: deploy the same spec",
+        ),
+        ("TimeUnitError", "have event times in another unit than milliseconds"),
+        ("DecodeError", "are no records of a known schema"),
+        ("RecordError", "cannot be used: dead letters say why"),
+    ],
+)
+def test_refused_records_are_told_with_the_reason(alarms: Alarms, kind: str, advice: str) -> None:
+    (line,) = alarms.judge(counts(dead_letters=30, features=70), {}, {kind: 30})
+    assert line.startswith(f"30 of 100 records, now dead letters, {advice}")
+    assert alarms.judge(counts(dead_letters=70, features=130), {}, {kind: 70}) == []
+    (line,) = alarms.judge(counts(dead_letters=70, features=230), {}, {kind: 70})
+    assert line.startswith("well again: 0 of 100 records")
+
+
+def test_one_record_of_another_spec_among_many_is_told_and_one_that_is_damaged_is_not(alarms: Alarms) -> None:
+    refused = {"SpecMismatchError": 1, "DecodeError": 1}
+    (line,) = alarms.judge(counts(dead_letters=2, features=998), {}, refused)
+    assert line.startswith("1 of 1,000 records, now dead letters, were written under another feature spec")
+
+
+def test_request_ids_that_come_again_are_told(alarms: Alarms) -> None:
+    (line,) = alarms.judge(counts(features=10, duplicate_features=90), {}, {})
+    assert line.startswith("90 % of 100 feature events have the request id of an earlier one")
+
+
+def test_a_job_that_was_restarted_counts_from_nothing(alarms: Alarms) -> None:
+    assert alarms.judge(counts(actions=1_000, positives=1_000), {}, {}) == []
+    (line,) = alarms.judge(counts(actions=100, unknown_actions=100), {"zoom": 100}, {})
+    assert line.startswith("100 % of 100 actions are named 'zoom'")
