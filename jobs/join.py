@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,14 +58,18 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     :raises JoinerError: windows are open that were opened with other settings, or settings cannot work.
     :raises ServiceError: another joiner runs on the same data_dir; or the job failed, with Flink's root cause.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Until there is a job, there is nothing to keep.
+    _on_signals(lambda: sys.exit(0))
     with hold(config.data_dir, "join"):
-        return _run(config, stop, until_latest=until_latest, drain=drain)
+        return _run(config, until_latest=until_latest, drain=drain)
 
 
-def _run(config: RilletConfig, stop: threading.Event, *, until_latest: bool, drain: bool) -> int:
+def _on_signals(do: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: do())
+
+
+def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
     spec = config.load_spec()
@@ -73,6 +78,8 @@ def _run(config: RilletConfig, stop: threading.Event, *, until_latest: bool, dra
     create_topics(
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
+    stop = threading.Event()
+    _on_signals(stop.set)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
     shutil.rmtree(folder / "local", ignore_errors=True)
     _prepare_process(config)
@@ -136,7 +143,8 @@ def _prepare_process(config: RilletConfig) -> None:
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    for library in ("apache_beam", "pyflink"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     _keep_signals_from_java()
     if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.

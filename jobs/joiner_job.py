@@ -107,7 +107,10 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
         stream = lying.process(conversion, BUCKET_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
         streams.append(stream)
         refused.append(stream.get_side_output(DEAD_LETTERS))
-    silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
+    silence = None
+    if "config.providers" not in config.kafka.flink:
+        # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
+        silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
     function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
     records = _union(streams)
     _name_sources(records)

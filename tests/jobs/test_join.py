@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from rillet.devstack.process import free_port
 from rillet.jobs import join
 from rillet.jobs.config import load_config
 from rillet.jobs.errors import ServiceError
+from rillet.schemas import dump_spec
+from tests.joiner.support import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,3 +58,21 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, mo
         join.run_join(config)
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
+
+
+@pytest.mark.integration
+def test_a_signal_ends_the_wait_for_a_broker(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(dump_spec(SPEC))
+    path = tmp_path / "rillet.toml"
+    path.write_text(f'spec = "spec.toml"\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "127.0.0.1:{free_port()}"\n')
+    command = [sys.executable, "-m", "rillet", "join", "--config", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as joiner:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "data/locks/join.lock").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        os.killpg(joiner.pid, signal.SIGTERM)
+        assert joiner.wait(10) == 0
+        assert joiner.stderr is not None
+        assert "Traceback" not in joiner.stderr.read()

@@ -424,7 +424,12 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
 def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], tmp_path: Path) -> None:
     """A day of the operator: wrong records are told, windows close in silence, a signal ends all, a spec is replaced."""
     flink = replace(FLINK, lateness_ms=1_000, idle_ms=2_000)
-    made = setup("quiet", JoinerConfig(slice_ms=1_000), flink, health=HealthConfig(join_port=free_port(), train_port=0))
+    made = setup(
+        "quiet",
+        JoinerConfig(slice_ms=1_000, action_wait_ms=60_000),
+        flink,
+        health=HealthConfig(join_port=free_port(), train_port=0),
+    )
     spec_file, topics = made.path.parent / "spec.toml", made.config.kafka.topics
     other = parse_spec(dump_spec(SPEC).replace("max_values = 3", "max_values = 4"))
     producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
@@ -456,7 +461,10 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
         running = subprocess.Popen(command, stdout=written, stderr=written, start_new_session=True)
     try:
         # The ten seconds of "watch", silence of two more, the lateness, and nothing else comes.
-        wait_until(lambda: any(LabelKind.NEGATIVE in b.label_kind for b in made.blocks()), 90)
+        wait_until(
+            lambda: running.poll() is not None or any(LabelKind.NEGATIVE in b.label_kind for b in made.blocks()), 90
+        )
+        assert running.poll() is None, log.read_text()
         wait_until(lambda: 'rillet_joiner_unknown_actions_total{action="WATCH"} 60.0' in metrics(), 20)
         found = metrics()
         second = made.run_join()

@@ -1,0 +1,78 @@
+"""The joiner's counters as /metrics shows them, and what goes to the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from rillet.connectors.errors import ConnectorError
+from rillet.joiner import Alarms, Counters, JoinerConfig
+from rillet.pipelines.joiner_watch import JoinerWatch
+from tests.joiner.support import SPEC
+
+
+class Flink:
+    """Two subtasks; gone where a test says so."""
+
+    def __init__(self) -> None:
+        self.subtasks: list[dict[str, int]] = []
+        self.gone = False
+
+    def read(self) -> list[dict[str, int]]:
+        if self.gone:
+            raise ConnectorError("Flink does not answer")
+        return self.subtasks
+
+
+def shown(watch: Any) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(watch)
+    lines = generate_latest(registry).decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig()))  # type: ignore[arg-type]
+    watch.refresh()
+    assert shown(watch) == {}
+    empty = Counters().as_dict() | {"dead_letters": 0, "examples": 0, "open_requests": 0}
+    flink.subtasks = [
+        empty
+        | {"features": 5, "actions": 2, "unknown_actions": 1, "unknown_action.CLICK.count": 1, "open_requests": 3},
+        empty | {"features": 1, "unknown_actions": 2, "unknown_action.CLICK.count": 2, "watermark_ms": 9_000},
+    ]
+    flink.subtasks[0] |= {
+        "watermark_ms": 5_500,
+        "next_close_ms": 7_000,
+        "dead_letters": 1,
+        "refused.DecodeError.count": 1,
+    }
+    watch.refresh()
+    found = shown(watch)
+    assert found["rillet_joiner_features_total"] == 6
+    assert found['rillet_joiner_unknown_actions_total{action="CLICK"}'] == 3
+    assert found['rillet_joiner_refused_total{error="DecodeError"}'] == found["rillet_joiner_dead_letters_total"] == 1
+    assert found["rillet_joiner_open_requests"] == 3
+    assert (found["rillet_joiner_watermark_seconds"], found["rillet_joiner_next_close_seconds"]) == (5.5, 7.0)
+    assert {f"rillet_joiner_{name}_total" for name in Counters().as_dict()} - found.keys() == {
+        "rillet_joiner_unknown_actions_total"
+    }
+
+
+def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    flink = Flink()
+    flink.subtasks = [Counters(actions=60, unknown_actions=60).as_dict() | {"unknown_action.zoom.count": 60}]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig()))  # type: ignore[arg-type]
+    watch.refresh()
+    assert "100 % of 60 actions are named 'zoom'" in caplog.text
+    flink.gone = True
+    caplog.clear()
+    watch.refresh()
+    watch.refresh()
+    assert [record.message for record in caplog.records] == [
+        "the joiner's counters are not known: Flink does not answer"
+    ]
+    assert shown(watch)["rillet_joiner_actions_total"] == 60
