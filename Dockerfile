@@ -26,6 +26,7 @@ COPY joiner joiner
 COPY trainer trainer
 COPY sync sync
 COPY serving serving
+COPY sources sources
 COPY connectors connectors
 COPY pipelines pipelines
 COPY jobs jobs

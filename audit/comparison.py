@@ -18,6 +18,7 @@ from rillet.audit.labels import judge_labels
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport, Offender
 from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.raw_topics import connected_converter, native_or_unusable
 from rillet.connectors.topic_reader import read_topic
 from rillet.schemas import (
     MAX_AHEAD_MS,
@@ -30,6 +31,7 @@ from rillet.schemas import (
     decode_as,
 )
 from rillet.schemas.arrays import AnyArray, Bools, Int64s, range_indices
+from rillet.sources import Kind, SourcesConfig
 
 #: Columns compared with what the events say, apart from label and rate.
 COLUMNS = (
@@ -301,6 +303,7 @@ def audit_topics(
     features: str = "features",
     actions: str = "actions",
     examples: str = "examples",
+    sources: SourcesConfig | None = None,
     max_ahead_ms: int = MAX_AHEAD_MS,
     lateness_ms: int = 0,
     idle_partitions: bool = False,
@@ -310,6 +313,7 @@ def audit_topics(
 
     It is for a run that has ended or was drained: of a joiner that goes on, rows of open windows are not there yet.
 
+    :param sources: formats of the raw topics, whose records are judged as they are converted; native by default.
     :param max_ahead_ms: see :class:`PlainJoin`, and ``lateness_ms`` and ``idle_partitions`` too.
     :param allowed_late: see :class:`Audit`.
     :returns: the report, and the expected examples for whoever wants their labels.
@@ -317,9 +321,12 @@ def audit_topics(
     :raises BrokerUnavailableError: no broker answers.
     """
     join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms, idle_partitions=idle_partitions)
-    for topic in (features, actions):
+    topics: dict[Kind, str] = {"features": features, "actions": actions}
+    for kind, topic in topics.items():
+        converter = connected_converter(kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms)
         # Partitions are merged, each in the order of its offsets; a request lies in one of them.
-        for record in read_topic(kafka, topic):
+        for read in read_topic(kafka, topic):
+            record = native_or_unusable(read, converter)
             join.add_record(
                 record.value,
                 record.key,

@@ -9,6 +9,7 @@ RilletError
     ├── DeliveryError            the broker refused records, or did not take them in time
     │   └── IncompleteResendError    of the records of dead letters, with those that it took and did not take
     ├── ResendError              a dead letter that cannot be sent again
+    ├── RegistryUnavailableError a schema registry does not answer, or refuses to
     ├── ExampleFilesError        Parquet files of examples are missing, damaged, or of another spec or writer
     └── MetricFilesError         files of metrics cannot be written where the configuration wants them
 """
@@ -64,6 +65,10 @@ class IncompleteResendError(DeliveryError):
 
 class ResendError(ConnectorError):
     """A dead letter that cannot be sent again, such as one that does not hold the whole record."""
+
+
+class RegistryUnavailableError(ConnectorError):
+    """The schema registry does not answer, or refuses to: nothing is known of the record, so it is no dead letter."""
 
 
 class ExampleFilesError(ConnectorError):

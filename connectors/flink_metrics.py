@@ -1,10 +1,12 @@
-"""Counters of one operator of a Flink job, read from Flink's REST interface."""
+"""Counters of operators of a Flink job, read from Flink's REST interface."""
 
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,18 +16,19 @@ _TIMEOUT_S = 5.0
 
 
 class FlinkCounters:
-    """Reads the counters that an operator has in a metric group of its own, subtask by subtask."""
+    """Reads the counters that operators have in a metric group of their own, subtask by subtask."""
 
-    def __init__(self, rest_url: str, job_id: str, operator: str, group: str) -> None:
+    def __init__(self, rest_url: str, job_id: str, operators: Sequence[str], group: str) -> None:
         """
         :param rest_url: of the JobManager, ``http://host:port``.
-        :param operator: its name in the job; it stands at the beginning of the name of its vertex.
+        :param operators: their names in the job, of letters and ``-``.
         :param group: only counters in it are read.
         """
         self._job = f"{rest_url.rstrip('/')}/jobs/{job_id}"
-        self._operator = operator
-        self._prefix = f"{operator}.{group}."
-        self._vertex: tuple[str, int] | None = None
+        self._operators = operators
+        self._group = group
+        #: vertex and number of subtasks of each operator
+        self._vertices: dict[str, tuple[str, int]] = {}
 
     def read(self) -> list[dict[str, int]]:
         """Name of a counter, with its groups below ``group`` before it and dots between, to its count; per subtask.
@@ -34,26 +37,28 @@ class FlinkCounters:
 
         :raises ConnectorError: Flink does not answer, or has no such operator.
         """
-        vertex, subtasks = self._find()
         found = []
-        for subtask in range(subtasks):
-            url = f"{self._job}/vertices/{vertex}/subtasks/{subtask}/metrics"
-            names = [entry["id"] for entry in self._get(url) if entry["id"].startswith(self._prefix)]
-            if names:
-                values = self._get(f"{url}?get={quote(','.join(names))}")
-                found.append({entry["id"].removeprefix(self._prefix): int(entry["value"]) for entry in values})
+        for operator in self._operators:
+            vertex, subtasks = self._find(operator)
+            prefix = f"{operator}.{self._group}."
+            for subtask in range(subtasks):
+                url = f"{self._job}/vertices/{vertex}/subtasks/{subtask}/metrics"
+                names = [entry["id"] for entry in self._get(url) if entry["id"].startswith(prefix)]
+                if names:
+                    values = self._get(f"{url}?get={quote(','.join(names))}")
+                    found.append({entry["id"].removeprefix(prefix): int(entry["value"]) for entry in values})
         return found
 
-    def _find(self) -> tuple[str, int]:
-        if self._vertex is None:
+    def _find(self, operator: str) -> tuple[str, int]:
+        if operator not in self._vertices:
             for vertex in self._get(self._job)["vertices"]:
                 # Chained operators are one vertex: "join -> (examples: Writer, ...)".
-                if vertex["name"].split(" ")[0].rstrip(":") == self._operator:
-                    self._vertex = vertex["id"], vertex["parallelism"]
+                if operator in re.split(r"[ :,()]+", vertex["name"]):
+                    self._vertices[operator] = vertex["id"], vertex["parallelism"]
                     break
             else:
-                raise ConnectorError(f"the job at {self._job} has no operator {self._operator}")
-        return self._vertex
+                raise ConnectorError(f"the job at {self._job} has no operator {operator}")
+        return self._vertices[operator]
 
     def _get(self, url: str) -> Any:
         try:

@@ -187,6 +187,7 @@ class _Demo:
             features=kafka.topics.features,
             actions=kafka.topics.actions,
             examples=kafka.topics.examples,
+            sources=self.config.sources,
             max_ahead_ms=self.config.joiner.max_ahead_ms,
             lateness_ms=self.config.flink.lateness_ms,
         )

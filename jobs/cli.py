@@ -12,6 +12,7 @@ from rillet.jobs.options import configured, logged
 if TYPE_CHECKING:
     from rillet.jobs.config import RilletConfig
     from rillet.schemas import FeatureSpec, History, Slot
+    from rillet.sources import Kind
 
 
 @click.command()
@@ -169,16 +170,47 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 
 
 @click.command("check-config")
+@click.option(
+    "--sample",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Show what would be made of the records in this file: JSON, one per line; an Avro container; one Avro message.",
+)
+@click.option("--topic", type=click.Choice(["features", "actions"]), help="Whose records those are.")
+@click.option(
+    "--from-topic",
+    "newest",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Show what would be made of the newest N records of both topics, or of --topic.",
+)
 @click.option("--elsewhere", is_flag=True, help="The services run on another machine: do not look at data_dir here.")
 @configured
-def check_config(config: RilletConfig, config_path: Path, elsewhere: bool) -> None:
-    """Check a configuration and its feature spec without starting anything."""
+def check_config(
+    config: RilletConfig,
+    config_path: Path,
+    sample: Path | None,
+    topic: Kind | None,
+    newest: int | None,
+    elsewhere: bool,
+) -> None:
+    """Check a configuration and its feature spec without starting anything.
+
+    With --sample or --from-topic also records, as [sources] says how to read them; status 1 if one does not fit.
+    """
+    if sample is not None and topic is None:
+        raise click.UsageError("--sample FILE needs --topic features or --topic actions")
+    if topic is not None and sample is None and newest is None:
+        raise click.UsageError("--topic is of --sample FILE or --from-topic N")
+    if sample is not None or newest is not None:
+        raise SystemExit(_check_samples(config, sample, topic, newest))
+    from rillet.connectors.sample_check import describe_sources
     from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
 
     check_here(config, config_path, folders=not elsewhere)
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
+    sources = describe_sources(spec, config.sources)
     click.echo(f"{config_path}: good")
     with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
@@ -192,6 +224,8 @@ def check_config(config: RilletConfig, config_path: Path, elsewhere: bool) -> No
         window = f"{task.window_ms / 60_000:g} min"
         rate = f"{task.negative_rate:g} of negatives"
         click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
+    for source in sources:
+        click.echo(f"source    {source}")
     click.echo(f"slices    {schedule.slice_ms / 1000:g} s, {schedule.live_slices} alive at once")
     click.echo(f"model     {config.model.name}: {config.model.kind}, dim {config.model.dim}")
     kafka = config.kafka
@@ -203,6 +237,27 @@ def check_config(config: RilletConfig, config_path: Path, elsewhere: bool) -> No
     click.echo(f"store     {config.store_url}")
     click.echo(f"dump      {config.dump_url}")
     click.echo(f"data_dir  {config.data_dir}")
+
+
+def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None, newest: int | None) -> int:
+    """What becomes of a file's records and of the newest on the topics; 1 if one does not fit."""
+    from rillet.connectors.sample_check import KINDS, SampleCheck
+
+    kafka = config.kafka
+    check = SampleCheck(
+        config.load_spec(),
+        config.sources,
+        click.echo,
+        max_ahead_ms=config.joiner.max_ahead_ms,
+        lateness_ms=config.flink.lateness_ms,
+    )
+    if sample is not None and topic is not None:
+        check.file(sample, topic)
+    if newest is not None:
+        for kind in KINDS if topic is None else (topic,):
+            check.topic(kafka.connection, getattr(kafka.topics, kind), kind, newest)
+    click.echo(f"{check.fitting} records fit, {check.refused} would be dead letters")
+    return 1 if check.refused else 0
 
 
 def _echo_history(spec: FeatureSpec, slot: Slot, history: History) -> None:

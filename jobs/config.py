@@ -29,6 +29,7 @@ from rillet.joiner.config import JoinerConfig
 from rillet.schemas import FeatureSpec, load_spec
 from rillet.schemas.ranges import check_above_zero
 from rillet.serving.config import ServingConfig
+from rillet.sources.config import SourcesConfig
 from rillet.sync.config import PublisherConfig, ReplicaConfig, StoreConfig
 from rillet.trainer.config import ModelConfig, TrainerConfig
 
@@ -82,6 +83,7 @@ class RilletConfig:
     #: working folder of the services: store, checkpoints, logs, pid files
     data_dir: Path = Path("var/rillet")
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
     flink: FlinkConfig = field(default_factory=FlinkConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -155,6 +157,7 @@ def load_config(
         spec=(path.parent / config.spec).resolve(),
         data_dir=(path.parent / config.data_dir).resolve(),
         kafka=kafka,
+        sources=config.sources.resolved(path.parent),
     )
 
 

@@ -83,7 +83,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
     shutil.rmtree(folder / "local", ignore_errors=True)
     _prepare_process(config)
-    from rillet.jobs.joiner_job import OPERATOR, JobOptions, build, forget_progress, groups
+    from rillet.jobs.joiner_job import JobOptions, build, forget_progress, groups, operators
 
     if until_latest:
         # Its end is noticed at a checkpoint.
@@ -102,7 +102,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         ends = lag.ends() if until_latest else None
         client = env.execute_async("rillet joiner")
         watch = _JobWatch(client, folder / "checkpoints")
-        counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), OPERATOR, GROUP)
+        counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
         REGISTRY.register(joiner)
         health = HealthServer(config.health.join_port, watch.running, host=config.health.host)

@@ -169,7 +169,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state)
         except RecordError as error:
             self._metrics.refused(error)
-            yield DEAD_LETTERS, _dead_letter(error, record)
+            yield DEAD_LETTERS, dead_letter_row(error, record)
             return
         yield from self._emit(blocks)
 
@@ -288,7 +288,7 @@ def split_record(data: bytes) -> RawRecord:
     )
 
 
-def _dead_letter(error: RecordError, record: RawRecord) -> Row:
+def dead_letter_row(error: RecordError, record: RawRecord) -> Row:
     headers = [] if record.ingest is None else [(INGEST_HEADER, record.ingest)]
     letter = letter_for(
         error,

@@ -27,12 +27,14 @@ from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.silence import TopicSilence
 from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
 from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 from rillet.joiner import KeptSettings
 
 if TYPE_CHECKING:
     from rillet.jobs.flink_config import FlinkConfig
+    from rillet.sources import Kind
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
@@ -89,25 +91,55 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     join, topics = config.joiner, config.kafka.topics
     env.configure(settings(config.flink, options))
     tables = StreamTableEnvironment.create(env)
-    for topic, table in ((topics.features, "features"), (topics.actions, "actions")):
-        tables.execute_sql(_source(config, topic, table, options))
-    union = " UNION ALL ".join(
-        _records(topic, table, join.buckets)
-        for topic, table in ((topics.features, "features"), (topics.actions, "actions"))
-    )
-    rows = tables.to_append_stream(tables.sql_query(union), Types.ROW([Types.INT(), BYTES]))
-    spec = config.load_spec()
+    raw: dict[Kind, str] = {"features": topics.features, "actions": topics.actions}
+    for kind, topic in raw.items():
+        tables.execute_sql(_source(config, topic, kind, options))
+    spec, sources = config.load_spec(), config.sources
+    converted = converted_topics(sources)
+    queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
+    # Native topics go in together: no record of theirs passes through Python before it is keyed.
+    native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in converted)
+    streams = [tables.to_append_stream(tables.sql_query(native), BUCKET_RECORD)] if native else []
+    refused = []
+    for kind in converted:
+        lying = tables.to_append_stream(tables.sql_query(queries[kind]), BUCKET_RECORD)
+        conversion = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
+        stream = lying.process(conversion, BUCKET_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
+        streams.append(stream)
+        refused.append(stream.get_side_output(DEAD_LETTERS))
     silence = None
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
         silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
     function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
-    joined = _key_by_bucket(rows).process(function, KEY_VALUE)
+    records = _union(streams)
+    _name_sources(records)
+    joined = _key_by_bucket(records).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
     joined.name(OPERATOR).uid(f"join-{KeptSettings.of(spec, join).digest:016x}")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
-    letters = joined.get_side_output(DEAD_LETTERS)
+    letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
+
+
+def _name_sources(rows: DataStream) -> None:
+    """Gives each topic's reader a uid of its own, under which its offsets are kept.
+
+    SQL sources have none; their state would hang on their places in the graph, which a topic's conversion changes.
+    """
+    for transformation in rows._j_data_stream.getTransformation().getTransitivePredecessors():
+        if transformation.getClass().getSimpleName() == "SourceTransformation":
+            table = transformation.getName().rpartition(".")[2]
+            transformation.setUid(f"read-{table}")
+
+
+def _union(streams: list[DataStream]) -> DataStream:
+    return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+
+
+def operators(config: RilletConfig) -> list[str]:
+    """Names of the operators that count records."""
+    return [OPERATOR, *(f"convert-{kind}" for kind in converted_topics(config.sources))]
 
 
 def groups(config: RilletConfig, options: JobOptions) -> dict[str, str]:

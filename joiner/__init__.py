@@ -7,7 +7,7 @@ from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.kept_state import KeptSettings, check_kept, note_kept
-from rillet.joiner.metrics import JoinMetrics
+from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
 
@@ -24,6 +24,7 @@ __all__ = [
     "KeptSettings",
     "ListName",
     "NameCounts",
+    "RefusalMetrics",
     "SliceSchedule",
     "StoreError",
     "check_kept",

@@ -16,6 +16,24 @@ GROUP = "rillet_joiner"
 BY_ACTION, BY_ERROR = "unknown_action", "refused"
 
 
+class RefusalMetrics:
+    """Dead letters, together and by the kind of their error: what an operator counts that converts records for the join."""
+
+    def __init__(self, group: Any) -> None:
+        """:param group: Flink's metric group of the task."""
+        self._group = group.add_group(GROUP)
+        self._total = self._group.counter("dead_letters")
+        self._kinds: dict[str, Any] = {}
+
+    def add(self, error: RecordError) -> None:
+        """A record has become a dead letter."""
+        kind = type(error).__name__
+        if kind not in self._kinds:
+            self._kinds[kind] = self._group.add_group(BY_ERROR, kind).counter("count")
+        self._kinds[kind].inc()
+        self._total.inc()
+
+
 class JoinMetrics:
     """What one subtask of the joiner reports; call :meth:`report` now and then."""
 

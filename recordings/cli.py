@@ -32,6 +32,7 @@ def record(config: RilletConfig, config_path: Path, directory: Path, replace: bo
         config.load_spec(),
         features=topics.features,
         actions=topics.actions,
+        sources=config.sources,
         max_ahead_ms=config.joiner.max_ahead_ms,
     )
     click.echo(f"{directory}: {recorded.info.requests:,} requests, {recorded.info.actions:,} actions")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.dead_letters import letter_for
-from rillet.connectors.producers import INGEST_HEADER
+from rillet.connectors.raw_topics import connected_converter, native_record
 from rillet.connectors.topic_reader import read_topic
 from rillet.recordings.format import DEAD_LETTERS_FILE, RecordingInfo, RecordingWriter
 from rillet.recordings.progress import EventProgress
@@ -22,8 +22,8 @@ from rillet.schemas import (
     decode_dead_letter,
     decode_event,
     encode_dead_letter,
-    parse_ingest_ms,
 )
+from rillet.sources import Kind, SourcesConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,28 @@ def record(
     *,
     features: str = "features",
     actions: str = "actions",
+    sources: SourcesConfig | None = None,
     max_ahead_ms: int = MAX_AHEAD_MS,
     start: Mapping[str, Mapping[int, int]] | None = None,
     dataset: str = "recorded",
 ) -> Recorded:
-    """Writes what is on the topics when it is called into the directory ``out``.
+    """Writes what is on the topics when it is called into the directory ``out``, as native events.
 
     Records that the joiner could not use go to ``dead_letters.jsonl`` beside the
     recording, one :class:`rillet.schemas.DeadLetter` per line.
 
+    :param sources: formats of the topics; native by default.
     :param max_ahead_ms: the joiner's setting of that name.
     :param start: first offset by topic and partition; partitions that are not named are read from their beginning.
-    :raises RilletError: see :func:`read_topic` and :class:`RecordingWriter`.
+    :raises RilletError: see :func:`read_topic`, :func:`connected_converter` and :class:`RecordingWriter`.
     """
     dead = 0
     start = start or {}
+    topics: dict[Kind, str] = {"features": features, "actions": actions}
+    converters = {
+        topic: connected_converter(kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms)
+        for kind, topic in topics.items()
+    }
     kafka = KafkaConnection.of(kafka)
     with (
         RecordingWriter(out, spec, dataset) as writer,
@@ -67,9 +74,9 @@ def record(
         for topic in (features, actions):
             for item in read_topic(kafka, topic, start=start.get(topic)):
                 try:
-                    event = decode_event(item.value, item.key)
-                    ingest_ms = parse_ingest_ms(dict(item.headers).get(INGEST_HEADER))
-                    check_event(spec, event, ingest_ms, max_ahead_ms)
+                    native = native_record(item, converters[topic])
+                    event = decode_event(native.value, native.key)
+                    check_event(spec, event, native.ingest_ms, max_ahead_ms)
                     writer.write(event)
                 except RecordError as error:
                     dead += 1

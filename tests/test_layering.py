@@ -20,13 +20,14 @@ ARROWS: dict[str, set[str]] = {
     "trainer": {"schemas", "embeddings"},
     "sync": {"schemas", "embeddings"},
     "serving": {"schemas", "embeddings", "sync"},
-    "connectors": {"schemas", "trainer", "sync", "serving"},
+    "sources": {"schemas"},
+    "connectors": {"schemas", "trainer", "sync", "serving", "sources"},
     "pipelines": {"schemas", "joiner", "trainer", "sync", "connectors"},
-    "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "connectors", "pipelines"},
+    "jobs": {"schemas", "embeddings", "joiner", "trainer", "sync", "serving", "sources", "connectors", "pipelines"},
     "inspection": {"schemas", "sync", "connectors", "jobs"},
     "devstack": {"schemas", "sync", "connectors", "jobs"},
-    "recordings": {"schemas", "joiner", "trainer", "connectors", "jobs"},
-    "audit": {"schemas", "connectors"},
+    "recordings": {"schemas", "joiner", "trainer", "sources", "connectors", "jobs"},
+    "audit": {"schemas", "sources", "connectors"},
 }
 ARROWS["backtest"] = set(ARROWS) - {"devstack"}
 ARROWS["demo"] = set(ARROWS)
@@ -48,7 +49,8 @@ JOBS: dict[str, set[str]] = {
     "data_lock": {"errors"},
     "signals": set(),
     "joiner_function": {"flink_config"},
-    "joiner_job": {"config", "flink_config", "joiner_function"},
+    "conversion_function": {"joiner_function"},
+    "joiner_job": {"config", "flink_config", "joiner_function", "conversion_function"},
     "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
     "train": {"config", "data_lock", "health", "signals"},
     "serve": {"config", "signals"},
@@ -61,16 +63,17 @@ LIBRARIES: dict[str, set[str]] = {
     "schemas": {"numpy", "fastavro"},
     "embeddings": {"numpy", "numba", "llvmlite"},  # llvmlite: the compiler below numba, pinned by it
     "joiner": {"numpy", "rocksdict"},
+    "sources": {"numpy", "fastavro"},
     "trainer": {"numpy", "torch", "safetensors", "fsspec"},
     "sync": {"numpy", "fsspec", "google_crc32c", "safetensors"},
     "serving": {"numpy", "torch", "starlette", "uvicorn", "orjson", "prometheus_client", "httpx2", "httpcore2"},
-    "connectors": {"confluent_kafka", "numpy", "pyarrow", "prometheus_client", "tensorboardX"},
+    "connectors": {"confluent_kafka", "fastavro", "numpy", "pyarrow", "prometheus_client", "tensorboardX"},
     "audit": {"numpy"},
     "inspection": {"click", "confluent_kafka", "numpy", "prometheus_client", "rich"},
 }
 
 #: where time is an argument and the same input gives the same output
-PURE = ("schemas", "embeddings", "joiner", "trainer", "sync")
+PURE = ("schemas", "embeddings", "joiner", "trainer", "sync", "sources")
 
 CLOCKS = (
     "time.",

@@ -22,10 +22,11 @@ METRICS = {
     },
     "/jobs/j/vertices/v2/subtasks/1/metrics": {"join.joiner.features": "2"},
     "/jobs/j/vertices/v2/subtasks/2/metrics": {},
+    "/jobs/j/vertices/v1/subtasks/0/metrics": {"convert-features.joiner.dead_letters": "4", "Calc[2].joiner.x": "1"},
 }
 JOB = {
     "vertices": [
-        {"id": "v1", "name": "Source: features[1] -> Calc[2]", "parallelism": 1},
+        {"id": "v1", "name": "Source: features[1] -> Calc[2] -> convert-features", "parallelism": 1},
         {"id": "v2", "name": "join -> (examples: Writer, dead letters: Writer)", "parallelism": 3},
     ]
 }
@@ -62,12 +63,17 @@ def rest() -> Iterator[str]:
 
 
 def test_the_counters_of_the_operators_group_are_read_per_subtask_that_has_told_them(rest: str) -> None:
-    counters = FlinkCounters(rest, "j", "join", "joiner")
+    counters = FlinkCounters(rest, "j", ["join"], "joiner")
     assert counters.read() == [{"features": 7, "unknown_action.CLICK.count": 3}, {"features": 2}]
+
+
+def test_an_operator_that_is_chained_to_others_is_found_among_them(rest: str) -> None:
+    counters = FlinkCounters(rest, "j", ["join", "convert-features"], "joiner")
+    assert counters.read()[-1] == {"dead_letters": 4}
 
 
 def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> None:
     with pytest.raises(ConnectorError, match="/jobs/j has no operator fold"):
-        FlinkCounters(rest, "j", "fold", "joiner").read()
+        FlinkCounters(rest, "j", ["fold"], "joiner").read()
     with pytest.raises(ConnectorError, match=r"Flink does not answer at http://127\.0\.0\.1:1/jobs/j"):
-        FlinkCounters("http://127.0.0.1:1", "j", "join", "joiner").read()
+        FlinkCounters("http://127.0.0.1:1", "j", ["join"], "joiner").read()

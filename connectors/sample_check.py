@@ -1,0 +1,159 @@
+"""What would be made of real records, without any effect: ``rillet check-config --sample FILE`` and ``--from-topic N``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.producers import INGEST_HEADER
+from rillet.connectors.raw_topics import connected_converter
+from rillet.connectors.samples import Sample, newest_records, read_samples
+from rillet.schemas import (
+    NO_TIME_MS,
+    ActionEvent,
+    FeatureEvent,
+    FeatureSpec,
+    RecordError,
+    check_event,
+    decode,
+    decode_event,
+    parse_ingest_ms,
+)
+from rillet.sources import Converter, Kind, SourcesConfig, is_native
+from rillet.sources.converter import ingest_time_ms
+from rillet.sources.preview import describe, describe_native
+from rillet.sources.values import iso
+
+KINDS: tuple[Kind, ...] = ("features", "actions")
+_ONE = {"features": "page", "actions": "action"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """A record with what is known of it besides."""
+
+    sample: Sample
+    on_topic: bool = False
+    key: bytes | None = None
+    ingest: bytes | None = None
+    timestamp_ms: int = NO_TIME_MS
+
+
+class SampleCheck:
+    """Reads records as the joiner would, and says what it makes of them."""
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        sources: SourcesConfig,
+        say: Callable[[str], None],
+        *,
+        max_ahead_ms: int,
+        lateness_ms: int,
+    ) -> None:
+        """
+        :param say: takes each line.
+        :param max_ahead_ms: of ``[joiner]``, and ``lateness_ms`` of ``[flink]``.
+        """
+        self._spec = spec
+        self._sources = sources
+        self._say = say
+        self._max_ahead_ms = max_ahead_ms
+        self._lateness_ms = lateness_ms
+        self.fitting = 0
+        self.refused = 0
+
+    def file(self, path: Path, kind: Kind) -> None:
+        """The records of a file, as if they were on the topic of this kind.
+
+        :raises RilletError: the file, the schema or the registry cannot be used.
+        """
+        of = getattr(self._sources, kind).format
+        self._check(kind, (_Looked(sample) for sample in read_samples(path, of)))
+
+    def topic(self, kafka: KafkaConnection, topic: str, kind: Kind, count: int) -> None:
+        """The newest records of a topic.
+
+        :raises RilletError: the topic cannot be read, or schema or registry cannot be used.
+        """
+        records = newest_records(kafka, topic, count)
+        if not records:
+            self._say(f"topic {topic}: is empty")
+        self._check(
+            kind,
+            (
+                _Looked(
+                    Sample(f"topic {topic}, partition {record.partition}, offset {record.offset}", record.value),
+                    True,
+                    record.key,
+                    dict(record.headers).get(INGEST_HEADER),
+                    record.timestamp_ms,
+                )
+                for record in records
+            ),
+        )
+
+    def _check(self, kind: Kind, records: Iterator[_Looked]) -> None:
+        converter = connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
+        for record in records:
+            try:
+                time_ms, lines = self._read(kind, converter, record)
+            except RecordError as error:
+                self.refused += 1
+                self._say(f"{record.sample.place}: does not fit: {error}")
+                continue
+            self.fitting += 1
+            self._say(f"{record.sample.place}: {lines[0]}")
+            for line in lines[1:]:
+                self._say(line)
+            self._say_if_late(time_ms, record.timestamp_ms)
+
+    def _read(self, kind: Kind, converter: Converter | None, record: _Looked) -> tuple[int, list[str]]:
+        """Event time, and what to print.
+
+        :raises RecordError: the record does not fit.
+        """
+        sample, spec = record.sample, self._spec
+        if converter is not None and not is_native(sample.data):
+            raw = converter.read(sample.data) if sample.decoded is None else converter.read_decoded(sample.decoded)
+            converter.event(raw, ingest_time_ms(record.ingest, record.timestamp_ms))
+            return raw.event_time_ms, list(describe(raw, spec))
+        if converter is None and (sample.decoded is not None or (sample.data or b"")[:1] in (b"{", b"\0")):
+            raise RecordError(
+                f"value: is no record of rillet's own; say in [sources.{kind}] what format the topic has, and where in a"
+                " record things lie (docs/sources.md)"
+            )
+        event = decode_event(sample.data, record.key) if record.on_topic else _event(sample.data)
+        check_event(spec, event, parse_ingest_ms(record.ingest), self._max_ahead_ms)
+        return event.event_time_ms, list(describe_native(event, spec))
+
+    def _say_if_late(self, time_ms: int, timestamp_ms: int) -> None:
+        late_ms, lateness_ms = timestamp_ms - time_ms, self._lateness_ms
+        if timestamp_ms != NO_TIME_MS and late_ms > lateness_ms:
+            self._say(
+                f"  warning: the event is {late_ms / 1000:,.0f} s older than its record ({iso(timestamp_ms)}), and"
+                f" [flink] lateness_ms is {lateness_ms / 1000:g} s: its label windows may close without it"
+            )
+
+
+def _event(data: bytes | None) -> FeatureEvent | ActionEvent:
+    """A native event whose key nobody knows."""
+    event = decode(data or b"")
+    if not isinstance(event, FeatureEvent | ActionEvent):
+        raise RecordError(f"a {type(event).__name__} is neither a feature nor an action event")
+    return event
+
+
+def describe_sources(spec: FeatureSpec, sources: SourcesConfig) -> list[str]:
+    """How each topic is read that is not native.
+
+    :raises SourceError: source and spec do not fit each other, or a schema file cannot be used.
+    """
+    lines = []
+    for kind in KINDS:
+        if connected_converter(kind, spec, sources) is not None:
+            one = "impression" if kind == "features" and sources.features.per_impression else _ONE[kind]
+            lines.append(f"{kind}: {getattr(sources, kind).format}, one record per {one}")
+    return lines

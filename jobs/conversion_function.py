@@ -1,0 +1,107 @@
+"""Converts a topic that is not in the native format, in front of the join: a Python operator on that topic alone.
+
+Takes records as the SQL of ``jobs/joiner_job.py`` hands them over, and gives native ones in the same form, with the
+bucket of their request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyflink.common import Row, Types
+from pyflink.datastream import ProcessFunction, RuntimeContext
+
+from rillet.connectors.schema_registry import SchemaRegistry
+from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, RawRecord, dead_letter_row, split_record
+from rillet.joiner import RefusalMetrics
+from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
+from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
+
+#: (bucket, record)
+BUCKET_RECORD = Types.ROW([Types.INT(), BYTES])
+#: well below a checkpoint's timeout: a barrier has to wait for as long
+_REGISTRY_WAIT_S = 120.0
+
+
+class ConversionFunction(ProcessFunction):  # type: ignore[misc]
+    """Makes native records; what does not fit is a dead letter with the record as it lay.
+
+    A schema registry that does not answer stalls the topic; after two minutes the task fails, and Flink restarts it from its
+    checkpoint.
+
+    :raises SourceError: source and spec do not fit each other, or the schema file cannot be used.
+    """
+
+    def __init__(
+        self, kind: Kind, spec: FeatureSpec, sources: SourcesConfig, *, buckets: int, max_ahead_ms: int
+    ) -> None:
+        source = getattr(sources, kind)
+        # Read where the job is built: a cluster's workers do not have the file.
+        self._schema = load_schema(source.schema) if source.schema else None
+        # Refuses settings that cannot work here, not in a task that would be restarted.
+        make_converter(kind, spec, sources)
+        self._registry = source.registry
+        self._kind = kind
+        self._spec = spec
+        self._sources = sources
+        self._buckets = buckets
+        self._max_ahead_ms = max_ahead_ms
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Makes the converter."""
+        converter = make_converter(
+            self._kind,
+            self._spec,
+            self._sources,
+            schema=self._schema,
+            schema_of=SchemaRegistry(self._registry, wait_s=_REGISTRY_WAIT_S).schema,
+            max_ahead_ms=self._max_ahead_ms,
+        )
+        if converter is None:
+            raise SourceError(f"sources.{self._kind}: the topic is native, there is nothing to convert")
+        self._converter = converter
+        self._refusals = RefusalMetrics(runtime_context.get_metrics_group())
+
+    def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[Any]:
+        """One record of the topic, with a bucket of which nothing is known yet."""
+        record = split_record(bytes(value[1]))
+        try:
+            native = self._converter.native(record.key, record.value, record.ingest, record.timestamp_ms)
+        except RecordError as error:
+            self._refusals.add(error)
+            yield DEAD_LETTERS, dead_letter_row(error, record)
+            return
+        ingest = None if native.ingest_ms == NO_TIME_MS else str(native.ingest_ms).encode()
+        converted = record._replace(key=native.key, value=native.value, ingest=ingest)
+        yield Row(bucket_of(native.key, self._buckets), join_record(converted))
+
+
+def converted_topics(sources: SourcesConfig) -> list[Kind]:
+    """The topics that are not native."""
+    kinds: tuple[Kind, ...] = ("features", "actions")
+    return [kind for kind in kinds if getattr(sources, kind).format != "rillet"]
+
+
+def bucket_of(key: bytes | None, buckets: int) -> int:
+    """The bucket that the SQL of ``jobs/joiner_job.py`` gives a key.
+
+    Flink's HASH_CODE is the absolute value of Java's ``String.hashCode``; each character is a byte of the key. The absolute
+    value of the smallest integer is itself.
+    """
+    code = 0
+    for byte in key or b"":
+        code = (code * 31 + byte) & 0xFFFFFFFF
+    if code > 1 << 31:
+        code = (1 << 32) - code
+    return (-code if code == 1 << 31 else code) % buckets
+
+
+def join_record(record: RawRecord) -> bytes:
+    """The inverse of :func:`rillet.jobs.joiner_function.split_record`."""
+    key, ingest, value = record.key, record.ingest, record.value
+    line = (
+        f"{record.topic},{record.partition},{record.offset},{record.timestamp},{record.headers},"
+        f"{-1 if key is None else len(key)},{-1 if ingest is None else len(ingest)},{'-' if value is None else '+'}\n"
+    )
+    return line.encode() + (key or b"") + (ingest or b"") + (value or b"")

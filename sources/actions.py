@@ -1,0 +1,82 @@
+"""Action events of records of the actions topic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rillet.schemas import ActionEvent, FeatureSpec
+from rillet.sources.config import ActionSource
+from rillet.sources.errors import SourceError
+from rillet.sources.features import impression_request_id
+from rillet.sources.paths import Path
+from rillet.sources.values import id_text, impression_number, time_ms
+
+
+@dataclass(frozen=True, slots=True)
+class RawAction:
+    """What a record says of one action.
+
+    :param impression: the impression's id as found; ``impression_id`` the same as an integer.
+    :param action: as the feature spec calls it.
+    """
+
+    request_id: str
+    event_time_ms: int
+    impression: Any
+    impression_id: int
+    action: str
+
+
+class ActionReader:
+    """Reads decoded records of the actions topic as a source says."""
+
+    def __init__(self, spec: FeatureSpec, source: ActionSource, *, per_impression: bool) -> None:
+        """
+        :param per_impression: each impression is a request of its own.
+        :raises SourceError: an action is called what the spec does not ask for.
+        """
+        asked_for = known_actions(spec)
+        for name, action in source.names.items():
+            if action not in asked_for:
+                raise SourceError(
+                    f"sources.actions.names.{name}: no task and no history of feature spec {spec.name} asks for action"
+                    f" {action!r}; they ask for {', '.join(sorted(asked_for))}"
+                )
+        self.time_path = source.time
+        self._source = source
+        self._per_impression = per_impression
+        self._request_id = Path(source.request_id)
+        self._time = Path(source.time)
+        self._impression_id = Path(source.impression_id)
+        self._action = Path(source.action)
+
+    def read(self, value: Mapping[str, Any]) -> RawAction:
+        """What the record says.
+
+        :raises RecordError: something is missing or not of its kind; with its path.
+        """
+        source = self._source
+        request_id = id_text(self._request_id.find(value), source.request_id)
+        impression = self._impression_id.find(value)
+        number = impression_number(impression, source.impression_id)
+        if self._per_impression:
+            request_id = impression_request_id(request_id, impression)
+        name = id_text(self._action.find(value), source.action)
+        return RawAction(
+            request_id,
+            time_ms(self._time.find(value), source.time_unit, source.time),
+            impression,
+            number,
+            source.names.get(name, name),
+        )
+
+    def event(self, raw: RawAction) -> ActionEvent:
+        """The event; an action that no task asks for is one, too: the joiner counts it."""
+        return ActionEvent(raw.request_id, raw.event_time_ms, raw.impression_id, raw.action)
+
+
+def known_actions(spec: FeatureSpec) -> set[str]:
+    """Actions that a task or a history asks for."""
+    return {task.action for task in spec.tasks} | {slot.history.action for slot in spec.histories if slot.history}

@@ -1,0 +1,120 @@
+"""The ``[sources]`` tables of rillet.toml: in which format the two raw topics are, and where in a record things lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from rillet.sources.paths import Path as FieldPath
+
+#: ``rillet``: our own; ``avro``: plain Avro with ``schema``; ``registry``: Avro with a schema registry's framing
+Format = Literal["rillet", "json", "avro", "registry"]
+TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """The features topic: one event per page, or one per impression where ``items`` is left out."""
+
+    format: Format = "rillet"
+    #: Avro schema file (.avsc) of format avro; relative to the configuration file
+    schema: Path | None = None
+    #: URL of the schema registry of format registry
+    registry: str = ""
+    #: path of the request's id: text or an integer
+    request_id: str = ""
+    #: path of the event time
+    time: str = ""
+    #: unit of numbers; iso8601 is text with an offset, such as 2025-11-22T00:06:40Z
+    time_unit: TimeUnit = "ms"
+    #: path of the list of candidates; left out: one event is one impression
+    items: str = ""
+    #: path of the impression's id inside an item, or inside the event where there are no items: an integer, or text
+    #: that is hashed
+    impression_id: str = ""
+    #: name of a slot or a dense feature = path; those not named lie under their own name. Context slots are looked for in
+    #: the event, item slots and dense features in the item.
+    slots: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self, required=("request_id", "time", "impression_id"), optional=("items",))
+        _check_paths("slots", self.slots)
+
+    @property
+    def per_impression(self) -> bool:
+        """Whether an event is one impression, and so a request of its own."""
+        return self.format != "rillet" and not self.items
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSource:
+    """The actions topic: one event per action."""
+
+    format: Format = "rillet"
+    #: Avro schema file (.avsc) of format avro; relative to the configuration file
+    schema: Path | None = None
+    #: URL of the schema registry of format registry
+    registry: str = ""
+    #: path of the id of the request that showed the impression
+    request_id: str = ""
+    #: path of the event time
+    time: str = ""
+    #: unit of numbers; iso8601 is text with an offset
+    time_unit: TimeUnit = "ms"
+    #: path of the impression's id
+    impression_id: str = ""
+    #: path of the action's name
+    action: str = ""
+    #: what the topic calls an action = what the feature spec calls it; others keep their name
+    names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self, required=("request_id", "time", "impression_id", "action"), optional=())
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesConfig:
+    """How the two raw topics are read."""
+
+    features: FeatureSource = field(default_factory=FeatureSource)
+    actions: ActionSource = field(default_factory=ActionSource)
+
+    def resolved(self, folder: Path) -> SourcesConfig:
+        """With schema files relative to ``folder``."""
+
+        def absolute(path: Path | None) -> Path | None:
+            return None if path is None else (folder / path).resolve()
+
+        return SourcesConfig(
+            replace(self.features, schema=absolute(self.features.schema)),
+            replace(self.actions, schema=absolute(self.actions.schema)),
+        )
+
+
+def _check(source: FeatureSource | ActionSource, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    """:raises ValueError: a key is missing, is no path, or is of another format."""
+    if source.format == "rillet":
+        for of in fields(source):
+            if of.name != "format" and getattr(source, of.name) not in ("", None, {}, "ms"):
+                raise ValueError(f"{of.name}: format is 'rillet', whose records say everything; name another format")
+        return
+    for name in required:
+        if not getattr(source, name):
+            raise ValueError(f"{name}: is missing; format {source.format!r} needs the path of this field")
+    _check_paths("", {name: getattr(source, name) for name in (*required, *optional) if getattr(source, name)})
+    for name, belongs_to in (("schema", "avro"), ("registry", "registry")):
+        if bool(getattr(source, name)) != (source.format == belongs_to):
+            trouble = "is missing" if source.format == belongs_to else f"is of format {belongs_to!r}"
+            raise ValueError(f"{name}: {trouble}; format is {source.format!r}")
+    if source.registry and not source.registry.startswith(("http://", "https://")):
+        raise ValueError(f"registry: {source.registry!r} is no URL of http or https")
+
+
+def _check_paths(table: str, paths: Mapping[str, str]) -> None:
+    for name, path in paths.items():
+        try:
+            FieldPath(path)
+        except ValueError as error:
+            raise ValueError(f"{table}.{name}: {error}" if table else f"{name}: {error}") from None

@@ -1,0 +1,136 @@
+"""From the records of a topic as they are to records of our own: what the joiner, recordings and the audit read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from rillet.schemas import (
+    CODECS,
+    MAX_AHEAD_MS,
+    NO_TIME_MS,
+    ActionEvent,
+    FeatureEvent,
+    FeatureSpec,
+    RecordError,
+    encode,
+    parse_ingest_ms,
+)
+from rillet.schemas.codec import HEADER_BYTES
+from rillet.sources.actions import ActionReader, RawAction
+from rillet.sources.config import SourcesConfig
+from rillet.sources.decoding import Schema, SchemaOfId, decoder, no_registry
+from rillet.sources.features import FeatureReader, RawPage
+from rillet.sources.values import iso
+
+Kind = Literal["features", "actions"]
+Raw = RawPage | RawAction
+
+_NATIVE = frozenset(CODECS[kind].header for kind in (FeatureEvent, ActionEvent))
+
+
+class NativeRecord(NamedTuple):
+    """Key and value as a native producer would have written them, and when the record was ingested, -1 unknown."""
+
+    key: bytes | None
+    value: bytes | None
+    ingest_ms: int
+
+
+class Converter:
+    """Converts the records of one topic."""
+
+    def __init__(
+        self,
+        reader: FeatureReader | ActionReader,
+        decode: Callable[[bytes], Mapping[str, Any]],
+        *,
+        max_ahead_ms: int = MAX_AHEAD_MS,
+    ) -> None:
+        """:param max_ahead_ms: how far an event time may lie after the ingest time."""
+        self._reader: Any = reader
+        self._decode = decode
+        self._max_ahead_ms = max_ahead_ms
+
+    def native(
+        self, key: bytes | None, value: bytes | None, ingest: bytes | None = None, timestamp_ms: int = NO_TIME_MS
+    ) -> NativeRecord:
+        """The native record; one that is native already stays as it is.
+
+        :param ingest: the record's header ``ingest_ms``. Without one the record's timestamp is its ingest time.
+        :param timestamp_ms: of the record, -1 unknown.
+        :raises RecordError: the record does not fit; with the path of the field and the value found.
+        """
+        if is_native(value):
+            return NativeRecord(key, value, parse_ingest_ms(ingest))
+        ingest_ms = ingest_time_ms(ingest, timestamp_ms)
+        event = self.event(self.read(value), ingest_ms)
+        return NativeRecord(event.request_id.encode(), encode(event), ingest_ms)
+
+    def read(self, value: bytes | None) -> Raw:
+        """What a record says, by the names of the feature spec, before hashing.
+
+        :raises RecordError: as :meth:`native`.
+        """
+        if value is None:
+            raise RecordError("value: there is none")
+        return self.read_decoded(self._decode(value))
+
+    def read_decoded(self, value: Mapping[str, Any]) -> Raw:
+        """What a record says whose bytes are decoded already, such as one of an Avro container file.
+
+        :raises RecordError: as :meth:`native`.
+        """
+        raw: Raw = self._reader.read(value)
+        return raw
+
+    def event(self, raw: Raw, ingest_ms: int = NO_TIME_MS) -> FeatureEvent | ActionEvent:
+        """The event, hashed and binned by the spec.
+
+        :raises RecordError: as :meth:`native`.
+        """
+        if ingest_ms != NO_TIME_MS and raw.event_time_ms > ingest_ms + self._max_ahead_ms:
+            raise RecordError(
+                f"{self._reader.time_path}: {iso(raw.event_time_ms)} is more than max_ahead_ms ({self._max_ahead_ms})"
+                f" after its ingestion at {iso(ingest_ms)}"
+            )
+        event: FeatureEvent | ActionEvent = self._reader.event(raw)
+        return event
+
+
+def is_native(value: bytes | None) -> bool:
+    """Whether a record is a feature or action event of our own encoding."""
+    return value is not None and value[:HEADER_BYTES] in _NATIVE
+
+
+def ingest_time_ms(ingest: bytes | None, timestamp_ms: int) -> int:
+    """Ingest time of a record that is not native: what its header says, else its timestamp; -1 unknown.
+
+    :raises RecordError: a header that is no time.
+    """
+    return max(timestamp_ms, NO_TIME_MS) if ingest is None else parse_ingest_ms(ingest)
+
+
+def make_converter(
+    kind: Kind,
+    spec: FeatureSpec,
+    sources: SourcesConfig,
+    *,
+    schema: Schema = None,
+    schema_of: SchemaOfId = no_registry,
+    max_ahead_ms: int = MAX_AHEAD_MS,
+) -> Converter | None:
+    """The converter of a topic; None where its records are native.
+
+    :param schema: of format avro.
+    :param schema_of: of format registry.
+    :raises SourceError: source and spec do not fit each other.
+    """
+    if getattr(sources, kind).format == "rillet":
+        return None
+    reader: FeatureReader | ActionReader
+    if kind == "features":
+        reader = FeatureReader(spec, sources.features)
+    else:
+        reader = ActionReader(spec, sources.actions, per_impression=sources.features.per_impression)
+    return Converter(reader, decoder(getattr(sources, kind), schema, schema_of), max_ahead_ms=max_ahead_ms)

@@ -1,0 +1,234 @@
+"""Feature events of records of the features topic: a page with its candidates, or a single impression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from rillet.schemas import MAX_VALUE, FeatureEvent, FeatureSpec, RecordError, Slot, token_values
+from rillet.schemas.arrays import Float32s
+from rillet.sources.config import FeatureSource
+from rillet.sources.errors import SourceError
+from rillet.sources.paths import Path, joined, shown
+from rillet.sources.values import check_text, id_text, impression_number, missing_or, time_ms
+
+_NUMBERS = (int, float, Decimal)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class RawPage:
+    """What a record says of one request, by the names of the feature spec; values as they were found.
+
+    :param impressions: id of each of the N impressions, as found.
+    :param impression_ids: the same as integers.
+    :param context: slot name to value, a list of them for a slot of several.
+    :param items: slot name to N values, or lists of them.
+    :param dense: name to N numbers.
+    """
+
+    request_id: str
+    event_time_ms: int
+    impressions: list[Any]
+    impression_ids: list[int]
+    context: dict[str, Any]
+    items: dict[str, list[Any]]
+    dense: dict[str, list[Any]]
+
+
+class FeatureReader:
+    """Reads decoded records of the features topic as a source says."""
+
+    def __init__(self, spec: FeatureSpec, source: FeatureSource) -> None:
+        """:raises SourceError: a slot or dense feature is named that the spec does not have."""
+        known = [slot.name for slot in spec.slots] + list(spec.dense)
+        for name in source.slots:
+            if name not in known:
+                raise SourceError(
+                    f"sources.features.slots.{name}: feature spec {spec.name} has no slot or dense feature of this name;"
+                    f" it has {', '.join(known)}"
+                )
+        self.time_path = source.time
+        self._spec = spec
+        self._source = source
+        self._request_id = Path(source.request_id)
+        self._time = Path(source.time)
+        self._items = Path(source.items) if source.items else None
+        self._impression_id = Path(source.impression_id)
+        self._context_paths = [(slot, _path(source, slot.name)) for slot in spec.context]
+        self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
+        self._dense_paths = [(name, _path(source, name)) for name in spec.dense]
+        self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
+
+    def read(self, value: Mapping[str, Any]) -> RawPage:
+        """What the record says, by names of the spec. Lists that are not there are empty.
+
+        :raises RecordError: something is missing or not of its kind; with its path.
+        """
+        source = self._source
+        request_id = id_text(self._request_id.find(value), source.request_id)
+        event_time_ms = time_ms(self._time.find(value), source.time_unit, source.time)
+        items = [value] if self._items is None else _list_of_items(self._items.find(value), source.items)
+        impressions = self._impression_id.column(items, source.items)
+        numbers = self._impression_numbers(impressions)
+        if len(set(numbers)) < len(numbers):
+            at = next(index for index, number in enumerate(numbers) if number in numbers[:index])
+            place = self._item_path(at, source.impression_id)
+            raise RecordError(f"{place}: {shown(impressions[at])} stands twice in the request")
+        if self._items is None:
+            request_id = impression_request_id(request_id, impressions[0])
+        page = RawPage(
+            request_id,
+            event_time_ms,
+            impressions,
+            numbers,
+            {slot.name: _value(slot, path.find(value)) for slot, path in self._context_paths},
+            {
+                slot.name: [_value(slot, found) for found in path.column(items, source.items)]
+                for slot, path in self._item_paths
+            },
+            {name: path.column(items, source.items) for name, path in self._dense_paths},
+        )
+        self._check_numbers(page)
+        return page
+
+    def event(self, page: RawPage) -> FeatureEvent:
+        """The event, values hashed and binned by the spec.
+
+        :raises RecordError: a value that its slot does not take; with its path.
+        """
+        spec = self._spec
+        try:
+            context, context_lengths = spec.encode_side("context", {name: [v] for name, v in page.context.items()})
+            item, item_lengths = spec.encode_side("item", page.items)
+        except RecordError:
+            self._refuse_value(page)
+            raise
+        return FeatureEvent(
+            request_id=page.request_id,
+            event_time_ms=page.event_time_ms,
+            spec_hash=spec.hash,
+            context_fids=context,
+            context_lengths=context_lengths,
+            impression_ids=np.array(page.impression_ids, np.int64),
+            item_fids=item,
+            item_lengths=item_lengths,
+            dense=self._dense(page),
+        )
+
+    def _dense(self, page: RawPage) -> Float32s:
+        """Dense features of the impressions, row after row, float32[N x Dd]."""
+        if not self._dense_paths:
+            return np.empty(0, np.float32)
+        columns = [page.dense[name] for name, _ in self._dense_paths]
+        return np.array(columns, np.float64).T.astype(np.float32).reshape(-1)
+
+    def _impression_numbers(self, impressions: list[Any]) -> list[int]:
+        path = self._source.impression_id
+        try:
+            if all(type(found) is str and found for found in impressions):
+                # One at a time they would cost as much as all the rest of them.
+                hashed: list[int] = token_values(impressions).tolist()
+                return hashed
+            return [impression_number(found, path) for found in impressions]
+        except (RecordError, UnicodeEncodeError):
+            # Names of places are made only where one is needed.
+            return [impression_number(found, self._item_path(at, path)) for at, found in enumerate(impressions)]
+
+    def _check_numbers(self, page: RawPage) -> None:
+        """NumPy would read a number out of text, and take true for 1.
+
+        :raises RecordError: a number is none.
+        """
+        columns = [page.dense[name] for name, _ in self._dense_paths]
+        for slot in self._number_slots:
+            column = page.items[slot.name] if slot.name in page.items else [page.context[slot.name]]
+            columns += [value if type(value) is list else [value] for value in column]
+        if not all(type(one) in (float, int) and -_MAX_FLOAT32 <= one <= _MAX_FLOAT32 for c in columns for one in c):
+            self._refuse_value(page)
+
+    def _refuse_value(self, page: RawPage) -> None:
+        """Finds the first value that its slot or dense feature does not take.
+
+        :raises RecordError: there is one.
+        """
+        for slot, path in self._context_paths:
+            _check_value(self._spec.value_slot(slot), slot.ragged, page.context[slot.name], path.text)
+        for slot, path in self._item_paths:
+            for index, value in enumerate(page.items[slot.name]):
+                _check_value(slot, slot.ragged, value, self._item_path(index, path.text))
+        for name, path in self._dense_paths:
+            for index, value in enumerate(page.dense[name]):
+                _check_number(value, self._item_path(index, path.text), _MAX_FLOAT32)
+
+    def _item_path(self, index: int, path: str) -> str:
+        return path if self._items is None else f"{self._source.items}.{index}.{path}"
+
+
+def impression_request_id(request_id: str, impression: Any) -> str:
+    """Id of the request that an impression without a page is: that of its event, ``|``, and the impression's as text.
+
+    >>> impression_request_id("p7", 42)
+    'p7|42'
+    """
+    return f"{request_id}|{impression}"
+
+
+def _path(source: FeatureSource, name: str) -> Path:
+    # A slot's own name is a name, whatever characters it has.
+    return Path(source.slots.get(name, name.replace(".", "\\.")))
+
+
+def _list_of_items(found: Any, path: str) -> list[Any]:
+    if not isinstance(found, list):
+        raise RecordError(f"{path}: {missing_or(found, 'is no list of candidates')}")
+    if not found:
+        raise RecordError(f"{path}: is an empty list; a request needs candidates")
+    return found
+
+
+def _value(slot: Slot, found: Any) -> Any:
+    return [] if found is None and slot.ragged else found
+
+
+def _check_number(value: Any, path: str, limit: float) -> None:
+    if not isinstance(value, _NUMBERS) or isinstance(value, bool):
+        raise RecordError(f"{path}: {missing_or(value, 'is no number')}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RecordError(f"{path}: {shown(value)} is not finite")
+    if abs(number) > limit:
+        raise RecordError(f"{path}: {shown(value)} is too large for 32 bits")
+
+
+def _check_value(slot: Slot, ragged: bool, value: Any, path: str) -> None:
+    """:raises RecordError: what a slot does not take."""
+    if ragged:
+        if not isinstance(value, list):
+            raise RecordError(
+                f"{path}: {shown(value)} is no list; slot {slot.name} takes up to {slot.max_values} values"
+            )
+        if len(value) > slot.max_values:
+            raise RecordError(f"{path}: has {len(value)} values; max_values of slot {slot.name} is {slot.max_values}")
+    values: Sequence[Any] = value if ragged else [value]
+    for index, one in enumerate(values):
+        place = joined(path, str(index)) if ragged else path
+        if slot.kind == "id" and type(one) is not int:
+            trouble = f"is no integer; slot {slot.name} is of kind id, and of kind token if its values are to be hashed"
+            raise RecordError(f"{place}: {missing_or(one, trouble)}")
+        if slot.kind == "id" and not 0 <= one <= MAX_VALUE:
+            raise RecordError(f"{place}: {one} is not in 0..2**48-1, the ids of a slot of kind id")
+        if slot.kind == "token" and type(one) is not int:
+            if not isinstance(one, str):
+                raise RecordError(f"{place}: {missing_or(one, 'is neither text nor an integer')}")
+            check_text(one, place)
+        if slot.kind == "number":
+            _check_number(one, place, math.inf)
