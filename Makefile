@@ -21,7 +21,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo test unit test-long check fmt setup clean
+.PHONY: help demo test unit test-long check fmt docs setup clean
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -48,6 +48,9 @@ check: setup ## lint, formatting, types, and the configuration files
 	$(BIN)/mypy
 	$(BIN)/rillet check-config --config rillet.toml
 	$(BIN)/rillet check-config --config deploy/rillet.toml
+
+docs: setup ## write the generated parts of the documents anew
+	$(BIN)/python -m docs.reference
 
 setup: $(STAMP) ## install into .venv, with the versions of constraints.txt
 

@@ -27,12 +27,17 @@ _TOPICS_OF: dict[Service, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class TopicNames:
-    """The topics of one loop."""
+    """What the topics of one loop are called: letters, digits, `.`, `_` and `-`, each name once."""
 
+    #: what was shown, with its features: written by servers or applications, read by the joiner
     features: str = "features"
+    #: what users did: written by applications, read by the joiner
     actions: str = "actions"
+    #: labelled rows: written by the joiner, read by trainer and dump
     examples: str = "examples"
+    #: rows of the model that changed: written by the trainer, read by servers
     deltas: str = "deltas"
+    #: records that joiner, trainer or dump cannot use, with the reason
     dead_letters: str = "dead_letters"
 
     def __post_init__(self) -> None:
@@ -46,20 +51,20 @@ class TopicNames:
 
 @dataclass(frozen=True, slots=True)
 class KafkaConfig:
-    """Where the broker is and how the topics are made."""
+    """Where the broker is, and how the topics are made that do not exist yet."""
 
-    #: host:port, several separated by commas
+    #: host:port of a broker, several separated by commas; RILLET_KAFKA_BOOTSTRAP_SERVERS and --bootstrap-servers go before it
     bootstrap_servers: str = "127.0.0.1:9092"
     topics: TopicNames = field(default_factory=TopicNames)
-    #: partitions of features and actions
+    #: partitions of each of features and actions, when they are made
     partitions: int = 2
-    #: partitions of examples; deltas and dead_letters have one
+    #: partitions of examples, when it is made; deltas and dead_letters have one
     examples_partitions: int = 1
-    #: replicas of every topic; 3 on a real cluster
+    #: copies of every topic that is made; 3 on a real cluster
     replication: int = 1
-    #: settings of librdkafka, for security above all
+    #: settings of librdkafka, for TLS and passwords above all: see operations/kafka-security.md
     client: dict[str, str | Secret] = field(default_factory=dict)
-    #: settings of Flink's Java client, added to what is translated from ``client``, or in its place
+    #: settings of Flink's Java client for Kafka, added to what is translated from ``client``, or in its place
     flink: dict[str, str | Secret] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

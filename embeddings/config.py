@@ -26,22 +26,23 @@ _USED_BY: dict[str, tuple[Optimizer, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class TableConfig:
-    """How rows are initialised, updated and stored.
+    """How the rows of the embedding table are initialised, updated and stored.
 
     :raises ValueError: a field out of range; the message starts with the field's name.
     """
 
-    #: "none" has no optimiser slots and refuses gradients: the table of a replica
+    #: how embeddings learn: adagrad and ftrl keep one sum per weight, lazy_adam two means; "none" does not learn, which is
+    #: for the table of a server
     optimizer: Optimizer = "adagrad"
-    #: step size, all optimisers; lazy_adam wants about a tenth of adagrad's
+    #: step size of the embeddings, all optimisers; lazy_adam wants about a tenth of adagrad's
     learning_rate: float = 0.03
     #: added to the root in the denominator, all optimisers; of ftrl it is the paper's beta. 0 only with an
     #: initial_accumulator
     eps: float = 1e-8
     #: adagrad, ftrl: the sum of squared gradients with which a new row starts, and towards which it decays
     initial_accumulator: float = 0.1
-    #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds;
-    #: 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
+    #: adagrad, ftrl: event time in which half of what was added to the sum of squared gradients is forgotten, in seconds,
+    #: 60 or more; 0 = never. Without it steps die out: after n of them they are of size 1 / sqrt(n)
     accumulator_half_life_s: float = 86_400.0
     #: ftrl: a column is 0 until the sum of its gradients is above this. The sum does not decay: after long enough noise
     #: alone exceeds it, the sooner the more traffic a row has
@@ -49,23 +50,23 @@ class TableConfig:
     #: ftrl: added to sqrt(sum of squared gradients) / learning_rate, by which steps are divided: shorter steps, the less so
     #: the larger the sum is. It pulls no learned weight back to 0
     l2: float = 0.0
-    #: lazy_adam: decay per step of the row of the mean of gradients, in [0, 1)
+    #: lazy_adam: decay per step of a row's mean of gradients
     beta1: float = 0.9
-    #: lazy_adam: decay per step of the row of the mean of squared gradients, in [0, 1)
+    #: lazy_adam: decay per step of a row's mean of squared gradients
     beta2: float = 0.999
     #: lazy_adam: divides by the largest mean of squares so far instead of by the present one, so steps only get smaller
     amsgrad: bool = False
     #: adagrad, lazy_adam: share of a row that each of its steps takes away, in units of the learning rate
     weight_decay: float = 0.0
-    #: columns 1.. of a new row are uniform in [-init_scale, init_scale)
+    #: the embedding of a new row is drawn from [-init_scale, init_scale); its linear weight starts at 0
     init_scale: float = 0.05
-    #: of the initialiser: same fid and seed, same row, on any machine
+    #: seed of new rows: same feature and seed, same row, on any machine
     seed: int = 0
-    #: rows per chunk, a power of two; a table grows by one chunk at a time
+    #: rows by which the table grows at a time
     chunk_rows: int = 65_536
-    #: keys that the map has room for before it first grows
+    #: rows that the table's index has room for at the start; it doubles when it is full
     initial_capacity: int = 65_536
-    #: touched keys from which ``TouchedKeys.should_drain`` asks for an early take; none is ever dropped
+    #: changed rows that wait for publication at which it is due early; none is ever dropped
     touched_capacity: int = 1 << 20
 
     def __post_init__(self) -> None:

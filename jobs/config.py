@@ -38,15 +38,15 @@ BOOTSTRAP_VARIABLE = "RILLET_KAFKA_BOOTSTRAP_SERVERS"
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
-    """Where joiner, trainer and dump answer probes; the server has its own port in [serving]."""
+    """Where joiner, trainer and dump answer probes and Prometheus; the server does so on its port in `[serving]`."""
 
     #: address to listen on
     host: str = "127.0.0.1"
-    #: 0 = off
+    #: port of the joiner; 0 = off
     join_port: int = 9101
-    #: 0 = off
+    #: port of the trainer; 0 = off
     train_port: int = 9102
-    #: 0 = off
+    #: port of the dump; 0 = off
     dump_port: int = 9103
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class DumpConfig:
 
     #: fsspec URL, or a folder below data_dir
     to: str = "examples"
-    #: seconds after which rows that were read count at the latest; each time makes new files
+    #: seconds between commits: after each, what was read until then is in files, new ones every time
     commit_interval_s: float = 300.0
     #: rows that are held before they are written; also the most that a batch stage holds of what it reads
     group_rows: int = GROUP_ROWS
@@ -76,9 +76,9 @@ class DumpConfig:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class RilletConfig:
-    """All settings. Paths are absolute once loaded."""
+    """Paths are relative to the file itself."""
 
-    #: the feature spec, a TOML file
+    #: the feature spec, a TOML file: see feature-spec.md
     spec: Path
     #: working folder of the services: store, checkpoints, logs, pid files
     data_dir: Path = Path("var/rillet")

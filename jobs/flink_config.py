@@ -15,16 +15,20 @@ JOINER_PREFIX = "rillet-joiner"
 
 @dataclass(frozen=True, slots=True)
 class FlinkConfig:
-    """Settings of the Flink job around the join. The join itself is ``[joiner]``."""
+    """How Flink runs the joiner. The join itself is `[joiner]`."""
 
-    #: subtasks of the keyed join; in thread mode each wants a TaskManager of its own (one GIL per process)
+    #: subtasks that join at a time; in thread mode each wants a TaskManager of its own (one Python interpreter per process)
     parallelism: int = 1
+    #: where Python runs: in a thread of the TaskManager, or in a process beside it; the rows are the same, threads are faster
     execution_mode: Literal["thread", "process"] = "thread"
+    #: where Flink keeps the joiner's state: on local disk, or in the Java heap, which it then has to fit into
     state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
+    #: wall clock between two checkpoints; examples can be read once the checkpoint after them is complete
     checkpoint_interval_ms: int = 5_000
-    #: how far event times may lie before the newest one of their partition; the watermark follows at this distance
+    #: how far out of order events may come: the watermark, by which windows close, follows the newest event time of each
+    #: partition at this distance
     lateness_ms: int = 30_000
-    #: a partition without records for this long, wall clock, no longer holds the watermark back
+    #: wall clock: a partition without records for so long no longer holds the watermark back
     idle_ms: int = 30_000
     #: how far one partition may be read ahead of the others in event time, so that catching up on old
     #: records needs no more memory than following live ones; 0 = no limit

@@ -17,9 +17,9 @@ from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_neg
 class JoinerConfig:
     """How the join works through its events; none of it changes a label of an event that is not late."""
 
-    #: request keys are hashed into this many buckets, the unit of keyed state and of rescaling
+    #: requests are hashed into so many buckets, the unit in which state and work are spread over subtasks
     buckets: int = 16
-    #: time is cut into slices of this length, the windows of a slice close together;
+    #: event time is cut into slices of this length; the label windows of a slice close together.
     #: 0 = a sixteenth of the longest time that a slice is kept
     slice_ms: int = 0
     #: how long, in event time, an action waits for a feature event that has not come yet

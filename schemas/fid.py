@@ -1,13 +1,13 @@
 """Feature ids: 1 reserved bit, 15 bits of slot, 48 bits of value, in one non-negative int64.
 
 The layout is Monolith's FID v2. The value is the raw id where it fits in 48 bits, so that ids never
-collide, and a 48-bit BLAKE2b digest for text.
+collide, and the beginning of a SHA-256 digest for text: a hash that every language's library has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import blake2b
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,13 @@ def make_fids(slot: int, values: npt.ArrayLike) -> Int64s:
 
 
 def token_values(tokens: Iterable[str]) -> Int64s:
-    """48-bit hashes of text, int64[n]; stable across processes, machines and versions."""
-    digests = b"".join(blake2b(token.encode(), digest_size=6).digest() + b"\0\0" for token in tokens)
-    return np.frombuffer(digests, dtype="<i8")
+    """48-bit hashes of text, int64[n]: the first twelve hexadecimal digits of the SHA-256 of its UTF-8 bytes.
+
+    >>> hex(token_values(["comedy"])[0]), sha256(b"comedy").hexdigest()[:12]
+    ('0x3fefb8d091a', '03fefb8d091a')
+    """
+    digests = b"".join(b"\0\0" + sha256(token.encode()).digest()[:6] for token in tokens)
+    return np.frombuffer(digests, dtype=">i8").astype(np.int64)
 
 
 def slot_of(fids: npt.ArrayLike) -> Int64s:

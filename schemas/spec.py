@@ -38,7 +38,8 @@ LatePolicy = Literal["drop", "emit"]
 #: ``aligned``: either once the window has closed;
 #: ``immediate``: every sampled impression at once as a provisional negative, an action as its correction.
 LabelMode = Literal["positives_first", "aligned", "immediate"]
-SCHEMA_VERSION = 1
+#: of the records, part of every spec's hash: raised with every change of what they mean
+SCHEMA_VERSION = 2
 #: widths of requests whose slot patterns are kept
 _MAX_PATTERNS = 256
 
@@ -204,22 +205,28 @@ class FeatureSpec:
         of = next(item for item in self.item if item.name == slot.history.of)
         return replace(of, name=slot.name, slot=slot.slot, max_values=slot.max_values)
 
+    @property
+    def canonical_json(self) -> str:
+        """What :attr:`hash` is of: everything but the crosses, keys sorted, no white space, ASCII alone."""
+        recorded = asdict(self, dict_factory=_present)
+        del recorded["crosses"]
+        return _canonical({"schema_version": SCHEMA_VERSION, **recorded})
+
     @cached_property
     def hash(self) -> int:
         """Of all that decides what records hold: everything but the crosses, which are in no record.
 
-        First 8 bytes of SHA-256 over the canonical JSON, as a signed 64-bit integer.
+        The first 15 hexadecimal digits of the SHA-256 of :attr:`canonical_json`: not negative in a signed integer of
+        64 bits, and the same digits in every language.
         """
-        recorded = asdict(self, dict_factory=_present)
-        del recorded["crosses"]
-        return _hash_of({"schema_version": SCHEMA_VERSION, **recorded})
+        return _hash_of(self.canonical_json)
 
     @cached_property
     def model_hash(self) -> int:
         """Of all that decides what a model reads: :attr:`hash` and the crosses; equal to it where there are none."""
         if not self.crosses:
             return self.hash
-        return _hash_of({"spec": self.hash, "crosses": [asdict(cross) for cross in self.crosses]})
+        return _hash_of(_canonical({"spec": self.hash, "crosses": [asdict(cross) for cross in self.crosses]}))
 
     @cached_property
     def _sides(self) -> dict[str, tuple[Int64s, Int64s, Int64s]]:
@@ -430,9 +437,12 @@ def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None}
 
 
-def _hash_of(value: Mapping[str, Any]) -> int:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "little", signed=True)
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _hash_of(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
 def _check_time(event_time_ms: int) -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 
 import numpy as np
@@ -149,13 +150,12 @@ class InferenceApp:
         self, request: ScoreRequest, scored: Scored, outputs: tuple[tuple[str, bool], ...]
     ) -> tuple[bytes, int | None]:
         """Logs what was served, then formats it."""
-        parameters: dict[str, bool] | None = None
+        logged = False
         if request.log and self._recorder is not None:
             event = request.to_event(self._spec, scored.logits, self._model, scored.version)
-            try:
+            with suppress(BackpressureError, ClosedError):  # the recorder counts it, and the answer says it
                 self._recorder.submit(event)
-            except (BackpressureError, ClosedError):
-                parameters = {"logged": False}
+                logged = True
         arrays = {"logits": scored.logits}
         if any(name == "scores" for name, _ in outputs):
             arrays["scores"] = _sigmoid(scored.logits)
@@ -164,7 +164,7 @@ class InferenceApp:
             version=str(scored.version),
             request_id=request.request_id,
             outputs=[(name, arrays[name], binary) for name, binary in outputs],
-            parameters=parameters,
+            parameters={"logged": logged},
         )
 
     def _new_id(self) -> str:

@@ -35,13 +35,13 @@ class ModelConfig:
     dense_amsgrad: bool = False
     #: Adagrad's step size for the bias of each task
     bias_learning_rate: float = 0.5
-    #: event time in which half of a bias' sum of squared gradients is forgotten, in seconds; 0 = never
+    #: event time in which half of a bias' sum of squared gradients is forgotten; 0 = never
     bias_half_life_s: float = 86_400.0
     #: norm above which the gradient of one example's embeddings is scaled down to it; inf = never
     max_row_gradient: float = 100.0
     #: norm above which the gradient of the dense part, mean per example of a batch, is scaled down to it; inf = never
     max_dense_gradient: float = 100.0
-    #: what a model predicts before its first example, in (0, 1): rather too little than too much
+    #: what a model predicts before its first example: rather too little than too much
     initial_rate: float = 0.02
     #: seed of the dense part's initial weights
     seed: int = 0
@@ -78,10 +78,10 @@ class TrainerConfig:
 
     #: rows of a batch; one optimiser step each
     batch_size: int = 512
-    #: rows of the first batches, which grow to batch_size: see :meth:`batch_rows`
+    #: rows of the first batches; later ones have a sixteenth of the rows trained on so far, up to batch_size
     first_batch_size: int = 32
     #: what the first steps of embedding rows are multiplied by, going to 1 with the rows trained on; below 1 it is a
-    #: warm-up: see :meth:`row_step_factor`
+    #: warm-up
     first_step_factor: float = 6.0
     #: the same for the dense part
     dense_first_step_factor: float = 1.0

@@ -70,7 +70,8 @@ class Client:
 
         :param request_id: unique per request, 1 to 512 characters; None makes one.
         :param event_time_ms: when the candidates are shown, ms since 1970; None is when the server gets the request.
-        :param log: False for a request that no user sees.
+        :param log: False for a request that no user sees, such as one of a test or an evaluation: logged, its candidates
+            count as shown and not acted on, and the model learns that.
         :param timeout_ms: the server does not begin to compute later than this after it got the request; never later
             than what is left of the attempt, which is also the default. It takes the place of the server's own
             ``default_timeout_ms``.

@@ -47,7 +47,8 @@ class Scores:
     :param logits: float32[N, T].
     :param version: of the model that scored them.
     :param request_id: under which the features were logged; actions have to carry it.
-    :param logged: whether the server took the features for its log; False when asked not to, or when it could not.
+    :param logged: whether the server took the features for its log, to be learned from; False when asked not to, or when
+        it could not.
     :param tasks: names of the columns; empty when the candidates did not say.
     :param attempts: how often the request was sent.
     """
@@ -258,7 +259,7 @@ def _read_scores(reply: Reply, candidates: Candidates, request_id: str, log: boo
         logits=outputs["logits"],
         version=str(document["model_version"]),
         request_id=request_id,
-        logged=log and bool((document.get("parameters") or {}).get("logged", True)),
+        logged=bool((document.get("parameters") or {}).get("logged", log)),
         tasks=candidates.tasks,
         attempts=reply.attempts,
     )

@@ -67,6 +67,6 @@ class FakeServer:
             version="3",
             request_id=scoring.request_id,
             outputs=[(name, arrays[name].astype(np.float32), binary) for name, binary in outputs],
-            parameters=None if self.logged else {"logged": False},
+            parameters={"logged": self.logged and scoring.log},
         )
         return httpx2.Response(200, content=content, headers={} if length is None else {JSON_LENGTH: str(length)})

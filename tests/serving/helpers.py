@@ -192,7 +192,11 @@ class Running:
 
 @contextlib.contextmanager
 def running_server(
-    spec: FeatureSpec, model: FakeModel, config: ServingConfig | None = None, capacity: int = 100_000
+    spec: FeatureSpec,
+    model: FakeModel,
+    config: ServingConfig | None = None,
+    capacity: int = 100_000,
+    name: str = MODEL,
 ) -> Iterator[Running]:
     """Serves ``model`` on a free port until the block ends."""
     config = config or ServingConfig(port=0)
@@ -201,7 +205,7 @@ def running_server(
     features = MemoryFeatureLog(capacity)
     engine = Engine(spec, model, config, metrics)
     recorder = FeatureRecorder(features, registry)
-    app = InferenceApp(model=MODEL, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=config)
+    app = InferenceApp(model=name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=config)
     service = InferenceService(
         engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
     )
