@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from rillet.embeddings import TableConfig
 
-_DAY_S = 86_400.0
+_HOUR_S = 3_600.0
+_DAY_S = 24 * _HOUR_S
 
 
 def chosen_table(dataset: str) -> TableConfig:
@@ -18,4 +19,7 @@ def chosen_table(dataset: str) -> TableConfig:
     if dataset == "MovieLens-1M":
         # Its users come once, within 100 days that are over in 20 minutes: what a film's row has learned stays true.
         return TableConfig(learning_rate=0.07, init_scale=0.01, accumulator_half_life_s=30 * _DAY_S)
+    if dataset == "synthetic":
+        # Tastes walk away and items are renewed within hours.
+        return TableConfig(accumulator_half_life_s=4 * _HOUR_S)
     return TableConfig()

@@ -12,6 +12,7 @@ from rillet.jobs.options import configured, log_to_stderr
 if TYPE_CHECKING:
     from rillet.jobs.config import RilletConfig
     from rillet.schemas import FeatureSpec, History, Slot
+    from rillet.sources import Kind
 
 
 @click.command()
@@ -179,13 +180,41 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 
 
 @click.command("check-config")
+@click.option(
+    "--sample",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Show what would be made of the records in this file: JSON, one per line; an Avro container; one Avro message.",
+)
+@click.option("--topic", type=click.Choice(["features", "actions"]), help="Whose records those are.")
+@click.option(
+    "--from-topic",
+    "newest",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Show what would be made of the newest N records of both topics, or of --topic.",
+)
 @configured
-def check_config(config: RilletConfig, config_path: Path) -> None:
-    """Check a configuration and its feature spec without starting anything."""
+def check_config(
+    config: RilletConfig, config_path: Path, sample: Path | None, topic: Kind | None, newest: int | None
+) -> None:
+    """Check a configuration and its feature spec without starting anything.
+
+    With --sample or --from-topic also records, as [sources] says how to read them; status 1 if one does not fit.
+    """
+    if sample is not None and topic is None:
+        raise click.UsageError("--sample FILE needs --topic features or --topic actions")
+    if topic is not None and sample is None and newest is None:
+        raise click.UsageError("--topic is of --sample FILE or --from-topic N")
+    if sample is not None or newest is not None:
+        from rillet.jobs.samples import run_samples
+
+        raise SystemExit(run_samples(config, sample=sample, topic=topic, newest=newest, say=click.echo))
+    from rillet.jobs.samples import describe_sources
     from rillet.joiner import SliceSchedule
 
     spec = config.load_spec()
     schedule = SliceSchedule(spec, config.joiner)
+    sources = describe_sources(config)
     click.echo(f"{config_path}: good")
     with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
@@ -199,6 +228,8 @@ def check_config(config: RilletConfig, config_path: Path) -> None:
         window = f"{task.window_ms / 60_000:g} min"
         rate = f"{task.negative_rate:g} of negatives"
         click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
+    for source in sources:
+        click.echo(f"source    {source}")
     click.echo(f"slices    {schedule.slice_ms / 1000:g} s, {schedule.live_slices} alive at once")
     click.echo(f"model     {config.model.name}: {config.model.kind}, dim {config.model.dim}")
     kafka = config.kafka

@@ -103,7 +103,8 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
         refused.append(stream.get_side_output(DEAD_LETTERS))
     rows = _union(streams)
     joined = _key_by_bucket(rows).process(JoinFunction(spec, join, options.local_dir), KEY_VALUE)
-    joined.name("join").uid("join")
+    # Offsets hang on places in the job's graph. Converting a topic moves them, so the state is then refused by this name.
+    joined.name("join").uid("-".join(["join", *converted]))
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
     letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")

@@ -34,8 +34,8 @@ class ShopConfig:
     tags: int = 200
     #: items on a page
     candidates: int = 10
-    #: mean time between two requests, ms
-    gap_ms: float = 500.0
+    #: mean time between two requests, ms: 50,000 requests are half a day
+    gap_ms: float = 1_000.0
     #: event time of the first request, epoch ms
     start_ms: int = 1_700_000_000_000
     #: standard deviation of a taste, and of its random walk over one hour of event time

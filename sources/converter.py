@@ -61,11 +61,9 @@ class Converter:
         :param timestamp_ms: of the record, -1 unknown.
         :raises RecordError: the record does not fit; with the path of the field and the value found.
         """
-        ingest_ms = parse_ingest_ms(ingest)
         if is_native(value):
-            return NativeRecord(key, value, ingest_ms)
-        if ingest is None:
-            ingest_ms = max(timestamp_ms, NO_TIME_MS)
+            return NativeRecord(key, value, parse_ingest_ms(ingest))
+        ingest_ms = ingest_time_ms(ingest, timestamp_ms)
         event = self.event(self.read(value), ingest_ms)
         return NativeRecord(event.request_id.encode(), encode(event), ingest_ms)
 
@@ -103,6 +101,14 @@ class Converter:
 def is_native(value: bytes | None) -> bool:
     """Whether a record is a feature or action event of our own encoding."""
     return value is not None and value[:HEADER_BYTES] in _NATIVE
+
+
+def ingest_time_ms(ingest: bytes | None, timestamp_ms: int) -> int:
+    """Ingest time of a record that is not native: what its header says, else its timestamp; -1 unknown.
+
+    :raises RecordError: a header that is no time.
+    """
+    return max(timestamp_ms, NO_TIME_MS) if ingest is None else parse_ingest_ms(ingest)
 
 
 def make_converter(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rillet.schemas import MAX_VALUE, FeatureEvent, FeatureSpec, RecordError, Slot
+from rillet.schemas import MAX_VALUE, FeatureEvent, FeatureSpec, RecordError, Slot, token_values
 from rillet.schemas.arrays import Float32s
 from rillet.sources.config import FeatureSource
 from rillet.sources.errors import SourceError
@@ -63,6 +63,7 @@ class FeatureReader:
         self._context_paths = [(slot, _path(source, slot.name)) for slot in spec.context]
         self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
         self._dense_paths = [(name, _path(source, name)) for name in spec.dense]
+        self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
 
     def read(self, value: Mapping[str, Any]) -> RawPage:
         """What the record says, by names of the spec. Lists that are not there are empty.
@@ -74,10 +75,7 @@ class FeatureReader:
         event_time_ms = time_ms(self._time.find(value), source.time_unit, source.time)
         items = [value] if self._items is None else _list_of_items(self._items.find(value), source.items)
         impressions = self._impression_id.column(items, source.items)
-        numbers = [
-            impression_number(found, self._item_path(index, source.impression_id))
-            for index, found in enumerate(impressions)
-        ]
+        numbers = self._impression_numbers(impressions)
         if len(set(numbers)) < len(numbers):
             at = next(index for index, number in enumerate(numbers) if number in numbers[:index])
             place = self._item_path(at, source.impression_id)
@@ -130,42 +128,43 @@ class FeatureReader:
         columns = [page.dense[name] for name, _ in self._dense_paths]
         return np.array(columns, np.float64).T.astype(np.float32).reshape(-1)
 
-    def _check_numbers(self, page: RawPage) -> None:
-        # NumPy would read a number out of text, and take true for 1.
-        for name, path in self._dense_paths:
-            for index, value in enumerate(page.dense[name]):
-                if not (type(value) is float or type(value) is int) or not -_MAX_FLOAT32 <= value <= _MAX_FLOAT32:
-                    _check_number(value, self._item_path(index, path.text), _MAX_FLOAT32)
-        for place, slot, value in self._numbers(page):
-            for index, one in enumerate(value) if slot.ragged else ((-1, value),):
-                if type(one) is not float or not math.isfinite(one):
-                    _check_number(one, place if index < 0 else joined(place, str(index)), math.inf)
+    def _impression_numbers(self, impressions: list[Any]) -> list[int]:
+        path = self._source.impression_id
+        try:
+            if all(type(found) is str and found for found in impressions):
+                # One at a time they would cost as much as all the rest of them.
+                hashed: list[int] = token_values(impressions).tolist()
+                return hashed
+            return [impression_number(found, path) for found in impressions]
+        except (RecordError, UnicodeEncodeError):
+            # Names of places are made only where one is needed.
+            return [impression_number(found, self._item_path(at, path)) for at, found in enumerate(impressions)]
 
-    def _numbers(self, page: RawPage) -> list[tuple[str, Slot, Any]]:
-        """Path, slot and value of every slot of kind number."""
-        found = [
-            (path.text, slot, page.context[slot.name])
-            for slot, path in self._context_paths
-            if self._spec.value_slot(slot).kind == "number"
-        ]
-        for slot, path in self._item_paths:
-            if slot.kind == "number":
-                found += [
-                    (self._item_path(index, path.text), slot, value)
-                    for index, value in enumerate(page.items[slot.name])
-                ]
-        return found
+    def _check_numbers(self, page: RawPage) -> None:
+        """NumPy would read a number out of text, and take true for 1.
+
+        :raises RecordError: a number is none.
+        """
+        columns = [page.dense[name] for name, _ in self._dense_paths]
+        for slot in self._number_slots:
+            column = page.items[slot.name] if slot.name in page.items else [page.context[slot.name]]
+            columns += [value if type(value) is list else [value] for value in column]
+        if not all(type(one) in (float, int) and -_MAX_FLOAT32 <= one <= _MAX_FLOAT32 for c in columns for one in c):
+            self._refuse_value(page)
 
     def _refuse_value(self, page: RawPage) -> None:
-        """Finds the value that the spec did not take.
+        """Finds the first value that its slot or dense feature does not take.
 
-        :raises RecordError: it is found.
+        :raises RecordError: there is one.
         """
         for slot, path in self._context_paths:
             _check_value(self._spec.value_slot(slot), slot.ragged, page.context[slot.name], path.text)
         for slot, path in self._item_paths:
             for index, value in enumerate(page.items[slot.name]):
                 _check_value(slot, slot.ragged, value, self._item_path(index, path.text))
+        for name, path in self._dense_paths:
+            for index, value in enumerate(page.dense[name]):
+                _check_number(value, self._item_path(index, path.text), _MAX_FLOAT32)
 
     def _item_path(self, index: int, path: str) -> str:
         return path if self._items is None else f"{self._source.items}.{index}.{path}"

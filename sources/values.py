@@ -45,7 +45,7 @@ def impression_number(value: Any, path: str) -> int:
 
     :raises RecordError: anything else.
 
-    >>> impression_number(17, "id"), impression_number("a17", "id") == token_values(["a17"])[0]
+    >>> impression_number(17, "id"), impression_number("a17", "id") == int(token_values(["a17"])[0])
     (17, True)
     """
     if type(value) is int:

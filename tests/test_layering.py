@@ -47,6 +47,7 @@ JOBS: dict[str, set[str]] = {
     "status": {"config", "services", "scrape"},
     "joiner_function": set(),
     "conversion_function": {"joiner_function"},
+    "samples": {"config"},
     "joiner_job": {"config", "flink_config", "joiner_function", "conversion_function"},
     "join": {"config", "errors", "health", "joiner_job", "toolchain"},
     "train": {"config", "health"},

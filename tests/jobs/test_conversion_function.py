@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyflink.common import Row
 
+from rillet.connectors.errors import RegistryUnavailableError
+from rillet.devstack.process import free_port
 from rillet.jobs.conversion_function import ConversionFunction, bucket_of, join_record
 from rillet.jobs.joiner_function import DEAD_LETTERS, RawRecord, split_record
 from rillet.schemas import DeadLetter, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
+from tests.sources.avro_schemas import PAGE
+from tests.sources.registries import avro
 from tests.sources.support import PAGES, SPEC, actions_of, as_json, click, features_of, page
 
 
@@ -95,6 +101,24 @@ def test_tables_that_do_not_fit_the_spec_are_refused_where_the_job_is_built() ->
     wrong = SourcesConfig(PAGES.features, replace(PAGES.actions, names={"CLICK": "klick"}))
     with pytest.raises(SourceError, match=r"sources\.actions\.names\.CLICK"):
         ConversionFunction("actions", SPEC, wrong, buckets=4, max_ahead_ms=0)
+
+
+def test_a_registry_that_is_away_stops_the_topic_and_makes_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rillet.jobs.conversion_function._REGISTRY_WAIT_S", 0.0)
+    away = replace(PAGES.actions, format="registry", registry=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(RegistryUnavailableError, match="schema registry http"):
+        run(raw(b"\0\0\0\0\7body"), sources=replace(PAGES, actions=away))
+
+
+def test_a_schema_file_is_read_where_the_job_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "page.avsc"
+    path.write_text(json.dumps(PAGE))
+    sources = replace(PAGES, features=replace(PAGES.features, format="avro", schema=path))
+    function = ConversionFunction("features", SPEC, sources, buckets=4, max_ahead_ms=1_000)
+    path.unlink()
+    function.open(Context())
+    ((_, data),) = function.process_element(Row(0, join_record(raw(avro(PAGE, page())))), None)
+    assert split_record(data).value == features_of().native(None, as_json(page())).value
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""What was made of a record, as lines to read: request, time, candidates, values by slot name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, Slot, value_of
+from rillet.sources.actions import RawAction, known_actions
+from rillet.sources.converter import Raw
+from rillet.sources.paths import shown
+from rillet.sources.values import iso
+
+#: candidates of a request that are shown
+_CANDIDATES = 5
+
+
+def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
+    """The lines of a converted record."""
+    if isinstance(raw, RawAction):
+        yield (
+            f"request {raw.request_id}, {iso(raw.event_time_ms)}, action {raw.action} on impression {shown(raw.impression)}"
+            + _unknown(raw.action, spec)
+        )
+        return
+    yield f"request {raw.request_id}, {iso(raw.event_time_ms)}, {_candidates(len(raw.impression_ids))}"
+    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense]))
+    for slot in spec.context:
+        yield f"  {slot.name:{width}}  {_values(spec, slot, raw.context[slot.name])}"
+    for index, impression in enumerate(raw.impressions[:_CANDIDATES]):
+        yield f"  candidate {shown(impression)}"
+        for slot in spec.item:
+            yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
+        for name in spec.dense:
+            yield f"    {name:{width}}  {shown(raw.dense[name][index])} (dense)"
+    if len(raw.impressions) > _CANDIDATES:
+        yield f"  and {_candidates(len(raw.impressions) - _CANDIDATES)} more"
+
+
+def describe_native(event: FeatureEvent | ActionEvent, spec: FeatureSpec) -> Iterator[str]:
+    """The line of a native record; its values are hashed already."""
+    head = f"request {event.request_id}, {iso(event.event_time_ms)}"
+    if isinstance(event, ActionEvent):
+        yield (
+            f"{head}, action {event.action} on impression {event.impression_id}{_unknown(event.action, spec)}"
+            " (native record)"
+        )
+    else:
+        yield f"{head}, {_candidates(len(event.impression_ids))} (native record)"
+
+
+def _candidates(count: int) -> str:
+    return "1 candidate" if count == 1 else f"{count} candidates"
+
+
+def _unknown(action: str, spec: FeatureSpec) -> str:
+    """What to say of an action that nobody asks for."""
+    known = known_actions(spec)
+    return "" if action in known else f"; no task and no history asks for it, they ask for {', '.join(sorted(known))}"
+
+
+def _values(spec: FeatureSpec, slot: Slot, value: Any) -> str:
+    values = value if slot.ragged else [value]
+    of = spec.value_slot(slot)
+    return ", ".join(_one(of, one) for one in values) or "-"
+
+
+def _one(slot: Slot, value: Any) -> str:
+    if slot.kind != "number":
+        return shown(value)
+    return f"{shown(value)} (bin {value_of(slot.fids([value]))[0]} of {len(slot.bins) + 1})"

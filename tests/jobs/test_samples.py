@@ -1,0 +1,192 @@
+"""`rillet check-config --sample` and `--from-topic`: what would be made of real records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import fastavro
+import pytest
+from click.testing import CliRunner, Result
+from confluent_kafka import Producer
+
+from rillet.__main__ import main
+from rillet.connectors.config import KafkaConfig, TopicNames
+from rillet.devstack.process import free_port
+from rillet.jobs.config import RilletConfig, dump_config
+from rillet.schemas import dump_spec
+from rillet.sources import SourcesConfig
+from tests.sources.avro_schemas import PAGE
+from tests.sources.registries import framed, registry_server
+from tests.sources.support import (
+    IMPRESSIONS,
+    PAGES,
+    SHOWN_MS,
+    SPEC,
+    actions_of,
+    as_json,
+    click,
+    features_of,
+    impression,
+    page,
+)
+
+
+def write(folder: Path, sources: SourcesConfig, kafka: KafkaConfig | None = None) -> Path:
+    (folder / "spec.toml").write_text(dump_spec(SPEC))
+    kafka = kafka or KafkaConfig(f"127.0.0.1:{free_port()}")
+    (folder / "rillet.toml").write_text(dump_config(RilletConfig(spec=Path("spec.toml"), sources=sources, kafka=kafka)))
+    return folder / "rillet.toml"
+
+
+def check(config: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(main, ["check-config", "--config", str(config), *map(str, arguments)])
+
+
+def test_records_are_shown_by_the_names_of_the_spec(tmp_path: Path) -> None:
+    config = write(tmp_path, PAGES)
+    sample = tmp_path / "pages.jsonl"
+    sample.write_bytes(as_json(page()) + b"\n\n" + as_json(page(page_id="p2", recent=None)) + b"\n")
+    result = check(config, "--sample", sample, "--topic", "features")
+    assert result.exit_code == 0, result.output
+    first, _, second = result.output.partition(f"{sample}, line 3: ")
+    assert first.splitlines() == [
+        f"{sample}, line 1: request p1, 2025-11-22T00:06:40.250Z, 3 candidates",
+        "  user        7",
+        "  device      'phone'",
+        "  recent      'a3', 'a1'",
+        "  candidate 'a17'",
+        "    article     'a17'",
+        "    categories  'sport', 'local'",
+        "    age         0.5 (bin 0 of 4)",
+        "    age_hours   0.5 (dense)",
+        "  candidate 'a23'",
+        "    article     'a23'",
+        "    categories  -",
+        "    age         7 (bin 2 of 4)",
+        "    age_hours   7 (dense)",
+        "  candidate 'a42'",
+        "    article     'a42'",
+        "    categories  -",
+        "    age         30.25 (bin 3 of 4)",
+        "    age_hours   30.25 (dense)",
+    ]
+    assert second.startswith("request p2")
+    assert "  recent      -" in second
+    assert second.endswith("2 records fit, 0 would be dead letters\n")
+
+
+def test_a_record_that_does_not_fit_ends_with_status_1(tmp_path: Path) -> None:
+    sample = tmp_path / "actions.jsonl"
+    lines = [click(), click(article=None), click(type="klick"), click(at=1_763_770_000)]
+    sample.write_bytes(b"\n".join(map(as_json, lines)))
+    result = check(write(tmp_path, PAGES), "--sample", sample, "--topic", "actions")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"{sample}, line 1: request p1, 2025-11-22T00:06:44.250Z, action click on impression 'a23'",
+        f"{sample}, line 2: does not fit: article: is missing or null",
+        f"{sample}, line 3: request p1, 2025-11-22T00:06:44.250Z, action klick on impression 'a23'; no task and no history"
+        " asks for it, they ask for click, like, read",
+        f'{sample}, line 4: does not fit: at: 1763770000 is 1970-01-21 in ms; is time_unit "s" meant?',
+        "2 records fit, 2 would be dead letters",
+    ]
+
+
+def test_one_record_over_several_lines_is_one(tmp_path: Path) -> None:
+    sample = tmp_path / "one.json"
+    sample.write_text(json.dumps(impression(), indent=2))
+    result = check(write(tmp_path, IMPRESSIONS), "--sample", sample, "--topic", "features")
+    assert result.exit_code == 0
+    assert f"{sample}: request p1|a17, 2025-11-22T00:06:40.250Z, 1 candidate\n" in result.output
+
+
+def test_an_avro_message_and_a_container_are_read(tmp_path: Path) -> None:
+    with registry_server() as server:
+        server.add(300, PAGE)
+        features = replace(PAGES.features, format="registry", registry=server.url)
+        config = write(tmp_path, replace(PAGES, features=features))
+        message, container = tmp_path / "message.bin", tmp_path / "pages.avro"
+        message.write_bytes(framed(300, PAGE, page()))
+        with container.open("wb") as file:
+            fastavro.writer(file, PAGE, [page(), page(articles=[])])
+        result = check(config, "--sample", message, "--topic", "features")
+        assert result.exit_code == 0, result.output
+        assert f"{message}: request p1, 2025-11-22T00:06:40.250Z, 3 candidates" in result.output
+        result = check(config, "--sample", container, "--topic", "features")
+    assert result.exit_code == 1
+    assert f"{container}, record 1: request p1" in result.output
+    assert f"{container}, record 2: does not fit: articles: is an empty list" in result.output
+
+
+def test_native_records_are_known_with_and_without_a_source(tmp_path: Path) -> None:
+    sample = tmp_path / "message.bin"
+    sample.write_bytes(features_of().native(None, as_json(page())).value or b"")
+    for sources in (PAGES, SourcesConfig()):
+        result = check(write(tmp_path, sources), "--sample", sample, "--topic", "features")
+        assert result.exit_code == 0, result.output
+        assert f"{sample}: request p1, 2025-11-22T00:06:40.250Z, 3 candidates (native record)" in result.output
+
+
+def test_json_without_a_source_says_what_is_missing(tmp_path: Path) -> None:
+    sample = tmp_path / "pages.jsonl"
+    sample.write_bytes(as_json(page()))
+    result = check(write(tmp_path, SourcesConfig()), "--sample", sample, "--topic", "features")
+    assert result.exit_code == 1
+    assert "value: is no record of rillet's own; say in [sources.features] what format" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sample", "rillet.toml"), "--sample FILE needs --topic"),
+        (("--topic", "features"), "--topic is of --sample FILE or --from-topic N"),
+    ],
+)
+def test_options_that_need_each_other_say_so(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    config = write(tmp_path, PAGES)
+    result = check(config, *(config if argument == "rillet.toml" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_configuration_says_how_its_topics_are_read(tmp_path: Path) -> None:
+    result = check(write(tmp_path, IMPRESSIONS))
+    assert result.exit_code == 0, result.output
+    assert "source    features: json, one record per impression\nsource    actions: json, one record per action\n" in (
+        result.output
+    )
+
+
+def test_a_source_that_does_not_fit_the_spec_is_refused(tmp_path: Path) -> None:
+    wrong = replace(PAGES, actions=replace(PAGES.actions, names={"CLICK": "klick"}))
+    result = check(write(tmp_path, wrong))
+    assert result.exit_code == 2
+    assert "sources.actions.names.CLICK: no task and no history of feature spec news asks for action 'klick'" in (
+        result.output
+    )
+
+
+@pytest.mark.integration
+def test_the_newest_records_of_both_topics_are_shown(broker: str, topics: Callable[..., str], tmp_path: Path) -> None:
+    names = TopicNames(topics("features", partitions=2), topics("actions"))
+    producer = Producer({"bootstrap.servers": broker})
+    for number in range(4):
+        at = SHOWN_MS + number * 1_000
+        producer.produce(names.features, as_json(page(page_id=f"p{number}", shown_at=at)), str(number), timestamp=at)
+    # Forty seconds before its record, and not in its unit.
+    producer.produce(names.actions, as_json(click(at=SHOWN_MS)), timestamp=SHOWN_MS + 40_000)
+    producer.produce(names.actions, as_json(click(at=SHOWN_MS // 1000)), timestamp=SHOWN_MS + 41_000)
+    native = actions_of().native(None, as_json(click(page_id="n")))
+    producer.produce(names.actions, native.value, native.key, timestamp=SHOWN_MS + 4_000)
+    producer.flush(10)
+    result = check(write(tmp_path, PAGES, KafkaConfig(broker, names)), "--from-topic", 3)
+    assert result.exit_code == 1
+    shown = [line.partition(": ")[2] for line in result.output.splitlines() if line.startswith("topic")]
+    assert [line.partition(",")[0] for line in shown[:3]] == ["request p1", "request p2", "request p3"]
+    assert shown[3].startswith("request n, 2025-11-22T00:06:44.250Z, action click on impression ")
+    assert shown[3].endswith("(native record)")
+    assert shown[5].startswith("does not fit: at: 1763770000 is 1970-01-21 in ms")
+    assert "warning: the event is 40 s older than its record" in result.output
+    assert result.output.endswith("5 records fit, 1 would be dead letters\n")
