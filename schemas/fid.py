@@ -7,6 +7,7 @@ collide, and the beginning of a SHA-256 digest for text: a hash that every langu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -42,8 +43,12 @@ def token_values(tokens: Iterable[str]) -> Int64s:
     >>> hex(token_values(["comedy"])[0]), sha256(b"comedy").hexdigest()[:12]
     ('0x3fefb8d091a', '03fefb8d091a')
     """
-    digests = b"".join(b"\0\0" + sha256(token.encode()).digest()[:6] for token in tokens)
-    return np.frombuffer(digests, dtype=">i8").astype(np.int64)
+    return np.frombuffer(b"".join(map(_digest, tokens)), dtype=">i8").astype(np.int64)
+
+
+@lru_cache(maxsize=1 << 16)  # names of categories, items and users come again and again
+def _digest(token: str) -> bytes:
+    return b"\0\0" + sha256(token.encode()).digest()[:6]
 
 
 def slot_of(fids: npt.ArrayLike) -> Int64s:

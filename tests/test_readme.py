@@ -1,16 +1,14 @@
-"""The code in the README runs, every command in the documents exists with its options, links lead somewhere."""
+"""What the README shows as code runs, and what it says of options and variables is so."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import textwrap
 from itertools import chain
 from pathlib import Path
 
 import click
 import pytest
-import yaml
 
 from rillet.__main__ import main
 from rillet.jobs.config import BOOTSTRAP_VARIABLE, load_config
@@ -18,20 +16,9 @@ from rillet.recordings import Recording
 from rillet.recordings.histories import HistoryFiller
 from rillet.schemas import FeatureEvent, load_spec, value_of
 from rillet.serving.client import Client
+from tests.docs.commands import ROOT, blocks, commands
 from tests.examples.fakes import FakeActions, client_of
 from tests.serving.fake_server import FakeServer
-
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", path.read_text("utf-8"), re.S | re.M)
-    return [textwrap.dedent(block) for block in found]
-
-
-def commands(path: Path) -> list[str]:
-    return [line.strip() for block in blocks(path, "bash") for line in block.splitlines() if line.strip()]
 
 
 def inline(path: Path) -> list[str]:
@@ -40,29 +27,8 @@ def inline(path: Path) -> list[str]:
     return re.findall(r"`([^`\n]+)`", text)
 
 
-ALL_COMMANDS = [command for path in DOCUMENTS for command in commands(path)]
-
-
 def test_the_readme_shows_the_two_commands_first() -> None:
     assert commands(ROOT / "README.md")[:2] == ["make demo", "make test"]
-
-
-@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("rillet ")])
-def test_every_rillet_command_is_one_of_the_cli(line: str) -> None:
-    _, name, *arguments = shlex.split(line)
-    # parses and checks the arguments, runs nothing; paths that have to exist are replaced
-    arguments = [str(ROOT) if argument.startswith("var/recordings/") else argument for argument in arguments]
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    command.make_context(name, arguments)
-    if "--config" in arguments:
-        assert (ROOT / arguments[arguments.index("--config") + 1]).is_file()
-
-
-@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("make ")])
-def test_every_make_target_exists(line: str) -> None:
-    target = shlex.split(line)[1]
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
 def test_what_the_text_says_of_the_demo_are_options_of_it() -> None:
@@ -77,38 +43,6 @@ def test_what_the_text_says_of_the_demo_are_options_of_it() -> None:
 
 def test_the_variable_that_the_text_names_is_the_one_that_is_read() -> None:
     assert [code for code in inline(ROOT / "README.md") if code.startswith("RILLET_")] == [BOOTSTRAP_VARIABLE]
-
-
-@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("flink ")])
-def test_every_flink_command_submits_the_joiner_with_options_that_it_takes(line: str) -> None:
-    arguments = shlex.split(line)
-    assert arguments[:2] == ["flink", "run"]
-    script = arguments.index("-py") + 1
-    source = (ROOT / arguments[script]).read_text("utf-8")
-    known = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source))
-    given = {argument for argument in arguments[script + 1 :] if argument.startswith("--")}
-    assert "--config" in given <= known
-
-
-@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("docker ")])
-def test_every_docker_command_builds_and_starts_the_compose_file(line: str) -> None:
-    assert shlex.split(line) == ["docker", "compose", "up", "--build"]
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    # the ports that the README promises
-    published = {str(port).split(":")[-2] for service in services.values() for port in service.get("ports", [])}
-    assert {"8500", "8081", "9090", "9094"} <= published
-
-
-def test_no_command_is_of_a_kind_that_is_not_checked() -> None:
-    kinds = {shlex.split(line)[0] for line in ALL_COMMANDS}
-    assert kinds <= {"make", "rillet", "flink", "docker"}
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_files_lead_somewhere(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8"))
-    missing = [t for t in targets if not t.startswith("https://") and not (path.parent / t).exists()]
-    assert not missing
 
 
 @pytest.fixture

@@ -15,14 +15,18 @@ from rillet.jobs.config import RilletConfig
 from rillet.schemas import DeadLetter, encode_dead_letter
 from rillet.schemas.ranges import check_above_zero, check_at_most
 
-ROOT = Path(__file__).resolve().parents[2]
-GENERATED = pages.generated()
+GENERATED = [pages.VECTORS, *(pages.DOCS / name for name in pages.SECTIONS)]
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[Path, str]:
+    return pages.generated()
 
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
-def test_generated_documents_are_of_this_code(path: Path) -> None:
-    stale = path.read_text("utf-8") != GENERATED[path]
-    assert not stale, f"{path.relative_to(ROOT)} is not what the code says: run `make docs`"
+def test_generated_documents_are_of_this_code(path: Path, generated: dict[Path, str]) -> None:
+    stale = path.read_text("utf-8") != generated[path]
+    assert not stale, f"docs/{path.name} is not what the code says: run `make docs`"
 
 
 def _keys(kind: type, path: str = "") -> list[str]:
@@ -34,8 +38,8 @@ def _keys(kind: type, path: str = "") -> list[str]:
     return found
 
 
-def test_every_key_of_the_configuration_is_in_its_reference() -> None:
-    text = GENERATED[pages.DOCS / "configuration.md"]
+def test_every_key_of_the_configuration_is_in_its_reference(generated: dict[Path, str]) -> None:
+    text = generated[pages.DOCS / "configuration.md"]
     for key in _keys(RilletConfig):
         table, _, name = key.rpartition(".")
         section = text.split(f"## `[{table}]`" if table else "## At the top")[1].split("\n## ")[0]
