@@ -34,6 +34,8 @@ from tests.docs.commands import DOCUMENTS, ROOT, blocks, commands
 
 ALL_COMMANDS = {command: path for path in DOCUMENTS for command in commands(path)}
 CONFIG = Path("examples/films/rillet.toml")
+#: tests/examples/test_news_loop.py walks it
+WALKED = ROOT / "examples" / "news" / "README.md"
 
 #: run one after the other in one project, against a broker; "&" is a service, stopped once it is ready
 LOOP = (
@@ -61,6 +63,8 @@ NOT_RUN = {
     "flink run": "needs a cluster; tests/jobs/test_joiner_job.py submits the job to one",
     "curl -s http://127.0.0.1:8500": "tests/docs/test_serving_protocol.py sends it to a server",
     "python examples/producers": "tests/examples/test_producers.py runs it with topics of its own",
+    ". .venv/bin/activate": "tests run in the environment",
+    "python -m examples.films": "tests/examples/test_films.py runs it against a fake server",
     "npm ci --prefix examples/producers": "tests/examples/test_producers.py runs it in a copy",
     "node examples/producers": "tests/examples/test_producers.py runs it with topics of its own",
     "rillet topics --config examples/producers": "as for the other example",
@@ -76,7 +80,7 @@ NOT_RUN = {
 
 
 def _is_run(command: str) -> bool:
-    return command in (*LOOP, *(step.removesuffix(" &") for step in FROM_FILES))
+    return command in (*LOOP, *(step.removesuffix(" &") for step in FROM_FILES), *commands(WALKED))
 
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)
