@@ -36,25 +36,45 @@ ALL_COMMANDS = {command: path for path in DOCUMENTS for command in commands(path
 CONFIG = Path("examples/films/rillet.toml")
 #: tests/examples/test_news_loop.py walks it
 WALKED = ROOT / "examples" / "news" / "README.md"
+#: how long a command that goes on for ever is let, and its exit status where it leaves that to the signal
+_LOOK_S, _INTERRUPTED = 6.0, 130
 
-#: run one after the other in one project, against a broker; "&" is a service, stopped once it is ready
+README, LOOKING, CHANGING = "README.md", "docs/operations/looking.md", "docs/operations/changing-the-spec.md"
+#: page and command, run one after the other in one project, against a broker; a page that is not there has no steps.
+#: "&": a service, stopped once it is ready. "^C": goes on for ever, is interrupted after some seconds
 LOOP = (
-    "rillet check-config --config examples/films/rillet.toml",
-    "rillet topics --config examples/films/rillet.toml",
-    "rillet up --config examples/films/rillet.toml",
-    "rillet status --config examples/films/rillet.toml",
-    "rillet down --config examples/films/rillet.toml",
-    "rillet record var/recordings/monday --config examples/films/rillet.toml",
-    "rillet replay var/recordings/monday --features again.features --actions again.actions"
-    " --config examples/films/rillet.toml",
-    "rillet backtest var/recordings/monday --config examples/films/rillet.toml --set model.dim=8,16",
+    (README, "rillet check-config --config examples/films/rillet.toml"),
+    (README, "rillet topics --config examples/films/rillet.toml"),
+    (README, "rillet up --config examples/films/rillet.toml"),
+    (README, "rillet status --config examples/films/rillet.toml"),
+    (LOOKING, "rillet status --json"),
+    (LOOKING, "rillet status --watch ^C"),
+    (LOOKING, "rillet peek features -n 1 --config examples/films/rillet.toml"),
+    (LOOKING, "rillet peek deltas -n 2 --rows 4"),
+    (LOOKING, "rillet peek dead-letters"),
+    (LOOKING, "rillet peek actions --follow ^C"),
+    (LOOKING, "rillet peek --request 0dbda8969e984a91b583cc40ae03c48c"),
+    (README, "rillet down --config examples/films/rillet.toml"),
+    (CHANGING, "rillet join --until-latest --drain --config examples/films/rillet.toml"),
+    (CHANGING, "rillet train --until-latest --config examples/films/rillet.toml"),
+    (README, "rillet record var/recordings/monday --config examples/films/rillet.toml"),
+    (
+        README,
+        "rillet replay var/recordings/monday --features again.features --actions again.actions"
+        " --config examples/films/rillet.toml",
+    ),
+    (README, "rillet backtest var/recordings/monday --config examples/films/rillet.toml --set model.dim=8,16"),
 )
-#: in another, whose model has not learned yet
+#: in another project, whose model has not learned yet
 FROM_FILES = (
-    "rillet up --broker-only --config examples/films/rillet.toml",
-    "rillet join --recording var/recordings/monday --to var/films-files --config examples/films/rillet.toml",
-    "rillet train --batch-from var/films-files --then-online --config examples/films/rillet.toml &",
+    ("docs/batch-stage.md", "rillet up --broker-only --config examples/films/rillet.toml"),
+    (README, "rillet join --recording var/recordings/monday --to var/films-files --config examples/films/rillet.toml"),
+    (
+        README,
+        "rillet train --batch-from var/films-files --then-online --config examples/films/rillet.toml &",
+    ),
 )
+STEPS = [(page, step) for page, step in (*LOOP, *FROM_FILES) if (ROOT / page).exists()]
 #: why a command (what it begins with) is not run here; its options are checked all the same
 NOT_RUN = {
     "make demo": "tests/demo runs the same demo on a few requests",
@@ -76,31 +96,39 @@ NOT_RUN = {
     "rillet join --recording var/recordings/films": "as with the README's recording",
     "rillet train --batch-from var/films/examples": "as with the README's files",
     "rillet backtest var/recordings/": "recordings of the reader's own, of other specs",
+    "rillet check-config --sample": "tests/sources/test_docs.py runs the page's examples",
+    "rillet check-config --from-topic": "tests/sources/test_docs.py runs the page's examples",
+    "rillet reset": "tests/devstack/test_reset.py deletes what it says, with a broker and without",
 }
+#: run with --config, which does not change what they are
+WITHOUT_CONFIG = ("rillet check-config", "rillet up", "rillet up --broker-only", "rillet down")
 
 
-def _is_run(command: str) -> bool:
-    return command in (*LOOP, *(step.removesuffix(" &") for step in FROM_FILES), *commands(WALKED))
+def _command(step: str) -> str:
+    """The step as the document has it."""
+    return step.removesuffix(" &").removesuffix(" ^C")
 
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)
 def test_every_command_is_run_or_has_a_reason(command: str) -> None:
     reasons = [reason for start, reason in NOT_RUN.items() if command.startswith(start)]
-    assert _is_run(command) or reasons, (
+    run = {*map(_command, (step for _, step in STEPS)), *WITHOUT_CONFIG, *commands(WALKED)}
+    assert command in run or reasons, (
         f"{ALL_COMMANDS[command].relative_to(ROOT)}: add this command to what is run, or say in NOT_RUN why it is not"
     )
 
 
-@pytest.mark.parametrize("command", [step.removesuffix(" &") for step in (*LOOP, *FROM_FILES)])
-def test_what_is_run_is_in_the_documents(command: str) -> None:
-    assert command in ALL_COMMANDS
+@pytest.mark.parametrize(("page", "step"), STEPS)
+def test_what_is_run_is_in_the_documents(page: str, step: str) -> None:
+    assert _command(step) in commands(ROOT / page)
 
 
 @pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if line.startswith("rillet ")])
 def test_every_rillet_command_is_one_of_the_cli(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     # parses and checks the arguments, runs nothing; paths that have to exist are replaced
-    arguments = [str(ROOT) if argument.startswith("var/recordings/") else argument for argument in arguments]
+    existing = {"var/recordings": ROOT, ".jsonl": ROOT / "README.md"}
+    arguments = [next((str(path) for part, path in existing.items() if part in one), one) for one in arguments]
     command = main.get_command(click.Context(main), name)
     assert command is not None
     command.make_context(name, arguments)
@@ -188,9 +216,9 @@ class Project:
     def run(self, command: str) -> str:
         """Runs a command as the reader would; what it prints.
 
-        A command that ends with "&" is a service: it is stopped once it is ready, and has to end well.
+        A service is stopped once it is ready, and has to end well; what goes on for ever is interrupted.
         """
-        service = command.endswith(" &")
+        about_ours = re.sub(r"--request \w+", "--request films-00000007", _command(command))
         environment = {
             **os.environ,
             BOOTSTRAP_VARIABLE: self.servers,
@@ -198,7 +226,7 @@ class Project:
         }
         process = subprocess.Popen(
             # "exec", so that a signal reaches the service and not the shell
-            ["bash", "-c", f"exec {command.removesuffix(' &')}"],
+            ["bash", "-c", f"exec {about_ours}"],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -206,13 +234,19 @@ class Project:
             text=True,
         )
         try:
-            if service:
+            if command.endswith(" &"):
                 self._wait_ready(shlex.split(command)[1], process)
                 process.send_signal(signal.SIGTERM)
+            elif command.endswith(" ^C"):
+                time.sleep(_LOOK_S)
+                assert process.poll() is None, f"{command}: ended by itself"
+                process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-        assert process.returncode == 0, f"{command}: exit status {process.returncode}\n{output}"
+        good = (0, _INTERRUPTED) if command.endswith(" ^C") else (0,)
+        assert process.returncode in good, f"{command}: exit status {process.returncode}\n{output}"
+        assert "Traceback" not in output
         return output
 
     def _wait_ready(self, name: str, process: subprocess.Popen[str]) -> None:
@@ -239,7 +273,8 @@ def project(tmp_path: Path, broker: str) -> Iterator[Callable[[str], Project]]:
             serving=replace(config.serving, port=free_port()),
             health=replace(config.health, join_port=free_port(), train_port=free_port()),
         )
-        (folder / CONFIG).write_text(dump_config(config), "utf-8")
+        for path in (CONFIG, Path("rillet.toml")):
+            (folder / path).write_text(dump_config(config), "utf-8")
         made.append(Project(folder, broker))
         return made[-1]
 
@@ -262,25 +297,27 @@ def _record(folder: Path, requests: int) -> None:
 def test_the_commands_of_the_loop_work_in_their_order(project: Callable[[str], Project]) -> None:
     ours = project("loop")
     said = {}
-    for command in LOOP:
+    for page, command in LOOP:
+        if not (ROOT / page).exists():
+            continue
         if command.startswith("rillet up"):
             # What users did meanwhile.
             config = load_config(ours.folder / CONFIG, environment={})
             _record(ours.folder / "var/recordings/films", 300)
             topics, recording = config.kafka.topics, Recording(ours.folder / "var/recordings/films")
             replay(recording, ours.servers, features=topics.features, actions=topics.actions)
-        said[command.split()[1]] = ours.run(command)
-    assert "good" in said["check-config"]
-    assert said["up"].count("ready") == 3
-    assert "300 requests" in said["record"]
-    assert "sent 300 features" in said["replay"]
-    assert "model.dim=16" in said["backtest"]
+        said[" ".join(command.split()[1:3])] = ours.run(command)
+    assert "good" in said["check-config --config"]
+    assert said["up --config"].count("ready") == 3
+    assert "300 requests" in said["record var/recordings/monday"]
+    assert "sent 300 features" in said["replay var/recordings/monday"]
+    assert "model.dim=16" in said["backtest var/recordings/monday"]
 
 
 @pytest.mark.integration
 def test_the_commands_of_a_batch_stage_work_in_their_order(project: Callable[[str], Project]) -> None:
     ours = project("files")
     _record(ours.folder / "var/recordings/monday", 300)
-    for command in FROM_FILES:
+    for _, command in FROM_FILES:
         ours.run(command)
     assert list((ours.folder / "var/films-files").glob("hour=*/*.parquet"))
