@@ -182,7 +182,7 @@ def dump(config: RilletConfig, config_path: Path, to: str | None, until_latest: 
 @click.command("check-config")
 @click.option(
     "--sample",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="Show what would be made of the records in this file: JSON, one per line; an Avro container; one Avro message.",
 )
 @click.option("--topic", type=click.Choice(["features", "actions"]), help="Whose records those are.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import experiments
 import pytest
-from experiments import absurd_rows, drift, label_modes, publication_interval, seeds
+from experiments import absurd_rows, drift, label_modes, publication_interval, seeds, source_speed
 
 pytestmark = pytest.mark.simulation
 
@@ -35,7 +35,10 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "seeds": lambda out: seeds.main(
         ["--backtests", "1", "--requests", "200", "--runs", "1", "--workers", "1", "--json", str(out)]
     ),
+    "source_speed": lambda out: source_speed.main(["--requests", "50", "--no-flink"]),
 }
+#: what those print that write no file
+PRINTED = {"absurd_rows": "absurd rows mixed in", "source_speed": "per second and core"}
 
 
 def test_each_has_a_run_here() -> None:
@@ -53,4 +56,4 @@ def test_it_runs(
     if out.exists():
         assert json.loads(out.read_text())["results"]
     else:
-        assert "absurd rows mixed in" in capsys.readouterr().out
+        assert PRINTED[name] in capsys.readouterr().out

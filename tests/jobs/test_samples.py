@@ -151,6 +151,16 @@ def test_options_that_need_each_other_say_so(tmp_path: Path, arguments: tuple[st
     assert message in result.output
 
 
+@pytest.mark.parametrize(("data", "message"), [(None, "cannot be read"), (b" \n", "is empty")])
+def test_a_file_without_records_is_named(tmp_path: Path, data: bytes | None, message: str) -> None:
+    sample = tmp_path / "pages.jsonl"
+    if data is not None:
+        sample.write_bytes(data)
+    result = check(write(tmp_path, PAGES), "--sample", sample, "--topic", "features")
+    assert result.exit_code == 2
+    assert f"{sample}: {message}" in result.output
+
+
 def test_a_configuration_says_how_its_topics_are_read(tmp_path: Path) -> None:
     result = check(write(tmp_path, IMPRESSIONS))
     assert result.exit_code == 0, result.output
