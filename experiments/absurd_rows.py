@@ -33,6 +33,8 @@ from rillet.trainer import BadRecord
 from rillet.trainer.batch import row_alone
 
 ABSURD = (3e38, -3e38, 1e30, 1e19, -1e12, 1e8, np.inf, -np.inf, np.nan)
+#: longer than any row waits for its batch
+_LONG_MS = 3_600_000
 
 
 class MixedScorer(ModelScorer):
@@ -52,6 +54,11 @@ class MixedScorer(ModelScorer):
         for row in np.flatnonzero(self._rng.random(len(block)) < self._share).tolist():
             super().learn(visible_ms, self._absurd(row_alone(block, row)))
             self.mixed += 1
+
+    def close(self) -> None:
+        """Screens what has come since the last publication, too."""
+        self.trainer.train(self._visible_ms + _LONG_MS, more=False)
+        super().close()
 
     def _absurd(self, row: ExampleBlock) -> ExampleBlock:
         kind = int(self._rng.integers(len(ABSURD)))
