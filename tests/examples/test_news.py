@@ -163,6 +163,12 @@ def test_a_report_stands_under_the_truth(news: News) -> None:
     assert truth.split() == ["truth", *line.split()[3:]]
 
 
+def test_windows_are_told_in_units_that_read_well() -> None:
+    printed = CliRunner().invoke(main, ["check-config", "--config", str(FOLDER / "rillet.toml")]).output
+    assert "action click within 20 s" in printed
+    assert "action subscribe within 1 min" in printed
+
+
 @pytest.mark.parametrize(("name", "topic"), [("pages.jsonl", "features"), ("events.jsonl", "actions")])
 def test_the_samples_fit(name: str, topic: str) -> None:
     command = ["check-config", "--config", str(FOLDER / "rillet.toml"), "--sample", str(FOLDER / name)]
