@@ -221,7 +221,8 @@ def check_config(
     for cross in spec.crosses:
         click.echo(f"cross     {cross}")
     for task in spec.tasks:
-        window = f"{task.window_ms / 60_000:g} min"
+        ms = task.window_ms
+        window = f"{ms / 1000:g} s" if ms % 60_000 else f"{ms // 60_000:,} min"
         rate = f"{task.negative_rate:g} of negatives"
         click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
     for source in sources:
