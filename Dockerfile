@@ -29,6 +29,7 @@ COPY serving serving
 COPY sources sources
 COPY connectors connectors
 COPY pipelines pipelines
+COPY operators operators
 COPY jobs jobs
 COPY inspection inspection
 COPY devstack devstack

@@ -12,8 +12,8 @@ from rillet.connectors.lag import GroupLag
 from rillet.demo.errors import DemoError
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.toolchain import python_environment
+from rillet.operators.flink_config import JOINER_PREFIX
 
 _DRAIN_TIMEOUT_S = 180.0
 

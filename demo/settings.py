@@ -15,8 +15,8 @@ from rillet.demo.driver import DriveSettings
 from rillet.demo.plan import Plan
 from rillet.devstack.process import free_port
 from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
-from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
+from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings import RecordingInfo
 from rillet.schemas import dump_spec
 from rillet.serving.config import ServingConfig

@@ -21,8 +21,8 @@ from rillet.inspection.notes import notes_on
 from rillet.inspection.scrape import Scrape, scrape
 from rillet.inspection.topics import require_broker
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.flink_config import JOINER_PREFIX
 from rillet.jobs.services import SERVICES, metrics_url, probe, ready_url
+from rillet.operators.flink_config import JOINER_PREFIX
 
 #: only shown when it answers: not every loop has one
 _OPTIONAL = ("dump",)

@@ -24,8 +24,8 @@ from rillet.connectors.errors import KafkaSettingsError
 from rillet.connectors.limits import GROUP_ROWS, RECORD_MAX_BYTES
 from rillet.embeddings.config import TableConfig
 from rillet.jobs.errors import ConfigError
-from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner.config import JoinerConfig
+from rillet.operators.flink_config import FlinkConfig
 from rillet.schemas import FeatureSpec, load_spec
 from rillet.schemas.ranges import check_above_zero
 from rillet.serving.config import ServingConfig

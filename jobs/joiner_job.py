@@ -27,13 +27,13 @@ from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.silence import TopicSilence
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
-from rillet.jobs.flink_config import JOINER_PREFIX
-from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 from rillet.joiner import KeptSettings
+from rillet.operators.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
+from rillet.operators.flink_config import JOINER_PREFIX
+from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
-    from rillet.jobs.flink_config import FlinkConfig
+    from rillet.operators.flink_config import FlinkConfig
     from rillet.sources import Kind
 
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
@@ -204,7 +204,7 @@ def _earlier(column: str, span_ms: int) -> str:
 
 
 def _records(topic: str, table: str, buckets: int) -> str:
-    """(bucket, record as :func:`rillet.jobs.joiner_function.split_record` takes it).
+    """(bucket, record as :func:`rillet.operators.joiner_function.split_record` takes it).
 
     Text of one byte per character carries the bytes through SQL.
     """

@@ -1,6 +1,6 @@
 """Settings of the join, pure values; checked here, read from ``[joiner]`` of the configuration file.
 
-How Flink runs the join is ``[flink]``, in ``jobs/flink_config.py``; what is joined (tasks, windows, rates)
+How Flink runs the join is ``[flink]``, in ``operators/flink_config.py``; what is joined (tasks, windows, rates)
 is the feature spec.
 """
 

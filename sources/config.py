@@ -18,6 +18,8 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 class FeatureSource:
     """The features topic: one event per page, or one per impression where ``items`` is left out."""
 
+    #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
+    #: schema registry
     format: Format = "rillet"
     #: Avro schema file (.avsc) of format avro; relative to the configuration file
     schema: Path | None = None
@@ -52,6 +54,8 @@ class FeatureSource:
 class ActionSource:
     """The actions topic: one event per action."""
 
+    #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
+    #: schema registry
     format: Format = "rillet"
     #: Avro schema file (.avsc) of format avro; relative to the configuration file
     schema: Path | None = None
@@ -78,7 +82,9 @@ class ActionSource:
 class SourcesConfig:
     """How the two raw topics are read."""
 
+    #: where requests and their candidates come from
     features: FeatureSource = field(default_factory=FeatureSource)
+    #: where actions come from
     actions: ActionSource = field(default_factory=ActionSource)
 
     def resolved(self, folder: Path) -> SourcesConfig:

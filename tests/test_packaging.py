@@ -144,7 +144,7 @@ def test_the_wheel_has_every_module_and_file_of_the_rooms(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("rillet/") for name in archive.namelist() if name.startswith("rillet/")}
     rooms = {link.name for link in (ROOT / "src" / "rillet").iterdir() if link.is_symlink()} - {"benchmarks"}
-    assert len(rooms) == 15
+    assert len(rooms) == 17
     expected = {
         str(path.relative_to(ROOT))
         for room in rooms

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rillet.backtest.delays import Delays, parse_interval, show_interval
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.errors import ConfigError
-from rillet.jobs.flink_config import FlinkConfig
+from rillet.operators.flink_config import FlinkConfig
 from rillet.sync.config import PublisherConfig
 
 

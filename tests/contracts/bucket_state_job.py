@@ -20,7 +20,7 @@ os.environ.update(python_environment())
 from pyflink.common import Configuration, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, StreamExecutionEnvironment
 
-from rillet.jobs.joiner_function import FlinkBucketState
+from rillet.operators.joiner_function import FlinkBucketState
 from tests.contracts.bucket_state_suite import STEPS, broken_rules, perform
 
 

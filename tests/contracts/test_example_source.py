@@ -54,7 +54,7 @@ class Values:
 class ListTopic(Values):
     """Records in a list."""
 
-    wait_s = 0.05
+    wait_s = 5.0
 
     def __init__(self, kind: type[ListSource] = ListSource) -> None:
         self._kind = kind
@@ -91,7 +91,7 @@ class FileTopic:
     """Records of one row each in files; the number is that of the impression."""
 
     partitions = (FILES_PARTITION,)
-    wait_s = 0.05
+    wait_s = 5.0
 
     def __init__(self) -> None:
         self._url = f"memory://{uuid.uuid4().hex}"

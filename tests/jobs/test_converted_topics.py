@@ -17,8 +17,8 @@ from rillet.connectors.dead_letters import read_dead_letters
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import HealthConfig, RilletConfig, dump_config, load_config
-from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner import JoinerConfig
+from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording
 from rillet.recordings.record import record
 from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode

@@ -29,8 +29,8 @@ from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
 from rillet.jobs.dump import wire_dump
-from rillet.jobs.flink_config import FlinkConfig
 from rillet.joiner import JoinerConfig
+from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.join import join_recording
 from rillet.recordings.replay import replay

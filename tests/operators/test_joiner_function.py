@@ -11,9 +11,9 @@ import pytest
 from pyflink.datastream.time_domain import TimeDomain
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
-from rillet.jobs.flink_config import FlinkConfig
-from rillet.jobs.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
+from rillet.operators.flink_config import FlinkConfig
+from rillet.operators.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
 from rillet.schemas import (
     ActionEvent,
     DeadLetter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rillet.jobs.flink_config import MAX_CHECKPOINT_INTERVAL_MS, FlinkConfig
+from rillet.operators.flink_config import MAX_CHECKPOINT_INTERVAL_MS, FlinkConfig
 
 
 @pytest.mark.parametrize("name", ["parallelism", "checkpoint_interval_ms", "idle_ms", "bundle_time_ms"])

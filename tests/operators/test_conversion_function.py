@@ -13,8 +13,8 @@ from pyflink.common import Row
 
 from rillet.connectors.errors import RegistryUnavailableError
 from rillet.devstack.process import free_port
-from rillet.jobs.conversion_function import ConversionFunction, bucket_of, join_record
-from rillet.jobs.joiner_function import DEAD_LETTERS, RawRecord, split_record
+from rillet.operators.conversion_function import ConversionFunction, bucket_of, join_record
+from rillet.operators.joiner_function import DEAD_LETTERS, RawRecord, split_record
 from rillet.schemas import DeadLetter, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
 from tests.sources.avro_schemas import PAGE
@@ -106,7 +106,7 @@ def test_tables_that_do_not_fit_the_spec_are_refused_where_the_job_is_built() ->
 
 
 def test_a_registry_that_is_away_stops_the_topic_and_makes_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rillet.jobs.conversion_function._REGISTRY_WAIT_S", 0.0)
+    monkeypatch.setattr("rillet.operators.conversion_function._REGISTRY_WAIT_S", 0.0)
     away = replace(PAGES.actions, format="registry", registry=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(RegistryUnavailableError, match="schema registry http"):
         run(raw(b"\0\0\0\0\7body"), sources=replace(PAGES, actions=away))

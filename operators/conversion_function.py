@@ -13,8 +13,8 @@ from pyflink.common import Row, Types
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from rillet.connectors.schema_registry import SchemaRegistry
-from rillet.jobs.joiner_function import BYTES, DEAD_LETTERS, RawRecord, dead_letter_row, split_record
 from rillet.joiner import RefusalMetrics
+from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, RawRecord, dead_letter_row, split_record
 from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
 from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
 
@@ -98,7 +98,7 @@ def bucket_of(key: bytes | None, buckets: int) -> int:
 
 
 def join_record(record: RawRecord) -> bytes:
-    """The inverse of :func:`rillet.jobs.joiner_function.split_record`."""
+    """The inverse of :func:`rillet.operators.joiner_function.split_record`."""
     key, ingest, value = record.key, record.ingest, record.value
     line = (
         f"{record.topic},{record.partition},{record.offset},{record.timestamp},{record.headers},"

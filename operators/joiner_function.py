@@ -33,7 +33,7 @@ from rillet.schemas import (
 
 if TYPE_CHECKING:
     from rillet.connectors.silence import TopicSilence
-    from rillet.jobs.flink_config import FlinkConfig
+    from rillet.operators.flink_config import FlinkConfig
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 #: (key, value) of a Kafka record
