@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import get_args
+from typing import Literal, get_args
 
+from rillet.connectors.errors import ConnectorError
+from rillet.connectors.raw_topics import connected_converter, native_record
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.inspection.columns import Json
-from rillet.inspection.records import Kind, RecordReader
+from rillet.inspection.records import Convert, Kind, RecordReader
 from rillet.inspection.text import lines_of
 from rillet.inspection.topics import find_records, follow, newest_records, require_broker
 from rillet.jobs.config import RilletConfig
-from rillet.schemas import RecordError, decode_dead_letter
+from rillet.schemas import FeatureSpec, RecordError, decode_dead_letter
+from rillet.sources import Converter
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_RAW: tuple[Literal["features", "actions"], ...] = ("features", "actions")
 #: where a request leaves traces, in the order in which it does
 _TRACES: tuple[Kind, ...] = ("features", "actions", "examples", "dead-letters")
 
@@ -36,10 +40,13 @@ class Peek:
         :param rows: rows that are shown of a block of examples or a delta block; None for all.
         :param show: takes a line of output.
         :param tell: takes what is no record, such as that the broker went away.
-        :raises SpecError: the feature spec cannot be read.
+        :raises SpecError: the feature spec cannot be read. SourceError: [sources] does not fit it.
         """
         self._kafka, self._topics = config.kafka.connection, config.kafka.topics
-        self._reader = RecordReader(config.load_spec(), limit=rows, max_ahead_ms=config.joiner.max_ahead_ms)
+        spec = config.load_spec()
+        self._reader = RecordReader(
+            spec, limit=rows, max_ahead_ms=config.joiner.max_ahead_ms, sources=converts_of(config, spec)
+        )
         self._as_json = as_json
         self._show, self._tell = show, tell
 
@@ -102,6 +109,26 @@ class Peek:
             return
         for line in lines_of(view, time.time_ns() // 1_000_000):
             self._show(line)
+
+
+def converts_of(config: RilletConfig, spec: FeatureSpec) -> dict[Kind, Convert]:
+    """For the topics that [sources] gives another format than the native one, what makes native records of them.
+
+    :raises SourceError: source and spec do not fit each other, or a schema file cannot be used.
+    """
+
+    def of(converter: Converter) -> Convert:
+        def convert(record: TopicRecord) -> TopicRecord:
+            try:
+                return native_record(record, converter)
+            except ConnectorError as error:  # a registry that is away: no reason to show nothing
+                raise RecordError(str(error)) from error
+
+        return convert
+
+    ahead_ms = config.joiner.max_ahead_ms
+    made = {kind: connected_converter(kind, spec, config.sources, max_ahead_ms=ahead_ms) for kind in _RAW}
+    return {kind: of(converter) for kind, converter in made.items() if converter is not None}
 
 
 def kinds_of_request(kind: Kind | None) -> tuple[Kind, ...]:

@@ -1,0 +1,38 @@
+"""Topics in formats of their own are shown as what the joiner makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rillet.inspection.peek import converts_of
+from rillet.inspection.records import RecordReader
+from rillet.jobs.config import load_config
+from rillet.schemas import dump_spec
+from tests.inspection.samples import NOW_MS, SPEC, on_topic
+
+SOURCES = """
+spec = "shop.spec.toml"
+[sources.actions]
+format = "json"
+request_id = "page"
+impression_id = "article"
+time = "at"
+action = "type"
+[sources.actions.names]
+WATCH = "watch"
+"""
+
+
+def test_a_json_action_is_shown_by_the_names_of_the_spec_and_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shop.spec.toml").write_text(dump_spec(SPEC))
+    (tmp_path / "rillet.toml").write_text(SOURCES)
+    converts = converts_of(load_config(tmp_path / "rillet.toml"), SPEC)
+    assert set(converts) == {"actions"}
+    reader = RecordReader(SPEC, sources=converts)
+    raw = f'{{"page": "r-1", "article": 50, "at": {NOW_MS - 4_000}, "type": "WATCH"}}'
+    view = reader.describe(on_topic(raw.encode(), "actions", key=None), "actions")
+    assert (view["request_id"], view["action"], view["tasks"], view["source"]) == ("r-1", "watch", ["watch"], raw)
+    assert "problem" not in view
+    wrong = reader.describe(on_topic(raw.replace("r-1", "").encode(), "actions"), "actions")
+    assert wrong["record"] is None
+    assert wrong["value"].startswith('{"page": ""')
