@@ -54,6 +54,7 @@ def join(config: RilletConfig, *options: str) -> list[bytes]:
     command = [sys.executable, "-m", "rillet", "join", *options, "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
+    assert "counters are not known" not in done.stderr, "the counters of an operator were not found"
     values = read_topic(config.kafka.connection, config.kafka.topics.examples)
     return sorted(encode(decode_as(ExampleBlock, found.value or b"")) for found in values)
 
