@@ -486,8 +486,10 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
     )
     assert now_ms / 1_000 < watermark_s < time.time()
     assert close_s == pytest.approx(now_ms / 1_000 + 60, abs=1)
-    assert "86 % of 70 actions are named 'WATCH', which no task asks for; did you mean 'watch'?" in told
-    assert "1 of 131 records, now dead letters, have event times in another unit" in told
+    assert re.search(r"\d+ % of \d+ actions are named 'WATCH', which no task asks for; did you mean 'watch'\?", told), (
+        told
+    )
+    assert re.search(r"1 of \d+ records, now dead letters, have event times in another unit", told), told
     assert (second.returncode, f"pid {running.pid}" in second.stderr) == (2, True), second.stderr
 
     spec_file.write_text(dump_spec(other))
