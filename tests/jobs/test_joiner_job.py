@@ -449,6 +449,10 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
         except OSError:
             return ""
 
+    def gauge(name: str, text: str) -> float:
+        found = re.search(rf"^rillet_joiner_{name}_seconds (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
     now_ms = time.time_ns() // 1_000_000
     send(*(feature(request, now_ms, impressions=5) for request in range(60)))
     send(*(action(request, 0, "WATCH", now_ms) for request in range(60)))
@@ -466,6 +470,7 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
         )
         assert running.poll() is None, log.read_text()
         wait_until(lambda: 'rillet_joiner_unknown_actions_total{action="WATCH"} 60.0' in metrics(), 20)
+        wait_until(lambda: abs(gauge("next_close", metrics()) - now_ms / 1_000 - 60) <= 1, 20)  # the windows of "like"
         found = metrics()
         second = made.run_join()
     finally:
@@ -480,14 +485,11 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
         'refused_total{error="TimeUnitError"} 1.0',
     ):
         assert f"rillet_joiner_{line}" in found, found
-    watermark_s, close_s = (
-        float(re.search(rf"^rillet_joiner_{name}_seconds (\S+)$", found, re.MULTILINE)[1])  # type: ignore[index]
-        for name in ("watermark", "next_close")
+    assert now_ms / 1_000 < gauge("watermark", found) < time.time()
+    assert re.search(r"\d+ % of \d+ actions are named 'WATCH', which no task asks for; did you mean 'watch'\?", told), (
+        told
     )
-    assert now_ms / 1_000 < watermark_s < time.time()
-    assert close_s == pytest.approx(now_ms / 1_000 + 60, abs=1)
-    assert "86 % of 70 actions are named 'WATCH', which no task asks for; did you mean 'watch'?" in told
-    assert "1 of 131 records, now dead letters, have event times in another unit" in told
+    assert re.search(r"1 of \d+ records, now dead letters, have event times in another unit", told), told
     assert (second.returncode, f"pid {running.pid}" in second.stderr) == (2, True), second.stderr
 
     spec_file.write_text(dump_spec(other))
