@@ -49,6 +49,9 @@ class JobOptions:
 
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
+    #: whether partitions without records stop to hold the watermark back. Of a source whose partitions all have, Flink
+    #: drops the watermark of a drain too, and no window would close.
+    idle_sources: bool = True
     #: makes transactional ids unique where several joiners share a broker
     transaction_prefix: str = JOINER_PREFIX
     local_dir: str | None = None
@@ -64,7 +67,8 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     flink.set_string("parallelism.default", str(config.parallelism))
     # In which times become text, see _records.
     flink.set_string("table.local-time-zone", "UTC")
-    flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
+    if options.idle_sources:
+        flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
     flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
     flink.set_string("execution.checkpointing.timeout", f"{_CHECKPOINT_TIMEOUT_MS} ms")
     flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")
