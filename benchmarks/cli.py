@@ -29,6 +29,10 @@ def bench() -> None:
 )
 @click.option("--peers", default="vw,river", show_default=True, help="Which libraries to run beside rillet.")
 @click.option(
+    "--vw", "vw_lines", multiple=True, metavar="LINE", help="Arguments of Vowpal Wabbit, instead of the grid."
+)
+@click.option("--river", "river_lines", multiple=True, metavar="JSON", help="Options of River, instead of the grid.")
+@click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("var/bench"),
@@ -36,12 +40,25 @@ def bench() -> None:
     help="Recordings, and the environment of the peers.",
 )
 @click.option("--json", "json_path", type=_PATH, help="Write figures, ratios and versions here.")
-def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path | None) -> None:
+def learning(
+    datasets: tuple[str, ...],
+    peers: str,
+    vw_lines: tuple[str, ...],
+    river_lines: tuple[str, ...],
+    data: Path,
+    json_path: Path | None,
+) -> None:
     """Quality as served and speed, beside Vowpal Wabbit and River.
 
-    All learn from the same requests at the same delays. Each
-    peer runs with every line of its grid, and is represented by its best. The peers are installed in an environment of
-    their own.
+    All learn from the same requests at the same delays. Each peer runs with every line of its grid, and is represented by
+    its best. The peers are installed in an environment of their own.
+
+    The grids take hours on large data sets; --vw and --river (repeated for more lines) name what to run instead:
+
+    \b
+      rillet bench learning --vw '-b 24 {crosses} --coin' --river '{"optimizer": "sgd", "lr": 0.05, "crosses": null}'
+
+    {crosses} and null stand for the crosses of the feature spec.
     """
     from rich.console import Console
 
@@ -49,6 +66,7 @@ def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path 
     from rillet.backtest.progress import show_progress
     from rillet.benchmarks.datasets import open_dataset
     from rillet.benchmarks.environment import PACKAGES, peer_environment
+    from rillet.benchmarks.learning import GRIDS
     from rillet.benchmarks.learning import learning as run
 
     libraries = tuple(name for name in peers.split(",") if name)
@@ -60,7 +78,8 @@ def learning(datasets: tuple[str, ...], peers: str, data: Path, json_path: Path 
     prepared = {name: open_dataset(name, data) for name in datasets}
     python = peer_environment(data / "peers", libraries)
     with show_progress(console, "learning") as progress:
-        result = run(prepared, python, libraries=libraries, on_progress=progress)
+        grids = {**GRIDS, **{name: lines for name, lines in (("vw", vw_lines), ("river", river_lines)) if lines}}
+        result = run(prepared, python, libraries=libraries, grids=grids, on_progress=progress)
     for line in result.lines():
         click.echo(line)
     if json_path is not None:

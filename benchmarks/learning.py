@@ -103,21 +103,29 @@ class Timed:
         return self.rows / max(self.cpu_s, 1e-9)
 
 
-def peers_of(spec: FeatureSpec, libraries: Sequence[str]) -> list[Peer]:
-    """The grids of both peers for a feature spec, in both label modes."""
+#: the lines of each library that are tried, and the module of ``benchmarks/peers`` that takes them
+GRIDS: dict[str, tuple[str, ...]] = {"vw": VOWPAL_WABBIT, "river": RIVER}
+_MODULES = {"vw": "vowpal_wabbit", "river": "river"}
+
+
+def peers_of(spec: FeatureSpec, libraries: Sequence[str], grids: Mapping[str, Sequence[str]] = GRIDS) -> list[Peer]:
+    """The grids of the libraries for a feature spec, in both label modes.
+
+    :param grids: the lines of each library, with the places for crosses that those of :data:`GRIDS` have.
+    """
     index = {slot.name: at for at, slot in enumerate(spec.slots)}
     crosses = [tuple(index[name] for name in cross.slots) for cross in spec.crosses]
     letters = " ".join(f"-q {namespace(left)}{namespace(right)}" for left, right in crosses)
-    # Without crosses some lines of the grid are the same.
-    of_vw = dict.fromkeys(" ".join(options.format(crosses=letters).split()) for options in VOWPAL_WABBIT)
-    of_river = [options.replace("null", json.dumps(crosses)) for options in RIVER]
-    grids = {"vw": ("vowpal_wabbit", list(of_vw)), "river": ("river", of_river)}
+    lines = {
+        "vw": [" ".join(line.replace("{crosses}", letters).split()) for line in grids["vw"]],
+        "river": [line.replace("null", json.dumps(crosses)) for line in grids["river"]],
+    }
     return [
-        Peer(library, module, options, labels)
-        for library, (module, lines) in grids.items()
-        if library in libraries
+        Peer(library, _MODULES[library], options, labels)
+        for library in libraries
         for labels in MODES
-        for options in lines
+        # Without crosses some lines of a grid are the same.
+        for options in dict.fromkeys(lines[library])
     ]
 
 
@@ -126,12 +134,14 @@ def learning(
     python: Path,
     *,
     libraries: Sequence[str] = ("vw", "river"),
+    grids: Mapping[str, Sequence[str]] = GRIDS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
     """Backtests ours and the peers' grids over each recording.
 
     :param recordings: by name, each with the setup of ours; peers get its delays.
     :param python: interpreter of the peers' environment.
+    :param grids: see :func:`peers_of`.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` compare with the best AUC of each grid and with
         the speed of that one; the smallest of the recordings' figures.
@@ -139,7 +149,7 @@ def learning(
     """
     figures: list[Figure] = []
     ratios: dict[str, list[float]] = {}
-    peers = {name: peers_of(setup.spec, libraries) for name, (_, setup) in recordings.items()}
+    peers = {name: peers_of(setup.spec, libraries, grids) for name, (_, setup) in recordings.items()}
     total = sum((1 + len(peers[name])) * recording.info.requests for name, (recording, _) in recordings.items())
     done = 0
 

@@ -52,7 +52,7 @@ def _plots(report: Report) -> list[dict[str, Any]]:
         },
         {
             "title": "Rows served",
-            "text": "Embedding rows in the server's replica; most are pairs of a cross.",
+            "text": "Embedding rows in the server's replica, those of crossed pairs included.",
             "svg": draw("Embedding rows over time", lambda axes: _rows(axes, report)),
             "empty": len(readings) < 2,
         },

@@ -152,3 +152,11 @@ def test_a_frame_that_is_cut_is_no_frame() -> None:
     write_frame(stream, "learn", {"fids": np.array([1, -2])})
     with pytest.raises(EOFError, match="fids"):
         read_frame(io.BytesIO(stream.getvalue()[:-1]))
+
+
+def test_given_lines_take_the_place_of_a_grid() -> None:
+    peers = peers_of(SPEC, ("vw",), {"vw": ["-b 24 {crosses} --coin"], "river": []})
+    (options,) = {peer.options for peer in peers}
+    assert [peer.labels for peer in peers] == list(MODES)
+    assert options.startswith("-b 24 -q ")
+    assert options.endswith(" --coin")
