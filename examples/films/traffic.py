@@ -4,7 +4,7 @@
 
 Users with an even number like dramas, the others comedies: a film of the liked shelf is watched with probability 0.70,
 another with 0.05. Every ten seconds a line says what the server answered for either kind, beside the truth. A model that
-knows nothing answers 0.02; within a minute or two the columns should read 0.70 and 0.05.
+knows nothing answers 0.02; after a minute the columns are near 0.70 and 0.05.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def test_every_command_of_the_walk_works_scores_move_within_a_minute_and_the_aud
             walk.watch()
         else:
             said[command] = walk.run(command)
-    assert said["rillet up"].count("ready") == 3
+    assert said["rillet up"].count(" ready (pid ") == 3  # "runs already" is another line
     assert said["python client.py"].count("click 0.0") == 3
     newest = said["rillet check-config --from-topic 1"]
     assert "action click on impression 'sport-3'" in newest
