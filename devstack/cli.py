@@ -50,7 +50,11 @@ def has_terminal() -> bool:
 
 
 @click.command()
-@click.option("--topics", is_flag=True, help="Delete the configured topics with all records, and make them anew.")
+@click.option(
+    "--topics",
+    is_flag=True,
+    help="Delete topics with all records, and make them anew; no raw topic of another format in [sources].",
+)
 @click.option("--model", is_flag=True, help="Delete the configured model: its checkpoints, its bases in the store.")
 @click.option("--joiner", is_flag=True, help="Delete the joiner's state: open windows and positions.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -45,6 +45,23 @@ class Reset:
         """What the joiner keeps: open windows, and where it has read the topics to."""
         return self.config.data_dir / "joiner"
 
+    @property
+    def topics_left(self) -> dict[str, str]:
+        """Raw topics that are other applications' data, with the reason: those of a format that is not our own."""
+        topics, sources = self.config.kafka.topics, self.config.sources
+        formats = {topics.features: sources.features.format, topics.actions: sources.actions.format}
+        return {
+            topic: f"its format is {used} in [sources], so it is an application's own"
+            for topic, used in formats.items()
+            if used != "rillet"
+        }
+
+    @property
+    def topics_to_delete(self) -> dict[str, int]:
+        """Topics that rillet alone writes, or that are in its own format, and the configured number of partitions."""
+        left = self.topics_left
+        return {topic: count for topic, count in self.config.kafka.topic_partitions.items() if topic not in left}
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Keeps out the services that use what is deleted, and starts this data_dir's own broker where it is needed.
@@ -80,10 +97,14 @@ class Reset:
             lines.append(
                 f"delete     the topics on {kafka.bootstrap_servers} with all their records, and make them anew:"
             )
-            for topic, partitions in kafka.topic_partitions.items():
+            for topic, partitions in self.topics_to_delete.items():
                 ends = topic_ends(kafka.connection, topic)
-                there = "is not there" if ends is None else f"{sum(e - b for b, e in ends.values()):,} records"
-                lines.append(f"             {topic} {there}, {partitions} partitions")
+                if ends is None:
+                    lines.append(f"             {topic} is not there, {partitions} partitions")
+                else:
+                    records = sum(end - first for first, end in ends.values())
+                    lines.append(f"             {topic} {records:,} records, {len(ends)} partitions")
+            lines += [f"leave      the topic {topic}: {why}" for topic, why in self.topics_left.items()]
         if self.model:
             name, found = config.model.name, len(self._store.bases().manifests)
             lines += [
@@ -111,9 +132,14 @@ class Reset:
             say("deleted    the joiner's state")
         if self.topics:
             kafka = config.kafka
-            delete_topics(kafka.connection, list(kafka.topic_partitions))
-            create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
-            say(f"made anew  {', '.join(kafka.topic_partitions)}")
+            # A topic that somebody has made with more partitions than we would gets as many again.
+            partitions = {
+                topic: len(topic_ends(kafka.connection, topic) or ()) or configured
+                for topic, configured in self.topics_to_delete.items()
+            }
+            delete_topics(kafka.connection, list(partitions))
+            create_topics(kafka.connection, partitions, replication=kafka.replication)
+            say(f"made anew  {', '.join(partitions)}")
 
     @property
     def _store(self) -> ModelStore:
@@ -128,6 +154,8 @@ class Reset:
             lines.append(
                 "`rillet join` joins all events again and writes every example a second time: with --topics it does not"
             )
+        if self.joiner and self.topics and self.topics_left:
+            lines.append(f"`rillet join` reads {' and '.join(self.topics_left)} again from the beginning")
         if self.topics:
             lines.append(
                 f"`rillet dump` does not go on in {self.config.dump_url}, which names offsets of the old topic:"

@@ -169,6 +169,61 @@ def test_topics_without_a_broker_name_the_address_and_nothing_is_deleted(
     assert left(config_path) == before
 
 
+JSON_ACTIONS = """
+[sources.actions]
+format = "json"
+request_id = "page_id"
+impression_id = "article"
+time = "at"
+action = "type"
+"""
+
+
+class _Topics:
+    """Topics of a broker, without one."""
+
+    def __init__(self, **partitions: int) -> None:
+        self.partitions, self.deleted = partitions, list[str]()
+
+    def ends(self, _: object, topic: str) -> dict[int, tuple[int, int]] | None:
+        count = self.partitions.get(topic)
+        return None if count is None else dict.fromkeys(range(count), (0, 7))
+
+    def delete(self, _: object, names: list[str]) -> None:
+        self.deleted += names
+        for name in names:
+            self.partitions.pop(name, None)
+
+    def create(self, _: object, partitions: dict[str, int], **__: object) -> None:
+        self.partitions = {**partitions, **self.partitions}
+
+
+@pytest.fixture
+def topics(monkeypatch: pytest.MonkeyPatch) -> _Topics:
+    made = _Topics(features=6, actions=6, examples=3)
+    for name, stand_in in {"topic_ends": made.ends, "delete_topics": made.delete, "create_topics": made.create}.items():
+        monkeypatch.setattr(f"rillet.devstack.reset.{name}", stand_in)
+    monkeypatch.setattr("rillet.devstack.reset.ensure_broker", lambda *_, **__: None)
+    return made
+
+
+def test_a_raw_topic_of_another_format_is_an_applications_own_and_stays(config_path: Path, topics: _Topics) -> None:
+    config_path.write_text(config_path.read_text() + JSON_ACTIONS)
+    result = reset(config_path, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "leave      the topic actions: its format is json in [sources]" in result.stdout
+    assert "`rillet join` reads actions again from the beginning" in result.stdout
+    assert "actions 42 records" not in result.stdout
+    assert topics.deleted == ["features", "examples", "deltas", "dead_letters"]
+
+
+def test_a_topic_is_made_anew_with_as_many_partitions_as_it_had(config_path: Path, topics: _Topics) -> None:
+    result = reset(config_path, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "actions 42 records, 6 partitions" in result.stdout
+    assert topics.partitions == {"features": 6, "actions": 6, "examples": 3, "deltas": 1, "dead_letters": 1}
+
+
 @pytest.mark.integration
 def test_everything_goes_and_topics_are_there_again_empty(config_path: Path, broker: str) -> None:
     stack = _on(broker, config_path)
