@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.newest import newest_records
 from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.raw_topics import connected_converter
-from rillet.connectors.samples import Sample, newest_records, read_samples
+from rillet.connectors.samples import Sample, read_samples
 from rillet.schemas import (
     NO_TIME_MS,
     ActionEvent,
@@ -78,7 +79,7 @@ class SampleCheck:
 
         :raises RilletError: the topic cannot be read, or schema or registry cannot be used.
         """
-        records = newest_records(kafka, topic, count)
+        records, _ = newest_records(kafka, topic, count)
         if not records:
             self._say(f"topic {topic}: is empty")
         self._check(

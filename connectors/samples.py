@@ -1,4 +1,4 @@
-"""Some records to look at: the newest of a topic, or those of a file that somebody has at hand."""
+"""Some records to look at: those of a file that somebody has at hand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 
 import fastavro
 
-from rillet.connectors.connection import KafkaConnection
-from rillet.connectors.errors import ConnectorError, TopicError
-from rillet.connectors.topic_reader import TopicRecord, read_topic
-from rillet.connectors.topics import topic_ends
+from rillet.connectors.errors import ConnectorError
 from rillet.sources import is_native
 from rillet.sources.config import Format
 
@@ -54,20 +51,6 @@ def read_samples(path: Path, record_format: Format) -> Iterator[Sample]:
                 yield Sample(f"{path}, line {number}", line)
     else:
         yield Sample(str(path), data)
-
-
-def newest_records(kafka: KafkaConnection, topic: str, count: int) -> list[TopicRecord]:
-    """The newest records of a topic by their timestamps, at most ``count``, oldest first.
-
-    :raises TopicError: there is no such topic.
-    :raises BrokerUnavailableError: no broker answers.
-    """
-    ends = topic_ends(kafka, topic)
-    if ends is None:
-        raise TopicError(f"topic {topic} on {kafka}: there is none; name the topic in [kafka.topics]")
-    start = {partition: max(first, end - count) for partition, (first, end) in ends.items()}
-    found = sorted(read_topic(kafka, topic, start=start), key=lambda record: record.timestamp_ms)
-    return found[-count:]
 
 
 def _is_document(data: bytes) -> bool:

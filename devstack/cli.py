@@ -58,8 +58,11 @@ def has_terminal() -> bool:
 @click.option("--model", is_flag=True, help="Delete the configured model: its checkpoints, its bases in the store.")
 @click.option("--joiner", is_flag=True, help="Delete the joiner's state: open windows and positions.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete the model though a trainer of another data_dir seems to hold it.")
 @configured
-def reset(config: RilletConfig, config_path: Path, topics: bool, model: bool, joiner: bool, yes: bool) -> None:
+def reset(
+    config: RilletConfig, config_path: Path, topics: bool, model: bool, joiner: bool, yes: bool, force: bool
+) -> None:
     """Start over: delete topics, model and joiner state, or those of them that are named.
 
     Says what it would delete and asks, unless --yes is given. Refuses while a service runs that uses it.
@@ -68,7 +71,7 @@ def reset(config: RilletConfig, config_path: Path, topics: bool, model: bool, jo
     from rillet.devstack.stack import Stack
 
     everything = not (topics or model or joiner)
-    work = Reset(Stack(config, config_path), topics or everything, model or everything, joiner or everything)
+    work = Reset(Stack(config, config_path), topics or everything, model or everything, joiner or everything, force)
     with work.prepared():
         for line in work.plan():
             click.echo(line)

@@ -5,20 +5,31 @@ Nothing is deleted while a service runs that uses it. Asked again it finds nothi
 
 from __future__ import annotations
 
-import shutil
+import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.errors import BrokerUnavailableError, TopicError
+from rillet.connectors.newest import newest_records, require_broker
 from rillet.connectors.topics import create_topics, delete_topics, ensure_broker, topic_ends
+from rillet.devstack.own_files import CHECKPOINTS, JOINER, Contents, OwnFolder
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.data_lock import hold, unwritable
+from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.services import probe, ready_url
+from rillet.schemas import RecordError, decode
 from rillet.sync import ModelStore
+
+#: a model that was written within so many of its intervals may have a trainer
+_INTERVALS = 3
+#: records of the delta log that are looked at for the newest of the model
+_LOOKED_AT = 100
+#: names of what is left that are shown
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,8 @@ class Reset:
     topics: bool = False
     model: bool = False
     joiner: bool = False
+    #: a model is deleted that a trainer elsewhere seems to hold
+    force: bool = False
 
     @property
     def config(self) -> RilletConfig:
@@ -36,14 +49,14 @@ class Reset:
         return self.stack.config
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> OwnFolder:
         """The trainer's checkpoints of the model, of all its feature specs."""
-        return self.config.data_dir / "checkpoints" / self.config.model.name
+        return OwnFolder(self.config.data_dir / "checkpoints" / self.config.model.name, CHECKPOINTS)
 
     @property
-    def joiner_state(self) -> Path:
+    def joiner_state(self) -> OwnFolder:
         """What the joiner keeps: open windows, and where it has read the topics to."""
-        return self.config.data_dir / "joiner"
+        return OwnFolder(self.config.data_dir / "joiner", JOINER)
 
     @property
     def topics_left(self) -> dict[str, str]:
@@ -66,10 +79,12 @@ class Reset:
     def prepared(self) -> Iterator[None]:
         """Keeps out the services that use what is deleted, and starts this data_dir's own broker where it is needed.
 
-        :raises ServiceError: such a service runs, or the topics would go and what names their offsets would stay.
+        :raises ServiceError: such a service runs; the topics would go and what names their offsets would stay; or a
+            folder is a symbolic link.
         :raises BrokerUnavailableError: topics are to be deleted, and no broker answers.
         """
         self._refuse_offsets_of_deleted_topics()
+        self._refuse_links()
         data_dir, name = self.config.data_dir, self.config.model.name
         held = {f"train-{name}"} if self.topics or self.model else set()
         if self.topics or self.joiner:
@@ -84,6 +99,8 @@ class Reset:
                 stack.enter_context(hold(data_dir, service))
             if self.topics:
                 stack.enter_context(self._broker())
+            if self.model and not self.force:
+                self._refuse_model_of_another_trainer()
             yield
 
     def plan(self) -> list[str]:
@@ -109,10 +126,15 @@ class Reset:
             name, found = config.model.name, len(self._store.bases().manifests)
             lines += [
                 f"delete     the checkpoints of model {name}, of every feature spec: {_there(self.checkpoints)}",
+                *_left(self.checkpoints.look().others),
                 f"delete     its bases and dense weights: {config.store_url}/{name}, {found} bases",
+                *_left([f"{config.store_url}/{name}/{path}" for path in self._store.contents()[1]]),
             ]
         if self.joiner:
-            lines.append(f"delete     the joiner's open windows and positions: {_there(self.joiner_state)}")
+            lines += [
+                f"delete     the joiner's open windows and positions: {_there(self.joiner_state)}",
+                *_left(self.joiner_state.look().others),
+            ]
         return [*lines, *(f"afterwards {line}" for line in self._consequences())]
 
     def run(self, say: Callable[[str], None]) -> None:
@@ -124,11 +146,11 @@ class Reset:
         config = self.config
         # What names offsets goes before the topics: cut short in between, nothing points to offsets that are gone.
         if self.model:
-            _delete(self.checkpoints)
+            self.checkpoints.delete()
             self._store.delete()
             say(f"deleted    model {config.model.name}: checkpoints, bases, dense weights")
         if self.joiner:
-            _delete(self.joiner_state)
+            self.joiner_state.delete()
             say("deleted    the joiner's state")
         if self.topics:
             kafka = config.kafka
@@ -168,11 +190,83 @@ class Reset:
             return
         kept = {"--model": self.checkpoints} if not self.model else {}
         kept |= {"--joiner": self.joiner_state} if not self.joiner else {}
-        if missing := {option: path for option, path in kept.items() if path.exists()}:
+        if missing := {option: folder for option, folder in kept.items() if folder.look().own}:
+            folders = " and ".join(str(folder.path) for folder in missing.values())
             raise ServiceError(
-                f"--topics alone would leave {' and '.join(map(str, missing.values()))} with offsets of topics that are"
-                f" gone: add {' '.join(missing)}"
+                f"--topics alone would leave {folders} with offsets of topics that are gone: add {' '.join(missing)}"
             )
+
+    def _refuse_links(self) -> None:
+        """What a link points to may be anything, and deleting only the link would leave the state where it is found again."""
+        links: list[Path] = []
+        if self.model:
+            links += self.checkpoints.look().links
+            scheme, _, path = self.config.store_url.rpartition("://")
+            if scheme in ("", "file", "local"):
+                root = Path(path)
+                folders = [root, root / self.config.model.name, *(root / self.config.model.name).glob("*")]
+                links += [folder for folder in folders if folder.is_symlink() and folder.is_dir()]
+        if self.joiner:
+            links += self.joiner_state.look().links
+        parents = {self.config.data_dir / "checkpoints"} if self.model else set()
+        if links := [*(path for path in parents if path.is_symlink()), *links]:
+            link = links[0]
+            raise ServiceError(
+                f"{link} is a symbolic link to {link.readlink()}: reset follows none and has deleted nothing. Move what"
+                f" it points to into its place (rm {link}; mv {link.resolve()} {link}), or delete both by hand"
+            )
+
+    def _refuse_model_of_another_trainer(self) -> None:
+        """The lock is this data_dir's; a trainer of another one may have the store, and shows by what it writes."""
+        name, publisher, ours = self.config.model.name, self.config.publisher, self._newest_epoch_of_ours()
+        if not self._store.contents()[0]:
+            return
+        written = [
+            (manifest.created_ms, publisher.base_interval_s, f"base {manifest.name}")
+            for manifest in self._store.bases().manifests[:1]
+            if manifest.epoch > ours
+        ]
+        written += [
+            (time_ms, max(publisher.sparse_interval_s, publisher.dense_interval_s), "a record of the delta log")
+            for time_ms, epoch in self._newest_deltas()
+            if epoch > ours
+        ]
+        now_ms = time.time_ns() // 1_000_000
+        for time_ms, interval_s, what in written:
+            if now_ms - time_ms < _INTERVALS * interval_s * 1000:
+                raise ServiceError(
+                    f"model {name} in {self.config.store_url} may be held by a trainer of another data_dir: {what} was"
+                    f" written {(now_ms - time_ms) / 1000:.0f} s ago, and not from a checkpoint in {self.checkpoints.path}."
+                    " Stop that trainer first; where none runs, add --force"
+                )
+
+    def _newest_deltas(self) -> list[tuple[int, int]]:
+        """Time and epoch of the newest record of the model in the delta log; none where the broker or the log is away."""
+        kafka, found = self.config.kafka, list[tuple[int, int]]()
+        try:
+            require_broker(kafka.connection)
+            records, _ = newest_records(kafka.connection, kafka.topics.deltas, _LOOKED_AT)
+        except (BrokerUnavailableError, TopicError):
+            return []  # then nobody can publish either
+        for record in records:
+            try:
+                delta = decode(record.value or b"")
+            except RecordError:
+                continue
+            if getattr(delta, "model", None) == self.config.model.name:
+                found.append((record.timestamp_ms, int(getattr(delta, "epoch", 0))))
+        return found[-1:]
+
+    def _newest_epoch_of_ours(self) -> int:
+        """The newest epoch that a trainer of this data_dir has noted in a checkpoint, 0 without any."""
+        newest = 0
+        for path in self.checkpoints.look().own:
+            if path.name == "manifest.json":
+                try:
+                    newest = max(newest, int(json.loads(path.read_bytes())["meta"]["extra"]["publisher"]["epoch"]))
+                except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                    continue  # a damaged checkpoint is deleted like any other
+        return newest
 
     def _refuse_server(self) -> None:
         url, pid = ready_url(self.config, "serve"), self.stack.process("serve").pid
@@ -197,17 +291,13 @@ class Reset:
             yield
 
 
-def _there(folder: Path) -> str:
-    if not folder.exists():
-        return f"{folder} is not there"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return f"{folder}, {size / 1e6:.1f} MB"
+def _there(folder: OwnFolder) -> str:
+    contents: Contents = folder.look()
+    if not contents.own:
+        return f"{folder.path} is not there" if not contents.others else f"{folder.path} holds none"
+    return f"{folder.path}, {contents.size / 1e6:.1f} MB"
 
 
-def _delete(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise unwritable(folder, error) from error
+def _left(others: Sequence[object]) -> list[str]:
+    lines = [f"leave      {path}: rillet does not write such files" for path in others[:_SHOWN]]
+    return lines + ([f"leave      {len(others) - _SHOWN} more like that"] if len(others) > _SHOWN else [])

@@ -16,8 +16,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, TopicError
 from rillet.connectors.lag import GroupLag
+from rillet.connectors.newest import newest_records
 from rillet.inspection.facts import RefusedFacts, TopicFacts
-from rillet.inspection.topics import newest_records
 from rillet.schemas import DecodeError, decode_dead_letter
 
 Ends = dict[int, tuple[int, int]]

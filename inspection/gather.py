@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
+from rillet.connectors.newest import require_broker
 from rillet.inspection.broker import BrokerLook
 from rillet.inspection.facts import BrokerFacts, LoggedError, LoopFacts, RefusedFacts, ServiceFacts, State, TopicFacts
 from rillet.inspection.log_files import last_error
 from rillet.inspection.measured import joiner_facts, labels_of, replica_facts, trainer_facts
 from rillet.inspection.notes import notes_on
 from rillet.inspection.scrape import Scrape, scrape
-from rillet.inspection.topics import require_broker
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.services import SERVICES, metrics_url, probe, ready_url
 from rillet.operators.flink_config import JOINER_PREFIX

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from rillet.connectors.errors import ConnectorError
+from rillet.connectors.newest import newest_records, require_broker
 from rillet.connectors.raw_topics import connected_converter, native_record
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.inspection.columns import Json
 from rillet.inspection.records import Convert, Kind, RecordReader
 from rillet.inspection.text import lines_of
-from rillet.inspection.topics import find_records, follow, newest_records, require_broker
+from rillet.inspection.topics import find_records, follow
 from rillet.jobs.config import RilletConfig
 from rillet.schemas import FeatureSpec, RecordError, decode_dead_letter
 from rillet.sources import Converter

@@ -14,6 +14,9 @@ import fsspec
 
 from rillet.sync.errors import StoreUnavailableError
 
+#: ends the name of a file that is not written whole yet
+PART = ".part"
+
 
 class Files:
     """Reads, writes, lists and deletes; paths are relative to the folder. Holds no state of its own."""
@@ -74,10 +77,10 @@ class Files:
 
         :raises StoreUnavailableError: the file system cannot be written.
         """
-        self.write(path + ".part", data)
+        self.write(path + PART, data)
         full = self.where(path)
         with self._failing_as("written", full):
-            self._fs.mv(full + ".part", full)
+            self._fs.mv(full + PART, full)
 
     def delete(self, path: str) -> None:
         """Deletes a file, if there is one.
@@ -97,6 +100,17 @@ class Files:
         full = self.where(folder)
         with self._failing_as("deleted", full):
             self._fs.rm(full, recursive=True)
+
+    def delete_if_empty(self, folder: str) -> None:
+        """Deletes a folder that holds nothing; a file system without folders has none then.
+
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        full = self.where(folder)
+        with self._failing_as("deleted", full):
+            self._fs.invalidate_cache(full)
+            if self._fs.isdir(full) and not self._fs.ls(full, detail=False):
+                self._fs.rmdir(full)
 
     @contextmanager
     def _failing_as(self, done: str, path: str, *, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:

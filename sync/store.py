@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from rillet.schemas.arrays import AnyArray
 from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError
-from rillet.sync.files import Files
+from rillet.sync.files import PART, Files
 from rillet.sync.manifest import Base, Dense, FileEntry, Manifest, base_name
 
 MANIFEST = "manifest.json"
@@ -230,16 +230,34 @@ class ModelStore:
             deleted.append(path)
         return deleted
 
+    def contents(self) -> tuple[list[str], list[str]]:
+        """What lies in the model's folder: files by the names that they are written under, and everything else.
+
+        :returns: paths below the folder, manifests first.
+        :raises StoreUnavailableError: the store cannot be read.
+        """
+        bases = [base_name(version) for version in self._base_versions()]
+        own: list[str] = []
+        others = [name for name in self._files.names() if name not in {*bases, "dense"}]
+        for name in bases:
+            for file in self._files.names(name):
+                (own if file.removesuffix(PART) in (MANIFEST, *_FILES) else others).append(f"{name}/{file}")
+        for file in self._files.names("dense"):
+            path = f"dense/{file}"
+            (own if _DENSE_PATH.fullmatch(path.removesuffix(PART)) else others).append(path)
+        # Without its manifest a base is none, however little else is deleted.
+        return sorted(own, key=lambda path: (not path.endswith(f"/{MANIFEST}"), path)), sorted(others)
+
     def delete(self) -> None:
-        """Deletes all that the model has here; nothing happens where there is nothing.
+        """Deletes all that the model has here, and nothing that is not of a store (:meth:`contents`).
 
         :raises StoreUnavailableError: the store cannot be written.
         """
-        # The manifests first: without them there is no base, however little else is deleted.
-        for version in self._base_versions():
-            self._files.delete(f"{base_name(version)}/{MANIFEST}")
-        if self._files.names():
-            self._files.delete_folder("")
+        own, _ = self.contents()
+        for path in own:
+            self._files.delete(path)
+        for folder in (*map(base_name, self._base_versions()), "dense", ""):
+            self._files.delete_if_empty(folder)
 
     # -- internals -----------------------------------------------------------------------------------------------
 

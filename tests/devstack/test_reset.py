@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 from rillet.__main__ import main
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.topic_reader import TopicRecord
 from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
 from rillet.devstack.process import free_port
 from rillet.devstack.reset import Reset
@@ -22,8 +25,12 @@ from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
+from rillet.schemas import EpochClaim, encode
+from rillet.sync import Manifest
 
 MODEL = "films"
+CHECKPOINT = "checkpoints/films/0x1/checkpoint-000000000001/table.safetensors"
+SAVEPOINT = "joiner/savepoints/savepoint-d38a12-30aa6e31f30e/_metadata"
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def config_path(tmp_path: Path) -> Path:
         f'[model]\nname = "{MODEL}"\n[serving]\nport = {free_port()}\n'
     )
     var = tmp_path / "var"
-    for name in ("checkpoints/films/0x1/checkpoint-1/a", "checkpoints/other/0x1/a", "joiner/savepoints/a"):
+    for name in (CHECKPOINT, "checkpoints/other/0x1/a", SAVEPOINT):
         (var / name).parent.mkdir(parents=True)
         (var / name).write_text("state")
     for name in ("store/films/base-000000000001/manifest.json", "store/films/dense/000000000001.safetensors"):
@@ -64,14 +71,14 @@ OTHERS = {"checkpoints/other/0x1/a", "store/other/kept"}
 def test_the_model_goes_with_checkpoints_of_all_its_specs_and_bases_and_nothing_else(config_path: Path) -> None:
     result = reset(config_path, "--model", "--yes")
     assert result.exit_code == 0, result.output
-    assert left(config_path) == OTHERS | {"joiner/savepoints/a"}
+    assert left(config_path) == OTHERS | {SAVEPOINT}
     assert "begins by learning all examples of the topic again" in result.stdout
 
 
 def test_the_joiner_goes_alone_and_it_is_said_that_examples_are_written_again(config_path: Path) -> None:
     result = reset(config_path, "--joiner", "--yes")
     assert result.exit_code == 0, result.output
-    assert "joiner/savepoints/a" not in left(config_path)
+    assert SAVEPOINT not in left(config_path)
     assert "store/films/base-000000000001/manifest.json" in left(config_path)
     assert "writes every example a second time: with --topics it does not" in result.stdout
 
@@ -99,7 +106,7 @@ def test_on_a_terminal_it_asks(config_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("rillet.devstack.cli.has_terminal", lambda: True)
     result = reset(config_path, "--joiner", answer=answer)
     assert result.exit_code == (0 if deleted else 1)
-    assert ("joiner/savepoints/a" not in left(config_path)) == deleted
+    assert (SAVEPOINT not in left(config_path)) == deleted
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_what_a_running_service_uses_stays(config_path: Path, lock: str, part: s
     if refused:
         assert result.exit_code == 2
         assert f"{lock} runs already on data_dir {var} (pid " in result.stderr
-        assert "joiner/savepoints/a" in left(config_path)
+        assert SAVEPOINT in left(config_path)
     assert (result.exit_code == 0) != refused
 
 
@@ -153,7 +160,7 @@ def test_topics_do_not_go_while_something_names_their_offsets(config_path: Path,
     result = reset(config_path, *parts, "--yes")
     assert result.exit_code == 2
     assert result.stderr.rstrip().endswith(advice)
-    assert "joiner/savepoints/a" in left(config_path)
+    assert SAVEPOINT in left(config_path)
 
 
 def test_topics_without_a_broker_name_the_address_and_nothing_is_deleted(
@@ -167,6 +174,98 @@ def test_topics_without_a_broker_name_the_address_and_nothing_is_deleted(
     ):
         pass
     assert left(config_path) == before
+
+
+STRANGERS = (
+    "joiner/thesis/chapter1.tex",
+    "joiner/savepoints/savepoint-d38a12-30aa6e31f30e/notes.txt",
+    "store/films/invoices.csv",
+    "store/films/base-000000000001/notes.txt",
+    "checkpoints/films/llm.safetensors",
+)
+
+
+def test_only_files_that_rillet_writes_are_deleted_and_the_others_are_named(config_path: Path) -> None:
+    var = config_path.parent / "var"
+    for name in STRANGERS:
+        (var / name).parent.mkdir(parents=True, exist_ok=True)
+        (var / name).write_text("somebody's")
+    for _ in range(2):
+        result = reset(config_path, "--model", "--joiner", "--yes")
+        assert result.exit_code == 0, result.output
+        assert left(config_path) == OTHERS | set(STRANGERS)
+        for name in STRANGERS:
+            assert f"leave      {var / name if 'thesis' not in name else var / 'joiner/thesis'}: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("link", "part"),
+    [
+        ("checkpoints", "model"),
+        ("checkpoints/films", "model"),
+        ("store", "model"),
+        ("store/films/base-000000000001", "model"),
+        ("joiner", "joiner"),
+        ("joiner/savepoints", "joiner"),
+    ],
+)
+def test_a_link_is_not_followed_and_the_advice_helps(config_path: Path, link: str, part: str) -> None:
+    path, disk = config_path.parent / "var" / link, config_path.parent / "disk"
+    path.rename(disk)
+    path.symlink_to(disk)
+    before = {found for found in disk.rglob("*") if found.is_file()}
+    result = reset(config_path, f"--{part}", "--yes")
+    assert result.exit_code == 2
+    assert f"{path} is a symbolic link to {disk}" in result.stderr
+    assert f"rm {path}; mv {disk} {path}" in result.stderr
+    assert {found for found in disk.rglob("*") if found.is_file()} == before
+    path.unlink()
+    disk.rename(path)
+    assert reset(config_path, f"--{part}", "--yes").exit_code == 0
+
+
+def _write_base(path: Path, *, epoch: int, age_s: float) -> None:
+    created_ms = round((time.time() - age_s) * 1000)
+    manifest = Manifest(
+        model=MODEL, table="embeddings", version=7, epoch=epoch, next_sequence=0, next_offsets={0: 0}, model_hash=1,
+        dim=1, rows=0, newest_event_ms=-1, newest_ingest_ms=-1, created_ms=created_ms,
+    )  # fmt: skip
+    folder = path.parent / "var/store/films" / manifest.name
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(manifest.to_json())
+
+
+def test_a_model_that_a_trainer_elsewhere_has_just_written_stays_unless_forced(config_path: Path) -> None:
+    _write_base(config_path, epoch=3, age_s=60)
+    before = left(config_path)
+    result = reset(config_path, "--model", "--yes")
+    assert result.exit_code == 2
+    assert "may be held by a trainer of another data_dir: base base-000000000007 was written 6" in result.stderr
+    assert left(config_path) == before
+    assert reset(config_path, "--model", "--yes", "--force").exit_code == 0
+    assert left(config_path) == OTHERS | {SAVEPOINT}
+
+
+@pytest.mark.parametrize(("own_epoch", "age_s"), [(3, 1), (0, 4 * 3600)])
+def test_the_own_model_and_an_old_one_go(config_path: Path, own_epoch: int, age_s: float) -> None:
+    _write_base(config_path, epoch=3, age_s=age_s)
+    manifest = config_path.parent / "var" / CHECKPOINT.replace("table.safetensors", "manifest.json")
+    manifest.write_text(json.dumps({"meta": {"extra": {"publisher": {"epoch": own_epoch}}}}))
+    result = reset(config_path, "--model", "--yes")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(("age_s", "refused"), [(5, True), (1_000, False)])
+def test_fresh_records_of_another_trainer_in_the_delta_log_keep_the_model(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, refused: bool
+) -> None:
+    claim = encode(EpochClaim(MODEL, 0, 4, 1, "another"))
+    record = TopicRecord("deltas", 0, 0, None, claim, round((time.time() - age_s) * 1000), -1)
+    monkeypatch.setattr("rillet.devstack.reset.require_broker", lambda _: None)
+    monkeypatch.setattr("rillet.devstack.reset.newest_records", lambda *_: ([record], {0: 1}))
+    result = reset(config_path, "--model", "--yes")
+    assert result.exit_code == (2 if refused else 0)
+    assert ("a record of the delta log was written" in result.stderr) == refused
 
 
 JSON_ACTIONS = """

@@ -239,3 +239,18 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreUnavailableError, match=r"file/m/.*cannot be written"):
         ModelStore(str(tmp_path / "file"), "m").write_base(base(1))
+
+
+def test_a_model_is_deleted_with_all_of_its_files_and_none_of_somebody_elses(store: ModelStore) -> None:
+    store.delete()
+    store.write_base(base(1))
+    store.write_dense(2, {"a": np.ones(2)})
+    fs, path = fsspec.core.url_to_fs(path_of(store, "base-000000000001/notes.txt"))
+    fs.pipe_file(path, b"somebody's")
+    own, others = store.contents()
+    assert (own[0], len(own), others) == (f"base-000000000001/{MANIFEST}", 6, ["base-000000000001/notes.txt"])
+    store.delete()
+    assert store.contents() == ([], ["base-000000000001/notes.txt"])
+    fs.rm_file(path)
+    store.delete()
+    assert not fs.exists(path_of(store, "").rstrip("/")) or not fs.ls(path_of(store, "").rstrip("/"))
