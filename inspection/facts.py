@@ -33,6 +33,7 @@ class ServiceFacts:
     :param version: of the model that it serves.
     :param software: version of rillet that it runs.
     :param spec_hash: of the feature spec that it runs with, as ``rillet check-config`` prints it.
+    :param problem: why it answers and what it measures is not known all the same.
     """
 
     state: State
@@ -42,6 +43,7 @@ class ServiceFacts:
     software: str | None = None
     spec_hash: str | None = None
     uptime_s: float | None = None
+    problem: str | None = None
     last_error: LoggedError | None = None
 
 

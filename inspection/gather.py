@@ -17,11 +17,11 @@ from rillet.connectors.newest import require_broker
 from rillet.inspection.broker import BrokerLook
 from rillet.inspection.facts import BrokerFacts, LoggedError, LoopFacts, RefusedFacts, ServiceFacts, State, TopicFacts
 from rillet.inspection.log_files import last_error
-from rillet.inspection.measured import joiner_facts, labels_of, replica_facts, trainer_facts
+from rillet.inspection.measured import joiner_facts, labels_of, replica_facts, time_ms, trainer_facts, whole
 from rillet.inspection.notes import notes_on
-from rillet.inspection.scrape import Scrape, scrape
+from rillet.inspection.scrape import MetricsError, Scrape, fetch, read_metrics
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.services import SERVICES, metrics_url, probe, ready_url
+from rillet.jobs.services import SERVICES, metrics_url, ready_url
 from rillet.operators.flink_config import JOINER_PREFIX
 
 #: only shown when it answers: not every loop has one
@@ -47,15 +47,15 @@ class LoopGatherer:
         answers = dict(zip(names, (one.result() for one in asked), strict=True))
         now_ms = self._now_ms()
         services = {
-            name: self._service(name, state, read, now_ms)
-            for name, (state, read) in answers.items()
+            name: self._service(name, state, read, problem, now_ms)
+            for name, (state, read, problem) in answers.items()
             if name in SERVICES or state in ("ready", "not ready")
         }
         replica = replica_facts(answers["serve"][1], now_ms)
         trainer = trainer_facts(answers["train"][1])
         if replica is not None and (deltas := topics.get("deltas")) is not None and deltas.ends:
             # Against the end as the broker tells it: a replica that has lost the broker knows of no newer one.
-            position = int(answers["serve"][1].get("rillet_replica_position"))
+            position = whole(answers["serve"][1], "rillet_replica_position") or 0
             lag = max(deltas.ends[0] - position, 0)
             since_ms = self._broker.waiting_since_ms("deltas", position) if lag else None
             lag_s = 0.0 if not lag else None if since_ms is None else max(now_ms - since_ms, 0) / 1000
@@ -99,25 +99,30 @@ class LoopGatherer:
             return BrokerFacts(address, "refuses", str(error)), unknown, ()
         return BrokerFacts(address, "answers"), topics, refused
 
-    def _ask(self, name: str) -> tuple[State, Scrape]:
+    def _ask(self, name: str) -> tuple[State, Scrape, str | None]:
         url = ready_url(self._config, name)
         if url is None:
-            return "no port", Scrape()
-        status = probe(url)
-        if status is None:
-            return "no answer", Scrape()
-        read = scrape(metrics_url(self._config, name) or "") or Scrape()
-        return "ready" if status == 200 else "not ready", read
+            return "no port", Scrape(), None
+        try:
+            answer = fetch(url)
+        except MetricsError:  # whatever it is, it is no probe of ours
+            answer = None
+        if answer is None:
+            return "no answer", Scrape(), None
+        state: State = "ready" if answer[0] == 200 else "not ready"
+        try:
+            return state, read_metrics(metrics_url(self._config, name) or ""), None
+        except MetricsError as error:
+            return state, Scrape(), f"metrics unreadable: {error}"
 
-    def _service(self, name: str, state: State, read: Scrape, now_ms: int) -> ServiceFacts:
+    def _service(self, name: str, state: State, read: Scrape, problem: str | None, now_ms: int) -> ServiceFacts:
         info = labels_of(read, "rillet_service_info")
         # The joiner's registry is the process's, which Prometheus' own collectors are in.
-        started_s = read.values.get(
-            "rillet_service_start_timestamp_seconds", read.values.get("process_start_time_seconds")
-        )
-        version = read.values.get("rillet_replica_dense_version")
+        started_ms = time_ms(read, "rillet_service_start_timestamp_seconds")
+        if started_ms is None:
+            started_ms = time_ms(read, "process_start_time_seconds")
+        version = whole(read, "rillet_replica_dense_version")
         error = self._last_error(name)
-        started_ms = None if started_s is None else started_s * 1000
         # One of an earlier process says nothing of this one.
         if error is not None and error.time_ms is not None and started_ms is not None and error.time_ms < started_ms:
             error = None
@@ -125,10 +130,11 @@ class LoopGatherer:
             state=state,
             url=ready_url(self._config, name),
             model=info.get("model"),
-            version=int(version) if version else None,
+            version=version or None,
             software=info.get("version"),
             spec_hash=info.get("spec_hash"),
             uptime_s=None if started_ms is None else max(now_ms - started_ms, 0) / 1000,
+            problem=problem,
             last_error=error,
         )
 

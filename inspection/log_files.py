@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from rillet.inspection.facts import LoggedError
@@ -40,8 +40,8 @@ def _error_in(line: str) -> LoggedError | None:
         return _error_in_json(line)
     if (found := _LINE.match(line)) is not None:
         second, milliseconds, text = found.groups()
-        local = datetime.fromisoformat(second).astimezone(UTC)
-        return LoggedError(text[:_SHOWN], int(local.timestamp()) * 1000 + int(milliseconds))
+        whole_ms = _ms(second)
+        return LoggedError(text[:_SHOWN], None if whole_ms is None else whole_ms + int(milliseconds))
     if (found := _COMMAND.match(line)) is not None:
         return LoggedError(found.group(1)[:_SHOWN], None)
     return None
@@ -50,12 +50,16 @@ def _error_in(line: str) -> LoggedError | None:
 def _error_in_json(line: str) -> LoggedError | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict) or entry.get("level") not in ("ERROR", "CRITICAL"):
         return None
+    return LoggedError(str(entry.get("message", ""))[:_SHOWN], _ms(str(entry.get("time"))))
+
+
+def _ms(text: str) -> int | None:
+    """A time in ISO 8601, local where it has no offset; None where it is none, since anybody may write into a log."""
     try:
-        time_ms = round(datetime.fromisoformat(str(entry.get("time"))).timestamp() * 1000)
-    except ValueError:
-        time_ms = None
-    return LoggedError(str(entry.get("message", ""))[:_SHOWN], time_ms)
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return None

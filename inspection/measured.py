@@ -1,6 +1,6 @@
 """What the services' metrics say, as the facts of ``inspection/facts.py``; pure.
 
-A metric that a service does not have, or that is NaN, is not known, which is not 0.
+A metric that a service does not have, or that is not finite, is not known, which is not 0.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ STALE_MS = 15_000
 def joiner_facts(read: Scrape) -> JoinerFacts | None:
     """Of the joiner's metrics; None where there are none of its counters."""
     counts = {
-        name.removeprefix("rillet_joiner_").removesuffix("_total"): int(value)
+        name.removeprefix("rillet_joiner_").removesuffix("_total"): round(value)
         for name, value in sorted(read.values.items())
-        if name.startswith("rillet_joiner_") and name.endswith("_total")
+        if name.startswith("rillet_joiner_") and name.endswith("_total") and math.isfinite(value)
     }
     if not counts:
         return None
     actions = counts.get("actions", 0)
     positives = sum(counts.get(name, 0) for name in ("positives", "corrections", "late_positives"))
     return JoinerFacts(
-        open_requests=_whole(read, "rillet_joiner_open_requests"),
-        next_close_ms=_time_ms(read, "rillet_joiner_next_close_seconds"),
-        watermark_ms=_time_ms(read, "rillet_joiner_watermark_seconds"),
+        open_requests=whole(read, "rillet_joiner_open_requests"),
+        next_close_ms=time_ms(read, "rillet_joiner_next_close_seconds"),
+        watermark_ms=time_ms(read, "rillet_joiner_watermark_seconds"),
         examples=counts.get("examples"),
         join_rate=positives / actions if actions else None,
         counts=counts,
@@ -49,13 +49,13 @@ def trainer_facts(read: Scrape) -> TrainerFacts | None:
         return None
     tasks = _by_label(read, "rillet_train_quality_left_out_rows", "task")
     return TrainerFacts(
-        rows=_whole(read, "rillet_train_rows_total"),
-        rows_per_second=_number(read, "rillet_train_rows_per_second"),
-        lag_records=_whole(read, "rillet_train_lag_records"),
-        loss=_number(read, "rillet_train_loss"),
-        newest_event_ms=_time_ms(read, "rillet_train_newest_event_timestamp_seconds"),
-        refused_rows=_whole(read, "rillet_train_refused_rows_total") or 0,
-        publish_failures=_whole(read, "rillet_train_publish_failures_total") or 0,
+        rows=whole(read, "rillet_train_rows_total"),
+        rows_per_second=number(read, "rillet_train_rows_per_second"),
+        lag_records=whole(read, "rillet_train_lag_records"),
+        loss=number(read, "rillet_train_loss"),
+        newest_event_ms=time_ms(read, "rillet_train_newest_event_timestamp_seconds"),
+        refused_rows=whole(read, "rillet_train_refused_rows_total") or 0,
+        publish_failures=whole(read, "rillet_train_publish_failures_total") or 0,
         quality={task: _quality(read, task) for task in tasks},
     )
 
@@ -65,23 +65,23 @@ def replica_facts(read: Scrape, now_ms: int) -> ReplicaFacts | None:
     if "rillet_replica_ready" not in read.values:
         return None
     lag, reached_ms = (
-        _whole(read, "rillet_replica_lag_records"),
-        _time_ms(read, "rillet_replica_reached_timestamp_seconds"),
+        whole(read, "rillet_replica_lag_records"),
+        time_ms(read, "rillet_replica_reached_timestamp_seconds"),
     )
     freshness = read.histograms.get("rillet_freshness_seconds", ([], []))
     ready = read.get("rillet_replica_ready") == 1
     return ReplicaFacts(
         ready=ready,
-        rows=_whole(read, "rillet_replica_rows"),
+        rows=whole(read, "rillet_replica_rows"),
         lag_records=lag,
         lag_s=0.0 if lag == 0 else None,
         freshness_p50_s=quantile(*freshness, 0.5),
         freshness_p99_s=quantile(*freshness, 0.99),
-        newest_event_ms=_time_ms(read, "rillet_replica_newest_event_timestamp_seconds"),
+        newest_event_ms=time_ms(read, "rillet_replica_newest_event_timestamp_seconds"),
         reached_ms=reached_ms,
         stale=ready and reached_ms is not None and now_ms - reached_ms > STALE_MS,
         degraded=read.get("rillet_replica_degraded") == 1,
-        requests=_whole(read, "rillet_serving_requests_total"),
+        requests=whole(read, "rillet_serving_requests_total"),
         request_p99_s=quantile(*read.histograms.get("rillet_serving_request_seconds", ([], [])), 0.99),
     )
 
@@ -132,26 +132,29 @@ def _quality(read: Scrape, task: str) -> QualityFacts:
 
 
 def _by_label(read: Scrape, name: str, label: str) -> dict[str, float]:
-    """Samples of one name by the value of a label; those that are NaN left out."""
+    """Samples of one name by the value of a label; those that are not finite left out."""
     return {
         sample.labels[label]: sample.value
         for family in read.families
         for sample in family.samples
-        if sample.name == name and label in sample.labels and not math.isnan(sample.value)
+        if sample.name == name and label in sample.labels and math.isfinite(sample.value)
     }
 
 
-def _number(read: Scrape, name: str) -> float | None:
+def number(read: Scrape, name: str) -> float | None:
+    """A counter or gauge; None where it is not known."""
     value = read.values.get(name)
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or not math.isfinite(value) else value
 
 
-def _whole(read: Scrape, name: str) -> int | None:
-    return _int(_number(read, name))
+def whole(read: Scrape, name: str) -> int | None:
+    """A counter or gauge as a whole number; None where it is not known."""
+    return _int(number(read, name))
 
 
-def _time_ms(read: Scrape, name: str) -> int | None:
-    return _ms(_number(read, name))
+def time_ms(read: Scrape, name: str) -> int | None:
+    """A gauge of epoch seconds as milliseconds; None where it is not known."""
+    return _ms(number(read, name))
 
 
 def _int(value: float | None) -> int | None:
@@ -159,4 +162,4 @@ def _int(value: float | None) -> int | None:
 
 
 def _ms(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
+    return None if seconds is None or not math.isfinite(seconds * 1000) else round(seconds * 1000)

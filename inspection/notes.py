@@ -28,6 +28,8 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
     if replica is not None and replica.degraded:
         yield "serve lacks rows that were published while it could not read them; it takes the next base"
     for name, service in facts.services.items():
+        if service.problem is not None:
+            yield f"{name}: {service.problem}; does its port in the configuration belong to another program?"
         if service.spec_hash is not None and service.spec_hash != spec_hash:
             yield f"{name} runs with feature spec {service.spec_hash}, this configuration has {spec_hash}"
     for topic in facts.topics.values():

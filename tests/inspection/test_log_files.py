@@ -40,3 +40,19 @@ def test_a_log_without_errors_and_no_log_have_none(tmp_path: Path) -> None:
     log.write_bytes(b"2026-11-22 03:29:33,000 a INFO fine\n{no json\n\xff\xfe\n")
     assert last_error(log) is None
     assert last_error(tmp_path / "none.log") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"2026-13-01 10:00:00,000 a ERROR {TEXT}",
+        f"0001-01-01 00:00:00,000 a ERROR {TEXT}",
+        f'{{"time": "0001-01-01T00:00:00", "level": "ERROR", "message": "{TEXT}"}}',
+    ],
+)
+def test_an_error_at_no_time_that_exists_is_shown_without_one(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "train.log"
+    log.write_text(f"{line}\n" + '{"a":' + "[" * 100_000 + "\n")
+    found = last_error(log)
+    assert found is not None
+    assert found.text == TEXT
