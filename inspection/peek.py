@@ -106,7 +106,7 @@ class Peek:
 
     def _print(self, view: Json) -> None:
         if self._as_json:
-            self._show(json.dumps(view, ensure_ascii=False, allow_nan=False))
+            self._show(json.dumps(view, allow_nan=False))
             return
         for line in lines_of(view, time.time_ns() // 1_000_000):
             self._show(line)

@@ -17,7 +17,7 @@ from rillet.inspection.facts import (
     TopicFacts,
     TrainerFacts,
 )
-from rillet.inspection.words import age, clock, duration
+from rillet.inspection.words import age, clock, duration, printable_texts
 
 _COLOURS = {"ready": "green", "answers": "green", "not ready": "yellow", "no answer": "red", "refuses": "red"}
 _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas": "serve"}
@@ -25,6 +25,7 @@ _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas"
 
 def screen(facts: LoopFacts) -> RenderableType:
     """All of it."""
+    facts = printable_texts(facts)
     parts: list[RenderableType] = [_services(facts), Text(), _topics(facts)]
     rows = [
         *_joiner(facts.joiner, facts),
@@ -41,9 +42,10 @@ def screen(facts: LoopFacts) -> RenderableType:
 
 def _services(facts: LoopFacts) -> RenderableType:
     table = _table("service", "state", "model", "version", "up", "where")
-    table.add_row("broker", _state(facts.broker.state), "", "", "", facts.broker.address)
+    _add(table, "broker", _state(facts.broker.state), "", "", "", facts.broker.address)
     for name, service in facts.services.items():
-        table.add_row(
+        _add(
+            table,
             name,
             _state(service.state),
             service.model or "",
@@ -74,10 +76,15 @@ def _topics(facts: LoopFacts) -> Table:
     for kind, topic in facts.topics.items():
         if topic.partitions is None:
             missing = "missing" if facts.broker.state == "answers" else "?"
-            table.add_row(topic.name, missing, "", "", "")
+            _add(table, topic.name, missing, "", "", "")
             continue
-        table.add_row(
-            topic.name, str(topic.partitions), _records(topic), _newest(topic, facts.time_ms), _lag(kind, topic, facts)
+        _add(
+            table,
+            topic.name,
+            str(topic.partitions),
+            _records(topic),
+            _newest(topic, facts.time_ms),
+            _lag(kind, topic, facts),
         )
     return table
 
@@ -216,6 +223,11 @@ def _table(*names: str) -> Table:
     for name in names:
         table.add_column(name, no_wrap=name != "where", overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """A row of plain text: a string would be read as markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _state(state: str) -> Text:

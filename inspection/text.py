@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rillet.inspection.columns import Json
-from rillet.inspection.words import age, duration
+from rillet.inspection.words import age, duration, printable_texts
 
 #: numbers of a row of a table that are shown
 _NUMBERS = 4
@@ -19,6 +19,7 @@ def lines_of(view: Json, now_ms: int) -> list[str]:
 
     :param now_ms: wall clock, for ages.
     """
+    view = printable_texts(view)
     kind, place = view["record"], f"{view['topic']} {view['partition']}:{view['offset']}"
     shown = _SHOWN.get(kind, _undecoded)
     first, *rest = shown(view, now_ms)

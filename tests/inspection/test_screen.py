@@ -155,3 +155,18 @@ def test_the_json_object_has_the_same_keys_whatever_is_known() -> None:
     assert full["topics"]["features"]["ends"] == {"0": 500, "1": 500}
     assert full["trainer"]["quality"]["watch"]["state"] == "warming up"
     assert empty["joiner"] is None
+
+
+def test_texts_from_outside_are_neither_control_sequences_nor_markup() -> None:
+    hostile = "\x1b[2Jboo\x07[/x]\n\u202e"
+    joiner = JoinerFacts(1, None, None, 1, None, {"actions": 50, "unknown_actions": 50}, {hostile: 50})
+    services = {"join": ServiceFacts("ready", model=hostile, last_error=LoggedError(hostile, None))}
+    shown = text(replace(FACTS, services=services, joiner=joiner, refused=(RefusedFacts(hostile, 1, 1),)))
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert shown.count(r"\x1b[2Jboo\x07[/x]\n\u202e") >= 3
+
+
+def test_a_service_whose_metrics_cannot_be_read_is_named_with_the_reason() -> None:
+    facts = replace(FACTS, services={"join": ServiceFacts("ready", problem="metrics unreadable: more than 2 MB")})
+    (note,) = (note for note in notes_on(facts, "0x1") if note.startswith("join"))
+    assert note.startswith("join: metrics unreadable: more than 2 MB; ")

@@ -34,3 +34,20 @@ def test_rows_of_examples_are_aligned() -> None:
     assert "acted +2.0 s" in rows[0]
     assert "no action" in rows[1]
     assert rows[0].index("request") == rows[1].index("request")
+
+
+HOSTILE = "p1\x1b]0;pwned\x07\nactions 0:2  a line that looks like ours\x9b2J\x7f\u2028\u202e"
+
+
+def test_what_strangers_write_cannot_steer_the_terminal_or_look_like_another_line() -> None:
+    lines = lines_of(READER.describe(on_topic(action_event(request_id=HOSTILE), "actions"), "actions"), NOW_MS)
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+    assert r"request p1\x1b]0;pwned\x07\nactions 0:2  a line that looks like ours\x9b2J\x7f\u2028\u202e, " in lines[0]
+
+
+def test_a_text_that_is_too_long_is_cut_and_its_length_said() -> None:
+    event = action_event(request_id="x" * 100_000)
+    (line,) = lines_of(READER.describe(on_topic(event, "actions"), "actions"), NOW_MS)
+    assert "x... (100,000 characters), " in line
+    assert len(line) < 1_000
