@@ -85,6 +85,21 @@ class GroupLag:
                 reached = False
         return reached
 
+    def answers(self, timeout_s: float = 2.0) -> bool:
+        """Whether a broker tells of every topic, within ``timeout_s`` each.
+
+        :raises ClosedError: not started, or closed.
+        """
+        if not self._consumers:
+            raise ClosedError("the lag reader was not started, or is closed")
+        try:
+            return all(
+                consumer.list_topics(topic, timeout=timeout_s).topics[topic].error is None
+                for topic, consumer in self._consumers.items()
+            )
+        except KafkaException:
+            return False
+
     def forget(self) -> None:
         """Puts the groups back to the beginnings of their topics, for a reader whose own state says where it goes on.
 

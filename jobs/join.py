@@ -32,7 +32,7 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.toolchain import fetch_jars, python_environment
 from rillet.joiner import Alarms, KeptSettings, check_kept, note_kept
 from rillet.joiner.metrics import GROUP
-from rillet.pipelines.joiner_watch import JoinerWatch
+from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -107,7 +107,10 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
         REGISTRY.register(joiner)
-        health = HealthServer(config.health.join_port, watch.running, host=config.health.host)
+        topics_watch = TopicsWatch(lag.answers)
+        health = HealthServer(
+            config.health.join_port, lambda: watch.running() and topics_watch.reachable, host=config.health.host
+        )
         try:
             health.start()
             topics = config.kafka.topics
@@ -117,6 +120,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
                 if time.monotonic() < due_s or not watch.running():
                     continue
                 joiner.refresh()
+                topics_watch.refresh()
                 if ends is not None and lag.has_reached(ends):
                     log.info("read up to the ends that the topics had at the start")
                     break

@@ -97,7 +97,7 @@ class Alarms:
             return []
         of, more = grown
         name = max(more, key=lambda name: more[name], default="")
-        unknown = sum(more.values())
+        unknown = min(sum(more.values()), of)
         if more.get(name, 0) < 0.9 * unknown:
             named = ", ".join(repr(name) for name in sorted(more, key=lambda name: -more[name])[:3])
             text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
@@ -142,15 +142,20 @@ class _Stretch:
         self._parts: dict[str, int] = {}
 
     def grown(self, total: int, parts: Mapping[str, int]) -> tuple[int, dict[str, int]] | None:
-        """The growth of the total and of each part; None while there are too few for a judgement."""
+        """The growth of the total and of each part; None while there are too few for a judgement.
+
+        The counts are not read at one moment, so a part may have grown by more than the total: the rest is of the next stretch.
+        """
         if total < self._total:
             # The job was restarted, and counts from nothing.
             self._total, self._parts = 0, {}
         of = total - self._total
         if of < self._least:
             return None
-        more = {name: max(0, count - self._parts.get(name, 0)) for name, count in parts.items()}
-        self._total, self._parts = total, dict(parts)
+        before = self._parts
+        more = {name: min(max(0, count - before.get(name, 0)), of) for name, count in parts.items()}
+        self._total = total
+        self._parts = {name: min(count, before.get(name, 0) + of) for name, count in parts.items()}
         return of, more
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -29,6 +30,39 @@ _GAUGES = {
     "open_requests": ("rillet_joiner_open_requests", 1.0, "Requests that are remembered."),
     "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
 }
+
+#: a broker that restarts is away for less
+_PATIENCE_S = 5.0
+
+
+class TopicsWatch:
+    """Whether the joiner could read: its job runs on, and waits, while no broker answers."""
+
+    def __init__(self, answers: Callable[[], bool], now_s: Callable[[], float] = time.monotonic) -> None:
+        """:param answers: whether a broker tells of the topics now."""
+        self._answers, self._now_s = answers, now_s
+        self._away_since_s: float | None = None
+        self._told = False
+
+    def refresh(self) -> None:
+        """Asks the broker; that it is away, and that it is back, goes to the log."""
+        asked_s = self._now_s()
+        if self._answers():
+            self._away_since_s = None
+        elif self._away_since_s is None:
+            self._away_since_s = asked_s
+        if self._told == self.reachable:
+            self._told = not self.reachable
+            if self._told:
+                log.warning("not ready: no broker has told of the topics for %.0f s", _PATIENCE_S)
+            else:
+                log.info("the broker answers again")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the broker answers, or is away for no longer than a restart takes. From any thread."""
+        since_s = self._away_since_s
+        return since_s is None or self._now_s() - since_s < _PATIENCE_S
 
 
 class JoinerWatch(Collector):

@@ -21,6 +21,11 @@ def test_a_reader_that_was_not_started_says_so() -> None:
     lag.close()
 
 
+def test_a_broker_that_is_away_does_not_answer() -> None:
+    with GroupLag("127.0.0.1:1", {"features": "join"}) as lag:
+        assert not lag.answers(0.05)
+
+
 def test_the_lag_of_a_position_counts_from_where_reading_began() -> None:
     lag = PositionLag({0: (2, 7), 1: (0, 3)})
     assert lag.records({}) == 5 + 3
@@ -64,6 +69,7 @@ def test_the_lag_is_what_the_groups_have_not_committed(broker: str, topics: Call
             producer.produce(topic, b"v", partition=partition)
     assert producer.flush(10) == 0
     with GroupLag(broker, {features: group, actions: f"{group}-other"}) as lag:
+        assert lag.answers()
         assert lag.records() == 9
         consumer = connection.consumer({"group.id": group})
         consumer.commit(offsets=[TopicPartition(features, 0, 3), TopicPartition(features, 1, 1)], asynchronous=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from rillet.connectors.errors import ConnectorError
 from rillet.joiner import Alarms, Counters, JoinerConfig
-from rillet.pipelines.joiner_watch import JoinerWatch
+from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 from tests.joiner.support import SPEC
 
 
@@ -76,3 +77,28 @@ def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: py
         "the joiner's counters are not known: Flink does not answer"
     ]
     assert shown(watch)["rillet_joiner_actions_total"] == 60
+
+
+def test_topics_are_out_of_reach_once_the_broker_is_away_for_longer_than_a_restart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock, answers = [0.0], True
+    watch = TopicsWatch(lambda: answers, lambda: clock[0])
+    watch.refresh()
+    answers = False
+    for clock[0] in (10.0, 12.0, 14.0):
+        watch.refresh()
+    assert watch.reachable
+    # also while the broker is being asked, which takes its time
+    clock[0] = 15.5
+    assert not watch.reachable
+    for clock[0] in (16.0, 18.0):
+        watch.refresh()
+    answers = True
+    watch.refresh()
+    assert watch.reachable
+    assert [record.message for record in caplog.records] == [
+        "not ready: no broker has told of the topics for 5 s",
+        "the broker answers again",
+    ]
