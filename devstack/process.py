@@ -36,17 +36,22 @@ class Process:
 
     @property
     def pid_file(self) -> Path:
-        """Its pid and start time, while it runs."""
+        """Its pid and nothing else, while it runs."""
         return self.folder / f"{self.name}.pid"
+
+    @property
+    def started_file(self) -> Path:
+        """When it was started, in ticks since the machine was: another process may have its pid by now."""
+        return self.folder / f"{self.name}.started"
 
     @property
     def pid(self) -> int | None:
         """The pid if it runs, None otherwise."""
         try:
-            pid, started = self.pid_file.read_text().split()
+            pid, started = int(self.pid_file.read_text()), self.started_file.read_text()
         except (OSError, ValueError):
             return None
-        return int(pid) if _start_time(int(pid)) == started else None
+        return pid if _start_time(pid) == started else None
 
     @property
     def configuration_file(self) -> Path:
@@ -91,7 +96,8 @@ class Process:
         except OSError as error:
             raise ServiceError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from error
         try:
-            self.pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")
+            self.started_file.write_text(str(_start_time(child.pid)))
+            self.pid_file.write_text(f"{child.pid}\n")
             self.configuration_file.write_text(configuration)
         except BaseException:
             # Nobody would find it again.

@@ -9,26 +9,26 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from rillet.connectors.flink_metrics import FlinkCounters
 from rillet.connectors.lag import GroupLag
+from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
+from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.jobs.toolchain import fetch_jars, python_environment
 from rillet.joiner import Alarms, KeptSettings, check_kept, note_kept
 from rillet.joiner.metrics import GROUP
@@ -59,14 +59,9 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     :raises ServiceError: another joiner runs on the same data_dir; or the job failed, with Flink's root cause.
     """
     # Until there is a job, there is nothing to keep.
-    _on_signals(lambda: sys.exit(0))
+    end_at_once_on_signals()
     with hold(config.data_dir, "join"):
         return _run(config, until_latest=until_latest, drain=drain)
-
-
-def _on_signals(do: Callable[[], object]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: do())
 
 
 def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
@@ -79,7 +74,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
     stop = threading.Event()
-    _on_signals(stop.set)
+    call_on_signals(stop.set)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
     shutil.rmtree(folder / "local", ignore_errors=True)
     _prepare_process(config)
@@ -106,10 +101,16 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         watch = _JobWatch(client, folder / "checkpoints")
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
-        REGISTRY.register(joiner)
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        announce_service(registry, model=config.model.name, spec_hash=spec.hash)
+        registry.register(joiner)
         topics_watch = TopicsWatch(lag.answers)
         health = HealthServer(
-            config.health.join_port, lambda: watch.running() and topics_watch.reachable, host=config.health.host
+            config.health.join_port,
+            lambda: watch.running() and topics_watch.reachable,
+            host=config.health.host,
+            registry=registry,
         )
         try:
             health.start()
@@ -133,7 +134,6 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
                     note_kept(folder, settings, drained=True)
         finally:
             health.close()
-            REGISTRY.unregister(joiner)
     watch.raise_failure()
     if again:
         log.info("closing every window in a run of its own, since all is read")

@@ -60,7 +60,7 @@ JOBS: dict[str, set[str]] = {
     "data_lock": {"errors"},
     "signals": set(),
     "joiner_job": {"config"},
-    "join": {"config", "data_lock", "errors", "health", "joiner_job", "toolchain"},
+    "join": {"config", "data_lock", "errors", "health", "joiner_job", "signals", "toolchain"},
     "train": {"config", "data_lock", "health", "signals"},
     "serve": {"config", "signals"},
     "dump": {"config", "data_lock", "health", "signals"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rillet.connectors.producers import EventProducer
@@ -37,8 +39,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def main() -> None:
-    config = load_config(CONFIG)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="the configuration that `rillet up` was given")
+    config = load_config(parser.parse_args(arguments).config)
     spec = config.load_spec()
     encoder, histories = CandidateEncoder(spec), Histories(spec)
     with Client(f"http://{config.serving.host}:{config.serving.port}", config.model.name) as client:

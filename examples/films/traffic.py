@@ -13,6 +13,7 @@ import argparse
 import heapq
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from examples.films.client import CONFIG, now_ms
@@ -112,8 +113,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--rate", type=float, default=10.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="the configuration that `rillet up` was given")
     given = parser.parse_args()
-    drive(load_config(CONFIG), given.seconds, given.rate, given.seed)
+    drive(load_config(given.config), given.seconds, given.rate, given.seed)
 
 
 if __name__ == "__main__":

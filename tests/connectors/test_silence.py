@@ -50,7 +50,13 @@ def test_topics_are_silent_when_all_is_read_and_nothing_comes(broker: str, topic
     consumer.close()
 
 
-def test_without_a_broker_nothing_is_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_broker_nothing_is_known(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rillet.connectors.silence._TIMEOUT_S", 0.2)
     silence = TopicSilence("127.0.0.1:1", {"features": "g"}, idle_ms=10)
-    assert silence.quiet_ms() is None
-    silence.close()
+    silence.start()
+    try:
+        wait_for(lambda: "whether the topics are silent is not known" in caplog.text)
+        time.sleep(0.05)  # longer than the idle time
+        assert silence.quiet_ms() is None
+    finally:
+        silence.close()

@@ -34,7 +34,8 @@ def test_starting_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pid_that_now_belongs_to_another_program_is_not_ours(tmp_path: Path) -> None:
-    (tmp_path / "old.pid").write_text(f"{os.getpid()} 1")
+    (tmp_path / "old.pid").write_text(str(os.getpid()))
+    (tmp_path / "old.started").write_text("1")
     assert Process("old", tmp_path).pid is None
     assert Process("old", tmp_path).stop() is False
 

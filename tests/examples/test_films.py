@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
 
 
 def test_the_server_gets_user_films_and_shelves(server: FakeServer) -> None:
-    films.main()
+    films.main([])
     (request,) = server.scored
     assert value_of(request.context_fids).tolist() == [7]
     items = value_of(request.item_fids).reshape(-1, 2)
@@ -46,7 +46,7 @@ def test_the_server_gets_user_films_and_shelves(server: FakeServer) -> None:
 def test_scores_are_printed_and_the_action_joins_its_request(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films.main()
+    films.main([])
     assert capsys.readouterr().out.splitlines()[:3] == ["film 17: 0.7311", "film 23: 0.5000", "film 42: 0.2689"]
     (producer,) = FakeActions.made
     assert (producer.kafka, producer.topic) == (
