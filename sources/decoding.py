@@ -13,6 +13,7 @@ import fastavro
 from rillet.schemas import DecodeError, quoted
 from rillet.sources.config import ActionSource, FeatureSource
 from rillet.sources.errors import SourceError
+from rillet.sources.paths import shown
 
 #: a schema as fastavro has parsed it
 Schema = Any
@@ -48,7 +49,7 @@ def decode_json(value: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"value: is no JSON ({error}); it begins with {quoted(value[:20])}") from error
     if not isinstance(found, dict):
-        raise DecodeError(f"value: is no JSON object but {found!r:.80}")
+        raise DecodeError(f"value: is no JSON object but {shown(found)}")
     return found
 
 
@@ -68,7 +69,7 @@ def decode_avro(value: bytes, schema: Schema, begin: int = 0) -> Mapping[str, An
     if source.tell() != len(value):
         raise DecodeError(f"value: has {len(value) - source.tell()} bytes more than its Avro schema describes")
     if not isinstance(found, dict):
-        raise DecodeError(f"value: is no Avro record but {found!r:.80}")
+        raise DecodeError(f"value: is no Avro record but {shown(found)}")
     return found
 
 
