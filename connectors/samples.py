@@ -16,6 +16,7 @@ from rillet.connectors.errors import ConnectorError, TopicError
 from rillet.connectors.topic_reader import TopicRecord, read_topic
 from rillet.connectors.topics import topic_ends
 from rillet.sources import is_native
+from rillet.sources.avro_schemas import parse_schema
 from rillet.sources.config import Format
 
 _CONTAINER = b"Obj\x01"
@@ -93,7 +94,7 @@ def _of_container(path: Path) -> Iterator[Sample]:
     try:
         with path.open("rb") as file:
             reader = fastavro.reader(file)
-            schema = fastavro.parse_schema(json.loads(reader.metadata["avro.schema"]))
+            schema = parse_schema(json.loads(reader.metadata["avro.schema"]))
             for number, record in enumerate(reader, 1):
                 message = BytesIO()
                 fastavro.schemaless_writer(message, schema, record)

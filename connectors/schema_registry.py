@@ -14,10 +14,9 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote
 
-import fastavro
-
 from rillet.connectors.errors import RegistryUnavailableError
 from rillet.schemas import RecordError
+from rillet.sources.avro_schemas import UnsafeSchemaError, parse_schema
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,11 @@ class SchemaRegistry:
         named: dict[str, Any] = {}
         try:
             self._add_references(answer, named)
-            return fastavro.parse_schema(json.loads(answer["schema"]), named)
+            return parse_schema(json.loads(answer["schema"]), named)
         except (RecordError, RegistryUnavailableError):
             raise
+        except UnsafeSchemaError as error:
+            raise RecordError(f"{where}: cannot be used: {error}") from error
         # Of a document that is no schema the parser raises whatever it stumbles on.
         except Exception as error:
             raise RecordError(f"{where}: is no Avro schema ({type(error).__name__}: {error})") from error
@@ -93,7 +94,7 @@ class SchemaRegistry:
             if referred is None:
                 raise RecordError(f"value: {self._url}{path}, which a schema refers to, is not there")
             self._add_references(referred, named)
-            fastavro.parse_schema(json.loads(referred["schema"]), named)
+            parse_schema(json.loads(referred["schema"]), named)
 
     def _get(self, path: str) -> dict[str, Any] | None:
         """A document of the registry; None where it has none at this path."""

@@ -11,12 +11,11 @@ from typing import Any
 import fastavro
 
 from rillet.schemas import DecodeError, quoted
+from rillet.sources.avro_schemas import Schema, UnsafeSchemaError, parse_schema
 from rillet.sources.config import ActionSource, FeatureSource
 from rillet.sources.errors import SourceError
 from rillet.sources.paths import shown
 
-#: a schema as fastavro has parsed it
-Schema = Any
 #: the writer's schema of an id in the framing
 SchemaOfId = Callable[[int], Schema]
 
@@ -27,12 +26,14 @@ FRAME_BYTES = 5
 def load_schema(path: Path) -> Schema:
     """Reads an Avro schema file, parsed.
 
-    :raises SourceError: unreadable, or no schema; with the file.
+    :raises SourceError: unreadable, no schema, or one that records cannot be read with safely; with the file.
     """
     try:
-        return fastavro.parse_schema(json.loads(path.read_text("utf-8")))
+        return parse_schema(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnsafeSchemaError as error:
+        raise SourceError(f"{path}: the Avro schema cannot be used: {error}") from error
     # Of a document that is no schema the parser raises whatever it stumbles on.
     except Exception as error:
         raise SourceError(f"{path}: is no Avro schema ({type(error).__name__}: {error})") from error

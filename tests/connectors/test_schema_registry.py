@@ -34,7 +34,7 @@ def test_schemas_that_a_schema_refers_to_are_fetched_too() -> None:
     with registry_server() as server:
         server.add(8, PAGE, references=[{"name": "shop.Item", "subject": "shop/Item", "version": 3}])
         server.answers["/subjects/shop%2FItem/versions/3"] = {
-            "schema": '{"type":"record","name":"shop.Item","fields":[]}'
+            "schema": '{"type":"record","name":"shop.Item","fields":[{"name":"id","type":"long"}]}'
         }
         assert SchemaRegistry(server.url).schema(8)["name"] == "shop.Page"
 
