@@ -22,8 +22,9 @@ from rillet.schemas import (
 )
 from rillet.schemas.codec import HEADER_BYTES
 from rillet.sources.actions import ActionReader, RawAction
+from rillet.sources.avro_schemas import Schema
 from rillet.sources.config import SourcesConfig
-from rillet.sources.decoding import Schema, SchemaOfId, decoder, no_registry
+from rillet.sources.decoding import SchemaOfId, decoder, no_registry
 from rillet.sources.features import FeatureReader, RawPage
 from rillet.sources.values import iso
 

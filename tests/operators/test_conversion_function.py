@@ -108,7 +108,7 @@ def test_tables_that_do_not_fit_the_spec_are_refused_where_the_job_is_built() ->
 def test_a_registry_that_is_away_stops_the_topic_and_makes_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rillet.operators.conversion_function._REGISTRY_WAIT_S", 0.0)
     away = replace(PAGES.actions, format="registry", registry=f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(RegistryUnavailableError, match="schema registry http"):
+    with pytest.raises(RegistryUnavailableError, match="schema registry 127"):
         run(raw(b"\0\0\0\0\7body"), sources=replace(PAGES, actions=away))
 
 

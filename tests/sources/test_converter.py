@@ -339,14 +339,24 @@ def test_names_that_the_spec_does_not_have_are_refused(sources: SourcesConfig, m
         (lambda: replace(PAGES.actions, format="avro"), "schema: is missing; format is 'avro'"),
         (lambda: replace(PAGES.actions, registry="http://r"), "registry: is of format 'registry'; format is 'json'"),
         (lambda: replace(PAGES.actions, format="registry"), "registry: is missing"),
-        (lambda: replace(PAGES.actions, format="registry", registry="r:80"), "registry: 'r:80' is no URL"),
+        (lambda: replace(PAGES.actions, format="registry", registry="r:80"), "registry: is no URL of http or https"),
+        (lambda: of_registry("http://KEY:s3cr3t@r:80"), "registry: has a user in front of its host"),
+        (lambda: of_registry("ftp://KEY:s3cr3t@r:80"), "registry: has a user in front of its host"),
+        (lambda: of_registry("http://r:s3cr3t"), "registry: is no URL"),
+        (lambda: of_registry("http://r/a b"), "registry: is no URL"),
+        (lambda: of_registry("http://r?token=s3cr3t"), "registry: has a query or fragment"),
         (lambda: FeatureSource(items="articles"), "items: format is 'rillet'"),
         (lambda: ActionSource(action="type"), "action: format is 'rillet'"),
     ],
 )
 def test_tables_that_cannot_work_are_refused(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as caught:
         make()
+    assert "s3cr3t" not in str(caught.value)
+
+
+def of_registry(url: str) -> ActionSource:
+    return replace(PAGES.actions, format="registry", registry=url)
 
 
 def with_number(record: Any, name: str, digits: str) -> bytes:
