@@ -95,7 +95,8 @@ class SchemaRegistry:
             schema = self._fetch_patiently(schema_id) if refused is None else self._fetch(schema_id)
         except RecordError as error:
             self._remember(schema_id, str(error), refused)
-            raise
+            # Refused records are counted by the name of their error.
+            raise RecordError(str(error)) from error
         self._refused.pop(schema_id, None)
         self._schemas[schema_id] = schema
         return schema

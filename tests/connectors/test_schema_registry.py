@@ -67,8 +67,9 @@ def test_an_id_that_no_record_can_be_read_with_is_the_records_fault(answer: Any,
     with registry_server() as server:
         server.answers["/schemas/ids/9"] = answer
         registry = SchemaRegistry(server.url)
-        with pytest.raises(RecordError, match=f"schema 9 of {host(server)}: {message}"):
+        with pytest.raises(RecordError, match=f"schema 9 of {host(server)}: {message}") as caught:
             registry.schema(9)
+        assert type(caught.value) is RecordError
         asked = len(server.asked)
         for _ in range(3):
             with pytest.raises(RecordError, match=f"schema 9 of {host(server)}: {message}"):
