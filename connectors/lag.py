@@ -6,7 +6,8 @@ The trainer commits nothing: its lag is told by what its consumer hears while it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import TopicError
-from rillet.connectors.topics import topic_ends
+from rillet.connectors.topics import ends_by
 from rillet.schemas import ClosedError
 
 #: end offset by topic and partition
@@ -33,7 +34,10 @@ class _Place(NamedTuple):
 
 
 class GroupLag:
-    """Reads the lag of groups that consume one topic each; not safe to share between threads."""
+    """Reads the lag of groups that consume one topic each; not safe to share between threads.
+
+    Each topic has one consumer, which joins no group and is asked for offsets only, and rarely for records.
+    """
 
     def __init__(self, kafka: KafkaConnection | str, groups: Mapping[str, str], *, timeout_s: float = 10.0) -> None:
         """
@@ -45,14 +49,25 @@ class GroupLag:
         self._timeout_s = timeout_s
         self._errors = BrokerErrors()
         self._consumers: dict[str, Consumer] = {}
+        #: sees the ends of transactions that are open
+        self._uncommitted: Consumer | None = None
         #: where groups were before an end at the last call of :meth:`has_reached`
         self._stuck_at: dict[tuple[str, int], int] = {}
+        #: (position, end) of partitions between which there is no record
+        self._empty: dict[tuple[str, int], tuple[int, int]] = {}
 
     def start(self) -> None:
         """Makes the clients."""
+        settings = {
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 100,
+            "queued.max.messages.kbytes": 4096,
+        }
         for topic, group in self._groups.items():
-            settings = {"group.id": group, "enable.auto.commit": False}
-            self._consumers[topic] = self._kafka.consumer(settings, self._errors)
+            self._consumers[topic] = self._kafka.consumer({**settings, "group.id": group}, self._errors)
 
     def records(self) -> int:
         """Records on the topics after the positions that the groups have committed; all of them where none is.
@@ -65,7 +80,10 @@ class GroupLag:
         return sum(place.end - place.position for place in self._places())
 
     def ends(self) -> Ends:
-        """The present end offset of each partition of each topic; raises as :meth:`records`."""
+        """The present end offset of each partition of each topic; raises as :meth:`records`.
+
+        Of committed records: where a transaction is open, the offset at which it begins.
+        """
         return {(place.topic, place.partition): place.end for place in self._places()}
 
     def has_reached(self, ends: Ends) -> bool:
@@ -73,17 +91,25 @@ class GroupLag:
 
         Offsets that bring no record (what ends a transaction, and aborted ones) are passed over.
         """
-        before, self._stuck_at = self._stuck_at, {}
-        reached = True
-        for place in self._places():
-            key = (place.topic, place.partition)
-            if place.position >= ends.get(key, 0):
-                continue
-            self._stuck_at[key] = place.position
-            # Whether there is a record is asked only where the group has not moved since the last call.
-            if before.get(key) != place.position or self._has_record(place, ends[key]):
-                reached = False
-        return reached
+        return self._have_reached(self._places(), ends)
+
+    def all_read(self) -> tuple[Ends, bool]:
+        """The present end offsets, those of open transactions too, and whether the groups have read all before them.
+
+        They have not while a transaction is open. Raises as :meth:`records`.
+        """
+        places = self._places()
+        if self._uncommitted is None:
+            settings = {"group.id": "rillet-status", "isolation.level": "read_uncommitted"}
+            self._uncommitted = self._kafka.consumer(settings, self._errors)
+        # Asked after the ends of committed records: what comes in between counts as not read.
+        ends = {
+            (topic, partition): end
+            for topic in self._groups
+            for partition, (_, end) in self._ends_of(topic, self._uncommitted).items()
+        }
+        committed = {(place.topic, place.partition): place.end for place in places}
+        return ends, committed == ends and self._have_reached(places, ends)
 
     def answers(self, timeout_s: float = 2.0) -> bool:
         """Whether a broker tells of every topic, within ``timeout_s`` each.
@@ -107,54 +133,84 @@ class GroupLag:
 
         :raises: as :meth:`records`.
         """
-        places = list(self._places())
+        places = self._places()
         for topic, consumer in self._consumers.items():
             begin = [TopicPartition(topic, place.partition, place.first) for place in places if place.topic == topic]
-            self._ask(partial(consumer.commit, offsets=begin, asynchronous=False))
+            self._ask(consumer, partial(consumer.commit, offsets=begin, asynchronous=False))
 
-    def _places(self) -> Iterator[_Place]:
+    def _places(self) -> list[_Place]:
         if not self._consumers:
             raise ClosedError("the lag reader was not started, or is closed")
+        places = []
         for topic, consumer in self._consumers.items():
-            ends = topic_ends(self._kafka, topic, self._timeout_s)
-            if ends is None:
-                raise TopicError(f"topic {topic} on {self._kafka}: there is none; name it in [kafka.topics]")
+            ends = self._ends_of(topic, consumer)
             partitions = [TopicPartition(topic, number) for number in ends]
-            committed = self._ask(partial(consumer.committed, partitions, timeout=self._timeout_s))
+            committed = self._ask(consumer, partial(consumer.committed, partitions, timeout=self._timeout_s))
             for entry in committed:
                 first, end = ends[entry.partition]
                 # A partition that was never committed has a negative offset.
-                yield _Place(topic, entry.partition, first, end, max(entry.offset, first))
+                places.append(_Place(topic, entry.partition, first, end, max(entry.offset, first)))
+        self._errors.clear()
+        return places
 
-    def _has_record(self, place: _Place, end: int) -> bool:
-        """Whether a committed record lies between a group's position and ``end``; True where that is not known."""
-        reader = self._kafka.consumer(
-            {"group.id": self._groups[place.topic], "enable.auto.commit": False, "enable.partition.eof": True},
-            self._errors,
-        )
+    def _ends_of(self, topic: str, consumer: Consumer) -> dict[int, tuple[int, int]]:
+        ends = self._ask(consumer, partial(ends_by, self._kafka, consumer, topic, self._timeout_s))
+        if ends is None:
+            raise TopicError(f"topic {topic} on {self._kafka}: there is none; name it in [kafka.topics]")
+        return ends
+
+    def _have_reached(self, places: Iterable[_Place], ends: Ends) -> bool:
+        before, self._stuck_at = self._stuck_at, {}
+        unread: dict[str, dict[int, tuple[int, int]]] = {}
+        moved = False
+        for place in places:
+            key = (place.topic, place.partition)
+            if place.position >= (end := ends.get(key, 0)):
+                continue
+            self._stuck_at[key] = place.position
+            moved |= before.get(key) != place.position
+            if self._empty.get(key) != (place.position, end):
+                unread.setdefault(place.topic, {})[place.partition] = (place.position, end)
+        # Whether there are records is asked only where no group has moved since the last call.
+        return not moved and not any(self._has_record(topic, spans) for topic, spans in unread.items())
+
+    def _has_record(self, topic: str, spans: Mapping[int, tuple[int, int]]) -> bool:
+        """Whether a committed record lies in any partition's (position, end); True where that is not known."""
+        consumer, left = self._consumers[topic], dict(spans)
+        deadline_s = time.monotonic() + self._timeout_s
+        consumer.assign([TopicPartition(topic, partition, position) for partition, (position, _) in spans.items()])
         try:
-            reader.assign([TopicPartition(place.topic, place.partition, place.position)])
-            message = reader.poll(self._timeout_s)
-            if message is None:
-                return True
-            if (error := message.error()) is None:
-                return (message.offset() or 0) < end
-            if error.code() != KafkaError._PARTITION_EOF:
-                raise self._kafka.explain(error, self._errors)
+            while left:
+                message = consumer.poll(max(0.0, deadline_s - time.monotonic()))
+                if message is None:
+                    return True
+                error, partition = message.error(), message.partition()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise self._kafka.explain(error, self._errors)
+                if partition not in left:
+                    continue
+                # At the end of what is committed the offset is where reading would go on.
+                if (message.offset() or 0) < left[partition][1]:
+                    return True
+                self._empty[topic, partition] = left.pop(partition)
             return False
         finally:
-            reader.close()
+            consumer.unassign()
 
-    def _ask(self, request: Callable[[], Answer]) -> Answer:
+    def _ask(self, consumer: Consumer, request: Callable[[], Answer]) -> Answer:
         try:
             return request()
         except KafkaException as error:
+            consumer.poll(0)  # why no broker answers is heard only here
             raise self._kafka.explain(error, self._errors) from error
 
     def close(self) -> None:
         """Leaves the broker."""
-        consumers, self._consumers = self._consumers, {}
-        for consumer in consumers.values():
+        consumers, self._consumers = [*self._consumers.values()], {}
+        if self._uncommitted is not None:
+            consumers.append(self._uncommitted)
+            self._uncommitted = None
+        for consumer in consumers:
             consumer.close()
 
     def __enter__(self) -> Self:

@@ -59,20 +59,22 @@ class TopicSilence:
             self._thread.join(_TIMEOUT_S)
 
     def _watch(self) -> None:
-        ends: Ends = {}
+        ends: Ends | None = None
         since = time.monotonic()
         trouble = ""
         with GroupLag(self._kafka, self._groups, timeout_s=_TIMEOUT_S) as lag:
             while not self._stop.wait(self._interval_s):
                 began = time.monotonic()
                 try:
-                    now = lag.ends()
-                    if now != ends:
-                        ends, since = now, began
-                    self._found = (began, since) if lag.has_reached(ends) else None
-                    trouble = ""
+                    now, all_read = lag.all_read()
                 except RilletError as error:
-                    self._found = None
+                    # Records that come when the broker is back were sent meanwhile: silence begins anew.
+                    ends, self._found = None, None
                     if str(error) != trouble:
                         trouble = str(error)
                         log.warning("whether the topics are silent is not known: %s", trouble)
+                    continue
+                if now != ends:
+                    ends, since = now, time.monotonic()
+                self._found = (began, since) if all_read else None
+                trouble = ""

@@ -137,17 +137,24 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     :raises BrokerUnavailableError: no broker answers.
     """
     kafka = KafkaConnection.of(kafka)
+    return _ask_consumer(kafka, lambda consumer: ends_by(kafka, consumer, topic, timeout_s))
 
-    def ends(consumer: Consumer) -> dict[int, tuple[int, int]] | None:
-        metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
-        if not _exists(kafka, metadata):
-            return None
-        return {
-            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
-            for number in sorted(metadata.partitions)
-        }
 
-    return _ask_consumer(kafka, ends)
+def ends_by(
+    kafka: KafkaConnection, consumer: Consumer, topic: str, timeout_s: float
+) -> dict[int, tuple[int, int]] | None:
+    """:func:`topic_ends` by a consumer that is there already; its isolation level says which ends are meant.
+
+    :raises BrokerRefusedError: the user may not see the topic.
+    :raises KafkaException: the broker does not answer, or refuses.
+    """
+    metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+    if not _exists(kafka, metadata):
+        return None
+    return {
+        number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
+        for number in sorted(metadata.partitions)
+    }
 
 
 def _list_topics(consumer: Consumer, timeout_s: float) -> None:

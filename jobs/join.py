@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
 from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.jobs.toolchain import fetch_jars, python_environment
-from rillet.joiner import Alarms, KeptSettings, check_kept, note_kept
+from rillet.joiner import Alarms, KeptSettings, check_kept, newest_snapshot, note_kept
 from rillet.joiner.metrics import GROUP
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 #: how often the counters are read, and whether a bounded run is at its end
 _REFRESH_S = 2.0
+#: without a checkpoint, until the joiner is no longer ready; or four intervals, if that is more
+_PATIENCE_S = 10.0
 #: the mini-cluster's JVM holds Flink, its network buffers and managed memory
 _HEAP = "1200m"
 
@@ -93,12 +96,15 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
     options = JobOptions(restore_from=restore_from, idle_sources=not drains_at_ends, local_dir=str(folder / "local"))
     build(env, config, options)
     forget_progress(config, options)
-    note_kept(folder, settings, drained=False)
     with GroupLag(config.kafka.connection, groups(config, options)) as lag:
         ends = lag.ends() if until_latest else None
         again = False
         client = env.execute_async("rillet joiner")
-        watch = _JobWatch(client, folder / "checkpoints")
+        note = partial(note_kept, folder, settings, job=str(client.get_job_id()))
+        # Until there is a checkpoint under these settings, a start may go back to the ones before.
+        watch = _JobWatch(
+            client, folder / "checkpoints", config.flink.checkpoint_interval_ms, partial(note, drained=False)
+        )
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
         registry = CollectorRegistry()
@@ -108,7 +114,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         topics_watch = TopicsWatch(lag.answers)
         health = HealthServer(
             config.health.join_port,
-            lambda: watch.running() and topics_watch.reachable,
+            lambda: watch.ready() and topics_watch.reachable,
             host=config.health.host,
             registry=registry,
         )
@@ -118,6 +124,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
             log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
             due_s = time.monotonic() + _REFRESH_S
             while not watch.finished(_POLL_S) and not stop.is_set():
+                watch.tell()
                 if time.monotonic() < due_s or not watch.running():
                     continue
                 joiner.refresh()
@@ -131,8 +138,9 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
                 again = drain and not drains_at_ends and _all_is_read(lag)
                 _stop(client, watch, folder, drain=drain and not again)
                 if drain and not again:
-                    note_kept(folder, settings, drained=True)
+                    note(drained=True)
         finally:
+            watch.running()  # notes a checkpoint of the last moment
             health.close()
     watch.raise_failure()
     if again:
@@ -145,14 +153,6 @@ def _all_is_read(lag: GroupLag) -> bool:
     ends = lag.ends()
     # Twice: what brings no record is told apart from records only where the groups do not move.
     return lag.has_reached(ends) or lag.has_reached(ends)
-
-
-def newest_snapshot(folder: Path) -> str | None:
-    """The newest complete savepoint or checkpoint below a folder, None when there is none."""
-    found = [*folder.glob("savepoints/*/_metadata"), *folder.glob("checkpoints/*/chk-*/_metadata")]
-    if not found:
-        return None
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent.as_uri()
 
 
 def _prepare_process(config: RilletConfig) -> None:
@@ -215,9 +215,11 @@ def _stop(client: JobClient, watch: _JobWatch, folder: Path, *, drain: bool) -> 
     log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
     while not watch.running() and not watch.finished(_POLL_S):
         pass  # there is nothing to drain before its tasks run
+    # Below the job's id, by which the next start finds it.
+    target = (folder / "savepoints" / str(client.get_job_id())).as_uri()
     form = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     try:
-        savepoint = client._j_job_client.stopWithSavepoint(drain, (folder / "savepoints").as_uri(), form).get()
+        savepoint = client._j_job_client.stopWithSavepoint(drain, target, form).get()
     except Py4JJavaError as error:
         raise ServiceError(
             f"no savepoint could be taken, the next start goes on from the last checkpoint: {root_cause(error)}"
@@ -236,16 +238,55 @@ def _rest_url(client: JobClient) -> str:
 class _JobWatch:
     """Asks a job's state without blocking signals, and explains a failure in one line."""
 
-    def __init__(self, client: JobClient, checkpoints: Path) -> None:
+    def __init__(
+        self, client: JobClient, checkpoints: Path, interval_ms: int, on_first: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        :param interval_ms: between two checkpoints.
+        :param on_first: called once, when the first checkpoint is found complete.
+        """
         self._client = client
         self._checkpoints = checkpoints / str(client.get_job_id())
+        self._patience_s = max(_PATIENCE_S, 4 * interval_ms / 1_000)
+        self._on_first: Callable[[], None] | None = on_first
+        #: the newest complete checkpoint, and when it was first seen
+        self._newest: tuple[str, float] = ("", 0.0)
+        self._told_ready: bool | None = None
         #: ended on purpose, which Flink tells as a failure
         self.cancelled = False
         self._result = client.get_job_execution_result()
 
     def running(self) -> bool:
         """Whether the job's tasks run. Flink calls a job running before they do, so: whether one checkpoint is there."""
-        return not self._result.done() and any(self._checkpoints.glob("chk-*/_metadata"))
+        found = any(self._complete())
+        if found and self._on_first is not None:
+            first, self._on_first = self._on_first, None
+            first()
+        return found and not self._result.done()
+
+    def ready(self) -> bool:
+        """Whether checkpoints are completed: the broker takes what is written. Asked now and then, from any thread."""
+        now, name = time.monotonic(), max(self._complete(), key=lambda name: (len(name), name), default="")
+        if name and name != self._newest[0]:
+            self._newest = (name, now)
+        return bool(self._newest[0]) and now - self._newest[1] <= self._patience_s and not self._result.done()
+
+    def tell(self) -> None:
+        """Logs when checkpoints stop to be completed, and when they go on."""
+        ready, before = self.ready(), self._told_ready
+        if ready == before or (before is None and not ready):
+            return
+        self._told_ready = ready
+        if not ready and not self._result.done():
+            log.warning(
+                "no checkpoint has been completed for %.0f s, so no row goes out: is the broker there?",
+                self._patience_s,
+            )
+        elif before is not None:
+            log.info("checkpoints are completed again")
+
+    def _complete(self) -> list[str]:
+        return [path.parent.name for path in self._checkpoints.glob("chk-*/_metadata")]
 
     def finished(self, wait_s: float) -> bool:
         """Whether the job has ended, after at most ``wait_s``."""

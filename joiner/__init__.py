@@ -6,7 +6,7 @@ from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
-from rillet.joiner.kept_state import KeptSettings, check_kept, note_kept
+from rillet.joiner.kept_state import KeptSettings, check_kept, newest_snapshot, note_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
@@ -28,5 +28,6 @@ __all__ = [
     "SliceSchedule",
     "StoreError",
     "check_kept",
+    "newest_snapshot",
     "note_kept",
 ]

@@ -1,15 +1,18 @@
 """Says when what the joiner counts is absurd: most actions of a name that nobody asks for, most records refused.
 
 Each single case is counted and stops nothing; a share that only a mistake explains is told once, and again when it has
-changed. Shares are of stretches of records, so that a mistake shows beside a long good past.
+changed, with minutes between two lines of a kind. Shares are of stretches of records, so that a mistake shows beside a long
+good past.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from rillet.joiner.config import JoinerConfig
+from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec
 
 #: events that a share is of at least
@@ -19,6 +22,9 @@ _ABSURD, _WELL = 0.5, 0.25
 #: of refused records, of which a right source has none; mistakes of a kind that concerns all records are told at once
 _ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
 _SYSTEMATIC = ("SpecMismatchError", "TimeUnitError")
+
+#: between two lines of a kind, and without a bad share until it is well again
+_QUIET_S = 300.0
 
 _SETTLED = (
     *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
@@ -48,29 +54,43 @@ _OTHER_REFUSAL = "cannot be used: dead letters say why"
 class Alarms:
     """Watches counts that only grow; what was counted before a restart of the job is forgotten."""
 
-    def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
+    def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """:param clock: seconds, of any beginning."""
         self._asked = sorted(
             {task.action for task in spec.tasks}
             | {slot.history.action for slot in spec.histories if slot.history is not None}
         )
         self._spec = spec
         self._config = config
+        self._clock = clock
         self._stretches = {kind: _Stretch(_STRETCH) for kind in ("actions", "settled", "features")}
+        # Orphans of a whole slice are given up at one watermark.
+        schedule = SliceSchedule(spec, config)
+        self._stretches["orphans"] = _Stretch(_STRETCH, schedule.slice_ms + schedule.action_wait_ms)
         # Of refused records a few are enough.
         self._stretches["records"] = _Stretch(_STRETCH // 5)
         #: what was told of each subject and is not well again
         self._told: dict[str, str] = {}
+        #: when the last line of a subject was told, and when its share was last too high to be well
+        self._lines_s: dict[str, float] = {}
+        self._bad_s: dict[str, float] = {}
 
     def judge(
-        self, counts: Mapping[str, int], unknown_actions: Mapping[str, int], refused: Mapping[str, int]
+        self,
+        counts: Mapping[str, int],
+        unknown_actions: Mapping[str, int],
+        refused: Mapping[str, int],
+        watermark_ms: int | None = None,
     ) -> list[str]:
         """What has to be told now, one line each.
 
         :param counts: of :class:`rillet.joiner.Counters`, and ``dead_letters``.
         :param unknown_actions: by name.
         :param refused: dead letters by the kind of their error.
+        :param watermark_ms: event time up to which the joiner has come; None while there is none, and then orphans are
+            not judged.
         """
-        lines = self._unknown(counts, unknown_actions) + self._settled(counts)
+        lines = self._unknown(counts, unknown_actions) + self._settled(counts, watermark_ms)
         records = {f"refused {kind}": count for kind, count in refused.items()}
         total = counts["features"] + counts["duplicate_features"] + counts["actions"] + counts["dead_letters"]
         if (grown := self._stretches["records"].grown(total, records)) is not None:
@@ -97,7 +117,8 @@ class Alarms:
             return []
         of, more = grown
         name = max(more, key=lambda name: more[name], default="")
-        unknown = min(sum(more.values()), of)
+        # Counters are read one after the other while records come.
+        unknown = min(of, sum(more.values()))
         if more.get(name, 0) < 0.9 * unknown:
             named = ", ".join(repr(name) for name in sorted(more, key=lambda name: -more[name])[:3])
             text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
@@ -108,53 +129,73 @@ class Alarms:
         text += f"; did you mean {close[0]!r}?" if close else f"; the feature spec asks for {asked}"
         return self._tell("unknown_actions", unknown / of, text, about=name)
 
-    def _settled(self, counts: Mapping[str, int]) -> list[str]:
+    def _settled(self, counts: Mapping[str, int], watermark_ms: int | None) -> list[str]:
         total = sum(counts[name] for name in _SETTLED)
-        grown = self._stretches["settled"].grown(total, {name: counts[name] for name in _ADVICE})
-        if grown is None:
-            return []
-        of, more = grown
+        orphans = {"orphan_actions": counts["orphan_actions"]}
+        others = {name: counts[name] for name in _ADVICE if name not in orphans}
         lines = []
-        for name, advice in _ADVICE.items():
-            advice = advice.format(wait=self._config.action_wait_ms / 1_000)
-            lines += self._tell(name, more[name] / of, f"{_share(more[name], of)} of {of:,} actions {advice}")
+        found = [self._stretches["settled"].grown(total, others)]
+        if watermark_ms is not None:
+            found.append(self._stretches["orphans"].grown(total, orphans, watermark_ms))
+        for grown in found:
+            of, more = grown or (0, {})
+            for name, count in more.items():
+                advice = _ADVICE[name].format(wait=self._config.action_wait_ms / 1_000)
+                lines += self._tell(name, count / of, f"{_share(count, of)} of {of:,} actions {advice}")
         return lines
 
     def _tell(
         self, subject: str, share: float, text: str, *, about: str = "", absurd: float = _ABSURD, well: float = _WELL
     ) -> list[str]:
-        told = self._told.get(subject)
+        told, now_s = self._told.get(subject), self._clock()
+        if share >= well:
+            self._bad_s[subject] = now_s
+        if now_s - self._lines_s.get(subject, -_QUIET_S) < _QUIET_S:
+            return []
         if share >= absurd and told != about:
             self._told[subject] = about
-            return [text]
-        if share < well and told is not None:
+        elif told is not None and now_s - self._bad_s[subject] >= _QUIET_S:
             del self._told[subject]
-            return [f"well again: {text.partition(':')[0].partition(';')[0]}"]
-        return []
+            text = f"well again: {text.partition(':')[0].partition(';')[0]}"
+        else:
+            return []
+        self._lines_s[subject] = now_s
+        return [text]
 
 
 class _Stretch:
     """How much counts have grown since the last stretch that was long enough."""
 
-    def __init__(self, least: int) -> None:
-        self._least = least
+    def __init__(self, least: int, least_ms: int = 0) -> None:
+        """
+        :param least: the total has to grow by.
+        :param least_ms: time has to go on by.
+        """
+        self._least, self._least_ms = least, least_ms
         self._total = 0
         self._parts: dict[str, int] = {}
+        #: when the stretch began
+        self._since_ms: int | None = None
 
-    def grown(self, total: int, parts: Mapping[str, int]) -> tuple[int, dict[str, int]] | None:
-        """The growth of the total and of each part; None while there are too few for a judgement.
+    def grown(self, total: int, parts: Mapping[str, int], time_ms: int = 0) -> tuple[int, dict[str, int]] | None:
+        """The growth of the total and of each part; None while there is too little for a judgement.
 
         The counts are not read at one moment, so a part may have grown by more than the total: the rest is of the next stretch.
         """
         if total < self._total:
             # The job was restarted, and counts from nothing.
-            self._total, self._parts = 0, {}
+            self._total, self._parts, self._since_ms = 0, {}, None
+        if self._since_ms is None:
+            self._since_ms = time_ms
+            if self._least_ms:
+                # What was waiting before a restart may have been given up already.
+                self._total, self._parts = total, dict(parts)
         of = total - self._total
-        if of < self._least:
+        if of < self._least or time_ms - self._since_ms < self._least_ms:
             return None
         before = self._parts
         more = {name: min(max(0, count - before.get(name, 0)), of) for name, count in parts.items()}
-        self._total = total
+        self._total, self._since_ms = total, time_ms
         self._parts = {name: min(count, before.get(name, 0) + of) for name, count in parts.items()}
         return of, more
 

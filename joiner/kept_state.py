@@ -1,4 +1,4 @@
-"""Under which settings the joiner's state was kept, and whether a start may go on with it.
+"""Under which settings the joiner's state was kept, by which job, and whether a start may go on with it.
 
 A note beside the checkpoints of a joiner that runs by itself (``rillet join``): what does not fit is refused before
 anything starts. On a cluster the digest in the operator's uid does the same.
@@ -7,6 +7,7 @@ anything starts. On a cluster the digest in the operator's uid does the same.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -78,12 +79,33 @@ def check_kept(folder: Path, now: KeptSettings) -> None:
     )
 
 
-def note_kept(folder: Path, settings: KeptSettings, *, drained: bool) -> None:
+def note_kept(folder: Path, settings: KeptSettings, *, job: str, drained: bool) -> None:
     """Notes what the state in a folder is kept under.
 
+    :param job: id of the job whose first checkpoint, or savepoint, is complete: its state is what the next start takes.
     :param drained: every window was closed, and nothing has been joined since.
     """
-    text = json.dumps({"settings": asdict(settings), "drained": drained}, indent=1)
+    text = json.dumps({"settings": asdict(settings), "drained": drained, "job": job}, indent=1)
     beside = folder / f"{_NOTE}.new"
     beside.write_text(text, "utf-8")
     beside.replace(folder / _NOTE)
+
+
+def newest_snapshot(folder: Path) -> str | None:
+    """URI of the state that the next start goes on from, None when there is none.
+
+    The savepoint at which the noted job has ended, otherwise its newest checkpoint. Clocks decide only where no job is
+    noted, or none of its state is there.
+    """
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        job = json.loads((folder / _NOTE).read_text("utf-8"))["job"]
+        if found := [*folder.glob(f"savepoints/{job}/*/_metadata")]:
+            return max(found, key=_modified).parent.as_uri()
+        if found := [*folder.glob(f"checkpoints/{job}/chk-*/_metadata")]:
+            return max(found, key=lambda path: int(path.parent.name.removeprefix("chk-"))).parent.as_uri()
+    found = [*folder.glob("savepoints/*/*/_metadata"), *folder.glob("checkpoints/*/chk-*/_metadata")]
+    return max(found, key=_modified).parent.as_uri() if found else None
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns

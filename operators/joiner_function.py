@@ -179,7 +179,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         watermark_ms = timers.current_watermark()
         state = self._state.at(timers)
         if ctx.time_domain() == TimeDomain.PROCESSING_TIME:
-            self._report_ms = 0
+            if timestamp == self._report_ms:  # not a look's, which would start another chain of reports
+                self._report_ms = 0
             if self._looks.get(bucket, timestamp) == timestamp:
                 self._looks.pop(bucket, None)
                 yield from self._emit(self._look(bucket, watermark_ms, timers))

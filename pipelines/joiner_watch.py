@@ -88,7 +88,10 @@ class JoinerWatch(Collector):
         if not self._found:
             return
         counts = {name: self._sum(name) for name in _COUNTERS}
-        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR)):
+        watermark_ms = min(
+            (subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None
+        )
+        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), watermark_ms):
             log.warning("%s", line)
 
     def collect(self) -> Iterable[Metric]:

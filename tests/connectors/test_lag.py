@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 
@@ -108,3 +109,27 @@ def test_a_group_has_reached_ends_when_no_record_is_left_before_them(broker: str
         lag.forget()
         assert [lag.has_reached(ends) for _ in range(2)] == [False, False]
     consumer.close()
+
+
+@pytest.mark.integration
+def test_partitions_that_end_without_a_record_are_told_together_and_once(
+    broker: str, topics: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 48
+    topic, group = topics("many", count), uuid.uuid4().hex
+    connection = KafkaConnection(broker)
+    producer, consumer = connection.producer({"transactional.id": group}), connection.consumer({"group.id": group})
+    producer.init_transactions()
+    producer.begin_transaction()
+    for partition in range(count):
+        producer.produce(topic, b"v", partition=partition)
+    producer.commit_transaction()
+    consumer.commit(offsets=[TopicPartition(topic, number, 1) for number in range(count)], asynchronous=False)
+    consumer.close()
+    with GroupLag(broker, {topic: group}) as lag:
+        ends, _ = lag.all_read()
+        began_s = time.monotonic()
+        assert lag.all_read() == (ends, True)
+        assert time.monotonic() - began_s < 8
+        monkeypatch.setattr(lag, "_has_record", None)
+        assert lag.all_read() == (ends, True), "it is not asked again"

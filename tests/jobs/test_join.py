@@ -34,6 +34,8 @@ class _Watch:
     def running(self) -> bool:
         return True
 
+    ready = running
+
     def finished(self, wait_s: float) -> bool:
         return True
 
@@ -58,6 +60,53 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, mo
         join.run_join(config)
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
+
+
+def test_ready_means_that_checkpoints_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    now_s = 100.0
+    monkeypatch.setattr(join, "time", MagicMock(monotonic=lambda: now_s))
+    client, noted = MagicMock(), MagicMock()
+    client.get_job_id.return_value = "job"
+    client.get_job_execution_result.return_value.done.return_value = False
+    watch = join._JobWatch(client, tmp_path, 5_000, noted)
+
+    def complete(number: int) -> None:
+        (tmp_path / f"job/chk-{number}").mkdir(parents=True)
+        (tmp_path / f"job/chk-{number}/_metadata").touch()
+        watch.tell()
+
+    watch.tell()
+    assert (watch.ready(), watch.running(), noted.call_count) == (False, False, 0)
+    complete(9)
+    assert (watch.ready(), watch.running(), watch.running(), noted.call_count) == (True, True, True, 1)
+    now_s += 19
+    complete(10)
+    now_s += 20
+    assert watch.ready()
+    now_s += 1
+    for _ in range(2):
+        watch.tell()
+    assert (watch.ready(), watch.running()) == (False, True)
+    assert caplog.text.count("no checkpoint has been completed for 20 s") == 1
+    complete(11)
+    assert watch.ready()
+    assert caplog.text.count("checkpoints are completed again") == 1
+
+
+def test_settings_under_which_nothing_was_kept_are_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = load_config(ROOT / "rillet.toml")
+    config = replace(config, health=replace(config.health, join_port=0), data_dir=tmp_path)
+    for name in ("create_topics", "_prepare_process", "_mini_cluster", "_rest_url", "fetch_jars", "GroupLag"):
+        monkeypatch.setattr(join, name, MagicMock())
+    monkeypatch.setattr(join, "_JobWatch", _Watch)
+    monkeypatch.setattr(signal, "signal", MagicMock())
+    monkeypatch.setitem(sys.modules, "rillet.jobs.joiner_job", MagicMock())
+    with pytest.raises(ServiceError):
+        join.run_join(config)
+    assert not (tmp_path / "joiner/kept.json").exists()
 
 
 @pytest.mark.integration

@@ -388,7 +388,9 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         seen = len(made.blocks())
         wait_until(lambda: len(made.blocks()) > seen, 60)
         process.stop(timeout_s=60)
-        assert list((made.path.parent / "data/joiner/savepoints").glob("*/_metadata")), "no savepoint of the clean stop"
+        assert list((made.path.parent / "data/joiner/savepoints").glob("*/*/_metadata")), (
+            "no savepoint of the clean stop"
+        )
         process.start([*command, "--drain"])
         replaying.join()
         with joiner_lag(made.config) as lag:

@@ -12,20 +12,37 @@ def counts(dead_letters: int = 0, **named: int) -> dict[str, int]:
     return Counters(**named).as_dict() | {"dead_letters": dead_letters}
 
 
+class Clock:
+    """Goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-def alarms() -> Alarms:
-    return Alarms(SPEC, JoinerConfig())
+def clock() -> Clock:
+    return Clock()
 
 
-def test_a_name_that_no_task_asks_for_is_told_once_with_the_name_that_is_meant(alarms: Alarms) -> None:
+@pytest.fixture
+def alarms(clock: Clock) -> Alarms:
+    return Alarms(SPEC, JoinerConfig(), clock)
+
+
+def test_a_name_that_no_task_asks_for_is_told_once_with_the_name_that_is_meant(alarms: Alarms, clock: Clock) -> None:
     (line,) = alarms.judge(counts(actions=4_279, unknown_actions=4_151), {"WATCH": 4_151}, {})
     assert line == "97 % of 4,279 actions are named 'WATCH', which no task asks for; did you mean 'watch'?"
     assert alarms.judge(counts(actions=6_000, unknown_actions=5_872), {"WATCH": 5_872}, {}) == []
+    clock.now_s += 300
     (line,) = alarms.judge(counts(actions=7_000, unknown_actions=6_872), {"WATCH": 5_872, "zoom": 1_000}, {})
     assert (
         line
         == "100 % of 1,000 actions are named 'zoom', which no task asks for; the feature spec asks for 'like', 'watch'"
     )
+    clock.now_s += 300
     (line,) = alarms.judge(counts(actions=8_000, unknown_actions=6_872), {"WATCH": 5_872, "zoom": 1_000}, {})
     assert line.startswith("well again: 0 % of 1,000 actions")
 
@@ -55,14 +72,30 @@ def test_a_mistake_shows_beside_a_long_good_past(alarms: Alarms) -> None:
     ],
 )
 def test_actions_that_make_no_row_are_told_with_advice(alarms: Alarms, name: str, advice: str) -> None:
-    (line,) = alarms.judge(counts(actions=100, positives=20, **{name: 80}), {}, {})
+    assert alarms.judge(counts(), {}, {}, 0) == []
+    (line,) = alarms.judge(counts(actions=100, positives=20, **{name: 80}), {}, {}, 700_000)
     assert line.startswith(f"80 % of 100 actions {advice}")
 
 
 def test_orphans_are_judged_when_they_are_given_up_though_no_action_comes_any_more(alarms: Alarms) -> None:
-    assert alarms.judge(counts(actions=400), {}, {}) == []
-    (line,) = alarms.judge(counts(actions=400, orphan_actions=400), {}, {})
+    assert alarms.judge(counts(actions=400), {}, {}, 0) == []
+    (line,) = alarms.judge(counts(actions=400, orphan_actions=400), {}, {}, 637_500)
     assert line.startswith("100 % of 400 actions found no feature event")
+
+
+def test_orphans_that_are_given_up_together_are_no_larger_share_for_it(clock: Clock) -> None:
+    """Two in a hundred, of slices of 270 s."""
+    alarms = Alarms(SPEC, JoinerConfig(slice_ms=270_000), clock)
+    for second in range(0, 3_600, 2):
+        clock.now_s += 2
+        given_up = 20 * (second // 270 * 270) // 50
+        found = counts(actions=20 * second, positives=20 * second * 98 // 100, orphan_actions=given_up)
+        assert alarms.judge(found, {}, {}, 1_700_000_000_000 + 1_000 * second) == []
+
+
+def test_parts_are_never_more_than_the_whole(alarms: Alarms) -> None:
+    (line,) = alarms.judge(counts(actions=100, unknown_actions=104), {"zoom": 104}, {})
+    assert line.startswith("100 % of 100 actions")
 
 
 @pytest.mark.parametrize(
@@ -77,10 +110,11 @@ def test_orphans_are_judged_when_they_are_given_up_though_no_action_comes_any_mo
         ("RecordError", "cannot be used: dead letters say why"),
     ],
 )
-def test_refused_records_are_told_with_the_reason(alarms: Alarms, kind: str, advice: str) -> None:
+def test_refused_records_are_told_with_the_reason(alarms: Alarms, clock: Clock, kind: str, advice: str) -> None:
     (line,) = alarms.judge(counts(dead_letters=30, features=70), {}, {kind: 30})
     assert line.startswith(f"30 of 100 records, now dead letters, {advice}")
     assert alarms.judge(counts(dead_letters=70, features=130), {}, {kind: 70}) == []
+    clock.now_s += 300
     (line,) = alarms.judge(counts(dead_letters=70, features=230), {}, {kind: 70})
     assert line.startswith("well again: 0 of 100 records")
 
@@ -89,6 +123,16 @@ def test_one_record_of_another_spec_among_many_is_told_and_one_that_is_damaged_i
     refused = {"SpecMismatchError": 1, "DecodeError": 1}
     (line,) = alarms.judge(counts(dead_letters=2, features=998), {}, refused)
     assert line.startswith("1 of 1,000 records, now dead letters, were written under another feature spec")
+
+
+def test_a_bad_record_now_and_then_is_told_once(alarms: Alarms, clock: Clock) -> None:
+    lines = []
+    for second in range(0, 3_600, 2):
+        clock.now_s += 2
+        bad = second // 5
+        found = counts(features=50 * second, actions=50 * second, dead_letters=bad)
+        lines += alarms.judge(found, {}, {"SpecMismatchError": bad})
+    assert len(lines) == 1
 
 
 def test_request_ids_that_come_again_are_told(alarms: Alarms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -426,3 +427,26 @@ def test_what_a_restart_finds_open_closes_though_there_is_no_watermark_yet(tmp_p
     silence.quiet = 14_000
     runner.wait(5_000)
     assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
+
+
+def test_timers_of_the_wall_clock_do_not_multiply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.operators.test_joiner_function.FLINK", FlinkConfig(idle_ms=30_000))
+    runner, buckets, fired = Runner(JoinerConfig(), tmp_path, Silence()), 16, 0
+    pause = random.Random(1)
+    for bucket in range(buckets):
+        runner.send(of(feature(bucket, runner.keyed.now_ms)), bucket)
+    act = of(action(1, 0, "unknown", runner.keyed.now_ms))
+    on_timer = runner.function.on_timer
+
+    def counted(*args: Any) -> Any:
+        nonlocal fired
+        fired += 1
+        return on_timer(*args)
+
+    monkeypatch.setattr(runner.function, "on_timer", counted)
+    for count in range(60 * 50):
+        if count == 30 * 50:
+            fired = 0
+        runner.send(act, count % buckets)
+        runner.wait(pause.randrange(41))
+    assert fired <= 30 + 3 * buckets, "a report per second, and a look per bucket and half the idle time"
