@@ -9,7 +9,8 @@ RilletError
     ├── DeliveryError            the broker refused records, or did not take them in time
     │   └── IncompleteResendError    of the records of dead letters, with those that it took and did not take
     ├── ResendError              a dead letter that cannot be sent again
-    ├── RegistryUnavailableError a schema registry does not answer, or refuses to
+    ├── RegistryUnavailableError a schema registry does not answer
+    │   └── RegistryRefusedError     it answers, and asks for a password
     ├── ExampleFilesError        Parquet files of examples are missing, damaged, or of another spec or writer
     └── MetricFilesError         files of metrics cannot be written where the configuration wants them
 """
@@ -68,7 +69,11 @@ class ResendError(ConnectorError):
 
 
 class RegistryUnavailableError(ConnectorError):
-    """The schema registry does not answer, or refuses to: nothing is known of the record, so it is no dead letter."""
+    """The schema registry does not answer: nothing is known of the record, so it is no dead letter."""
+
+
+class RegistryRefusedError(RegistryUnavailableError):
+    """The schema registry does not let this client read. Waiting does not mend it."""
 
 
 class ExampleFilesError(ConnectorError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rillet.connectors.connection import KafkaConnection
@@ -12,6 +12,7 @@ from rillet.connectors.producers import INGEST_HEADER
 from rillet.connectors.raw_topics import connected_converter
 from rillet.connectors.samples import Sample, read_samples
 from rillet.schemas import (
+    MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
     FeatureEvent,
@@ -22,8 +23,7 @@ from rillet.schemas import (
     decode_event,
     parse_ingest_ms,
 )
-from rillet.sources import Converter, Kind, SourcesConfig, is_native
-from rillet.sources.converter import ingest_time_ms
+from rillet.sources import Converter, Kind, SourcesConfig, is_native, make_converter
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
@@ -71,8 +71,17 @@ class SampleCheck:
 
         :raises RilletError: the file, the schema or the registry cannot be used.
         """
-        of = getattr(self._sources, kind).format
-        self._check(kind, (_Looked(sample) for sample in read_samples(path, of)))
+        source = getattr(self._sources, kind)
+        samples = list(read_samples(path, source.format))
+        schema = samples[0].schema
+        if source.format == "registry" and schema is not None:
+            # The joiner would read with the schema that the records were written with.
+            plain = replace(source, format="avro", registry="", schema=path)
+            sources = replace(self._sources, **{kind: plain})
+            converter = make_converter(kind, self._spec, sources, schema=schema, max_ahead_ms=self._max_ahead_ms)
+        else:
+            converter = self._converter(kind)
+        self._check(kind, converter, map(_Looked, samples))
 
     def topic(self, kafka: KafkaConnection, topic: str, kind: Kind, count: int) -> None:
         """The newest records of a topic.
@@ -85,6 +94,7 @@ class SampleCheck:
             self._say(f"topic {topic}: is empty")
         self._check(
             kind,
+            self._converter(kind),
             (
                 _Looked(
                     Sample(f"topic {topic}, partition {record.partition}, offset {record.offset}", record.value),
@@ -97,8 +107,10 @@ class SampleCheck:
             ),
         )
 
-    def _check(self, kind: Kind, records: Iterator[_Looked]) -> None:
-        converter = connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
+    def _converter(self, kind: Kind) -> Converter | None:
+        return connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
+
+    def _check(self, kind: Kind, converter: Converter | None, records: Iterable[_Looked]) -> None:
         for record in records:
             try:
                 time_ms, lines = self._read(kind, converter, record)
@@ -119,10 +131,9 @@ class SampleCheck:
         """
         sample, spec = record.sample, self._spec
         if converter is not None and not is_native(sample.data):
-            raw = converter.read(sample.data) if sample.decoded is None else converter.read_decoded(sample.decoded)
-            converter.event(raw, ingest_time_ms(record.ingest, record.timestamp_ms))
-            return raw.event_time_ms, list(describe(raw, spec))
-        if converter is None and (sample.decoded is not None or (sample.data or b"")[:1] in (b"{", b"\0")):
+            done = converter.convert(sample.data, record.ingest, record.timestamp_ms)
+            return done.event.event_time_ms, list(describe(done.raw, spec))
+        if converter is None and (sample.data or b"")[:1] in (b"{", b"\0"):
             raise RecordError(
                 f"value: is no record of rillet's own; say in [sources.{kind}] what format the topic has, and where in a"
                 " record things lie (docs/sources.md)"
@@ -133,7 +144,12 @@ class SampleCheck:
 
     def _say_if_late(self, time_ms: int, timestamp_ms: int) -> None:
         late_ms, lateness_ms = timestamp_ms - time_ms, self._lateness_ms
-        if timestamp_ms != NO_TIME_MS and late_ms > lateness_ms:
+        if timestamp_ms >= MAX_TIME_MS:
+            self._say(
+                f"  warning: the record's timestamp {timestamp_ms} is after 2105 in milliseconds, the unit of Kafka; label"
+                " windows close by these timestamps"
+            )
+        elif timestamp_ms != NO_TIME_MS and late_ms > lateness_ms:
             self._say(
                 f"  warning: the event is {late_ms / 1000:,.0f} s older than its record ({iso(timestamp_ms)}), and"
                 f" [flink] lateness_ms is {lateness_ms / 1000:g} s: its label windows may close without it"

@@ -70,7 +70,10 @@ class BrokerLook:
         :raises BrokerUnavailableError: as :meth:`topics`, BrokerRefusedError likewise.
         """
         topic = self._names["dead_letters"]
-        ends = self._ends(topic) or {}
+        try:
+            ends = self._ends(topic) or {}
+        except KafkaException as error:
+            raise self._kafka.explain(error, self._errors) from error
         if ends != self._letters[0]:
             try:
                 records, _ = newest_records(self._kafka, topic, _LETTERS)

@@ -123,8 +123,8 @@ class LoopGatherer:
             started_ms = time_ms(read, "process_start_time_seconds")
         version = whole(read, "rillet_replica_dense_version")
         error = self._last_error(name)
-        # One of an earlier process says nothing of this one.
-        if error is not None and error.time_ms is not None and started_ms is not None and error.time_ms < started_ms:
+        # One of an earlier process says nothing of this one; what a process says as it ends has no time.
+        if error is not None and started_ms is not None and (error.time_ms is None or error.time_ms < started_ms):
             error = None
         return ServiceFacts(
             state=state,

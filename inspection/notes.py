@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rillet.inspection.facts import LoopFacts
+from rillet.inspection.facts import JoinerFacts, LoopFacts
 from rillet.inspection.words import age, duration
 
 #: clocks of two machines differ by less
 _FUTURE_MS = 5_000
 #: share of the actions of one name that no task asks for from which it is told, and how many there must be
 _UNKNOWN_SHARE, _UNKNOWN_ACTIONS = 0.1, 10
+#: share of what the joiner has read from which what was not joined is told, and how many there must be
+_LOST_SHARE, _LOST_RECORDS = 0.01, 10
+#: counter of the joiner: what the records are that it counts, and what to look at
+_LOST = {
+    "dead_letters": ("records were refused", "rillet peek dead-letters shows why"),
+    "orphan_actions": ("actions found no page of their request", "are both topics keyed by the same request id?"),
+    "unknown_impressions": (
+        "actions are of impressions that their page does not have",
+        "do both topics name items alike?",
+    ),
+    "late_actions": (
+        "actions came after their label window was closed",
+        "[flink] lateness_ms says how late they may be",
+    ),
+    "early_actions": ("actions lie before their page", "check the clocks of the producers"),
+}
 
 
 def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
@@ -41,5 +57,15 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
         for name, count in facts.joiner.unknown_actions.items():
             if count >= max(_UNKNOWN_ACTIONS, _UNKNOWN_SHARE * actions):
                 yield f"{count:,} actions are called {name}, which no task of the feature spec asks for"
+        yield from _not_joined(facts.joiner)
     if facts.trainer is not None and facts.trainer.publish_failures and facts.broker.state == "answers":
         yield f"train failed to publish {facts.trainer.publish_failures:,} times; its log says why"
+
+
+def _not_joined(joiner: JoinerFacts) -> Iterator[str]:
+    counts = joiner.counts
+    read = counts.get("features", 0) + counts.get("actions", 0) + counts.get("dead_letters", 0)
+    for name, (what, advice) in _LOST.items():
+        count = counts.get(name, 0)
+        if count >= max(_LOST_RECORDS, _LOST_SHARE * read):
+            yield f"{count:,} of {read:,} {what}: {advice}"

@@ -86,7 +86,10 @@ class Peek:
             records, older = find_records(
                 self._kafka,
                 self._topic(kind),
-                lambda record, kind=kind: _mentions(record, kind, request_id.encode()),  # type: ignore[misc]
+                lambda record, kind=kind: (  # type: ignore[misc]
+                    # What is converted may hold the id in any form, or make it of several fields.
+                    kind in reader.sources or _mentions(record, kind, request_id.encode())
+                ),
                 look_through=look_through,
             )
             views = [view for record in records if _is_of(view := reader.describe(record, kind), request_id)]

@@ -72,9 +72,13 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
             self._refusals.add(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
             return
-        ingest = None if native.ingest_ms == NO_TIME_MS else str(native.ingest_ms).encode()
-        converted = record._replace(key=native.key, value=native.value, ingest=ingest)
-        yield Row(bucket_of(native.key, self._buckets), join_record(converted))
+        if native.value != record.value:
+            ingest = None if native.ingest_ms == NO_TIME_MS else str(native.ingest_ms).encode()
+            own_ingest = record.ingest is not None
+            record = record._replace(
+                key=native.key, value=native.value, ingest=ingest, converted=True, own_ingest=own_ingest
+            )
+        yield Row(bucket_of(native.key, self._buckets), join_record(record))
 
 
 def converted_topics(sources: SourcesConfig) -> list[Kind]:
@@ -100,8 +104,9 @@ def bucket_of(key: bytes | None, buckets: int) -> int:
 def join_record(record: RawRecord) -> bytes:
     """The inverse of :func:`rillet.operators.joiner_function.split_record`."""
     key, ingest, value = record.key, record.ingest, record.value
+    sign = "-" if value is None else "+" if not record.converted else "c" if record.own_ingest else "t"
     line = (
         f"{record.topic},{record.partition},{record.offset},{record.timestamp},{record.headers},"
-        f"{-1 if key is None else len(key)},{-1 if ingest is None else len(ingest)},{'-' if value is None else '+'}\n"
+        f"{-1 if key is None else len(key)},{-1 if ingest is None else len(ingest)},{sign}\n"
     )
     return line.encode() + (key or b"") + (ingest or b"") + (value or b"")

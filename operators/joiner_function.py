@@ -242,6 +242,8 @@ class RawRecord(NamedTuple):
     :param timestamp: the record's, as text of UTC ("2024-05-01 12:00:00.000"), because Flink's SQL has no cheaper form
         of it; empty where it has none.
     :param headers: how many names of headers it had; of them only ``ingest_ms`` is read, the last where it has several.
+    :param converted: key and value are those of the native record that was made of it.
+    :param own_ingest: ``ingest`` is its header; of a converted record it may be made of the timestamp.
     """
 
     topic: str
@@ -252,6 +254,8 @@ class RawRecord(NamedTuple):
     key: bytes | None
     ingest: bytes | None
     value: bytes | None
+    converted: bool = False
+    own_ingest: bool = True
 
     @property
     def timestamp_ms(self) -> int:
@@ -270,7 +274,8 @@ def split_record(data: bytes) -> RawRecord:
     """Takes apart what the SQL of ``jobs/joiner_job.py`` makes of a record.
 
     One line, ``topic,partition,offset,timestamp,headers,key length,ingest length,sign``, then key, ingest header
-    and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there.
+    and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there. The sign is ``c``
+    where ``operators/conversion_function.py`` has converted the record, and ``t`` where the ingest time, too, is its doing.
     """
     line, _, rest = data.partition(b"\n")
     topic, partition, offset, timestamp, headers, key_length, ingest_length, sign = line.decode().split(",")
@@ -285,11 +290,15 @@ def split_record(data: bytes) -> RawRecord:
         None if key_length == "-1" else rest[:key_end],
         None if ingest_length == "-1" else rest[key_end:ingest_end],
         None if sign == "-" else rest[ingest_end:],
+        sign in ("c", "t"),
+        sign != "t",
     )
 
 
 def dead_letter_row(error: RecordError, record: RawRecord) -> Row:
-    headers = [] if record.ingest is None else [(INGEST_HEADER, record.ingest)]
+    headers = [(INGEST_HEADER, record.ingest)] if record.ingest is not None and record.own_ingest else []
+    if record.converted:
+        error = RecordError(f"{error}; key and value are of the native record that was made of the one at this place")
     letter = letter_for(
         error,
         record.topic,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rillet.sources.paths import Path as FieldPath
 
@@ -23,7 +24,7 @@ class FeatureSource:
     format: Format = "rillet"
     #: Avro schema file (.avsc) of format avro; relative to the configuration file
     schema: Path | None = None
-    #: URL of the schema registry of format registry
+    #: URL of the schema registry of format registry; without a password
     registry: str = ""
     #: path of the request's id: text or an integer
     request_id: str = ""
@@ -59,7 +60,7 @@ class ActionSource:
     format: Format = "rillet"
     #: Avro schema file (.avsc) of format avro; relative to the configuration file
     schema: Path | None = None
-    #: URL of the schema registry of format registry
+    #: URL of the schema registry of format registry; without a password
     registry: str = ""
     #: path of the id of the request that showed the impression
     request_id: str = ""
@@ -114,8 +115,25 @@ def _check(source: FeatureSource | ActionSource, required: tuple[str, ...], opti
         if bool(getattr(source, name)) != (source.format == belongs_to):
             trouble = "is missing" if source.format == belongs_to else f"is of format {belongs_to!r}"
             raise ValueError(f"{name}: {trouble}; format is {source.format!r}")
-    if source.registry and not source.registry.startswith(("http://", "https://")):
-        raise ValueError(f"registry: {source.registry!r} is no URL of http or https")
+    if source.registry:
+        _check_registry(source.registry)
+
+
+def _check_registry(url: str) -> None:
+    """:raises ValueError: no URL, or one with a password; without the URL, which would stand in a log then."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise ValueError("registry: is no URL of http or https") from None
+    if "@" in parts.netloc:
+        raise ValueError(
+            "registry: has a user in front of its host; registries that ask for a password are not supported"
+        )
+    if not usable or any(sign.isspace() or not sign.isprintable() for sign in url):
+        raise ValueError("registry: is no URL of http or https, such as http://127.0.0.1:8081")
+    if parts.query or parts.fragment:
+        raise ValueError("registry: has a query or fragment; give the address in front of /schemas/ids")
 
 
 def _check_paths(table: str, paths: Mapping[str, str]) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from traceback import extract_tb
 from typing import Any, Literal, NamedTuple
 
 from rillet.schemas import (
     CODECS,
     MAX_AHEAD_MS,
+    MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
     FeatureEvent,
     FeatureSpec,
     RecordError,
+    RilletError,
     encode,
     parse_ingest_ms,
 )
 from rillet.schemas.codec import HEADER_BYTES
 from rillet.sources.actions import ActionReader, RawAction
+from rillet.sources.avro_schemas import Schema
 from rillet.sources.config import SourcesConfig
-from rillet.sources.decoding import Schema, SchemaOfId, decoder, no_registry
+from rillet.sources.decoding import SchemaOfId, decoder, no_registry
 from rillet.sources.features import FeatureReader, RawPage
 from rillet.sources.values import iso
 
@@ -34,6 +39,19 @@ class NativeRecord(NamedTuple):
 
     key: bytes | None
     value: bytes | None
+    ingest_ms: int
+
+
+class Converted(NamedTuple):
+    """A record that was not native.
+
+    :param raw: what it says, before hashing.
+    :param event: the same, hashed and binned by the spec.
+    :param ingest_ms: when it was ingested, -1 unknown.
+    """
+
+    raw: Raw
+    event: FeatureEvent | ActionEvent
     ingest_ms: int
 
 
@@ -63,39 +81,35 @@ class Converter:
         """
         if is_native(value):
             return NativeRecord(key, value, parse_ingest_ms(ingest))
-        ingest_ms = ingest_time_ms(ingest, timestamp_ms)
-        event = self.event(self.read(value), ingest_ms)
-        return NativeRecord(event.request_id.encode(), encode(event), ingest_ms)
+        done = self.convert(value, ingest, timestamp_ms)
+        return NativeRecord(done.event.request_id.encode(), encode(done.event), done.ingest_ms)
 
-    def read(self, value: bytes | None) -> Raw:
-        """What a record says, by the names of the feature spec, before hashing.
+    def convert(self, value: bytes | None, ingest: bytes | None = None, timestamp_ms: int = NO_TIME_MS) -> Converted:
+        """The event of a record that is not native, with what the record says by the names of the feature spec.
 
-        :raises RecordError: as :meth:`native`.
+        :raises RecordError: as :meth:`native`. Whatever else goes wrong with a single record is one, too: a task that
+            fails on a record would fail on it again at each restart.
         """
+        try:
+            return self._convert(value, ingest_time_ms(ingest, timestamp_ms))
+        # Also what says that nothing is known of the record, such as a schema registry that does not answer.
+        except RilletError:
+            raise
+        except Exception as error:
+            last = extract_tb(error.__traceback__)[-1]
+            where = f"{PurePath(last.filename).name}, line {last.lineno}"
+            raise RecordError(f"value: cannot be converted ({type(error).__name__}: {error}; {where})") from error
+
+    def _convert(self, value: bytes | None, ingest_ms: int) -> Converted:
         if value is None:
             raise RecordError("value: there is none")
-        return self.read_decoded(self._decode(value))
-
-    def read_decoded(self, value: Mapping[str, Any]) -> Raw:
-        """What a record says whose bytes are decoded already, such as one of an Avro container file.
-
-        :raises RecordError: as :meth:`native`.
-        """
-        raw: Raw = self._reader.read(value)
-        return raw
-
-    def event(self, raw: Raw, ingest_ms: int = NO_TIME_MS) -> FeatureEvent | ActionEvent:
-        """The event, hashed and binned by the spec.
-
-        :raises RecordError: as :meth:`native`.
-        """
+        raw: Raw = self._reader.read(self._decode(value))
         if ingest_ms != NO_TIME_MS and raw.event_time_ms > ingest_ms + self._max_ahead_ms:
             raise RecordError(
                 f"{self._reader.time_path}: {iso(raw.event_time_ms)} is more than max_ahead_ms ({self._max_ahead_ms})"
                 f" after its ingestion at {iso(ingest_ms)}"
             )
-        event: FeatureEvent | ActionEvent = self._reader.event(raw)
-        return event
+        return Converted(raw, self._reader.event(raw), ingest_ms)
 
 
 def is_native(value: bytes | None) -> bool:
@@ -106,9 +120,13 @@ def is_native(value: bytes | None) -> bool:
 def ingest_time_ms(ingest: bytes | None, timestamp_ms: int) -> int:
     """Ingest time of a record that is not native: what its header says, else its timestamp; -1 unknown.
 
+    A timestamp is unknown, too, where it is before 1970 or after 2105: a producer may stamp any number.
+
     :raises RecordError: a header that is no time.
     """
-    return max(timestamp_ms, NO_TIME_MS) if ingest is None else parse_ingest_ms(ingest)
+    if ingest is not None:
+        return parse_ingest_ms(ingest)
+    return timestamp_ms if 0 <= timestamp_ms < MAX_TIME_MS else NO_TIME_MS
 
 
 def make_converter(

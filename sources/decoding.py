@@ -11,11 +11,11 @@ from typing import Any
 import fastavro
 
 from rillet.schemas import DecodeError, quoted
+from rillet.sources.avro_schemas import Schema, UnsafeSchemaError, parse_schema
 from rillet.sources.config import ActionSource, FeatureSource
 from rillet.sources.errors import SourceError
+from rillet.sources.paths import shown
 
-#: a schema as fastavro has parsed it
-Schema = Any
 #: the writer's schema of an id in the framing
 SchemaOfId = Callable[[int], Schema]
 
@@ -26,12 +26,14 @@ FRAME_BYTES = 5
 def load_schema(path: Path) -> Schema:
     """Reads an Avro schema file, parsed.
 
-    :raises SourceError: unreadable, or no schema; with the file.
+    :raises SourceError: unreadable, no schema, or one that records cannot be read with safely; with the file.
     """
     try:
-        return fastavro.parse_schema(json.loads(path.read_text("utf-8")))
+        return parse_schema(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnsafeSchemaError as error:
+        raise SourceError(f"{path}: the Avro schema cannot be used: {error}") from error
     # Of a document that is no schema the parser raises whatever it stumbles on.
     except Exception as error:
         raise SourceError(f"{path}: is no Avro schema ({type(error).__name__}: {error})") from error
@@ -48,7 +50,7 @@ def decode_json(value: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"value: is no JSON ({error}); it begins with {quoted(value[:20])}") from error
     if not isinstance(found, dict):
-        raise DecodeError(f"value: is no JSON object but {found!r:.80}")
+        raise DecodeError(f"value: is no JSON object but {shown(found)}")
     return found
 
 
@@ -68,7 +70,7 @@ def decode_avro(value: bytes, schema: Schema, begin: int = 0) -> Mapping[str, An
     if source.tell() != len(value):
         raise DecodeError(f"value: has {len(value) - source.tell()} bytes more than its Avro schema describes")
     if not isinstance(found, dict):
-        raise DecodeError(f"value: is no Avro record but {found!r:.80}")
+        raise DecodeError(f"value: is no Avro record but {shown(found)}")
     return found
 
 

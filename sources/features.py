@@ -77,7 +77,7 @@ class FeatureReader:
         impressions = self._impression_id.column(items, source.items)
         numbers = self._impression_numbers(impressions)
         if len(set(numbers)) < len(numbers):
-            at = next(index for index, number in enumerate(numbers) if number in numbers[:index])
+            at = _first_repeated(numbers)
             place = self._item_path(at, source.impression_id)
             raise RecordError(f"{place}: {shown(impressions[at])} stands twice in the request")
         if self._items is None:
@@ -170,13 +170,30 @@ class FeatureReader:
         return path if self._items is None else f"{self._source.items}.{index}.{path}"
 
 
+def _first_repeated(numbers: list[int]) -> int:
+    """Index of the first number that stands before it, too."""
+    seen: set[int] = set()
+    for index, number in enumerate(numbers):
+        if number in seen:
+            return index
+        seen.add(number)
+    raise ValueError("no number stands twice")
+
+
 def impression_request_id(request_id: str, impression: Any) -> str:
     """Id of the request that an impression without a page is: that of its event, ``|``, and the impression's as text.
 
-    >>> impression_request_id("p7", 42)
-    'p7|42'
+    In both, ``%`` is written ``%25`` and ``|`` is written ``%7C``, so that two pairs of ids never give the same one. The
+    integer 42 and the text "42" are the same part of it.
+
+    >>> impression_request_id("p7", 42), impression_request_id("p|7", "5%")
+    ('p7|42', 'p%7C7|5%25')
     """
-    return f"{request_id}|{impression}"
+    return f"{_escaped(request_id)}|{_escaped(str(impression))}"
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("|", "%7C")
 
 
 def _path(source: FeatureSource, name: str) -> Path:

@@ -6,10 +6,16 @@ A dot that belongs to a name is written ``\\.``.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 from rillet.schemas import RecordError, quoted
+
+#: as repr, but not to the end: a record may be nested as deep as Python can go
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 4
+_REPR.maxlist = _REPR.maxdict = _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 
 _DOT = re.compile(r"(?<!\\)\.")
 
@@ -73,4 +79,4 @@ def joined(prefix: str, text: str) -> str:
 
 def shown(value: Any) -> str:
     """A value of a record, for a message: its beginning where it is long."""
-    return quoted(value) if isinstance(value, str | bytes) else f"{value!r:.80}"
+    return quoted(value) if isinstance(value, str | bytes) else f"{_REPR.repr(value):.80}"

@@ -16,6 +16,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_SECOND: dict[str, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 #: a time before this is taken for one of another unit where that gives a time after it: 2000-01-01
 _PLAUSIBLE_MS = 946_684_800_000
+#: beyond this a number is no time in any unit; arithmetic with larger ones may overflow
+_MAX_NUMBER = 1e30
 
 
 def id_text(value: Any, path: str) -> str:
@@ -77,6 +79,8 @@ def time_ms(value: Any, unit: TimeUnit, path: str) -> int:
         if isinstance(value, str) and _is_iso(value):
             trouble += '; is time_unit "iso8601" meant?'
         raise RecordError(f"{path}: {missing_or(value, trouble)}")
+    if abs(value) > _MAX_NUMBER:
+        raise RecordError(f"{path}: {shown(value)} is before 1970 or after 2105")
     found = _of_number(value, unit)
     if not _PLAUSIBLE_MS <= found < MAX_TIME_MS and (hint := _unit_hint(value, unit)):
         when = f"is {_date(found)} in {unit}" if 0 <= found < MAX_TIME_MS else f"is before 1970 or after 2105 in {unit}"
@@ -118,7 +122,7 @@ def _bounded(ms: int, path: str, found: str) -> int:
 
 def _unit_hint(value: Any, unit: str) -> str:
     """Which other unit makes a time of our age of a number."""
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= _MAX_NUMBER:
         return ""
     for other in _PER_SECOND:
         if other != unit and _PLAUSIBLE_MS <= _of_number(value, other) < MAX_TIME_MS:

@@ -54,7 +54,7 @@ def converted(kind: Any, record: dict[str, Any]) -> FeatureEvent | ActionEvent:
     """What the joiner makes of a record."""
     converter = make_converter(kind, SPEC, CONFIG.sources)
     assert converter is not None
-    return converter.event(converter.read(json.dumps(record).encode()))
+    return converter.convert(json.dumps(record).encode()).event
 
 
 @pytest.mark.parametrize("name", ["producer.py", "client.py", "traffic.py"])

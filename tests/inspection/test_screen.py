@@ -139,6 +139,17 @@ def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
     ]
 
 
+def test_what_is_not_joined_is_noted_once_it_is_a_share_that_matters() -> None:
+    assert FACTS.joiner is not None
+    counts = {"features": 0, "actions": 213, "dead_letters": 1_200, "orphan_actions": 9}
+    facts = replace(FACTS, joiner=replace(FACTS.joiner, counts=counts, unknown_actions={}))
+    assert [note for note in notes_on(facts, "") if "of 1,413" in note] == [
+        "1,200 of 1,413 records were refused: rillet peek dead-letters shows why"
+    ]
+    few = replace(facts, joiner=replace(FACTS.joiner, counts={"features": 10_000, "orphan_actions": 34}))
+    assert not [note for note in notes_on(few, "") if "found no page" in note]
+
+
 def test_ready_is_a_broker_that_answers_and_every_service_that_has_a_port() -> None:
     assert not FACTS.ready
     ready = replace(FACTS, services={**FACTS.services, "train": ServiceFacts("ready", "http://a")})

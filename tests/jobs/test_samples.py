@@ -14,6 +14,8 @@ from confluent_kafka import Producer
 
 from rillet.__main__ import main
 from rillet.connectors.config import KafkaConfig, TopicNames
+from rillet.connectors.sample_check import SampleCheck, _Looked
+from rillet.connectors.samples import Sample
 from rillet.devstack.process import free_port
 from rillet.jobs.config import RilletConfig, dump_config
 from rillet.schemas import dump_spec
@@ -149,6 +151,36 @@ def test_options_that_need_each_other_say_so(tmp_path: Path, arguments: tuple[st
     result = check(config, *(config if argument == "rillet.toml" else argument for argument in arguments))
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_container_is_judged_by_the_bytes_that_its_records_have_on_the_topic(tmp_path: Path) -> None:
+    """The joiner refuses what was written with another schema than the topic's, and so does the check."""
+    fields = [{"name": name, "type": "string"} for name in ("page_id", "article", "type")]
+    at = {"name": "at", "type": "long"}
+    topic = {"type": "record", "name": "Click", "fields": [at, *fields]}
+    other = {"type": "record", "name": "Click", "fields": [*fields, at]}
+    (tmp_path / "click.avsc").write_text(json.dumps(topic))
+    sources = replace(PAGES, actions=replace(PAGES.actions, format="avro", schema=Path("click.avsc")))
+    config = write(tmp_path, sources)
+    container = tmp_path / "clicks.avro"
+    for schema, status in ((topic, 0), (other, 1)):
+        with container.open("wb") as file:
+            fastavro.writer(file, schema, [click()])
+        result = check(config, "--sample", container, "--topic", "actions")
+        assert result.exit_code == status, result.output
+    assert "does not fit: value: " in result.output
+    result = check(write(tmp_path, PAGES), "--sample", container, "--topic", "actions")
+    assert result.exit_code == 2
+    assert "is an Avro container file, and the format of the topic is 'json'" in result.output
+
+
+def test_a_timestamp_in_another_unit_is_a_warning() -> None:
+    said: list[str] = []
+    checked = SampleCheck(SPEC, PAGES, said.append, max_ahead_ms=1_000, lateness_ms=1_000)
+    place = Sample("topic actions, partition 3, offset 42", as_json(click()))
+    checked._check("actions", actions_of(), [_Looked(place, True, None, None, SHOWN_MS * 1_000)])
+    assert (checked.fitting, checked.refused) == (1, 0)
+    assert said[-1].startswith(f"  warning: the record's timestamp {SHOWN_MS * 1_000} is after 2105 in milliseconds")
 
 
 @pytest.mark.parametrize(("data", "message"), [(None, "cannot be read"), (b" \n", "is empty")])

@@ -14,8 +14,8 @@ from pyflink.common import Row
 from rillet.connectors.errors import RegistryUnavailableError
 from rillet.devstack.process import free_port
 from rillet.operators.conversion_function import ConversionFunction, bucket_of, join_record
-from rillet.operators.joiner_function import DEAD_LETTERS, RawRecord, split_record
-from rillet.schemas import DeadLetter, decode, decode_dead_letter
+from rillet.operators.joiner_function import DEAD_LETTERS, RawRecord, dead_letter_row, split_record
+from rillet.schemas import DeadLetter, RecordError, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
 from tests.sources.avro_schemas import PAGE
 from tests.sources.registries import avro
@@ -58,7 +58,7 @@ def test_a_record_becomes_native_under_the_bucket_of_its_request() -> None:
     record = split_record(data)
     assert bucket == bucket_of(b"p1", 64)
     # 2025-11-22 00:06:44.250, the record's timestamp
-    assert record == raw(record.value, b"p1", b"1763770004250")
+    assert record == raw(record.value, b"p1", b"1763770004250")._replace(converted=True, own_ingest=False)
     assert decode(record.value or b"") == decode(native(click()))
 
 
@@ -85,6 +85,24 @@ def test_what_does_not_fit_is_a_letter_with_the_record_as_it_lay() -> None:
     assert context.counts == {"rillet_joiner.dead_letters": 1, "rillet_joiner.refused.RecordError.count": 1}
 
 
+@pytest.mark.parametrize("ingest", [None, b"1763770004250"])
+def test_a_letter_of_the_join_says_that_its_record_was_converted_and_invents_no_header(ingest: bytes | None) -> None:
+    ((_, data),), _ = run(raw(as_json(click()), b"k", ingest, headers=1))
+    letter = decode_dead_letter(dead_letter_row(RecordError("comes too late"), split_record(data))[1])
+    assert letter.reason == (
+        "comes too late; key and value are of the native record that was made of the one at this place"
+    )
+    assert letter.headers == (() if ingest is None else (("ingest_ms", ingest),))
+    assert letter.more_headers == (ingest is None)
+    assert (letter.topic, letter.partition, letter.offset, letter.key) == ("actions", 3, 42, b"p1")
+
+
+def test_a_record_that_stops_no_reader_of_json_stops_no_task() -> None:
+    ((tag, row),), _ = run(raw(b'{"page_id":"p1","article":"a23","at":1e308,"type":"CLICK"}'))
+    assert tag is DEAD_LETTERS
+    assert decode_dead_letter(row[1]).reason == "at: 1e+308 is before 1970 or after 2105"
+
+
 def test_a_header_that_is_no_time_and_an_event_of_the_future_are_letters() -> None:
     for record, reason in (
         (raw(as_json(click()), ingest=b"soon"), "header ingest_ms: b'soon'"),
@@ -108,7 +126,7 @@ def test_tables_that_do_not_fit_the_spec_are_refused_where_the_job_is_built() ->
 def test_a_registry_that_is_away_stops_the_topic_and_makes_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rillet.operators.conversion_function._REGISTRY_WAIT_S", 0.0)
     away = replace(PAGES.actions, format="registry", registry=f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(RegistryUnavailableError, match="schema registry http"):
+    with pytest.raises(RegistryUnavailableError, match="schema registry 127"):
         run(raw(b"\0\0\0\0\7body"), sources=replace(PAGES, actions=away))
 
 

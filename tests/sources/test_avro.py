@@ -21,6 +21,8 @@ from tests.sources.avro_schemas import PAGE
 from tests.sources.registries import Registry, avro, framed, registry_server
 from tests.sources.support import PAGES, SHOWN_MS, SPEC, as_json, features_of, page
 
+LINKED = {"type": "record", "name": "Linked", "fields": [{"name": "next", "type": ["null", "Linked"]}]}
+
 
 def with_type(name: str, type_: Any) -> dict[str, Any]:
     """The schema with another type of a field."""
@@ -29,7 +31,8 @@ def with_type(name: str, type_: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def registry() -> Iterator[Registry]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    monkeypatch.setattr("rillet.connectors.schema_registry._PATIENCE_S", ())
     with registry_server() as server:
         yield server
 
@@ -75,7 +78,8 @@ def test_logical_types_are_what_they_say(registry: Registry) -> None:
         (b'{"page_id": 1}', "value: has no schema registry's framing .* it begins with b'{\"page_id\""),
         (framed(300, PAGE, page())[:-3], "value: does not fit the Avro schema"),
         (framed(300, PAGE, page()) + b"..", "value: has 2 bytes more than its Avro schema describes"),
-        (framed(301, PAGE, page()), "value: schema 301 of http.*: the registry has none of this id"),
+        (framed(301, PAGE, page()), "value: schema 301 of 127.*: the registry has none of this id"),
+        (framed(303, LINKED, {"next": None}), "schema 303 of .*: cannot be used: next: Linked contains itself"),
         (framed(302, "string", "text"), "value: is no Avro record but 'text'"),
         (framed(300, PAGE, page(articles=[])), "articles: is an empty list"),
     ],
@@ -83,6 +87,7 @@ def test_logical_types_are_what_they_say(registry: Registry) -> None:
 def test_bytes_that_do_not_fit_are_refused(registry: Registry, value: bytes, message: str) -> None:
     registry.add(300, PAGE)
     registry.add(302, "string")
+    registry.add(303, LINKED)
     with pytest.raises(RecordError, match=message):
         native(of_registry(registry.url), value)
 
@@ -92,7 +97,14 @@ def test_a_registry_that_is_away_makes_no_dead_letter() -> None:
         native(of_registry(f"http://127.0.0.1:{free_port()}"), framed(300, PAGE, page()))
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{", "is no Avro schema")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "is no Avro schema"),
+        (json.dumps(LINKED), "the Avro schema cannot be used: next: Linked contains itself"),
+    ],
+)
 def test_a_schema_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "page.avsc"
     if text is not None:

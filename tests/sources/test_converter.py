@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rillet.schemas import ActionEvent, FeatureEvent, RecordError, decode_as, encode, token_values
 from rillet.sources import ActionSource, FeatureSource, SourceError, SourcesConfig
+from rillet.sources.features import _first_repeated, impression_request_id
 from tests.sources.support import (
     IMPRESSIONS,
     PAGES,
@@ -338,11 +339,88 @@ def test_names_that_the_spec_does_not_have_are_refused(sources: SourcesConfig, m
         (lambda: replace(PAGES.actions, format="avro"), "schema: is missing; format is 'avro'"),
         (lambda: replace(PAGES.actions, registry="http://r"), "registry: is of format 'registry'; format is 'json'"),
         (lambda: replace(PAGES.actions, format="registry"), "registry: is missing"),
-        (lambda: replace(PAGES.actions, format="registry", registry="r:80"), "registry: 'r:80' is no URL"),
+        (lambda: replace(PAGES.actions, format="registry", registry="r:80"), "registry: is no URL of http or https"),
+        (lambda: of_registry("http://KEY:s3cr3t@r:80"), "registry: has a user in front of its host"),
+        (lambda: of_registry("ftp://KEY:s3cr3t@r:80"), "registry: has a user in front of its host"),
+        (lambda: of_registry("http://r:s3cr3t"), "registry: is no URL"),
+        (lambda: of_registry("http://r/a b"), "registry: is no URL"),
+        (lambda: of_registry("http://r?token=s3cr3t"), "registry: has a query or fragment"),
         (lambda: FeatureSource(items="articles"), "items: format is 'rillet'"),
         (lambda: ActionSource(action="type"), "action: format is 'rillet'"),
     ],
 )
 def test_tables_that_cannot_work_are_refused(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as caught:
         make()
+    assert "s3cr3t" not in str(caught.value)
+
+
+def of_registry(url: str) -> ActionSource:
+    return replace(PAGES.actions, format="registry", registry=url)
+
+
+def with_number(record: Any, name: str, digits: str) -> bytes:
+    return as_json(record | {name: "@"}).replace(b'"@"', digits.encode())
+
+
+@pytest.mark.parametrize("digits", ["1e308", "-1e307", "1" + "0" * 400])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns", "iso8601"])
+def test_a_number_beyond_all_times_is_refused(digits: str, unit: Any) -> None:
+    sources = replace(PAGES, actions=replace(PAGES.actions, time_unit=unit))
+    message = "is no text of ISO 8601" if unit == "iso8601" else "is before 1970 or after 2105"
+    assert message in refused(with_number(click(), "at", digits), actions_of(sources).native)
+
+
+def test_a_value_nested_as_deep_as_json_can_be_read_is_refused() -> None:
+    depths = range(400, 1_000, 7)
+    messages = {
+        refused(with_number(click(), "page_id", "[" * depth + "]" * depth), actions_of().native) for depth in depths
+    }
+    assert "page_id: [[[[[...]]]]] is neither text nor an integer" in messages
+
+
+def test_whatever_a_record_breaks_is_a_refusal_that_names_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    converter = actions_of()
+    monkeypatch.setattr(converter._reader, "read", lambda _: 1 // 0)
+    message = refused(as_json(click()), converter.native)
+    assert message.startswith("value: cannot be converted (ZeroDivisionError: ")
+    assert "test_converter.py, line " in message
+
+
+@pytest.mark.parametrize("error", [SourceError("no registry"), KeyboardInterrupt()])
+def test_what_is_not_the_records_fault_goes_on(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    converter = actions_of()
+
+    def stop(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(converter, "_decode", stop)
+    with pytest.raises(type(error)):
+        converter.native(None, as_json(click()))
+
+
+def test_a_repeated_impression_is_found_in_one_pass() -> None:
+    class Counted(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    numbers = [Counted(number) for number in range(2_000)]
+    assert _first_repeated([*numbers, Counted(1_999)]) == 2_000
+    assert Counted.compared < 4_000
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(("u1|home", "a17"), ("u1", "home|a17")), (("u1%7Chome", "a17"), ("u1|home", "a17"))]
+)
+def test_two_impressions_never_have_one_request_id(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert impression_request_id(*one) != impression_request_id(*other)
+
+
+@pytest.mark.parametrize("timestamp_ms", [-1, -5_000, SHOWN_MS * 1_000, 1 << 62])
+def test_a_timestamp_that_is_no_time_is_unknown(timestamp_ms: int) -> None:
+    assert actions_of().native(None, as_json(click()), None, timestamp_ms).ingest_ms == -1
