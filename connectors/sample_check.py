@@ -88,7 +88,8 @@ class SampleCheck:
 
         :raises RilletError: the topic cannot be read, or schema or registry cannot be used.
         """
-        records, _ = newest_records(kafka, topic, count)
+        newest, _ = newest_records(kafka, topic, count)
+        records = sorted(newest, key=lambda record: record.timestamp_ms)
         if not records:
             self._say(f"topic {topic}: is empty")
         self._check(

@@ -77,6 +77,7 @@ def fetch(url: str, timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes] | None:
     except OSError:
         return None
     opened, over = connection.sock, threading.Event()
+    opened.settimeout(None)  # the deadline below is the only one
 
     def end() -> None:
         over.set()
