@@ -106,7 +106,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
             client, folder / "checkpoints", config.flink.checkpoint_interval_ms, partial(note, drained=False)
         )
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
-        joiner = JoinerWatch(counters, Alarms(spec, config.joiner))
+        joiner = JoinerWatch(counters, Alarms(spec, config.joiner, time.monotonic))
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         announce_service(registry, model=config.model.name, spec_hash=spec.hash)

@@ -8,7 +8,6 @@ good past.
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Callable, Mapping
 
 from rillet.joiner.config import JoinerConfig
@@ -54,7 +53,7 @@ _OTHER_REFUSAL = "cannot be used: dead letters say why"
 class Alarms:
     """Watches counts that only grow; what was counted before a restart of the job is forgotten."""
 
-    def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float]) -> None:
         """:param clock: seconds, of any beginning."""
         self._asked = sorted(
             {task.action for task in spec.tasks}

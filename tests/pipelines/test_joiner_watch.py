@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def shown(watch: Any) -> dict[str, float]:
 
 def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
     flink = Flink()
-    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig()))  # type: ignore[arg-type]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
     watch.refresh()
     assert shown(watch) == {}
     empty = Counters().as_dict() | {"dead_letters": 0, "examples": 0, "open_requests": 0}
@@ -66,7 +67,7 @@ def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
 def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     flink = Flink()
     flink.subtasks = [Counters(actions=60, unknown_actions=60).as_dict() | {"unknown_action.zoom.count": 60}]
-    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig()))  # type: ignore[arg-type]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
     watch.refresh()
     assert "100 % of 60 actions are named 'zoom'" in caplog.text
     flink.gone = True
