@@ -79,7 +79,15 @@ def learning(
     python = peer_environment(data / "peers", libraries)
     with show_progress(console, "learning") as progress:
         grids = {**GRIDS, **{name: lines for name, lines in (("vw", vw_lines), ("river", river_lines)) if lines}}
-        result = run(prepared, python, libraries=libraries, grids=grids, on_progress=progress)
+        result = run(
+            prepared,
+            python,
+            libraries=libraries,
+            grids=grids,
+            on_progress=progress,
+            # A grid takes hours: what is known by then is not lost when it is stopped.
+            on_figure=lambda figure: console.print(figure.line(), markup=False, highlight=False, soft_wrap=True),
+        )
     for line in result.lines():
         click.echo(line)
     if json_path is not None:

@@ -136,6 +136,7 @@ def learning(
     libraries: Sequence[str] = ("vw", "river"),
     grids: Mapping[str, Sequence[str]] = GRIDS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_figure: Callable[[Figure], None] = lambda figure: None,
 ) -> BenchResult:
     """Backtests ours and the peers' grids over each recording.
 
@@ -143,6 +144,7 @@ def learning(
     :param python: interpreter of the peers' environment.
     :param grids: see :func:`peers_of`.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
+    :param on_figure: called with each figure as soon as it is known.
     :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` compare with the best AUC of each grid and with
         the speed of that one; the smallest of the recordings' figures.
     :raises BacktestError: a peer's process ended.
@@ -157,9 +159,11 @@ def learning(
         nonlocal done
         auc = judge.auc(setup, scorer, lambda requests: on_progress(done + requests, total))
         done += judge.requests
-        figures.append(Figure(name, "auc", auc, "as served"))
-        figures.append(Figure(name, "speed", scorer.rows_per_second(), "rows/s of one core"))
-        return auc, scorer.rows_per_second()
+        speed = scorer.rows_per_second()
+        for figure in (Figure(name, "auc", auc, "as served"), Figure(name, "speed", speed, "rows/s of one core")):
+            figures.append(figure)
+            on_figure(figure)
+        return auc, speed
 
     for name, (recording, setup) in recordings.items():
         judge = _Judge(recording)

@@ -20,6 +20,10 @@ class Figure:
     value: float
     unit: str
 
+    def line(self, width: int = 0) -> str:
+        """The figure as text, its subject in ``width`` characters or more."""
+        return f"{self.subject:{width}}  {self.metric:8}{self.value:14,.4g} {self.unit}"
+
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
@@ -37,9 +41,7 @@ class BenchResult:
     def lines(self) -> list[str]:
         """A table of the figures, then the ratios."""
         width = max((len(figure.subject) for figure in self.figures), default=0)
-        found = [
-            f"{figure.subject:{width}}  {figure.metric:8}{figure.value:14,.4g} {figure.unit}" for figure in self.figures
-        ]
+        found = [figure.line(width) for figure in self.figures]
         return found + [f"{name:{width}}  {value:22,.4g}" for name, value in self.ratios.items()]
 
     def write(self, path: Path) -> None:
