@@ -14,6 +14,7 @@ from typing import Self
 
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
 from rillet.connectors.newest import require_broker
+from rillet.connectors.topics import ensure_broker
 from rillet.inspection.broker import BrokerLook
 from rillet.inspection.facts import BrokerFacts, LoggedError, LoopFacts, RefusedFacts, ServiceFacts, State, TopicFacts
 from rillet.inspection.log_files import last_error
@@ -24,6 +25,8 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.services import SERVICES, metrics_url, ready_url
 from rillet.operators.flink_config import JOINER_PREFIX
 
+#: how long a broker that listens may take to say whether it lets us in
+_BROKER_S = 3.0
 #: only shown when it answers: not every loop has one
 _OPTIONAL = ("dump",)
 
@@ -92,7 +95,12 @@ class LoopGatherer:
         address = str(self._kafka)
         try:
             require_broker(self._kafka)
-            topics, refused = self._broker.topics(), self._broker.refused()
+            try:
+                topics, refused = self._broker.topics(), self._broker.refused()
+            except BrokerUnavailableError:
+                # Something listens there: whether it lets us in may be known only after the first answer was overdue.
+                ensure_broker(self._kafka, _BROKER_S)
+                raise
         except BrokerUnavailableError as error:
             return BrokerFacts(address, "no answer", str(error)), unknown, ()
         except (BrokerRefusedError, KafkaSettingsError) as error:

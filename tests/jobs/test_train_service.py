@@ -143,10 +143,12 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint_and_files_
     rows = [report["rows"] for report in reports]
     assert rows == sorted(rows)
     assert reports[-1]["rows"] == reports[-1]["metrics"]["rillet_train_rows_total"] == committed
-    assert 0 < reports[-1]["metrics"]['rillet_train_quality_auc{task="watch"}'] < 1
+    metrics = reports[-1]["metrics"]
+    assert metrics['rillet_train_quality_auc{task="watch"}'] is None, "of so few rows nothing can be told"
+    assert metrics['rillet_train_quality_positives{task="watch"}'] > 0
     points = scalars(tmp_path / "var" / "runs")
     assert [step for step, _ in points["throughput/rows_total"]] == rows
-    assert points["quality/auc/watch"][-1][0] == committed
+    assert "quality/auc/watch" not in points
 
 
 @pytest.mark.timeout(600)
