@@ -28,6 +28,10 @@ class Counters:
     unknown_actions: int = 0
     #: actions that only a history asks for
     history_actions: int = 0
+    #: actions whose feature event had not come when they did
+    unmatched_actions: int = 0
+    #: of them, those whose feature event came while they waited
+    matched_later: int = 0
     orphan_actions: int = 0
     discarded_at_end: int = 0
 
