@@ -83,9 +83,14 @@ class JoinerFacts:
     """What the joiner counts since it started.
 
     :param next_close_ms: event time at which the next label window closes.
-    :param join_rate: actions that made a positive, over all actions; above 1 where one action is asked for by several tasks.
+    :param join_rate: of the newest records, actions that made a positive over all actions; above 1 where one action is asked
+        for by several tasks.
+    :param waiting: actions that wait for the feature event of their request.
+    :param oldest_waiting_ms: event time of the one that waits longest.
     :param counts: all of its counters by name.
     :param unknown_actions: actions that no task asks for, by name.
+    :param recent: what the counters have grown by over the newest records.
+    :param recent_unknown: the same of unknown actions.
     """
 
     open_requests: int | None
@@ -93,8 +98,12 @@ class JoinerFacts:
     watermark_ms: int | None
     examples: int | None
     join_rate: float | None
+    waiting: int | None
+    oldest_waiting_ms: int | None
     counts: Mapping[str, int]
     unknown_actions: Mapping[str, int]
+    recent: Mapping[str, int]
+    recent_unknown: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,14 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
     if joiner.watermark_ms is not None:
         words.append(f"watermark {clock(joiner.watermark_ms, now_ms)} ({age(joiner.watermark_ms, now_ms)})")
     yield "join", ", ".join(words) or "no request yet"
-    rate = "" if joiner.join_rate is None else f", {joiner.join_rate:.1%} of actions made a positive"
+    newest = joiner.recent.get("actions", 0)
+    rate = "" if joiner.join_rate is None else f", {joiner.join_rate:.1%} of the newest {newest:,} made a positive"
     yield "", f"{counts.get('features', 0):,} pages, {counts.get('actions', 0):,} actions{rate}"
+    if joiner.waiting:
+        since = (
+            "" if joiner.oldest_waiting_ms is None else f", the oldest is from {age(joiner.oldest_waiting_ms, now_ms)}"
+        )
+        yield "", f"{joiner.waiting:,} actions wait for their page{since}"
     names = {
         "orphan_actions": "orphans",
         "unknown_actions": "unknown actions",

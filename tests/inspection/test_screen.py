@@ -158,8 +158,10 @@ def joiner_notes(recent: dict[str, int], **changed: object) -> list[str]:
 
 def test_what_is_not_joined_is_noted_once_it_is_a_share_that_matters() -> None:
     recent = {"features": 0, "actions": 213, "dead_letters": 1_200, "late_actions": 9}
-    assert joiner_notes(recent) == ["1,200 of the newest 1,413 records were refused: rillet peek dead-letters shows why"]
-    assert joiner_notes({"features": 10_000, "late_actions": 34}) == []
+    assert joiner_notes(recent) == [
+        "1,200 of the newest 1,413 records were refused: rillet peek dead-letters shows why"
+    ]
+    assert joiner_notes({"features": 10_000, "actions": 5_000, "late_actions": 34}) == []
 
 
 def test_what_was_mended_is_noted_no_more_and_what_broke_now_is() -> None:
@@ -185,7 +187,9 @@ def test_actions_under_ids_that_no_request_has_are_noted_while_they_wait() -> No
 
 def test_orphans_are_noted_until_the_newest_actions_find_their_requests() -> None:
     few = {"features": 900, "actions": 600, "unmatched_actions": 50, "matched_later": 20, "orphan_actions": 25}
-    assert joiner_notes(few) == ["25 of the newest 1,500 actions found no page of their request: are both topics keyed by the same request id?"]
+    assert joiner_notes(few) == [
+        "25 of the newest 600 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
     assert joiner_notes(few | {"matched_later": 49}) == [], "given up are those of before"
 
 
