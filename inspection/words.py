@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rillet.schemas import NO_TIME_MS
+from rillet.schemas.text import printable
 
 Shown = TypeVar("Shown")
 
@@ -18,8 +18,6 @@ _SAME_MS = 1_000
 #: from how many seconds on a duration is told in a unit: a number below two of it says too little
 _UNITS = ((2 * 86_400, 86_400, "d"), (2 * 3_600, 3_600, "h"), (120, 60, "min"))
 _QUOTED = 160
-#: of a text from outside
-_LIMIT = 400
 _HEX_BYTES = 32
 
 
@@ -95,21 +93,6 @@ def beginning(data: bytes | None) -> str | None:
     return shown if whole else f"{shown}... ({len(data):,} bytes)"
 
 
-def printable(text: str, limit: int = _LIMIT) -> str:
-    """A text from outside as a terminal may have it: what is no visible character is escaped, and a long text cut.
-
-    Control characters would move the cursor or rename the window, a newline would begin a line that looks like ours.
-
-    >>> print(printable("p1\\x1b[2J\\n\\u202e"), printable("x" * 20_000, 3))
-    p1\\x1b[2J\\n\\u202e xxx... (20,000 characters)
-    """
-    shown = "".join(
-        character if character == " " or unicodedata.category(character)[0] not in "CZ" else _escaped(character)
-        for character in text[:limit]
-    )
-    return shown if len(text) <= limit else f"{shown}... ({len(text):,} characters)"
-
-
 def printable_texts(value: Shown) -> Shown:
     """A value with all texts in it :func:`printable`: in lists, in dictionaries and their keys, in dataclasses."""
     found: Any = value
@@ -123,7 +106,3 @@ def printable_texts(value: Shown) -> Shown:
         found = replace(found, **{one.name: printable_texts(getattr(found, one.name)) for one in fields(found)})
     shown: Shown = found
     return shown
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
