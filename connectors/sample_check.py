@@ -65,7 +65,7 @@ class SampleCheck:
         """
         self._spec = spec
         self._sources = sources
-        self._say = lambda line: say(printable(line, _LINE))
+        self._echo = say
         self._max_ahead_ms = max_ahead_ms
         self._lateness_ms = lateness_ms
         #: records by what becomes of them; of those that fit, actions, and those that nobody asks for by name
@@ -114,6 +114,9 @@ class SampleCheck:
                 for record in records
             ),
         )
+
+    def _say(self, line: str) -> None:
+        self._echo(printable(line, _LINE))
 
     def conclude(self) -> bool:
         """Says what became of all records; whether they would make rows, as far as one can tell."""

@@ -14,7 +14,7 @@ from rillet.inspection.words import iso
 
 State = Literal["ready", "not ready", "no answer", "no port"]
 BrokerState = Literal["answers", "no answer", "refuses"]
-Known = Literal["known", "too few rows", "warming up", "unknown"]
+Known = Literal["known", "too few rows", "warming up", "no scores", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class JoinerFacts:
 
 @dataclass(frozen=True, slots=True)
 class QualityFacts:
-    """What is known of the quality of a task as served; figures only where they are ``known``.
+    """What is known of the quality of a task as served; figures only where they are ``known``, none where rows carry ``no scores``.
 
     :param known_ms: event time up to which it is known.
     :param first_known_ms: event time at which it becomes known, while it is warming up.

@@ -118,8 +118,10 @@ def _quality(read: Scrape, task: str) -> QualityFacts:
     state: Known
     if known_ms is not None:
         state = "too few rows" if auc is None else "known"
+    elif first_ms is not None:
+        state = "warming up"
     else:
-        state = "warming up" if first_ms is not None else "unknown"
+        state = "no scores" if of("unscored_rows") else "unknown"
     return QualityFacts(
         state=state,
         auc=auc,

@@ -186,6 +186,8 @@ def _quality(quality: QualityFacts, now_ms: int) -> str:
         if quality.first_known_ms < now_ms:  # event time stands still while no pages come
             return f"warming up, known once most of the newest pages are from after {clock(quality.first_known_ms, now_ms)}"
         return f"warming up, first windows close at {clock(quality.first_known_ms, now_ms)}"
+    if quality.state == "no scores":
+        return "unknown, since the pages carry no served logits (docs/quality.md)"
     return "not known yet, no rows"
 
 

@@ -97,6 +97,12 @@ def test_without_rows_quality_is_unknown() -> None:
     assert quality("left_out_rows 0").state == "unknown"  # type: ignore[attr-defined]
 
 
+def test_quality_of_rows_without_served_logits_is_unknown_for_that_reason() -> None:
+    assert quality("left_out_rows 0", "unscored_rows 40").state == "no scores"  # type: ignore[attr-defined]
+    warming = quality("left_out_rows 0", "unscored_rows 40", "first_known_timestamp_seconds 1700000100")
+    assert warming.state == "warming up", "by now there are some"  # type: ignore[attr-defined]
+
+
 def test_a_loss_and_a_lag_that_are_nan_are_not_known() -> None:
     facts = trainer_facts(metrics("rillet_train_rows_total 0", "rillet_train_loss NaN", "rillet_train_lag_records NaN"))
     assert facts is not None

@@ -113,6 +113,12 @@ def test_figures_of_too_few_rows_are_not_shown() -> None:
     assert "AUC" not in shown
 
 
+def test_quality_is_unknown_where_pages_carry_no_served_scores_and_the_line_says_so() -> None:
+    assert FACTS.trainer is not None
+    shown = text(replace(FACTS, trainer=replace(FACTS.trainer, quality={"watch": QualityFacts("no scores")})))
+    assert "watch as served: unknown, since the pages carry no served logits (docs/quality.md)" in shown
+
+
 def test_with_the_broker_away_services_are_shown_and_nothing_is_made_up_of_the_topics() -> None:
     unknown = {kind: TopicFacts(topic.name) for kind, topic in FACTS.topics.items()}
     away = replace(FACTS, broker=BrokerFacts("127.0.0.1:9092", "no answer", "no Kafka broker answers"), topics=unknown)
