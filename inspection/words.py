@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rillet.schemas import NO_TIME_MS
-from rillet.schemas.text import printable
+from rillet.schemas.text import LIMIT, printable
 
 Shown = TypeVar("Shown")
 
@@ -76,33 +76,41 @@ def age(time_ms: int, now_ms: int) -> str:
     return f"{duration(past_ms / 1000)} ago" if past_ms > 0 else f"in the future by {duration(-past_ms / 1000)}"
 
 
-def beginning(data: bytes | None) -> str | None:
-    """The first of some bytes, as text where they are, else in hexadecimal digits; with the size where it is not all.
+def beginning(data: bytes | None, *, full: bool = False) -> str | None:
+    """The first of some bytes, as text where they are, else in hexadecimal digits; where it is not all, how much is left.
+
+    :param full: all of them.
 
     >>> beginning(b'{"page": 7}'), beginning(bytes([0xC3, 1, 0, 255])), beginning(None)
     ('{"page": 7}', 'hex c30100ff', None)
+    >>> beginning(bytes(40))
+    'hex 0000000000000000000000000000000000000000000000000000000000000000... 8 bytes more, --full'
     """
     if data is None:
         return None
-    # A character may be cut off at the end, and nowhere else.
-    text = data[: 4 * _QUOTED].decode(errors="replace").rstrip("\ufffd")
+    # Of what is cut off, a character may be cut off at the end, and nowhere else.
+    text = data.decode(errors="replace") if full else data[: 4 * _QUOTED].decode(errors="replace").rstrip("\ufffd")
     if "\ufffd" not in text and all(character.isprintable() or character in "\t\r\n" for character in text):
-        shown, whole = " ".join(text[:_QUOTED].split()), len(text) <= _QUOTED and len(data) <= 4 * _QUOTED
+        if full:
+            return text
+        shown, left = " ".join(text[:_QUOTED].split()), len(data) - len(text[:_QUOTED].encode())
+    elif full:
+        return f"hex {data.hex()}"
     else:
-        shown, whole = f"hex {data[:_HEX_BYTES].hex()}", len(data) <= _HEX_BYTES
-    return shown if whole else f"{shown}... ({len(data):,} bytes)"
+        shown, left = f"hex {data[:_HEX_BYTES].hex()}", len(data) - _HEX_BYTES
+    return f"{shown}... {left:,} bytes more, --full" if left > 0 else shown
 
 
-def printable_texts(value: Shown) -> Shown:
+def printable_texts(value: Shown, limit: int = LIMIT) -> Shown:
     """A value with all texts in it :func:`printable`: in lists, in dictionaries and their keys, in dataclasses."""
     found: Any = value
     if isinstance(found, str):
-        found = printable(found)
+        found = printable(found, limit)
     elif isinstance(found, Mapping):
-        found = {printable_texts(key): printable_texts(inner) for key, inner in found.items()}
+        found = {printable_texts(key, limit): printable_texts(inner, limit) for key, inner in found.items()}
     elif isinstance(found, list | tuple):
-        found = type(found)(map(printable_texts, found))
+        found = type(found)(printable_texts(inner, limit) for inner in found)
     elif is_dataclass(found) and not isinstance(found, type):
-        found = replace(found, **{one.name: printable_texts(getattr(found, one.name)) for one in fields(found)})
+        found = replace(found, **{one.name: printable_texts(getattr(found, one.name), limit) for one in fields(found)})
     shown: Shown = found
     return shown

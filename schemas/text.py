@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 
-_LIMIT = 400
+#: characters of a text that are enough to know it by
+LIMIT = 400
 
 
-def printable(text: str, limit: int = _LIMIT) -> str:
+def printable(text: str, limit: int = LIMIT) -> str:
     """A text from outside with what is no visible character escaped, and cut where it is longer than ``limit`` characters.
 
     Control characters would move the cursor or rename the window, a newline would begin a line that looks like ours.
