@@ -181,6 +181,7 @@ class LoopFacts:
     :param topics: by what they hold: features, actions, examples, deltas, dead_letters.
     :param refused: reasons among the newest dead letters, the most frequent first.
     :param notes: what a person should look at first.
+    :param shortest_window_ms: of the label windows.
     """
 
     time_ms: int
@@ -192,6 +193,7 @@ class LoopFacts:
     replica: ReplicaFacts | None = None
     refused: tuple[RefusedFacts, ...] = ()
     notes: tuple[str, ...] = ()
+    shortest_window_ms: int | None = None
 
     @property
     def ready(self) -> bool:

@@ -39,7 +39,9 @@ class LoopGatherer:
         topics, self._kafka = asdict(config.kafka.topics), config.kafka.connection
         groups = {kind: f"{JOINER_PREFIX}-{kind}" for kind in ("features", "actions")}
         self._broker = BrokerLook(self._kafka, topics, groups)
-        self._spec_hash = f"{config.load_spec().hash:#x}"
+        spec = config.load_spec()
+        self._spec_hash = f"{spec.hash:#x}"
+        self._shortest_window_ms = min(task.window_ms for task in spec.tasks)
         self._pool = ThreadPoolExecutor(len(SERVICES) + len(_OPTIONAL), "status")
 
     def look(self) -> LoopFacts:
@@ -76,6 +78,7 @@ class LoopGatherer:
             trainer=trainer,
             replica=replica,
             refused=refused,
+            shortest_window_ms=self._shortest_window_ms,
         )
         return replace(facts, notes=tuple(notes_on(facts, self._spec_hash)))
 

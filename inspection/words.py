@@ -17,6 +17,8 @@ Shown = TypeVar("Shown")
 _SAME_MS = 1_000
 #: from how many seconds on a duration is told in a unit: a number below two of it says too little
 _UNITS = ((2 * 86_400, 86_400, "d"), (2 * 3_600, 3_600, "h"), (120, 60, "min"))
+#: windows so short that minutes do not tell them apart
+_SECONDS_BELOW_MS = 600_000
 _QUOTED = 160
 _HEX_BYTES = 32
 
@@ -35,15 +37,20 @@ def iso(time_ms: int) -> str | None:
         return f"{time_ms} ms"
 
 
-def clock(time_ms: int, now_ms: int) -> str:
+def clock(time_ms: int, now_ms: int, window_ms: int | None = None) -> str:
     """Hour and minute in UTC, with the date where it is another day than now.
+
+    :param window_ms: the windows that the time is told of; below ten minutes, seconds matter.
 
     >>> clock(1_700_000_000_000, 1_700_000_600_000), clock(1_700_000_000_000, 1_700_086_400_000)
     ('22:13Z', '2023-11-14T22:13Z')
+    >>> clock(1_700_000_000_000, 1_700_000_600_000, 30_000)
+    '22:13:20Z'
     """
     text = iso(time_ms) or "?"
     same_day = text[:10] == (iso(now_ms) or "")[:10]
-    return f"{text[11:16] if same_day else text[:16]}Z"
+    end = 19 if window_ms is not None and window_ms < _SECONDS_BELOW_MS else 16
+    return f"{text[11 if same_day else 0 : end]}Z"
 
 
 def duration(seconds: float) -> str:

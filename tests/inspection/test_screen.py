@@ -105,6 +105,13 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
     assert missing.split() == ["films.dead_letters", "missing"]
 
 
+def test_times_have_seconds_where_windows_are_of_seconds() -> None:
+    shown = text(replace(FACTS, shortest_window_ms=30_000))
+    assert "the next window closes at 22:15:20Z, 2 min after the watermark, watermark 22:12:50Z (30 s ago)" in shown
+    assert "first windows close at 22:14:20Z" in shown
+    assert "22:15Z" in text(replace(FACTS, shortest_window_ms=600_000))
+
+
 def test_figures_of_too_few_rows_are_not_shown() -> None:
     assert FACTS.trainer is not None
     few = QualityFacts("too few rows", rows=40, positives=3, known_ms=NOW_MS)
