@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rillet.inspection.words import iso
 
-State = Literal["ready", "not ready", "no answer", "no port"]
+State = Literal["ready", "not ready", "starting", "no answer", "no port"]
 BrokerState = Literal["answers", "no answer", "refuses"]
 Known = Literal["known", "too few rows", "warming up", "no scores", "unknown"]
 
@@ -29,6 +29,7 @@ class LoggedError:
 class ServiceFacts:
     """One service, wherever it runs.
 
+    :param state: ``starting`` is a process of ``rillet up`` that does not answer yet.
     :param url: its readiness probe; None where it has no port.
     :param version: of the model that it serves.
     :param software: version of rillet that it runs.

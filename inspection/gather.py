@@ -15,6 +15,8 @@ from typing import Self
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
 from rillet.connectors.newest import require_broker
 from rillet.connectors.topics import ensure_broker
+from rillet.devstack.process import Process
+from rillet.devstack.stack import READY_TIMEOUT_S
 from rillet.inspection.broker import BrokerLook
 from rillet.inspection.facts import BrokerFacts, LoggedError, LoopFacts, RefusedFacts, ServiceFacts, State, TopicFacts
 from rillet.inspection.log_files import last_error
@@ -127,6 +129,8 @@ class LoopGatherer:
             return state, Scrape(), f"metrics unreadable: {error}"
 
     def _service(self, name: str, state: State, read: Scrape, problem: str | None, now_ms: int) -> ServiceFacts:
+        if state == "no answer" and self._is_starting(name, now_ms):
+            state = "starting"
         info = labels_of(read, "rillet_service_info")
         # The joiner's registry is the process's, which Prometheus' own collectors are in.
         started_ms = time_ms(read, "rillet_service_start_timestamp_seconds")
@@ -148,6 +152,10 @@ class LoopGatherer:
             problem=problem,
             last_error=error,
         )
+
+    def _is_starting(self, name: str, now_ms: int) -> bool:
+        started_ms = Process(name, log_of(self._config, name).parent).started_ms
+        return started_ms is not None and now_ms - started_ms < READY_TIMEOUT_S * 1000
 
     def _last_error(self, name: str) -> LoggedError | None:
         return last_error(log_of(self._config, name))

@@ -19,7 +19,11 @@ from rillet.inspection.facts import (
 )
 from rillet.inspection.words import age, clock, duration, printable_texts
 
-_COLOURS = {"ready": "green", "answers": "green", "not ready": "yellow", "no answer": "red", "refuses": "red"}
+_COLOURS = {
+    **dict.fromkeys(("ready", "answers"), "green"),
+    **dict.fromkeys(("not ready", "starting"), "yellow"),
+    **dict.fromkeys(("no answer", "refuses"), "red"),
+}
 _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas": "serve"}
 
 

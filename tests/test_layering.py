@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
         "pipelines",
         "operators",
     },
-    "inspection": {"schemas", "sync", "sources", "connectors", "operators", "jobs"},
+    "inspection": {"schemas", "sync", "sources", "connectors", "operators", "jobs", "devstack"},
     "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "sources", "connectors", "jobs"},
     "audit": {"schemas", "sources", "connectors"},
