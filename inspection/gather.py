@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
 from rillet.connectors.newest import require_broker
@@ -25,12 +25,13 @@ from rillet.inspection.notes import notes_on
 from rillet.inspection.scrape import MetricsError, Scrape, fetch, read_metrics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.services import SERVICES, metrics_url, ready_url
-from rillet.operators.flink_config import JOINER_PREFIX
+from rillet.operators.flink_config import joiner_group
 
 #: how long a broker that listens may take to say whether it lets us in
 _BROKER_S = 3.0
 #: only shown when it answers: not every loop has one
 _OPTIONAL = ("dump",)
+_JOINED: tuple[Literal["features", "actions"], ...] = ("features", "actions")
 
 
 class LoopGatherer:
@@ -39,7 +40,7 @@ class LoopGatherer:
     def __init__(self, config: RilletConfig, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._config, self._now_ms = config, now_ms
         topics, self._kafka = asdict(config.kafka.topics), config.kafka.connection
-        groups = {kind: f"{JOINER_PREFIX}-{kind}" for kind in ("features", "actions")}
+        groups: dict[str, str] = {kind: joiner_group(config.kafka.topics.examples, kind) for kind in _JOINED}
         self._broker = BrokerLook(self._kafka, topics, groups)
         spec = config.load_spec()
         self._spec_hash = f"{spec.hash:#x}"
