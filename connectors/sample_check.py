@@ -123,7 +123,8 @@ class SampleCheck:
         unknown = sum(self.unknown.values())
         asked = f", {unknown} {'has' if unknown == 1 else 'have'} an action that nobody asks for" if unknown else ""
         fit = "1 record fits" if self.fitting == 1 else f"{self.fitting} records fit"
-        self._say(f"{fit}, {self.refused} would be dead letters{asked}")
+        letters = "1 would be a dead letter" if self.refused == 1 else f"{self.refused} would be dead letters"
+        self._say(f"{fit}, {letters}{asked}")
         if not unknown or unknown < self.actions:
             return not self.refused
         named = ", ".join(f"{name} {count}" for name, count in self.unknown.most_common())

@@ -266,4 +266,4 @@ def test_the_newest_records_of_both_topics_are_shown(broker: str, topics: Callab
     assert shown[3].endswith("(native record)")
     assert shown[5].startswith("does not fit: at: 1763770000 is 1970-01-21 in ms")
     assert "warning: the event is 40 s older than its record" in result.output
-    assert result.output.endswith("5 records fit, 1 would be dead letters\n")
+    assert result.output.endswith("5 records fit, 1 would be a dead letter\n")
