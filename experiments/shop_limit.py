@@ -58,8 +58,8 @@ def play(config: ShopConfig, requests: int, seed: int) -> Clicks:
     times, segments, items, categories, prices, clicked, truth = [], [], [], [], [], [], []
     for event, actions, probabilities in Shop(config, seed).requests(requests):
         lengths, log_prices = event.item_lengths, event.dense
-        if lengths is None or log_prices is None:
-            raise ValueError("the items of this shop have no tags or no price")
+        if lengths is None or log_prices is None or probabilities is None:
+            raise ValueError("a request of the shop lacks tags, prices or true probabilities")
         # Fids lie candidate by candidate: its item, its category, then its tags.
         fids = lengths.reshape(len(event.impression_ids), -1).sum(axis=1, dtype=np.int64)
         first = np.cumsum(fids) - fids
