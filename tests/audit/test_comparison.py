@@ -443,13 +443,14 @@ def test_faultless_examples_of_each_mode_pass(mode: LabelMode) -> None:
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_lost_and_a_doubled_row_of_each_kind_are_found(mode: LabelMode, label: int) -> None:
     spec, features, blocks = of_mode(mode)
+    expected = plain_join(features, spec)
     for index, block in enumerate(blocks):
         if block.label_kind[0] != KINDS[mode][1 - label]:
             continue
-        lost = run(blocks[:index] + blocks[index + 1 :], features, spec)
+        lost = audit_examples(expected, blocks[:index] + blocks[index + 1 :], len(ACTIONS))
         assert (lost.lost, lost.duplicated, lost.mislabelled, lost.unexpected) == (1, 0, 0, 0)
         assert not lost.ok
-        doubled = run([*blocks, block], features, spec)
+        doubled = audit_examples(expected, [*blocks, block], len(ACTIONS))
         assert (doubled.lost, doubled.duplicated, doubled.mislabelled, doubled.unexpected) == (0, 1, 0, 0)
         assert not doubled.ok
 
@@ -457,6 +458,7 @@ def test_a_lost_and_a_doubled_row_of_each_kind_are_found(mode: LabelMode, label:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_row_with_the_other_label_is_found_in_each_mode(mode: LabelMode) -> None:
     spec, features, blocks = of_mode(mode)
+    expected = plain_join(features, spec)
     for index, block in enumerate(blocks):
         label = int(block.labels.max())
         wrong = replace(
@@ -466,7 +468,7 @@ def test_a_row_with_the_other_label_is_found_in_each_mode(mode: LabelMode) -> No
             action_time_ms=np.array([-1 if label else 2_000_000]),
             action_ingest_ms=np.array([-1 if label else 77]),
         )
-        report = run([*blocks[:index], wrong, *blocks[index + 1 :]], features, spec)
+        report = audit_examples(expected, [*blocks[:index], wrong, *blocks[index + 1 :]], len(ACTIONS))
         assert report.mislabelled + report.lost > 0
         assert not report.ok
 

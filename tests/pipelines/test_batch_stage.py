@@ -105,14 +105,17 @@ def _dense(parts: Parts) -> dict[str, np.ndarray]:
     return weights | {f"optimizer.{name}": value for name, value in learner.optimizer_state().items()}
 
 
-def _continuous(folder: Path) -> Parts:
-    parts = Parts(folder, ListSource(RECORDS))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """One run over all rows of the topic."""
+    parts = Parts(tmp_path_factory.mktemp("whole"), ListSource(RECORDS))
     parts.run()
     return parts
 
 
-def test_files_and_then_the_topic_teach_what_one_run_over_all_rows_teaches(url: str, tmp_path: Path) -> None:
-    whole = _continuous(tmp_path / "whole")
+def test_files_and_then_the_topic_teach_what_one_run_over_all_rows_teaches(
+    url: str, tmp_path: Path, whole: Parts
+) -> None:
     parts = _batch_then_online(tmp_path / "staged", _stage(url))
     parts.run()
     _assert_same_model(parts, whole)
@@ -122,8 +125,7 @@ def test_files_and_then_the_topic_teach_what_one_run_over_all_rows_teaches(url: 
 
 
 @pytest.mark.parametrize("polls", [1, 4, 6, 7, 10])
-def test_killed_at_any_record_it_goes_on_to_the_same_model(url: str, tmp_path: Path, polls: int) -> None:
-    whole = _continuous(tmp_path / "whole")
+def test_killed_at_any_record_it_goes_on_to_the_same_model(url: str, tmp_path: Path, whole: Parts, polls: int) -> None:
     killed = _batch_then_online(tmp_path / "staged", _stage(url), polls)
     with pytest.raises(_KillError):
         killed.run()
@@ -316,8 +318,10 @@ class _SlowTopic(ListSource):
         return super().poll(max_items, timeout_s)
 
 
-def test_a_batch_waits_at_the_seam_for_its_other_rows_however_late_the_topic_answers(url: str, tmp_path: Path) -> None:
-    whole, stage = _continuous(tmp_path / "whole"), _stage(url)
+def test_a_batch_waits_at_the_seam_for_its_other_rows_however_late_the_topic_answers(
+    url: str, tmp_path: Path, whole: Parts
+) -> None:
+    stage = _stage(url)
     source = BatchThenOnline(stage.source(RAGGED, {}), lambda: _SlowTopic(RECORDS, stage.online_positions({})))
     # With every look at the clock a batch that is not full has waited long enough.
     parts = Parts(tmp_path / "staged", source, Clock(5_000), batch_stage=stage)
@@ -344,7 +348,7 @@ def test_a_topic_that_holds_nothing_more_does_not_keep_the_last_rows_of_the_file
 
 
 def test_a_storage_that_is_away_in_the_midst_is_waited_for(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, whole: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_source, "_RETRY_S", 0.0)
     stage, calls = _stage(url), iter(range(1_000))
@@ -379,14 +383,14 @@ class _Away(ListSource):
 
 
 def test_a_broker_that_is_away_at_the_seam_is_waited_for(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, whole: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_then_online, "_RETRY_S", 0.0)
 
     class Broker(_Away):
         error = BrokerUnavailableError("no broker answers")
 
-    whole, stage = _continuous(tmp_path / "whole"), _stage(url)
+    stage = _stage(url)
     source = BatchThenOnline(stage.source(RAGGED, {}), lambda: Broker(RECORDS, stage.online_positions({})))
     parts = Parts(tmp_path / "staged", source, batch_stage=stage)
     parts.run()
