@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss
 from torch import Tensor
 
 from rillet.trainer.loss import sampled_bce
+from tests.trainer.reference import log_loss
 
 PAIRS, EXPOSURES = False, True
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
 from rillet.trainer.quality import (
@@ -27,6 +26,7 @@ from rillet.trainer.quality import (
     sum_of_spreads,
     time_blocks,
 )
+from tests.trainer.reference import log_loss, roc_auc_score
 
 
 def sample(rng: np.random.Generator, requests: int = 300, rows: int = 6) -> tuple[Float64s, Bools, Int64s]:

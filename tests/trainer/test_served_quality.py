@@ -7,12 +7,12 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from rillet.schemas import LabelKind, Task
 from rillet.schemas.spec import LabelMode
 from rillet.trainer import Batch, CheckpointError, ServedQuality, TrainerConfig, TrainerError
 from rillet.trainer.served_quality import COMPLETE_KEPT, RECENT_REQUESTS
+from tests.trainer.reference import roc_auc_score
 
 MINUTE = 60_000
 TASK = Task("watch", "watch", window_ms=10 * MINUTE, labels="positives_first")
