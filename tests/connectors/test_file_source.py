@@ -64,7 +64,7 @@ def test_every_pass_is_shuffled_in_another_way_and_every_seed(url: str, plan: Fi
 
 @pytest.mark.parametrize("shuffle_rows", [0, 60, 1_000])
 def test_from_any_record_on_the_same_records_come(url: str, plan: FilePlan, shuffle_rows: int) -> None:
-    plan = replace(plan, shuffle_rows=shuffle_rows, epochs=2)
+    plan = replace(plan, chunk_rows=32, shuffle_rows=shuffle_rows, epochs=2)
     whole = read_all(url, plan)
     for start in range(plan.records + 1):
         # Some windows are read to the end, so that what comes after the first records is seen too.
