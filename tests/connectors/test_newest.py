@@ -48,6 +48,12 @@ def test_the_last_records_come_from_a_window_before_the_end(monkeypatch: pytest.
     assert topic.starts == [{0: 97}]
 
 
+def test_of_several_partitions_no_more_records_are_given_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    Topic(monkeypatch, {0: (0, 9, list(range(9))), 1: (0, 9, list(range(9)))})
+    records, _ = newest_records(KAFKA, "examples", 3)
+    assert places(records) == [(1, 6), (1, 7), (1, 8)]
+
+
 def test_a_window_with_too_few_records_is_widened_to_the_first_offset_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     topic = Topic(monkeypatch, {0: (40, 100, [45, 60])})
     records, positions = newest_records(KAFKA, "examples", 3)
