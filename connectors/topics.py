@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 #: seconds without an answer until it is told that a broker is waited for, and between two such lines
 _TELL_AFTER_S, _TELL_EVERY_S = 1.0, 5.0
+#: an id of 128 bits that are 0: the broker gives none
+_NO_ID = str(Uuid(0, 0))
 _NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 Answer = TypeVar("Answer")
@@ -138,6 +140,28 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     """
     kafka = KafkaConnection.of(kafka)
     return _ask_consumer(kafka, lambda consumer: ends_by(kafka, consumer, topic, timeout_s))
+
+
+def topic_ids(kafka: KafkaConnection | str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, str]:
+    """The id that each topic was given when it was made: one of the same name that was made anew has another.
+
+    :returns: by name; an empty id where the broker gives none (before Kafka 2.8).
+    :raises TopicError: there is no such topic.
+    :raises BrokerRefusedError: it does not let us in, or not see a topic.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    kafka, found = KafkaConnection.of(kafka), {}
+    errors = BrokerErrors()
+    admin = kafka.admin(errors)
+    for name, request in admin.describe_topics(TopicCollection([*names]), request_timeout=timeout_s).items():
+        try:
+            topic_id = _ask(kafka, errors, admin, request.result).topic_id
+        except KafkaException as error:
+            if error.args[0].code() in _NOT_THERE:
+                raise TopicError(f"topic {name} on {kafka}: there is none; name it in [kafka.topics]") from error
+            raise kafka.explain(error, errors) from error
+        found[name] = str(topic_id).replace(_NO_ID, "")
+    return found
 
 
 def ends_by(

@@ -26,6 +26,8 @@ from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
 from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
+from rillet.devstack.own_files import JOINER as JOINER_FILES
+from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
 from rillet.jobs.dump import wire_dump
@@ -515,6 +517,9 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
     assert len(reasons) == 2
     assert "looks like seconds" in reasons[0]
     assert "spec_hash" in reasons[1]
+
+    kept = OwnFolder(made.config.data_dir / "joiner", JOINER_FILES)
+    assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
