@@ -59,11 +59,12 @@ def create_topics(
 ) -> list[str]:
     """Makes those of the topics that do not exist, kept for ever (recorded events have old timestamps).
 
-    Topics are looked up by name: the user needs rights to these topics only, and where all exist none to make any.
+    Topics are looked up by name: the user needs rights to these topics only, and where all exist none to make any. One that
+    exists keeps its number of partitions, whatever that is: no topic needs a certain number.
 
-    :param partitions: topic name to its number of partitions.
+    :param partitions: topic name to its number of partitions, if it is made.
     :returns: the names that were made by this call.
-    :raises TopicError: a topic exists with another number of partitions, is compacted, or cannot be made.
+    :raises TopicError: a topic is compacted, or cannot be made.
     :raises BrokerRefusedError: it does not let us in, not see a topic, or not make it.
     :raises BrokerUnavailableError: no broker answers.
     """
@@ -82,12 +83,6 @@ def create_topics(
             raise TopicError(f"topics {', '.join(waiting)} on {kafka} have no leader after {timeout_s:.0f} s")
         time.sleep(_POLL_S)
         known = _describe(kafka, partitions, left)
-    for name, count in partitions.items():
-        if (found := len(known[name].partitions)) != count:
-            raise TopicError(
-                f"topic {name} on {kafka} has {found} partitions, the configuration asks for {count}: "
-                f"change [kafka], or name another topic"
-            )
     _check_settings(kafka, [name for name in partitions if name not in made], timeout_s)
     return made
 

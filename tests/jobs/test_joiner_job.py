@@ -31,7 +31,7 @@ from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
 from rillet.jobs.dump import wire_dump
-from rillet.joiner import JoinerConfig
+from rillet.joiner import JoinerConfig, JoinerRuns
 from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.join import join_recording
@@ -390,9 +390,10 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         seen = len(made.blocks())
         wait_until(lambda: len(made.blocks()) > seen, 60)
         process.stop(timeout_s=60)
-        assert list((made.path.parent / "data/joiner/savepoints").glob("*/*/_metadata")), (
-            "no savepoint of the clean stop"
-        )
+        runs = JoinerRuns(made.path.parent / "data/joiner/runs")
+        assert runs.newest is not None
+        assert runs.newest.folder.name == "000002"
+        assert not runs.newest.checkpoints, "no savepoint of the clean stop"
         process.start([*command, "--drain"])
         replaying.join()
         with joiner_lag(made.config) as lag:
@@ -417,7 +418,7 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     process = Process("join", tmp_path)
     process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
     try:
-        wait_until(lambda: bool(list((made.path.parent / "data/joiner/checkpoints").glob("*/chk-*/_metadata"))), 60)
+        wait_until(lambda: bool(list((made.path.parent / "data/joiner/runs/000003").rglob("chk-*/_metadata"))), 60)
     finally:
         process.stop(timeout_s=60)
     report = made.audit()
