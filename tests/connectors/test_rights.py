@@ -130,6 +130,12 @@ def test_a_topic_without_rights_is_refused_by_its_name(guarded: KafkaConnection)
         create_topics(mine, {"examples": 1}, timeout_s=10)
     with pytest.raises(BrokerRefusedError, match=r"topic examples on .* may not be seen"):
         topic_ends(mine, "examples")
+    right = AclBinding(
+        *(ResourceType.TOPIC, "examples", ResourcePatternType.LITERAL, "User:serve", "*"),
+        *(AclOperation.DESCRIBE, AclPermissionType.ALLOW),
+    )
+    guarded.admin().create_acls([right])[right].result(10)
+    assert create_topics(mine, {"examples": 1}, timeout_s=10) == []  # "give it the rights (ACLs) that its service needs"
 
 
 def test_a_compacted_topic_is_refused_and_a_narrow_one_is_warned_of(
@@ -144,3 +150,12 @@ def test_a_compacted_topic_is_refused_and_a_narrow_one_is_warned_of(
     create_topics(guarded, {"narrow": 1})
     assert "topic narrow on" in caplog.text
     assert "up to 1000000 bytes only" in caplog.text
+    assert "set max.message.bytes=" in caplog.text
+    caplog.clear()
+    advised = {"compacted": ("cleanup.policy", "delete"), "narrow": ("max.message.bytes", str(TOPIC_MAX_BYTES))}
+    for name, (setting, value) in advised.items():
+        entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+    assert create_topics(guarded, {"compacted": 1, "narrow": 1}) == []
+    assert caplog.text == ""
