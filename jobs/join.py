@@ -26,7 +26,7 @@ from rillet.connectors.lag import Ends, GroupLag
 from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.data_lock import hold
+from rillet.jobs.data_lock import hold, unwritable
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
 from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
@@ -104,7 +104,10 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
     snapshot = runs.newest.snapshot if runs.newest is not None else None
     if snapshot is not None:
         log.info("going on from %s", snapshot)
-    run = runs.begin(kept.dump())
+    try:
+        run = runs.begin(kept.dump())
+    except OSError as error:
+        raise unwritable(folder, error) from error
     env = _mini_cluster(run)
     env.add_jars(fetch_jars().connector.as_uri())
     options = JobOptions(
@@ -230,7 +233,7 @@ def _stop(client: JobClient, watch: _JobWatch, run: JoinerRun, *, drain: bool) -
         savepoint = client._j_job_client.stopWithSavepoint(drain, target, form).get()
     except Py4JJavaError as error:
         raise ServiceError(
-            f"no savepoint could be taken, the next start goes on from the last checkpoint: {root_cause(error)}"
+            f"the job did not end with a savepoint: {root_cause(error)}; the next start goes on from {run.snapshot}"
         ) from error
     log.info("stopped with savepoint %s", savepoint)
 

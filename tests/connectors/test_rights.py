@@ -11,6 +11,9 @@ from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -25,6 +28,7 @@ from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.errors import BrokerRefusedError, TopicError
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.devstack.broker import Broker, User
@@ -135,7 +139,9 @@ def test_a_topic_without_rights_is_refused_by_its_name(guarded: KafkaConnection)
         *(AclOperation.DESCRIBE, AclPermissionType.ALLOW),
     )
     guarded.admin().create_acls([right])[right].result(10)
-    assert create_topics(mine, {"examples": 1}, timeout_s=10) == []  # "give it the rights (ACLs) that its service needs"
+    assert (
+        create_topics(mine, {"examples": 1}, timeout_s=10) == []
+    )  # "give it the rights (ACLs) that its service needs"
 
 
 def test_a_compacted_topic_is_refused_and_a_narrow_one_is_warned_of(

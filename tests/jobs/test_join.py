@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from py4j.protocol import Py4JJavaError
 
 from rillet.connectors.errors import BrokerUnavailableError
 from rillet.devstack.process import free_port
@@ -163,6 +164,28 @@ def test_a_live_drain_reads_on_to_the_ends_before_it_closes_windows(
     _signal_at_once(monkeypatch)
     assert join.run_join(config, drain=True) == 0
     assert stops == [False, True]
+
+
+def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(config: RilletConfig) -> None:
+    (config.data_dir / "joiner").mkdir()
+    (config.data_dir / "joiner/runs").write_text("in the way")
+    with pytest.raises(ServiceError, match="joiner cannot be written to"):
+        join.run_join(config)
+
+
+def test_a_stop_without_a_savepoint_says_what_the_next_start_goes_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, client = JoinerRun(tmp_path), MagicMock()
+    newest = run.checkpoint_dir / "job" / "chk-3"
+    newest.mkdir(parents=True)
+    (newest / "_metadata").touch()
+    failure = Py4JJavaError.__new__(Py4JJavaError)
+    monkeypatch.setattr(Py4JJavaError, "__str__", lambda _: "Caused by: timed out")
+    monkeypatch.setattr("pyflink.java_gateway.get_gateway", MagicMock())
+    client._j_job_client.stopWithSavepoint.side_effect = failure
+    with pytest.raises(ServiceError, match=f"timed out; the next start goes on from {newest}"):
+        join._stop(client, _Running(), run, drain=False)  # type: ignore[arg-type]
 
 
 def test_state_of_a_topic_that_was_made_anew_is_refused_before_anything_is_written(
