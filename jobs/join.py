@@ -63,7 +63,8 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     """
     # Until there is a job, there is nothing to keep.
     end_at_once_on_signals()
-    with hold(config.data_dir, "join"):
+    with hold(config.data_dir, "join") as lock:
+        _prepare_process(config, lock)
         _run(config, until_latest=until_latest, drain=until_latest and drain)
         if drain and not until_latest:
             # Sources that have nothing to read may be idle, and drop what a drain tells them; and what lies on the topics
@@ -91,7 +92,6 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
     call_on_signals(stop.set)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
     shutil.rmtree(folder / "local", ignore_errors=True)
-    _prepare_process(config)
     from rillet.jobs.joiner_job import JobOptions, build, forget_progress, groups, ids_of_topics, operators
 
     topics, topic_ids = config.kafka.topics, ids_of_topics(config)
@@ -170,28 +170,29 @@ def _has_reached(lag: GroupLag, ends: Ends) -> bool:
         return False
 
 
-def _prepare_process(config: RilletConfig) -> None:
+def _prepare_process(config: RilletConfig, lock: int) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
     for library in ("apache_beam", "pyflink"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    _keep_signals_from_java()
+    _start_java_apart(lock)
     if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.
         os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
 
 
-def _keep_signals_from_java() -> None:
-    """Starts Flink's Java process in a session of its own.
+def _start_java_apart(lock: int) -> None:
+    """Has Flink's Java process started in a session of its own.
 
     A signal to the whole process group, as of Ctrl-C, would end it before a savepoint is taken. It still ends with
-    this process, whose end of a pipe it watches.
+    this process, whose end of a pipe it watches, but seconds later where this one was killed: until then it may complete
+    a checkpoint, and has the lock.
     """
     from pyflink import pyflink_gateway_server
 
-    pyflink_gateway_server.Popen = partial(subprocess.Popen, start_new_session=True)
+    pyflink_gateway_server.Popen = partial(subprocess.Popen, start_new_session=True, pass_fds=(lock,))
 
 
 def _mini_cluster(run: JoinerRun) -> StreamExecutionEnvironment:

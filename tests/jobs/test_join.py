@@ -19,6 +19,7 @@ from rillet.connectors.errors import BrokerUnavailableError
 from rillet.devstack.process import free_port
 from rillet.jobs import join
 from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.joiner import JoinerError, JoinerRun
 from rillet.schemas import dump_spec
@@ -164,6 +165,23 @@ def test_a_live_drain_reads_on_to_the_ends_before_it_closes_windows(
     _signal_at_once(monkeypatch)
     assert join.run_join(config, drain=True) == 0
     assert stops == [False, True]
+
+
+def test_java_holds_the_lock_too(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joiner that was killed leaves it for seconds, in which it may still complete a checkpoint."""
+    from pyflink import pyflink_gateway_server
+
+    monkeypatch.setattr(pyflink_gateway_server, "Popen", subprocess.Popen)
+    with hold(config.data_dir, "join") as lock:
+        join._start_java_apart(lock)
+        java = pyflink_gateway_server.Popen(["sleep", "60"])
+        try:
+            path = (config.data_dir / "locks/join.lock").resolve()
+            assert path in {link.resolve() for link in Path(f"/proc/{java.pid}/fd").iterdir()}
+            assert os.getsid(java.pid) == java.pid
+        finally:
+            java.kill()
+            java.wait()
 
 
 def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(config: RilletConfig) -> None:
