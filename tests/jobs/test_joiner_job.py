@@ -396,10 +396,12 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         assert not runs.newest.checkpoints, "no savepoint of the clean stop"
         process.start([*command, "--drain"])
         replaying.join()
+        # One that has not begun yet ends at once.
+        wait_until(lambda: bool(list((runs.folder / "000003").rglob("chk-*/_metadata"))), 90)
         with joiner_lag(made.config) as lag:
             wait_until(lambda: lag.records() == 0, 60)
     finally:
-        process.stop(timeout_s=60)
+        process.stop(timeout_s=150)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
     assert report.late_dropped == 0
@@ -418,9 +420,9 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     process = Process("join", tmp_path)
     process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
     try:
-        wait_until(lambda: bool(list((made.path.parent / "data/joiner/runs/000003").rglob("chk-*/_metadata"))), 60)
+        wait_until(lambda: bool(list((made.path.parent / "data/joiner/runs/000003").rglob("chk-*/_metadata"))), 90)
     finally:
-        process.stop(timeout_s=60)
+        process.stop(timeout_s=150)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
     assert report.impressions == 5 * REQUESTS
