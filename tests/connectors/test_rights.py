@@ -138,7 +138,8 @@ def test_a_topic_without_rights_is_refused_by_its_name(guarded: KafkaConnection)
         *(ResourceType.TOPIC, "examples", ResourcePatternType.LITERAL, "User:serve", "*"),
         *(AclOperation.DESCRIBE, AclPermissionType.ALLOW),
     )
-    guarded.admin().create_acls([right])[right].result(10)
+    admin = guarded.admin()
+    admin.create_acls([right])[right].result(10)
     assert (
         create_topics(mine, {"examples": 1}, timeout_s=10) == []
     )  # "give it the rights (ACLs) that its service needs"
