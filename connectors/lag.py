@@ -194,6 +194,8 @@ class GroupLag:
                     return True
                 self._empty[topic, partition] = left.pop(partition)
             return False
+        except KafkaException as error:
+            raise self._kafka.explain(error, self._errors) from error
         finally:
             consumer.unassign()
 

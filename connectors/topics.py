@@ -140,22 +140,27 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
 def topic_ids(kafka: KafkaConnection | str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, str]:
     """The id that each topic was given when it was made: one of the same name that was made anew has another.
 
+    A topic that is not there is waited for, since not every broker knows at once of one that was made just now.
+
     :returns: by name; an empty id where the broker gives none (before Kafka 2.8).
     :raises TopicError: there is no such topic.
     :raises BrokerRefusedError: it does not let us in, or not see a topic.
     :raises BrokerUnavailableError: no broker answers.
     """
-    kafka, found = KafkaConnection.of(kafka), {}
+    kafka, found = KafkaConnection.of(kafka), dict[str, str]()
     errors = BrokerErrors()
     admin = kafka.admin(errors)
-    for name, request in admin.describe_topics(TopicCollection([*names]), request_timeout=timeout_s).items():
-        try:
-            topic_id = _ask(kafka, errors, admin, request.result).topic_id
-        except KafkaException as error:
-            if error.args[0].code() in _NOT_THERE:
-                raise TopicError(f"topic {name} on {kafka}: there is none; name it in [kafka.topics]") from error
-            raise kafka.explain(error, errors) from error
-        found[name] = str(topic_id).replace(_NO_ID, "")
+    deadline = time.monotonic() + timeout_s
+    while missing := [name for name in names if name not in found]:
+        for name, request in admin.describe_topics(TopicCollection(missing), request_timeout=timeout_s).items():
+            try:
+                found[name] = str(_ask(kafka, errors, admin, request.result).topic_id).replace(_NO_ID, "")
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_THERE:
+                    raise kafka.explain(error, errors) from error
+                if time.monotonic() >= deadline:
+                    raise TopicError(f"topic {name} on {kafka}: there is none; name it in [kafka.topics]") from error
+                time.sleep(_POLL_S)
     return found
 
 

@@ -152,7 +152,7 @@ def test_a_topic_that_was_made_anew_has_another_id(broker: str, topics: Callable
     assert all(before.values())
     delete_topics(broker, [name])
     with pytest.raises(TopicError, match=f"topic {name} on .*: there is none"):
-        topic_ids(broker, [name])
+        topic_ids(broker, [name], timeout_s=0.5)
     create_topics(broker, {name: 1})
     after = topic_ids(broker, [name, other])
     assert (after[name] != before[name], after[other]) == (True, before[other])
