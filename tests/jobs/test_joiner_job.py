@@ -415,12 +415,15 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     made.replay(recording)
     made.join("--until-latest")
     assert len(kept := made.blocks()) > 100
+    # A savepoint goes with its data_dir, as to another machine.
+    (made.path.parent / "data").rename(made.path.parent / "moved")
+    made.path.write_text(made.path.read_text().replace('data_dir = "data"', 'data_dir = "moved"'))
     made.join("--until-latest")
     assert len(made.blocks()) == len(kept)
     process = Process("join", tmp_path)
     process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
     try:
-        wait_until(lambda: bool(list((made.path.parent / "data/joiner/runs/000003").rglob("chk-*/_metadata"))), 90)
+        wait_until(lambda: bool(list((made.path.parent / "moved/joiner/runs/000003").rglob("chk-*/_metadata"))), 90)
     finally:
         process.stop(timeout_s=150)
     report = made.audit()
@@ -521,7 +524,7 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
     assert "looks like seconds" in reasons[0]
     assert "spec_hash" in reasons[1]
 
-    kept = OwnFolder(made.config.data_dir / "joiner", JOINER_FILES)
+    kept = OwnFolder(made.path.parent / "data/joiner", JOINER_FILES)
     assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written
 
 
