@@ -306,7 +306,7 @@ def audit_topics(
     sources: SourcesConfig | None = None,
     max_ahead_ms: int = MAX_AHEAD_MS,
     lateness_ms: int = 0,
-    idle_partitions: bool = False,
+    idle_delay_ms: int | None = None,
     allowed_late: int = 0,
 ) -> tuple[AuditReport, ExpectedExamples]:
     """Joins what is on the raw topics and audits what is committed on the examples topic, to their present ends.
@@ -314,13 +314,13 @@ def audit_topics(
     It is for a run that has ended or was drained: of a joiner that goes on, rows of open windows are not there yet.
 
     :param sources: formats of the raw topics, whose records are judged as they are converted; native by default.
-    :param max_ahead_ms: see :class:`PlainJoin`, and ``lateness_ms`` and ``idle_partitions`` too.
+    :param max_ahead_ms: see :class:`PlainJoin`, and ``lateness_ms`` and ``idle_delay_ms`` too.
     :param allowed_late: see :class:`Audit`.
     :returns: the report, and the expected examples for whoever wants their labels.
     :raises TopicError: a topic is missing.
     :raises BrokerUnavailableError: no broker answers.
     """
-    join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms, idle_partitions=idle_partitions)
+    join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms, idle_delay_ms=idle_delay_ms)
     topics: dict[Kind, str] = {"features": features, "actions": actions}
     for kind, topic in topics.items():
         converter = connected_converter(kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms)

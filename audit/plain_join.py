@@ -32,9 +32,11 @@ class PlainJoin:
 
     :param max_ahead_ms: the joiner's setting of that name.
     :param lateness_ms: the setting of that name in ``[flink]``; 0 is safe for any, and lets more rows pass as late.
-    :param idle_partitions: whether a partition may have been idle for so long that Flink went on without it. The
-        watermark is then not held back by what comes on that partition afterwards, and an action can have been late
-        because of any record of either topic.
+    :param idle_delay_ms: None where no partition was idle for so long that Flink went on without it; otherwise the longest
+        that a record took from its ingest time until it lay on its topic, a producer's delivery timeout at most. An idle
+        partition does not hold the watermark back until its next record is there, and the watermark is never past the
+        wall clock: so an action can have been late because of any record of either topic, or of silence, but not of what
+        came more than so long after its own ingest.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class PlainJoin:
         *,
         max_ahead_ms: int = MAX_AHEAD_MS,
         lateness_ms: int = 0,
-        idle_partitions: bool = False,
+        idle_delay_ms: int | None = None,
     ) -> None:
         self.spec = spec
         #: records that are dead letters
@@ -52,7 +54,7 @@ class PlainJoin:
         self.actions = 0
         self._max_ahead_ms = max_ahead_ms
         self._lateness_ms = lateness_ms
-        self._idle_partitions = idle_partitions
+        self._idle_delay_ms = idle_delay_ms
         #: newest record timestamp of each (topic, partition) so far
         self._newest_ms: dict[tuple[str, int], int] = {}
         self._counts = dict.fromkeys(
@@ -169,7 +171,12 @@ class PlainJoin:
             action_ingest[labelled, column] = times[first, 1]
             # A window closes for a watermark past its end, and that takes a record so new, or silence until then.
             ends = feature_time[request[labelled]] + task.window_ms
-            before_ms = np.maximum(newest_ms, times[first, 1]) if self._idle_partitions else times[first, 2]
+            before_ms = times[first, 2]
+            if self._idle_delay_ms is not None:
+                ingest_ms = times[first, 1]
+                # Without an ingest time, when it came is not known.
+                idle_ms = np.where(ingest_ms >= 0, ingest_ms + self._idle_delay_ms, newest_ms)
+                before_ms = np.maximum(before_ms, idle_ms)
             may_be_late[labelled, column] = before_ms - self._lateness_ms >= ends
             sampled[:, column] = self._sampled(column, request, impression_ids)
             counts["early_actions"] += int(early.sum())

@@ -88,7 +88,8 @@ def read_manifest(files: Files) -> ExampleManifest | None:
         raw = json.loads(data)
         if raw["format"] != FORMAT:
             raise ExampleFilesError(
-                f"{where}: is of format {raw['format']}, this version of rillet reads format {FORMAT}; write it again"
+                f"{where}: is of format {raw['format']}, this version of rillet reads format {FORMAT}; go on with that"
+                " version, or write the rows again, to another address"
             )
         return ExampleManifest(
             set_id=str(raw["set_id"]),
@@ -101,7 +102,9 @@ def read_manifest(files: Files) -> ExampleManifest | None:
             files=tuple(GroupFile(str(p), int(g), int(r), int(b)) for p, g, r, b in raw["files"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExampleFilesError(f"{where}: malformed ({type(error).__name__}: {error})") from error
+        raise ExampleFilesError(
+            f"{where}: malformed ({type(error).__name__}: {error}); bring it back, or write the rows again, to another address"
+        ) from error
 
 
 def write_manifest(files: Files, manifest: ExampleManifest) -> None:

@@ -35,8 +35,14 @@ class FlinkCounters:
 
         A subtask that has not told its metrics yet is left out.
 
-        :raises ConnectorError: Flink does not answer, or has no such operator.
+        :raises ConnectorError: Flink does not answer, or not with counts, or has no such operator.
         """
+        try:
+            return self._read()
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConnectorError(f"Flink answers at {self._job} with what are no counts: {error!r}") from error
+
+    def _read(self) -> list[dict[str, int]]:
         found = []
         for operator in self._operators:
             vertex, subtasks = self._find(operator)

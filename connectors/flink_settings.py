@@ -67,14 +67,18 @@ def flink_settings(client: Mapping[str, str], flink: Mapping[str, str]) -> dict[
     made |= _keystore(left, given=identity)
     if (algorithm := left.pop("ssl.endpoint.identification.algorithm", None)) is not None:
         made["ssl.endpoint.identification.algorithm"] = "" if algorithm == "none" else algorithm
+    left_out = set()
     for name, value in left.items():
         if name in _SAME:
             made[name] = value
         elif not _OWN.fullmatch(name) and name not in flink:
             raise KafkaSettingsError(
-                f"[kafka.client] {name}: Flink's Kafka client has no setting that is known to mean the same; {_ADVICE}"
+                f"[kafka.client] {name}: Flink's Kafka client has no setting that is known to mean the same; {_ADVICE} where it"
+                f' has one, and if that has another name, "{name}" = "" beside it'
             )
-    return {**made, **flink}
+        elif not flink.get(name, value):
+            left_out.add(name)
+    return {**made, **{name: value for name, value in flink.items() if name not in left_out}}
 
 
 def _sasl(left: dict[str, str], *, given: bool) -> dict[str, str]:

@@ -178,8 +178,8 @@ class GroupLag:
         """Whether a committed record lies in any partition's (position, end); True where that is not known."""
         consumer, left = self._consumers[topic], dict(spans)
         deadline_s = time.monotonic() + self._timeout_s
-        consumer.assign([TopicPartition(topic, partition, position) for partition, (position, _) in spans.items()])
         try:
+            consumer.assign([TopicPartition(topic, partition, position) for partition, (position, _) in spans.items()])
             while left:
                 message = consumer.poll(max(0.0, deadline_s - time.monotonic()))
                 if message is None:
@@ -194,6 +194,8 @@ class GroupLag:
                     return True
                 self._empty[topic, partition] = left.pop(partition)
             return False
+        except KafkaException as error:
+            raise self._kafka.explain(error, self._errors) from error
         finally:
             consumer.unassign()
 

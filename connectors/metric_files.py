@@ -225,7 +225,7 @@ class TensorBoardFolder:
         except ImportError as error:
             raise MetricFilesError(
                 f"{self._setting}: event files are written with tensorboardX, which cannot be imported ({error}):"
-                " install rillet[tensorboard], or leave the setting out"
+                " install the Python package tensorboardX, or leave the setting out"
             ) from error
         with _refused(self._setting, self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 #: pauses before a new id that the registry does not have is asked for again: it may be registered a moment later
 _PATIENCE_S = (0.5, 1.0, 2.0)
-#: patience stalls the topic, so it is had with one id in so long
+#: patience stalls the topic, so it is had with one id in so long: with one that is not there, or gets no sensible answer
 _PATIENCE_EVERY_S = 30.0
 #: an id that cannot be used is not asked for again for so long, from the first pause to the longest
 _REFUSED_S, _LONGEST_REFUSED_S = 1.0, 30.0
@@ -123,7 +123,7 @@ class SchemaRegistry:
         answer = self._get(f"/schemas/ids/{schema_id}")
         if answer is None:
             raise _NotThereError(f"{where}: the registry has none of this id")
-        kind = answer.get("schemaType", "AVRO")
+        kind = answer.get("schemaType") or "AVRO"
         if kind != "AVRO":
             raise RecordError(f"{where}: is of type {kind}, expected AVRO")
         named: dict[str, Any] = {}
@@ -158,18 +158,22 @@ class SchemaRegistry:
     def _get(self, path: str) -> dict[str, Any] | None:
         """A document of the registry; None where it has none at this path."""
         deadline_s = time.monotonic() + self._wait_s
+        tries = _ODD_TRIES if time.monotonic() >= self._patient_from_s else 1
         odd = 0
         while True:
             try:
                 found = self._get_once(path)
-            except RegistryRefusedError:
+            except RegistryRefusedError as error:
+                if self._another_answers(path):
+                    raise RecordError(f"value: {error}; it answers for another schema") from error
                 raise
             except RegistryUnavailableError as error:
                 is_odd = isinstance(error, _OddAnswerError)
                 odd += is_odd
-                if is_odd and odd >= _ODD_TRIES and self._another_answers(path):
+                if is_odd and odd >= tries and self._another_answers(path):
+                    self._patient_from_s = time.monotonic() + _PATIENCE_EVERY_S
                     raise RecordError(f"value: {error}; it answers for another schema") from error
-                if time.monotonic() >= deadline_s and not (is_odd and odd < _ODD_TRIES):
+                if time.monotonic() >= deadline_s and not (is_odd and odd < tries):
                     raise
                 log.warning("%s; asking again", error)
                 time.sleep(_PAUSE_S)
@@ -201,7 +205,7 @@ class SchemaRegistry:
         except (http.client.HTTPException, ValueError) as error:
             raise RegistryUnavailableError(f"{where}: {type(error).__name__}; {hint}") from None
         answered = f"{where}: answered {status} {reason}"
-        if status == 404:
+        if status == 404 and _is_of_a_registry(body):
             return None
         if status in (401, 403):
             raise RegistryRefusedError(
@@ -210,10 +214,8 @@ class SchemaRegistry:
             )
         if status in _BUSY:
             raise RegistryUnavailableError(answered)
-        if 400 <= status < 500:
-            raise RecordError(f"value: {answered}")
         if not 200 <= status < 300:
-            raise _OddAnswerError(answered)
+            raise _OddAnswerError(f"{answered}; {hint}" if status == 404 else answered)
         try:
             found = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -258,4 +260,12 @@ class SchemaRegistry:
                 return answer.status, answer.reason, answer.read(_MAX_BYTES)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, str(error.reason), b""
+                return error.code, str(error.reason), error.read(_MAX_BYTES)
+
+
+def _is_of_a_registry(body: bytes) -> bool:
+    """Whether a 404 says that a schema is not there, and not that there is no registry at this URL."""
+    try:
+        return "error_code" in json.loads(body)
+    except (ValueError, TypeError, RecursionError):
+        return False

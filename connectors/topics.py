@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 #: seconds without an answer until it is told that a broker is waited for, and between two such lines
 _TELL_AFTER_S, _TELL_EVERY_S = 1.0, 5.0
+#: an id of 128 bits that are 0: the broker gives none
+_NO_ID = str(Uuid(0, 0))
 _NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 Answer = TypeVar("Answer")
@@ -57,11 +59,12 @@ def create_topics(
 ) -> list[str]:
     """Makes those of the topics that do not exist, kept for ever (recorded events have old timestamps).
 
-    Topics are looked up by name: the user needs rights to these topics only, and where all exist none to make any.
+    Topics are looked up by name: the user needs rights to these topics only, and where all exist none to make any. One that
+    exists keeps its number of partitions, whatever that is: no topic needs a certain number.
 
-    :param partitions: topic name to its number of partitions.
+    :param partitions: topic name to its number of partitions, if it is made.
     :returns: the names that were made by this call.
-    :raises TopicError: a topic exists with another number of partitions, is compacted, or cannot be made.
+    :raises TopicError: a topic is compacted, or cannot be made.
     :raises BrokerRefusedError: it does not let us in, not see a topic, or not make it.
     :raises BrokerUnavailableError: no broker answers.
     """
@@ -80,12 +83,6 @@ def create_topics(
             raise TopicError(f"topics {', '.join(waiting)} on {kafka} have no leader after {timeout_s:.0f} s")
         time.sleep(_POLL_S)
         known = _describe(kafka, partitions, left)
-    for name, count in partitions.items():
-        if (found := len(known[name].partitions)) != count:
-            raise TopicError(
-                f"topic {name} on {kafka} has {found} partitions, the configuration asks for {count}: "
-                f"change [kafka], or name another topic"
-            )
     _check_settings(kafka, [name for name in partitions if name not in made], timeout_s)
     return made
 
@@ -138,6 +135,33 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     """
     kafka = KafkaConnection.of(kafka)
     return _ask_consumer(kafka, lambda consumer: ends_by(kafka, consumer, topic, timeout_s))
+
+
+def topic_ids(kafka: KafkaConnection | str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, str]:
+    """The id that each topic was given when it was made: one of the same name that was made anew has another.
+
+    A topic that is not there is waited for, since not every broker knows at once of one that was made just now.
+
+    :returns: by name; an empty id where the broker gives none (before Kafka 2.8).
+    :raises TopicError: there is no such topic.
+    :raises BrokerRefusedError: it does not let us in, or not see a topic.
+    :raises BrokerUnavailableError: no broker answers.
+    """
+    kafka, found = KafkaConnection.of(kafka), dict[str, str]()
+    errors = BrokerErrors()
+    admin = kafka.admin(errors)
+    deadline = time.monotonic() + timeout_s
+    while missing := [name for name in names if name not in found]:
+        for name, request in admin.describe_topics(TopicCollection(missing), request_timeout=timeout_s).items():
+            try:
+                found[name] = str(_ask(kafka, errors, admin, request.result).topic_id).replace(_NO_ID, "")
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_THERE:
+                    raise kafka.explain(error, errors) from error
+                if time.monotonic() >= deadline:
+                    raise TopicError(f"topic {name} on {kafka}: there is none; name it in [kafka.topics]") from error
+                time.sleep(_POLL_S)
+    return found
 
 
 def ends_by(

@@ -21,9 +21,9 @@ _COMPLETE = ("_metadata", "manifest.json")
 
 #: names in the joiner's folder, a pattern per level
 JOINER = (
-    (r"kept\.json(?:\.new)?",),
-    ("checkpoints", "[0-9a-f]{32}", r"shared|taskowned|chk-[0-9]+", _FLINK_FILE),
-    ("savepoints", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
+    ("runs", "[0-9]{6,}", r"kept\.json"),
+    ("runs", "[0-9]{6,}", "checkpoints", "[0-9a-f]{32}", r"shared|taskowned|chk-[0-9]+", _FLINK_FILE),
+    ("runs", "[0-9]{6,}", "stopped|drained", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
     ("local", "rillet-joiner-[0-9a-f]{32}", _ALL),
 )
 #: names in the folder of a model's checkpoints, of all its feature specs
@@ -73,7 +73,8 @@ class OwnFolder:
                     links.append(path)
             for name in sorted(files):
                 (own if self._is_file(Path(root, name)) else others).append(Path(root, name))
-        own.sort(key=lambda path: path.name not in _COMPLETE)
+        # Older ones first: where that is interrupted, the newest is still the newest.
+        own.sort(key=lambda path: (path.name not in _COMPLETE, path))
         return Contents(tuple(own), sum(path.lstat().st_size for path in own), tuple(others), tuple(links))
 
     def delete(self) -> None:

@@ -111,8 +111,12 @@ class Stack:
     def wait_ready(self, name: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Waits until a service says that it is ready; one without a port only has to live.
 
+        The joiner has an interval of its checkpoints more: it is ready after the first one.
+
         :raises ServiceError: it died, or was not ready in time.
         """
+        if name == "join":
+            timeout_s += self.config.flink.checkpoint_interval_ms / 1_000
         self.process(name).wait_until(lambda: self.is_ready(name), timeout_s)
 
     def is_ready(self, name: str) -> bool:

@@ -24,7 +24,7 @@ def topics(config: RilletConfig, config_path: Path) -> None:
     kafka = config.kafka
     made = create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
     for name, partitions in kafka.topic_partitions.items():
-        click.echo(f"{name:14}{partitions:>3} partitions, {'made' if name in made else 'was there'}")
+        click.echo(f"{name:14}" + (f"made, {partitions} partitions" if name in made else "was there"))
 
 
 @click.command()

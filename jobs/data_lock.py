@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,18 @@ from tempfile import TemporaryFile
 
 from rillet.jobs.errors import ServiceError
 
+#: for a process that a killed service has started, and that ends when it notices
+_WAIT_S, _POLL_S = 30.0, 0.1
+
 
 @contextmanager
-def hold(folder: Path, service: str) -> Iterator[None]:
+def hold(folder: Path, service: str) -> Iterator[int]:
     """Keeps every other process from holding the same service of the same folder, for the time of a ``with`` block.
 
     :param folder: data_dir; made where it is missing.
     :param service: what is held: the name of a service, of letters that a file name may have.
+    :returns: a file descriptor, for a process that works for the service: while it has it too, the lock is held, also when
+        the service itself was killed.
     :raises ServiceError: it is held already, with the pid of the holder; or the folder cannot be written to.
     """
     path = folder / "locks" / f"{service}.lock"
@@ -32,20 +38,45 @@ def hold(folder: Path, service: str) -> Iterator[None]:
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline_s = time.monotonic() + _WAIT_S
+        while not _locked(held, folder):
             pid = os.pread(held, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise ServiceError(
-                f"{service} runs already on data_dir {folder} (pid {pid}): stop it first, with `rillet down` or kill {pid}"
-            ) from None
-        except OSError as error:
-            raise unwritable(folder, error) from error
+            if not _has_ended(pid):
+                raise ServiceError(
+                    f"{service} runs already on data_dir {folder} (pid {pid}): stop it first, with `rillet down` or kill {pid}"
+                )
+            if time.monotonic() >= deadline_s:
+                raise ServiceError(
+                    f"{service} on data_dir {folder} (pid {pid}) has ended, and what it has started has not: end that process,"
+                    f" which `fuser {path}` tells"
+                )
+            time.sleep(_POLL_S)
         os.ftruncate(held, 0)
         os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield held
     finally:
         os.close(held)
+
+
+def _locked(held: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return True
+
+
+def _has_ended(pid: str) -> bool:
+    """Whether there is no process of this number."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def require_writable(folder: Path) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.flink_metrics import FlinkCounters
-from rillet.connectors.lag import GroupLag
+from rillet.connectors.lag import Ends, GroupLag
 from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
-from rillet.jobs.data_lock import hold
+from rillet.jobs.data_lock import hold, unwritable
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
 from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.jobs.toolchain import fetch_jars, python_environment
-from rillet.joiner import Alarms, KeptSettings, check_kept, newest_snapshot, note_kept
+from rillet.joiner import Alarms, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import GROUP
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 
@@ -63,16 +63,28 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     """
     # Until there is a job, there is nothing to keep.
     end_at_once_on_signals()
-    with hold(config.data_dir, "join"):
-        return _run(config, until_latest=until_latest, drain=drain)
+    with hold(config.data_dir, "join") as lock:
+        _prepare_process(config, lock)
+        _run(config, until_latest=until_latest, drain=until_latest and drain)
+        if drain and not until_latest:
+            # Sources that have nothing to read may be idle, and drop what a drain tells them; and what lies on the topics
+            # may belong to windows that a drain closes.
+            log.info("closing every window in a run of its own, which reads up to the ends of the topics")
+            _run(config, until_latest=True, drain=True)
+    return 0
 
 
-def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
+def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
+    """One job from its start to its savepoint.
+
+    :param drain: only of one that ends at the ends of the topics: in it no source is idle.
+    """
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
     spec = config.load_spec()
-    settings = KeptSettings.of(spec, config.joiner)
-    check_kept(folder, settings)
+    runs = JoinerRuns(folder / "runs")
+    kept = Kept(KeptSettings.of(spec, config.joiner))
+    check_kept(runs.newest, kept)
     create_topics(
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
@@ -80,33 +92,38 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
     call_on_signals(stop.set)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
     shutil.rmtree(folder / "local", ignore_errors=True)
-    _prepare_process(config)
-    from rillet.jobs.joiner_job import JobOptions, build, forget_progress, groups, operators
+    from rillet.jobs.joiner_job import JobOptions, build, forget_progress, groups, ids_of_topics, operators
 
+    topics, topic_ids = config.kafka.topics, ids_of_topics(config)
+    kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
+    check_kept(runs.newest, kept)
     if until_latest:
         # Its end is noticed at a checkpoint.
         flink = replace(config.flink, checkpoint_interval_ms=min(config.flink.checkpoint_interval_ms, 5_000))
         config = replace(config, flink=flink)
-    restore_from = newest_snapshot(folder)
-    if restore_from:
-        log.info("going on from %s", restore_from)
+    snapshot = runs.newest.snapshot if runs.newest is not None else None
+    if snapshot is not None:
+        log.info("going on from %s", snapshot)
     else:
         _warn_of_other_rows(config)
-    env = _mini_cluster(folder)
+    try:
+        run = runs.begin(kept.dump())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    env = _mini_cluster(run)
     env.add_jars(fetch_jars().connector.as_uri())
-    drains_at_ends = until_latest and drain
-    options = JobOptions(restore_from=restore_from, idle_sources=not drains_at_ends, local_dir=str(folder / "local"))
+    options = JobOptions(
+        restore_from=snapshot.as_uri() if snapshot is not None else None,
+        idle_sources=not drain,
+        local_dir=str(folder / "local"),
+        topic_ids=topic_ids,
+    )
     build(env, config, options)
     forget_progress(config)
     with GroupLag(config.kafka.connection, groups(config)) as lag:
-        ends = lag.ends() if until_latest else None
-        again = False
+        ends, reached = lag.ends() if until_latest else None, False
         client = env.execute_async("rillet joiner")
-        note = partial(note_kept, folder, settings, job=str(client.get_job_id()))
-        # Until there is a checkpoint under these settings, a start may go back to the ones before.
-        watch = _JobWatch(
-            client, folder / "checkpoints", config.flink.checkpoint_interval_ms, partial(note, drained=False)
-        )
+        watch = _JobWatch(client, run, config.flink.checkpoint_interval_ms)
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner, time.monotonic))
         registry = CollectorRegistry()
@@ -122,7 +139,6 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         )
         try:
             health.start()
-            topics = config.kafka.topics
             log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
             due_s = time.monotonic() + _REFRESH_S
             while not watch.finished(_POLL_S) and not stop.is_set():
@@ -131,24 +147,20 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
                     continue
                 joiner.refresh()
                 topics_watch.refresh()
-                if ends is not None and lag.has_reached(ends):
+                if ends is not None and (reached := _has_reached(lag, ends)):
                     log.info("read up to the ends that the topics had at the start")
                     break
                 due_s = time.monotonic() + _REFRESH_S
             if not watch.finished(0):
-                # Sources that have nothing to read may be idle, and drop what a drain tells them.
-                again = drain and not drains_at_ends and _all_is_read(lag)
-                _stop(client, watch, folder, drain=drain and not again)
-                if drain and not again:
-                    note(drained=True)
+                _stop(client, watch, run, drain=drain and reached)
         finally:
-            watch.running()  # notes a checkpoint of the last moment
             health.close()
     watch.raise_failure()
-    if again:
-        log.info("closing every window in a run of its own, since all is read")
-        return _run(config, until_latest=True, drain=True)
-    return 0
+    if until_latest and not reached:
+        raise ServiceError(
+            "stopped before the ends that the topics had at the start: what was read is kept, with its open windows; run the"
+            " same again to go on"
+        )
 
 
 def _warn_of_other_rows(config: RilletConfig) -> None:
@@ -165,37 +177,41 @@ def _warn_of_other_rows(config: RilletConfig) -> None:
         )
 
 
-def _all_is_read(lag: GroupLag) -> bool:
-    ends = lag.ends()
-    # Twice: what brings no record is told apart from records only where the groups do not move.
-    return lag.has_reached(ends) or lag.has_reached(ends)
+def _has_reached(lag: GroupLag, ends: Ends) -> bool:
+    try:
+        return lag.has_reached(ends)
+    except BrokerUnavailableError as error:
+        # The job waits for the broker too.
+        log.warning("how far the topics are read is not known: %s", error)
+        return False
 
 
-def _prepare_process(config: RilletConfig) -> None:
+def _prepare_process(config: RilletConfig, lock: int) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
     for library in ("apache_beam", "pyflink"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    _keep_signals_from_java()
+    _start_java_apart(lock)
     if config.flink.execution_mode == "process":
         # By default all workers of a mini-cluster would share the client's interpreter.
         os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 PyFlink spells it so
 
 
-def _keep_signals_from_java() -> None:
-    """Starts Flink's Java process in a session of its own.
+def _start_java_apart(lock: int) -> None:
+    """Has Flink's Java process started in a session of its own.
 
     A signal to the whole process group, as of Ctrl-C, would end it before a savepoint is taken. It still ends with
-    this process, whose end of a pipe it watches.
+    this process, whose end of a pipe it watches, but seconds later where this one was killed: until then it may complete
+    a checkpoint, and has the lock.
     """
     from pyflink import pyflink_gateway_server
 
-    pyflink_gateway_server.Popen = partial(subprocess.Popen, start_new_session=True)
+    pyflink_gateway_server.Popen = partial(subprocess.Popen, start_new_session=True, pass_fds=(lock,))
 
 
-def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
+def _mini_cluster(run: JoinerRun) -> StreamExecutionEnvironment:
     from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
 
@@ -205,15 +221,14 @@ def _mini_cluster(folder: Path) -> StreamExecutionEnvironment:
     flink.set_string("rest.bind-port", "0")
     flink.set_string("rest.bind-address", "127.0.0.1")
     flink.set_string("metrics.fetcher.update-interval", "1 s")
-    flink.set_string("execution.checkpointing.dir", (folder / "checkpoints").as_uri())
-    flink.set_string("execution.checkpointing.savepoint-dir", (folder / "savepoints").as_uri())
+    flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
     flink.set_string("taskmanager.memory.managed.size", "256m")
     flink.set_string("taskmanager.memory.network.min", "64m")
     flink.set_string("taskmanager.memory.network.max", "64m")
     return StreamExecutionEnvironment.get_execution_environment(flink)
 
 
-def _stop(client: JobClient, watch: _JobWatch, folder: Path, *, drain: bool) -> None:
+def _stop(client: JobClient, watch: _JobWatch, run: JoinerRun, *, drain: bool) -> None:
     """Ends the job with a savepoint; one that has not begun yet has read nothing, and is cancelled.
 
     ``JobClient.stop_with_savepoint`` should do it, but in PyFlink 2.3 it calls a Java method that is gone.
@@ -223,22 +238,19 @@ def _stop(client: JobClient, watch: _JobWatch, folder: Path, *, drain: bool) -> 
     from py4j.protocol import Py4JJavaError
     from pyflink.java_gateway import get_gateway
 
-    if not watch.running() and not drain:
+    if not watch.running():
         log.info("stopped before it began to read")
         client._j_job_client.cancel().get()
         watch.cancelled = True
         return
     log.info("stopping: %s", "closing every window" if drain else "keeping open windows in a savepoint")
-    while not watch.running() and not watch.finished(_POLL_S):
-        pass  # there is nothing to drain before its tasks run
-    # Below the job's id, by which the next start finds it.
-    target = (folder / "savepoints" / str(client.get_job_id())).as_uri()
+    target = run.savepoint_dir(drained=drain).as_uri()
     form = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     try:
         savepoint = client._j_job_client.stopWithSavepoint(drain, target, form).get()
     except Py4JJavaError as error:
         raise ServiceError(
-            f"no savepoint could be taken, the next start goes on from the last checkpoint: {root_cause(error)}"
+            f"the job did not end with a savepoint: {root_cause(error)}; the next start goes on from {run.snapshot}"
         ) from error
     log.info("stopped with savepoint %s", savepoint)
 
@@ -254,19 +266,12 @@ def _rest_url(client: JobClient) -> str:
 class _JobWatch:
     """Asks a job's state without blocking signals, and explains a failure in one line."""
 
-    def __init__(
-        self, client: JobClient, checkpoints: Path, interval_ms: int, on_first: Callable[[], None] = lambda: None
-    ) -> None:
-        """
-        :param interval_ms: between two checkpoints.
-        :param on_first: called once, when the first checkpoint is found complete.
-        """
-        self._client = client
-        self._checkpoints = checkpoints / str(client.get_job_id())
+    def __init__(self, client: JobClient, run: JoinerRun, interval_ms: int) -> None:
+        """:param interval_ms: between two checkpoints."""
+        self._run = run
         self._patience_s = max(_PATIENCE_S, 4 * interval_ms / 1_000)
-        self._on_first: Callable[[], None] | None = on_first
         #: the newest complete checkpoint, and when it was first seen
-        self._newest: tuple[str, float] = ("", 0.0)
+        self._newest: tuple[Path, float] | None = None
         self._told_ready: bool | None = None
         #: ended on purpose, which Flink tells as a failure
         self.cancelled = False
@@ -274,18 +279,14 @@ class _JobWatch:
 
     def running(self) -> bool:
         """Whether the job's tasks run. Flink calls a job running before they do, so: whether one checkpoint is there."""
-        found = any(self._complete())
-        if found and self._on_first is not None:
-            first, self._on_first = self._on_first, None
-            first()
-        return found and not self._result.done()
+        return bool(self._run.checkpoints) and not self._result.done()
 
     def ready(self) -> bool:
         """Whether checkpoints are completed: the broker takes what is written. Asked now and then, from any thread."""
-        now, name = time.monotonic(), max(self._complete(), key=lambda name: (len(name), name), default="")
-        if name and name != self._newest[0]:
-            self._newest = (name, now)
-        return bool(self._newest[0]) and now - self._newest[1] <= self._patience_s and not self._result.done()
+        now, newest, found = time.monotonic(), self._newest, self._run.checkpoints
+        if found and (newest is None or found[-1] != newest[0]):
+            self._newest = newest = found[-1], now
+        return newest is not None and now - newest[1] <= self._patience_s and not self._result.done()
 
     def tell(self) -> None:
         """Logs when checkpoints stop to be completed, and when they go on."""
@@ -300,9 +301,6 @@ class _JobWatch:
             )
         elif before is not None:
             log.info("checkpoints are completed again")
-
-    def _complete(self) -> list[str]:
-        return [path.parent.name for path in self._checkpoints.glob("chk-*/_metadata")]
 
     def finished(self, wait_s: float) -> bool:
         """Whether the job has ended, after at most ``wait_s``."""

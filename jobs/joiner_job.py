@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from pyflink.table import StreamTableEnvironment
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.silence import TopicSilence
+from rillet.connectors.topics import topic_ids
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.joiner import KeptSettings
 from rillet.operators.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
@@ -53,6 +55,8 @@ class JobOptions:
     #: drops the watermark of a drain too, and no window would close.
     idle_sources: bool = True
     local_dir: str | None = None
+    #: what the broker calls the raw topics; of one that was made anew, or is on another broker, no offset is gone on with
+    topic_ids: Mapping[Kind, str] = field(default_factory=dict)
 
 
 def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
@@ -83,7 +87,7 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
         flink.set_string("restart-strategy.type", "none")
     if options.restore_from:
         flink.set_string("execution.state-recovery.path", options.restore_from)
-        # A drained join of other settings: nothing of it is needed but the offsets of the sources.
+        # A drained join of other settings: nothing of it is needed but the offsets of the same topics.
         flink.set_string("execution.state-recovery.ignore-unclaimed-state", "true")
     return flink
 
@@ -115,7 +119,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
         silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
     function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
     records = _union(streams)
-    _name_sources(records)
+    _name_sources(records, options.topic_ids)
     joined = _key_by_bucket(records).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
     joined.name(OPERATOR).uid(f"join-{KeptSettings.of(spec, join).digest:016x}")
@@ -124,15 +128,16 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
 
 
-def _name_sources(rows: DataStream) -> None:
+def _name_sources(rows: DataStream, topic_ids: Mapping[Kind, str]) -> None:
     """Gives each topic's reader a uid of its own, under which its offsets are kept.
 
-    SQL sources have none; their state would hang on their places in the graph, which a topic's conversion changes.
+    SQL sources have none; their state would hang on their places in the graph, which a topic's conversion changes. A source
+    goes on at its offsets whatever topic it is given then, so the topic's id is a part of the uid.
     """
     for transformation in rows._j_data_stream.getTransformation().getTransitivePredecessors():
         if transformation.getClass().getSimpleName() == "SourceTransformation":
             table = transformation.getName().rpartition(".")[2]
-            transformation.setUid(f"read-{table}")
+            transformation.setUid("-".join(filter(None, ("read", table, topic_ids.get(table)))))
 
 
 def _union(streams: list[DataStream]) -> DataStream:
@@ -151,6 +156,16 @@ def groups(config: RilletConfig) -> dict[str, str]:
         topics.features: joiner_group(topics.examples, "features"),
         topics.actions: joiner_group(topics.examples, "actions"),
     }
+
+
+def ids_of_topics(config: RilletConfig) -> dict[Kind, str]:
+    """The ids that the broker gave the raw topics.
+
+    :raises RilletError: the broker does not answer, or lacks a topic.
+    """
+    topics = config.kafka.topics
+    ids = topic_ids(config.kafka.connection, [topics.features, topics.actions])
+    return {"features": ids[topics.features], "actions": ids[topics.actions]}
 
 
 def forget_progress(config: RilletConfig) -> None:
@@ -275,8 +290,11 @@ def main(arguments: list[str] | None = None) -> None:
     if known.jar:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
         env.add_jars(known.jar.resolve().as_uri())
-    options = JobOptions(local_dir=known.local_dir)
     config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
+    options = JobOptions(
+        local_dir=known.local_dir,
+        topic_ids=ids_of_topics(config),
+    )
     forget_progress(config)
     build(env, config, options)
     env.execute()

@@ -75,7 +75,10 @@ def find_java() -> Java:
     else:
         found = shutil.which("java")
         if found is None:
-            raise ToolchainError(f"no java on PATH: install a JDK {MIN_JAVA} (Debian: apt-get install openjdk-17-jdk)")
+            raise ToolchainError(
+                f"no java on PATH: install a JDK {MIN_JAVA} (Debian 12, Ubuntu: apt-get install openjdk-17-jdk;"
+                " Debian 13: openjdk-21-jdk), or point JAVA_HOME at one"
+            )
         command = Path(found).resolve()
     shown = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
     match = re.search(r'version "(?:1\.)?(\d+)', shown.stderr + shown.stdout)

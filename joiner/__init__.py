@@ -6,8 +6,9 @@ from rillet.joiner.counters import Counters, NameCounts, RecentCounts
 from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
-from rillet.joiner.kept_state import KeptSettings, check_kept, newest_snapshot, note_kept
+from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
+from rillet.joiner.runs import JoinerRun, JoinerRuns
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState, ListName
 
@@ -21,6 +22,9 @@ __all__ = [
     "Joiner",
     "JoinerConfig",
     "JoinerError",
+    "JoinerRun",
+    "JoinerRuns",
+    "Kept",
     "KeptSettings",
     "ListName",
     "NameCounts",
@@ -29,6 +33,4 @@ __all__ = [
     "SliceSchedule",
     "StoreError",
     "check_kept",
-    "newest_snapshot",
-    "note_kept",
 ]

@@ -1,23 +1,21 @@
-"""Under which settings the joiner's state was kept, by which job, and whether a start may go on with it.
+"""Under which settings and of which topics the joiner's state was kept, and whether a start may go on with it.
 
 A note beside the checkpoints of a joiner that runs by itself (``rillet join``): what does not fit is refused before
-anything starts. On a cluster the digest in the operator's uid does the same.
+anything starts. On a cluster the uids of the operators do the same.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
+from rillet.joiner.runs import JoinerRun
 from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec
-
-_NOTE = "kept.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +53,65 @@ class KeptSettings:
         return ", ".join(f"{name} {mine[name]}, now {others[name]}" for name in mine if mine[name] != others[name])
 
 
-def check_kept(folder: Path, now: KeptSettings) -> None:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the state of a run is kept under.
+
+    :param topics: the raw topics, by what they hold: name, and the id that the broker gave it when it was made; an empty
+        id where the broker gives none.
+    """
+
+    settings: KeptSettings
+    topics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def dump(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def of(cls, run: JoinerRun) -> Kept:
+        """What a run has noted.
+
+        :raises JoinerError: the note cannot be read.
+        """
+        try:
+            note = json.loads(run.note.read_text("utf-8"))
+            topics = {kind: (str(name), str(id_)) for kind, (name, id_) in note["topics"].items()}
+            return cls(KeptSettings(**note["settings"]), topics)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JoinerError(
+                f"{run.note} cannot be read ({error}): `rillet reset --joiner` forgets the joiner's state"
+            ) from error
+
+
+def check_kept(run: JoinerRun | None, now: Kept) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
 
-    :param folder: of the joiner's checkpoints.
-    :raises JoinerError: windows were left open under other settings.
+    :param run: whose state is to be gone on with.
+    :raises JoinerError: windows were left open under other settings, or of other topics.
     """
-    try:
-        note = json.loads((folder / _NOTE).read_text("utf-8"))
-        kept, drained = KeptSettings(**note["settings"]), note["drained"]
-    except FileNotFoundError:
+    if run is None:
         return
-    except (ValueError, KeyError, TypeError) as error:
-        raise JoinerError(
-            f"{folder / _NOTE} cannot be read ({error}): `rillet reset --joiner` forgets the joiner's state"
-        ) from error
-    if drained or not (found := kept.differences(now)):
+    kept = Kept.of(run)
+    if run.drained:
+        return
+    found = [kept.settings.differences(now.settings)]
+    for kind, (name, id_) in kept.topics.items():
+        name_now, id_now = now.topics.get(kind, (name, id_))
+        if name != name_now:
+            found.append(f"{kind} of topic {name}, now {name_now}")
+        elif id_ and id_now and id_ != id_now:
+            raise JoinerError(
+                f"topic {name} is not the one that the joiner's state in {run.folder.parent.parent} was made of: it has"
+                f" id {id_now}, that one had {id_}. It was deleted and made anew, or is on another broker, so the offsets"
+                " of the state say nothing of it. Either go back to the broker of before or name another data_dir. Or"
+                " `rillet reset --joiner` forgets the state, open windows too, and the topics are joined from their beginning"
+            )
+    if not any(found):
         return
     raise JoinerError(
-        f"label windows are open in {folder} that were opened with other settings ({found}). Either close them: with the "
-        "old settings run `rillet join --until-latest --drain`, then start again with the new ones. Or forget them: "
-        "`rillet reset --joiner`, after which the topics are joined anew from their beginning"
+        f"label windows are open in {run.folder.parent.parent} that were opened with other settings"
+        f" ({', '.join(filter(None, found))}). Either close them: with the old settings run `rillet join --until-latest"
+        " --drain`, then start again with the new ones. Or forget them: `rillet reset --joiner`, after which the topics are"
+        " joined anew from their beginning"
     )
-
-
-def note_kept(folder: Path, settings: KeptSettings, *, job: str, drained: bool) -> None:
-    """Notes what the state in a folder is kept under.
-
-    :param job: id of the job whose first checkpoint, or savepoint, is complete: its state is what the next start takes.
-    :param drained: every window was closed, and nothing has been joined since.
-    """
-    text = json.dumps({"settings": asdict(settings), "drained": drained, "job": job}, indent=1)
-    beside = folder / f"{_NOTE}.new"
-    beside.write_text(text, "utf-8")
-    beside.replace(folder / _NOTE)
-
-
-def newest_snapshot(folder: Path) -> str | None:
-    """URI of the state that the next start goes on from, None when there is none.
-
-    The savepoint at which the noted job has ended, otherwise its newest checkpoint. Clocks decide only where no job is
-    noted, or none of its state is there.
-    """
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        job = json.loads((folder / _NOTE).read_text("utf-8"))["job"]
-        if found := [*folder.glob(f"savepoints/{job}/*/_metadata")]:
-            return max(found, key=_modified).parent.as_uri()
-        if found := [*folder.glob(f"checkpoints/{job}/chk-*/_metadata")]:
-            return max(found, key=lambda path: int(path.parent.name.removeprefix("chk-"))).parent.as_uri()
-    found = [*folder.glob("savepoints/*/*/_metadata"), *folder.glob("checkpoints/*/chk-*/_metadata")]
-    return max(found, key=_modified).parent.as_uri() if found else None
-
-
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns

@@ -149,6 +149,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             self._silence.start()
         #: wall clock at which each bucket looks whether something is due though nothing comes
         self._looks: dict[int, int] = {}
+        #: event time at which silence began for each bucket; what it has closed since must not move that
+        self._silent_from: dict[int, int] = {}
         self._report_ms = 0
 
     def close(self) -> None:
@@ -207,8 +209,11 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         due_ms = joiner.next_due_ms(bucket, state)
         wait_ms = self._look_ms
         quiet_ms = None if self._silence is None else self._silence.quiet_ms()
-        if due_ms is not None and quiet_ms is not None:
-            began_ms = max(watermark_ms, joiner.newest_ms(bucket, state) - self._lateness_ms)
+        if due_ms is None or quiet_ms is None:
+            self._silent_from.pop(bucket, None)
+        else:
+            newest_ms = self._silent_from.setdefault(bucket, joiner.newest_ms(bucket, state) - self._lateness_ms)
+            began_ms = max(watermark_ms, newest_ms)
             time_ms = min(now_ms - self._lateness_ms, began_ms + quiet_ms)
             while due_ms is not None and due_ms <= time_ms:
                 yield from joiner.on_watermark(bucket, due_ms, time_ms, state)

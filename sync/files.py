@@ -7,6 +7,7 @@ raises comes out as ``StoreUnavailableError``; only a file that is not there is 
 from __future__ import annotations
 
 import posixpath
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -121,8 +122,8 @@ class Files:
             raise
         except ImportError as error:
             raise StoreUnavailableError(
-                f"{path} cannot be {done} ({error}): install the Python package that {self._setting} needs,"
-                " for s3:// with pip install s3fs"
+                f"{path} cannot be {done} ({error}): install the Python package that {self._setting} needs (s3fs for"
+                f" s3://, gcsfs for gs://, adlfs for az://) into the environment of {sys.executable}"
             ) from error
         except (OSError, ValueError) as error:
             raise StoreUnavailableError(

@@ -342,8 +342,8 @@ class OnlineTrainer:
         if known is None or self.learner.unsound(known).all():
             raise ModelError(
                 f"no row of {REFUSED_BATCHES_LIMIT} batches in a row could be learned from, at positions {self.positions},"
-                " nor could rows that were learned from before: loss or gradients are not finite; lower the learning rates"
-                " and restart from an earlier checkpoint"
+                " nor could rows that were learned from before: loss or gradients are not finite; lower the learning rates,"
+                " delete the newest checkpoints (folders checkpoint-NUMBER below data_dir/checkpoints) and start again"
             )
         self._refused_in_a_row = 0
 

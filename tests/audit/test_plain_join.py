@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rillet.audit.comparison import audit_examples
 from rillet.audit.expected import find_pairs
 from rillet.audit.plain_join import PlainJoin
 from rillet.connectors.topic_reader import UNREADABLE_MS
@@ -96,21 +97,21 @@ def test_what_makes_no_label_is_counted_by_the_joiner_s_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "idle_partitions", "may_be_late"),
+    ("before", "idle_delay_ms", "may_be_late"),
     [
         # (topic, partition) of a record past the window of an action on partition 1 of the actions topic
-        (("actions", 1), False, True),
-        (("actions", 0), False, False),
-        (("features", 1), False, False),
-        (None, False, False),
-        (("actions", 0), True, True),
-        (None, True, True),
+        (("actions", 1), None, True),
+        (("actions", 0), None, False),
+        (("features", 1), None, False),
+        (None, None, False),
+        (("actions", 0), 0, True),
+        (None, 0, True),
     ],
 )
 def test_only_a_record_before_it_in_its_partition_can_have_made_an_action_late(
-    before: tuple[str, int] | None, idle_partitions: bool, may_be_late: bool
+    before: tuple[str, int] | None, idle_delay_ms: int | None, may_be_late: bool
 ) -> None:
-    join = PlainJoin(SPEC, lateness_ms=3_000, idle_partitions=idle_partitions)
+    join = PlainJoin(SPEC, lateness_ms=3_000, idle_delay_ms=idle_delay_ms)
     join.add_record(encode(feature(1, 5_000)), b"r1", timestamp_ms=5_000, topic="features", partition=1)
     if before is not None:
         join.add_record(b"junk", None, timestamp_ms=18_000, topic=before[0], partition=before[1])
@@ -121,14 +122,27 @@ def test_only_a_record_before_it_in_its_partition_can_have_made_an_action_late(
     assert join.result().may_be_late[0, 0] == may_be_late
 
 
-@pytest.mark.parametrize(("ingest_ms", "may_be_late"), [(17_999, False), (18_000, True)])
-def test_silence_can_have_made_an_action_late_that_was_ingested_after_its_window(
+@pytest.mark.parametrize(("ingest_ms", "may_be_late"), [(17_499, False), (17_500, True), (-1, True)])
+def test_an_action_that_came_in_time_was_not_late_whatever_other_partitions_had_later(
     ingest_ms: int, may_be_late: bool
 ) -> None:
-    join = PlainJoin(SPEC, lateness_ms=3_000, idle_partitions=True)
+    """The window ends at 15,000, the watermark is 3,000 behind, and a record is on its topic after 500 ms."""
+    join = PlainJoin(SPEC, lateness_ms=3_000, idle_delay_ms=500)
     join.add_record(encode(feature(1, 5_000)), b"r1", timestamp_ms=5_000, topic="features")
     join.add_record(encode(action(1, 0, "watch", 6_000)), b"r1", ingest_ms, timestamp_ms=6_000, topic="actions")
+    join.add_record(b"junk", None, timestamp_ms=99_000, topic="actions", partition=1)
     assert join.result().may_be_late[0, 0] == may_be_late
+
+
+def test_the_missing_rows_of_a_partition_that_was_not_read_are_lost_and_not_late() -> None:
+    spec = replace(SPEC, tasks=tuple(replace(task, labels="positives_first", late="drop") for task in SPEC.tasks))
+    join = PlainJoin(spec, lateness_ms=3_000, idle_delay_ms=500)
+    join.add_record(encode(replace(feature(1, 5_000), spec_hash=spec.hash)), b"r1", 5_000, 5_000, topic="features")
+    for name in ("watch", "like"):
+        join.add_record(encode(action(1, 0, name, 6_000)), b"r1", 6_000, 6_000, topic="actions")
+    join.add_record(b"junk", None, 999_000, 999_000, topic="actions", partition=1)
+    report = audit_examples(join.result(), [], join.actions, allowed_late=10)
+    assert (report.ok, report.late_dropped) == (False, 0)
 
 
 def test_the_arrival_of_the_first_action_on_a_pair_decides_whether_it_may_be_late() -> None:

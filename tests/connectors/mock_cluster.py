@@ -15,6 +15,10 @@ class MockCluster:
         brokers = self._producer.list_topics(timeout=5).brokers.values()
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
+    def producer(self) -> Producer:
+        """The client that holds the cluster."""
+        return self._producer
+
     def write(self, topic: str, *values: bytes, partition: int = 0) -> None:
         for value in values:
             self._producer.produce(topic, value, partition=partition)

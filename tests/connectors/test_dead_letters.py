@@ -195,6 +195,27 @@ def test_a_record_with_headers_that_its_letter_does_not_hold_is_not_sent_without
         resend("127.0.0.1:1", [letter])
 
 
+def test_a_letter_that_was_cut_goes_out_once_it_is_filled_in_as_its_error_says() -> None:
+    cluster, headers = MockCluster("actions"), [("ingest_ms", b"5"), ("trace", None)]
+    producer = cluster.producer()
+    producer.produce("actions", b"whole value", b"r1", partition=2, headers=headers)
+    assert producer.flush(5) == 0
+    letter = letter_for(RecordError("r"), "actions", 2, 0, key=b"r1", value=b"whole value", more_headers=True)
+    cut = replace(letter, value=b"whole", cut=True)
+
+    with pytest.raises(ResendError, match="take the record from the topic, and replace key, headers, value and cut"):
+        resend(cluster.bootstrap_servers, [cut])
+    (record,) = read_topic(cluster.bootstrap_servers, "actions", start={2: 0})
+    mended = replace(cut, key=record.key, value=record.value, headers=record.headers, cut=False)
+    with pytest.raises(ResendError, match="replace headers and more_headers, or replace more_headers alone"):
+        resend(cluster.bootstrap_servers, [mended])
+    alone = replace(mended, headers=(), more_headers=False)
+    assert resend(cluster.bootstrap_servers, [replace(mended, more_headers=False), alone]) == 2
+    first, filled, bare = read_topic(cluster.bootstrap_servers, "actions")
+    assert (filled.key, filled.value, filled.headers) == (first.key, first.value, first.headers)
+    assert (bare.value, bare.headers) == (b"whole value", ())
+
+
 def test_a_record_that_is_no_letter_does_not_hide_those_after_it() -> None:
     cluster = MockCluster("dead")
     letters = [_letter(7), _letter(8)]

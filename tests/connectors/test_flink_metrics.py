@@ -77,3 +77,10 @@ def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> No
         FlinkCounters(rest, "j", ["fold"], "joiner").read()
     with pytest.raises(ConnectorError, match=r"Flink does not answer at http://127\.0\.0\.1:1/jobs/j"):
         FlinkCounters("http://127.0.0.1:1", "j", ["join"], "joiner").read()
+
+
+@pytest.mark.parametrize("answer", [[], {"errors": ["gone"]}, {"vertices": [{}]}])
+def test_an_answer_without_counts_is_an_error_that_can_be_told(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
+    monkeypatch.setattr(FlinkCounters, "_get", lambda *_: answer)
+    with pytest.raises(ConnectorError, match="Flink answers at http://flink/jobs/j with what are no counts"):
+        FlinkCounters("http://flink", "j", ["join"], "joiner").read()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rillet.connectors.errors import KafkaSettingsError
 from rillet.connectors.flink_settings import flink_settings
+from rillet.jobs.config import load_config
 
 SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
 
@@ -142,3 +144,23 @@ def test_a_detail_for_flink_never_drops_the_authority_or_the_clients_certificate
     with pytest.raises(KafkaSettingsError, match=rf"\[kafka\.flink\] {detail}: changes what ssl\."):
         flink_settings(client, {detail: "x"})
     assert flink_settings({}, {detail: "x"}) == {detail: "x"}
+
+
+def test_what_has_no_translation_is_given_to_flink_as_the_error_says(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").touch()
+
+    def settings(flink: str) -> dict[str, str]:
+        path = tmp_path / "rillet.toml"
+        path.write_text(
+            'spec = "spec.toml"\n[kafka.client]\nsecurity.protocol = "ssl"\nssl.ca.location = "ca.pem"\n'
+            f'"enable.ssl.certificate.verification" = false\n[kafka.flink]\n{flink}'
+        )
+        return load_config(path).kafka.flink_settings
+
+    with pytest.raises(KafkaSettingsError) as refused:
+        settings("")
+    advised = re.search(r'if that has another name, (".*" = "") beside it', str(refused.value))
+    assert advised is not None
+    found = settings(f'"ssl.endpoint.identification.algorithm" = ""\n{advised[1]}\n')
+    assert found["ssl.endpoint.identification.algorithm"] == ""
+    assert "enable.ssl.certificate.verification" not in found

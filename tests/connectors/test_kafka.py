@@ -13,7 +13,7 @@ from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError, DeliveryError, TopicError
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.producers import EventProducer
-from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
+from rillet.connectors.topics import create_topics, delete_topics, ensure_broker, topic_ends, topic_ids
 from rillet.devstack.process import free_port
 from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, decode_as
 
@@ -137,7 +137,22 @@ def test_topics_are_made_once_and_keep_old_events(broker: str) -> None:
 
 
 @pytest.mark.integration
-def test_a_topic_with_other_partitions_than_configured_is_refused(broker: str, topics: Callable[..., str]) -> None:
-    name = topics("examples", partitions=1)
-    with pytest.raises(TopicError, match=f"{name}.* has 1 partitions, the configuration asks for 3"):
-        create_topics(broker, {name: 3})
+def test_topics_of_ones_own_may_have_any_number_of_partitions_each(broker: str, topics: Callable[..., str]) -> None:
+    """[kafka] has one number for both raw topics, and none for others: what exists is taken as it is."""
+    features, actions, deltas = topics("features", 3), topics("actions", 2), topics("deltas", 2)
+    assert create_topics(broker, {features: 1, actions: 1, deltas: 1}) == []
+    assert len(topic_ends(broker, features) or ()) == 3
+
+
+@pytest.mark.integration
+def test_a_topic_that_was_made_anew_has_another_id(broker: str, topics: Callable[..., str]) -> None:
+    name, other = topics("features"), topics("actions")
+    before = topic_ids(broker, [name, other])
+    assert len(set(before.values())) == 2
+    assert all(before.values())
+    delete_topics(broker, [name])
+    with pytest.raises(TopicError, match=f"topic {name} on .*: there is none"):
+        topic_ids(broker, [name], timeout_s=0.5)
+    create_topics(broker, {name: 1})
+    after = topic_ids(broker, [name, other])
+    assert (after[name] != before[name], after[other]) == (True, before[other])

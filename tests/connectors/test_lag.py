@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from unittest.mock import MagicMock
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from rillet.connectors.connection import KafkaConnection
-from rillet.connectors.errors import TopicError
+from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.lag import GroupLag, PositionLag
 from rillet.schemas import ClosedError
 
@@ -25,6 +26,17 @@ def test_a_reader_that_was_not_started_says_so() -> None:
 def test_a_broker_that_is_away_does_not_answer() -> None:
     with GroupLag("127.0.0.1:1", {"features": "join"}) as lag:
         assert not lag.answers(0.05)
+
+
+def test_a_client_that_fails_while_it_looks_for_records_is_told_as_one_that_has_no_broker() -> None:
+    """The thread that looks for silence would die of anything else, and no window close in silence any more."""
+    consumer = MagicMock()
+    consumer.assign.side_effect = KafkaException(KafkaError(KafkaError._STATE))
+    lag = GroupLag("127.0.0.1:1", {"features": "join"})
+    lag._consumers = {"features": consumer}
+    with pytest.raises(BrokerUnavailableError, match=r"no Kafka broker answers at 127\.0\.0\.1:1"):
+        lag._has_record("features", {0: (0, 5)})
+    assert consumer.unassign.called
 
 
 def test_the_lag_of_a_position_counts_from_where_reading_began() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import math
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_after_a_failure_a_new_file_begins_and_nothing_written_before_is_void(
     assert scalars(tmp_path) == {"loss/loss": [(8, 1.0), (24, 3.0)]}
 
 
-def test_without_the_library_the_start_is_refused_with_the_extra_to_install(
+def test_without_the_library_the_start_is_refused_with_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importing = builtins.__import__
@@ -195,9 +196,17 @@ def test_without_the_library_the_start_is_refused_with_the_extra_to_install(
         return importing(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MetricFilesError, match=r"^trainer\.tensorboard_dir: .*install rillet\[tensorboard\]"):
+    with pytest.raises(
+        MetricFilesError,
+        match=r"^trainer\.tensorboard_dir: .*install the Python package tensorboardX, or leave the setting out",
+    ):
         TensorBoardFolder(tmp_path / "runs", "trainer.tensorboard_dir", rows=0).start()
     assert not (tmp_path / "runs").exists()
+    monkeypatch.undo()
+    assert "tensorboardx" in {name.lower() for name in packages_distributions()["tensorboardX"]}
+    installed = TensorBoardFolder(tmp_path / "runs", "trainer.tensorboard_dir", rows=0)
+    installed.start()
+    installed.close()
 
 
 # -- both ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -25,6 +28,7 @@ from rillet.connectors.dead_letters import DeadLetterProducer, letter_for
 from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.connectors.errors import BrokerRefusedError, TopicError
 from rillet.connectors.example_source import KafkaExampleSource
+from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.devstack.broker import Broker, User
@@ -130,6 +134,15 @@ def test_a_topic_without_rights_is_refused_by_its_name(guarded: KafkaConnection)
         create_topics(mine, {"examples": 1}, timeout_s=10)
     with pytest.raises(BrokerRefusedError, match=r"topic examples on .* may not be seen"):
         topic_ends(mine, "examples")
+    right = AclBinding(
+        *(ResourceType.TOPIC, "examples", ResourcePatternType.LITERAL, "User:serve", "*"),
+        *(AclOperation.DESCRIBE, AclPermissionType.ALLOW),
+    )
+    admin = guarded.admin()
+    admin.create_acls([right])[right].result(10)
+    assert (
+        create_topics(mine, {"examples": 1}, timeout_s=10) == []
+    )  # "give it the rights (ACLs) that its service needs"
 
 
 def test_a_compacted_topic_is_refused_and_a_narrow_one_is_warned_of(
@@ -144,3 +157,12 @@ def test_a_compacted_topic_is_refused_and_a_narrow_one_is_warned_of(
     create_topics(guarded, {"narrow": 1})
     assert "topic narrow on" in caplog.text
     assert "up to 1000000 bytes only" in caplog.text
+    assert "set max.message.bytes=" in caplog.text
+    caplog.clear()
+    advised = {"compacted": ("cleanup.policy", "delete"), "narrow": ("max.message.bytes", str(TOPIC_MAX_BYTES))}
+    for name, (setting, value) in advised.items():
+        entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+    assert create_topics(guarded, {"compacted": 1, "narrow": 1}) == []
+    assert caplog.text == ""

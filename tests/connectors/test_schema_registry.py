@@ -77,14 +77,17 @@ def test_an_id_that_no_record_can_be_read_with_is_the_records_fault(answer: Any,
         assert len(server.asked) == asked, "records with such an id would each ask again"
 
 
-@pytest.mark.parametrize("status", [400, 410, 422])
-def test_an_id_that_the_registry_does_not_take_is_the_records_fault(status: int) -> None:
+def test_an_address_without_a_registry_says_nothing_about_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an ingress whose registry restarts, or of a URL without its path."""
     with registry_server() as server:
-        server.answers["/schemas/ids/9"] = status
-        with pytest.raises(
-            RecordError, match=f"value: schema registry {host(server)}, /schemas/ids/9: answered {status}"
-        ):
-            SchemaRegistry(server.url, wait_s=60).schema(9)
+        server.add(9, ITEM)
+        registry = SchemaRegistry(server.url)
+        whole = SchemaRegistry._ask
+        monkeypatch.setattr(SchemaRegistry, "_ask", lambda *_: (404, "Not Found", b"default backend - 404"))
+        with pytest.raises(RegistryUnavailableError, match=r"answered 404 .*is \[sources\.\*\] registry right"):
+            registry.schema(9)
+        monkeypatch.setattr(SchemaRegistry, "_ask", whole)
+        assert registry.schema(9)["name"] == "shop.Item"
 
 
 def test_an_id_beyond_those_of_registries_is_not_asked_for() -> None:
@@ -95,7 +98,7 @@ def test_an_id_beyond_those_of_registries_is_not_asked_for() -> None:
 
 
 ODD = [
-    (500, "answered 500"),
+    *((status, f"answered {status}") for status in (400, 410, 422, 500)),
     (b"<html>", "no JSON"),
     (b"[" * 200_000, "no JSON"),
     ([1], "with no schema but b'\\[1\\]'"),
@@ -111,6 +114,16 @@ def test_one_id_that_the_registry_stumbles_on_is_the_records_fault(answer: Any, 
         registry.schema(7)
         with pytest.raises(RecordError, match=f"/schemas/ids/9: .*{message}.*; it answers for another schema"):
             registry.schema(9)
+
+
+def test_many_ids_that_the_registry_stumbles_on_are_not_waited_for_one_by_one() -> None:
+    with registry_server() as server:
+        server.answers = {f"/schemas/ids/{schema_id}": 500 for schema_id in range(2, 22)}
+        registry = SchemaRegistry(server.url, wait_s=60)
+        for schema_id in range(2, 22):
+            with pytest.raises(RecordError, match="it answers for another schema"):
+                registry.schema(schema_id)
+        assert len(server.asked) == 2 + 2 * 20
 
 
 @pytest.mark.parametrize(("answer", "message"), ODD)
@@ -138,10 +151,21 @@ def test_a_registry_that_stumbles_and_then_is_away_is_not_asked_for_ever(monkeyp
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_registry_that_asks_for_a_password_is_told_at_once(status: int) -> None:
     with registry_server() as server:
-        server.answers["/schemas/ids/9"] = status
+        server.answers = {f"/schemas/ids/{schema_id}": status for schema_id in (1, 9)}
         with pytest.raises(RegistryRefusedError, match=f"answered {status} .*without a password"):
             SchemaRegistry(server.url, wait_s=60).schema(9)
-        assert len(server.asked) == 1
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_one_schema_that_may_not_be_read_does_not_stop_the_others(status: int) -> None:
+    with registry_server() as server:
+        server.answers["/schemas/ids/9"] = status
+        server.add(7, ITEM)
+        registry = SchemaRegistry(server.url, wait_s=60)
+        with pytest.raises(RecordError, match=f"answered {status} .*; it answers for another schema"):
+            registry.schema(9)
+        assert registry.schema(7)["name"] == "shop.Item"
 
 
 def test_a_schema_that_is_registered_a_moment_after_its_first_record_loses_none(

@@ -25,12 +25,13 @@ from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
+from rillet.joiner import JoinerRuns
 from rillet.schemas import EpochClaim, encode
 from rillet.sync import Manifest
 
 MODEL = "films"
 CHECKPOINT = "checkpoints/films/0x1/checkpoint-000000000001/table.safetensors"
-SAVEPOINT = "joiner/savepoints/savepoint-d38a12-30aa6e31f30e/_metadata"
+SAVEPOINT = "joiner/runs/000001/stopped/savepoint-d38a12-30aa6e31f30e/_metadata"
 
 
 @pytest.fixture
@@ -81,6 +82,34 @@ def test_the_joiner_goes_alone_and_it_is_said_that_examples_are_written_again(co
     assert SAVEPOINT not in left(config_path)
     assert "store/films/base-000000000001/manifest.json" in left(config_path)
     assert "writes every example a second time: with --topics it does not" in result.stdout
+
+
+def test_all_that_a_joiner_keeps_goes_and_a_start_begins_anew(config_path: Path) -> None:
+    runs, job = JoinerRuns(config_path.parent / "var/joiner/runs"), "d38a12" + 26 * "0"
+    for drained in (False, True):
+        run = runs.begin("{}")
+        parts = (f"{job}/chk-7", f"{job}/shared", f"{job}/taskowned")
+        folders = [run.savepoint_dir(drained=drained) / "savepoint-d38a12-30aa6e31f30e"]
+        folders += [run.checkpoint_dir / part for part in parts]
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "_metadata").touch()
+            (folder / "f1a2b3c4-0000-4000-8000-123456789abc").touch()
+    assert runs.newest is not None
+    assert reset(config_path, "--joiner", "--yes").exit_code == 0
+    assert runs.newest is None
+    assert not (config_path.parent / "var/joiner").exists()
+
+
+def test_a_reset_that_is_interrupted_leaves_no_older_state_as_the_newest(config_path: Path) -> None:
+    runs = JoinerRuns(config_path.parent / "var/joiner/runs")
+    for _ in range(12):
+        newest = runs.begin("").savepoint_dir(drained=False) / "savepoint-d38a12-30aa6e31f30e/_metadata"
+        newest.parent.mkdir(parents=True)
+        newest.touch()
+    metadata = [path for path in work(config_path, "joiner").joiner_state.look().own if path.name == "_metadata"]
+    assert metadata == sorted(metadata)
+    assert metadata[-1] == newest
 
 
 def test_a_second_time_there_is_nothing_left_to_delete_and_that_is_no_error(config_path: Path) -> None:
@@ -178,7 +207,7 @@ def test_topics_without_a_broker_name_the_address_and_nothing_is_deleted(
 
 STRANGERS = (
     "joiner/thesis/chapter1.tex",
-    "joiner/savepoints/savepoint-d38a12-30aa6e31f30e/notes.txt",
+    "joiner/runs/000001/stopped/savepoint-d38a12-30aa6e31f30e/notes.txt",
     "store/films/invoices.csv",
     "store/films/base-000000000001/notes.txt",
     "checkpoints/films/llm.safetensors",
@@ -206,7 +235,7 @@ def test_only_files_that_rillet_writes_are_deleted_and_the_others_are_named(conf
         ("store", "model"),
         ("store/films/base-000000000001", "model"),
         ("joiner", "joiner"),
-        ("joiner/savepoints", "joiner"),
+        ("joiner/runs", "joiner"),
     ],
 )
 def test_a_link_is_not_followed_and_the_advice_helps(config_path: Path, link: str, part: str) -> None:

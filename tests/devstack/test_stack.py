@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from rillet.__main__ import main
 from rillet.connectors.topics import ensure_broker, topic_ends
-from rillet.devstack.process import free_port
+from rillet.devstack.process import Process, free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
 from rillet.jobs.errors import PortInUseError, ServiceError
@@ -166,6 +166,18 @@ def test_a_service_that_ran_before_an_interrupted_up_stays(
     with pytest.raises(KeyboardInterrupt):
         up(without_broker, lambda line: None, ["train"])
     assert without_broker.process("train").pid == pid
+
+
+def test_a_joiner_with_rare_checkpoints_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, waited = make_stack(tmp_path, "127.0.0.1:1"), dict[str, float]()
+    stack = replace(
+        stack, config=replace(stack.config, flink=replace(stack.config.flink, checkpoint_interval_ms=300_000))
+    )
+    monkeypatch.setattr(Process, "wait_until", lambda self, _, timeout_s: waited.update({self.name: timeout_s}))
+    for name in SERVICES:
+        stack.wait_ready(name)
+    assert waited["join"] - waited["train"] == 300
+    assert waited["serve"] == waited["train"]
 
 
 def test_a_data_dir_in_which_nothing_can_be_made_is_one_error(tmp_path: Path) -> None:

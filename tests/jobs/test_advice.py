@@ -7,11 +7,13 @@ More of them are beside what they are of: locks, ports and folders in test_data_
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -26,10 +28,12 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.train import wire_trainer
 from rillet.pipelines.batch_stage import BatchOptions, BatchStage
 from rillet.pipelines.errors import BatchStageError
-from rillet.schemas import dump_spec, parse_spec
+from rillet.recordings.errors import RecordingError
+from rillet.recordings.format import Recording, RecordingWriter
+from rillet.schemas import ActionEvent, dump_spec, parse_spec
 from rillet.sync import CorruptArtifactError, ModelStore
-from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer, TrainerError
-from tests.trainer.blocks import RAGGED
+from rillet.trainer import CheckpointError, CheckpointStore, ModelError, OnlineTrainer, TrainerError, online
+from tests.trainer.blocks import RAGGED, make_block
 
 
 @pytest.fixture
@@ -69,6 +73,103 @@ def test_a_model_of_another_shape_is_trained_as_its_error_says(path: Path, old: 
     ):
         wire_trainer(_changed(path, "dim = 4", "dim = 8"))
     wire_trainer(_changed(path, old, new)).close()
+
+
+@pytest.mark.parametrize("advised", ["that version", "another name", "another data directory"])
+def test_a_checkpoint_of_another_version_is_left_to_it_or_learned_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch, advised: str
+) -> None:
+    monkeypatch.setattr(online, "CHECKPOINT_FORMAT", 999)
+    store = _save(load_config(path))
+    monkeypatch.undo()
+    with pytest.raises(
+        CheckpointError,
+        match=r"in format 999.*go on with that version, or give the model another name or data directory and let",
+    ):
+        wire_trainer(load_config(path))
+    if advised == "that version":
+        monkeypatch.setattr(online, "CHECKPOINT_FORMAT", 999)
+        assert store.versions() == [1]
+        wire_trainer(load_config(path)).close()
+    else:
+        old, new = ("films", "films2") if advised == "another name" else ("var", "other")
+        key = "name" if advised == "another name" else "data_dir"
+        wire_trainer(_changed(path, f'{key} = "{old}"', f'{key} = "{new}"')).close()
+
+
+def test_a_checkpoint_without_an_array_of_quality_is_removed_to_start_anew(path: Path) -> None:
+    config = load_config(path)
+    store = _save(config)
+    newest = store.load(1)
+    progress = dict(newest.files["progress"])
+    del progress["quality.0.begun"]
+    store.save({**newest.files, "progress": progress}, newest.meta)
+    with pytest.raises(
+        CheckpointError, match=r"of quality: .*another version.*, or remove the checkpoints to start anew"
+    ):
+        wire_trainer(config)
+    assert CliRunner().invoke(main, ["reset", "--model", "--yes", "--config", str(path)]).exit_code == 0
+    wire_trainer(config).close()
+
+
+def test_a_model_that_has_run_away_learns_again_as_its_error_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online, "REFUSED_BATCHES_LIMIT", 3)
+    config, rng = load_config(path), np.random.default_rng(0)
+    store = CheckpointStore(str(config.checkpoint_dir(RAGGED)), keep=3)
+    blocks = [make_block(rng, 50) for _ in range(9)]
+
+    def trainer(rate: float) -> OnlineTrainer:
+        model, table = replace(config.model, dense_learning_rate=rate), replace(config.table, learning_rate=rate)
+        settings = replace(config.trainer, batch_size=50, first_batch_size=50)
+        made = OnlineTrainer(RAGGED, model, table, settings)
+        made.restore(store, lambda error: pytest.fail(str(error)))
+        return made
+
+    def learn(made: OnlineTrainer, until: int) -> None:
+        for offset in range(made.positions.get(0, (0, 0))[0], until):
+            made.offer(0, offset, blocks[offset], 0)
+            made.train(0, more=True)
+
+    sound, runs_away = trainer(0.01), trainer(1e30)
+    learn(sound, 2)
+    sound.save(store)
+    runs_away.restore(store, lambda error: pytest.fail(str(error)))
+    learn(runs_away, 4)
+    runs_away.save(store)
+    with pytest.raises(ModelError, match="lower the learning rates, delete the newest checkpoints"):
+        learn(runs_away, len(blocks))
+    with pytest.raises(ModelError):
+        learn(trainer(0.01), len(blocks))  # lower rates alone do not help
+    first, *newer = sorted(config.checkpoint_dir(RAGGED).glob("checkpoint-*"))
+    assert len(newer) == 1
+    shutil.rmtree(newer[0])
+    again = trainer(0.01)
+    learn(again, len(blocks))
+    assert (first.exists(), again.counters.rows) == (True, 50 * len(blocks))
+
+
+@pytest.mark.parametrize("damaged", ['{"format": 999}', "{"])
+def test_example_files_that_cannot_be_read_on_are_written_again_elsewhere(tmp_path: Path, damaged: str) -> None:
+    ExampleWriter(str(tmp_path / "files"), RAGGED, "topic examples").open()
+    (manifest,) = (tmp_path / "files").iterdir()
+    manifest.write_text(damaged)
+    with pytest.raises(ExampleFilesError, match="write the rows again, to another address"):
+        ExampleWriter(str(tmp_path / "files"), RAGGED, "topic examples").open()
+    ExampleWriter(str(tmp_path / "again"), RAGGED, "topic examples").open()
+
+
+def test_a_recording_of_another_version_is_generated_again_in_its_place(tmp_path: Path) -> None:
+    def generate() -> None:
+        with RecordingWriter(tmp_path, RAGGED, "synthetic") as writer:
+            writer.write(ActionEvent("r", 1_700_000_000_000, 1, "watch"))
+
+    generate()
+    info = tmp_path / "recording.json"
+    info.write_text(info.read_text().replace(f"{RAGGED.hash:#x}", "0x1"))
+    with pytest.raises(RecordingError, match=r"written by another version.*record or generate it again"):
+        Recording(tmp_path)
+    generate()
+    assert Recording(tmp_path).info.actions == 1
 
 
 def test_a_model_without_an_intact_checkpoint_begins_anew_after_the_reset_that_its_error_names(path: Path) -> None:

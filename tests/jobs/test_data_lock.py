@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,70 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
                 return
         except ServiceError:
             assert time.monotonic() < deadline
+
+
+@contextmanager
+def left_by_a_killed_holder(folder: Path) -> Iterator[Callable[[], None]]:
+    """The lock as a process has it that was started by a service which is gone; what is yielded ends that process."""
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    with hold(folder, "join"):
+        pass
+    (folder / "locks/join.lock").write_text(f"{gone.pid}\n")
+    other = os.open(folder / "locks/join.lock", os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    ended = False
+
+    def end() -> None:
+        nonlocal ended
+        if not ended:
+            os.close(other)
+        ended = True
+
+    try:
+        yield end
+    finally:
+        end()
+
+
+def test_what_a_killed_holder_has_started_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    with left_by_a_killed_holder(tmp_path) as end:
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 3:
+                end()
+
+        monkeypatch.setattr("rillet.jobs.data_lock.time.sleep", sleep)
+        with hold(tmp_path, "join"):
+            assert len(waits) == 3
+
+
+def test_what_a_killed_holder_has_started_and_does_not_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rillet.jobs.data_lock._WAIT_S", 0.0)
+    with left_by_a_killed_holder(tmp_path) as end:
+        with pytest.raises(ServiceError, match=r"has ended, and what it has started has not: .*fuser .*join\.lock"):  # noqa: SIM117
+            with hold(tmp_path, "join"):
+                pass
+        end()
+        with hold(tmp_path, "join"):
+            pass
+
+
+def test_who_has_the_descriptor_holds_on(tmp_path: Path) -> None:
+    with hold(tmp_path, "join") as lock:
+        started = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    try:
+        with pytest.raises(ServiceError, match="join runs already"), hold(tmp_path, "join"):
+            pass
+    finally:
+        started.kill()
+        started.wait()
+    with hold(tmp_path, "join"):
+        pass
 
 
 @pytest.mark.parametrize("below", ["", "missing"])

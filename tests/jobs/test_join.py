@@ -10,16 +10,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from py4j.protocol import Py4JJavaError
 
+from rillet.connectors.errors import BrokerUnavailableError
 from rillet.devstack.process import free_port
 from rillet.jobs import join
-from rillet.jobs.config import load_config
+from rillet.jobs.config import RilletConfig, load_config
+from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.joiner_job import groups
+from rillet.joiner import JoinerError, JoinerRun
 from rillet.operators.flink_config import joiner_name
 from rillet.schemas import dump_spec
 from tests.joiner.support import SPEC
@@ -45,10 +48,10 @@ class _Watch:
         raise ServiceError("the joiner job failed")
 
 
-def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config: Any = load_config(ROOT / "rillet.toml")
-    health = replace(config.health, join_port=free_port())
-    config = replace(config, health=health, data_dir=tmp_path)
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConfig:
+    """Of a joiner whose Flink is none, and whose job is a :class:`_Watch`."""
+    config = load_config(ROOT / "rillet.toml")
     for name in (
         "create_topics",
         "topic_ends",
@@ -61,13 +64,16 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, mo
         monkeypatch.setattr(join, name, MagicMock())
     monkeypatch.setattr(join, "_JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
-    monkeypatch.setitem(
-        sys.modules,
-        "rillet.jobs.joiner_job",
-        MagicMock(),
-    )
+    job = MagicMock()
+    job.ids_of_topics.return_value = {"features": "id1", "actions": "id2"}
+    monkeypatch.setitem(sys.modules, "rillet.jobs.joiner_job", job)
+    return replace(config, health=replace(config.health, join_port=0), data_dir=tmp_path)
+
+
+def test_the_probes_port_is_free_again_when_the_job_has_ended(config: RilletConfig) -> None:
+    health = replace(config.health, join_port=free_port())
     with pytest.raises(ServiceError, match="failed"):
-        join.run_join(config)
+        join.run_join(replace(config, health=health))
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
 
@@ -78,20 +84,20 @@ def test_ready_means_that_checkpoints_are_completed(
     caplog.set_level("INFO")
     now_s = 100.0
     monkeypatch.setattr(join, "time", MagicMock(monotonic=lambda: now_s))
-    client, noted = MagicMock(), MagicMock()
-    client.get_job_id.return_value = "job"
+    client = MagicMock()
     client.get_job_execution_result.return_value.done.return_value = False
-    watch = join._JobWatch(client, tmp_path, 5_000, noted)
+    run = JoinerRun(tmp_path)
+    watch = join._JobWatch(client, run, 5_000)
 
     def complete(number: int) -> None:
-        (tmp_path / f"job/chk-{number}").mkdir(parents=True)
-        (tmp_path / f"job/chk-{number}/_metadata").touch()
+        (run.checkpoint_dir / f"job/chk-{number}").mkdir(parents=True)
+        (run.checkpoint_dir / f"job/chk-{number}/_metadata").touch()
         watch.tell()
 
     watch.tell()
-    assert (watch.ready(), watch.running(), noted.call_count) == (False, False, 0)
+    assert (watch.ready(), watch.running()) == (False, False)
     complete(9)
-    assert (watch.ready(), watch.running(), watch.running(), noted.call_count) == (True, True, True, 1)
+    assert (watch.ready(), watch.running()) == (True, True)
     now_s += 19
     complete(10)
     now_s += 20
@@ -106,32 +112,130 @@ def test_ready_means_that_checkpoints_are_completed(
     assert caplog.text.count("checkpoints are completed again") == 1
 
 
-def test_settings_under_which_nothing_was_kept_are_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config: Any = load_config(ROOT / "rillet.toml")
-    config = replace(config, health=replace(config.health, join_port=0), data_dir=tmp_path)
-    for name in (
-        "create_topics",
-        "topic_ends",
-        "_prepare_process",
-        "_mini_cluster",
-        "_rest_url",
-        "fetch_jars",
-        "GroupLag",
-    ):
-        monkeypatch.setattr(join, name, MagicMock())
-    monkeypatch.setattr(join, "_JobWatch", _Watch)
-    monkeypatch.setattr(signal, "signal", MagicMock())
-    monkeypatch.setitem(sys.modules, "rillet.jobs.joiner_job", MagicMock())
-    with pytest.raises(ServiceError):
+class _Running(_Watch):
+    """A job that runs until it is stopped."""
+
+    cancelled = False
+
+    def finished(self, wait_s: float) -> bool:
+        return False
+
+    def tell(self) -> None:
+        pass
+
+    def raise_failure(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each of the jobs that end was drained."""
+    stops: list[bool] = []
+    monkeypatch.setattr(join, "_stop", lambda *_, drain: stops.append(drain))
+    monkeypatch.setattr(join, "_JobWatch", _Running)
+    monkeypatch.setattr(join, "_REFRESH_S", 0.0)
+    return stops
+
+
+def _lag(monkeypatch: pytest.MonkeyPatch, reached: list[bool | Exception]) -> None:
+    lag = MagicMock()
+    lag.return_value.__enter__.return_value.has_reached.side_effect = reached
+    monkeypatch.setattr(join, "GroupLag", lag)
+
+
+def _signal_at_once(monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    left = iter(range(times))
+    monkeypatch.setattr(join, "call_on_signals", lambda stop: stop() if next(left, None) is not None else None)
+
+
+def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is_not_done(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _signal_at_once(monkeypatch)
+    with pytest.raises(ServiceError, match=r"stopped before the ends .* run the same again to go on"):
+        join.run_join(config, until_latest=True, drain=True)
+    assert stops == [False]
+    _lag(monkeypatch, [True])
+    assert join.run_join(config, until_latest=True, drain=True) == 0
+    assert stops == [False, True]
+
+
+def test_a_bounded_run_outlives_a_broker_that_is_away(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [BrokerUnavailableError("away"), False, True])
+    assert join.run_join(config, until_latest=True) == 0
+    assert stops == [False]
+
+
+def test_a_live_drain_reads_on_to_the_ends_before_it_closes_windows(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [False, True])
+    _signal_at_once(monkeypatch)
+    assert join.run_join(config, drain=True) == 0
+    assert stops == [False, True]
+
+
+def test_java_holds_the_lock_too(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joiner that was killed leaves it for seconds, in which it may still complete a checkpoint."""
+    from pyflink import pyflink_gateway_server
+
+    monkeypatch.setattr(pyflink_gateway_server, "Popen", subprocess.Popen)
+    with hold(config.data_dir, "join") as lock:
+        join._start_java_apart(lock)
+        java = pyflink_gateway_server.Popen(["sleep", "60"])
+        try:
+            path = (config.data_dir / "locks/join.lock").resolve()
+            assert path in {link.resolve() for link in Path(f"/proc/{java.pid}/fd").iterdir()}
+            assert os.getsid(java.pid) == java.pid
+        finally:
+            java.kill()
+            java.wait()
+
+
+def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(config: RilletConfig) -> None:
+    (config.data_dir / "joiner").mkdir()
+    (config.data_dir / "joiner/runs").write_text("in the way")
+    with pytest.raises(ServiceError, match="joiner cannot be written to"):
         join.run_join(config)
-    assert not (tmp_path / "joiner/kept.json").exists()
+
+
+def test_a_stop_without_a_savepoint_says_what_the_next_start_goes_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, client = JoinerRun(tmp_path), MagicMock()
+    newest = run.checkpoint_dir / "job" / "chk-3"
+    newest.mkdir(parents=True)
+    (newest / "_metadata").touch()
+    failure = Py4JJavaError.__new__(Py4JJavaError)
+    monkeypatch.setattr(Py4JJavaError, "__str__", lambda _: "Caused by: timed out")
+    monkeypatch.setattr("pyflink.java_gateway.get_gateway", MagicMock())
+    client._j_job_client.stopWithSavepoint.side_effect = failure
+    with pytest.raises(ServiceError, match=f"timed out; the next start goes on from {newest}"):
+        join._stop(client, _Running(), run, drain=False)  # type: ignore[arg-type]
+
+
+def test_state_of_a_topic_that_was_made_anew_is_refused_before_anything_is_written(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [True])
+    join.run_join(config, until_latest=True)
+    (run,) = (config.data_dir / "joiner/runs").iterdir()
+    end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    sys.modules["rillet.jobs.joiner_job"].ids_of_topics.return_value = {"features": "id1", "actions": "id9"}  # type: ignore[attr-defined]
+    with pytest.raises(JoinerError, match="has id id9, that one had id2"):
+        join.run_join(config)
+    assert [*run.parent.iterdir()] == [run]
 
 
 @pytest.mark.parametrize(
     ("ends", "told"), [({0: (0, 0), 1: (3, 3)}, False), ({0: (0, 0), 1: (0, 5)}, True), (None, False)]
 )
 def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: Any, told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: object, told: bool
 ) -> None:
     config = replace(load_config(ROOT / "rillet.toml"), data_dir=tmp_path)
     monkeypatch.setattr(join, "topic_ends", lambda kafka, topic: ends)

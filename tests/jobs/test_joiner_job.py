@@ -26,10 +26,12 @@ from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
 from rillet.demo.joiner import joiner_lag
 from rillet.devstack.cluster import FlinkCluster, start_cluster
+from rillet.devstack.own_files import JOINER as JOINER_FILES
+from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import DumpConfig, HealthConfig, RilletConfig, dump_config, load_config
 from rillet.jobs.dump import wire_dump
-from rillet.joiner import JoinerConfig
+from rillet.joiner import JoinerConfig, JoinerRuns
 from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.join import join_recording
@@ -388,15 +390,18 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
         seen = len(made.blocks())
         wait_until(lambda: len(made.blocks()) > seen, 60)
         process.stop(timeout_s=60)
-        assert list((made.path.parent / "data/joiner/savepoints").glob("*/*/_metadata")), (
-            "no savepoint of the clean stop"
-        )
+        runs = JoinerRuns(made.path.parent / "data/joiner/runs")
+        assert runs.newest is not None
+        assert runs.newest.folder.name == "000002"
+        assert not runs.newest.checkpoints, "no savepoint of the clean stop"
         process.start([*command, "--drain"])
         replaying.join()
+        # One that has not begun yet ends at once.
+        wait_until(lambda: bool(list((runs.folder / "000003").rglob("chk-*/_metadata"))), 90)
         with joiner_lag(made.config) as lag:
             wait_until(lambda: lag.records() == 0, 60)
     finally:
-        process.stop(timeout_s=60)
+        process.stop(timeout_s=150)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
     assert report.late_dropped == 0
@@ -410,14 +415,17 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     made.replay(recording)
     made.join("--until-latest")
     assert len(kept := made.blocks()) > 100
+    # A savepoint goes with its data_dir, as to another machine.
+    (made.path.parent / "data").rename(made.path.parent / "moved")
+    made.path.write_text(made.path.read_text().replace('data_dir = "data"', 'data_dir = "moved"'))
     made.join("--until-latest")
     assert len(made.blocks()) == len(kept)
     process = Process("join", tmp_path)
     process.start([sys.executable, "-m", "rillet", "join", "--config", str(made.path), "--drain"])
     try:
-        wait_until(lambda: bool(list((made.path.parent / "data/joiner/checkpoints").glob("*/chk-*/_metadata"))), 60)
+        wait_until(lambda: bool(list((made.path.parent / "moved/joiner/runs/000003").rglob("chk-*/_metadata"))), 90)
     finally:
-        process.stop(timeout_s=60)
+        process.stop(timeout_s=150)
     report = made.audit()
     assert report.ok, "\n".join(report.lines())
     assert report.impressions == 5 * REQUESTS
@@ -515,6 +523,9 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(setup: Callable[..., Setup], 
     assert len(reasons) == 2
     assert "looks like seconds" in reasons[0]
     assert "spec_hash" in reasons[1]
+
+    kept = OwnFolder(made.path.parent / "data/joiner", JOINER_FILES)
+    assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

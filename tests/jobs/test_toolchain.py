@@ -47,6 +47,31 @@ def test_missing_tools_are_asked_for_in_one_sentence(tmp_path: Path, monkeypatch
         find_maven()
 
 
+def test_tools_are_found_where_each_message_asks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path = tmp_path / "bin"
+    on_path.mkdir()
+    monkeypatch.setenv("PATH", str(on_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
+    with pytest.raises(ToolchainError, match="point it at a JDK 17"):
+        find_java()
+    monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "11.0.22")))
+    with pytest.raises(ToolchainError, match="point JAVA_HOME at a JDK 17 or newer"):
+        find_java()
+    for version in (17, 21):
+        monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / f"jdk{version}", f"{version}.0.2")))
+        assert find_java().version == version
+    monkeypatch.delenv("JAVA_HOME")
+    with pytest.raises(ToolchainError, match=r"no java on PATH: install a JDK 17 .*, or point JAVA_HOME at one"):
+        find_java()
+    # Packages put links on the PATH.
+    (on_path / "java").symlink_to(tmp_path / "jdk21/bin/java")
+    assert (find_java().version, find_java().home) == (21, tmp_path / "jdk21")
+    with pytest.raises(ToolchainError, match="no mvn on PATH: install Maven"):
+        find_maven()
+    (on_path / "mvn").touch(0o755)
+    assert find_maven() == on_path / "mvn"
+
+
 def test_jars_that_are_there_need_no_maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     maven = tmp_path / "bin" / "mvn"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rillet.joiner import JoinerConfig, JoinerError, KeptSettings, check_kept, newest_snapshot, note_kept
+from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
 from rillet.schemas import dump_spec, parse_spec
 from tests.joiner.support import SPEC
 
@@ -16,10 +15,18 @@ NOW = KeptSettings.of(SPEC, JoinerConfig())
 WIDER = parse_spec(dump_spec(SPEC).replace("max_values = 3", "max_values = 4"))
 
 
+def ended(folder: Path, kept: Kept, *, drained: bool = False) -> JoinerRun:
+    """A run that has left a savepoint."""
+    run = JoinerRuns(folder).begin(kept.dump())
+    end = run.savepoint_dir(drained=drained) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    return run
+
+
 def test_a_first_start_and_one_with_the_same_settings_go_on(tmp_path: Path) -> None:
-    check_kept(tmp_path, NOW)
-    note_kept(tmp_path, NOW, job="a", drained=False)
-    check_kept(tmp_path, KeptSettings.of(SPEC, JoinerConfig(memory_bytes=1, block_rows=7)))
+    check_kept(None, Kept(NOW))
+    check_kept(ended(tmp_path, Kept(NOW)), Kept(KeptSettings.of(SPEC, JoinerConfig(memory_bytes=1, block_rows=7))))
 
 
 @pytest.mark.parametrize(
@@ -33,40 +40,30 @@ def test_a_first_start_and_one_with_the_same_settings_go_on(tmp_path: Path) -> N
 def test_open_windows_are_closed_under_their_own_settings_before_others_hold(
     tmp_path: Path, now: KeptSettings, named: str
 ) -> None:
-    note_kept(tmp_path, NOW, job="a", drained=False)
     with pytest.raises(JoinerError) as refused:
-        check_kept(tmp_path, now)
+        check_kept(ended(tmp_path, Kept(NOW)), Kept(now))
     assert named in str(refused.value)
-    note_kept(tmp_path, NOW, job="a", drained=True)
-    check_kept(tmp_path, now)
+    check_kept(ended(tmp_path, Kept(NOW), drained=True), Kept(now))
     assert now.digest != NOW.digest
 
 
-def test_a_damaged_note_is_named(tmp_path: Path) -> None:
-    (tmp_path / "kept.json").write_text("{}")
+def test_offsets_of_other_topics_are_not_gone_on_with(tmp_path: Path) -> None:
+    kept = Kept(NOW, {"features": ("shown", "id1"), "actions": ("acts", "")})
+    run = ended(tmp_path, kept)
+    check_kept(run, kept)
+    check_kept(run, Kept(NOW))  # not asked for yet
+    check_kept(run, Kept(NOW, {"features": ("shown", ""), "actions": ("acts", "id2")}))  # a broker that gives no ids
+    with pytest.raises(JoinerError, match=r"\(features of topic shown, now seen\).*--until-latest --drain"):
+        check_kept(run, Kept(NOW, {"features": ("seen", "id1"), "actions": ("acts", "")}))
+    anew = Kept(NOW, {"features": ("shown", "id3"), "actions": ("acts", "")})
+    with pytest.raises(JoinerError, match=r"topic shown is not the one .*has id id3, that one had id1.*reset --joiner"):
+        check_kept(run, anew)
+    check_kept(ended(tmp_path, kept, drained=True), anew)
+
+
+@pytest.mark.parametrize("note", ["{}", "", "[]", '{"settings": {}, "topics": []}'])
+def test_a_damaged_note_is_named(tmp_path: Path, note: str) -> None:
+    run = ended(tmp_path, Kept(NOW))
+    run.note.write_text(note)
     with pytest.raises(JoinerError, match=r"kept\.json cannot be read"):
-        check_kept(tmp_path, NOW)
-
-
-def keep(path: Path, at_s: float) -> str:
-    """A snapshot of a time; its URI."""
-    path.mkdir(parents=True)
-    (path / "_metadata").touch()
-    os.utime(path / "_metadata", (at_s, at_s))
-    return path.as_uri()
-
-
-def test_the_noted_job_is_gone_on_with_whatever_the_clocks_say(tmp_path: Path) -> None:
-    assert newest_snapshot(tmp_path) is None
-    keep(tmp_path / "checkpoints/first/chk-7", 8_000)
-    stopped = keep(tmp_path / "savepoints/first/savepoint-1", 9_000)
-    assert newest_snapshot(tmp_path) == stopped
-    note_kept(tmp_path, NOW, job="first", drained=False)
-    started = keep(tmp_path / "checkpoints/second/chk-9", 10_000)
-    assert newest_snapshot(tmp_path) == stopped
-    note_kept(tmp_path, NOW, job="second", drained=False)
-    assert newest_snapshot(tmp_path) == started
-    later = keep(tmp_path / "checkpoints/second/chk-10", 1_000)  # the clock was set back
-    assert newest_snapshot(tmp_path) == later
-    note_kept(tmp_path, NOW, job="lost", drained=False)
-    assert newest_snapshot(tmp_path) == started
+        check_kept(run, Kept(NOW))

@@ -431,6 +431,32 @@ def test_what_a_restart_finds_open_closes_though_there_is_no_watermark_yet(tmp_p
     assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_in_silence_time_goes_at_the_pace_of_the_clock_on_an_old_recording(tmp_path: Path, restarted: bool) -> None:
+    silence, newest_ms = Silence(), 600_500
+    runner = Runner(JoinerConfig(slice_ms=3_000, action_wait_ms=600_000), tmp_path, silence)
+    for request in range(151):
+        runner.send(of(feature(request, newest_ms - 4_000 * request)))
+        runner.send(of(action(10_000 + request, 0, "watch", newest_ms - 4_000 * request)))  # waits for ten minutes
+    watermark_ms = newest_ms - LATENESS_MS
+    runner.advance(watermark_ms)
+    if restarted:
+        runner.keyed.watermark, runner.keyed.metrics = -(1 << 63), Metrics()
+        runner.restart()
+    for quiet_ms in range(FLINK.idle_ms, 500_000, 20_000):
+        silence.quiet = quiet_ms
+        runner.wait(1_000)
+        assert runner.metric("watermark_ms") <= watermark_ms + quiet_ms
+    assert runner.metric("watermark_ms") > watermark_ms + quiet_ms - 5_000
+    silence.quiet = None
+    runner.wait(5_000)
+    runner.send(of(feature(999, newest_ms + 700_000)))
+    silence.quiet = 20_000
+    runner.wait(5_000)
+    reached_ms = newest_ms + 700_000 - LATENESS_MS + silence.quiet
+    assert reached_ms - 3_000 <= runner.metric("watermark_ms") <= reached_ms, "another silence begins at other records"
+
+
 def test_timers_of_the_wall_clock_do_not_multiply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.operators.test_joiner_function.FLINK", FlinkConfig(idle_ms=30_000))
     runner, buckets, fired = Runner(JoinerConfig(), tmp_path, Silence()), 16, 0

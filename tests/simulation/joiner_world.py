@@ -18,7 +18,7 @@ from tests.joiner.support import LATENESS_MS, SPEC
 from tests.simulation.harness import Simulation
 from tests.simulation.joiner_engine import Engine, MemoryState
 from tests.simulation.joiner_oracle import oracle, rows_due, rows_of, usable
-from tests.simulation.joiner_traffic import PARTITIONS, Sent, Traffic
+from tests.simulation.joiner_traffic import LONG_DELAY_MS, PARTITIONS, Sent, Traffic
 
 BUCKETS = 4
 _NOT_YET_MS = -1
@@ -223,7 +223,7 @@ class JoinerWorld:
             self.spec,
             max_ahead_ms=self.config.max_ahead_ms,
             lateness_ms=LATENESS_MS,
-            idle_partitions=self.idle_partitions,
+            idle_delay_ms=LONG_DELAY_MS if self.idle_partitions else None,
         )
         for sent in progress.read:
             plain.add_record(

@@ -14,7 +14,7 @@ import fastavro
 
 
 class Registry:
-    """Answers by path; an integer is a status without a document."""
+    """Answers by path; an integer is a status, with a document for 404 alone."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -35,6 +35,8 @@ def registry_server(port: int = 0) -> Iterator[Registry]:
             found = registry.answers.get(self.path, 404)
             self.send_response(found if isinstance(found, int) else 200)
             self.end_headers()
+            if found == 404:
+                found = {"error_code": 40403, "message": "Schema not found"}
             if not isinstance(found, int):
                 self.wfile.write(found if isinstance(found, bytes) else json.dumps(found).encode())
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry, known_implementations
 
 from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
@@ -57,7 +60,25 @@ def test_a_back_end_that_is_not_installed_is_named_and_permissions_are_not(monke
         Files("s3://bucket/films", setting="--batch-from")
     assert str(refused.value) == (
         "s3://bucket/films cannot be opened (Install s3fs to access S3): install the Python package that --batch-from"
-        " needs, for s3:// with pip install s3fs"
+        f" needs (s3fs for s3://, gcsfs for gs://, adlfs for az://) into the environment of {sys.executable}"
     )
     with pytest.raises(StoreUnavailableError, match=r"gs://bucket cannot be opened \(.*gcsfs"):
         Files("gs://bucket")
+
+
+def test_the_packages_that_are_asked_for_are_those_that_addresses_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme, package, name in (("s3", "s3fs", "S3FileSystem"), ("gs", "gcsfs", "GCSFileSystem")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(StoreUnavailableError, match=f"{package} for {scheme}://"):
+            Files(f"{scheme}://bucket/films")
+        stand_in = ModuleType(package)
+        stand_in.__dict__["__version__"] = "2025.1"
+        # What is found is remembered: as if it had been set and is taken away again.
+        monkeypatch.setitem(_registry, scheme, None)
+        del _registry[scheme]
+        setattr(stand_in, name, type(name, (MemoryFileSystem,), {"protocol": scheme}))
+        monkeypatch.setitem(sys.modules, package, stand_in)
+        files = Files(f"{scheme}://bucket/films")
+        files.write("a", b"x")
+        assert files.read("a") == b"x"
+    assert known_implementations["az"]["class"].startswith("adlfs.")

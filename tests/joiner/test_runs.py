@@ -1,0 +1,93 @@
+"""Which state a start of the joiner goes on from: a crash at any step before it neither doubles nor loses rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rillet.joiner import JoinerRun, JoinerRuns
+
+JOB = "ab" * 16
+
+
+def complete(path: Path) -> Path:
+    """What Flink leaves when a snapshot is complete."""
+    path.mkdir(parents=True)
+    (path / "_metadata").touch()
+    return path
+
+
+def checkpoint(run: JoinerRun, number: int) -> Path:
+    return complete(run.checkpoint_dir / JOB / f"chk-{number}")
+
+
+def savepoint(run: JoinerRun, *, drained: bool = False) -> Path:
+    return complete(run.savepoint_dir(drained=drained) / "savepoint-ababab-000000000000")
+
+
+def gone_on_from(runs: JoinerRuns) -> Path | None:
+    return runs.newest.snapshot if runs.newest is not None else None
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> JoinerRuns:
+    return JoinerRuns(tmp_path / "runs")
+
+
+def test_a_first_start_goes_on_from_nothing(runs: JoinerRuns) -> None:
+    assert gone_on_from(runs) is None
+    assert gone_on_from(JoinerRuns(runs.begin("").folder.parent)) is None
+
+
+def test_the_first_checkpoint_of_a_run_is_gone_on_from_at_once(runs: JoinerRuns) -> None:
+    stopped = savepoint(runs.begin("a"))
+    second = runs.begin("b")
+    assert gone_on_from(runs) == stopped  # nothing of the second run has gone out
+    assert gone_on_from(runs) == stopped
+    first = checkpoint(second, 1)  # its rows go out now; a crash in this moment finds nothing noted
+    assert gone_on_from(runs) == first
+
+
+def test_the_number_of_a_checkpoint_decides_and_not_the_clock(runs: JoinerRuns) -> None:
+    run = runs.begin("")
+    for number, time_s in ((9, 9_000), (10, 1_000)):
+        os.utime(checkpoint(run, number) / "_metadata", (time_s, time_s))
+    assert gone_on_from(runs) == run.checkpoint_dir / JOB / "chk-10"
+    later = runs.begin("")
+    os.utime(checkpoint(later, 3) / "_metadata", (5, 5))
+    assert gone_on_from(runs) == later.checkpoint_dir / JOB / "chk-3"
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_a_snapshot_that_is_not_complete_is_none(runs: JoinerRuns, drained: bool) -> None:
+    run = runs.begin("")
+    before = checkpoint(run, 7)
+    half = run.savepoint_dir(drained=drained) / "savepoint-ababab-000000000000"
+    half.mkdir(parents=True)
+    (half / "._metadata.inprogress.x").touch()
+    (run.checkpoint_dir / JOB / "chk-8").mkdir()
+    assert (gone_on_from(runs), run.drained) == (before, False)
+    (half / "_metadata").touch()
+    assert (gone_on_from(runs), run.drained) == (half, drained)
+
+
+def test_only_the_state_that_is_gone_on_from_takes_disk_space(runs: JoinerRuns) -> None:
+    first, failed = runs.begin("1"), runs.begin("2")
+    assert not first.folder.exists()
+    savepoint(failed)
+    stopped = runs.begin("3")
+    checkpoint(stopped, 1)
+    empty, now = runs.begin("4"), runs.begin("5")
+    assert sorted(runs.folder.iterdir()) == [stopped.folder, now.folder]
+    assert not empty.folder.exists()
+    assert (now.folder.name, now.note.read_text()) == ("000005", "5")
+
+
+def test_other_files_are_no_runs(runs: JoinerRuns) -> None:
+    complete(runs.folder / "mine" / "stopped" / "x")
+    (runs.folder / "7").touch()
+    assert gone_on_from(runs) is None
+    assert runs.begin("").folder.name == "000001"
+    assert (runs.folder / "mine").exists()
