@@ -67,7 +67,12 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
             lambda: running.poll() is not None or any(LabelKind.NEGATIVE in b.label_kind for b in made.blocks()), 90
         )
         assert running.poll() is None, log.read_text()
-        wait_until(lambda: 'rillet_joiner_unknown_actions_total{action="WATCH"} 60.0' in metrics(), 20)
+        unknown = 'rillet_joiner_unknown_actions_total{action="WATCH"}'
+        wait_until(lambda: f"{unknown} 60.0" in metrics(), 20)
+        # Counters are read one after the other while records come: a share may be told of the next stretch only.
+        made.send([action(request, 2, "WATCH", now_ms) for request in range(60)])
+        wait_until(lambda: f"{unknown} 120.0" in metrics(), 20)
+        wait_until(lambda: "which no task asks for" in log.read_text(), 20)
         wait_until(lambda: abs(gauge("next_close", metrics()) - now_ms / 1_000 - 60) <= 1, 20)  # the windows of "like"
         found = metrics()
         second = made.run_join()
