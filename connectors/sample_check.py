@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +24,15 @@ from rillet.schemas import (
     decode_event,
     parse_ingest_ms,
 )
+from rillet.schemas.text import printable
 from rillet.sources import Converter, Kind, SourcesConfig, is_native, make_converter
+from rillet.sources.actions import known_actions
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
 KINDS: tuple[Kind, ...] = ("features", "actions")
+#: characters of a line
+_LINE = 4_000
 _ONE = {"features": "page", "actions": "action"}
 
 
@@ -60,11 +65,14 @@ class SampleCheck:
         """
         self._spec = spec
         self._sources = sources
-        self._say = say
+        self._echo = say
         self._max_ahead_ms = max_ahead_ms
         self._lateness_ms = lateness_ms
+        #: records by what becomes of them; of those that fit, actions, and those that nobody asks for by name
         self.fitting = 0
         self.refused = 0
+        self.actions = 0
+        self.unknown: Counter[str] = Counter()
 
     def file(self, path: Path, kind: Kind) -> None:
         """The records of a file, as if they were on the topic of this kind.
@@ -107,32 +115,56 @@ class SampleCheck:
             ),
         )
 
+    def _say(self, line: str) -> None:
+        self._echo(printable(line, _LINE))
+
+    def conclude(self) -> bool:
+        """Says what became of all records; whether they would make rows, as far as one can tell."""
+        unknown = sum(self.unknown.values())
+        asked = f", {unknown} {'has' if unknown == 1 else 'have'} an action that nobody asks for" if unknown else ""
+        fit = "1 record fits" if self.fitting == 1 else f"{self.fitting} records fit"
+        letters = "1 would be a dead letter" if self.refused == 1 else f"{self.refused} would be dead letters"
+        self._say(f"{fit}, {letters}{asked}")
+        if not unknown or unknown < self.actions:
+            return not self.refused
+        named = ", ".join(f"{name} {count}" for name, count in self.unknown.most_common())
+        self._say(
+            f"no action would make a row: {named}; the feature spec asks for {', '.join(sorted(known_actions(self._spec)))}:"
+            " use its names, or translate under [sources.actions.names]"
+        )
+        return False
+
     def _converter(self, kind: Kind) -> Converter | None:
         return connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
 
     def _check(self, kind: Kind, converter: Converter | None, records: Iterable[_Looked]) -> None:
         for record in records:
             try:
-                time_ms, lines = self._read(kind, converter, record)
+                event, lines = self._read(kind, converter, record)
             except RecordError as error:
                 self.refused += 1
                 self._say(f"{record.sample.place}: does not fit: {error}")
                 continue
             self.fitting += 1
+            if isinstance(event, ActionEvent):
+                self.actions += 1
+                self.unknown[event.action] += event.action not in known_actions(self._spec)
             self._say(f"{record.sample.place}: {lines[0]}")
             for line in lines[1:]:
                 self._say(line)
-            self._say_if_late(time_ms, record.timestamp_ms)
+            self._say_if_late(event.event_time_ms, record.timestamp_ms)
 
-    def _read(self, kind: Kind, converter: Converter | None, record: _Looked) -> tuple[int, list[str]]:
-        """Event time, and what to print.
+    def _read(
+        self, kind: Kind, converter: Converter | None, record: _Looked
+    ) -> tuple[FeatureEvent | ActionEvent, list[str]]:
+        """The event, and what to print.
 
         :raises RecordError: the record does not fit.
         """
         sample, spec = record.sample, self._spec
         if converter is not None and not is_native(sample.data):
             done = converter.convert(sample.data, record.ingest, record.timestamp_ms)
-            return done.event.event_time_ms, list(describe(done.raw, spec))
+            return done.event, list(describe(done.raw, spec))
         if converter is None and (sample.data or b"")[:1] in (b"{", b"\0"):
             raise RecordError(
                 f"value: is no record of rillet's own; say in [sources.{kind}] what format the topic has, and where in a"
@@ -140,7 +172,7 @@ class SampleCheck:
             )
         event = decode_event(sample.data, record.key) if record.on_topic else _event(sample.data)
         check_event(spec, event, parse_ingest_ms(record.ingest), self._max_ahead_ms)
-        return event.event_time_ms, list(describe_native(event, spec))
+        return event, list(describe_native(event, spec))
 
     def _say_if_late(self, time_ms: int, timestamp_ms: int) -> None:
         late_ms, lateness_ms = timestamp_ms - time_ms, self._lateness_ms

@@ -13,7 +13,7 @@ from rillet.demo.errors import DemoError
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.toolchain import python_environment
-from rillet.operators.flink_config import JOINER_PREFIX
+from rillet.operators.flink_config import joiner_group
 
 _DRAIN_TIMEOUT_S = 180.0
 
@@ -21,7 +21,10 @@ _DRAIN_TIMEOUT_S = 180.0
 def joiner_lag(config: RilletConfig) -> GroupLag:
     """The features and actions on their topics after the joiner's last checkpoint."""
     topics = config.kafka.topics
-    groups = {topics.features: f"{JOINER_PREFIX}-features", topics.actions: f"{JOINER_PREFIX}-actions"}
+    groups = {
+        topics.features: joiner_group(topics.examples, "features"),
+        topics.actions: joiner_group(topics.examples, "actions"),
+    }
     return GroupLag(config.kafka.connection, groups)
 
 

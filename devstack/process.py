@@ -54,6 +54,14 @@ class Process:
         return pid if _start_time(pid) == started else None
 
     @property
+    def started_ms(self) -> int | None:
+        """Wall clock at which it was started, epoch milliseconds; None while it does not run."""
+        try:
+            return self.pid_file.stat().st_mtime_ns // 1_000_000 if self.pid is not None else None
+        except FileNotFoundError:  # it was stopped meanwhile
+            return None
+
+    @property
     def configuration_file(self) -> Path:
         """What it was started with, as its starter has told."""
         return self.folder / f"{self.name}.configuration"

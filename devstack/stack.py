@@ -188,6 +188,7 @@ def _start_service(stack: Stack, name: str, say: Callable[[str], None], restart:
         return
     started.append(name)
     stack.start(name)
+    say(f"{name:7} starting (pid {stack.process(name).pid})")
 
 
 def down(stack: Stack, say: Callable[[str], None]) -> None:

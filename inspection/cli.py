@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rillet.jobs.options import configured
 
@@ -98,9 +99,12 @@ def status(config: RilletConfig, config_path: Path, watch: bool, as_json: bool) 
     show_default=True,
     help="How many of the newest offsets of a partition --request looks through.",
 )
+@click.option("--full", is_flag=True, help="Show refused records and long texts whole instead of how they begin.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per record, on a line of its own.")
 @configured
+@click.pass_context
 def peek(
+    context: click.Context,
     config: RilletConfig,
     config_path: Path,
     topic: Any,
@@ -109,6 +113,7 @@ def peek(
     request_id: str | None,
     rows: int,
     search: int,
+    full: bool,
     as_json: bool,
 ) -> None:
     """Show records of a topic, decoded: names of the feature spec instead of fids, times with their ages.
@@ -121,11 +126,19 @@ def peek(
         raise click.UsageError(f"name a topic ({', '.join(_KINDS)}), or a request with --request ID")
     if request_id is not None and (follow or topic == "deltas"):
         raise click.UsageError("--request looks through what there is: no --follow; deltas know of no requests")
+    ignored = {"search": "--search"} if request_id is None else {"count": "-n", "rows": "--rows"}
+    for name, option in ignored.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{option} is of --request ID"
+                if request_id is None
+                else f"--request shows all that there is of the request: no {option}; --search N says how far back to look"
+            )
 
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    looking = Peek(config, rows=rows or None, as_json=as_json, show=click.echo, tell=tell)
+    looking = Peek(config, rows=rows or None, full=full, as_json=as_json, show=click.echo, tell=tell)
     if request_id is None:
         # Ctrl-C is how --follow is ended.
         with suppress(*([KeyboardInterrupt] if follow else [])):

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from rillet.inspection.words import iso
 
-State = Literal["ready", "not ready", "no answer", "no port"]
+State = Literal["ready", "not ready", "starting", "no answer", "no port"]
 BrokerState = Literal["answers", "no answer", "refuses"]
-Known = Literal["known", "too few rows", "warming up", "unknown"]
+Known = Literal["known", "too few rows", "warming up", "no scores", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class LoggedError:
 class ServiceFacts:
     """One service, wherever it runs.
 
+    :param state: ``starting`` is a process of ``rillet up`` that does not answer yet.
     :param url: its readiness probe; None where it has no port.
     :param version: of the model that it serves.
     :param software: version of rillet that it runs.
@@ -83,9 +84,14 @@ class JoinerFacts:
     """What the joiner counts since it started.
 
     :param next_close_ms: event time at which the next label window closes.
-    :param join_rate: actions that made a positive, over all actions; above 1 where one action is asked for by several tasks.
+    :param join_rate: of the newest records, actions that made a positive over all actions; above 1 where one action is asked
+        for by several tasks.
+    :param waiting: actions that wait for the feature event of their request.
+    :param oldest_waiting_ms: event time of the one that waits longest.
     :param counts: all of its counters by name.
     :param unknown_actions: actions that no task asks for, by name.
+    :param recent: what the counters have grown by over the newest records.
+    :param recent_unknown: the same of unknown actions.
     """
 
     open_requests: int | None
@@ -93,13 +99,17 @@ class JoinerFacts:
     watermark_ms: int | None
     examples: int | None
     join_rate: float | None
+    waiting: int | None
+    oldest_waiting_ms: int | None
     counts: Mapping[str, int]
     unknown_actions: Mapping[str, int]
+    recent: Mapping[str, int]
+    recent_unknown: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class QualityFacts:
-    """What is known of the quality of a task as served; figures only where they are ``known``.
+    """What is known of the quality of a task as served; figures only where they are ``known``, none where rows carry ``no scores``.
 
     :param known_ms: event time up to which it is known.
     :param first_known_ms: event time at which it becomes known, while it is warming up.
@@ -172,6 +182,7 @@ class LoopFacts:
     :param topics: by what they hold: features, actions, examples, deltas, dead_letters.
     :param refused: reasons among the newest dead letters, the most frequent first.
     :param notes: what a person should look at first.
+    :param shortest_window_ms: of the label windows.
     """
 
     time_ms: int
@@ -183,6 +194,7 @@ class LoopFacts:
     replica: ReplicaFacts | None = None
     refused: tuple[RefusedFacts, ...] = ()
     notes: tuple[str, ...] = ()
+    shortest_window_ms: int | None = None
 
     @property
     def ready(self) -> bool:

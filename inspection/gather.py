@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, KafkaSettingsError
 from rillet.connectors.newest import require_broker
 from rillet.connectors.topics import ensure_broker
+from rillet.devstack.process import Process
+from rillet.devstack.stack import READY_TIMEOUT_S
 from rillet.inspection.broker import BrokerLook
 from rillet.inspection.facts import BrokerFacts, LoggedError, LoopFacts, RefusedFacts, ServiceFacts, State, TopicFacts
 from rillet.inspection.log_files import last_error
@@ -23,12 +25,13 @@ from rillet.inspection.notes import notes_on
 from rillet.inspection.scrape import MetricsError, Scrape, fetch, read_metrics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.services import SERVICES, metrics_url, ready_url
-from rillet.operators.flink_config import JOINER_PREFIX
+from rillet.operators.flink_config import joiner_group
 
 #: how long a broker that listens may take to say whether it lets us in
 _BROKER_S = 3.0
 #: only shown when it answers: not every loop has one
 _OPTIONAL = ("dump",)
+_JOINED: tuple[Literal["features", "actions"], ...] = ("features", "actions")
 
 
 class LoopGatherer:
@@ -37,9 +40,11 @@ class LoopGatherer:
     def __init__(self, config: RilletConfig, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._config, self._now_ms = config, now_ms
         topics, self._kafka = asdict(config.kafka.topics), config.kafka.connection
-        groups = {kind: f"{JOINER_PREFIX}-{kind}" for kind in ("features", "actions")}
+        groups: dict[str, str] = {kind: joiner_group(config.kafka.topics.examples, kind) for kind in _JOINED}
         self._broker = BrokerLook(self._kafka, topics, groups)
-        self._spec_hash = f"{config.load_spec().hash:#x}"
+        spec = config.load_spec()
+        self._spec_hash = f"{spec.hash:#x}"
+        self._shortest_window_ms = min(task.window_ms for task in spec.tasks)
         self._pool = ThreadPoolExecutor(len(SERVICES) + len(_OPTIONAL), "status")
 
     def look(self) -> LoopFacts:
@@ -76,6 +81,7 @@ class LoopGatherer:
             trainer=trainer,
             replica=replica,
             refused=refused,
+            shortest_window_ms=self._shortest_window_ms,
         )
         return replace(facts, notes=tuple(notes_on(facts, self._spec_hash)))
 
@@ -124,6 +130,8 @@ class LoopGatherer:
             return state, Scrape(), f"metrics unreadable: {error}"
 
     def _service(self, name: str, state: State, read: Scrape, problem: str | None, now_ms: int) -> ServiceFacts:
+        if state == "no answer" and self._is_starting(name, now_ms):
+            state = "starting"
         info = labels_of(read, "rillet_service_info")
         # The joiner's registry is the process's, which Prometheus' own collectors are in.
         started_ms = time_ms(read, "rillet_service_start_timestamp_seconds")
@@ -145,6 +153,10 @@ class LoopGatherer:
             problem=problem,
             last_error=error,
         )
+
+    def _is_starting(self, name: str, now_ms: int) -> bool:
+        started_ms = Process(name, log_of(self._config, name).parent).started_ms
+        return started_ms is not None and now_ms - started_ms < READY_TIMEOUT_S * 1000
 
     def _last_error(self, name: str) -> LoggedError | None:
         return last_error(log_of(self._config, name))

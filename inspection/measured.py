@@ -26,20 +26,21 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
     }
     if not counts:
         return None
-    actions = counts.get("actions", 0)
-    positives = sum(counts.get(name, 0) for name in ("positives", "corrections", "late_positives"))
+    recent = {name: round(value) for name, value in _by_label(read, "rillet_joiner_recent", "count").items()}
+    actions = recent.get("actions", 0)
+    positives = sum(recent.get(name, 0) for name in ("positives", "corrections", "late_positives"))
     return JoinerFacts(
         open_requests=whole(read, "rillet_joiner_open_requests"),
         next_close_ms=time_ms(read, "rillet_joiner_next_close_seconds"),
         watermark_ms=time_ms(read, "rillet_joiner_watermark_seconds"),
         examples=counts.get("examples"),
         join_rate=positives / actions if actions else None,
+        waiting=whole(read, "rillet_joiner_waiting_actions"),
+        oldest_waiting_ms=time_ms(read, "rillet_joiner_oldest_waiting_seconds"),
         counts=counts,
-        unknown_actions={
-            name: int(value)
-            for name, value in _by_label(read, "rillet_joiner_unknown_actions_total", "action").items()
-            if value
-        },
+        unknown_actions=_by_action(read, "rillet_joiner_unknown_actions_total"),
+        recent=recent,
+        recent_unknown=_by_action(read, "rillet_joiner_recent_unknown_actions"),
     )
 
 
@@ -117,8 +118,10 @@ def _quality(read: Scrape, task: str) -> QualityFacts:
     state: Known
     if known_ms is not None:
         state = "too few rows" if auc is None else "known"
+    elif first_ms is not None:
+        state = "warming up"
     else:
-        state = "warming up" if first_ms is not None else "unknown"
+        state = "no scores" if of("unscored_rows") else "unknown"
     return QualityFacts(
         state=state,
         auc=auc,
@@ -129,6 +132,10 @@ def _quality(read: Scrape, task: str) -> QualityFacts:
         known_ms=known_ms,
         first_known_ms=first_ms if known_ms is None else None,
     )
+
+
+def _by_action(read: Scrape, name: str) -> dict[str, int]:
+    return {action: round(value) for action, value in _by_label(read, name, "action").items() if value}
 
 
 def _by_label(read: Scrape, name: str, label: str) -> dict[str, float]:

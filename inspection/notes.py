@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from rillet.inspection.facts import JoinerFacts, LoopFacts
+from rillet.inspection.facts import JoinerFacts, LoopFacts, TopicFacts
 from rillet.inspection.words import age, duration
 
 #: clocks of two machines differ by less
 _FUTURE_MS = 5_000
-#: share of the actions of one name that no task asks for from which it is told, and how many there must be
-_UNKNOWN_SHARE, _UNKNOWN_ACTIONS = 0.1, 10
-#: share of what the joiner has read from which what was not joined is told, and how many there must be
-_LOST_SHARE, _LOST_RECORDS = 0.01, 10
-#: counter of the joiner: what the records are that it counts, and what to look at
+#: share of the newest records from which a mistake is noted, and how many there must be
+_UNKNOWN_SHARE, _WAITING_SHARE, _LOST_SHARE, _FEWEST = 0.1, 0.5, 0.01, 10
+#: counter of the joiner: what it counts, and what to look at
 _LOST = {
     "dead_letters": ("records were refused", "rillet peek dead-letters shows why"),
     "orphan_actions": ("actions found no page of their request", "are both topics keyed by the same request id?"),
@@ -53,19 +51,35 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
             ahead = duration((topic.newest_ms - facts.time_ms) / 1000)
             yield f"the newest record of {topic.name} is from the future, by {ahead}: check the clock of its producer"
     if facts.joiner is not None:
-        actions = facts.joiner.counts.get("actions", 0)
-        for name, count in facts.joiner.unknown_actions.items():
-            if count >= max(_UNKNOWN_ACTIONS, _UNKNOWN_SHARE * actions):
-                yield f"{count:,} actions are called {name}, which no task of the feature spec asks for"
-        yield from _not_joined(facts.joiner)
+        yield from _not_joined(facts.joiner, facts.topics)
     if facts.trainer is not None and facts.trainer.publish_failures and facts.broker.state == "answers":
         yield f"train failed to publish {facts.trainer.publish_failures:,} times; its log says why"
 
 
-def _not_joined(joiner: JoinerFacts) -> Iterator[str]:
-    counts = joiner.counts
-    read = counts.get("features", 0) + counts.get("actions", 0) + counts.get("dead_letters", 0)
+def _not_joined(joiner: JoinerFacts, topics: Mapping[str, TopicFacts]) -> Iterator[str]:
+    """Of the newest records: what was wrong before them is counted, and needs nobody any more."""
+    recent = joiner.recent
+    actions = recent.get("actions", 0)
+    for name, count in joiner.recent_unknown.items():
+        if count >= max(_FEWEST, _UNKNOWN_SHARE * actions):
+            yield f"{count:,} of the newest {actions:,} actions are called {name}, which no task of the feature spec asks for"
+    unmatched = recent.get("unmatched_actions", 0) - recent.get("matched_later", 0)
+    waiting = unmatched >= max(_FEWEST, _WAITING_SHARE * actions)
+    if waiting:
+        share = f"{min(unmatched / max(actions, 1), 1):.0%}"
+        text = f"{share} of the newest {actions:,} actions wait for a request that has not come"
+        if recent.get("features"):
+            yield f"{text}; are request ids the same on both topics?"
+        else:
+            topic = topics["features"].name if "features" in topics else "the features topic"
+            yield f"{text}, and no page came among them; does anything write to {topic}?"
     for name, (what, advice) in _LOST.items():
-        count = counts.get(name, 0)
-        if count >= max(_LOST_RECORDS, _LOST_SHARE * read):
-            yield f"{count:,} of {read:,} {what}: {advice}"
+        count = recent.get(name, 0)
+        of = actions
+        if name == "dead_letters":
+            of += recent.get("features", 0) + count
+        if name == "orphan_actions":
+            # Given up are actions of long ago: it matters while the newest, too, find no request.
+            count = 0 if waiting else min(count, unmatched)
+        if count >= max(_FEWEST, _LOST_SHARE * of):
+            yield f"{recent[name]:,} of the newest {of:,} {what}: {advice}"

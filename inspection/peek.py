@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, get_args
 
 from rillet.connectors.errors import ConnectorError
@@ -33,12 +34,14 @@ class Peek:
         config: RilletConfig,
         *,
         rows: int | None,
+        full: bool = False,
         as_json: bool,
         show: Callable[[str], None],
         tell: Callable[[str], None],
     ) -> None:
         """
         :param rows: rows that are shown of a block of examples or a delta block; None for all.
+        :param full: texts and values as long as they are.
         :param show: takes a line of output.
         :param tell: takes what is no record, such as that the broker went away.
         :raises SpecError: the feature spec cannot be read. SourceError: [sources] does not fit it.
@@ -46,7 +49,11 @@ class Peek:
         self._kafka, self._topics = config.kafka.connection, config.kafka.topics
         spec = config.load_spec()
         self._reader = RecordReader(
-            spec, limit=rows, max_ahead_ms=config.joiner.max_ahead_ms, sources=converts_of(config, spec)
+            spec,
+            limit=rows,
+            full=full,
+            max_ahead_ms=config.joiner.max_ahead_ms,
+            sources=converts_of(config, spec),
         )
         self._as_json = as_json
         self._show, self._tell = show, tell
@@ -75,12 +82,7 @@ class Peek:
         :raises BrokerUnavailableError: as :meth:`newest`, TopicError likewise.
         """
         require_broker(self._kafka)
-        reader = RecordReader(
-            self._reader.spec,
-            request_id=request_id,
-            max_ahead_ms=self._reader.max_ahead_ms,
-            sources=self._reader.sources,
-        )
+        reader = replace(self._reader, request_id=request_id, limit=None)
         found = False
         for kind in kinds:
             records, older = find_records(
@@ -111,7 +113,7 @@ class Peek:
         if self._as_json:
             self._show(json.dumps(view, allow_nan=False))
             return
-        for line in lines_of(view, time.time_ns() // 1_000_000):
+        for line in lines_of(view, time.time_ns() // 1_000_000, full=self._reader.full):
             self._show(line)
 
 

@@ -40,6 +40,7 @@ class RecordReader:
     :param spec: of the configuration.
     :param limit: rows that are shown of a block of examples or a delta block; None for all.
     :param request_id: only the example rows of this request.
+    :param full: values of records that have no form of their own here are shown whole.
     :param max_ahead_ms: as ``[joiner]`` has it.
     :param sources: for the topics that hold another format than the native one.
     """
@@ -47,6 +48,7 @@ class RecordReader:
     spec: FeatureSpec
     limit: int | None = None
     request_id: str | None = None
+    full: bool = False
     max_ahead_ms: int = MAX_AHEAD_MS
     sources: Mapping[Kind, Convert] = field(default_factory=dict)
 
@@ -56,15 +58,15 @@ class RecordReader:
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
-            "key": beginning(record.key),
+            "key": beginning(record.key, full=self.full),
             **time_fields("timestamp", record.timestamp_ms),
         }
         if record.ingest_ms >= 0:
             head |= time_fields("ingest", record.ingest_ms)
         try:
-            return head | (_letter(record) if kind == "dead-letters" else self._content(record, kind))
+            return head | (_letter(record, self.full) if kind == "dead-letters" else self._content(record, kind))
         except RecordError as error:
-            return head | {"record": None, "problem": str(error), "value": beginning(record.value)}
+            return head | {"record": None, "problem": str(error), "value": beginning(record.value, full=self.full)}
 
     def _content(self, record: TopicRecord, kind: Kind) -> Json:
         convert = self.sources.get(kind)
@@ -76,7 +78,7 @@ class RecordReader:
             return describe_delta(found, self.spec, limit=self.limit)
         view = describe_event(found, self.spec)
         if native.value != record.value:
-            view["source"] = beginning(record.value)
+            view["source"] = beginning(record.value, full=self.full)
         # What the joiner would refuse is shown all the same.
         try:
             check_event(self.spec, decode_event(native.value, native.key), native.ingest_ms, self.max_ahead_ms)
@@ -85,7 +87,7 @@ class RecordReader:
         return view
 
 
-def _letter(record: TopicRecord) -> Json:
+def _letter(record: TopicRecord, full: bool) -> Json:
     letter = decode_dead_letter(record.value or b"")
     return {
         "record": "dead_letter",
@@ -98,19 +100,19 @@ def _letter(record: TopicRecord) -> Json:
         },
         **time_fields("refused", letter.refused_ms),
         **time_fields("record_time", letter.timestamp_ms),
-        "record_key": beginning(letter.key),
-        "value": _what(letter.value),
+        "record_key": beginning(letter.key, full=full),
+        "value": _what(letter.value, full),
         "value_bytes": letter.value_bytes,
         "cut": letter.cut,
     }
 
 
-def _what(value: bytes | None) -> str | None:
-    """A refused value in a few words: what it is where it is a record of ours, else how it begins."""
+def _what(value: bytes | None, full: bool) -> str | None:
+    """A refused value in a few words: what it is where it is a record of ours, else how it begins, or all of it."""
     try:
         found = decode(value or b"")
     except RecordError:
-        return beginning(value)
+        return beginning(value, full=full)
     if isinstance(found, FeatureEvent):
         return f"feature event of request {found.request_id}, {len(found.impression_ids)} impressions"
     if isinstance(found, ActionEvent):

@@ -19,7 +19,11 @@ from rillet.inspection.facts import (
 )
 from rillet.inspection.words import age, clock, duration, printable_texts
 
-_COLOURS = {"ready": "green", "answers": "green", "not ready": "yellow", "no answer": "red", "refuses": "red"}
+_COLOURS = {
+    **dict.fromkeys(("ready", "answers"), "green"),
+    **dict.fromkeys(("not ready", "starting"), "yellow"),
+    **dict.fromkeys(("no answer", "refuses"), "red"),
+}
 _READERS = {"features": "join", "actions": "join", "examples": "train", "deltas": "serve"}
 
 
@@ -29,7 +33,7 @@ def screen(facts: LoopFacts) -> RenderableType:
     parts: list[RenderableType] = [_services(facts), Text(), _topics(facts)]
     rows = [
         *_joiner(facts.joiner, facts),
-        *_trainer(facts.trainer, facts.time_ms),
+        *_trainer(facts.trainer, facts),
         *_replica(facts.replica, facts.time_ms),
         *_refused(facts),
     ]
@@ -112,17 +116,25 @@ def _lag(kind: str, topic: TopicFacts, facts: LoopFacts) -> str:
 def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str, str]]:
     if joiner is None:
         return
-    counts, now_ms = joiner.counts, facts.time_ms
+    counts, now_ms, window_ms = joiner.counts, facts.time_ms, facts.shortest_window_ms
     words = []
     if joiner.open_requests is not None:
         words.append(f"{joiner.open_requests:,} open requests")
     if joiner.next_close_ms is not None:
-        words.append(f"the next window closes at {clock(joiner.next_close_ms, now_ms)}{_when_reached(joiner)}")
+        words.append(
+            f"the next window closes at {clock(joiner.next_close_ms, now_ms, window_ms)}{_when_reached(joiner)}"
+        )
     if joiner.watermark_ms is not None:
-        words.append(f"watermark {clock(joiner.watermark_ms, now_ms)} ({age(joiner.watermark_ms, now_ms)})")
+        words.append(f"watermark {clock(joiner.watermark_ms, now_ms, window_ms)} ({age(joiner.watermark_ms, now_ms)})")
     yield "join", ", ".join(words) or "no request yet"
-    rate = "" if joiner.join_rate is None else f", {joiner.join_rate:.1%} of actions made a positive"
+    newest = joiner.recent.get("actions", 0)
+    rate = "" if joiner.join_rate is None else f", {joiner.join_rate:.1%} of the newest {newest:,} made a positive"
     yield "", f"{counts.get('features', 0):,} pages, {counts.get('actions', 0):,} actions{rate}"
+    if joiner.waiting:
+        since = (
+            "" if joiner.oldest_waiting_ms is None else f", the oldest is from {age(joiner.oldest_waiting_ms, now_ms)}"
+        )
+        yield "", f"{joiner.waiting:,} actions wait for their page{since}"
     names = {
         "orphan_actions": "orphans",
         "unknown_actions": "unknown actions",
@@ -150,7 +162,7 @@ def _when_reached(joiner: JoinerFacts) -> str:
     return f", {duration(left_s)} after the watermark" if left_s > 0 else ", which is being done"
 
 
-def _trainer(trainer: TrainerFacts | None, now_ms: int) -> Iterable[tuple[str, str]]:
+def _trainer(trainer: TrainerFacts | None, facts: LoopFacts) -> Iterable[tuple[str, str]]:
     if trainer is None:
         return
     words = [f"{trainer.rows or 0:,} rows"]
@@ -161,14 +173,15 @@ def _trainer(trainer: TrainerFacts | None, now_ms: int) -> Iterable[tuple[str, s
     if trainer.refused_rows:
         words.append(f"{trainer.refused_rows:,} refused")
     if trainer.newest_event_ms is not None:
-        words.append(f"newest event {age(trainer.newest_event_ms, now_ms)}")
+        words.append(f"newest event {age(trainer.newest_event_ms, facts.time_ms)}")
     yield "train", ", ".join(words)
     for task, quality in trainer.quality.items():
-        yield "", f"{task} as served: {_quality(quality, now_ms)}"
+        yield "", f"{task} as served: {_quality(quality, facts)}"
 
 
-def _quality(quality: QualityFacts, now_ms: int) -> str:
-    to = "" if quality.known_ms is None else f" (pages up to {clock(quality.known_ms, now_ms)})"
+def _quality(quality: QualityFacts, facts: LoopFacts) -> str:
+    now_ms, window_ms = facts.time_ms, facts.shortest_window_ms
+    to = "" if quality.known_ms is None else f" (pages up to {clock(quality.known_ms, now_ms, window_ms)})"
     if quality.state == "known":
         return (
             f"AUC {quality.auc or 0:.3f}, normalised entropy {quality.normalised_entropy or 0:.3f}, "
@@ -178,8 +191,10 @@ def _quality(quality: QualityFacts, now_ms: int) -> str:
         return f"too few rows to tell, {quality.positives or 0:,} positive of {quality.rows or 0:,}{to}"
     if quality.state == "warming up" and quality.first_known_ms is not None:
         if quality.first_known_ms < now_ms:  # event time stands still while no pages come
-            return f"warming up, known once most of the newest pages are from after {clock(quality.first_known_ms, now_ms)}"
-        return f"warming up, first windows close at {clock(quality.first_known_ms, now_ms)}"
+            return f"warming up, known once most of the newest pages are from after {clock(quality.first_known_ms, now_ms, window_ms)}"
+        return f"warming up, first windows close at {clock(quality.first_known_ms, now_ms, window_ms)}"
+    if quality.state == "no scores":
+        return "unknown, since the pages carry no served logits (docs/quality.md)"
     return "not known yet, no rows"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ _NUMBERS = 4
 _INGEST_MS = 1_000
 
 
-def lines_of(view: Json, now_ms: int) -> list[str]:
+def lines_of(view: Json, now_ms: int, *, full: bool = False) -> list[str]:
     """A record in lines, the first of which says what it is, where it lies and when it was.
 
     :param now_ms: wall clock, for ages.
+    :param full: texts as long as they are.
     """
-    view = printable_texts(view)
+    view = printable_texts(view, sys.maxsize) if full else printable_texts(view)
     kind, place = view["record"], f"{view['topic']} {view['partition']}:{view['offset']}"
     shown = _SHOWN.get(kind, _undecoded)
     first, *rest = shown(view, now_ms)

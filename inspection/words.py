@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rillet.schemas import NO_TIME_MS
+from rillet.schemas.text import LIMIT, printable
 
 Shown = TypeVar("Shown")
 
@@ -17,9 +17,9 @@ Shown = TypeVar("Shown")
 _SAME_MS = 1_000
 #: from how many seconds on a duration is told in a unit: a number below two of it says too little
 _UNITS = ((2 * 86_400, 86_400, "d"), (2 * 3_600, 3_600, "h"), (120, 60, "min"))
+#: windows so short that minutes do not tell them apart
+_SECONDS_BELOW_MS = 600_000
 _QUOTED = 160
-#: of a text from outside
-_LIMIT = 400
 _HEX_BYTES = 32
 
 
@@ -37,15 +37,20 @@ def iso(time_ms: int) -> str | None:
         return f"{time_ms} ms"
 
 
-def clock(time_ms: int, now_ms: int) -> str:
+def clock(time_ms: int, now_ms: int, window_ms: int | None = None) -> str:
     """Hour and minute in UTC, with the date where it is another day than now.
+
+    :param window_ms: the windows that the time is told of; below ten minutes, seconds matter.
 
     >>> clock(1_700_000_000_000, 1_700_000_600_000), clock(1_700_000_000_000, 1_700_086_400_000)
     ('22:13Z', '2023-11-14T22:13Z')
+    >>> clock(1_700_000_000_000, 1_700_000_600_000, 30_000)
+    '22:13:20Z'
     """
     text = iso(time_ms) or "?"
     same_day = text[:10] == (iso(now_ms) or "")[:10]
-    return f"{text[11:16] if same_day else text[:16]}Z"
+    end = 19 if window_ms is not None and window_ms < _SECONDS_BELOW_MS else 16
+    return f"{text[11 if same_day else 0 : end]}Z"
 
 
 def duration(seconds: float) -> str:
@@ -78,52 +83,41 @@ def age(time_ms: int, now_ms: int) -> str:
     return f"{duration(past_ms / 1000)} ago" if past_ms > 0 else f"in the future by {duration(-past_ms / 1000)}"
 
 
-def beginning(data: bytes | None) -> str | None:
-    """The first of some bytes, as text where they are, else in hexadecimal digits; with the size where it is not all.
+def beginning(data: bytes | None, *, full: bool = False) -> str | None:
+    """The first of some bytes, as text where they are, else in hexadecimal digits; where it is not all, how much is left.
+
+    :param full: all of them.
 
     >>> beginning(b'{"page": 7}'), beginning(bytes([0xC3, 1, 0, 255])), beginning(None)
     ('{"page": 7}', 'hex c30100ff', None)
+    >>> beginning(bytes(40))
+    'hex 0000000000000000000000000000000000000000000000000000000000000000... 8 bytes more, --full'
     """
     if data is None:
         return None
-    # A character may be cut off at the end, and nowhere else.
-    text = data[: 4 * _QUOTED].decode(errors="replace").rstrip("\ufffd")
+    # Of what is cut off, a character may be cut off at the end, and nowhere else.
+    text = data.decode(errors="replace") if full else data[: 4 * _QUOTED].decode(errors="replace").rstrip("\ufffd")
     if "\ufffd" not in text and all(character.isprintable() or character in "\t\r\n" for character in text):
-        shown, whole = " ".join(text[:_QUOTED].split()), len(text) <= _QUOTED and len(data) <= 4 * _QUOTED
+        if full:
+            return text
+        shown, left = " ".join(text[:_QUOTED].split()), len(data) - len(text[:_QUOTED].encode())
+    elif full:
+        return f"hex {data.hex()}"
     else:
-        shown, whole = f"hex {data[:_HEX_BYTES].hex()}", len(data) <= _HEX_BYTES
-    return shown if whole else f"{shown}... ({len(data):,} bytes)"
+        shown, left = f"hex {data[:_HEX_BYTES].hex()}", len(data) - _HEX_BYTES
+    return f"{shown}... {left:,} bytes more, --full" if left > 0 else shown
 
 
-def printable(text: str, limit: int = _LIMIT) -> str:
-    """A text from outside as a terminal may have it: what is no visible character is escaped, and a long text cut.
-
-    Control characters would move the cursor or rename the window, a newline would begin a line that looks like ours.
-
-    >>> print(printable("p1\\x1b[2J\\n\\u202e"), printable("x" * 20_000, 3))
-    p1\\x1b[2J\\n\\u202e xxx... (20,000 characters)
-    """
-    shown = "".join(
-        character if character == " " or unicodedata.category(character)[0] not in "CZ" else _escaped(character)
-        for character in text[:limit]
-    )
-    return shown if len(text) <= limit else f"{shown}... ({len(text):,} characters)"
-
-
-def printable_texts(value: Shown) -> Shown:
+def printable_texts(value: Shown, limit: int = LIMIT) -> Shown:
     """A value with all texts in it :func:`printable`: in lists, in dictionaries and their keys, in dataclasses."""
     found: Any = value
     if isinstance(found, str):
-        found = printable(found)
+        found = printable(found, limit)
     elif isinstance(found, Mapping):
-        found = {printable_texts(key): printable_texts(inner) for key, inner in found.items()}
+        found = {printable_texts(key, limit): printable_texts(inner, limit) for key, inner in found.items()}
     elif isinstance(found, list | tuple):
-        found = type(found)(map(printable_texts, found))
+        found = type(found)(printable_texts(inner, limit) for inner in found)
     elif is_dataclass(found) and not isinstance(found, type):
-        found = replace(found, **{one.name: printable_texts(getattr(found, one.name)) for one in fields(found)})
+        found = replace(found, **{one.name: printable_texts(getattr(found, one.name), limit) for one in fields(found)})
     shown: Shown = found
     return shown
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

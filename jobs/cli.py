@@ -195,13 +195,16 @@ def check_config(
 ) -> None:
     """Check a configuration and its feature spec without starting anything.
 
-    With --sample or --from-topic also records, as [sources] says how to read them; status 1 if one does not fit.
+    With --sample or --from-topic records instead, as [sources] says how to read them. Status 1 if one does not fit, or if no
+    action is one that the feature spec asks for.
     """
     if sample is not None and topic is None:
         raise click.UsageError("--sample FILE needs --topic features or --topic actions")
     if topic is not None and sample is None and newest is None:
         raise click.UsageError("--topic is of --sample FILE or --from-topic N")
     if sample is not None or newest is not None:
+        if elsewhere:
+            raise click.UsageError("--elsewhere is of a check of the services, not of --sample or --from-topic")
         raise SystemExit(_check_samples(config, sample, topic, newest))
     from rillet.connectors.sample_check import describe_sources
     from rillet.jobs.config_checks import check_here
@@ -257,8 +260,7 @@ def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None
     if newest is not None:
         for kind in KINDS if topic is None else (topic,):
             check.topic(kafka.connection, getattr(kafka.topics, kind), kind, newest)
-    click.echo(f"{check.fitting} records fit, {check.refused} would be dead letters")
-    return 1 if check.refused else 0
+    return 0 if check.conclude() else 1
 
 
 def _echo_history(spec: FeatureSpec, slot: Slot, history: History) -> None:

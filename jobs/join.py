@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from rillet.connectors.flink_metrics import FlinkCounters
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.service_info import announce_service
-from rillet.connectors.topics import create_topics
+from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
@@ -90,13 +90,15 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
     restore_from = newest_snapshot(folder)
     if restore_from:
         log.info("going on from %s", restore_from)
+    else:
+        _warn_of_other_rows(config)
     env = _mini_cluster(folder)
     env.add_jars(fetch_jars().connector.as_uri())
     drains_at_ends = until_latest and drain
     options = JobOptions(restore_from=restore_from, idle_sources=not drains_at_ends, local_dir=str(folder / "local"))
     build(env, config, options)
-    forget_progress(config, options)
-    with GroupLag(config.kafka.connection, groups(config, options)) as lag:
+    forget_progress(config)
+    with GroupLag(config.kafka.connection, groups(config)) as lag:
         ends = lag.ends() if until_latest else None
         again = False
         client = env.execute_async("rillet joiner")
@@ -147,6 +149,20 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> int:
         log.info("closing every window in a run of its own, since all is read")
         return _run(config, until_latest=True, drain=True)
     return 0
+
+
+def _warn_of_other_rows(config: RilletConfig) -> None:
+    """Of rows on the examples topic that a joiner which begins anew cannot know: the accident of two data_dirs."""
+    topic = config.kafka.topics.examples
+    ends = topic_ends(config.kafka.connection, topic) or {}
+    if any(end > first for first, end in ends.values()):
+        log.warning(
+            "topic %s holds rows already, and data_dir %s has no state of a joiner that wrote them: all features and"
+            " actions are joined from their beginning, into rows that may be there twice. Does another joiner write to this"
+            " topic? Then stop one of them, or give this one topics of its own in [kafka.topics]",
+            topic,
+            config.data_dir,
+        )
 
 
 def _all_is_read(lag: GroupLag) -> bool:

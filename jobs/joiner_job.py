@@ -29,7 +29,7 @@ from rillet.connectors.silence import TopicSilence
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.joiner import KeptSettings
 from rillet.operators.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
-from rillet.operators.flink_config import JOINER_PREFIX
+from rillet.operators.flink_config import joiner_group, joiner_name
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ class JobOptions:
     #: whether partitions without records stop to hold the watermark back. Of a source whose partitions all have, Flink
     #: drops the watermark of a drain too, and no window would close.
     idle_sources: bool = True
-    #: makes transactional ids unique where several joiners share a broker
-    transaction_prefix: str = JOINER_PREFIX
     local_dir: str | None = None
 
 
@@ -114,7 +112,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     silence = None
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
-        silence = partial(TopicSilence, config.kafka.connection, groups(config, options), config.flink.idle_ms)
+        silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
     function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
     records = _union(streams)
     _name_sources(records)
@@ -146,18 +144,21 @@ def operators(config: RilletConfig) -> list[str]:
     return [OPERATOR, *(f"convert-{kind}" for kind in converted_topics(config.sources))]
 
 
-def groups(config: RilletConfig, options: JobOptions) -> dict[str, str]:
+def groups(config: RilletConfig) -> dict[str, str]:
     """Raw topic to the consumer group under which the job commits how far its checkpoints have read it."""
-    topics, prefix = config.kafka.topics, options.transaction_prefix
-    return {topics.features: f"{prefix}-features", topics.actions: f"{prefix}-actions"}
+    topics = config.kafka.topics
+    return {
+        topics.features: joiner_group(topics.examples, "features"),
+        topics.actions: joiner_group(topics.examples, "actions"),
+    }
 
 
-def forget_progress(config: RilletConfig, options: JobOptions) -> None:
+def forget_progress(config: RilletConfig) -> None:
     """Puts the groups back before a job starts, so that what they commit is what this job has read.
 
     :raises RilletError: the broker does not answer, or lacks a topic.
     """
-    with GroupLag(config.kafka.connection, groups(config, options)) as lag:
+    with GroupLag(config.kafka.connection, groups(config)) as lag:
         lag.forget()
 
 
@@ -170,7 +171,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         "topic": topic,
         "properties.bootstrap.servers": config.kafka.bootstrap_servers,
         "properties.isolation.level": "read_committed",
-        "properties.group.id": groups(config, options)[topic],
+        "properties.group.id": groups(config)[topic],
         "scan.startup.mode": "earliest-offset",
         "key.format": "raw",
         "key.fields": "k",
@@ -254,7 +255,7 @@ def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
         builder.set_bootstrap_servers(config.kafka.bootstrap_servers)
         .set_record_serializer(record)
         .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
-        .set_transactional_id_prefix(f"{options.transaction_prefix}-{topic}")
+        .set_transactional_id_prefix(f"{joiner_name(config.kafka.topics.examples)}-{topic}")
         .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
         .set_property("max.request.size", str(RECORD_MAX_BYTES))
         .set_property("compression.type", "lz4")
@@ -267,7 +268,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
-    parser.add_argument("--transaction-prefix", default=JOINER_PREFIX)
     parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
     known = parser.parse_args(arguments)
@@ -275,12 +275,9 @@ def main(arguments: list[str] | None = None) -> None:
     if known.jar:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
         env.add_jars(known.jar.resolve().as_uri())
-    options = JobOptions(
-        transaction_prefix=known.transaction_prefix,
-        local_dir=known.local_dir,
-    )
+    options = JobOptions(local_dir=known.local_dir)
     config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
-    forget_progress(config, options)
+    forget_progress(config)
     build(env, config, options)
     env.execute()
 

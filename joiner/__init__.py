@@ -2,7 +2,7 @@
 
 from rillet.joiner.alarms import Alarms
 from rillet.joiner.config import JoinerConfig
-from rillet.joiner.counters import Counters, NameCounts
+from rillet.joiner.counters import Counters, NameCounts, RecentCounts
 from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
@@ -24,6 +24,7 @@ __all__ = [
     "KeptSettings",
     "ListName",
     "NameCounts",
+    "RecentCounts",
     "RefusalMetrics",
     "SliceSchedule",
     "StoreError",

@@ -22,6 +22,8 @@ _ABSURD, _WELL = 0.5, 0.25
 _ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
 _SYSTEMATIC = ("SpecMismatchError", "TimeUnitError")
 
+#: of a stretch of actions that wait, to tell them from those that come a little before their feature events
+_WAIT_MS = 60_000
 #: between two lines of a kind, and without a bad share until it is well again
 _QUIET_S = 300.0
 
@@ -66,6 +68,7 @@ class Alarms:
         # Orphans of a whole slice are given up at one watermark.
         schedule = SliceSchedule(spec, config)
         self._stretches["orphans"] = _Stretch(_STRETCH, schedule.slice_ms + schedule.action_wait_ms)
+        self._stretches["waiting"] = _Stretch(_STRETCH, _WAIT_MS)
         # Of refused records a few are enough.
         self._stretches["records"] = _Stretch(_STRETCH // 5)
         #: what was told of each subject and is not well again
@@ -89,7 +92,7 @@ class Alarms:
         :param watermark_ms: event time up to which the joiner has come; None while there is none, and then orphans are
             not judged.
         """
-        lines = self._unknown(counts, unknown_actions) + self._settled(counts, watermark_ms)
+        lines = self._unknown(counts, unknown_actions) + self._waiting(counts) + self._settled(counts, watermark_ms)
         records = {f"refused {kind}": count for kind, count in refused.items()}
         total = counts["features"] + counts["duplicate_features"] + counts["actions"] + counts["dead_letters"]
         if (grown := self._stretches["records"].grown(total, records)) is not None:
@@ -127,6 +130,21 @@ class Alarms:
         asked = ", ".join(repr(action) for action in self._asked)
         text += f"; did you mean {close[0]!r}?" if close else f"; the feature spec asks for {asked}"
         return self._tell("unknown_actions", unknown / of, text, about=name)
+
+    def _waiting(self, counts: Mapping[str, int]) -> list[str]:
+        """Long before the first of them is given up as an orphan."""
+        features = counts["features"] + counts["duplicate_features"]
+        parts = {"": counts["unmatched_actions"] - counts["matched_later"], "features": features}
+        grown = self._stretches["waiting"].grown(counts["actions"], parts, round(1_000 * self._clock()))
+        if grown is None:
+            return []
+        of, more = grown
+        text = f"{_share(more[''], of)} of {of:,} actions wait for feature events of their requests"
+        if more["features"]:
+            text += " that have not come: are request ids the same on both topics?"
+        else:
+            text += ", and none has come: does anything write feature events to their topic?"
+        return self._tell("waiting_actions", more[""] / of, text)
 
     def _settled(self, counts: Mapping[str, int], watermark_ms: int | None) -> list[str]:
         total = sum(counts[name] for name in _SETTLED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
@@ -28,6 +30,10 @@ class Counters:
     unknown_actions: int = 0
     #: actions that only a history asks for
     history_actions: int = 0
+    #: actions whose feature event had not come when they did
+    unmatched_actions: int = 0
+    #: of them, those whose feature event came while they waited
+    matched_later: int = 0
     orphan_actions: int = 0
     discarded_at_end: int = 0
 
@@ -63,3 +69,44 @@ class NameCounts:
     def as_dict(self) -> dict[str, int]:
         """Name to count."""
         return dict(self._counts)
+
+
+class RecentCounts:
+    """How much counts have grown over the newest records: those of the last minutes with traffic, and some at least.
+
+    A share of everything since the start hides what has just gone wrong, and shows what was mended long ago.
+
+    >>> recent = RecentCounts(window_s=60, least=10)
+    >>> for second in range(0, 600, 10): recent.add(second, {"actions": 5 * second}, 5 * second)
+    >>> recent.grown()
+    {'actions': 300}
+    """
+
+    def __init__(self, window_s: float = 120.0, least: int = 100) -> None:
+        """:param least: records that are recent however long ago they came."""
+        self._window_s, self._least = window_s, least
+        #: when it was, records until then, counts; the first is what growth is measured from
+        self._kept: deque[tuple[float, int, dict[str, int]]] = deque()
+
+    def add(self, now_s: float, counts: Mapping[str, int], records: int) -> None:
+        """Counts as they are now; those of a job that was restarted begin at 0 again.
+
+        :param records: that were read so far. While none come, what becomes of the last ones is still recent.
+        """
+        kept = self._kept
+        if not kept or records < kept[-1][1]:
+            kept.clear()
+            kept.append((now_s, 0, {}))
+        if len(kept) > 1 and records == kept[-1][1]:
+            kept[-1] = (kept[-1][0], records, dict(counts))
+            return
+        kept.append((now_s, records, dict(counts)))
+        while now_s - kept[1][0] >= self._window_s and records - kept[1][1] >= self._least:
+            kept.popleft()
+
+    def grown(self) -> dict[str, int]:
+        """By how much each count has grown; empty before there are any."""
+        if not self._kept:
+            return {}
+        before, now = self._kept[0][2], self._kept[-1][2]
+        return {name: count - before.get(name, 0) for name, count in now.items()}

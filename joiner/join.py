@@ -91,6 +91,8 @@ class Joiner:
         self.counters = Counters()
         #: ``counters.unknown_actions`` by the names of the actions
         self.unknown_actions = NameCounts()
+        #: actions that wait for their feature event; of buckets that were touched since the start
+        self.waiting_actions = 0
         self.store = SliceStore(config.memory_bytes, directory)
         self._spec = spec
         self._config = config
@@ -188,6 +190,14 @@ class Joiner:
         closes = (schedule.close_ms(slice_, task) for slice_ in self.store.slices() for task in tasks)
         return min((close_ms for close_ms in closes if close_ms > watermark_ms), default=None)
 
+    def oldest_waiting_ms(self) -> int | None:
+        """Event time of the action that has waited longest; None while none waits.
+
+        Of each bucket the request that came first is looked at: cheap enough for once per second.
+        """
+        first = (next(iter(memory.waiting.values())) for memory in self._buckets.values() if memory.waiting)
+        return min((actions[0].action.event_time_ms for actions in first), default=None)
+
     def close(self) -> None:
         """Releases the local store."""
         self.store.close()
@@ -218,6 +228,8 @@ class Joiner:
                     state.wake_at(due_ms)
         blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.pop(event.request_id, ())
+        self.waiting_actions -= len(waited)
+        self.counters.matched_later += len(waited)
         # The request may be forgotten before the actions are: a restart must not let them wait again.
         for waiting_slice in dict.fromkeys(self._schedule.slice_of(w.action.event_time_ms) for w in waited):
             arrived = pack_entry(EntryKind.ARRIVED, ingest_ms, event.request_id.encode())
@@ -246,6 +258,7 @@ class Joiner:
         if found is not None:
             slice_, entry = found
             return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
+        self.counters.unmatched_actions += 1
         slice_ = self._schedule.slice_of(action.event_time_ms)
         if self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms:
             self.counters.orphan_actions += 1
@@ -253,6 +266,7 @@ class Joiner:
         body = pack_waiting_entry(memory.arrivals, data)
         state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, body))
         memory.wait(slice_, _Waiting(action, ingest_ms))
+        self.waiting_actions += 1
         memory.arrivals += 1
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
@@ -365,6 +379,7 @@ class Joiner:
             actions = memory.waiting.get(request_id, [])
             left = [w for w in actions if self._schedule.slice_of(w.action.event_time_ms) != slice_]
             self.counters.orphan_actions += len(actions) - len(left)
+            self.waiting_actions -= len(actions) - len(left)
             if left:
                 memory.waiting[request_id] = left
             else:
@@ -408,6 +423,7 @@ class Joiner:
                 found += actions
         for _, slice_, one in sorted(found, key=lambda item: item[0]):
             memory.wait(slice_, one)
+        self.waiting_actions += len(found)
 
 
 def _rebuild_entries(saved: Iterable[bytes], aligned: frozenset[int]) -> Iterator[Entry]:

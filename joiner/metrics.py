@@ -68,6 +68,8 @@ class JoinMetrics:
         now["dead_letters",] = sum(self._refused.values())
         now["examples",] = self.examples
         now["open_requests",] = joiner.store.entries
+        now["waiting_actions",] = joiner.waiting_actions
+        now["oldest_waiting_ms",] = joiner.oldest_waiting_ms() or 0
         now["next_close_ms",] = joiner.next_close_ms(time_ms) or 0
         if time_ms < END_OF_TIME_MS:  # which a drain brings
             now["watermark_ms",] = max(0, time_ms)

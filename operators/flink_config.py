@@ -9,8 +9,21 @@ from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_neg
 
 MAX_CHECKPOINT_INTERVAL_MS = 300_000
 
-#: begins the transactional ids of the joiner, and its consumer groups: this, "-" and the name of the table
-JOINER_PREFIX = "rillet-joiner"
+
+def joiner_name(examples: str) -> str:
+    """Begins the consumer groups and transactional ids of a joiner: joiners that write other topics never meet.
+
+    :param examples: the topic that it writes.
+
+    >>> joiner_name("films.examples")
+    'rillet-joiner-films.examples'
+    """
+    return f"rillet-joiner-{examples}"
+
+
+def joiner_group(examples: str, kind: Literal["features", "actions"]) -> str:
+    """The consumer group under which a joiner commits how far its checkpoints have read features or actions."""
+    return f"{joiner_name(examples)}-{kind}"
 
 
 @dataclass(frozen=True, slots=True)

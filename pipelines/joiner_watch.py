@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters
-from rillet.joiner import Alarms, Counters
+from rillet.joiner import Alarms, Counters, RecentCounts
 from rillet.joiner.metrics import BY_ACTION, BY_ERROR
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,16 @@ _HELP = {
 _GAUGES = {
     "watermark_ms": ("rillet_joiner_watermark_seconds", 1e-3, "Event time up to which windows are closed."),
     "open_requests": ("rillet_joiner_open_requests", 1.0, "Requests that are remembered."),
+    "waiting_actions": (
+        "rillet_joiner_waiting_actions",
+        1.0,
+        "Actions that wait for the feature event of their request.",
+    ),
+    "oldest_waiting_ms": ("rillet_joiner_oldest_waiting_seconds", 1e-3, "Event time of the action that waits longest."),
     "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
 }
+#: gauges that are sums over subtasks; of times the earliest counts
+_SUMS = ("open_requests", "waiting_actions")
 
 #: a broker that restarts is away for less
 _PATIENCE_S = 5.0
@@ -68,7 +76,9 @@ class TopicsWatch:
 class JoinerWatch(Collector):
     """The counters of a job as they were when last asked for; a collector of Prometheus."""
 
-    def __init__(self, counters: FlinkCounters, alarms: Alarms) -> None:
+    def __init__(self, counters: FlinkCounters, alarms: Alarms, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._recent = RecentCounts()
         self._counters = counters
         self._alarms = alarms
         #: per subtask
@@ -88,6 +98,9 @@ class JoinerWatch(Collector):
         if not self._found:
             return
         counts = {name: self._sum(name) for name in _COUNTERS}
+        records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
+        named = {f"{BY_ACTION}.{name}": count for name, count in self._by_name(BY_ACTION).items()}
+        self._recent.add(self._now_s(), counts | named, records)
         watermark_ms = min(
             (subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None
         )
@@ -110,10 +123,20 @@ class JoinerWatch(Collector):
             yield family
         for name, (metric, factor, text) in _GAUGES.items():
             values = [subtask[name] for subtask in self._found if subtask.get(name)]
-            if name == "open_requests":
+            if name in _SUMS:
                 yield GaugeMetricFamily(metric, text, value=sum(values))
             elif values:
                 yield GaugeMetricFamily(metric, text, value=min(values) * factor)
+        text = "Growth of counters over the newest records: the last two minutes with traffic, 100 records at least."
+        recent = GaugeMetricFamily("rillet_joiner_recent", text, labels=["count"])
+        unknown = GaugeMetricFamily("rillet_joiner_recent_unknown_actions", f"By name. {text}", labels=["action"])
+        for name, count in self._recent.grown().items():
+            kind, _, action = name.partition(".")
+            if kind == BY_ACTION:
+                unknown.add_metric([action], count)
+            else:
+                recent.add_metric([name], count)
+        yield from (recent, unknown)
 
     def _sum(self, name: str) -> int:
         return sum(subtask.get(name, 0) for subtask in self._found)

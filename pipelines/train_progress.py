@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: between two lines, and reports to files, while nothing happens
 _IDLE_INTERVAL_MS = 60_000
+#: windows so short that minutes do not tell them apart
+_SECONDS_BELOW_MS = 600_000
 #: share of the newest rows that may be refused while a trainer counts as ready
 MOST_REFUSED = 0.5
 
@@ -46,7 +48,7 @@ class TrainProgress:
         self._files = files
         self._stage = stage
         self._interval_ms = trainer.config.progress_interval_s * 1000
-        self._tasks = [task.name for task in trainer.spec.tasks]
+        self._tasks = trainer.spec.tasks
         self._measured_ms = self._told_ms = self._active_ms = now_ms
         self._rows = trainer.counters.rows
         self._state = self._now()
@@ -74,13 +76,16 @@ class TrainProgress:
         self._state, self._active_ms = self._now(), now_ms
         loss = self._metrics.evaluate(trainer)
         refused = sum(trainer.counters.refused_rows.values())
-        quality = [describe(trainer.quality, task, trainer.newest_event_ms) for task in range(len(self._tasks))]
+        quality = [
+            f"{task.name} {describe(trainer.quality, index, trainer.newest_event_ms, task.window_ms)}"
+            for index, task in enumerate(self._tasks)
+        ]
         # Loss is told for want of something better.
         known = all(trainer.quality.known(task) for task in range(len(self._tasks)))
         parts = [
             f"{self._stage()}{trainer.counters.rows:,} rows, {rate:,.0f}/s, lag {lag:,}",
             *([f"refused {refused:,}"] if refused else []),
-            "as served: " + ", ".join(f"{name} {text}" for name, text in zip(self._tasks, quality, strict=True)),
+            "as served: " + ", ".join(quality),
             *([f"loss {loss:.3f}"] if loss is not None and not known else []),
         ]
         self._tell(now_ms, "; ".join(parts))
@@ -126,10 +131,11 @@ class TrainProgress:
         return counters.rows, sum(counters.refused_rows.values()), self._reader.trouble, self._stage()
 
 
-def describe(quality: ServedQuality, task: int, reference_ms: int) -> str:
+def describe(quality: ServedQuality, task: int, reference_ms: int, window_ms: int) -> str:
     """What is known of the quality of a task, in a few words; times are event times, UTC.
 
     :param reference_ms: times of its day are told without the date.
+    :param window_ms: of the task's labels; below ten minutes times have seconds.
     """
     known = quality.known(task)
     if known is not None:
@@ -137,18 +143,19 @@ def describe(quality: ServedQuality, task: int, reference_ms: int) -> str:
         if not known.enough:
             return (
                 f"too few rows to tell: {metrics.positives:,} positive of {metrics.rows:,}"
-                f" (to {_clock(known.end_ms, reference_ms)})"
+                f" (to {_clock(known.end_ms, reference_ms, window_ms)})"
             )
         return (
             f"auc {metrics.auc:.3f} ne {metrics.normalised_entropy:.3f} cal {metrics.calibration:.2f}"
-            f" (to {_clock(known.end_ms, reference_ms)})"
+            f" (to {_clock(known.end_ms, reference_ms, window_ms)})"
         )
     first_known_ms = quality.first_known_ms(task)
     if first_known_ms is not None:
-        return f"warming up: first windows close at {_clock(first_known_ms, reference_ms)}"
+        return f"warming up: windows close at {_clock(first_known_ms, reference_ms, window_ms)}"
     return "unknown, rows carry no served logits" if quality.unscored_rows(task) else "unknown, no rows yet"
 
 
-def _clock(time_ms: int, reference_ms: int) -> str:
+def _clock(time_ms: int, reference_ms: int, window_ms: int) -> str:
     time, reference = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (time_ms, reference_ms))
-    return time.strftime("%H:%MZ" if time.date() == reference.date() else "%Y-%m-%dT%H:%MZ")
+    date = "" if time.date() == reference.date() else "%Y-%m-%dT"
+    return time.strftime(f"{date}{'%H:%M:%S' if window_ms < _SECONDS_BELOW_MS else '%H:%M'}Z")

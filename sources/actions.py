@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,3 +81,8 @@ class ActionReader:
 def known_actions(spec: FeatureSpec) -> set[str]:
     """Actions that a task or a history asks for."""
     return {task.action for task in spec.tasks} | {slot.history.action for slot in spec.histories if slot.history}
+
+
+def nearest_action(name: str, spec: FeatureSpec) -> str | None:
+    """The known action that a name may stand for: ``click`` for ``CLICK``."""
+    return next(iter(difflib.get_close_matches(name.lower(), sorted(known_actions(spec)), 1)), None)

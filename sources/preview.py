@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, Slot, value_of
-from rillet.sources.actions import RawAction, known_actions
+from rillet.sources.actions import RawAction, known_actions, nearest_action
 from rillet.sources.converter import Raw
 from rillet.sources.paths import shown
 from rillet.sources.values import iso
@@ -56,7 +56,11 @@ def _candidates(count: int) -> str:
 def _unknown(action: str, spec: FeatureSpec) -> str:
     """What to say of an action that nobody asks for."""
     known = known_actions(spec)
-    return "" if action in known else f"; no task and no history asks for it, they ask for {', '.join(sorted(known))}"
+    if action in known:
+        return ""
+    nearest = nearest_action(action, spec)
+    meant = f": did you mean {nearest!r}?" if nearest else f", they ask for {', '.join(sorted(known))}"
+    return f"; no task and no history asks for it{meant}"
 
 
 def _values(spec: FeatureSpec, slot: Slot, value: Any) -> str:

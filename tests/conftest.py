@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rillet.connectors.topics import create_topics
 from rillet.devstack.broker import Broker, start_broker
@@ -26,6 +27,8 @@ def pytest_configure() -> None:
     Java's optimising compiler is off: a broker or a Flink job lives for half a minute here, and would spend half of its
     time on being compiled for hours to come.
     """
+    # `make unit` tries fewer examples than `make test`.
+    settings.register_profile("quick", max_examples=30)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     _interrupt_on_signals()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rillet.devstack.process import Process
 from rillet.inspection.cli import status
 from rillet.inspection.gather import LoopGatherer, log_of
 from rillet.jobs.config import RilletConfig, load_config
@@ -97,6 +99,20 @@ def test_a_service_that_is_away_is_said_to_be(tmp_path: Path) -> None:
         facts = gatherer.look()
     assert {service.state for service in facts.services.values()} == {"no answer"}
     assert (facts.joiner, facts.trainer, facts.replica) == (None, None, None)
+
+
+def test_a_service_that_was_started_here_and_does_not_answer_yet_is_starting(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 1, 1, 0)
+    process = Process("train", log_of(config, "train").parent)
+    process.start(["sleep", "60"])
+    try:
+        started_ms = time.time_ns() // 1_000_000
+        for later_ms, state in ((5_000, "starting"), (300_000, "no answer")):
+            with LoopGatherer(config, lambda later_ms=later_ms: started_ms + later_ms) as gatherer:  # type: ignore[misc]
+                services = gatherer.look().services
+            assert (services["train"].state, services["join"].state) == (state, "no answer")
+    finally:
+        process.stop(kill=True)
 
 
 def test_an_error_that_was_logged_before_the_service_was_started_is_not_its_last(

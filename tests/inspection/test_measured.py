@@ -24,28 +24,36 @@ def test_of_a_service_that_tells_nothing_nothing_is_known() -> None:
     assert replica_facts(Scrape(), NOW_MS) is None
 
 
-def test_the_join_rate_is_positives_of_every_kind_over_actions() -> None:
+def test_the_join_rate_is_positives_of_every_kind_over_the_newest_actions() -> None:
     facts = joiner_facts(
         metrics(
-            "rillet_joiner_actions_total 200",
-            "rillet_joiner_corrections_total 30",
-            "rillet_joiner_late_positives_total 10",
+            "rillet_joiner_actions_total 90000",
+            "rillet_joiner_corrections_total 0",
             "rillet_joiner_orphan_actions_total 5",
             'rillet_joiner_unknown_actions_total{action="CLICK"} 7',
             'rillet_joiner_unknown_actions_total{action="open"} 0',
+            'rillet_joiner_recent{count="actions"} 200',
+            'rillet_joiner_recent{count="corrections"} 30',
+            'rillet_joiner_recent{count="late_positives"} 10',
+            'rillet_joiner_recent_unknown_actions{action="CLICK"} 3',
+            'rillet_joiner_recent_unknown_actions{action="open"} 0',
             "rillet_joiner_open_requests 12",
+            "rillet_joiner_waiting_actions 4",
+            "rillet_joiner_oldest_waiting_seconds 1700000000.5",
         )
     )
     assert facts is not None
     assert facts.join_rate == 0.2
     assert facts.counts["orphan_actions"] == 5
     assert (facts.unknown_actions, facts.counts["unknown_actions"]) == ({"CLICK": 7}, 7)
+    assert (facts.recent["corrections"], facts.recent_unknown) == (30, {"CLICK": 3})
     assert facts.open_requests == 12
     assert facts.next_close_ms is None, "no window is open"
+    assert (facts.waiting, facts.oldest_waiting_ms) == (4, NOW_MS + 500)
 
 
 def test_without_actions_there_is_no_join_rate() -> None:
-    facts = joiner_facts(metrics("rillet_joiner_actions_total 0"))
+    facts = joiner_facts(metrics("rillet_joiner_actions_total 9", 'rillet_joiner_recent{count="actions"} 0'))
     assert facts is not None
     assert facts.join_rate is None
 
@@ -87,6 +95,12 @@ def test_known_quality_has_the_time_up_to_which_it_is_known() -> None:
 
 def test_without_rows_quality_is_unknown() -> None:
     assert quality("left_out_rows 0").state == "unknown"  # type: ignore[attr-defined]
+
+
+def test_quality_of_rows_without_served_logits_is_unknown_for_that_reason() -> None:
+    assert quality("left_out_rows 0", "unscored_rows 40").state == "no scores"  # type: ignore[attr-defined]
+    warming = quality("left_out_rows 0", "unscored_rows 40", "first_known_timestamp_seconds 1700000100")
+    assert warming.state == "warming up", "by now there are some"  # type: ignore[attr-defined]
 
 
 def test_a_loss_and_a_lag_that_are_nan_are_not_known() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from rillet.inspection.cli import peek
 from rillet.inspection.peek import converts_of
 from rillet.inspection.records import RecordReader
 from rillet.jobs.config import load_config
@@ -36,3 +40,22 @@ def test_a_json_action_is_shown_by_the_names_of_the_spec_and_as_it_is(tmp_path: 
     wrong = reader.describe(on_topic(raw.replace("r-1", "").encode(), "actions"), "actions")
     assert wrong["record"] is None
     assert wrong["value"].startswith('{"page": ""')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--request", "r-1", "-n", "10"), "no -n; --search N says how far back"),
+        (("--request", "r-1", "--rows", "3"), "no --rows; --search N says how far back"),
+        (("features", "--search", "3"), "--search is of --request ID"),
+        (("deltas", "--request", "r-1"), "deltas know of no requests"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "shop.spec.toml").write_text(dump_spec(SPEC))
+    (tmp_path / "rillet.toml").write_text(SOURCES)
+    result = CliRunner().invoke(peek, [*arguments, "--config", str(tmp_path / "rillet.toml")])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -146,6 +146,33 @@ def test_a_dead_letter_has_its_reason_its_place_and_how_its_value_begins(
     assert place.strip() == "from   features 1:42, key r-1"
 
 
+LONG = json.dumps({"page": "r-1", "articles": list(range(400))}).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "cut", "whole"),
+    [
+        (LONG, f"{LONG.decode()[:160]}... {len(LONG) - 160:,} bytes more, --full", LONG.decode()),
+        ("é".encode() * 300, f"{'é' * 160}... 280 bytes more, --full", "é" * 300),
+        (
+            bytes(range(256)),
+            f"hex {bytes(range(32)).hex()}... 224 bytes more, --full",
+            f"hex {bytes(range(256)).hex()}",
+        ),
+    ],
+)
+def test_a_refused_record_that_is_cut_says_how_to_see_it_whole(value: bytes, cut: str, whole: str) -> None:
+    letter = dead_letter("no", "features", 1, 42, key=b"k" * 500, value=value, now_ms=NOW_MS, max_bytes=10_000)
+    record = on_topic(encode_dead_letter(letter), "dead_letters")
+    _, place, shown = lines_of(READER.describe(record, "dead-letters"), NOW_MS)
+    assert shown.strip() == f"value  {cut}"
+    assert place.endswith(f"key {'k' * 160}... 340 bytes more, --full")
+    reader = replace(READER, full=True)
+    _, place, shown = lines_of(reader.describe(record, "dead-letters"), NOW_MS, full=True)
+    assert shown.strip() == f"value  {whole}"
+    assert place.endswith(f"key {'k' * 500}")
+
+
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_what_cannot_be_decoded_is_shown_with_the_reason_and_its_beginning(kind: Kind) -> None:
     view = READER.describe(on_topic(b'{"page_id": 17}'), kind)

@@ -55,7 +55,17 @@ FACTS = LoopFacts(
         "dead_letters": TopicFacts("films.dead_letters"),
     },
     joiner=JoinerFacts(
-        7, NOW_MS + 120_000, NOW_MS - 30_000, 3000, 0.25, {"features": 10, "late_actions": 2}, {"CLICK": 9}
+        open_requests=7,
+        next_close_ms=NOW_MS + 120_000,
+        watermark_ms=NOW_MS - 30_000,
+        examples=3000,
+        join_rate=0.25,
+        waiting=5,
+        oldest_waiting_ms=NOW_MS - 45_000,
+        counts={"features": 10, "late_actions": 2},
+        unknown_actions={"CLICK": 9},
+        recent={"actions": 8},
+        recent_unknown={},
     ),
     trainer=TrainerFacts(
         5031, 55.0, 0, 0.58, NOW_MS - 6_600, 0, 0, {"watch": QualityFacts("warming up", first_known_ms=NOW_MS + 60_000)}
@@ -82,7 +92,8 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
         "at most 3,111",
         "serve: 3, for 4.0 s",
         "7 open requests, the next window closes at 22:15Z, 2 min after the watermark",
-        "25.0% of actions made a positive",
+        "25.0% of the newest 8 made a positive",
+        "5 actions wait for their page, the oldest is from 45 s ago",
         "not joined: 2 late",
         "unknown actions: CLICK 9",
         "watch as served: warming up, first windows close at 22:14Z",
@@ -94,12 +105,25 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
     assert missing.split() == ["films.dead_letters", "missing"]
 
 
+def test_times_have_seconds_where_windows_are_of_seconds() -> None:
+    shown = text(replace(FACTS, shortest_window_ms=30_000))
+    assert "the next window closes at 22:15:20Z, 2 min after the watermark, watermark 22:12:50Z (30 s ago)" in shown
+    assert "first windows close at 22:14:20Z" in shown
+    assert "22:15Z" in text(replace(FACTS, shortest_window_ms=600_000))
+
+
 def test_figures_of_too_few_rows_are_not_shown() -> None:
     assert FACTS.trainer is not None
     few = QualityFacts("too few rows", rows=40, positives=3, known_ms=NOW_MS)
     shown = text(replace(FACTS, trainer=replace(FACTS.trainer, quality={"watch": few})))
     assert "watch as served: too few rows to tell, 3 positive of 40 (pages up to 22:13Z)" in shown
     assert "AUC" not in shown
+
+
+def test_quality_is_unknown_where_pages_carry_no_served_scores_and_the_line_says_so() -> None:
+    assert FACTS.trainer is not None
+    shown = text(replace(FACTS, trainer=replace(FACTS.trainer, quality={"watch": QualityFacts("no scores")})))
+    assert "watch as served: unknown, since the pages carry no served logits (docs/quality.md)" in shown
 
 
 def test_with_the_broker_away_services_are_shown_and_nothing_is_made_up_of_the_topics() -> None:
@@ -129,25 +153,57 @@ def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
         "join": ServiceFacts("no answer", "http://b"),
     }
     assert FACTS.joiner is not None
-    joiner = replace(FACTS.joiner, counts={"actions": 20}, unknown_actions={"CLICK": 19, "open": 1})
+    joiner = replace(FACTS.joiner, recent={"actions": 20}, recent_unknown={"CLICK": 19, "open": 1})
     replica = replace(REPLICA, stale=True, reached_ms=NOW_MS - 60_000)
     notes = list(notes_on(replace(FACTS, services=services, joiner=joiner, replica=replica), "0x2"))
     assert notes == [
         "updates of serve are stale: the delta log last answered 60 s ago",
         "serve runs with feature spec 0x1, this configuration has 0x2",
-        "19 actions are called CLICK, which no task of the feature spec asks for",
+        "19 of the newest 20 actions are called CLICK, which no task of the feature spec asks for",
     ]
+
+
+def joiner_notes(recent: dict[str, int], **changed: object) -> list[str]:
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, recent=recent, **changed)  # type: ignore[arg-type]
+    return list(notes_on(replace(FACTS, joiner=joiner), ""))
 
 
 def test_what_is_not_joined_is_noted_once_it_is_a_share_that_matters() -> None:
-    assert FACTS.joiner is not None
-    counts = {"features": 0, "actions": 213, "dead_letters": 1_200, "orphan_actions": 9}
-    facts = replace(FACTS, joiner=replace(FACTS.joiner, counts=counts, unknown_actions={}))
-    assert [note for note in notes_on(facts, "") if "of 1,413" in note] == [
-        "1,200 of 1,413 records were refused: rillet peek dead-letters shows why"
+    recent = {"features": 0, "actions": 213, "dead_letters": 1_200, "late_actions": 9}
+    assert joiner_notes(recent) == [
+        "1,200 of the newest 1,413 records were refused: rillet peek dead-letters shows why"
     ]
-    few = replace(facts, joiner=replace(FACTS.joiner, counts={"features": 10_000, "orphan_actions": 34}))
-    assert not [note for note in notes_on(few, "") if "found no page" in note]
+    assert joiner_notes({"features": 10_000, "actions": 5_000, "late_actions": 34}) == []
+
+
+def test_what_was_mended_is_noted_no_more_and_what_broke_now_is() -> None:
+    good = {"features": 900, "actions": 300}
+    past = {"features": 10_000, "actions": 5_000, "dead_letters": 4_000, "unknown_actions": 3_000}
+    assert joiner_notes(good, counts=past, unknown_actions={"CLICK": 3_000}) == []
+    assert len(joiner_notes(good, counts=past, recent_unknown={"CLICK": 200})) == 1
+
+
+def test_actions_under_ids_that_no_request_has_are_noted_while_they_wait() -> None:
+    wrong = {"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 1}
+    assert joiner_notes(wrong) == [
+        "92% of the newest 40 actions wait for a request that has not come; are request ids the same on both topics?"
+    ]
+    assert joiner_notes(wrong | {"orphan_actions": 37}) == joiner_notes(wrong), "one note on one mistake"
+    assert joiner_notes({"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 30}) == []
+    (note,) = joiner_notes(wrong | {"features": 0})
+    assert note == (
+        "92% of the newest 40 actions wait for a request that has not come, and no page came among them; does anything"
+        " write to films.features?"
+    )
+
+
+def test_orphans_are_noted_until_the_newest_actions_find_their_requests() -> None:
+    few = {"features": 900, "actions": 600, "unmatched_actions": 50, "matched_later": 20, "orphan_actions": 25}
+    assert joiner_notes(few) == [
+        "25 of the newest 600 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
+    assert joiner_notes(few | {"matched_later": 49}) == [], "given up are those of before"
 
 
 def test_ready_is_a_broker_that_answers_and_every_service_that_has_a_port() -> None:
@@ -170,7 +226,8 @@ def test_the_json_object_has_the_same_keys_whatever_is_known() -> None:
 
 def test_texts_from_outside_are_neither_control_sequences_nor_markup() -> None:
     hostile = "\x1b[2Jboo\x07[/x]\n\u202e"
-    joiner = JoinerFacts(1, None, None, 1, None, {"actions": 50, "unknown_actions": 50}, {hostile: 50})
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, recent={"actions": 50}, unknown_actions={hostile: 50}, recent_unknown={hostile: 50})
     services = {"join": ServiceFacts("ready", model=hostile, last_error=LoggedError(hostile, None))}
     shown = text(replace(FACTS, services=services, joiner=joiner, refused=(RefusedFacts(hostile, 1, 1),)))
     assert all(line.isprintable() for line in shown.splitlines())

@@ -19,6 +19,8 @@ from rillet.devstack.process import free_port
 from rillet.jobs import join
 from rillet.jobs.config import load_config
 from rillet.jobs.errors import ServiceError
+from rillet.jobs.joiner_job import groups
+from rillet.operators.flink_config import joiner_name
 from rillet.schemas import dump_spec
 from tests.joiner.support import SPEC
 
@@ -47,7 +49,15 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(tmp_path: Path, mo
     config: Any = load_config(ROOT / "rillet.toml")
     health = replace(config.health, join_port=free_port())
     config = replace(config, health=health, data_dir=tmp_path)
-    for name in ("create_topics", "_prepare_process", "_mini_cluster", "_rest_url", "fetch_jars", "GroupLag"):
+    for name in (
+        "create_topics",
+        "topic_ends",
+        "_prepare_process",
+        "_mini_cluster",
+        "_rest_url",
+        "fetch_jars",
+        "GroupLag",
+    ):
         monkeypatch.setattr(join, name, MagicMock())
     monkeypatch.setattr(join, "_JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
@@ -99,7 +109,15 @@ def test_ready_means_that_checkpoints_are_completed(
 def test_settings_under_which_nothing_was_kept_are_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config: Any = load_config(ROOT / "rillet.toml")
     config = replace(config, health=replace(config.health, join_port=0), data_dir=tmp_path)
-    for name in ("create_topics", "_prepare_process", "_mini_cluster", "_rest_url", "fetch_jars", "GroupLag"):
+    for name in (
+        "create_topics",
+        "topic_ends",
+        "_prepare_process",
+        "_mini_cluster",
+        "_rest_url",
+        "fetch_jars",
+        "GroupLag",
+    ):
         monkeypatch.setattr(join, name, MagicMock())
     monkeypatch.setattr(join, "_JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
@@ -107,6 +125,27 @@ def test_settings_under_which_nothing_was_kept_are_not_noted(tmp_path: Path, mon
     with pytest.raises(ServiceError):
         join.run_join(config)
     assert not (tmp_path / "joiner/kept.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"), [({0: (0, 0), 1: (3, 3)}, False), ({0: (0, 0), 1: (0, 5)}, True), (None, False)]
+)
+def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: Any, told: bool
+) -> None:
+    config = replace(load_config(ROOT / "rillet.toml"), data_dir=tmp_path)
+    monkeypatch.setattr(join, "topic_ends", lambda kafka, topic: ends)
+    join._warn_of_other_rows(config)
+    assert ("Does another joiner write to this topic?" in caplog.text) is told
+
+
+def test_joiners_that_write_other_topics_share_no_group_and_no_transaction() -> None:
+    config = load_config(ROOT / "rillet.toml")
+    topics = replace(config.kafka.topics, examples="other.examples")
+    other = replace(config, kafka=replace(config.kafka, topics=topics))
+    assert set(groups(config)) == set(groups(other)), "of the same raw topics"
+    assert not set(groups(config).values()) & set(groups(other).values())
+    assert not joiner_name(topics.examples).startswith(joiner_name(config.kafka.topics.examples))
 
 
 @pytest.mark.integration

@@ -90,10 +90,41 @@ def test_a_record_that_does_not_fit_ends_with_status_1(tmp_path: Path) -> None:
         f"{sample}, line 1: request p1, 2025-11-22T00:06:44.250Z, action click on impression 'a23'",
         f"{sample}, line 2: does not fit: article: is missing or null",
         f"{sample}, line 3: request p1, 2025-11-22T00:06:44.250Z, action klick on impression 'a23'; no task and no history"
-        " asks for it, they ask for click, like, read",
+        " asks for it: did you mean 'click'?",
         f'{sample}, line 4: does not fit: at: 1763770000 is 1970-01-21 in ms; is time_unit "s" meant?',
-        "2 records fit, 2 would be dead letters",
+        "2 records fit, 2 would be dead letters, 1 has an action that nobody asks for",
     ]
+
+
+def test_actions_that_nobody_asks_for_do_not_fit_where_there_are_no_others(tmp_path: Path) -> None:
+    sample = tmp_path / "actions.jsonl"
+    sample.write_bytes(b"\n".join(map(as_json, [click(type="KLICK"), click(type="KLICK"), click(type="zoom")])))
+    config = write(tmp_path, PAGES)
+    result = check(config, "--sample", sample, "--topic", "actions")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert lines[1].endswith(
+        "action KLICK on impression 'a23'; no task and no history asks for it: did you mean 'click'?"
+    )
+    assert lines[2].endswith("; no task and no history asks for it, they ask for click, like, read")
+    assert lines[3:] == [
+        "3 records fit, 0 would be dead letters, 3 have an action that nobody asks for",
+        "no action would make a row: KLICK 2, zoom 1; the feature spec asks for click, like, read: use its names, or translate"
+        " under [sources.actions.names]",
+    ]
+    sample.write_bytes(b"\n".join(map(as_json, [click(), click(type="zoom")])))
+    result = check(config, "--sample", sample, "--topic", "actions")
+    assert result.exit_code == 0, "what nobody asks for is counted and left out"
+
+
+def test_texts_of_records_are_no_control_sequences(tmp_path: Path) -> None:
+    sample = tmp_path / "hostile.jsonl"
+    sample.write_bytes(
+        b"\n".join(map(as_json, [click(page_id="\x1b[2Jx", type="\x1b]0;t\x07"), click(page_id="\u202e")]))
+    )
+    result = check(write(tmp_path, PAGES), "--sample", sample, "--topic", "actions")
+    assert all(line.isprintable() for line in result.output.splitlines())
+    assert r"request \x1b[2Jx" in result.output
 
 
 def test_one_record_over_several_lines_is_one(tmp_path: Path) -> None:
@@ -144,6 +175,10 @@ def test_json_without_a_source_says_what_is_missing(tmp_path: Path) -> None:
     [
         (("--sample", "rillet.toml"), "--sample FILE needs --topic"),
         (("--topic", "features"), "--topic is of --sample FILE or --from-topic N"),
+        (
+            ("--sample", "rillet.toml", "--topic", "features", "--elsewhere"),
+            "--elsewhere is of a check of the services",
+        ),
     ],
 )
 def test_options_that_need_each_other_say_so(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -231,4 +266,4 @@ def test_the_newest_records_of_both_topics_are_shown(broker: str, topics: Callab
     assert shown[3].endswith("(native record)")
     assert shown[5].startswith("does not fit: at: 1763770000 is 1970-01-21 in ms")
     assert "warning: the event is 40 s older than its record" in result.output
-    assert result.output.endswith("5 records fit, 1 would be dead letters\n")
+    assert result.output.endswith("5 records fit, 1 would be a dead letter\n")

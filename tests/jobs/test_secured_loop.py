@@ -209,7 +209,7 @@ def test_flinks_pages_and_logs_show_the_password_nowhere(
     cluster = start_cluster(tmp_path / "flink")
     try:
         script = Path(__file__).parents[2] / "jobs" / "joiner_job.py"
-        job = cluster.submit(script, ["--config", str(loop.path), "--transaction-prefix", "on-a-cluster"])
+        job = cluster.submit(script, ["--config", str(loop.path)])
         deadline = time.monotonic() + 120
         while not cluster.completed_checkpoints(job):
             assert time.monotonic() < deadline, cluster.get(f"/jobs/{job}/exceptions")

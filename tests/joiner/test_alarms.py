@@ -152,3 +152,35 @@ def test_counts_that_were_not_read_at_one_moment_make_no_share_above_all(alarms:
     # What was ahead is counted with the actions that it belongs to.
     assert alarms.judge(counts(actions=200, unknown_actions=200), {"WATCH": 200}, {}) == []
     assert alarms.judge(counts(actions=300, unknown_actions=200), {"WATCH": 200}, {}) == []
+
+
+def test_actions_that_wait_for_requests_that_do_not_come_are_told_before_they_are_given_up(
+    alarms: Alarms, clock: Clock
+) -> None:
+    lines = []
+    for second in range(0, 70, 2):
+        clock.now_s += 2
+        found = counts(features=10 * second, actions=10 * second, unmatched_actions=9 * second)
+        lines += alarms.judge(found, {}, {}, 0)
+    (line,) = lines
+    assert line == (
+        "90 % of 600 actions wait for feature events of their requests that have not come: are request ids the same on"
+        " both topics?"
+    )
+    clock.now_s += 300
+    (line,) = alarms.judge(counts(features=4_000, actions=4_000, unmatched_actions=612), {}, {}, 0)
+    assert line.startswith("well again: 2 % of 3,400 actions wait")
+
+
+def test_actions_that_come_a_little_before_their_feature_events_are_no_matter(alarms: Alarms, clock: Clock) -> None:
+    for second in range(0, 600, 2):
+        clock.now_s += 2
+        found = counts(features=second, actions=second, unmatched_actions=second, matched_later=max(0, second - 20))
+        assert alarms.judge(found, {}, {}, 0) == []
+
+
+def test_without_any_feature_event_the_advice_is_another(alarms: Alarms, clock: Clock) -> None:
+    assert alarms.judge(counts(), {}, {}, 0) == []
+    clock.now_s += 60
+    (line,) = alarms.judge(counts(actions=80, unmatched_actions=80), {}, {}, 0)
+    assert line.startswith("100 % of 80 actions wait for feature events of their requests, and none has come: does")

@@ -1,4 +1,4 @@
-"""The joiner as the engine calls it: what it refuses, what it keeps and rebuilds. The rules of the join: test_specification.py."""
+"""The joiner as the engine calls it: what it refuses, what it keeps and rebuilds. The rules of the join: test_rules_of_*.py."""
 
 from __future__ import annotations
 
@@ -229,3 +229,20 @@ def test_a_bucket_says_what_is_due_next_and_what_it_has_seen(engine: Engine) -> 
     engine.watermark(65_999)
     assert joiner.next_due_ms(0, state) is None
     assert (joiner.newest_ms(0, state), joiner.store.entries) == (65_999, 0)
+
+
+def test_actions_wait_in_the_counts_until_their_feature_event_comes_or_they_are_given_up(engine: Engine) -> None:
+    for request, time_ms in ((1, 6_500), (1, 6_000), (2, 7_000), (3, 8_000)):
+        engine.record(0, encode(action(request, 0, "like", time_ms)))
+    joiner = engine.joiner
+    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (4, 6_500, 4)
+    engine.record(0, encode(feature(1, 5_000)))
+    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.matched_later) == (2, 7_000, 2)
+    engine.restore(engine.checkpoint())
+    joiner = engine.joiner
+    engine.record(0, encode(feature(4, 9_000)))  # the bucket is touched
+    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (2, 7_000, 0)
+    engine.watermark(8_999 + 30_000)
+    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.orphan_actions) == (0, None, 2)
+    engine.record(0, encode(action(5, 0, "like", 7_000)))  # has waited for too long as it comes
+    assert (joiner.waiting_actions, joiner.counters.unmatched_actions, joiner.counters.orphan_actions) == (0, 1, 3)

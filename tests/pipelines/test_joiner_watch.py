@@ -64,6 +64,32 @@ def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
     }
 
 
+def test_waiting_actions_and_what_is_recent_are_shown() -> None:
+    flink = Flink()
+    clock = [0.0]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic), lambda: clock[0])  # type: ignore[arg-type]
+    for clock[0] in range(0, 600, 2):
+        actions, zoomed = 60 + int(clock[0]), max(0, int(clock[0]) - 560)
+        counts = Counters(features=actions, actions=actions, unmatched_actions=5, unknown_actions=zoomed).as_dict()
+        flink.subtasks = [
+            counts | {"waiting_actions": 3, "oldest_waiting_ms": 7_500, "unknown_action.zoom.count": zoomed},
+            Counters().as_dict() | {"waiting_actions": 2, "oldest_waiting_ms": 9_000},
+            Counters().as_dict() | {"waiting_actions": 0, "oldest_waiting_ms": 0},
+        ]
+        watch.refresh()
+    found = shown(watch)
+    assert (found["rillet_joiner_waiting_actions"], found["rillet_joiner_oldest_waiting_seconds"]) == (5, 7.5)
+    assert found["rillet_joiner_unmatched_actions_total"] == 5
+    assert found['rillet_joiner_recent{count="actions"}'] == 120
+    assert found['rillet_joiner_recent{count="unmatched_actions"}'] == 0
+    assert found['rillet_joiner_recent_unknown_actions{action="zoom"}'] == 38
+    flink.subtasks = [Counters().as_dict() | {"waiting_actions": 0, "oldest_waiting_ms": 0}]
+    watch.refresh()
+    found = shown(watch)
+    assert found["rillet_joiner_waiting_actions"] == 0
+    assert "rillet_joiner_oldest_waiting_seconds" not in found
+
+
 def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     flink = Flink()
     flink.subtasks = [Counters(actions=60, unknown_actions=60).as_dict() | {"unknown_action.zoom.count": 60}]

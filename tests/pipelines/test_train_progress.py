@@ -74,8 +74,8 @@ def test_the_line_says_rows_speed_lag_refused_rows_quality_and_loss(caplog: pyte
     (line,) = watched.lines()
     loss = watched.registry.get_sample_value("rillet_train_loss")
     assert line == (
-        "100 rows, 10/s, lag 5; refused 1,234; as served: watch warming up: first windows close at 00:22Z,"
-        f" like warming up: first windows close at 00:22Z; loss {loss:.3f}"
+        "100 rows, 10/s, lag 5; refused 1,234; as served: watch warming up: windows close at 00:22:01Z,"
+        f" like warming up: windows close at 00:22:05Z; loss {loss:.3f}"
     )
     assert len(line) <= 160
     assert watched.registry.get_sample_value("rillet_train_lag_records") == 5
@@ -98,9 +98,10 @@ def test_quality_is_told_with_the_time_up_to_which_it_is_known() -> None:
     known = quality.known(0)
     assert known is not None
     auc, cal = f"{known.metrics.auc:.3f}", f"{known.metrics.calibration:.2f}"
-    text = describe(quality, 0, known.end_ms)
+    text = describe(quality, 0, known.end_ms, 600_000)
     assert text == f"auc {auc} ne {known.metrics.normalised_entropy:.3f} cal {cal} (to 00:34Z)"
-    assert describe(quality, 0, known.end_ms + 86_400_000).endswith("(to 1970-01-01T00:34Z)")
+    assert describe(quality, 0, known.end_ms, 30_000).endswith("(to 00:34:00Z)")
+    assert describe(quality, 0, known.end_ms + 86_400_000, 600_000).endswith("(to 1970-01-01T00:34Z)")
 
 
 def test_a_handful_of_rows_is_told_as_too_few() -> None:
@@ -108,12 +109,12 @@ def test_a_handful_of_rows_is_told_as_too_few() -> None:
     known = quality.known(0)
     assert known is not None
     counts = f"{known.metrics.positives} positive of {known.metrics.rows}"
-    assert describe(quality, 0, known.end_ms).startswith(f"too few rows to tell: {counts} (to ")
+    assert describe(quality, 0, known.end_ms, 600_000).startswith(f"too few rows to tell: {counts} (to ")
 
 
 def test_why_quality_is_unknown_is_told() -> None:
-    assert describe(trainer_after(0).quality, 0, 0) == "unknown, no rows yet"
-    assert describe(trainer_after(3, served=False).quality, 0, 0) == "unknown, rows carry no served logits"
+    assert describe(trainer_after(0).quality, 0, 0, 600_000) == "unknown, no rows yet"
+    assert describe(trainer_after(3, served=False).quality, 0, 0, 600_000) == "unknown, rows carry no served logits"
 
 
 def test_nothing_is_told_before_the_interval_is_over(caplog: pytest.LogCaptureFixture) -> None:
