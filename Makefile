@@ -29,8 +29,10 @@ help: ## show this
 demo: setup ## run the whole loop on MovieLens-1M and audit it
 	$(BIN)/rillet demo $(ARGS)
 
+# Two at a time: tests with a broker and Flink mostly wait, and each worker has its own. loadfile: what a file's tests
+# share is made once; no reordering: tests/conftest.py puts the files that take longest first.
 test: setup ## run all tests but the long simulations, those with a real broker and Flink too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: setup ## run the tests without broker, Flink and simulations, in under a minute
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not integration and not simulation" --hypothesis-profile quick $(ARGS)

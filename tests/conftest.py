@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,24 +23,44 @@ def pytest_configure() -> None:
     """A terminated run still unwinds its fixtures, so that no broker outlives its tests; torch has one thread.
 
     The services set their own number of threads. Here, batches are so small that more threads only spin.
+
+    Java's optimising compiler is off: a broker or a Flink job lives for half a minute here, and would spend half of its
+    time on being compiled for hours to come.
     """
     # `make unit` tries fewer examples than `make test`.
     settings.register_profile("quick", max_examples=30)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+    _interrupt_on_signals()
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+def _interrupt_on_signals() -> None:
+    # SIGINT too: a shell's background job has it ignored, and by it a worker learns that its run is over.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def _denormals() -> Iterator[None]:
-    """A service flushes denormals to zero in its process; what runs after a test that started one must not."""
+def _process_settings() -> Iterator[None]:
+    """What a service sets for its process does not outlive the test that started one in this process.
+
+    It flushes denormals to zero, and takes signals for itself.
+    """
     yield
+    if threading.current_thread() is threading.main_thread():
+        _interrupt_on_signals()
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_flush_denormal(False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with integration tests come first: most of their time they wait, and what computes fills the gaps at the end.
+
+    With several workers, a file that takes a minute must not be the last one.
+    """
+    waiting = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in waiting)
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -36,7 +37,7 @@ ALL_COMMANDS = {command: path for path in DOCUMENTS for command in commands(path
 CONFIG = Path("examples/films/rillet.toml")
 #: tests/examples/test_news_loop.py walks it
 WALKED = ROOT / "examples" / "news" / "README.md"
-#: how long a command that goes on for ever is let, and its exit status where it leaves that to the signal
+#: how long a command that goes on for ever is let without a word, and its exit status where it leaves that to the signal
 _LOOK_S, _INTERRUPTED = 6.0, 130
 
 README, LOOKING, CHANGING = "README.md", "docs/operations/looking.md", "docs/operations/changing-the-spec.md"
@@ -80,7 +81,7 @@ NOT_RUN = {
     "make demo": "tests/demo runs the same demo on a few requests",
     "make test": "runs this",
     "docker compose up": "needs a Docker daemon; tests/jobs/test_compose.py checks the file",
-    "flink run": "needs a cluster; tests/jobs/test_joiner_job.py submits the job to one",
+    "flink run": "needs a cluster; tests/jobs/test_joiner_restarts.py submits the job to one",
     "curl -s http://127.0.0.1:8500": "tests/docs/test_serving_protocol.py sends it to a server",
     "python examples/producers": "tests/examples/test_producers.py runs it with topics of its own",
     ". .venv/bin/activate": "tests run in the environment",
@@ -238,7 +239,9 @@ class Project:
                 self._wait_ready(shlex.split(command)[1], process)
                 process.send_signal(signal.SIGTERM)
             elif command.endswith(" ^C"):
-                time.sleep(_LOOK_S)
+                # Until it shows something, and perhaps more.
+                select.select([process.stdout], [], [], _LOOK_S)
+                time.sleep(1)
                 assert process.poll() is None, f"{command}: ended by itself"
                 process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=120)
@@ -294,6 +297,7 @@ def _record(folder: Path, requests: int) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 def test_the_commands_of_the_loop_work_in_their_order(project: Callable[[str], Project]) -> None:
     ours = project("loop")
     said = {}

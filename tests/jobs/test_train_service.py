@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,30 +26,36 @@ from rillet.jobs.config import RilletConfig, load_config
 from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
 from rillet.trainer import CheckpointStore
 from tests.connectors.event_files import scalars
-from tests.trainer.blocks import RAGGED, make_block
+from tests.trainer.blocks import RAGGED, later, make_block
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _transaction(broker: str, topic: str, blocks: int, *, commit: bool, seed: int) -> int:
+def _transaction(broker: str, topic: str, blocks: Sequence[ExampleBlock], *, commit: bool = True) -> int:
     """Writes blocks in one transaction; returns how many rows."""
     producer = Producer({"bootstrap.servers": broker, "transactional.id": uuid.uuid4().hex})
     producer.init_transactions(30)
     producer.begin_transaction()
-    rng = np.random.default_rng(seed)
-    rows = 0
-    for _ in range(blocks):
-        block = make_block(rng, 50)
-        rows += len(block)
+    for block in blocks:
         producer.produce(topic, encode(block), b"0")
     producer.flush(30)
     if commit:
         producer.commit_transaction(30)
     else:
         producer.abort_transaction(30)
-    return rows
+    return sum(map(len, blocks))
+
+
+def _blocks(count: int, *, seed: int, rows: int = 50) -> list[ExampleBlock]:
+    """Blocks that were served scores of use: an AUC of about 0.92."""
+    rng = np.random.default_rng(seed)
+    blocks = [make_block(rng, rows) for _ in range(count)]
+    return [
+        replace(block, served_logits=(block.labels * 2.0 + rng.normal(size=len(block.labels))).astype(np.float32))
+        for block in blocks
+    ]
 
 
 def _get(port: int, path: str) -> str:
@@ -116,13 +122,15 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint_and_files_
 ) -> None:
     port = free_port()
     examples = _config(tmp_path, broker, topics, port=port).kafka.topics.examples
-    committed = _transaction(broker, examples, 5, commit=True, seed=1)
-    _transaction(broker, examples, 7, commit=False, seed=2)
+    committed = _transaction(broker, examples, _blocks(5, seed=1))
+    _transaction(broker, examples, _blocks(7, seed=2), commit=False)
     process = _train(tmp_path)
     try:
         _wait_for_rows(port, committed, process)
         _wait_for(port, "rillet_train_lag_records 0.0", process)  # though both transactions have an end of their own
-        committed += _transaction(broker, examples, 3, commit=True, seed=3)
+        # The last block is of much later requests: it closes the label windows of all others.
+        closing = later(make_block(np.random.default_rng(4), 4_096, served=False), 10_000_000)
+        committed += _transaction(broker, examples, [*_blocks(20, seed=3), closing])
         _wait_for_rows(port, committed, process)
         assert _get(port, "/readyz") == "ready\n"
         assert 'rillet_train_quality_auc{task="watch"}' in _get(port, "/metrics")
@@ -136,19 +144,19 @@ def test_it_trains_on_committed_rows_only_and_stops_with_a_checkpoint_and_files_
     assert store.versions() == [1]
     meta = store.load(1).meta
     assert meta["counters"]["rows"] == committed
-    # 5 + marker + 7 + marker + 3: the record after the last one read.
-    assert meta["positions"] == {"0": [17, 0]}
+    # 5 + marker + 7 + marker + 21: the record after the last one read.
+    assert meta["positions"] == {"0": [35, 0]}
     assert meta["extra"]["publisher"]["epoch"] == 1
     reports = [json.loads(line) for line in (tmp_path / "var" / "metrics.jsonl").read_text().splitlines()]
     rows = [report["rows"] for report in reports]
     assert rows == sorted(rows)
     assert reports[-1]["rows"] == reports[-1]["metrics"]["rillet_train_rows_total"] == committed
     metrics = reports[-1]["metrics"]
-    assert metrics['rillet_train_quality_auc{task="watch"}'] is None, "of so few rows nothing can be told"
-    assert metrics['rillet_train_quality_positives{task="watch"}'] > 0
+    auc = metrics['rillet_train_quality_auc{task="watch"}']
+    assert 0.85 < auc < 0.97, "of the scores that were served"
     points = scalars(tmp_path / "var" / "runs")
     assert [step for step, _ in points["throughput/rows_total"]] == rows
-    assert "quality/auc/watch" not in points
+    assert points["quality/auc/watch"][-1] == (committed, pytest.approx(auc))
 
 
 @pytest.mark.timeout(600)
@@ -204,8 +212,8 @@ def test_a_position_that_the_topic_does_not_hold_is_refused_at_the_start(
 
 def test_until_latest_ends_behind_an_aborted_transaction(broker: str, topics: Callable[..., str]) -> None:
     examples = topics("examples", partitions=2)
-    _transaction(broker, examples, 3, commit=True, seed=1)
-    _transaction(broker, examples, 3, commit=False, seed=2)
+    _transaction(broker, examples, _blocks(3, seed=1))
+    _transaction(broker, examples, _blocks(3, seed=2), commit=False)
     source = KafkaExampleSource(broker, examples, {}, until_latest=True)
     source.start()
     found = 0

@@ -1,0 +1,149 @@
+"""The joiner as its operator runs it, on topics and a configuration file of a test's own; and a recording to join."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from confluent_kafka import Producer
+
+from rillet.audit.comparison import AuditReport, audit_topics
+from rillet.connectors.config import KafkaConfig, TopicNames
+from rillet.connectors.topic_reader import read_topic
+from rillet.connectors.topics import create_topics
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
+from rillet.joiner import JoinerConfig
+from rillet.operators.flink_config import FlinkConfig
+from rillet.recordings.format import Recording, RecordingWriter
+from rillet.recordings.replay import replay
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, decode_as, dump_spec, encode, load_spec
+from tests.joiner.support import SPEC, action, feature
+
+REQUESTS = 2_000
+START_MS = 1_000_000_000_000
+#: little enough memory that most of the stream goes through the disk tier
+JOINER = JoinerConfig(buckets=8, slice_ms=10_000, memory_bytes=1 << 20)
+FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=60_000, checkpoint_interval_ms=1_000)
+
+
+def make_recording(directory: Path) -> Recording:
+    """:data:`REQUESTS` requests of five impressions each, 200 s long; some actions come after their window's end."""
+    rng = np.random.default_rng(3)
+    events: list[FeatureEvent | ActionEvent] = []
+    for request in range(REQUESTS):
+        shown = feature(request, START_MS + request * 100, impressions=5)
+        events.append(shown)
+        for index in range(5):
+            for name, share, within_ms in (("watch", 0.2, 12_000), ("like", 0.1, 70_000)):
+                if rng.random() < share:
+                    events.append(action(request, index, name, shown.event_time_ms + int(rng.integers(0, within_ms))))
+    with RecordingWriter(directory, SPEC, "test stream") as writer:
+        for event in sorted(events, key=lambda e: e.event_time_ms):
+            writer.write(event)
+    return Recording(directory)
+
+
+@dataclass(frozen=True)
+class JoinerRun:
+    """A configuration file with topics of its own, and what one does with it."""
+
+    config: RilletConfig
+    path: Path
+
+    @property
+    def command(self) -> list[str]:
+        """``rillet join`` on this configuration."""
+        return [sys.executable, "-m", "rillet", "join", "--config", str(self.path)]
+
+    def replay(self, recording: Recording, speed: float | None = None) -> None:
+        """Sends a recording to the raw topics; ``speed`` 1 is the pace of the recording, None as fast as possible."""
+        topics = self.config.kafka.topics
+        servers = self.config.kafka.bootstrap_servers
+        replay(recording, servers, speed=speed, features=topics.features, actions=topics.actions)
+
+    def send(self, events: Sequence[FeatureEvent | ActionEvent]) -> None:
+        """Sends events with their own keys and times, and waits until the broker has them."""
+        topics = self.config.kafka.topics
+        producer = Producer({"bootstrap.servers": self.config.kafka.bootstrap_servers})
+        for event in events:
+            topic = topics.features if isinstance(event, FeatureEvent) else topics.actions
+            producer.produce(topic, key=event.request_id.encode(), value=encode(event), timestamp=event.event_time_ms)
+        assert producer.flush(10) == 0
+
+    def join(self, *options: str) -> None:
+        """Runs the joiner to its end, which has to be a good one."""
+        done = self.run_join(*options)
+        assert done.returncode == 0, done.stderr[-3_000:]
+
+    def run_join(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Runs the joiner to its end."""
+        return subprocess.run([*self.command, *options], capture_output=True, text=True, timeout=240, check=False)
+
+    def blocks(self) -> list[ExampleBlock]:
+        """What is committed on the topic of examples."""
+        values = read_topic(self.config.kafka.bootstrap_servers, self.config.kafka.topics.examples)
+        return [decode_as(ExampleBlock, record.value or b"") for record in values]
+
+    def audit(self) -> AuditReport:
+        """The topics, compared with what the join should have given."""
+        topics = self.config.kafka.topics
+        report, _ = audit_topics(
+            self.config.kafka.bootstrap_servers,
+            load_spec(self.path.parent / "spec.toml"),
+            lateness_ms=self.config.flink.lateness_ms,
+            features=topics.features,
+            actions=topics.actions,
+            examples=topics.examples,
+        )
+        return report
+
+    def audited(self) -> AuditReport:
+        """The audit of a run of the whole recording, clean and with nothing dropped."""
+        report = self.audit()
+        assert report.ok, "\n".join(report.lines())
+        assert report.late_dropped == 0
+        assert report.impressions == 5 * REQUESTS
+        return report
+
+
+def make_run(
+    folder: Path,
+    servers: str,
+    *,
+    joiner: JoinerConfig = JOINER,
+    flink: FlinkConfig = FLINK,
+    spec: FeatureSpec = SPEC,
+    health: HealthConfig | None = None,
+    raw_topics_of: JoinerRun | None = None,
+) -> JoinerRun:
+    """Writes a configuration into ``folder`` and makes its topics, named after the folder.
+
+    :param raw_topics_of: read the features and actions of another run.
+    """
+    (folder / "spec.toml").write_text(dump_spec(spec))
+    name = folder.name
+    raw = raw_topics_of.config.kafka.topics if raw_topics_of else TopicNames(f"f-{name}", f"a-{name}")
+    config = RilletConfig(
+        spec=Path("spec.toml"),
+        data_dir=Path("data"),
+        kafka=KafkaConfig(servers, TopicNames(raw.features, raw.actions, f"e-{name}", f"d-{name}", f"x-{name}")),
+        joiner=joiner,
+        flink=flink,
+        health=health or HealthConfig(join_port=0, train_port=0),
+    )
+    create_topics(servers, config.kafka.topic_partitions)
+    (folder / "rillet.toml").write_text(dump_config(config))
+    return JoinerRun(config, folder / "rillet.toml")
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Asks until it is so."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {timeout_s:.0f} s"
+        time.sleep(0.2)

@@ -1,0 +1,124 @@
+"""The joiner as its operator meets it: what it tells of wrong records, and how a signal and a changed spec end it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from rillet.connectors.dead_letters import read_dead_letters
+from rillet.devstack.own_files import JOINER as JOINER_FILES
+from rillet.devstack.own_files import OwnFolder
+from rillet.devstack.process import free_port
+from rillet.jobs.config import HealthConfig
+from rillet.joiner import JoinerConfig
+from rillet.schemas import LabelKind, dump_spec, encode, parse_spec
+from tests.jobs.joiner_runs import FLINK, make_run, wait_until
+from tests.joiner.support import SPEC, action, feature
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) -> None:
+    """A day of the operator: wrong records are told, windows close in silence, a signal ends all, a spec is replaced."""
+    flink = replace(FLINK, lateness_ms=1_000, idle_ms=2_000)
+    made = make_run(
+        tmp_path,
+        broker,
+        joiner=JoinerConfig(slice_ms=1_000, action_wait_ms=60_000),
+        flink=flink,
+        health=HealthConfig(join_port=free_port(), train_port=0),
+    )
+    spec_file, topics = made.path.parent / "spec.toml", made.config.kafka.topics
+    other = parse_spec(dump_spec(SPEC).replace("max_values = 3", "max_values = 4"))
+    producer = Producer({"bootstrap.servers": broker})
+
+    def metrics() -> str:
+        url = f"http://127.0.0.1:{made.config.health.join_port}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            return ""
+
+    def gauge(name: str, text: str) -> float:
+        found = re.search(rf"^rillet_joiner_{name}_seconds (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    now_ms = time.time_ns() // 1_000_000
+    made.send([feature(request, now_ms, impressions=5) for request in range(60)])
+    made.send([action(request, 0, "WATCH", now_ms) for request in range(60)])
+    made.send([action(request, 1, "watch", now_ms) for request in range(10)])
+    producer.produce(topics.features, key=b"r99", value=encode(feature(99, now_ms // 1_000)), timestamp=now_ms)
+    assert producer.flush(10) == 0
+    log = tmp_path / "log"
+    with log.open("w") as written:
+        running = subprocess.Popen(made.command, stdout=written, stderr=written, start_new_session=True)
+    try:
+        # The ten seconds of "watch", silence of two more, the lateness, and nothing else comes.
+        wait_until(
+            lambda: running.poll() is not None or any(LabelKind.NEGATIVE in b.label_kind for b in made.blocks()), 90
+        )
+        assert running.poll() is None, log.read_text()
+        unknown = 'rillet_joiner_unknown_actions_total{action="WATCH"}'
+        wait_until(lambda: f"{unknown} 60.0" in metrics(), 20)
+        # Counters are read one after the other while records come: a share may be told of the next stretch only.
+        made.send([action(request, 2, "WATCH", now_ms) for request in range(60)])
+        wait_until(lambda: f"{unknown} 120.0" in metrics(), 20)
+        wait_until(lambda: "which no task asks for" in log.read_text(), 20)
+        wait_until(lambda: abs(gauge("next_close", metrics()) - now_ms / 1_000 - 60) <= 1, 20)  # the windows of "like"
+        found = metrics()
+        second = made.run_join()
+    finally:
+        os.killpg(running.pid, signal.SIGTERM)
+        ended = running.wait(60)
+    told = log.read_text()
+    assert ended == 0, told
+    assert "stopped with savepoint" in told
+    assert not any(noise in told for noise in ("Traceback", "py4j", "CANNOT")), told
+    for line in (
+        *("features_total 60.0", "positives_total 10.0", "dead_letters_total 1.0", "open_requests 60.0"),
+        'refused_total{error="TimeUnitError"} 1.0',
+    ):
+        assert f"rillet_joiner_{line}" in found, found
+    assert now_ms / 1_000 < gauge("watermark", found) < time.time()
+    assert re.search(r"\d+ % of \d+ actions are named 'WATCH', which no task asks for; did you mean 'watch'\?", told), (
+        told
+    )
+    assert re.search(r"1 of \d+ records, now dead letters, have event times in another unit", told), told
+    assert (second.returncode, f"pid {running.pid}" in second.stderr) == (2, True), second.stderr
+
+    spec_file.write_text(dump_spec(other))
+    refused = made.run_join()
+    assert refused.returncode == 2
+    assert "with the old settings run `rillet join --until-latest --drain`, then start again" in refused.stderr
+    assert "joining" not in refused.stderr
+    spec_file.write_text(dump_spec(SPEC))
+    made.join("--until-latest", "--drain")
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    rows = sum(map(len, made.blocks()))
+    assert rows == report.found
+
+    spec_file.write_text(dump_spec(other))
+    of_other = replace(feature(501, now_ms), spec_hash=other.hash)
+    made.send([feature(500, now_ms), of_other, action(501, 0, "like", now_ms)])
+    done = made.run_join("--until-latest", "--drain")
+    assert done.returncode == 0, done.stderr
+    assert {r for b in made.blocks() if b.spec_hash == other.hash for r in b.request_ids} == {"r501"}
+    reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
+    assert len(reasons) == 2
+    assert "looks like seconds" in reasons[0]
+    assert "spec_hash" in reasons[1]
+
+    kept = OwnFolder(made.path.parent / "data/joiner", JOINER_FILES)
+    assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written
