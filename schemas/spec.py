@@ -33,6 +33,7 @@ from rillet.schemas.records import (
 
 Kind = Literal["id", "token", "number", "history"]
 LatePolicy = Literal["drop", "emit"]
+Transform = Literal["none", "log1p"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
 #: ``aligned``: either once the window has closed;
@@ -130,6 +131,18 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class DenseFeature:
+    """A number per candidate.
+
+    Records hold it as it is. A model transforms it (``log1p`` is sign(x) ln(1 + abs(x)), for numbers of any sign) and
+    standardises what comes out by what it has learned of the feature, wherever it is trained and served.
+    """
+
+    name: str
+    transform: Transform = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
@@ -156,7 +169,7 @@ class FeatureSpec:
     name: str
     context: tuple[Slot, ...]
     item: tuple[Slot, ...]
-    dense: tuple[str, ...]
+    dense: tuple[DenseFeature, ...]
     tasks: tuple[Task, ...]
     sampling_seed: int = 0
     crosses: tuple[Cross, ...] = ()
@@ -165,6 +178,11 @@ class FeatureSpec:
     def slots(self) -> tuple[Slot, ...]:
         """Context slots, then item slots: the S columns of an example."""
         return self.context + self.item
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the dense features, as declared."""
+        return tuple(dense.name for dense in self.dense)
 
     @property
     def segments(self) -> int:
@@ -211,14 +229,15 @@ class FeatureSpec:
 
     @property
     def canonical_json(self) -> str:
-        """What :attr:`hash` is of: everything but the crosses, keys sorted, no white space, ASCII alone."""
+        """What :attr:`hash` is of: all but crosses and transforms, keys sorted, no white space, ASCII alone."""
         recorded = asdict(self, dict_factory=_present)
         del recorded["crosses"]
+        recorded["dense"] = list(self.dense_names)
         return _canonical({"schema_version": SCHEMA_VERSION, **recorded})
 
     @cached_property
     def hash(self) -> int:
-        """Of all that decides what records hold: everything but the crosses, which are in no record.
+        """Of all that decides what records hold: all but crosses and transforms, which a model makes of records.
 
         The first 15 hexadecimal digits of the SHA-256 of :attr:`canonical_json`: not negative in a signed integer of
         64 bits, and the same digits in every language.
@@ -227,10 +246,13 @@ class FeatureSpec:
 
     @cached_property
     def model_hash(self) -> int:
-        """Of all that decides what a model reads: :attr:`hash` and the crosses; equal to it where there are none."""
-        if not self.crosses:
-            return self.hash
-        return _hash_of(_canonical({"spec": self.hash, "crosses": [asdict(cross) for cross in self.crosses]}))
+        """Of all that decides what a model reads: :attr:`hash`, crosses and transforms; equal to it without them."""
+        derived: dict[str, Any] = {}
+        if self.crosses:
+            derived["crosses"] = [asdict(cross) for cross in self.crosses]
+        if transforms := {dense.name: dense.transform for dense in self.dense if dense.transform != "none"}:
+            derived["transforms"] = transforms
+        return _hash_of(_canonical({"spec": self.hash, **derived})) if derived else self.hash
 
     @cached_property
     def _sides(self) -> dict[str, tuple[Int64s, Int64s, Int64s]]:
@@ -327,7 +349,7 @@ class FeatureSpec:
     def check_block(self, block: ExampleBlock) -> None:
         """Refuses an example block whose columns do not fit together or this spec.
 
-        Dense numbers may be of any size, and not finite: the trainer refuses their rows alone.
+        DenseFeature numbers may be of any size, and not finite: the trainer refuses their rows alone.
 
         :raises SpecMismatchError: written under another spec.
         :raises RecordError: a column of the wrong length, a label that is no label, an absurd time or rate.

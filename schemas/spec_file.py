@@ -14,7 +14,7 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.spec import FeatureSpec, History, Kind, LabelMode, LatePolicy, Slot, Task
+from rillet.schemas.spec import DenseFeature, FeatureSpec, History, Kind, LabelMode, LatePolicy, Slot, Task, Transform
 
 _TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
 #: lengths are uint16
@@ -59,9 +59,7 @@ def parse_spec(text: str) -> FeatureSpec:
         sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
         context=context,
         item=item,
-        dense=tuple(
-            _entry(f"dense[{i}]", entry, {"name": str})["name"] for i, entry in enumerate(raw.get("dense", []))
-        ),
+        dense=tuple(_dense(f"dense[{i}]", entry) for i, entry in enumerate(raw.get("dense", []))),
         tasks=tuple(_task(f"tasks[{i}]", entry) for i, entry in enumerate(raw.get("tasks", []))),
         crosses=tuple(
             _cross(f"cross[{i}]", entry, {slot.name: slot for slot in context + item})
@@ -79,7 +77,7 @@ def parse_spec(text: str) -> FeatureSpec:
     columns |= {f"cross[{index}]": cross for index, cross in enumerate(spec.crosses)}
     _refuse_twins("slot number", {f"{path}.slot": column.slot for path, column in columns.items()})
     _refuse_twins("slot name", {f"{path}.name": column.name for path, column in columns.items()})
-    _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense)})
+    _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense_names)})
     _refuse_twins("task name", {f"tasks[{index}].name": task.name for index, task in enumerate(spec.tasks)})
     return spec
 
@@ -105,8 +103,8 @@ def dump_spec(spec: FeatureSpec) -> str:
     for cross in spec.crosses:
         lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
         lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
-    for name in spec.dense:
-        lines += ["", "[[dense]]", f"name = {json.dumps(name)}"]
+    for dense in spec.dense:
+        lines += ["", "[[dense]]", f"name = {json.dumps(dense.name)}", f'transform = "{dense.transform}"']
     for task in spec.tasks:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
@@ -207,6 +205,13 @@ def _check_number_and_width(path: str, column: Slot | Cross) -> None:
         raise SpecError(f"{path}.slot: {column.slot} is not in 1..{MAX_SLOT}")
     if not 1 <= column.max_values <= _MOST_VALUES:
         raise SpecError(f"{path}.max_values: {column.max_values} is not in 1..{_MOST_VALUES}")
+
+
+def _dense(path: str, entry: Any) -> DenseFeature:
+    dense = DenseFeature(**_entry(path, entry, {"name": str, "transform": str}, optional=("transform",)))
+    if dense.transform not in get_args(Transform):
+        raise SpecError(f"{path}.transform: {dense.transform!r} is none of {', '.join(get_args(Transform))}")
+    return dense
 
 
 def _task(path: str, entry: Any) -> Task:

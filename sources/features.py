@@ -46,7 +46,7 @@ class FeatureReader:
 
     def __init__(self, spec: FeatureSpec, source: FeatureSource) -> None:
         """:raises SourceError: a slot or dense feature is named that the spec does not have."""
-        known = [slot.name for slot in spec.slots] + list(spec.dense)
+        known = [slot.name for slot in spec.slots] + list(spec.dense_names)
         for name in source.slots:
             if name not in known:
                 raise SourceError(
@@ -62,7 +62,7 @@ class FeatureReader:
         self._impression_id = Path(source.impression_id)
         self._context_paths = [(slot, _path(source, slot.name)) for slot in spec.context]
         self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
-        self._dense_paths = [(name, _path(source, name)) for name in spec.dense]
+        self._dense_paths = [(name, _path(source, name)) for name in spec.dense_names]
         self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
 
     def read(self, value: Mapping[str, Any]) -> RawPage:

@@ -24,14 +24,14 @@ def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
         )
         return
     yield f"request {raw.request_id}, {iso(raw.event_time_ms)}, {_candidates(len(raw.impression_ids))}"
-    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense]))
+    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense_names]))
     for slot in spec.context:
         yield f"  {slot.name:{width}}  {_values(spec, slot, raw.context[slot.name])}"
     for index, impression in enumerate(raw.impressions[:_CANDIDATES]):
         yield f"  candidate {shown(impression)}"
         for slot in spec.item:
             yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
-        for name in spec.dense:
+        for name in spec.dense_names:
             yield f"    {name:{width}}  {shown(raw.dense[name][index])} (dense)"
     if len(raw.impressions) > _CANDIDATES:
         yield f"  and {_candidates(len(raw.impressions) - _CANDIDATES)} more"
