@@ -99,7 +99,6 @@ class Joiner:
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
-        self._of_histories = {slot.history.action for slot in spec.histories if slot.history is not None}
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
         self._all_kept = all(spec.tasks[task].negative_rate >= 1 for task in self._immediate)
         #: what :func:`keeps` needs of the immediate tasks, uint64[k, 1]
@@ -234,7 +233,7 @@ class Joiner:
     ) -> list[ExampleBlock]:
         self.counters.actions += 1
         if action.action not in self._tasks_of:
-            if action.action in self._of_histories:
+            if action.action in self._spec.actions:
                 self.counters.history_actions += 1
             else:
                 self.counters.unknown_actions += 1

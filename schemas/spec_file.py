@@ -14,7 +14,8 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.spec import DenseFeature, FeatureSpec, History, Kind, LabelMode, LatePolicy, Slot, Task, Transform
+from rillet.schemas.slots import History, Kind, Slot
+from rillet.schemas.spec import DenseFeature, FeatureSpec, LabelMode, LatePolicy, Task, Transform
 
 _TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
 #: lengths are uint16
@@ -104,7 +105,9 @@ def dump_spec(spec: FeatureSpec) -> str:
         lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
         lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
     for dense in spec.dense:
-        lines += ["", "[[dense]]", f"name = {json.dumps(dense.name)}", f'transform = "{dense.transform}"']
+        lines += ["", "[[dense]]", f"name = {json.dumps(dense.name)}"]
+        if dense.transform != "none":
+            lines.append(f'transform = "{dense.transform}"')
     for task in spec.tasks:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']

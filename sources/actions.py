@@ -37,12 +37,11 @@ class ActionReader:
         :param per_impression: each impression is a request of its own.
         :raises SourceError: an action is called what the spec does not ask for.
         """
-        asked_for = known_actions(spec)
         for name, action in source.names.items():
-            if action not in asked_for:
+            if action not in spec.actions:
                 raise SourceError(
                     f"sources.actions.names.{name}: no task and no history of feature spec {spec.name} asks for action"
-                    f" {action!r}; they ask for {', '.join(sorted(asked_for))}"
+                    f" {action!r}; they ask for {', '.join(sorted(spec.actions))}"
                 )
         self.time_path = source.time
         self._source = source
@@ -75,8 +74,3 @@ class ActionReader:
     def event(self, raw: RawAction) -> ActionEvent:
         """The event; an action that no task asks for is one, too: the joiner counts it."""
         return ActionEvent(raw.request_id, raw.event_time_ms, raw.impression_id, raw.action)
-
-
-def known_actions(spec: FeatureSpec) -> set[str]:
-    """Actions that a task or a history asks for."""
-    return {task.action for task in spec.tasks} | {slot.history.action for slot in spec.histories if slot.history}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, Slot, value_of
-from rillet.sources.actions import RawAction, known_actions
+from rillet.sources.actions import RawAction
 from rillet.sources.converter import Raw
 from rillet.sources.paths import shown
 from rillet.sources.values import iso
@@ -55,8 +55,9 @@ def _candidates(count: int) -> str:
 
 def _unknown(action: str, spec: FeatureSpec) -> str:
     """What to say of an action that nobody asks for."""
-    known = known_actions(spec)
-    return "" if action in known else f"; no task and no history asks for it, they ask for {', '.join(sorted(known))}"
+    if action in spec.actions:
+        return ""
+    return f"; no task and no history asks for it, they ask for {', '.join(sorted(spec.actions))}"
 
 
 def _values(spec: FeatureSpec, slot: Slot, value: Any) -> str:

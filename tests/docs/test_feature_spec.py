@@ -11,7 +11,8 @@ from typing import get_args
 import pytest
 
 from rillet.schemas import DenseFeature, FeatureSpec, History, Slot, SpecError, Task, parse_spec
-from rillet.schemas.spec import Kind, LabelMode, LatePolicy, Transform
+from rillet.schemas.slots import Kind
+from rillet.schemas.spec import LabelMode, LatePolicy, Transform
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "feature-spec.md").read_text("utf-8")
 EXAMPLE = re.findall(r"```toml\n(.*?)```", TEXT, re.S)[0]
