@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rillet.schemas.arrays import AnyArray, Int64s
 from rillet.schemas.fid import make_fids, token_values
 
-Kind = Literal["id", "token", "number", "history"]
+SlotKind = Literal["id", "token", "number", "history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Slot:
 
     name: str
     slot: int
-    kind: Kind
+    kind: SlotKind
     max_values: int = 1
     bins: tuple[float, ...] = ()
     history: History | None = None

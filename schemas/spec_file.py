@@ -14,7 +14,7 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.slots import History, Kind, Slot
+from rillet.schemas.slots import History, Slot, SlotKind
 from rillet.schemas.spec import DenseFeature, FeatureSpec, LabelMode, LatePolicy, Task, Transform
 
 _TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
@@ -155,8 +155,8 @@ def _slot(path: str, entry: Any) -> Slot:
         values = _entry(path, entry, head | {"bins": list}, optional=("max_values", "bins"))
         values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
         slot = Slot(**values)
-    if slot.kind not in get_args(Kind):
-        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
+    if slot.kind not in get_args(SlotKind):
+        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(SlotKind))}")
     _check_number_and_width(path, slot)
     if (slot.kind == "number") != bool(slot.bins):
         raise SpecError(f"{path}.bins: needed for kind number, and only there")

@@ -16,8 +16,8 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureSource:
-    """The features topic: one event per page, or one per impression where ``items`` is left out."""
+class _Source:
+    """What both topics have: a format, and a request, a time and an impression in each record."""
 
     #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
     #: schema registry
@@ -32,11 +32,17 @@ class FeatureSource:
     time: str = ""
     #: unit of numbers; iso8601 is text with an offset, such as 2025-11-22T00:06:40Z
     time_unit: TimeUnit = "ms"
+    #: path of the impression's id, in the features topic inside an item, if there are items: an integer, or text that is
+    #: hashed
+    impression_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource(_Source):
+    """The features topic: one event per page, or one per impression where ``items`` is left out."""
+
     #: path of the list of candidates; left out: one event is one impression
     items: str = ""
-    #: path of the impression's id inside an item, or inside the event where there are no items: an integer, or text
-    #: that is hashed
-    impression_id: str = ""
     #: name of a slot or a dense feature = path; those not named lie under their own name. Context slots are looked for in
     #: the event, item slots and dense features in the item.
     slots: dict[str, str] = field(default_factory=dict)
@@ -52,24 +58,9 @@ class FeatureSource:
 
 
 @dataclass(frozen=True, slots=True)
-class ActionSource:
+class ActionSource(_Source):
     """The actions topic: one event per action."""
 
-    #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
-    #: schema registry
-    format: Format = "rillet"
-    #: Avro schema file (.avsc) of format avro; relative to the configuration file
-    schema: Path | None = None
-    #: URL of the schema registry of format registry; without a password
-    registry: str = ""
-    #: path of the id of the request that showed the impression
-    request_id: str = ""
-    #: path of the event time
-    time: str = ""
-    #: unit of numbers; iso8601 is text with an offset
-    time_unit: TimeUnit = "ms"
-    #: path of the impression's id
-    impression_id: str = ""
     #: path of the action's name
     action: str = ""
     #: what the topic calls an action = what the feature spec calls it; others keep their name
@@ -100,7 +91,7 @@ class SourcesConfig:
         )
 
 
-def _check(source: FeatureSource | ActionSource, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+def _check(source: _Source, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
     """:raises ValueError: a key is missing, is no path, or is of another format."""
     if source.format == "rillet":
         for of in fields(source):

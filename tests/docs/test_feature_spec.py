@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from rillet.schemas import DenseFeature, FeatureSpec, History, Slot, SpecError, Task, parse_spec
-from rillet.schemas.slots import Kind
+from rillet.schemas.slots import SlotKind
 from rillet.schemas.spec import LabelMode, LatePolicy, Transform
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "feature-spec.md").read_text("utf-8")
@@ -70,7 +70,7 @@ def test_defaults_are_those_of_the_code(heading: str, kind: type) -> None:
 
 
 def test_kinds_label_modes_and_policies_are_all_there() -> None:
-    for choice in (*get_args(Kind), *get_args(Transform), *get_args(LabelMode)):
+    for choice in (*get_args(SlotKind), *get_args(Transform), *get_args(LabelMode)):
         assert f"| `{choice}` |" in TEXT
     for choice in get_args(LatePolicy):
         assert f'`"{choice}"`' in TEXT
