@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from rillet.sources.paths import Path as FieldPath
 #: ``rillet``: our own; ``avro``: plain Avro with ``schema``; ``registry``: Avro with a schema registry's framing
 Format = Literal["rillet", "json", "avro", "registry"]
 TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
+ScoreKind = Literal["probability", "logit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,16 @@ class FeatureSource(_Source):
     #: name of a slot or a dense feature = path; those not named lie under their own name. Context slots are looked for in
     #: the event, item slots and dense features in the item.
     slots: dict[str, str] = field(default_factory=dict)
+    #: name of a task = path of the score by which an item was ranked, inside the item; where it is missing or null the item
+    #: has none. Quality as served is known of the tasks named
+    scores: dict[str, str] = field(default_factory=dict)
+    #: what scores are: probabilities from 0 to 1, or logits
+    score_kind: ScoreKind = "probability"
 
     def __post_init__(self) -> None:
         _check(self, required=("request_id", "time", "impression_id"), optional=("items",))
         _check_paths("slots", self.slots)
+        _check_paths("scores", self.scores)
 
     @property
     def per_impression(self) -> bool:
@@ -95,7 +102,8 @@ def _check(source: _Source, required: tuple[str, ...], optional: tuple[str, ...]
     """:raises ValueError: a key is missing, is no path, or is of another format."""
     if source.format == "rillet":
         for of in fields(source):
-            if of.name != "format" and getattr(source, of.name) not in ("", None, {}, "ms"):
+            default = of.default if of.default_factory is MISSING else of.default_factory()
+            if of.name != "format" and getattr(source, of.name) != default:
                 raise ValueError(f"{of.name}: format is 'rillet', whose records say everything; name another format")
         return
     for name in required:

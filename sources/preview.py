@@ -24,7 +24,7 @@ def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
         )
         return
     yield f"request {raw.request_id}, {iso(raw.event_time_ms)}, {_candidates(len(raw.impression_ids))}"
-    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense_names]))
+    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense_names, *raw.scores]))
     for slot in spec.context:
         yield f"  {slot.name:{width}}  {_values(spec, slot, raw.context[slot.name])}"
     for index, impression in enumerate(raw.impressions[:_CANDIDATES]):
@@ -33,6 +33,9 @@ def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
             yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
         for name in spec.dense_names:
             yield f"    {name:{width}}  {shown(raw.dense[name][index])} (dense)"
+        for task, scores in raw.scores.items():
+            score = scores[index]
+            yield f"    {task:{width}}  {'-' if score is None else shown(score)} (score)"
     if len(raw.impressions) > _CANDIDATES:
         yield f"  and {_candidates(len(raw.impressions) - _CANDIDATES)} more"
 
