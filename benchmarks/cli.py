@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from rillet.benchmarks.names import PEER_LABELS
+
+if TYPE_CHECKING:
+    from rillet.schemas.spec import LabelMode
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,6 +39,14 @@ def bench() -> None:
 )
 @click.option("--river", "river_lines", multiple=True, metavar="JSON", help="Options of River, instead of the grid.")
 @click.option(
+    "--labels",
+    multiple=True,
+    type=click.Choice(PEER_LABELS),
+    default=PEER_LABELS,
+    show_default=True,
+    help="When peers see which labels.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("var/bench"),
@@ -45,6 +59,7 @@ def learning(
     peers: str,
     vw_lines: tuple[str, ...],
     river_lines: tuple[str, ...],
+    labels: tuple[LabelMode, ...],
     data: Path,
     json_path: Path | None,
 ) -> None:
@@ -53,7 +68,7 @@ def learning(
     All learn from the same requests at the same delays. Each peer runs with every line of its grid, and is represented by
     its best. The peers are installed in an environment of their own.
 
-    The grids take hours on large data sets; --vw and --river (repeated for more lines) name what to run instead:
+    The grids take hours on large data sets; --vw, --river and --labels (repeated for more) name what to run instead:
 
     \b
       rillet bench learning --vw '-b 24 {crosses} --coin' --river '{"optimizer": "sgd", "lr": 0.05, "crosses": null}'
@@ -84,6 +99,7 @@ def learning(
             python,
             libraries=libraries,
             grids=grids,
+            labels=labels,
             on_progress=progress,
             # A grid takes hours: what is known by then is not lost when it is stopped.
             on_figure=lambda figure: console.print(figure.line(), markup=False, highlight=False, soft_wrap=True),

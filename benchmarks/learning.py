@@ -21,6 +21,7 @@ from rillet.backtest.report import BacktestReport
 from rillet.backtest.scorers import ModelScorer, Scorer
 from rillet.backtest.settings import Setup
 from rillet.benchmarks.environment import library_versions
+from rillet.benchmarks.names import PEER_LABELS
 from rillet.benchmarks.peer_scorer import PeerScorer
 from rillet.benchmarks.peers.rows import namespace
 from rillet.benchmarks.result import BenchResult, Figure
@@ -31,7 +32,6 @@ from rillet.schemas.spec import LabelMode
 
 JUDGE_FROM = 0.2
 OURS = "rillet"
-MODES: tuple[LabelMode, ...] = ("aligned", "positives_first")
 #: {crosses} stands for those of the feature spec, as -q with the letters of their slots
 VOWPAL_WABBIT = (
     "-b 24",
@@ -108,8 +108,13 @@ GRIDS: dict[str, tuple[str, ...]] = {"vw": VOWPAL_WABBIT, "river": RIVER}
 _MODULES = {"vw": "vowpal_wabbit", "river": "river"}
 
 
-def peers_of(spec: FeatureSpec, libraries: Sequence[str], grids: Mapping[str, Sequence[str]] = GRIDS) -> list[Peer]:
-    """The grids of the libraries for a feature spec, in both label modes.
+def peers_of(
+    spec: FeatureSpec,
+    libraries: Sequence[str],
+    grids: Mapping[str, Sequence[str]] = GRIDS,
+    modes: Sequence[LabelMode] = PEER_LABELS,
+) -> list[Peer]:
+    """The grids of the libraries for a feature spec, in each label mode.
 
     :param grids: the lines of each library, with the places for crosses that those of :data:`GRIDS` have.
     """
@@ -123,7 +128,7 @@ def peers_of(spec: FeatureSpec, libraries: Sequence[str], grids: Mapping[str, Se
     return [
         Peer(library, _MODULES[library], options, labels)
         for library in libraries
-        for labels in MODES
+        for labels in modes
         # Without crosses some lines of a grid are the same.
         for options in dict.fromkeys(lines[library])
     ]
@@ -135,6 +140,7 @@ def learning(
     *,
     libraries: Sequence[str] = ("vw", "river"),
     grids: Mapping[str, Sequence[str]] = GRIDS,
+    labels: Sequence[LabelMode] = PEER_LABELS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_figure: Callable[[Figure], None] = lambda figure: None,
 ) -> BenchResult:
@@ -143,6 +149,7 @@ def learning(
     :param recordings: by name, each with the setup of ours; peers get its delays.
     :param python: interpreter of the peers' environment.
     :param grids: see :func:`peers_of`.
+    :param labels: the label modes in which peers learn.
     :param on_progress: called with the requests scored so far in all runs, and how many there will be.
     :param on_figure: called with each figure as soon as it is known.
     :returns: ratios ``auc_above_NAME`` (a difference) and ``rows_vs_NAME`` compare with the best AUC of each grid and with
@@ -151,7 +158,7 @@ def learning(
     """
     figures: list[Figure] = []
     ratios: dict[str, list[float]] = {}
-    peers = {name: peers_of(setup.spec, libraries, grids) for name, (_, setup) in recordings.items()}
+    peers = {name: peers_of(setup.spec, libraries, grids, labels) for name, (_, setup) in recordings.items()}
     total = sum((1 + len(peers[name])) * recording.info.requests for name, (recording, _) in recordings.items())
     done = 0
 

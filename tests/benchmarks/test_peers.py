@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rillet.backtest.errors import BacktestError
-from rillet.benchmarks.learning import MODES, VOWPAL_WABBIT, peers_of
+from rillet.benchmarks.learning import VOWPAL_WABBIT, peers_of
+from rillet.benchmarks.names import PEER_LABELS
 from rillet.benchmarks.peer_scorer import PeerScorer
 from rillet.benchmarks.peers.frames import read_frame, write_frame
 from rillet.joiner import JoinerConfig
@@ -127,9 +128,9 @@ def test_a_peer_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_grids_have_the_crosses_of_the_spec_in_both_label_modes() -> None:
     peers = peers_of(SPEC, ("vw", "river"))
-    assert {peer.labels for peer in peers} == set(MODES)
+    assert {peer.labels for peer in peers} == set(PEER_LABELS)
     of_vw = [peer.options for peer in peers if peer.library == "vw"]
-    assert len(of_vw) == len(MODES) * len(VOWPAL_WABBIT)
+    assert len(of_vw) == len(PEER_LABELS) * len(VOWPAL_WABBIT)
     assert "-b 24 -q bc" in of_vw
     assert all('"crosses": [[1, 2]]' in peer.options for peer in peers if peer.library == "river")
 
@@ -157,6 +158,11 @@ def test_a_frame_that_is_cut_is_no_frame() -> None:
 def test_given_lines_take_the_place_of_a_grid() -> None:
     peers = peers_of(SPEC, ("vw",), {"vw": ["-b 24 {crosses} --coin"], "river": []})
     (options,) = {peer.options for peer in peers}
-    assert [peer.labels for peer in peers] == list(MODES)
+    assert [peer.labels for peer in peers] == list(PEER_LABELS)
     assert options.startswith("-b 24 -q ")
     assert options.endswith(" --coin")
+
+
+def test_a_label_mode_alone_halves_the_grid() -> None:
+    peers = peers_of(SPEC, ("vw",), modes=("aligned",))
+    assert [peer.labels for peer in peers] == ["aligned"] * len(VOWPAL_WABBIT)
