@@ -124,6 +124,7 @@ class FeatureSpec:
     def value_slot(self, slot: Slot) -> Slot:
         """The slot that makes fids of raw values of ``slot``: itself, or for a history the slot it is of, renumbered.
 
+        >>> from rillet.schemas import History
         >>> film = Slot("film", 16, "token")
         >>> seen = Slot("seen", 6, "history", 20, history=History(of="film", action="watch", by="user"))
         >>> spec = FeatureSpec("films", (Slot("user", 1, "id"), seen), (film,), (), ())
