@@ -9,7 +9,7 @@ from pathlib import Path
 
 import experiments
 import pytest
-from experiments import absurd_rows, drift, label_modes, publication_interval, seeds, source_speed
+from experiments import absurd_rows, drift, label_modes, publication_interval, seeds, shop_limit, source_speed
 
 pytestmark = pytest.mark.simulation
 
@@ -35,6 +35,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "seeds": lambda out: seeds.main(
         ["--backtests", "1", "--requests", "200", "--runs", "1", "--workers", "1", "--json", str(out)]
     ),
+    "shop_limit": lambda out: shop_limit.main(["--requests", "300", "--json", str(out)]),
     "source_speed": lambda out: source_speed.main(["--requests", "50", "--no-flink"]),
 }
 #: what those print that write no file
@@ -57,3 +58,15 @@ def test_it_runs(
         assert json.loads(out.read_text())["results"]
     else:
         assert PRINTED[name] in capsys.readouterr().out
+
+
+def test_a_filter_that_knows_the_shop_is_below_the_truth_and_above_chance() -> None:
+    shop = shop_limit.ShopConfig(users=50, items=40)
+    clicks = shop_limit.play(shop, 1_500, seed=3)
+    judged = clicks.clicked[500:].ravel() > 0
+    of_filter = shop_limit.auc(shop_limit.logits(shop, clicks, 60_000, 1.0)[500:].ravel(), judged).value
+    of_truth = shop_limit.auc(clicks.truth[500:].ravel(), judged).value
+    assert 0.55 < of_filter < of_truth
+    # Nobody learns what comes after the last request.
+    never = shop_limit.logits(shop, clicks, 10**12, 1.0)
+    assert not never.any()
