@@ -33,7 +33,7 @@ test: setup ## run all tests but the long simulations, those with a real broker 
 	$(BIN)/python -m pytest $(ARGS)
 
 unit: setup ## run the tests without broker, Flink and simulations, in under a minute
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not integration and not simulation" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not integration and not simulation" --hypothesis-profile quick $(ARGS)
 
 test-long: setup ## run the long simulations: thousands of seeds
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

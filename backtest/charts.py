@@ -66,7 +66,10 @@ def curves(axes: Axes, report: BacktestReport, metric: str, task: int) -> None:
         low, high = min(seen), max(seen)
         margin = 0.08 * (high - low) or 0.05
         axes.set_ylim(low - margin, high + margin)
-    locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]
+    # The same times on every picture, also on one of a scorer or a task without a figure.
+    axes.set_xlim(edges[0] / _DAY_MS, edges[-1] / _DAY_MS)
+    # From three ticks on, so that there is a step of seconds, minutes, hours, days or months for every span.
+    locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 

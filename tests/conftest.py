@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rillet.connectors.topics import create_topics
 from rillet.devstack.broker import Broker, start_broker
@@ -22,6 +23,8 @@ def pytest_configure() -> None:
 
     The services set their own number of threads. Here, batches are so small that more threads only spin.
     """
+    # `make unit` tries fewer examples than `make test`.
+    settings.register_profile("quick", max_examples=30)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def interrupt(*_: object) -> None:

@@ -158,7 +158,7 @@ def test_every_baseline_stands_beside_the_model_with_all_figures(recording: Reco
         model=ModelConfig(kind="logistic", dim=0),
         trainer=TrainerConfig(batch_size=64),
     )
-    report = backtest(recording, config, delays=DELAYS, requests=500)
+    report = backtest(recording, config, delays=DELAYS, requests=300)
     learned, frozen = (report.estimate(name, "auc") for name in ("model", "frozen"))
     assert learned.value > 0.5
     assert learned.low < learned.value < learned.high

@@ -83,12 +83,12 @@ def test_the_rate_of_an_item_is_positives_over_impressions_with_a_prior_in_every
 def test_rates_are_of_the_impressions_and_not_of_the_sampled_rows(labels: LabelMode) -> None:
     spec, rng = spec_of(labels, rate=0.2), np.random.default_rng(0)
     events: list[object] = []
-    for at in range(2_000):
+    for at in range(900):
         events.append(request(str(at), 10 * at, [1, 2], spec=spec))
         events += [action(str(at), 10 * at + 1, item) for item, p in ((1, 0.4), (2, 0.1)) if rng.random() < p]
     scorer = learned(blocks_of(*events, spec=spec), spec)
     found = rates(scorer, 30_000, [1, 2, _NO_SUCH_ITEM], spec)[:, 0]
-    np.testing.assert_allclose(found, [0.4, 0.1, 0.25], rtol=0.12)
+    np.testing.assert_allclose(found, [0.4, 0.1, 0.25], rtol=0.15)
 
 
 def test_old_rows_weigh_half_after_each_half_life_and_scores_of_different_times_compare() -> None:
@@ -110,10 +110,10 @@ def test_a_label_that_comes_late_weighs_as_its_request_does(labels: LabelMode) -
     spec, rng = spec_of(labels), np.random.default_rng(0)
     spec = replace(spec, tasks=tuple(replace(task, window_ms=3_000) for task in spec.tasks))
     events: list[FeatureEvent | ActionEvent] = []
-    for at in range(2_000):
-        events.append(request(str(at), 10 * at, [1], spec=spec))
+    for at in range(500):
+        events.append(request(str(at), 40 * at, [1], spec=spec))
         if rng.random() < 0.2:
-            events.append(action(str(at), 10 * at + int(rng.integers(3_000))))
+            events.append(action(str(at), 40 * at + int(rng.integers(3_000))))
     events.sort(key=lambda event: event.event_time_ms)
     scorer = PopularityScorer(spec, half_life_ms=1_000)
     for visible_ms, block in blocks_of(*events, spec=spec):
@@ -121,8 +121,8 @@ def test_a_label_that_comes_late_weighs_as_its_request_does(labels: LabelMode) -
     # Once all labels are there; newer requests are left out of none of the label modes.
     scorer.publish(23_000, dense=False)
     clicked = {event.request_id for event in events if isinstance(event, ActionEvent)}
-    weights = 2.0 ** (np.arange(2_000) * 10 / 1_000 - 23)
-    positives = weights[[str(at) in clicked for at in range(2_000)]].sum()
+    weights = 2.0 ** (np.arange(500) * 40 / 1_000 - 23)
+    positives = weights[[str(at) in clicked for at in range(500)]].sum()
     overall = (positives + 0.5) / (weights.sum() + 1)
     assert rates(scorer, 23_000, [1], spec)[0, 0] == pytest.approx(
         smoothed(positives, weights.sum(), overall), rel=1e-3

@@ -329,8 +329,9 @@ def test_the_table_has_figures_and_differences_of_every_task(report: BacktestRep
     )
 
 
-def test_the_page_is_one_file_with_every_scorer_on_every_picture() -> None:
-    setups = grid(SPEC, None, ["delays.publish=10s,1m,1h", "model.kind=deepfm,logistic"])
+def test_the_page_is_one_file_with_every_scorer_on_every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rillet.backtest.page.METRICS", METRICS[:2])  # a picture takes a tenth of a second
+    setups = grid(SPEC, None, ["delays.publish=10s,1h", "model.kind=deepfm,logistic"])
     rng = np.random.default_rng(1)
     logits = {name: rng.normal(size=(90, 2)).astype(np.float32) for name in (*setups, "frozen")}
     report = report_of([1_000 * at for at in range(30)], logits, setups, recording="<monday> & $x_1$")
@@ -339,7 +340,7 @@ def test_the_page_is_one_file_with_every_scorer_on_every_picture() -> None:
     assert "<monday>" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page.replace("xlink:href", "href")), "nothing is loaded from elsewhere"
     figures = re.findall(r"<svg role.*?</svg>", page, re.DOTALL)
-    assert len(figures) == 2 * len(METRICS) * 3, "two axes and the curves, of two tasks"
+    assert len(figures) == 2 * 2 * 3, "two axes and the curves, of two tasks"
     titles = [re.search(r"<title[^>]*>(.*?)</title>", figure)[1] for figure in figures]  # type: ignore[index]
     assert len(set(titles)) == len(titles)
     assert {"click: AUC by delays.publish", "click: AUC by model.kind"} < set(titles)

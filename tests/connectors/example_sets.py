@@ -50,8 +50,14 @@ def as_read(blocks: Sequence[ExampleBlock]) -> list[ReadBlock]:
     return [ReadBlock(number % 2, number // 2, block) for number, block in enumerate(blocks)]
 
 
-def read_all(url: str, plan: FilePlan | None = None, start: int = 0, spec: FeatureSpec = RAGGED) -> list[ReadBlock]:
-    """The records of a set of files."""
+def read_all(
+    url: str,
+    plan: FilePlan | None = None,
+    start: int = 0,
+    spec: FeatureSpec = RAGGED,
+    limit: int | None = None,
+) -> list[ReadBlock]:
+    """The records of a set of files, the first ``limit`` of them."""
     if plan is None:
         manifest = read_manifest(Files(url))
         assert manifest is not None
@@ -59,7 +65,8 @@ def read_all(url: str, plan: FilePlan | None = None, start: int = 0, spec: Featu
     source = FileSource(url, spec, plan, {-1: (start, 0)})
     source.start()
     found: list[ReadBlock] = []
-    while (records := source.poll(10, 0.0)) is not None:
+    most = plan.records if limit is None else limit
+    while len(found) < most and (records := source.poll(min(10, most - len(found)), 0.0)) is not None:
         found += records
     source.close()
     return found

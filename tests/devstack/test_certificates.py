@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from rillet.devstack.certificates import make_certificates
+from rillet.devstack.certificates import Certificates, make_certificates
 from rillet.jobs.errors import ToolchainError
 
 
-def test_the_certificate_is_for_this_machine_and_trusted_by_who_trusts_the_authority(tmp_path: Path) -> None:
-    made = make_certificates(tmp_path / "made")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def test_the_certificate_is_for_this_machine_and_trusted_by_who_trusts_the_authority(made: Certificates) -> None:
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(made.authority))
     server.load_cert_chain(made.broker)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -28,9 +32,9 @@ def test_the_certificate_is_for_this_machine_and_trusted_by_who_trusts_the_autho
     assert made.broker.stat().st_mode & 0o077 == 0
 
 
-def test_what_was_made_is_kept(tmp_path: Path) -> None:
-    before = make_certificates(tmp_path).authority.read_bytes()
-    assert make_certificates(tmp_path).authority.read_bytes() == before
+def test_what_was_made_is_kept(made: Certificates) -> None:
+    before = made.authority.read_bytes()
+    assert make_certificates(made.folder).authority.read_bytes() == before
 
 
 def test_a_missing_openssl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

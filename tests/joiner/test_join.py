@@ -1,4 +1,4 @@
-"""The joiner as the engine calls it: what it refuses, what it keeps and rebuilds. The rules of the join: test_specification.py."""
+"""The joiner as the engine calls it: what it refuses, what it keeps and rebuilds. The rules of the join: test_rules_of_*.py."""
 
 from __future__ import annotations
 

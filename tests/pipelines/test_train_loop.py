@@ -199,8 +199,11 @@ def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(
     assert [line for line in told if " rows, " in line and "; refused 2; " in line]
 
 
-def test_it_is_not_ready_while_most_rows_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    values = encoded_blocks(150)
+def test_it_is_not_ready_while_most_rows_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rillet.trainer.online._SHARE_ROWS", 500)
+    values = encoded_blocks(30)
     for at, value in enumerate(values):
         block = decode_as(ExampleBlock, value)
         values[at] = encode(replace(block, dense=np.full_like(block.dense, 1e16)))

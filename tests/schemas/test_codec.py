@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import cache
 from io import BytesIO
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -53,10 +54,7 @@ def records(draw: st.DrawFn) -> Record:
 def values_of(draw: st.DrawFn, record_type: type) -> Any:
     """A value of a record type, or of a type that a record has as a part, by the types of its fields."""
     values: dict[str, Any] = {}
-    for name, kind in get_type_hints(record_type).items():
-        if get_origin(kind) is ClassVar:
-            continue
-        arms = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    for name, arms in _arms(record_type).items():
         kind = draw(st.sampled_from(arms))
         values[name] = draw(values_of(kind) if is_dataclass(kind) else _BY_TYPE[kind])
         if kind is int and _avro_type(record_type, name) == "int":
@@ -64,6 +62,14 @@ def values_of(draw: st.DrawFn, record_type: type) -> Any:
     return record_type(**values)
 
 
+@cache
+def _arms(record_type: type) -> dict[str, tuple[Any, ...]]:
+    """The types that each field of a record may have."""
+    hints = {name: kind for name, kind in get_type_hints(record_type).items() if get_origin(kind) is not ClassVar}
+    return {name: get_args(kind) if get_origin(kind) is UnionType else (kind,) for name, kind in hints.items()}
+
+
+@cache
 def _avro_type(record_type: type, name: str) -> Any:
     codec = CODECS.get(record_type)
     return {f["name"]: f["type"] for f in codec.schema["fields"]}[name] if codec else "long"

@@ -26,7 +26,7 @@ from rillet.sync import (
     TableShard,
 )
 from tests.bases import write_base
-from tests.sync.fakes import TABLE_SHARD, WriterLink
+from tests.sync.fakes import FIDS, TABLE_SHARD, WriterLink, trainer_table
 
 PUBLISHER_CONFIG = PublisherConfig(max_block_rows=10)
 REPLICA_CONFIG = ReplicaConfig(slice_rows=4, fetch_records=5, base_check_interval_s=1.0)
@@ -118,3 +118,16 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path, ModelStore(str(tmp_path), "m"))
+
+
+@pytest.fixture
+def table() -> EmbeddingTable:
+    return trainer_table(FIDS)
+
+
+@pytest.fixture
+def publisher(bench: Bench, table: EmbeddingTable) -> Publisher:
+    """A publisher that has written one base of ``table``."""
+    publisher = bench.publisher()
+    bench.write_base(publisher, table)
+    return publisher

@@ -10,6 +10,8 @@ from rillet.schemas.arrays import Int64s
 from rillet.sync import LogRecord, LogUnavailableError, MemoryLog, TableShard
 
 DIM = 3
+#: rows of a table that is published
+FIDS = np.arange(1, 26, dtype=np.int64)
 MODEL_HASH = 0x5EC
 TABLE_SHARD = TableShard("m", MODEL_HASH)
 

@@ -46,12 +46,12 @@ def test_after_months_a_bias_still_follows_the_rate_of_its_task() -> None:
     for half_life_s in (0.0, 600.0):
         bias = new_bias()
         optimizer = BiasAdagrad(bias, 0.5, half_life_s)
-        alternating = [1.0 - 2 * (step % 2) for step in range(4_000)]
+        alternating = [1.0 - 2 * (step % 2) for step in range(1_000)]
         for part in range(3):
             follow(bias, optimizer, alternating, first_ms=START_MS + part * 40_000, gap_ms=10)
         before = bias[0].item()
         moved[half_life_s] = before - follow(bias, optimizer, [1.0], first_ms=START_MS + 100 * HOUR_MS)[0]
-    assert moved[0.0] < 0.005
+    assert moved[0.0] < 0.01
     assert moved[600.0] == pytest.approx(0.5, rel=0.01)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
 
 from rillet.schemas import LabelKind
 from rillet.trainer import ScoreHistogram
+from tests.trainer.reference import log_loss, roc_auc_score
 
 
 def _sample(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

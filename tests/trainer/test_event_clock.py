@@ -19,24 +19,24 @@ def feed(clock: EventClock, requests: int, first_ms: int, *, ahead_ms: int = 0, 
 
 
 @pytest.mark.parametrize(
-    ("warm", "wrong"), [(0, 1), (0, 2), (3, 2), (4, 2), (2000, 64), (2000, 100), (2000, 511), (2000, 2000)]
+    ("warm", "wrong"), [(0, 1), (0, 2), (3, 2), (4, 2), (1100, 64), (1100, 100), (1100, 511), (1100, 1100)]
 )
 def test_wrong_clocks_stop_nothing_once_they_are_right_again(warm: int, wrong: int) -> None:
     clock = EventClock()
     at = feed(clock, warm, START_MS)
     at = feed(clock, wrong, at, ahead_ms=365 * DAY_MS)
-    at = feed(clock, 3000, at)
+    at = feed(clock, 2100, at)
     assert 0 < at - clock.now_ms < 1024 * 500
     assert 0 < at - clock.newest_ms < 1024 * 500
     before = clock.decay_ms
-    feed(clock, 3000, at)
-    assert clock.decay_ms - before == pytest.approx(3000 * 500, rel=0.05)
+    feed(clock, 1500, at)
+    assert clock.decay_ms - before == pytest.approx(1500 * 500, rel=0.05)
 
 
 def test_a_tenth_of_all_clocks_a_year_ahead_moves_neither_stamps_nor_decay() -> None:
     clock = EventClock()
     at = feed(clock, 2000, START_MS)
-    for _ in range(1200):
+    for _ in range(400):
         at = feed(clock, 9, at)
         at = feed(clock, 1, at, ahead_ms=365 * DAY_MS)
         assert clock.now_ms <= at

@@ -139,16 +139,16 @@ def test_rows_touched_and_not_published_survive_a_kill(tmp_path: Path) -> None:
 
 
 def test_learning_lowers_the_training_loss_and_leaves_the_quality_of_what_was_served() -> None:
-    trainer = _trainer()
+    trainer = _trainer(config=replace(CONFIG, batch_size=64, first_batch_size=16))
     rng = np.random.default_rng(5)
     losses = []
-    for offset in range(60):
+    for offset in range(40):
         trainer.offer(0, offset, make_block(rng, 64), 0)
         trainer.train(0, more=True)
         losses.append(trainer.take_training_loss())
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
     assert np.isnan(trainer.take_training_loss())
-    trainer.offer(0, 60, later(make_block(rng, 4_096), 10_000_000), 0)
+    trainer.offer(0, 40, later(make_block(rng, 4_096), 10_000_000), 0)
     trainer.train(0, more=True)
     # What was served in these blocks is noise, however well the trainer has learned by now.
     known = trainer.quality.known(0)
@@ -325,8 +325,8 @@ def test_after_a_pause_the_first_rows_do_not_throw_the_bias() -> None:
             found.append(trainer.learner.model.bias.detach().numpy().copy())
         return np.array(found)
 
-    before = np.abs(np.diff(biases(200, 32, 0, 0)[100:], axis=0)).max()
-    after = np.abs(np.diff(biases(150, 5, 200, 30 * 86_400_000), axis=0)).max()
+    before = np.abs(np.diff(biases(120, 32, 0, 0)[60:], axis=0)).max()
+    after = np.abs(np.diff(biases(80, 5, 120, 30 * 86_400_000), axis=0)).max()
     assert after < 2 * before
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
 from rillet.trainer.quality import (
@@ -27,6 +26,7 @@ from rillet.trainer.quality import (
     sum_of_spreads,
     time_blocks,
 )
+from tests.trainer.reference import log_loss, roc_auc_score
 
 
 def sample(rng: np.random.Generator, requests: int = 300, rows: int = 6) -> tuple[Float64s, Bools, Int64s]:
@@ -38,7 +38,7 @@ def sample(rng: np.random.Generator, requests: int = 300, rows: int = 6) -> tupl
     return logits, labels, groups
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_values_are_those_of_scikit_learn(seed: int) -> None:
     # scikit-learn has no such mean: it is asked for every request by itself, so there are few.
     logits, labels, groups = sample(np.random.default_rng(seed), requests=60)
@@ -140,7 +140,7 @@ def test_time_blocks_follow_event_time_and_are_equally_filled() -> None:
     assert time_blocks(times, 3).tolist() == [2, 0, 1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_hard_cases_agree_with_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     # Logits that float32 can hold and exp cannot, many ties, groups of one row and of one class.

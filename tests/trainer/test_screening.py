@@ -22,6 +22,8 @@ UNSCREENED = replace(CONFIG, max_dense=np.inf, max_dense_spreads=np.inf)
 ROWS = 50
 #: so far from the others that a model gets its bound for it
 FAR = 1e6
+#: of 50 rows each, more batches of 64 than may be refused in a row
+RECORDS = 26
 
 
 def make_trainer(config: TrainerConfig = CONFIG, model: ModelConfig = MODEL) -> OnlineTrainer:
@@ -57,13 +59,13 @@ def places(refused: list[BadRecord]) -> list[tuple[int, int, int | None]]:
 @pytest.mark.parametrize("kind", ["deepfm", "logistic"])
 @pytest.mark.parametrize("absurd", [3e38, -1e30, np.inf, np.nan])
 def test_one_absurd_row_in_every_batch_costs_that_row_alone(config: TrainerConfig, kind: str, absurd: float) -> None:
-    blocks = [spoilt(block, offset % ROWS, absurd) for offset, block in enumerate(sound_blocks(45))]
+    blocks = [spoilt(block, offset % ROWS, absurd) for offset, block in enumerate(sound_blocks(RECORDS))]
     trainer = make_trainer(config, replace(MODEL, kind=kind))
     refused = places(train(trainer, blocks))
-    absurd_rows = [(3, offset, offset % ROWS) for offset in range(45)]
-    assert trainer.counters.batches == -(-45 * ROWS // 64) == 36
-    assert trainer.counters.rows == 45 * ROWS - len(refused)
-    assert trainer.positions == {3: (45, 0)}
+    absurd_rows = [(3, offset, offset % ROWS) for offset in range(RECORDS)]
+    assert trainer.counters.batches == -(-RECORDS * ROWS // 64) > REFUSED_BATCHES_LIMIT
+    assert trainer.counters.rows == RECORDS * ROWS - len(refused)
+    assert trainer.positions == {3: (RECORDS, 0)}
     # The model bounds what is finite, so that it can be learned from even where it is not refused.
     assert refused == (absurd_rows if config is CONFIG or not np.isfinite(absurd) else [])
     assert all(np.isfinite(array).all() for array in dense_state(trainer.learner.model).values())
@@ -85,9 +87,9 @@ def test_screened_rows_leave_what_is_learned_as_if_they_had_never_been_there() -
 
 
 def test_absurd_rows_alone_do_not_stop_training_however_long_they_last() -> None:
-    blocks = sound_blocks(2 * REFUSED_BATCHES_LIMIT)
+    blocks = sound_blocks(REFUSED_BATCHES_LIMIT + 2)
     flood = [replace(block, dense=np.full_like(block.dense, 3e38)) for block in blocks]
-    trainer = make_trainer()
+    trainer = make_trainer(replace(CONFIG, batch_size=ROWS, first_batch_size=ROWS))
     refused = train(trainer, [*flood, *sound_blocks(2)])
     assert len(refused) == len(flood) * ROWS
     assert trainer.counters.refused_rows == {"dense": len(flood) * ROWS, "unlearnable": 0}
@@ -120,11 +122,11 @@ def test_a_row_with_two_faults_is_refused_once() -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, UNSCREENED], ids=["screened", "found by the step"])
-@pytest.mark.parametrize("saved_at", [0, 4, 11])
+@pytest.mark.parametrize("saved_at", [0, 4, 7])
 def test_killed_and_restored_it_refuses_no_row_before_its_position_again(
     tmp_path: Path, config: TrainerConfig, saved_at: int
 ) -> None:
-    blocks = [spoilt(block, 7 * offset % ROWS) for offset, block in enumerate(sound_blocks(14))]
+    blocks = [spoilt(block, 7 * offset % ROWS) for offset, block in enumerate(sound_blocks(9))]
     store = CheckpointStore(str(tmp_path), keep=2)
     whole, killed = make_trainer(config), make_trainer(config)
     expected = train(whole, blocks)
@@ -186,7 +188,7 @@ def test_rows_that_a_model_cannot_learn_from_are_found_together_and_the_rest_mak
 def test_data_that_a_model_cannot_learn_from_does_not_stop_training_however_long_it_lasts(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), keep=2)
     config = replace(UNSCREENED, batch_size=ROWS, first_batch_size=ROWS)
-    flood = [replace(block, dense=np.full_like(block.dense, FAR)) for block in sound_blocks(2 * REFUSED_BATCHES_LIMIT)]
+    flood = [replace(block, dense=np.full_like(block.dense, FAR)) for block in sound_blocks(REFUSED_BATCHES_LIMIT + 2)]
     blocks = [*sound_blocks(1), *flood, *sound_blocks(2)]
     first = make_trainer(config, own_model("LogToBound"))
     train(first, blocks[:1])
