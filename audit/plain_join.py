@@ -68,7 +68,7 @@ class PlainJoin:
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
         self._wanted = {task.action for task in spec.tasks}
-        self._of_histories = {slot.history.action for slot in spec.histories if slot.history is not None}
+        self._asked_for = spec.actions
         self._actions: dict[str, list[tuple[str, int, int, int, int]]] = {name: [] for name in self._wanted}
 
     def add_record(
@@ -120,7 +120,7 @@ class PlainJoin:
             self._actions[event.action].append(
                 (event.request_id, event.impression_id, event.event_time_ms, ingest_ms, newest_before_ms)
             )
-        elif event.action not in self._of_histories:
+        elif event.action not in self._asked_for:
             self._counts["unknown_actions"] += 1
 
     def result(self) -> ExpectedExamples:

@@ -124,10 +124,10 @@ def backtest(
 
     KEY is one of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
     .dense or .apply, spec.sampling_seed, spec.crosses, spec.tasks.TASK. with window_ms, negative_rate, labels, late or
-    early_ms, or spec.context.HISTORY. with action, max_values or max_age_ms.
+    early_ms, spec.context.HISTORY. with action, max_values or max_age_ms, or spec.dense.NAME.transform.
     Whatever a setting learns from, all are judged by the labels of the recording's own feature spec, on requests whose
     label window had closed when the recording ended. If the spec that --config names has other windows, rates, label
-    modes, crosses or histories, they are what is learned from.
+    modes, crosses, histories or transforms, they are what is learned from.
 
     Intervals are numbers with a unit (500ms, 10s, 1m, 2h, 1d), or 0: at once. They default to the configuration's
     [flink] checkpoint_interval_ms and [publisher] sparse_interval_s and dense_interval_s, times --speed.

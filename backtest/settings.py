@@ -107,8 +107,8 @@ def grid(
     :param config: file, or tables of a configuration; None takes every default. The feature spec that it names is what
         is learned from, see :func:`learned_spec`.
     :param options: ``KEY=V1,V2``, see :func:`parse_grid`. Keys are those of the configuration, ``spec.tasks.TASK.KEY``,
-        ``spec.context.HISTORY.KEY``, ``spec.crosses``, ``spec.sampling_seed`` and ``delays.commit``, ``.publish``,
-        ``.dense``, ``.apply``.
+        ``spec.context.HISTORY.KEY``, ``spec.dense.NAME.transform``, ``spec.crosses``, ``spec.sampling_seed`` and
+        ``delays.commit``, ``.publish``, ``.dense``, ``.apply``.
     :param delays: of all runs, ms by the same four names; what is missing is the configuration's.
     :param speed: multiplies the configuration's intervals, see :meth:`Delays.of`.
     :raises ConfigError: with the variant and the key that is wrong.

@@ -14,7 +14,7 @@ from typing import Any
 
 from rillet.jobs.config import read_tables
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import Cross, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
+from rillet.schemas import Cross, DenseFeature, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
 TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
@@ -24,10 +24,10 @@ HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}
 
 
 def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
-    """A spec with other windows, rates or label modes, other settings of its histories, or some of its crosses.
+    """A spec with other windows, rates, label modes or transforms, other settings of its histories, or fewer crosses.
 
-    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY``, ``sampling_seed`` or ``crosses``: the names of those to
-        keep. A cross that holds all pairs of a history goes on to hold all of them.
+    :param changes: by ``tasks.TASK.KEY``, ``context.HISTORY.KEY``, ``dense.NAME.transform``, ``sampling_seed`` or ``crosses``:
+        the names of those to keep. A cross that holds all pairs of a history goes on to hold all of them.
     :raises ConfigError: a change of what was recorded, or a value that a spec cannot have.
     """
     tasks = {task.name: task for task in spec.tasks}
@@ -43,12 +43,15 @@ def vary_spec(spec: FeatureSpec, changes: Mapping[str, Any]) -> FeatureSpec:
         if head == "context" and key in HISTORY_KEYS:
             spec = _vary_history(spec, path, name, key, _of_type(path, value, HISTORY_KEYS[key]))
             continue
+        if head == "dense" and key == "transform":
+            spec = _vary_transform(spec, path, name, value)
+            continue
         if head == "task":
             raise ConfigError(f"spec.{path}: unknown key; did you mean spec.tasks.{rest}?")
         if head != "tasks" or key not in TASK_KEYS:
             raise ConfigError(
                 f"spec.{path}: cannot be varied over a recording, which was made under its own spec; what can: "
-                f"spec.sampling_seed, spec.crosses, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and "
+                f"spec.sampling_seed, spec.crosses, spec.dense.NAME.transform, spec.tasks.TASK. with {', '.join(TASK_KEYS)}, and "
                 f"spec.context.HISTORY. with {', '.join(HISTORY_KEYS)}"
             )
         if name not in tasks:
@@ -84,9 +87,18 @@ def _vary_history(spec: FeatureSpec, path: str, name: str, key: str, value: Any)
     return replace(changed, crosses=tuple(crosses))
 
 
+def _vary_transform(spec: FeatureSpec, path: str, name: str, value: Any) -> FeatureSpec:
+    if name not in spec.dense_names:
+        raise ConfigError(
+            f"spec.{path}: there is no dense feature {name}; there is {', '.join(spec.dense_names) or 'none'}"
+        )
+    varied = (replace(dense, transform=value) if dense.name == name else dense for dense in spec.dense)
+    return replace(spec, dense=tuple(varied))
+
+
 def _logged(spec: FeatureSpec) -> FeatureSpec:
-    """What a recording has to hold as it is: neither crosses nor histories."""
-    return replace(spec.without_histories(), crosses=())
+    """What a recording has to hold as it is: neither crosses nor histories nor transforms."""
+    return replace(spec.without_histories(), crosses=(), dense=tuple(DenseFeature(name) for name in spec.dense_names))
 
 
 def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
@@ -107,7 +119,7 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     if _logged(named) != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories and {', '.join(TASK_KEYS)} "
+            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories, transforms and {', '.join(TASK_KEYS)} "
             f"of tasks; name another --config"
         )
     return named
@@ -124,6 +136,12 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
     if learned.crosses != recorded.crosses:
         crosses = ("; ".join(map(str, spec.crosses)) or "none" for spec in (learned, recorded))
         found.append("crosses: {}, recorded {}".format(*crosses))
+    transforms = {dense.name: dense.transform for dense in recorded.dense}
+    found += [
+        f"dense.{dense.name}.transform: {dense.transform}, recorded {transforms[dense.name]}"
+        for dense in learned.dense
+        if dense.transform != transforms[dense.name]
+    ]
     found += [
         f"context.{slot.name}: a history of {slot.history.of}, filled from the recorded actions"
         for slot in learned.histories

@@ -26,7 +26,6 @@ from rillet.schemas import (
 )
 from rillet.schemas.text import printable
 from rillet.sources import Converter, Kind, SourcesConfig, is_native, make_converter
-from rillet.sources.actions import known_actions
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
@@ -129,7 +128,7 @@ class SampleCheck:
             return not self.refused
         named = ", ".join(f"{name} {count}" for name, count in self.unknown.most_common())
         self._say(
-            f"no action would make a row: {named}; the feature spec asks for {', '.join(sorted(known_actions(self._spec)))}:"
+            f"no action would make a row: {named}; the feature spec asks for {', '.join(sorted(self._spec.actions))}:"
             " use its names, or translate under [sources.actions.names]"
         )
         return False
@@ -148,7 +147,7 @@ class SampleCheck:
             self.fitting += 1
             if isinstance(event, ActionEvent):
                 self.actions += 1
-                self.unknown[event.action] += event.action not in known_actions(self._spec)
+                self.unknown[event.action] += event.action not in self._spec.actions
             self._say(f"{record.sample.place}: {lines[0]}")
             for line in lines[1:]:
                 self._say(line)

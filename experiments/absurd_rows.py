@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unscreened", action="store_true", help="no bound for dense values but finiteness")
     options = parser.parse_args(arguments)
     config = RilletConfig(spec=Path("unused"))
-    trainer = replace(config.trainer, batch_size=options.batch_size)
+    trainer = replace(config.trainer, batch_size=options.batch_size, max_dense=1e7)
     if options.unscreened:
         trainer = replace(trainer, max_dense=np.inf, max_dense_spreads=np.inf)
     config = replace(config, trainer=trainer)

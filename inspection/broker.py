@@ -20,7 +20,7 @@ from rillet.connectors.newest import newest_records
 from rillet.inspection.facts import RefusedFacts, TopicFacts
 from rillet.schemas import DecodeError, decode_dead_letter
 
-Ends = dict[int, tuple[int, int]]
+Ranges = dict[int, tuple[int, int]]
 
 _TIMEOUT_S = 3.0
 #: offsets before the end at which the newest record is looked for: ends of transactions hold none
@@ -50,7 +50,7 @@ class BrokerLook:
         }
         #: timestamp of the newest record of a partition, by topic, partition and end; and whether it stands at the end
         self._newest: dict[tuple[str, int, int], tuple[int | None, bool]] = {}
-        self._letters: tuple[Ends, tuple[RefusedFacts, ...]] = ({}, ())
+        self._letters: tuple[Ranges, tuple[RefusedFacts, ...]] = ({}, ())
 
     def topics(self) -> dict[str, TopicFacts]:
         """All topics by what they hold.
@@ -124,7 +124,7 @@ class BrokerLook:
                 self._stack.enter_context(lag)
         return self._consumer
 
-    def _ends(self, topic: str) -> Ends | None:
+    def _ends(self, topic: str) -> Ranges | None:
         consumer = self._client()
         metadata = consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
         if metadata.error is not None and not metadata.partitions:
@@ -136,7 +136,7 @@ class BrokerLook:
             for number in sorted(metadata.partitions)
         }
 
-    def _look_at_newest(self, ends: Mapping[str, Ends | None]) -> None:
+    def _look_at_newest(self, ends: Mapping[str, Ranges | None]) -> None:
         """Reads the newest record of every partition that has changed since the last look."""
         wanted = {
             (self._names[kind], partition, end): first
@@ -183,7 +183,7 @@ class BrokerLook:
         consumer.unassign()
         return found
 
-    def _facts(self, kind: str, name: str, ends: Ends | None) -> TopicFacts:
+    def _facts(self, kind: str, name: str, ends: Ranges | None) -> TopicFacts:
         if ends is None:
             return TopicFacts(name)
         newest = [self._newest.get((name, partition, end)) for partition, (first, end) in ends.items() if end > first]

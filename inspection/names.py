@@ -23,7 +23,7 @@ class Names:
         self._crosses = {} if spec is None else {cross.slot: cross.name for cross in spec.crosses}
         self._several = {slot.name for slot in spec.slots if slot.ragged} if spec else set()
         self._tasks = [task.name for task in spec.tasks] if spec else []
-        self._dense = list(spec.dense) if spec else []
+        self._dense = list(spec.dense_names) if spec else []
 
     def slot(self, number: int) -> str:
         """Name of a slot or cross."""

@@ -215,14 +215,16 @@ def check_config(
     schedule = SliceSchedule(spec, config.joiner)
     sources = describe_sources(spec, config.sources)
     click.echo(f"{config_path}: good")
-    with_crosses = f", with crosses {spec.model_hash:#x}" if spec.crosses else ""
-    click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{with_crosses}")
+    of_model = f", of the model {spec.model_hash:#x}" if spec.model_hash != spec.hash else ""
+    click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{of_model}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
     for slot in spec.histories:
         if slot.history is not None:
             _echo_history(spec, slot, slot.history)
     for cross in spec.crosses:
         click.echo(f"cross     {cross}")
+    for dense in spec.dense:
+        click.echo(f"dense     {dense.name}: transform {dense.transform}, standardised by the trainer")
     for task in spec.tasks:
         ms = task.window_ms
         window = f"{ms / 1000:g} s" if ms % 60_000 else f"{ms // 60_000:,} min"

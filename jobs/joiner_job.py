@@ -224,7 +224,7 @@ def _earlier(column: str, span_ms: int) -> str:
 
 
 def _records(topic: str, table: str, buckets: int) -> str:
-    """(bucket, record as :func:`rillet.operators.joiner_function.split_record` takes it).
+    """(bucket, record as :func:`rillet.operators.records.split_record` takes it).
 
     Text of one byte per character carries the bytes through SQL.
     """

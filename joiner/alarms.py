@@ -57,10 +57,7 @@ class Alarms:
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float]) -> None:
         """:param clock: seconds, of any beginning."""
-        self._asked = sorted(
-            {task.action for task in spec.tasks}
-            | {slot.history.action for slot in spec.histories if slot.history is not None}
-        )
+        self._asked = sorted(spec.actions)
         self._spec = spec
         self._config = config
         self._clock = clock

@@ -9,8 +9,8 @@ come, as long as no record is late.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,9 @@ from rillet.joiner.state import (
     pack_waiting_entry,
     unpack_entry,
     unpack_positives_entry,
-    unpack_waiting_entry,
 )
 from rillet.joiner.store import SliceStore
+from rillet.joiner.waiting import WaitingAction, WaitingActions
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -52,30 +52,11 @@ from rillet.schemas.arrays import Int64s
 END_OF_TIME_MS = (1 << 63) - 1
 
 
-@dataclass(slots=True)
-class _Waiting:
-    action: ActionEvent
-    ingest_ms: int
-
-
-class _Bucket:
+class _Bucket(NamedTuple):
     """The joiner's memory of one bucket, beside the entries in the store."""
 
-    __slots__ = ("arrivals", "header", "waiting", "waiting_in")
-
-    def __init__(self, header: BucketHeader) -> None:
-        self.header = header
-        #: actions by request, in the order of their arrival
-        self.waiting: dict[str, list[_Waiting]] = {}
-        #: requests that have or had an action waiting, by slice of the action
-        self.waiting_in: dict[int, list[str]] = {}
-        #: number of the next action that waits
-        self.arrivals = 0
-
-    def wait(self, slice_: int, waiting: _Waiting) -> None:
-        """Lets an action wait for its feature event, after those of its request that wait already."""
-        self.waiting.setdefault(waiting.action.request_id, []).append(waiting)
-        self.waiting_in.setdefault(slice_, []).append(waiting.action.request_id)
+    header: BucketHeader
+    waiting: WaitingActions
 
 
 class Joiner:
@@ -91,8 +72,6 @@ class Joiner:
         self.counters = Counters()
         #: ``counters.unknown_actions`` by the names of the actions
         self.unknown_actions = NameCounts()
-        #: actions that wait for their feature event; of buckets that were touched since the start
-        self.waiting_actions = 0
         self.store = SliceStore(config.memory_bytes, directory)
         self._spec = spec
         self._config = config
@@ -101,7 +80,6 @@ class Joiner:
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
-        self._of_histories = {slot.history.action for slot in spec.histories if slot.history is not None}
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
         self._all_kept = all(spec.tasks[task].negative_rate >= 1 for task in self._immediate)
         #: what :func:`keeps` needs of the immediate tasks, uint64[k, 1]
@@ -167,7 +145,7 @@ class Joiner:
             if self._schedule.waiting_expiry_ms(slice_) <= due_ms:
                 header.waiting_slices.discard(slice_)
                 state.clear("waiting", slice_, header.waiting_slices)
-                self._orphan(memory, slice_)
+                self.counters.orphan_actions += memory.waiting.give_up(slice_)
         state.save_header(header.to_bytes())
         return blocks
 
@@ -190,13 +168,15 @@ class Joiner:
         closes = (schedule.close_ms(slice_, task) for slice_ in self.store.slices() for task in tasks)
         return min((close_ms for close_ms in closes if close_ms > watermark_ms), default=None)
 
-    def oldest_waiting_ms(self) -> int | None:
-        """Event time of the action that has waited longest; None while none waits.
+    @property
+    def waiting_actions(self) -> int:
+        """Actions that wait for their feature event; of buckets that were touched since the start."""
+        return sum(len(memory.waiting) for memory in self._buckets.values())
 
-        Of each bucket the request that came first is looked at: cheap enough for once per second.
-        """
-        first = (next(iter(memory.waiting.values())) for memory in self._buckets.values() if memory.waiting)
-        return min((actions[0].action.event_time_ms for actions in first), default=None)
+    def oldest_waiting_ms(self) -> int | None:
+        """Event time of the action that has waited longest; None while none waits."""
+        oldest = (memory.waiting.oldest_ms() for memory in self._buckets.values())
+        return min((time_ms for time_ms in oldest if time_ms is not None), default=None)
 
     def close(self) -> None:
         """Releases the local store."""
@@ -227,8 +207,7 @@ class Joiner:
                 if due_ms > header.closed_ms:
                     state.wake_at(due_ms)
         blocks = self._provisional(bucket, entry) if self._immediate else []
-        waited = memory.waiting.pop(event.request_id, ())
-        self.waiting_actions -= len(waited)
+        waited = memory.waiting.take(event.request_id)
         self.counters.matched_later += len(waited)
         # The request may be forgotten before the actions are: a restart must not let them wait again.
         for waiting_slice in dict.fromkeys(self._schedule.slice_of(w.action.event_time_ms) for w in waited):
@@ -246,7 +225,7 @@ class Joiner:
     ) -> list[ExampleBlock]:
         self.counters.actions += 1
         if action.action not in self._tasks_of:
-            if action.action in self._of_histories:
+            if action.action in self._spec.actions:
                 self.counters.history_actions += 1
             else:
                 self.counters.unknown_actions += 1
@@ -263,11 +242,10 @@ class Joiner:
         if self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms:
             self.counters.orphan_actions += 1
             return []
-        body = pack_waiting_entry(memory.arrivals, data)
+        body = pack_waiting_entry(memory.waiting.arrivals, data)
         state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, body))
-        memory.wait(slice_, _Waiting(action, ingest_ms))
-        self.waiting_actions += 1
-        memory.arrivals += 1
+        memory.waiting.add(slice_, WaitingAction(action, ingest_ms))
+        memory.waiting.arrivals += 1
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
             state.save_header(header.to_bytes())
@@ -374,17 +352,6 @@ class Joiner:
         parts = np.split(keep, np.cumsum(counts)[:-1])
         return [indices[part] for indices, part in zip(negatives, parts, strict=True)]
 
-    def _orphan(self, memory: _Bucket, slice_: int) -> None:
-        for request_id in memory.waiting_in.pop(slice_, ()):
-            actions = memory.waiting.get(request_id, [])
-            left = [w for w in actions if self._schedule.slice_of(w.action.event_time_ms) != slice_]
-            self.counters.orphan_actions += len(actions) - len(left)
-            self.waiting_actions -= len(actions) - len(left)
-            if left:
-                memory.waiting[request_id] = left
-            else:
-                memory.waiting.pop(request_id, None)
-
     def _bucket(self, bucket: int, state: BucketState) -> _Bucket:
         """The bucket's memory, rebuilt from the checkpointed state at the first touch after a start."""
         memory = self._buckets.get(bucket)
@@ -399,31 +366,13 @@ class Joiner:
                     f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
                     f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
                 )
-            memory = _Bucket(header)
-            for slice_ in sorted(memory.header.slices):
+            memory = _Bucket(header, WaitingActions(self._schedule))
+            for slice_ in sorted(header.slices):
                 for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
                     self.store.put(slice_, bucket, entry)
-            self._rebuild_waiting(memory, state)
+            memory.waiting.restore(header.waiting_slices, state)
             self._buckets[bucket] = memory
         return memory
-
-    def _rebuild_waiting(self, memory: _Bucket, state: BucketState) -> None:
-        found: list[tuple[int, int, _Waiting]] = []
-        for slice_ in memory.header.waiting_slices:
-            waiting: dict[str, list[tuple[int, int, _Waiting]]] = {}
-            for kind, ingest_ms, body in map(unpack_entry, state.read("waiting", slice_)):
-                if kind is EntryKind.ARRIVED:
-                    waiting.pop(body.decode(), None)
-                    continue
-                number, record = unpack_waiting_entry(body)
-                memory.arrivals = max(memory.arrivals, number + 1)
-                action = decode_as(ActionEvent, record)
-                waiting.setdefault(action.request_id, []).append((number, slice_, _Waiting(action, ingest_ms)))
-            for actions in waiting.values():
-                found += actions
-        for _, slice_, one in sorted(found, key=lambda item: item[0]):
-            memory.wait(slice_, one)
-        self.waiting_actions += len(found)
 
 
 def _rebuild_entries(saved: Iterable[bytes], aligned: frozenset[int]) -> Iterator[Entry]:

@@ -17,7 +17,7 @@ BY_ACTION, BY_ERROR = "unknown_action", "refused"
 
 
 class RefusalMetrics:
-    """Dead letters, together and by the kind of their error: what an operator counts that converts records for the join."""
+    """Dead letters, together and by the kind of their error; each counts at once."""
 
     def __init__(self, group: Any) -> None:
         """:param group: Flink's metric group of the task."""
@@ -41,18 +41,14 @@ class JoinMetrics:
         """:param group: Flink's metric group of the task: makes groups (``add_group``) and counters (``counter``)."""
         self._group = group.add_group(GROUP)
         self._joiner = joiner
+        #: dead letters
+        self.refusals = RefusalMetrics(group)
         self._counters: dict[tuple[str, ...], Any] = {}
         self._reported: dict[tuple[str, ...], int] = {}
-        self._refused: dict[str, int] = {}
         self._silent_ms = 0
         #: rows that went out
         self.examples = 0
         self.report(0)
-
-    def refused(self, error: RecordError) -> None:
-        """A record has become a dead letter."""
-        kind = type(error).__name__
-        self._refused[kind] = self._refused.get(kind, 0) + 1
 
     def silent_until(self, time_ms: int) -> None:
         """Time has gone on without a watermark."""
@@ -63,9 +59,7 @@ class JoinMetrics:
         joiner = self._joiner
         now: dict[tuple[str, ...], int] = {(name,): count for name, count in joiner.counters.as_dict().items()}
         now |= {(BY_ACTION, name, "count"): count for name, count in joiner.unknown_actions.as_dict().items()}
-        now |= {(BY_ERROR, kind, "count"): count for kind, count in self._refused.items()}
         time_ms = max(self._silent_ms, watermark_ms)
-        now["dead_letters",] = sum(self._refused.values())
         now["examples",] = self.examples
         now["open_requests",] = joiner.store.entries
         now["waiting_actions",] = joiner.waiting_actions

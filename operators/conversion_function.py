@@ -14,7 +14,8 @@ from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from rillet.connectors.schema_registry import SchemaRegistry
 from rillet.joiner import RefusalMetrics
-from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, RawRecord, dead_letter_row, split_record
+from rillet.operators.joiner_function import BYTES, DEAD_LETTERS
+from rillet.operators.records import dead_letter_row, join_record, split_record
 from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
 from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
 
@@ -99,14 +100,3 @@ def bucket_of(key: bytes | None, buckets: int) -> int:
     if code > 1 << 31:
         code = (1 << 32) - code
     return (-code if code == 1 << 31 else code) % buckets
-
-
-def join_record(record: RawRecord) -> bytes:
-    """The inverse of :func:`rillet.operators.joiner_function.split_record`."""
-    key, ingest, value = record.key, record.ingest, record.value
-    sign = "-" if value is None else "+" if not record.converted else "c" if record.own_ingest else "t"
-    line = (
-        f"{record.topic},{record.partition},{record.offset},{record.timestamp},{record.headers},"
-        f"{-1 if key is None else len(key)},{-1 if ingest is None else len(ingest)},{sign}\n"
-    )
-    return line.encode() + (key or b"") + (ingest or b"") + (value or b"")

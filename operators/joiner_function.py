@@ -1,7 +1,7 @@
 """The joiner inside Flink: a keyed process function over buckets, with Flink's keyed state as the truth.
 
 Only bytes cross between the JVM and Python. A record arrives as one line of text that says where it
-came from, then the record as it lay in Kafka (see :func:`split_record`); blocks leave as (key, value).
+came from, then the record as it lay in Kafka (see :mod:`rillet.operators.records`); blocks leave as (key, value).
 """
 
 from __future__ import annotations
@@ -9,25 +9,21 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 from pyflink.datastream.time_domain import TimeDomain
 
-from rillet.connectors.dead_letters import letter_for
-from rillet.connectors.producers import INGEST_HEADER
 from rillet.joiner import Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
+from rillet.operators.records import dead_letter_row, split_record
 from rillet.schemas import (
-    NO_TIME_MS,
     ExampleBlock,
     FeatureSpec,
     RecordError,
     encode,
-    encode_dead_letter,
     parse_ingest_ms,
 )
 
@@ -170,7 +166,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             ingest_ms = parse_ingest_ms(record.ingest)
             blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state)
         except RecordError as error:
-            self._metrics.refused(error)
+            self._metrics.refusals.add(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
             return
         yield from self._emit(blocks)
@@ -240,80 +236,3 @@ def _bucket(ctx: Any) -> int:
     """The key: a bare number in thread mode, a row around it in process mode."""
     key = ctx.get_current_key()
     return int(key[0] if isinstance(key, Row | tuple | list) else key)
-
-
-class RawRecord(NamedTuple):
-    """A record as it lay in Kafka; a tuple, because one is made per record.
-
-    :param timestamp: the record's, as text of UTC ("2024-05-01 12:00:00.000"), because Flink's SQL has no cheaper form
-        of it; empty where it has none.
-    :param headers: how many names of headers it had; of them only ``ingest_ms`` is read, the last where it has several.
-    :param converted: key and value are those of the native record that was made of it.
-    :param own_ingest: ``ingest`` is its header; of a converted record it may be made of the timestamp.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: str
-    headers: int
-    key: bytes | None
-    ingest: bytes | None
-    value: bytes | None
-    converted: bool = False
-    own_ingest: bool = True
-
-    @property
-    def timestamp_ms(self) -> int:
-        """Epoch milliseconds, -1 where unknown."""
-        if not self.timestamp:
-            return NO_TIME_MS
-        try:
-            since = datetime.fromisoformat(self.timestamp).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        except ValueError:
-            # A producer may stamp any number; of a year that has no four digits a letter says nothing.
-            return NO_TIME_MS
-        return since // timedelta(milliseconds=1)
-
-
-def split_record(data: bytes) -> RawRecord:
-    """Takes apart what the SQL of ``jobs/joiner_job.py`` makes of a record.
-
-    One line, ``topic,partition,offset,timestamp,headers,key length,ingest length,sign``, then key, ingest header
-    and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there. The sign is ``c``
-    where ``operators/conversion_function.py`` has converted the record, and ``t`` where the ingest time, too, is its doing.
-    """
-    line, _, rest = data.partition(b"\n")
-    topic, partition, offset, timestamp, headers, key_length, ingest_length, sign = line.decode().split(",")
-    key_end = max(int(key_length), 0)
-    ingest_end = key_end + max(int(ingest_length), 0)
-    return RawRecord(
-        topic,
-        int(partition),
-        int(offset),
-        timestamp,
-        int(headers),
-        None if key_length == "-1" else rest[:key_end],
-        None if ingest_length == "-1" else rest[key_end:ingest_end],
-        None if sign == "-" else rest[ingest_end:],
-        sign in ("c", "t"),
-        sign != "t",
-    )
-
-
-def dead_letter_row(error: RecordError, record: RawRecord) -> Row:
-    headers = [(INGEST_HEADER, record.ingest)] if record.ingest is not None and record.own_ingest else []
-    if record.converted:
-        error = RecordError(f"{error}; key and value are of the native record that was made of the one at this place")
-    letter = letter_for(
-        error,
-        record.topic,
-        record.partition,
-        record.offset,
-        key=record.key,
-        value=record.value,
-        timestamp_ms=record.timestamp_ms,
-        headers=headers,
-        more_headers=record.headers > len(headers),
-    )
-    return Row(letter.letter_key, encode_dead_letter(letter))

@@ -150,7 +150,7 @@ class _Derived:
 
 
 def _check_same_columns(recorded: FeatureSpec, spec: FeatureSpec) -> None:
-    if spec.without_histories().slots != recorded.without_histories().slots or spec.dense != recorded.dense:
+    if spec.without_histories().slots != recorded.without_histories().slots or spec.dense_names != recorded.dense_names:
         raise SpecError(
             f"feature spec {spec.name} ({spec.hash:#x}) differs from the recorded one, {recorded.name} "
             f"({recorded.hash:#x}), in columns that are no history"

@@ -22,7 +22,8 @@ from rillet.schemas.records import (
     LabelKind,
     Record,
 )
-from rillet.schemas.spec import FeatureSpec, History, Slot, Task, quantile_bins
+from rillet.schemas.slots import History, Slot, quantile_bins
+from rillet.schemas.spec import DenseFeature, FeatureSpec, Task
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
 from rillet.schemas.stages import (
     BackpressureError,
@@ -53,6 +54,7 @@ __all__ = [
     "DecodeError",
     "DeltaBlock",
     "DeltaRecord",
+    "DenseFeature",
     "DenseRef",
     "EpochClaim",
     "ExampleBlock",

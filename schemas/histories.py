@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from rillet.schemas.spec import Slot
+from rillet.schemas.slots import Slot
 
 
 class RecentValues:

@@ -14,7 +14,8 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
-from rillet.schemas.spec import FeatureSpec, History, Kind, LabelMode, LatePolicy, Slot, Task
+from rillet.schemas.slots import History, Slot, SlotKind
+from rillet.schemas.spec import DenseFeature, FeatureSpec, LabelMode, LatePolicy, Task, Transform
 
 _TOP_KEYS = ("spec", "context", "item", "cross", "dense", "tasks")
 #: lengths are uint16
@@ -59,9 +60,7 @@ def parse_spec(text: str) -> FeatureSpec:
         sampling_seed=_typed("spec.sampling_seed", head.get("sampling_seed", 0), int),
         context=context,
         item=item,
-        dense=tuple(
-            _entry(f"dense[{i}]", entry, {"name": str})["name"] for i, entry in enumerate(raw.get("dense", []))
-        ),
+        dense=tuple(_dense(f"dense[{i}]", entry) for i, entry in enumerate(raw.get("dense", []))),
         tasks=tuple(_task(f"tasks[{i}]", entry) for i, entry in enumerate(raw.get("tasks", []))),
         crosses=tuple(
             _cross(f"cross[{i}]", entry, {slot.name: slot for slot in context + item})
@@ -79,7 +78,7 @@ def parse_spec(text: str) -> FeatureSpec:
     columns |= {f"cross[{index}]": cross for index, cross in enumerate(spec.crosses)}
     _refuse_twins("slot number", {f"{path}.slot": column.slot for path, column in columns.items()})
     _refuse_twins("slot name", {f"{path}.name": column.name for path, column in columns.items()})
-    _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense)})
+    _refuse_twins("dense name", {f"dense[{index}].name": name for index, name in enumerate(spec.dense_names)})
     _refuse_twins("task name", {f"tasks[{index}].name": task.name for index, task in enumerate(spec.tasks)})
     return spec
 
@@ -105,8 +104,10 @@ def dump_spec(spec: FeatureSpec) -> str:
     for cross in spec.crosses:
         lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
         lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
-    for name in spec.dense:
-        lines += ["", "[[dense]]", f"name = {json.dumps(name)}"]
+    for dense in spec.dense:
+        lines += ["", "[[dense]]", f"name = {json.dumps(dense.name)}"]
+        if dense.transform != "none":
+            lines.append(f'transform = "{dense.transform}"')
     for task in spec.tasks:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
@@ -154,8 +155,8 @@ def _slot(path: str, entry: Any) -> Slot:
         values = _entry(path, entry, head | {"bins": list}, optional=("max_values", "bins"))
         values["bins"] = tuple(_typed(f"{path}.bins", edge, float) for edge in values.get("bins", []))
         slot = Slot(**values)
-    if slot.kind not in get_args(Kind):
-        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(Kind))}")
+    if slot.kind not in get_args(SlotKind):
+        raise SpecError(f"{path}.kind: {slot.kind!r} is none of {', '.join(get_args(SlotKind))}")
     _check_number_and_width(path, slot)
     if (slot.kind == "number") != bool(slot.bins):
         raise SpecError(f"{path}.bins: needed for kind number, and only there")
@@ -207,6 +208,13 @@ def _check_number_and_width(path: str, column: Slot | Cross) -> None:
         raise SpecError(f"{path}.slot: {column.slot} is not in 1..{MAX_SLOT}")
     if not 1 <= column.max_values <= _MOST_VALUES:
         raise SpecError(f"{path}.max_values: {column.max_values} is not in 1..{_MOST_VALUES}")
+
+
+def _dense(path: str, entry: Any) -> DenseFeature:
+    dense = DenseFeature(**_entry(path, entry, {"name": str, "transform": str}, optional=("transform",)))
+    if dense.transform not in get_args(Transform):
+        raise SpecError(f"{path}.transform: {dense.transform!r} is none of {', '.join(get_args(Transform))}")
+    return dense
 
 
 def _task(path: str, entry: Any) -> Task:

@@ -196,7 +196,7 @@ class LiveModel(ReplicaListener[DenseProgram]):
             except BaseNotFoundError as error:
                 self._limited_log.info(
                     "base",
-                    "waiting for the trainer to write a first base for feature spec and crosses %#x: %s",
+                    "waiting for the trainer to write a first base for feature spec, crosses and transforms %#x: %s",
                     self._spec.model_hash,
                     error,
                 )

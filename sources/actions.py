@@ -38,12 +38,11 @@ class ActionReader:
         :param per_impression: each impression is a request of its own.
         :raises SourceError: an action is called what the spec does not ask for.
         """
-        asked_for = known_actions(spec)
         for name, action in source.names.items():
-            if action not in asked_for:
+            if action not in spec.actions:
                 raise SourceError(
                     f"sources.actions.names.{name}: no task and no history of feature spec {spec.name} asks for action"
-                    f" {action!r}; they ask for {', '.join(sorted(asked_for))}"
+                    f" {action!r}; they ask for {', '.join(sorted(spec.actions))}"
                 )
         self.time_path = source.time
         self._source = source
@@ -78,11 +77,6 @@ class ActionReader:
         return ActionEvent(raw.request_id, raw.event_time_ms, raw.impression_id, raw.action)
 
 
-def known_actions(spec: FeatureSpec) -> set[str]:
-    """Actions that a task or a history asks for."""
-    return {task.action for task in spec.tasks} | {slot.history.action for slot in spec.histories if slot.history}
-
-
 def nearest_action(name: str, spec: FeatureSpec) -> str | None:
-    """The known action that a name may stand for: ``click`` for ``CLICK``."""
-    return next(iter(difflib.get_close_matches(name.lower(), sorted(known_actions(spec)), 1)), None)
+    """The action asked for that a name may stand for: ``click`` for ``CLICK``."""
+    return next(iter(difflib.get_close_matches(name.lower(), sorted(spec.actions), 1)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -13,11 +13,12 @@ from rillet.sources.paths import Path as FieldPath
 #: ``rillet``: our own; ``avro``: plain Avro with ``schema``; ``registry``: Avro with a schema registry's framing
 Format = Literal["rillet", "json", "avro", "registry"]
 TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
+ScoreKind = Literal["probability", "logit"]
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureSource:
-    """The features topic: one event per page, or one per impression where ``items`` is left out."""
+class _Source:
+    """What both topics have: a format, and a request, a time and an impression in each record."""
 
     #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
     #: schema registry
@@ -32,18 +33,30 @@ class FeatureSource:
     time: str = ""
     #: unit of numbers; iso8601 is text with an offset, such as 2025-11-22T00:06:40Z
     time_unit: TimeUnit = "ms"
+    #: path of the impression's id, in the features topic inside an item, if there are items: an integer, or text that is
+    #: hashed
+    impression_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource(_Source):
+    """The features topic: one event per page, or one per impression where ``items`` is left out."""
+
     #: path of the list of candidates; left out: one event is one impression
     items: str = ""
-    #: path of the impression's id inside an item, or inside the event where there are no items: an integer, or text
-    #: that is hashed
-    impression_id: str = ""
     #: name of a slot or a dense feature = path; those not named lie under their own name. Context slots are looked for in
     #: the event, item slots and dense features in the item.
     slots: dict[str, str] = field(default_factory=dict)
+    #: name of a task = path of the score by which an item was ranked, inside the item; where it is missing or null the item
+    #: has none. Quality as served is known of the tasks named
+    scores: dict[str, str] = field(default_factory=dict)
+    #: what scores are: probabilities from 0 to 1, or logits
+    score_kind: ScoreKind = "probability"
 
     def __post_init__(self) -> None:
         _check(self, required=("request_id", "time", "impression_id"), optional=("items",))
         _check_paths("slots", self.slots)
+        _check_paths("scores", self.scores)
 
     @property
     def per_impression(self) -> bool:
@@ -52,24 +65,9 @@ class FeatureSource:
 
 
 @dataclass(frozen=True, slots=True)
-class ActionSource:
+class ActionSource(_Source):
     """The actions topic: one event per action."""
 
-    #: ``rillet``: our own records; ``json``; ``avro``: plain Avro with ``schema``; ``registry``: Avro with the framing of a
-    #: schema registry
-    format: Format = "rillet"
-    #: Avro schema file (.avsc) of format avro; relative to the configuration file
-    schema: Path | None = None
-    #: URL of the schema registry of format registry; without a password
-    registry: str = ""
-    #: path of the id of the request that showed the impression
-    request_id: str = ""
-    #: path of the event time
-    time: str = ""
-    #: unit of numbers; iso8601 is text with an offset
-    time_unit: TimeUnit = "ms"
-    #: path of the impression's id
-    impression_id: str = ""
     #: path of the action's name
     action: str = ""
     #: what the topic calls an action = what the feature spec calls it; others keep their name
@@ -100,11 +98,12 @@ class SourcesConfig:
         )
 
 
-def _check(source: FeatureSource | ActionSource, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+def _check(source: _Source, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
     """:raises ValueError: a key is missing, is no path, or is of another format."""
     if source.format == "rillet":
         for of in fields(source):
-            if of.name != "format" and getattr(source, of.name) not in ("", None, {}, "ms"):
+            default = of.default if of.default_factory is MISSING else of.default_factory()
+            if of.name != "format" and getattr(source, of.name) != default:
                 raise ValueError(f"{of.name}: format is 'rillet', whose records say everything; name another format")
         return
     for name in required:

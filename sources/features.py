@@ -15,6 +15,7 @@ from rillet.schemas.arrays import Float32s
 from rillet.sources.config import FeatureSource
 from rillet.sources.errors import SourceError
 from rillet.sources.paths import Path, joined, shown
+from rillet.sources.scores import ScoreReader
 from rillet.sources.values import check_text, id_text, impression_number, missing_or, time_ms
 
 _NUMBERS = (int, float, Decimal)
@@ -30,6 +31,7 @@ class RawPage:
     :param context: slot name to value, a list of them for a slot of several.
     :param items: slot name to N values, or lists of them.
     :param dense: name to N numbers.
+    :param scores: task to N scores, None where an impression has none.
     """
 
     request_id: str
@@ -39,14 +41,15 @@ class RawPage:
     context: dict[str, Any]
     items: dict[str, list[Any]]
     dense: dict[str, list[Any]]
+    scores: dict[str, list[Any]]
 
 
 class FeatureReader:
     """Reads decoded records of the features topic as a source says."""
 
     def __init__(self, spec: FeatureSpec, source: FeatureSource) -> None:
-        """:raises SourceError: a slot or dense feature is named that the spec does not have."""
-        known = [slot.name for slot in spec.slots] + list(spec.dense)
+        """:raises SourceError: a slot, dense feature or task is named that the spec does not have."""
+        known = [slot.name for slot in spec.slots] + list(spec.dense_names)
         for name in source.slots:
             if name not in known:
                 raise SourceError(
@@ -62,7 +65,8 @@ class FeatureReader:
         self._impression_id = Path(source.impression_id)
         self._context_paths = [(slot, _path(source, slot.name)) for slot in spec.context]
         self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
-        self._dense_paths = [(name, _path(source, name)) for name in spec.dense]
+        self._dense_paths = [(name, _path(source, name)) for name in spec.dense_names]
+        self._scores = ScoreReader(spec, source)
         self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
 
     def read(self, value: Mapping[str, Any]) -> RawPage:
@@ -93,6 +97,7 @@ class FeatureReader:
                 for slot, path in self._item_paths
             },
             {name: path.column(items, source.items) for name, path in self._dense_paths},
+            self._scores.read(items, source.items),
         )
         self._check_numbers(page)
         return page
@@ -119,6 +124,7 @@ class FeatureReader:
             item_fids=item,
             item_lengths=item_lengths,
             dense=self._dense(page),
+            served_logits=self._scores.logits(page.scores, self._item_path),
         )
 
     def _dense(self, page: RawPage) -> Float32s:

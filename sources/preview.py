@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, Slot, value_of
-from rillet.sources.actions import RawAction, known_actions, nearest_action
+from rillet.sources.actions import RawAction, nearest_action
 from rillet.sources.converter import Raw
 from rillet.sources.paths import shown
 from rillet.sources.values import iso
@@ -24,15 +24,18 @@ def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
         )
         return
     yield f"request {raw.request_id}, {iso(raw.event_time_ms)}, {_candidates(len(raw.impression_ids))}"
-    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense]))
+    width = max(map(len, [*(slot.name for slot in spec.slots), *spec.dense_names, *raw.scores]))
     for slot in spec.context:
         yield f"  {slot.name:{width}}  {_values(spec, slot, raw.context[slot.name])}"
     for index, impression in enumerate(raw.impressions[:_CANDIDATES]):
         yield f"  candidate {shown(impression)}"
         for slot in spec.item:
             yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
-        for name in spec.dense:
+        for name in spec.dense_names:
             yield f"    {name:{width}}  {shown(raw.dense[name][index])} (dense)"
+        for task, scores in raw.scores.items():
+            score = scores[index]
+            yield f"    {task:{width}}  {'-' if score is None else shown(score)} (score)"
     if len(raw.impressions) > _CANDIDATES:
         yield f"  and {_candidates(len(raw.impressions) - _CANDIDATES)} more"
 
@@ -55,11 +58,10 @@ def _candidates(count: int) -> str:
 
 def _unknown(action: str, spec: FeatureSpec) -> str:
     """What to say of an action that nobody asks for."""
-    known = known_actions(spec)
-    if action in known:
+    if action in spec.actions:
         return ""
     nearest = nearest_action(action, spec)
-    meant = f": did you mean {nearest!r}?" if nearest else f", they ask for {', '.join(sorted(known))}"
+    meant = f": did you mean {nearest!r}?" if nearest else f", they ask for {', '.join(sorted(spec.actions))}"
     return f"; no task and no history asks for it{meant}"
 
 

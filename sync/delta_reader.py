@@ -210,8 +210,8 @@ class DeltaReader:
         if manifests and all(manifest.model_hash != ours for manifest in manifests):
             newest = manifests[0]
             raise OtherSpecBaseError(
-                f"{self._store.url} has bases of model {self._store.model!r}, the newest ({newest.name}) of feature spec"
-                f" and crosses {newest.model_hash:#x}, ours are {ours:#x}: start `rillet train` on our spec, which writes"
+                f"{self._store.url} has bases of model {self._store.model!r}, the newest ({newest.name}) of feature spec,"
+                f" crosses and transforms {newest.model_hash:#x}, ours are {ours:#x}: start `rillet train` on our spec, which writes"
                 f" a base at its start, or start this server on the spec of that base ({newest.name}/spec.toml)"
             )
 

@@ -9,7 +9,7 @@ RilletError
     ├── StoreUnavailableError     the object store cannot be read or written
     ├── CorruptArtifactError      a file of a base or a dense blob is missing, torn or altered
     └── BaseNotFoundError         no base fits
-        └── OtherSpecBaseError        there are bases, all of other feature specs or crosses
+        └── OtherSpecBaseError        there are bases, all of other feature specs, crosses or transforms
 """
 
 from __future__ import annotations
@@ -63,4 +63,4 @@ class BaseNotFoundError(SyncError):
 
 
 class OtherSpecBaseError(BaseNotFoundError):
-    """The store has bases of the model, and none is of the reader's feature spec and crosses."""
+    """The store has bases of the model, and none is of the reader's feature spec, crosses and transforms."""

@@ -107,7 +107,7 @@ class ModelStore:
         passed: list[str] = []
         for manifest in listing.manifests:
             if not accept(manifest):
-                made_for = f"feature spec and crosses {manifest.model_hash:#x}"
+                made_for = f"feature spec, crosses and transforms {manifest.model_hash:#x}"
                 passed.append(f"{manifest.name} (next offset {manifest.next_offset}, {made_for})")
                 continue
             try:

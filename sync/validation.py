@@ -82,7 +82,7 @@ def validate(value: bytes, table_shard: TableShard, dim: int, fence: Fence) -> V
     gap = order is Order.GAP
 
     if not isinstance(record, EpochClaim) and record.model_hash != table_shard.model_hash:
-        detail = f"{place}: feature spec and crosses {record.model_hash:#x} instead of {table_shard.model_hash:#x}"
+        detail = f"{place}: feature spec, crosses and transforms {record.model_hash:#x} instead of {table_shard.model_hash:#x}"
         return Validation(None, Incident.OTHER_SPEC, detail, gap, after)
     if isinstance(record, DeltaBlock):
         if record.table != table_shard.table:

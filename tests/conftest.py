@@ -19,7 +19,7 @@ from rillet.connectors.topics import create_topics
 from rillet.devstack.broker import Broker, start_broker
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A terminated run still unwinds its fixtures, so that no broker outlives its tests; torch has one thread.
 
     The services set their own number of threads. Here, batches are so small that more threads only spin.
@@ -27,8 +27,11 @@ def pytest_configure() -> None:
     Java's optimising compiler is off: a broker or a Flink job lives for half a minute here, and would spend half of its
     time on being compiled for hours to come.
     """
-    # `make unit` tries fewer examples than `make test`.
-    settings.register_profile("quick", max_examples=30)
+    # `make unit` tries fewer examples than `make test`. How long one takes depends on what else the machine does.
+    settings.register_profile("thorough", deadline=None)
+    settings.register_profile("quick", max_examples=30, deadline=None)
+    if config.getoption("hypothesis_profile") is None:
+        settings.load_profile("thorough")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     _interrupt_on_signals()

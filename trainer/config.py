@@ -90,7 +90,7 @@ class TrainerConfig:
     #: a batch that is not full is trained on once its oldest row has waited this long and there is no more input
     max_wait_ms: int = 1000
     #: a row with a dense feature further from 0 is refused and becomes a dead letter; inf = only what is not finite
-    max_dense: float = 1e7
+    max_dense: float = 1e15
     #: a dense value further from the median of its feature is replaced by it; in distances from there to the tenth or the
     #: ninetieth percentile of the newest rows; inf = never
     max_dense_spreads: float = 100.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rillet.schemas.arrays import AnyArray, Float32s, Int64s
+from rillet.schemas.arrays import AnyArray, Float32s, Float64s, Int64s
 
 #: newest rows that the ranges are of, how few are enough, and rows after which they are looked at again
 WINDOW_ROWS = 512
@@ -87,13 +87,18 @@ class DenseRanges:
         self._rows += len(newest)
 
     def _learn(self) -> None:
-        rows = min(self._rows, WINDOW_ROWS)
-        first, middle = int(_TAIL * rows), rows // 2
-        ranks = (first, middle, rows - 1 - first)
-        low, median, high = np.partition(self._window[:rows], ranks, axis=0)[list(ranks)].astype(np.float64)
+        low, median, high = tenths_and_median(self._window[: self._rows])
         reach = self._spreads * np.maximum(median - low, high - median)
         reach[reach == 0] = np.inf
         self._median = median.astype(np.float32)
         with np.errstate(over="ignore"):
             self._low, self._high = (median - reach).astype(np.float32), (median + reach).astype(np.float32)
         self._due = min(2 * self._rows, self._rows + _EVERY_ROWS)
+
+
+def tenths_and_median(rows: Float32s) -> tuple[Float64s, Float64s, Float64s]:
+    """Tenth percentile, median and ninetieth percentile of each column of float32[n, Dd], float64[Dd] each."""
+    first = int(_TAIL * len(rows))
+    ranks = (first, len(rows) // 2, len(rows) - 1 - first)
+    low, median, high = np.partition(rows, ranks, axis=0)[list(ranks)].astype(np.float64)
+    return low, median, high

@@ -19,6 +19,7 @@ from rillet.trainer.adam import Adam, Arrays
 from rillet.trainer.batch import Batch
 from rillet.trainer.bias import BiasAdagrad
 from rillet.trainer.config import ModelConfig
+from rillet.trainer.dense_inputs import DenseStatistics
 from rillet.trainer.loss import sampled_bce
 from rillet.trainer.models import build_model, known_statistics
 
@@ -56,6 +57,7 @@ class Learner:
             inner, model.dense_learning_rate, weight_decay=model.dense_weight_decay, amsgrad=model.dense_amsgrad
         )
         self.bias_optimizer = BiasAdagrad(self.model.bias, model.bias_learning_rate, model.bias_half_life_s)
+        self._dense_statistics = None if self.model.dense is None else DenseStatistics(self.model.dense)
         self._parameters = list(self.model.parameters())
         self._max_row_gradient, self._max_dense_gradient = model.max_row_gradient, model.max_dense_gradient
         self._segments = spec.segments
@@ -105,6 +107,9 @@ class Learner:
             return self._undone(refused, buffers)
         self.optimizer.step(dense_step_factor)
         self.bias_optimizer.step(decay_ms)
+        # After the step: a batch that is refused has no say, and none of a batch's rows depends on the others.
+        if self._dense_statistics is not None:
+            self._dense_statistics.update(batch.dense, decay_ms)
         return StepResult(predicted, value, unique, False, clipped_rows, clipped_dense)
 
     def unsound(self, batch: Batch) -> Bools:
@@ -127,14 +132,17 @@ class Learner:
         return found
 
     def optimizer_state(self) -> Arrays:
-        """Moments, sums of squares and step counts of the dense part's optimisers, by parameter name."""
-        return self.optimizer.state() | self.bias_optimizer.state()
+        """Moments, sums of squares and step counts of the dense part's optimisers by parameter name; dense statistics."""
+        statistics = {} if self._dense_statistics is None else self._dense_statistics.state()
+        return self.optimizer.state() | self.bias_optimizer.state() | statistics
 
     def load(self, dense: Arrays, optimizer: Arrays, table: EmbeddingTable) -> None:
         """Replaces everything that was learned; learning rates stay as configured."""
         self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in dense.items()})
         self.optimizer.load_state(optimizer)
         self.bias_optimizer.load_state(optimizer)
+        if self._dense_statistics is not None:
+            self._dense_statistics.load_state(optimizer)
         self.table = table
 
     def _gradients(

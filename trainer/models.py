@@ -2,14 +2,15 @@
 
 Embedding rows are in the embedding table, not here. Column 0 of a row is its linear weight, the others are the
 latent vector. Source: Guo et al. 2017, "DeepFM" (sections 2.1 and 2.2); a task has its own scale on the shared linear
-and FM terms and its own output of the network. Whatever the model, a bias per task is added to what it gives.
+and FM terms and its own output of the network. Whatever the model, its dense features are standardised
+(:mod:`rillet.trainer.dense_inputs`), and a bias per task is added to what it gives.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -17,26 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rillet.schemas import FeatureSpec
+from rillet.schemas import DenseFeature, FeatureSpec
 from rillet.trainer.config import ModelConfig
+from rillet.trainer.dense_inputs import DenseInput
 from rillet.trainer.errors import ModelError
 
 
-class OutputBias(nn.Module):
-    """A model, and a bias per task that is added to its logits: all that a model knows before its first example.
+class WholeModel(nn.Module):
+    """What is trained, exported and served: a model, its dense features standardised, and a bias per task.
 
-    It starts at the log-odds of a low rate, as in Lin et al. 2017, "Focal loss", section 4.1, and has an optimiser of
-    its own: the first labels tell the rate of a task long before they tell one impression from another.
+    The bias is all that a model knows before its first example. It starts at the log-odds of a low rate, as in Lin et al.
+    2017, "Focal loss", section 4.1, and has an optimiser of its own: the first labels tell the rate of a task long before
+    they tell one impression from another.
     """
 
-    def __init__(self, model: nn.Module, tasks: int, initial_rate: float) -> None:
+    def __init__(self, model: nn.Module, dense: Sequence[DenseFeature], tasks: int, initial_rate: float) -> None:
         super().__init__()
+        self.dense = DenseInput(dense) if dense else None
         self.model = model
         self.bias = nn.Parameter(torch.full((tasks,), math.log(initial_rate / (1 - initial_rate))))
 
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
-        """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
-        return cast(Tensor, self.model(embeddings, dense) + self.bias)
+        """float32[n, S, E], raw dense float32[n, Dd] -> logits float32[n, T]."""
+        inputs = dense if self.dense is None else self.dense(dense)
+        return cast(Tensor, self.model(embeddings, inputs) + self.bias)
 
 
 class LogisticRegression(nn.Module):
@@ -93,11 +98,12 @@ def known_statistics(model: nn.Module, rows: int) -> Iterator[None]:
             norm.train()
 
 
-def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:
+def build_model(config: ModelConfig, spec: FeatureSpec) -> WholeModel:
     """The model of a configuration with reproducible initial weights; the global random state is left as it was.
 
     A user's own class is called as ``Class(segments, row_dim, dense, tasks, hidden=...)`` and must map
-    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks]; :func:`rillet.trainer.check_model` tells
+    (float32[n, segments, row_dim], float32[n, dense]) to float32[n, tasks], dense features standardised and within
+    :data:`~rillet.trainer.dense_inputs.LIMIT`; :func:`rillet.trainer.check_model` tells
     whether it can be trained and served.
 
     :raises ModelError: the class of ``kind`` cannot be imported or is not a ``torch.nn.Module``.
@@ -105,7 +111,7 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> OutputBias:
     shape = (spec.segments, config.row_dim, len(spec.dense), len(spec.tasks))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return OutputBias(_build_inner(config, shape), len(spec.tasks), config.initial_rate)
+        return WholeModel(_build_inner(config, shape), spec.dense, len(spec.tasks), config.initial_rate)
 
 
 def _build_inner(config: ModelConfig, shape: tuple[int, int, int, int]) -> nn.Module:

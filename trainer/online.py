@@ -39,7 +39,7 @@ _SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 5
+CHECKPOINT_FORMAT = 6
 #: prefix of the arrays of quality in a checkpoint
 _QUALITY = "quality."
 #: of those of the dense features' ranges
@@ -328,7 +328,7 @@ class OnlineTrainer:
         if not counts.any():
             return batch
         for feature in np.flatnonzero(counts).tolist():
-            name = self.spec.dense[feature]
+            name = self.spec.dense[feature].name
             replaced = self.counters.replaced_dense
             replaced[name] = replaced.get(name, 0) + int(counts[feature])
         return replace(batch, dense=dense)
@@ -371,6 +371,7 @@ class OnlineTrainer:
         return {
             "spec_hash": self.spec.hash,
             "crosses": [str(cross) for cross in self.spec.crosses],
+            "transforms": {dense.name: dense.transform for dense in self.spec.dense},
             "kind": model.kind,
             "row_dim": model.row_dim,
             "hidden": [] if model.kind == "logistic" else list(model.hidden),

@@ -44,7 +44,7 @@ class Screen:
     """Finds the rows whose numbers are out of bounds."""
 
     def __init__(self, spec: FeatureSpec, config: TrainerConfig) -> None:
-        self._dense = spec.dense
+        self._dense = spec.dense_names
         self._max_dense = min(config.max_dense, _LARGEST)
 
     def refused(self, batch: Batch) -> list[RefusedRow]:

@@ -73,11 +73,13 @@ def _meaning(path: str, name: str, meanings: dict[str, str]) -> str:
 
 
 def comments(kind: type) -> dict[str, str]:
-    """Field -> the ``#:`` comment above it, on one line."""
+    """Field -> the ``#:`` comment above it, on one line; also of those that it has of another dataclass."""
     source = textwrap.dedent(inspect.getsource(kind))
     lines = source.splitlines()
     (body,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     found: dict[str, str] = {}
+    for base in filter(is_dataclass, kind.__bases__):
+        found |= comments(base)
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             at, text = node.lineno - 2, []

@@ -139,10 +139,10 @@ class CandidateEncoder:
         spec = self.spec
         _refuse_unknown("context", context, [slot.name for slot in spec.context])
         _refuse_unknown("item", items, [slot.name for slot in spec.item])
-        _refuse_unknown("dense", dense, spec.dense)
+        _refuse_unknown("dense", dense, spec.dense_names)
         context_fids, context_lengths = spec.encode_side("context", {name: [value] for name, value in context.items()})
         item_fids, item_lengths = spec.encode_side("item", items)
-        numbers = _columns(spec.dense, dense)
+        numbers = _columns(spec.dense_names, dense)
         ids = impression_ids if impression_ids is not None else np.arange(_rows(spec, items, dense))
         return FeatureEvent(
             request_id=request_id,
@@ -225,7 +225,7 @@ def _refuse_unknown(side: str, given: Mapping[str, Any], known: Sequence[str]) -
 def _rows(spec: FeatureSpec, items: Mapping[str, Any], dense: Mapping[str, Any]) -> int:
     if spec.item:
         return len(items[spec.item[0].name])
-    return len(dense[spec.dense[0]]) if spec.dense else 1
+    return len(dense[spec.dense[0].name]) if spec.dense else 1
 
 
 def _columns(names: Sequence[str], columns: Mapping[str, npt.ArrayLike]) -> Float32s | None:

@@ -9,9 +9,9 @@ import pytest
 
 from rillet.backtest.delays import Delays
 from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
-from rillet.backtest.specs import spec_changes, vary_spec
+from rillet.backtest.specs import learned_spec, spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
-from rillet.schemas import Cross, History, Slot, SpecError, dump_spec
+from rillet.schemas import Cross, DenseFeature, History, Slot, SpecError, dump_spec
 from tests.backtest.events import SPEC
 
 WITH_HISTORY = replace(
@@ -125,6 +125,25 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
     assert spec.hash != SPEC.hash
     assert (spec.context, spec.item, spec.dense) == (SPEC.context, SPEC.item, SPEC.dense)
     assert vary_spec(SPEC, {"sampling_seed": SPEC.sampling_seed}) == SPEC
+
+
+def test_transforms_of_dense_features_can_be_varied_over_the_same_records(tmp_path: Path) -> None:
+    name, spec = "price", replace(SPEC, dense=(DenseFeature("price"),))
+    setups = grid(spec, None, [f"spec.dense.{name}.transform=none,log1p"])
+    found = [setup.spec for setup in setups.values()]
+    assert [one.dense[0].transform for one in found] == ["none", "log1p"]
+    assert {one.hash for one in found} == {spec.hash}
+    path = tmp_path / "spec.toml"
+    path.write_text(dump_spec(found[1]))
+    assert spec_changes(spec, learned_spec(spec, {"spec": str(path)})) == [
+        f"dense.{name}.transform: log1p, recorded none"
+    ]
+    with pytest.raises(
+        ConfigError, match=rf"spec.dense.prise.transform: there is no dense feature prise; there is {name}"
+    ):
+        vary_spec(spec, {"dense.prise.transform": "log1p"})
+    with pytest.raises(ConfigError, match=r"spec.dense\[0\].transform: 'log' is none of none, log1p"):
+        vary_spec(spec, {f"dense.{name}.transform": "log"})
 
 
 def test_settings_of_histories_can_be_varied() -> None:

@@ -10,8 +10,9 @@ from typing import get_args
 
 import pytest
 
-from rillet.schemas import FeatureSpec, History, Slot, SpecError, Task, parse_spec
-from rillet.schemas.spec import Kind, LabelMode, LatePolicy
+from rillet.schemas import DenseFeature, FeatureSpec, History, Slot, SpecError, Task, parse_spec
+from rillet.schemas.slots import SlotKind
+from rillet.schemas.spec import LabelMode, LatePolicy, Transform
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "feature-spec.md").read_text("utf-8")
 EXAMPLE = re.findall(r"```toml\n(.*?)```", TEXT, re.S)[0]
@@ -55,6 +56,7 @@ def test_every_key_is_on_the_page_and_no_other(heading: str) -> None:
         ("`[spec]`", FeatureSpec),
         ("`[[context]]` and `[[item]]`", Slot),
         ("Kind `history`, of the context only", History),
+        ("`[[dense]]`", DenseFeature),
         ("`[[tasks]]`", Task),
     ],
 )
@@ -68,7 +70,7 @@ def test_defaults_are_those_of_the_code(heading: str, kind: type) -> None:
 
 
 def test_kinds_label_modes_and_policies_are_all_there() -> None:
-    for choice in (*get_args(Kind), *get_args(LabelMode)):
+    for choice in (*get_args(SlotKind), *get_args(Transform), *get_args(LabelMode)):
         assert f"| `{choice}` |" in TEXT
     for choice in get_args(LatePolicy):
         assert f'`"{choice}"`' in TEXT
@@ -79,7 +81,7 @@ def test_the_example_uses_every_key() -> None:
     assert (len(spec.context), len(spec.item), spec.dense, len(spec.crosses), len(spec.tasks)) == (
         2,
         3,
-        ("rating",),
+        (DenseFeature("price", "log1p"),),
         1,
         1,
     )

@@ -104,7 +104,10 @@ def test_a_changed_spec_is_trained_and_served_beside_the_old_one_and_back_again(
     with _serve(tmp_path) as server:
         # Within seconds it says which base is there, and waits for one of its own spec.
         told = _line_with(server, "not ready")
-        assert f"of feature spec and crosses {RAGGED.model_hash:#x}, ours are {WITH_STUDIO.model_hash:#x}" in told
+        assert (
+            f"of feature spec, crosses and transforms {RAGGED.model_hash:#x}, ours are {WITH_STUDIO.model_hash:#x}"
+            in told
+        )
         assert probe(url) == 503
         # The advice: start `rillet train` on our spec.
         said = _train(tmp_path)

@@ -116,7 +116,7 @@ def test_check_config_shows_crosses(config: Path) -> None:
     result = run("check-config", "--config", config)
     assert result.exit_code == 0, result.stderr
     assert "cross     both = film x year (slot 99, at most 1)\n" in result.stdout
-    assert f", with crosses {load_spec(spec).model_hash:#x}\n" in result.stdout
+    assert f", of the model {load_spec(spec).model_hash:#x}\n" in result.stdout
 
 
 def test_check_config_shows_histories_and_warns_of_an_action_that_no_task_asks_for(config: Path) -> None:

@@ -13,8 +13,9 @@ from pyflink.common import Row
 
 from rillet.connectors.errors import RegistryUnavailableError
 from rillet.devstack.process import free_port
-from rillet.operators.conversion_function import ConversionFunction, bucket_of, join_record
-from rillet.operators.joiner_function import DEAD_LETTERS, RawRecord, dead_letter_row, split_record
+from rillet.operators.conversion_function import ConversionFunction, bucket_of
+from rillet.operators.joiner_function import DEAD_LETTERS
+from rillet.operators.records import JoinRecord, dead_letter_row, join_record, split_record
 from rillet.schemas import DeadLetter, RecordError, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
 from tests.sources.avro_schemas import PAGE
@@ -42,11 +43,11 @@ class Context:
         self.counts[self._path] += n
 
 
-def raw(value: bytes | None, key: bytes | None = None, ingest: bytes | None = None, headers: int = 0) -> RawRecord:
-    return RawRecord("actions", 3, 42, "2025-11-22 00:06:44.250", headers, key, ingest, value)
+def raw(value: bytes | None, key: bytes | None = None, ingest: bytes | None = None, headers: int = 0) -> JoinRecord:
+    return JoinRecord("actions", 3, 42, "2025-11-22 00:06:44.250", headers, key, ingest, value)
 
 
-def run(record: RawRecord, kind: Any = "actions", sources: SourcesConfig = PAGES) -> tuple[list[Any], Context]:
+def run(record: JoinRecord, kind: Any = "actions", sources: SourcesConfig = PAGES) -> tuple[list[Any], Context]:
     function = ConversionFunction(kind, SPEC, sources, buckets=64, max_ahead_ms=1_000)
     context = Context()
     function.open(context)

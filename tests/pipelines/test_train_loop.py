@@ -194,7 +194,7 @@ def test_refused_rows_are_told_once_between_two_progress_lines_which_count_them(
         parts.run()
     told = [record.getMessage() for record in caplog.records]
     assert [line for line in told if "it is a dead letter" in line] == [
-        "partition 0 offset 1: row 5: dense hour is 3e+38, further from 0 than max_dense 1e+07; it is a dead letter"
+        "partition 0 offset 1: row 5: dense hour is 3e+38, further from 0 than max_dense 1e+15; it is a dead letter"
     ]
     assert [line for line in told if " rows, " in line and "; refused 2; " in line]
 
@@ -206,7 +206,7 @@ def test_it_is_not_ready_while_most_rows_are_refused(
     values = encoded_blocks(30)
     for at, value in enumerate(values):
         block = decode_as(ExampleBlock, value)
-        values[at] = encode(replace(block, dense=np.full_like(block.dense, 1.7e9)))
+        values[at] = encode(replace(block, dense=np.full_like(block.dense, 1e16)))
     parts = Parts(tmp_path, ListSource.of_values(values))
     parts.run()
     assert not parts.loop.ready

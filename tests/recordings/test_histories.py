@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from rillet.recordings import Event
 from rillet.recordings.histories import HistoryFiller
-from rillet.schemas import ActionEvent, FeatureEvent, RecordError, SpecError, make_fids, parse_spec, slot_of, value_of
+from rillet.schemas import (
+    ActionEvent,
+    DenseFeature,
+    FeatureEvent,
+    RecordError,
+    SpecError,
+    make_fids,
+    parse_spec,
+    slot_of,
+    value_of,
+)
 
 HISTORIES = """
 [[context]]
@@ -233,4 +243,4 @@ def test_an_event_that_is_not_of_the_recorded_spec_is_refused_before_its_columns
 
 def test_specs_with_other_columns_are_refused() -> None:
     with pytest.raises(SpecError, match=r"differs from the recorded one, films .* in columns that are no history"):
-        HistoryFiller(PLAIN, replace(SPEC, dense=("price",)))
+        HistoryFiller(PLAIN, replace(SPEC, dense=(DenseFeature("price"),)))

@@ -352,3 +352,25 @@ def test_when_rows_go_out_is_part_of_a_task_and_a_wrong_word_is_refused() -> Non
     assert immediate.hash != parse_spec(head + task % "aligned").hash
     with pytest.raises(SpecError, match=r"tasks\[0\]\.labels: 'soon' is none of positives_first, aligned, immediate"):
         parse_spec(head + task % "soon")
+
+
+def test_a_transform_is_of_the_model_and_not_of_the_records() -> None:
+    plain, transformed = (
+        parse_spec(TEXT),
+        parse_spec(TEXT.replace('name = "price"', 'name = "price"\ntransform = "log1p"')),
+    )
+    assert (plain.dense[0].transform, transformed.dense[0].transform) == ("none", "log1p")
+    assert transformed.hash == plain.hash == plain.model_hash
+    assert transformed.model_hash != plain.model_hash
+    assert parse_spec(dump_spec(transformed)) == transformed
+
+
+def test_an_unknown_transform_is_refused_by_its_path() -> None:
+    with pytest.raises(SpecError, match=r"dense\[0\]\.transform: 'log' is none of none, log1p"):
+        parse_spec(TEXT.replace('name = "price"', 'name = "price"\ntransform = "log"'))
+
+
+def test_the_actions_of_a_spec_are_those_of_tasks_and_histories() -> None:
+    history = '[[context]]\nname = "seen"\nslot = 3\nkind = "history"\nof = "shop"\naction = "look"\nby = "user"\nmax_values = 3\n'
+    assert parse_spec(TEXT).actions == {"click", "buy"}
+    assert parse_spec(TEXT.replace("[[item]]", f"{history}[[item]]", 1)).actions == {"click", "buy", "look"}

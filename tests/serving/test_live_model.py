@@ -247,7 +247,7 @@ def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(
     )
     loop.base()
     said = (
-        rf"WARNING.*not ready.*\(base-0+1\) of feature spec and crosses {demo_spec().model_hash:#x}, ours are"
+        rf"WARNING.*not ready.*\(base-0+1\) of feature spec, crosses and transforms {demo_spec().model_hash:#x}, ours are"
         rf" {crossed.model_hash:#x}: start `rillet train` on our spec"
     )
     with caplog.at_level(logging.INFO), _Following(model):

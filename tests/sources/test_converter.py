@@ -317,6 +317,10 @@ def test_a_name_with_a_dot_is_found() -> None:
             "sources.features.slots.usr: feature spec news has no slot or dense feature of this name; it has user, device",
         ),
         (
+            SourcesConfig(replace(PAGES.features, scores={"klick": "score"}), PAGES.actions),
+            "sources.features.scores.klick: feature spec news has no task of this name; it has click, like",
+        ),
+        (
             SourcesConfig(PAGES.features, replace(PAGES.actions, names={"CLICK": "klick"})),
             "sources.actions.names.CLICK: no task and no history of feature spec news asks for action 'klick'; they ask"
             " for click, like, read",
@@ -335,6 +339,8 @@ def test_names_that_the_spec_does_not_have_are_refused(sources: SourcesConfig, m
         (lambda: replace(PAGES.features, request_id=""), "request_id: is missing; format 'json' needs"),
         (lambda: replace(PAGES.features, items="a..b"), "items: 'a..b' is no path"),
         (lambda: replace(PAGES.features, slots={"user": ""}), "slots.user: '' is no path"),
+        (lambda: replace(PAGES.features, scores={"click": ""}), "scores.click: '' is no path"),
+        (lambda: FeatureSource(score_kind="logit"), "score_kind: format is 'rillet'"),
         (lambda: replace(PAGES.actions, action=""), "action: is missing"),
         (lambda: replace(PAGES.actions, format="avro"), "schema: is missing; format is 'avro'"),
         (lambda: replace(PAGES.actions, registry="http://r"), "registry: is of format 'registry'; format is 'json'"),

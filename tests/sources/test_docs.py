@@ -60,6 +60,13 @@ def test_pages_as_json_give_what_the_page_shows(folder: Path) -> None:
     )
 
 
+def test_scores_are_shown_with_their_candidates(folder: Path) -> None:
+    section = "Scores of another ranker"
+    configure(folder, blocks(section, "toml")[0])
+    (folder / "pages.jsonl").write_text(blocks(section, "json")[0])
+    assert check("pages.jsonl", "features") == blocks(section, "")[-1]
+
+
 def test_impressions_as_json_meet_their_actions(folder: Path) -> None:
     section = "JSON, one record per impression"
     configure(folder, blocks(section, "toml")[0])

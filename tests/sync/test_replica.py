@@ -295,7 +295,7 @@ class TestRefusing:
         assert replica.position == bench.log.end()
 
     def test_a_base_of_another_spec_is_not_loaded(self, bench: Bench, publisher: Publisher) -> None:
-        with pytest.raises(OtherSpecBaseError, match="feature spec and crosses 0x5ec, ours are 0x1"):
+        with pytest.raises(OtherSpecBaseError, match="feature spec, crosses and transforms 0x5ec, ours are 0x1"):
             bench.replica(table_shard=replace(TABLE_SHARD, model_hash=1)).load()
 
     def test_nothing_works_before_load(self, bench: Bench) -> None:

@@ -7,9 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from rillet.trainer.dense_inputs import LIMIT
 
-class LogOfDense(nn.Module):
-    """Takes the logarithm of dense features: those of 0 cannot be learned from."""
+
+class LogToBound(nn.Module):
+    """Takes the logarithm of what dense features lack to their bound: those at the bound cannot be learned from."""
 
     def __init__(self, segments: int, row_dim: int, dense: int, tasks: int, hidden: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -17,10 +19,10 @@ class LogOfDense(nn.Module):
 
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
         """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
-        return cast(Tensor, self.network(torch.cat([embeddings.flatten(1), dense.log()], 1)))
+        return cast(Tensor, self.network(torch.cat([embeddings.flatten(1), (LIMIT - dense).log()], 1)))
 
 
-class NormalisedLogOfDense(LogOfDense):
+class NormalisedLogToBound(LogToBound):
     """The same after batch normalisation, through which one row spoils all."""
 
     def __init__(self, segments: int, row_dim: int, dense: int, tasks: int, hidden: tuple[int, ...] = ()) -> None:
@@ -29,4 +31,16 @@ class NormalisedLogOfDense(LogOfDense):
 
     def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
         """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
-        return cast(Tensor, self.network(torch.cat([embeddings.flatten(1), self.norm(dense.log())], 1)))
+        return cast(Tensor, self.network(torch.cat([embeddings.flatten(1), self.norm((LIMIT - dense).log())], 1)))
+
+
+class SteepBias(nn.Module):
+    """The square of one row's gradient is below the largest float32, and that of several rows' is not."""
+
+    def __init__(self, segments: int, row_dim: int, dense: int, tasks: int, hidden: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(tasks))
+
+    def forward(self, embeddings: Tensor, dense: Tensor) -> Tensor:
+        """float32[n, S, E], float32[n, Dd] -> logits float32[n, T]."""
+        return embeddings.sum((1, 2)).unsqueeze(1) + 1e19 * self.bias

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from rillet.schemas import DenseFeature
 from rillet.trainer import DeepFM, ModelConfig, ModelError, build_model, dense_state, export_program
 from tests.trainer.blocks import RAGGED
 
@@ -47,16 +49,16 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
 
 @pytest.mark.parametrize("kind", ["logistic", "deepfm", "tests.trainer.test_models:Mean"])
 def test_the_exported_program_answers_like_the_model_for_any_number_of_rows(kind: str) -> None:
-    config = ModelConfig(kind=kind, dim=4, hidden=(8,))
-    model = build_model(config, RAGGED)
-    data = export_program(model, RAGGED, config.row_dim)
+    config, spec = ModelConfig(kind=kind, dim=4, hidden=(8,)), replace(RAGGED, dense=(DenseFeature("price", "log1p"),))
+    model = build_model(config, spec)
+    data = export_program(model, spec, config.row_dim)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1)
+        for weight in (*model.parameters(), model.get_buffer("dense.mean"), model.get_buffer("dense.scale")):
+            weight.add_(0.1)
         program = torch.export.load(BytesIO(data)).module()
         program.load_state_dict({name: torch.from_numpy(value) for name, value in dense_state(model).items()})
         for rows in (1, 7):
-            embeddings, dense = torch.randn(rows, 3, config.row_dim), torch.randn(rows, 1)
+            embeddings, dense = torch.randn(rows, 3, config.row_dim), 1_000 * torch.randn(rows, 1)
             torch.testing.assert_close(program(embeddings, dense), model(embeddings, dense))
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from rillet.embeddings import TableConfig
 from rillet.sync import ModelStore
 from rillet.trainer import ModelConfig, OnlineTrainer, TrainerConfig, dense_state, export_program
+from rillet.trainer.batch import BatchAssembler
+from rillet.trainer.dense_inputs import LIMIT
 from tests.trainer.blocks import RAGGED, make_block
 
 MODEL = ModelConfig(kind="tests.trainer.test_own_model:Normalised", dim=4)
@@ -32,16 +34,23 @@ class Normalised(nn.Module):
         return logits * self.temperature
 
 
-def _trainer() -> OnlineTrainer:
-    config = TrainerConfig(batch_size=16, max_dense=np.inf)
-    return OnlineTrainer(RAGGED, MODEL, TableConfig(initial_capacity=64), config)
+class Steep(Normalised):
+    """Several rows with a dense feature at its bound have a variance beyond float32."""
+
+    def forward(self, embeddings: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        steep = torch.linspace(1e29, 1e30, len(dense))[:, None]
+        return super().forward(embeddings, torch.where(dense.abs() == LIMIT, steep, dense))
 
 
-def _train(trainer: OnlineTrainer, offset: int, dense: float | None = None) -> None:
-    block = make_block(np.random.default_rng(offset), 16)
-    if dense is not None:
-        block = replace(block, dense=block.dense * np.float32(dense))
-    trainer.offer(0, offset, block, 0)
+def _trainer(name: str = "Normalised") -> OnlineTrainer:
+    config = TrainerConfig(batch_size=16)
+    return OnlineTrainer(
+        RAGGED, replace(MODEL, kind=f"tests.trainer.test_own_model:{name}"), TableConfig(initial_capacity=64), config
+    )
+
+
+def _train(trainer: OnlineTrainer, offset: int) -> None:
+    trainer.offer(0, offset, make_block(np.random.default_rng(offset), 16), 0)
     trainer.train(0, more=True)
 
 
@@ -64,13 +73,17 @@ def test_its_weights_keep_their_shapes_through_the_store_and_load_into_the_progr
         torch.testing.assert_close(program(embeddings, dense), model(embeddings, dense))
 
 
-def test_rows_that_would_make_the_running_statistics_infinite_leave_them_alone() -> None:
-    trainer = _trainer()
-    _train(trainer, 0)
+def test_a_batch_that_would_make_the_running_statistics_infinite_is_refused_and_leaves_them_alone() -> None:
+    trainer = _trainer("Steep")
+    for offset in range(3):
+        _train(trainer, offset)
     before = dense_state(trainer.learner.model)
-    _train(trainer, 1, dense=1e25)
-    assert trainer.counters.split_batches > 0
-    assert trainer.counters.refused_rows["unlearnable"] > 0
+    block = make_block(np.random.default_rng(3), 16)
+    assembler = BatchAssembler(RAGGED)
+    assembler.add(0, 3, replace(block, dense=np.full(16, 1e9, np.float32)), 0)
+    batch = assembler.take(16)
+    assert batch is not None
+    assert trainer.learner.step(batch, 0, 0).refused
     after = dense_state(trainer.learner.model)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         np.testing.assert_array_equal(after[f"model.norm.{name}"], before[f"model.norm.{name}"], strict=True)
