@@ -55,7 +55,7 @@ class PlainJoin:
         self._max_ahead_ms = max_ahead_ms
         self._lateness_ms = lateness_ms
         self._idle_delay_ms = idle_delay_ms
-        #: newest record timestamp of each (topic, partition) so far
+        #: newest time to which a record of each (topic, partition) can have moved the watermark so far
         self._newest_ms: dict[tuple[str, int], int] = {}
         self._counts = dict.fromkeys(
             (
@@ -88,13 +88,17 @@ class PlainJoin:
         # Only records read before it can have moved the watermark past an action, and a partition holds the
         # watermark back until its next record is read. An unusable record moves it too.
         newest_before_ms = self._newest_ms.get((topic, partition), NO_TIME_MS)
-        self._newest_ms[topic, partition] = max(newest_before_ms, timestamp_ms)
+        # And none past the time at which it was sent.
+        moves_to_ms = timestamp_ms if ingest_ms < 0 else min(timestamp_ms, ingest_ms)
+        self._newest_ms[topic, partition] = max(newest_before_ms, moves_to_ms)
         try:
             event = decode(value or b"")
         except DecodeError:
             self.unusable += 1
             return
-        if not isinstance(event, FeatureEvent | ActionEvent) or not self._is_usable(event, key, ingest_ms):
+        if not isinstance(event, FeatureEvent | ActionEvent) or not self._is_usable(
+            event, key, ingest_ms, timestamp_ms
+        ):
             self.unusable += 1
         elif isinstance(event, FeatureEvent):
             self.add_feature(event, ingest_ms)
@@ -208,7 +212,9 @@ class PlainJoin:
             unusable=self.unusable,
         )
 
-    def _is_usable(self, event: FeatureEvent | ActionEvent, key: bytes | None, ingest_ms: int) -> bool:
+    def _is_usable(
+        self, event: FeatureEvent | ActionEvent, key: bytes | None, ingest_ms: int, timestamp_ms: int
+    ) -> bool:
         if key != event.request_id.encode() or not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
             return False
         try:
@@ -218,7 +224,8 @@ class PlainJoin:
                 self.spec.check_action(event)
         except RecordError:
             return False
-        return ingest_ms == NO_TIME_MS or event.event_time_ms <= ingest_ms + self._max_ahead_ms
+        entered_ms = timestamp_ms if ingest_ms == NO_TIME_MS else ingest_ms
+        return entered_ms < 0 or event.event_time_ms <= entered_ms + self._max_ahead_ms
 
     def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """Request number and impression row (-1: none) of the n actions of one name, int64[n], as they came.

@@ -22,6 +22,7 @@ from rillet.schemas import (
     check_event,
     decode,
     decode_event,
+    entry_time_ms,
     parse_ingest_ms,
 )
 from rillet.schemas.text import printable
@@ -170,7 +171,7 @@ class SampleCheck:
                 " record things lie (docs/sources.md)"
             )
         event = decode_event(sample.data, record.key) if record.on_topic else _event(sample.data)
-        check_event(spec, event, parse_ingest_ms(record.ingest), self._max_ahead_ms)
+        check_event(spec, event, entry_time_ms(parse_ingest_ms(record.ingest), record.timestamp_ms), self._max_ahead_ms)
         return event, list(describe_native(event, spec))
 
     def _say_if_late(self, time_ms: int, timestamp_ms: int) -> None:

@@ -25,7 +25,7 @@ from rillet.schemas import (
     decode,
     decode_dead_letter,
 )
-from rillet.schemas.raw_events import check_event, decode_event
+from rillet.schemas.raw_events import check_event, decode_event, entry_time_ms
 
 #: what a topic holds, as the command line calls it
 Kind = Literal["features", "actions", "examples", "deltas", "dead-letters"]
@@ -81,7 +81,8 @@ class RecordReader:
             view["source"] = beginning(record.value, full=self.full)
         # What the joiner would refuse is shown all the same.
         try:
-            check_event(self.spec, decode_event(native.value, native.key), native.ingest_ms, self.max_ahead_ms)
+            entered_ms = entry_time_ms(native.ingest_ms, record.timestamp_ms)
+            check_event(self.spec, decode_event(native.value, native.key), entered_ms, self.max_ahead_ms)
         except RecordError as error:
             view["problem"] = str(error)
         return view

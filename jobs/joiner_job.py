@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 #: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
 _TRANSACTION_TIMEOUT_MS = 15 * 60_000
 _CHECKPOINT_TIMEOUT_MS = 5 * 60_000
+#: SQL for the event time that a record shows to be reached: its timestamp, but no later than it was sent. On a backlog the
+#: clock bounds nothing, and one event from the future would make all that comes after it in its partition late. Null, which
+#: moves nothing, where the header is no time; without a header the clock of the reader is all there is.
+_REACHED = """LEAST(ts, CURRENT_TIMESTAMP, CASE WHEN headers['ingest_ms'] IS NULL THEN ts ELSE
+                TO_TIMESTAMP_LTZ(TRY_CAST(DECODE(headers['ingest_ms'], 'ISO-8859-1') AS BIGINT), 3) END)"""
 #: name of the operator that joins
 OPERATOR = "join"
 
@@ -178,7 +183,7 @@ def forget_progress(config: RilletConfig) -> None:
 
 
 def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
-    """DDL of a raw topic. The record's timestamp is the event time; none moves a watermark past the wall clock."""
+    """DDL of a raw topic. The record's timestamp is the event time."""
     flink = config.flink
     client = {f"properties.{name}": value for name, value in config.kafka.flink_settings.items()}
     more = client | {
@@ -206,7 +211,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
             `offset` BIGINT METADATA VIRTUAL,
             headers MAP<STRING, BYTES> METADATA VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            WATERMARK FOR ts AS {_earlier("LEAST(ts, CURRENT_TIMESTAMP)", flink.lateness_ms)}
+            WATERMARK FOR ts AS {_earlier(_REACHED, flink.lateness_ms)}
         ) WITH ({pairs})"""
 
 

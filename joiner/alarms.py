@@ -47,6 +47,8 @@ _REFUSALS = {
     "SpecMismatchError": "were written under another feature spec than {spec} {hash:#x}: deploy the same spec to what logs "
     "feature events and to the joiner",
     "TimeUnitError": "have event times in another unit than milliseconds since 1970: a dead letter names the unit",
+    "FutureTimeError": "have event times that lie further than max_ahead_ms after they entered their topic: is the clock right "
+    "that they are read from? A dead letter names both times",
     "DecodeError": "are no records of a known schema: is [sources] set to the format of the topic?",
 }
 _OTHER_REFUSAL = "cannot be used: dead letters say why"

@@ -32,7 +32,7 @@ class JoinerConfig:
     block_rows: int = 256
     #: what the end of bounded input and ``stop --drain`` do to the negatives of windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"
-    #: event times further than this ahead of the wall clock at ingestion are refused
+    #: event times that lie further than this after their record entered the topic are refused
     max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:

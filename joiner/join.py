@@ -21,7 +21,7 @@ from rillet.joiner.entry import Entry, pack_positives
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.kept_state import KeptSettings
 from rillet.joiner.sampling import highest_kept, keeps, request_hash
-from rillet.joiner.slices import SliceSchedule
+from rillet.joiner.slices import MAX_OPEN_SLICES, SliceSchedule
 from rillet.joiner.state import (
     NEVER_MS,
     BucketHeader,
@@ -93,17 +93,24 @@ class Joiner:
         self._settings_digest = KeptSettings.of(spec, config).digest
 
     def on_record(
-        self, bucket: int, key: bytes | None, data: bytes | None, ingest_ms: int, state: BucketState
+        self,
+        bucket: int,
+        key: bytes | None,
+        data: bytes | None,
+        ingest_ms: int,
+        state: BucketState,
+        entered_ms: int | None = None,
     ) -> list[ExampleBlock]:
         """Takes one feature or action event.
 
         :param key: what the bucket was made of; has to be the request_id.
         :param data: the record in single-object encoding.
-        :param ingest_ms: wall clock when it entered the topic, -1 unknown.
+        :param ingest_ms: what its header says of when it was sent, -1 unknown.
+        :param entered_ms: when it entered the topic, which bounds its event time; None: at ``ingest_ms``.
         :raises RecordError: the record is unusable; nothing has changed.
         """
         event = decode_event(data, key)
-        check_event(self._spec, event, ingest_ms, self._config.max_ahead_ms)
+        check_event(self._spec, event, ingest_ms if entered_ms is None else entered_ms, self._config.max_ahead_ms)
         return self.on_event(bucket, event, data or b"", ingest_ms, state)
 
     def on_event(
@@ -196,6 +203,7 @@ class Joiner:
             raise RecordError(f"event_time_ms: {event.event_time_ms} is later than every label window")
         if slice_ <= header.drained_slice:
             raise RecordError(f"event_time_ms: {event.event_time_ms} lies in a slice that a drain has closed")
+        self._check_room(header.slices, slice_, event.event_time_ms)
         self.counters.features += 1
         entry = Entry(event, ingest_ms)
         self.store.put(slice_, bucket, entry)
@@ -223,8 +231,8 @@ class Joiner:
     def _on_action(
         self, bucket: int, action: ActionEvent, data: bytes, ingest_ms: int, state: BucketState
     ) -> list[ExampleBlock]:
-        self.counters.actions += 1
         if action.action not in self._tasks_of:
+            self.counters.actions += 1
             if action.action in self._spec.actions:
                 self.counters.history_actions += 1
             else:
@@ -235,11 +243,16 @@ class Joiner:
         header = memory.header
         found = self.store.find(bucket, action.request_id)
         if found is not None:
+            self.counters.actions += 1
             slice_, entry = found
             return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
-        self.counters.unmatched_actions += 1
         slice_ = self._schedule.slice_of(action.event_time_ms)
-        if self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms:
+        expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
+        if not expired:
+            self._check_room(header.waiting_slices, slice_, action.event_time_ms)
+        self.counters.actions += 1
+        self.counters.unmatched_actions += 1
+        if expired:
             self.counters.orphan_actions += 1
             return []
         body = pack_waiting_entry(memory.waiting.arrivals, data)
@@ -251,6 +264,18 @@ class Joiner:
             state.save_header(header.to_bytes())
             state.wake_at(self._schedule.waiting_expiry_ms(slice_))
         return []
+
+    def _check_room(self, open_slices: set[int], slice_: int, event_time_ms: int) -> None:
+        """What a bucket's header and timers cost is bounded, whatever times events name.
+
+        :raises RecordError: the bucket has as many slices open as it may.
+        """
+        if slice_ not in open_slices and len(open_slices) >= MAX_OPEN_SLICES:
+            raise RecordError(
+                f"event_time_ms: {event_time_ms} would open slice {len(open_slices) + 1:,} of its bucket, "
+                f"at most {MAX_OPEN_SLICES:,} may be open: are its times spread over years, or is [joiner] slice_ms "
+                f"({self._schedule.slice_ms}) too short for how far apart the topics are read ([flink] max_drift_ms)?"
+            )
 
     def _label(
         self,

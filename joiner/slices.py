@@ -12,6 +12,9 @@ from rillet.schemas import FeatureSpec
 
 #: each slice alive costs a list in the engine's state and a column family on disk
 MAX_LIVE_SLICES = 256
+#: how many slices a bucket may have open, of requests and of waiting actions each: of a stream in order it has a sixteenth.
+#: The rest is for topics that are read apart, or held back. Its header names each, and is written with every new one.
+MAX_OPEN_SLICES = 16 * MAX_LIVE_SLICES
 _DEFAULT_SLICES = 16
 
 

@@ -18,12 +18,14 @@ from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState,
 from pyflink.datastream.time_domain import TimeDomain
 
 from rillet.joiner import Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
-from rillet.operators.records import dead_letter_row, split_record
+from rillet.operators.records import JoinRecord, dead_letter_row, split_record
 from rillet.schemas import (
+    NO_TIME_MS,
     ExampleBlock,
     FeatureSpec,
     RecordError,
     encode,
+    entry_time_ms,
     parse_ingest_ms,
 )
 
@@ -148,6 +150,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         #: event time at which silence began for each bucket; what it has closed since must not move that
         self._silent_from: dict[int, int] = {}
         self._report_ms = 0
+        #: wall clock when it was last asked for
+        self._now_ms = 0
 
     def close(self) -> None:
         """Releases the local store and the broker."""
@@ -164,7 +168,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             self._wake(bucket, timers)
         try:
             ingest_ms = parse_ingest_ms(record.ingest)
-            blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state)
+            entered_ms = self._entered_ms(record, ingest_ms, timers)
+            blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state, entered_ms)
         except RecordError as error:
             self._metrics.refusals.add(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
@@ -185,6 +190,14 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         else:
             yield from self._emit(self._joiner.on_watermark(bucket, timestamp, watermark_ms, state))
         self._metrics.report(watermark_ms)
+
+    def _entered_ms(self, record: JoinRecord, ingest_ms: int, timers: Any) -> int:
+        """When a record entered its topic. The clock is asked where it may matter: not on a backlog."""
+        timestamp_ms = record.timestamp_ms if ingest_ms == NO_TIME_MS else NO_TIME_MS
+        known_ms = timestamp_ms if ingest_ms == NO_TIME_MS else ingest_ms
+        if not 0 <= known_ms <= self._now_ms:
+            self._now_ms = timers.current_processing_time()
+        return entry_time_ms(ingest_ms, timestamp_ms, self._now_ms)
 
     def _wake(self, bucket: int, timers: Any) -> None:
         """Sets the timers of the wall clock that are missing; each is set again when it was reached."""

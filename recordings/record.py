@@ -22,6 +22,7 @@ from rillet.schemas import (
     decode_dead_letter,
     decode_event,
     encode_dead_letter,
+    entry_time_ms,
 )
 from rillet.sources import Kind, SourcesConfig
 
@@ -76,7 +77,7 @@ def record(
                 try:
                     native = native_record(item, converters[topic])
                     event = decode_event(native.value, native.key)
-                    check_event(spec, event, native.ingest_ms, max_ahead_ms)
+                    check_event(spec, event, entry_time_ms(native.ingest_ms, item.timestamp_ms), max_ahead_ms)
                     writer.write(event)
                 except RecordError as error:
                     dead += 1

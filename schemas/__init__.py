@@ -3,9 +3,17 @@
 from rillet.schemas.codec import CODECS, Codec, decode, decode_as, encode
 from rillet.schemas.crosses import Cross
 from rillet.schemas.dead_letter import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
-from rillet.schemas.errors import DecodeError, RecordError, RilletError, SpecError, SpecMismatchError, TimeUnitError
+from rillet.schemas.errors import (
+    DecodeError,
+    FutureTimeError,
+    RecordError,
+    RilletError,
+    SpecError,
+    SpecMismatchError,
+    TimeUnitError,
+)
 from rillet.schemas.fid import MAX_VALUE, PADDING_FID, VALUE_BITS, make_fids, slot_of, token_values, value_of
-from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, parse_ingest_ms, quoted
+from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, entry_time_ms, parse_ingest_ms, quoted
 from rillet.schemas.records import (
     LABEL_OF_KIND,
     MAX_ACTION_TIMES,
@@ -62,6 +70,7 @@ __all__ = [
     "FeatureSpec",
     "FlushTimeoutError",
     "Freshness",
+    "FutureTimeError",
     "History",
     "LabelKind",
     "Record",
@@ -85,6 +94,7 @@ __all__ = [
     "dump_spec",
     "encode",
     "encode_dead_letter",
+    "entry_time_ms",
     "load_spec",
     "make_fids",
     "parse_ingest_ms",

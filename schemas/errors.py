@@ -5,7 +5,8 @@ RilletError
 └── RecordError          a record that cannot be used
     ├── DecodeError      the bytes are no record of a known schema
     ├── SpecMismatchError     written under another feature spec than ours
-    └── TimeUnitError    an event time in another unit than milliseconds
+    ├── TimeUnitError    an event time in another unit than milliseconds
+    └── FutureTimeError  an event time too long after the record entered its topic
 
 Every package derives its own tree from :class:`RilletError`, so that a command can turn whatever is
 the user's to mend into one line and let everything else surface as a bug.
@@ -40,3 +41,7 @@ class SpecMismatchError(RecordError):
 
 class TimeUnitError(RecordError):
     """The event time is none that can be meant, and is one in another unit."""
+
+
+class FutureTimeError(RecordError):
+    """The event time lies too long after the record entered its topic."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 
 from rillet.schemas.codec import decode
-from rillet.schemas.errors import RecordError
+from rillet.schemas.errors import FutureTimeError, RecordError
 from rillet.schemas.records import MAX_TIME_MS, NO_TIME_MS, ActionEvent, FeatureEvent
 from rillet.schemas.spec import FeatureSpec
 
-#: how far an event time may be ahead of the wall clock at ingestion, unless ``[joiner] max_ahead_ms`` says otherwise
-MAX_AHEAD_MS = 86_400_000
+#: how far an event time may lie after its record entered the topic, unless ``[joiner] max_ahead_ms`` says otherwise; the
+#: same hour by which brokers refuse timestamps (``message.timestamp.after.max.ms``)
+MAX_AHEAD_MS = 3_600_000
 
 _QUOTED = 80
 _DECIMAL = re.compile(rb"[0-9]+")
@@ -62,19 +63,39 @@ def decode_event(data: bytes | None, key: bytes | None) -> FeatureEvent | Action
     return event
 
 
-def check_event(spec: FeatureSpec, event: FeatureEvent | ActionEvent, ingest_ms: int, max_ahead_ms: int) -> None:
+def entry_time_ms(ingest_ms: int, timestamp_ms: int, now_ms: int = MAX_TIME_MS) -> int:
+    """When a record entered its topic, epoch milliseconds: its ``ingest_ms``, or else its timestamp.
+
+    Without the header the timestamp is the event time itself, or the broker's on a topic of ``LogAppendTime``. Nothing has
+    entered after the clock of who reads it.
+
+    :param ingest_ms: -1 where there is no header.
+    :param timestamp_ms: of the record, -1 unknown.
+    :param now_ms: wall clock of the reader.
+
+    >>> entry_time_ms(1_000, 5_000), entry_time_ms(-1, 5_000), entry_time_ms(-1, -1, 7_000), entry_time_ms(9_000, 5_000, 7_000)
+    (1000, 5000, 7000, 7000)
+    """
+    known_ms = timestamp_ms if ingest_ms == NO_TIME_MS else ingest_ms
+    return now_ms if known_ms == NO_TIME_MS else min(known_ms, now_ms)
+
+
+def check_event(spec: FeatureSpec, event: FeatureEvent | ActionEvent, entered_ms: int, max_ahead_ms: int) -> None:
     """Whether an event fits the spec and its times are possible.
 
-    :param ingest_ms: wall clock when it entered the topic, -1 unknown.
-    :raises RecordError: it does not, or they are not.
+    :param entered_ms: when its record entered the topic, -1 unknown; see :func:`entry_time_ms`.
+    :raises FutureTimeError: the event time is too long after that.
+    :raises RecordError: the event does not fit, or a time is before 1970 or after 2105.
     """
-    if not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
-        raise RecordError(f"ingest_ms: {ingest_ms} is before 1970 or after 2105")
+    if not NO_TIME_MS <= entered_ms <= MAX_TIME_MS:
+        raise RecordError(f"ingest_ms: {entered_ms} is before 1970 or after 2105")
     if isinstance(event, FeatureEvent):
         spec.check_feature(event)
     else:
         spec.check_action(event)
-    if ingest_ms != NO_TIME_MS and event.event_time_ms > ingest_ms + max_ahead_ms:
-        raise RecordError(
-            f"event_time_ms: {event.event_time_ms} is more than max_ahead_ms after its ingestion at {ingest_ms}"
+    if entered_ms != NO_TIME_MS and event.event_time_ms > entered_ms + max_ahead_ms:
+        ahead_s = (event.event_time_ms - entered_ms) / 1_000
+        raise FutureTimeError(
+            f"event_time_ms: {event.event_time_ms} is {ahead_s:,.0f} s after its record entered the topic at {entered_ms}, "
+            f"[joiner] max_ahead_ms allows {max_ahead_ms / 1_000:,.0f} s: is the clock right that it was read from?"
         )

@@ -15,6 +15,7 @@ from rillet.schemas import (
     ActionEvent,
     FeatureEvent,
     FeatureSpec,
+    FutureTimeError,
     RecordError,
     RilletError,
     encode,
@@ -105,7 +106,7 @@ class Converter:
             raise RecordError("value: there is none")
         raw: Raw = self._reader.read(self._decode(value))
         if ingest_ms != NO_TIME_MS and raw.event_time_ms > ingest_ms + self._max_ahead_ms:
-            raise RecordError(
+            raise FutureTimeError(
                 f"{self._reader.time_path}: {iso(raw.event_time_ms)} is more than max_ahead_ms ({self._max_ahead_ms})"
                 f" after its ingestion at {iso(ingest_ms)}"
             )

@@ -86,3 +86,32 @@ def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(br
     assert any({LabelKind.POSITIVE, LabelKind.NEGATIVE} <= set(b.label_kind.tolist()) for b in blocks if b.mask[0])
     letters = read_topic(made.config.kafka.bootstrap_servers, topics.dead_letters)
     assert sum(1 for _ in letters) == 3 * requests
+
+
+def test_a_clock_that_is_ahead_makes_nothing_late_on_a_backlog(broker: str, tmp_path: Path) -> None:
+    """Rules 3 and 11: what a record says of the time reached is bounded by when it was sent, not by when it is read."""
+    made = make_run(tmp_path, broker)
+    topics, requests = made.config.kafka.topics, 300
+    producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})
+
+    def send(event: FeatureEvent | ActionEvent, sent_ms: int) -> None:
+        producer.produce(
+            topics.features if isinstance(event, FeatureEvent) else topics.actions,
+            key=event.request_id.encode(),
+            value=encode(event),
+            timestamp=event.event_time_ms,
+            headers=[("ingest_ms", str(sent_ms).encode())],
+        )
+
+    for request in range(requests):
+        at = START_MS + request * 1_000
+        send(feature(request, at, impressions=5), at + 5)
+        send(action(request, 0, "watch", at + 4_000), at + 4_005)
+        if request in (40, 41, 42, 43):  # on both partitions
+            send(action(request, 1, "watch", at + 7_200_000), at + 4_010)  # refused
+            send(action(request, 2, "watch", at + 3_000_000), at + 4_015)  # outside its window
+    assert producer.flush(10) == 0
+    made.join("--until-latest", "--drain")
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert (report.positive, report.late_dropped, report.unusable_events) == (requests, 0, 4)

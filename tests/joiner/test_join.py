@@ -42,6 +42,29 @@ def test_a_positive_goes_out_with_its_action_and_not_with_the_window(engine: Eng
     assert block.feature_time_ms.tolist() == [5_000]
 
 
+@pytest.mark.parametrize("kind", ["features", "actions"])
+def test_slices_are_bounded_while_state_grows_and_a_refused_record_changes_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("rillet.joiner.join.MAX_OPEN_SLICES", 5)
+
+    def record(number: int, time_ms: int) -> bytes:
+        event = feature(number, time_ms) if kind == "features" else action(number, 0, "watch", time_ms)
+        return encode(event)
+
+    for number in range(5):
+        engine.record(0, record(number, 7_200_000 * number))
+    before, counts = engine.checkpoint(), engine.joiner.counters.as_dict()
+    with pytest.raises(RecordError, match="event_time_ms: 500000000 would open slice 6 of its bucket"):
+        engine.record(0, record(6, 500_000_000))
+    assert (engine.checkpoint(), engine.joiner.counters.as_dict()) == (before, counts)
+    engine.record(0, record(7, 7_200_001))  # of a slice that is open
+    engine.record(1, record(8, 500_000_000))  # another bucket
+    engine.watermark(1_000_000)  # forgets the first slice, and there is room again
+    engine.record(0, record(9, 500_000_000))
+    assert engine.joiner.counters.as_dict()[kind] == 8
+
+
 def test_an_action_whose_feature_never_comes_is_counted_as_orphan(engine: Engine) -> None:
     engine.record(0, encode(action(1, 1, "like", 6_000)))
     engine.watermark(6_999 + 30_000 - 1)

@@ -314,6 +314,43 @@ def test_leading_zeros_are_digits_too(tmp_path: Path) -> None:
     assert runner.blocks[0].feature_ingest_ms[0] == 9
 
 
+@pytest.mark.parametrize(
+    ("ingest", "timestamp", "refused"),
+    [
+        (b"1714561200000", "2024-05-01 13:00:00.001", True),  # by its header it was sent an hour before now
+        (b"1714561200001", "2024-05-01 13:00:00.001", False),
+        (None, "2024-05-01 11:00:00.000", True),  # the broker's, on a topic of append times
+        (None, "2024-05-01 11:00:00.001", False),
+        (None, "2024-05-01 12:00:00.001", False),  # its own event time, of which the clock is the only bound
+        (b"4000000000000", "2024-05-01 12:00:00.001", False),  # no clock that is read says more than the joiner's
+    ],
+)
+@pytest.mark.parametrize("kind", ["features", "actions"])
+def test_an_event_time_is_bounded_by_when_its_record_entered_the_topic(
+    tmp_path: Path, ingest: bytes | None, timestamp: str, refused: bool, kind: str
+) -> None:
+    runner = Runner(JoinerConfig(max_ahead_ms=3_600_000), tmp_path)
+    now_ms = runner.keyed.now_ms
+
+    def send(time_ms: int) -> None:
+        event = feature(1, time_ms) if kind == "features" else action(1, 0, "watch", time_ms)
+        runner.send(record(encode(event), b"r1", ingest, timestamp=timestamp))
+
+    send(now_ms + 1)
+    assert [letter.reason.partition(": is the clock")[0] for letter in runner.letters] == (
+        [
+            f"event_time_ms: {now_ms + 1} is 3,600 s after its record entered the topic at {now_ms - 3_600_000}, "
+            "[joiner] max_ahead_ms allows 3,600 s"
+        ]
+        if refused
+        else []
+    )
+    runner.letters.clear()
+    send(now_ms + 3_600_001)  # by no clock
+    assert "max_ahead_ms" in runner.letters[0].reason
+    assert runner.metric("refused.FutureTimeError.count") == 1 + refused
+
+
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
     runner = Runner(JoinerConfig(), tmp_path)
     runner.keyed.get_current_key = lambda: (5,)  # type: ignore[method-assign,assignment,return-value]

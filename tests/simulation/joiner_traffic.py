@@ -15,6 +15,8 @@ from tests.simulation.harness import Simulation
 PARTITIONS = ("features 0", "features 1", "actions 0", "actions 1")
 #: Longer than LATENESS_MS, and so short that no request is forgotten before its records have come.
 LONG_DELAY_MS = 40_000
+#: The joiner's setting of that name.
+MAX_AHEAD_MS = 15_000
 #: Actions from before their impression come within this time after it, before any of its windows can have closed.
 EARLY_FOR_MS = 8_000
 #: Actions are done on requests shown at most so many requests ago: some of them after their windows.
@@ -23,11 +25,17 @@ REMEMBERED_REQUESTS = 10
 
 @dataclass(frozen=True)
 class Sent:
-    """A record in a partition, with its timestamp, which watermarks are made of."""
+    """A record in a partition, with its timestamp."""
 
     partition: str
     arrival: Arrival
     timestamp_ms: int
+
+    @property
+    def reached_ms(self) -> int:
+        """What watermarks are made of: the timestamp, and no later than when it was sent."""
+        ingest_ms = self.arrival.ingest_ms
+        return self.timestamp_ms if ingest_ms < 0 else min(self.timestamp_ms, ingest_ms)
 
 
 @dataclass
@@ -54,6 +62,8 @@ class Traffic:
         can("act", 40, self.act, when=lambda: bool(self.shown))
         can("act early", 4, self.act_early, when=lambda: self.since_shown_ms() < EARLY_FOR_MS)
         can("act twice", 10, self.act_twice, when=lambda: bool(self.shown))
+        can("act by a wrong clock", 2, self.act_by_a_wrong_clock, when=lambda: bool(self.shown))
+        can("show by a wrong clock", 1, self.show_by_a_wrong_clock)
         can("show again", 1, self.show_again, when=lambda: bool(self.shown))
         can("resend", 3, self.resend, when=lambda: bool(self.arrived))
         can("bad record", 2, self.send_bad_record, when=lambda: bool(self.shown))
@@ -83,6 +93,23 @@ class Traffic:
         self.send("actions", replace(second, event_time_ms=first_ms), sent_ms=first_ms)
         self.send("actions", second)
 
+    def act_by_a_wrong_clock(self) -> None:
+        """An action stamped ahead of when it is sent, perhaps by so much that it is refused."""
+        self.send_stamped("actions", self.action_on(self.pick(), self.simulation.now_ms + self.ahead_ms()))
+
+    def show_by_a_wrong_clock(self) -> None:
+        """A request stamped ahead; what is done on it comes too early for it."""
+        event = feature(1_000 + len(self.arrived), self.simulation.now_ms + self.ahead_ms(), impressions=2)
+        self.send_stamped("features", replace(event, spec_hash=self.spec.hash))
+
+    def ahead_ms(self) -> int:
+        return int(self.simulation.rng.integers(1, 2 * MAX_AHEAD_MS))
+
+    def send_stamped(self, topic: str, event: FeatureEvent | ActionEvent) -> None:
+        """A record whose timestamp is its event time, and whose header says when it was sent."""
+        now_ms = self.simulation.now_ms
+        self.transmit(topic, Arrival.of(event, ingest_ms=now_ms), now_ms, event.event_time_ms)
+
     def show_again(self) -> None:
         """Another feature event of a request: the first to arrive counts."""
         event = self.pick()
@@ -111,18 +138,19 @@ class Traffic:
         ingest_ms = now_ms if self.simulation.chance(0.5) else -1
         self.transmit(topic, Arrival.of(event, ingest_ms=ingest_ms), now_ms)
 
-    def transmit(self, topic: str, arrival: Arrival, sent_ms: int) -> None:
+    def transmit(self, topic: str, arrival: Arrival, sent_ms: int, timestamp_ms: int | None = None) -> None:
         """The record arrives after a while, at the end of its key's partition."""
         limit_ms = LONG_DELAY_MS if self.delays and self.simulation.chance(0.3) else LATENESS_MS
         at_ms = max(self.simulation.now_ms, sent_ms + int(self.simulation.rng.integers(0, limit_ms)))
         partition = f"{topic} {crc32(arrival.key or b'') % 2}"
-        heapq.heappush(self.on_the_way, (at_ms, self._number(), Sent(partition, arrival, sent_ms)))
+        sent = Sent(partition, arrival, sent_ms if timestamp_ms is None else timestamp_ms)
+        heapq.heappush(self.on_the_way, (at_ms, self._number(), sent))
 
     def resend(self) -> None:
         """A producer sends a record once more, perhaps to the other topic."""
         sent = self.arrived[-1 - int(self.simulation.rng.integers(min(len(self.arrived), 50)))]
         topic = "features" if self.simulation.chance(0.5) else "actions"
-        self.transmit(topic, sent.arrival, sent.timestamp_ms)
+        self.transmit(topic, sent.arrival, sent.reached_ms, sent.timestamp_ms)
 
     def send_bad_record(self) -> None:
         """A record that no row may be made of; the good one may come too."""
@@ -133,7 +161,7 @@ class Traffic:
             Arrival.of(acted, key=b"user-7"),
             Arrival.of(event, key=b"user-7"),
             Arrival.of(replace(event, spec_hash=1)),
-            Arrival.of(replace(acted, event_time_ms=now_ms + 5_000), ingest_ms=now_ms),
+            Arrival.of(replace(acted, event_time_ms=now_ms + 5 * MAX_AHEAD_MS), ingest_ms=now_ms),
             Arrival.of(acted, ingest_ms=-5),
         )
         self.transmit("actions", bad[int(self.simulation.rng.integers(len(bad)))], now_ms)

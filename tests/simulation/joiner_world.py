@@ -18,7 +18,7 @@ from tests.joiner.support import LATENESS_MS, SPEC
 from tests.simulation.harness import Simulation
 from tests.simulation.joiner_engine import Engine, MemoryState
 from tests.simulation.joiner_oracle import oracle, rows_due, rows_of, usable
-from tests.simulation.joiner_traffic import LONG_DELAY_MS, PARTITIONS, Sent, Traffic
+from tests.simulation.joiner_traffic import LONG_DELAY_MS, MAX_AHEAD_MS, PARTITIONS, Sent, Traffic
 
 BUCKETS = 4
 _NOT_YET_MS = -1
@@ -109,7 +109,7 @@ class JoinerWorld:
             block_rows=16,
             action_wait_ms=120_000,
             late_retention_ms=60_000,
-            max_ahead_ms=1_000,
+            max_ahead_ms=MAX_AHEAD_MS,
         )
         self.traffic = Traffic(self.simulation, self.spec, delays=self.simulation.chance(0.5))
         self.crashes = self.simulation.chance(0.8)
@@ -130,7 +130,7 @@ class JoinerWorld:
             position = self.progress.positions[name]
             for sent in self.traffic.partitions[name][position : position + int(self.simulation.rng.integers(1, 12))]:
                 self.progress.positions[name] += 1
-                self.newest_ms[name] = max(self.newest_ms[name], sent.timestamp_ms)
+                self.newest_ms[name] = max(self.newest_ms[name], sent.reached_ms)
                 self.take(sent)
 
     def busy(self) -> list[str]:
