@@ -33,6 +33,18 @@ class _Place(NamedTuple):
     position: int
 
 
+class TopicProgress(NamedTuple):
+    """How far a group has committed one topic, by partition.
+
+    :param ends: those of open transactions too.
+    :param all_read: whether no record lies before them that the group has not committed, and no transaction is open.
+    """
+
+    ends: Mapping[int, int]
+    positions: Mapping[int, int]
+    all_read: bool
+
+
 class GroupLag:
     """Reads the lag of groups that consume one topic each; not safe to share between threads.
 
@@ -91,25 +103,27 @@ class GroupLag:
 
         Offsets that bring no record (what ends a transaction, and aborted ones) are passed over.
         """
-        return self._have_reached(self._places(), ends)
+        return not self._behind(self._places(), ends)
 
-    def all_read(self) -> tuple[Ends, bool]:
-        """The present end offsets, those of open transactions too, and whether the groups have read all before them.
-
-        They have not while a transaction is open. Raises as :meth:`records`.
-        """
+    def progress(self) -> dict[str, TopicProgress]:
+        """How far each topic is read. Raises as :meth:`records`."""
         places = self._places()
         if self._uncommitted is None:
             settings = {"group.id": "rillet-status", "isolation.level": "read_uncommitted"}
             self._uncommitted = self._kafka.consumer(settings, self._errors)
         # Asked after the ends of committed records: what comes in between counts as not read.
         ends = {
-            (topic, partition): end
+            topic: {partition: end for partition, (_, end) in self._ends_of(topic, self._uncommitted).items()}
             for topic in self._groups
-            for partition, (_, end) in self._ends_of(topic, self._uncommitted).items()
         }
-        committed = {(place.topic, place.partition): place.end for place in places}
-        return ends, committed == ends and self._have_reached(places, ends)
+        behind = self._behind(places, {(topic, number): end for topic in ends for number, end in ends[topic].items()})
+        found = {}
+        for topic, of_topic in ends.items():
+            own = [place for place in places if place.topic == topic]
+            committed = {place.partition: place.end for place in own} == of_topic
+            positions = {place.partition: place.position for place in own}
+            found[topic] = TopicProgress(of_topic, positions, committed and topic not in behind)
+        return found
 
     def answers(self, timeout_s: float = 2.0) -> bool:
         """Whether a broker tells of every topic, within ``timeout_s`` each.
@@ -159,20 +173,23 @@ class GroupLag:
             raise TopicError(f"topic {topic} on {self._kafka}: there is none; name it in [kafka.topics]")
         return ends
 
-    def _have_reached(self, places: Iterable[_Place], ends: Ends) -> bool:
+    def _behind(self, places: Iterable[_Place], ends: Ends) -> set[str]:
+        """Topics with a record before these ends that is not read."""
         before, self._stuck_at = self._stuck_at, {}
         unread: dict[str, dict[int, tuple[int, int]]] = {}
-        moved = False
+        moved = set()
         for place in places:
             key = (place.topic, place.partition)
             if place.position >= (end := ends.get(key, 0)):
                 continue
             self._stuck_at[key] = place.position
-            moved |= before.get(key) != place.position
+            if before.get(key) != place.position:
+                moved.add(place.topic)
             if self._empty.get(key) != (place.position, end):
                 unread.setdefault(place.topic, {})[place.partition] = (place.position, end)
-        # Whether there are records is asked only where no group has moved since the last call.
-        return not moved and not any(self._has_record(topic, spans) for topic, spans in unread.items())
+        # Whether there are records is asked only of topics in which the group has not moved since the last call.
+        stuck = {topic: spans for topic, spans in unread.items() if topic not in moved}
+        return moved | {topic for topic, spans in stuck.items() if self._has_record(topic, spans)}
 
     def _has_record(self, topic: str, spans: Mapping[int, tuple[int, int]]) -> bool:
         """Whether a committed record lies in any partition's (position, end); True where that is not known."""

@@ -88,6 +88,8 @@ class JoinerFacts:
         for by several tasks.
     :param waiting: actions that wait for the feature event of their request.
     :param oldest_waiting_ms: event time of the one that waits longest.
+    :param held_s: by how much its time is behind the watermark, because nothing comes to one of the topics.
+    :param silent_s: how long nothing has come to a topic, by its name.
     :param counts: all of its counters by name.
     :param unknown_actions: actions that no task asks for, by name.
     :param recent: what the counters have grown by over the newest records.
@@ -105,6 +107,8 @@ class JoinerFacts:
     unknown_actions: Mapping[str, int]
     recent: Mapping[str, int]
     recent_unknown: Mapping[str, int]
+    held_s: float = 0.0
+    silent_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

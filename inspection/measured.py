@@ -41,6 +41,8 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         unknown_actions=_by_action(read, "rillet_joiner_unknown_actions_total"),
         recent=recent,
         recent_unknown=_by_action(read, "rillet_joiner_recent_unknown_actions"),
+        held_s=read.values.get("rillet_joiner_held_seconds", 0.0),
+        silent_s=_by_label(read, "rillet_joiner_silent_topic_seconds", "topic"),
     )
 
 

@@ -9,6 +9,8 @@ from rillet.inspection.words import age, duration
 
 #: clocks of two machines differ by less
 _FUTURE_MS = 5_000
+#: silence of one topic is told where windows wait for it by so much; a pause of users is shorter
+_HELD_S = 60.0
 #: share of the newest records from which a mistake is noted, and how many there must be
 _UNKNOWN_SHARE, _WAITING_SHARE, _LOST_SHARE, _FEWEST = 0.1, 0.5, 0.01, 10
 #: counter of the joiner: what it counts, and what to look at
@@ -51,9 +53,18 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
             ahead = duration((topic.newest_ms - facts.time_ms) / 1000)
             yield f"the newest record of {topic.name} is from the future, by {ahead}: check the clock of its producer"
     if facts.joiner is not None:
+        yield from _held(facts.joiner)
         yield from _not_joined(facts.joiner, facts.topics)
     if facts.trainer is not None and facts.trainer.publish_failures and facts.broker.state == "answers":
         yield f"train failed to publish {facts.trainer.publish_failures:,} times; its log says why"
+
+
+def _held(joiner: JoinerFacts) -> Iterator[str]:
+    if joiner.held_s >= _HELD_S and len(joiner.silent_s) == 1:
+        ((topic, silent_s),) = joiner.silent_s.items()
+        yield (
+            f"nothing has come to {topic} for {duration(silent_s)}, and label windows wait for it; does what writes to it run?"
+        )
 
 
 def _not_joined(joiner: JoinerFacts, topics: Mapping[str, TopicFacts]) -> Iterator[str]:

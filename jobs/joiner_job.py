@@ -75,7 +75,9 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     # In which times become text, see _records.
     flink.set_string("table.local-time-zone", "UTC")
     if options.idle_sources:
-        flink.set_string("table.exec.source.idle-timeout", f"{config.idle_ms} ms")
+        # That a topic is silent as a whole is known by what checkpoints have committed: it has to be known before.
+        idle_ms = config.idle_ms + 2 * config.checkpoint_interval_ms
+        flink.set_string("table.exec.source.idle-timeout", f"{idle_ms} ms")
     flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
     flink.set_string("execution.checkpointing.timeout", f"{_CHECKPOINT_TIMEOUT_MS} ms")
     flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")

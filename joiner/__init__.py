@@ -5,6 +5,7 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts, RecentCounts
 from rillet.joiner.errors import JoinerError, StoreError
 from rillet.joiner.gathering import GatheringBuilder
+from rillet.joiner.held_time import HeldTime
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
@@ -18,6 +19,7 @@ __all__ = [
     "BucketState",
     "Counters",
     "GatheringBuilder",
+    "HeldTime",
     "JoinMetrics",
     "Joiner",
     "JoinerConfig",

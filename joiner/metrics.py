@@ -6,6 +6,7 @@ process with them does not bear.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
@@ -13,7 +14,7 @@ from rillet.schemas import RecordError
 
 GROUP = "rillet_joiner"
 #: groups of counters with a name or kind in their own names
-BY_ACTION, BY_ERROR = "unknown_action", "refused"
+BY_ACTION, BY_ERROR, BY_TOPIC = "unknown_action", "refused", "silent_topic_ms"
 
 
 class RefusalMetrics:
@@ -46,6 +47,9 @@ class JoinMetrics:
         self._counters: dict[tuple[str, ...], Any] = {}
         self._reported: dict[tuple[str, ...], int] = {}
         self._silent_ms = 0
+        #: how long each topic has been silent that was at some time
+        self._silent_topics: dict[str, int] = {}
+        self._held_ms = 0
         #: rows that went out
         self.examples = 0
         self.report(0)
@@ -54,12 +58,19 @@ class JoinMetrics:
         """Time has gone on without a watermark."""
         self._silent_ms = max(self._silent_ms, time_ms)
 
+    def hold(self, silent: Mapping[str, int], held_ms: int) -> None:
+        """Which topics are silent, and for how long; by how much time is behind the watermark for it."""
+        self._silent_topics = {**dict.fromkeys(self._silent_topics, 0), **silent}
+        self._held_ms = held_ms
+
     def report(self, watermark_ms: int) -> None:
         """Brings Flink's counters up to date."""
         joiner = self._joiner
         now: dict[tuple[str, ...], int] = {(name,): count for name, count in joiner.counters.as_dict().items()}
         now |= {(BY_ACTION, name, "count"): count for name, count in joiner.unknown_actions.as_dict().items()}
         time_ms = max(self._silent_ms, watermark_ms)
+        now |= {(BY_TOPIC, topic, "count"): silent_ms for topic, silent_ms in self._silent_topics.items()}
+        now["held_ms",] = self._held_ms
         now["examples",] = self.examples
         now["open_requests",] = joiner.store.entries
         now["waiting_actions",] = joiner.waiting_actions

@@ -41,8 +41,12 @@ class FlinkConfig:
     #: how far out of order events may come: the watermark, by which windows close, follows the newest event time of each
     #: partition at this distance
     lateness_ms: int = 30_000
-    #: wall clock: a partition without records for so long no longer holds the watermark back
+    #: wall clock: a partition without records for so long, and two checkpoints, no longer holds the watermark back; its topic
+    #: as a whole does, see hold_ms
     idle_ms: int = 30_000
+    #: how far in event time windows may close behind the watermark while nothing comes to one of the two topics, whose
+    #: producer may hold records back; 0 = not at all
+    hold_ms: int = 3_600_000
     #: how far one partition may be read ahead of the others in event time, so that catching up on old
     #: records needs no more memory than following live ones; 0 = no limit
     max_drift_ms: int = 600_000
@@ -55,4 +59,4 @@ class FlinkConfig:
         check_above_zero(self, "parallelism", "checkpoint_interval_ms", "idle_ms", "bundle_time_ms")
         # A transaction stays open from one checkpoint to the next, and the broker aborts one that is too old.
         check_at_most(self, MAX_CHECKPOINT_INTERVAL_MS, "checkpoint_interval_ms")
-        check_not_negative(self, "lateness_ms", "max_drift_ms", "max_restarts")
+        check_not_negative(self, "lateness_ms", "hold_ms", "max_drift_ms", "max_restarts")

@@ -17,7 +17,8 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 from pyflink.datastream.time_domain import TimeDomain
 
-from rillet.joiner import Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
+from rillet.joiner import END_OF_TIME_MS, HeldTime, Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
+from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
 from rillet.schemas import (
     NO_TIME_MS,
@@ -110,8 +111,8 @@ class FlinkBucketState:
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
 
-    Windows close by the watermark. While the topics are silent and all of them is read, there is none; then time goes
-    on from the last watermark by as long as nothing has come.
+    Windows close by the watermark. While one topic is silent as a whole they wait for it, up to ``[flink] hold_ms``. While
+    both are and all of them is read, there is no watermark; then time goes on by as long as nothing has come.
 
     :param silence: makes what tells whether that is so; None to wait for records always.
     :param local_dir: where the disk tier may put its directories; the system's temporary folder by default.
@@ -127,7 +128,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         local_dir: str | None = None,
     ) -> None:
         # Refuses settings that cannot work where the job is built, not in a task that would be restarted.
-        SliceSchedule(spec, config)
+        schedule = SliceSchedule(spec, config)
+        # Half of the slices that may be open are for what comes out of order, or from topics that are read apart.
+        self._hold_ms = min(flink.hold_ms, schedule.slice_ms * MAX_OPEN_SLICES // 2)
         self._spec = spec
         self._config = config
         self._lateness_ms = flink.lateness_ms
@@ -145,6 +148,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         self._silence = self._make_silence() if self._make_silence else None
         if self._silence is not None:
             self._silence.start()
+        self._held_time = HeldTime(self._hold_ms)
         #: wall clock at which each bucket looks whether something is due though nothing comes
         self._looks: dict[int, int] = {}
         #: event time at which silence began for each bucket; what it has closed since must not move that
@@ -180,16 +184,28 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """The watermark has reached a time that the joiner asked for, or the wall clock one to look at silence."""
         timers, bucket = ctx.timer_service(), _bucket(ctx)
         watermark_ms = timers.current_watermark()
+        time_ms = self._time_ms(watermark_ms)
         state = self._state.at(timers)
         if ctx.time_domain() == TimeDomain.PROCESSING_TIME:
             if timestamp == self._report_ms:  # not a look's, which would start another chain of reports
                 self._report_ms = 0
             if self._looks.get(bucket, timestamp) == timestamp:
                 self._looks.pop(bucket, None)
-                yield from self._emit(self._look(bucket, watermark_ms, timers))
+                yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
+        elif timestamp <= time_ms:
+            yield from self._emit(self._joiner.on_watermark(bucket, timestamp, time_ms, state))
         else:
-            yield from self._emit(self._joiner.on_watermark(bucket, timestamp, watermark_ms, state))
-        self._metrics.report(watermark_ms)
+            # A silent topic holds time back: a look closes what is due then, or a drain.
+            self._wake(bucket, timers)
+            timers.register_event_time_timer(END_OF_TIME_MS)
+        self._metrics.report(time_ms)
+
+    def _time_ms(self, watermark_ms: int) -> int:
+        """The event time up to which windows may close; the engine's watermark, unless a topic is silent as a whole."""
+        silent = self._silence.silent_ms() if self._silence is not None else {}
+        time_ms = self._held_time.at(watermark_ms, bool(silent))
+        self._metrics.hold(silent, max(0, watermark_ms - time_ms) if watermark_ms < END_OF_TIME_MS else 0)
+        return time_ms
 
     def _entered_ms(self, record: JoinRecord, ingest_ms: int, timers: Any) -> int:
         """When a record entered its topic. The clock is asked where it may matter: not on a backlog."""
@@ -209,27 +225,28 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             self._looks[bucket] = now_ms + self._look_ms
             timers.register_processing_time_timer(self._looks[bucket])
 
-    def _look(self, bucket: int, watermark_ms: int, timers: Any) -> Iterator[ExampleBlock]:
-        """Closes what is due by the wall clock where the topics are silent and read to their ends.
+    def _look(self, bucket: int, watermark_ms: int, time_ms: int, timers: Any) -> Iterator[ExampleBlock]:
+        """Closes what is due and no timer is left for: what a silent topic held back, and what comes due in silence.
 
-        What was left by a restart has no watermark. Then time begins with the newest events of the bucket.
+        Where both topics are silent and read to their ends, time goes on by as long as nothing has come. What was left by a
+        restart has no watermark. Then time begins with the newest events of the bucket.
         """
         joiner, state, now_ms = self._joiner, self._state, timers.current_processing_time()
         due_ms = joiner.next_due_ms(bucket, state)
-        wait_ms = self._look_ms
         quiet_ms = None if self._silence is None else self._silence.quiet_ms()
+        wait_ms = self._look_ms
         if due_ms is None or quiet_ms is None:
             self._silent_from.pop(bucket, None)
         else:
             newest_ms = self._silent_from.setdefault(bucket, joiner.newest_ms(bucket, state) - self._lateness_ms)
-            began_ms = max(watermark_ms, newest_ms)
+            held = self._held_time.known and time_ms < watermark_ms
+            began_ms = time_ms if held else max(watermark_ms, newest_ms)
             time_ms = min(now_ms - self._lateness_ms, began_ms + quiet_ms)
-            while due_ms is not None and due_ms <= time_ms:
-                yield from joiner.on_watermark(bucket, due_ms, time_ms, state)
-                due_ms = joiner.next_due_ms(bucket, state)
             self._metrics.silent_until(time_ms)
-            if due_ms is not None:
-                wait_ms = max(_SHORTEST_LOOK_MS, min(wait_ms, due_ms - time_ms))
+            wait_ms = max(_SHORTEST_LOOK_MS, min(wait_ms, due_ms - time_ms))
+        while due_ms is not None and due_ms <= time_ms:
+            yield from joiner.on_watermark(bucket, due_ms, time_ms, state)
+            due_ms = joiner.next_due_ms(bucket, state)
         if due_ms is not None:
             self._looks[bucket] = now_ms + wait_ms
             timers.register_processing_time_timer(self._looks[bucket])

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters
 from rillet.joiner import Alarms, Counters, RecentCounts
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TOPIC
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ _GAUGES = {
     "oldest_waiting_ms": ("rillet_joiner_oldest_waiting_seconds", 1e-3, "Event time of the action that waits longest."),
     "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
 }
+_HELD = "By how much event time is behind the watermark, because nothing comes to one of the topics."
+#: silence of one topic is told from so much on; a pause of users is shorter
+_TOLD_MS = 60_000
 #: gauges that are sums over subtasks; of times the earliest counts
 _SUMS = ("open_requests", "waiting_actions")
 
@@ -84,6 +87,8 @@ class JoinerWatch(Collector):
         #: per subtask
         self._found: list[dict[str, int]] = []
         self._silent = False
+        #: the topic that was told to hold windows back
+        self._holding: str | None = None
 
     def refresh(self) -> None:
         """Asks Flink; what is absurd goes to the log. While Flink does not answer, the last counts stay."""
@@ -106,6 +111,36 @@ class JoinerWatch(Collector):
         )
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), watermark_ms):
             log.warning("%s", line)
+        self._tell_if_held()
+
+    def _tell_if_held(self) -> None:
+        held_ms, silent = self._held_ms(), self._silent_topics()
+        holding = next(iter(silent)) if len(silent) == 1 and held_ms >= _TOLD_MS else None
+        if holding is not None and holding != self._holding:
+            log.warning(
+                "nothing has come to topic %s for %s s while the other one goes on: label windows wait for it, up to"
+                " [flink] hold_ms; does what writes to it run?",
+                holding,
+                silent[holding] // 1_000,
+            )
+            self._holding = holding
+        elif self._holding is not None and not held_ms:
+            log.info("topic %s goes on, label windows close by the watermark again", self._holding)
+            self._holding = None
+
+    def _held_ms(self) -> int:
+        return max((subtask.get("held_ms", 0) for subtask in self._found), default=0)
+
+    def _silent_topics(self) -> dict[str, int]:
+        """How long each silent topic has been so; each subtask asks for itself."""
+        found: dict[str, int] = {}
+        for subtask in self._found:
+            for key, silent_ms in subtask.items():
+                group, _, name = key.partition(".")
+                if group == BY_TOPIC and silent_ms:
+                    name = name.removesuffix(".count")
+                    found[name] = max(found.get(name, 0), silent_ms)
+        return found
 
     def collect(self) -> Iterable[Metric]:
         """For Prometheus."""
@@ -127,6 +162,12 @@ class JoinerWatch(Collector):
                 yield GaugeMetricFamily(metric, text, value=sum(values))
             elif values:
                 yield GaugeMetricFamily(metric, text, value=min(values) * factor)
+        yield GaugeMetricFamily("rillet_joiner_held_seconds", _HELD, value=self._held_ms() / 1_000)
+        text = "How long nothing has come to a topic of which all is read; absent while records come."
+        silence = GaugeMetricFamily("rillet_joiner_silent_topic_seconds", text, labels=["topic"])
+        for topic, silent_ms in self._silent_topics().items():
+            silence.add_metric([topic], silent_ms / 1_000)
+        yield silence
         text = "Growth of counters over the newest records: the last two minutes with traffic, 100 records at least."
         recent = GaugeMetricFamily("rillet_joiner_recent", text, labels=["count"])
         unknown = GaugeMetricFamily("rillet_joiner_recent_unknown_actions", f"By name. {text}", labels=["action"])

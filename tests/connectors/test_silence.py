@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.lag import Ends
+from rillet.connectors.lag import TopicProgress
 from rillet.connectors.silence import TopicSilence
 
 
@@ -78,37 +78,93 @@ def test_topics_are_not_silent_while_a_transaction_is_open(broker: str, topics: 
     producer.abort_transaction()
 
 
-def test_what_a_broker_was_away_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lag:
-        away = False
+class Lag:
+    """Two topics of two partitions each, as the broker tells of them."""
 
-        def __init__(self, *_: object, timeout_s: float) -> None:
-            pass
+    def __init__(self, *_: object, timeout_s: float = 0) -> None:
+        self.away = False
+        self.ends = {"features": {0: 5, 1: 0}, "actions": {0: 3, 1: 4}}
+        self.positions = {topic: dict(ends) for topic, ends in self.ends.items()}
 
-        def __enter__(self) -> Lag:
-            return self
+    def __enter__(self) -> Lag:
+        return self
 
-        def __exit__(self, *_: object) -> None:
-            pass
+    def __exit__(self, *_: object) -> None:
+        pass
 
-        def all_read(self) -> tuple[Ends, bool]:
-            if Lag.away:
-                raise BrokerUnavailableError("no broker answers")
-            return {("features", 0): 1}, True
+    def progress(self) -> dict[str, TopicProgress]:
+        if self.away:
+            raise BrokerUnavailableError("no broker answers")
+        return {
+            topic: TopicProgress(dict(ends), dict(self.positions[topic]), ends == self.positions[topic])
+            for topic, ends in self.ends.items()
+        }
 
-    monkeypatch.setattr("rillet.connectors.silence.GroupLag", Lag)
-    silence = TopicSilence("nowhere", {"features": "g"}, idle_ms=40)
+
+@pytest.fixture
+def lag(monkeypatch: pytest.MonkeyPatch) -> Lag:
+    lag = Lag()
+    monkeypatch.setattr("rillet.connectors.silence.GroupLag", lambda *_, timeout_s: lag)
+    return lag
+
+
+@pytest.fixture
+def silence(lag: Lag) -> Iterator[TopicSilence]:
+    silence = TopicSilence("nowhere", {"features": "f", "actions": "a"}, idle_ms=80)
     silence.start()
-    try:
-        wait_for(lambda: silence.quiet_ms() is not None)
-        Lag.away = True
-        wait_for(lambda: silence.quiet_ms() is None)
-        time.sleep(0.3)
-        Lag.away = False
-        wait_for(lambda: silence.quiet_ms() is not None)
-        assert (silence.quiet_ms() or 0) < 200
-    finally:
-        silence.close()
+    yield silence
+    silence.close()
+
+
+def moving(lag: Lag, condition: Callable[[], bool]) -> None:
+    """Waits, while records come to one partition of the features and are read."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        lag.ends["features"][1] += 1
+        lag.positions["features"] = dict(lag.ends["features"])
+        time.sleep(0.005)
+
+
+def test_what_a_broker_was_away_is_no_silence(lag: Lag, silence: TopicSilence) -> None:
+    wait_for(lambda: silence.quiet_ms() is not None)
+    lag.away = True
+    wait_for(lambda: silence.quiet_ms() is None)
+    time.sleep(0.3)
+    lag.away = False
+    wait_for(lambda: silence.quiet_ms() is not None)
+    assert (silence.quiet_ms() or 0) < 250
+
+
+def test_one_topic_is_silent_beside_another_until_something_new_of_it_is_read(lag: Lag, silence: TopicSilence) -> None:
+    assert silence.silent_ms() == {}, "nothing is silent from the start"
+    moving(lag, lambda: silence.silent_ms().get("actions", 0) > 150)
+    assert (set(silence.silent_ms()), silence.quiet_ms()) == ({"actions"}, None)
+    lag.ends["actions"][1] += 1  # not read yet
+    time.sleep(0.1)
+    assert "actions" in silence.silent_ms()
+    lag.positions["actions"][1] += 1
+    moving(lag, lambda: silence.silent_ms() == {})
+
+
+def test_a_topic_with_something_to_read_is_not_silent(lag: Lag, silence: TopicSilence) -> None:
+    lag.positions["actions"][0] = 1
+    wait_for(lambda: "features" in silence.silent_ms())
+    time.sleep(0.1)
+    assert set(silence.silent_ms()) == {"features"}
+    lag.positions["actions"][0] = 3
+    wait_for(lambda: set(silence.silent_ms()) == {"features", "actions"})
+
+
+def test_topics_are_not_known_to_move_after_the_broker_was_away_until_they_do(lag: Lag, silence: TopicSilence) -> None:
+    moving(lag, lambda: silence._found is not None)
+    lag.away = True
+    wait_for(lambda: set(silence.silent_ms()) == {"features", "actions"})
+    lag.ends["features"][0] += 9  # sent when the broker was back, and not read yet
+    lag.away = False
+    time.sleep(0.1)
+    assert set(silence.silent_ms()) == {"features", "actions"}
+    moving(lag, lambda: set(silence.silent_ms()) == {"actions"})
 
 
 def test_without_a_broker_nothing_is_known(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from rillet.schemas import (
     DeadLetter,
     ExampleBlock,
     FeatureEvent,
+    LabelKind,
     decode,
     decode_as,
     decode_dead_letter,
@@ -148,12 +149,16 @@ class Silence:
 
     def __init__(self) -> None:
         self.quiet: int | None = None
+        self.silent: dict[str, int] = {}
 
     def start(self) -> None:
         pass
 
     def quiet_ms(self) -> int | None:
         return self.quiet
+
+    def silent_ms(self) -> dict[str, int]:
+        return self.silent
 
     def close(self) -> None:
         pass
@@ -515,3 +520,84 @@ def test_timers_of_the_wall_clock_do_not_multiply(tmp_path: Path, monkeypatch: p
         runner.send(act, count % buckets)
         runner.wait(pause.randrange(41))
     assert fired <= 30 + 3 * buckets, "a report per second, and a look per bucket and half the idle time"
+
+
+def test_windows_wait_for_a_topic_that_is_silent_until_the_watermark_has_it_again(tmp_path: Path) -> None:
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+
+    def go_on_to(time_ms: int) -> None:
+        runner.advance(time_ms)
+        runner.wait(1_000)
+
+    runner.send(of(feature(1, 20_500, impressions=3)))
+    go_on_to(21_000)
+    silence.silent = {"actions": 15_000}
+    for time_ms in range(22_000, 900_000, 50_000):  # a producer stalls, while requests go on
+        runner.send(of(feature(time_ms, time_ms, impressions=1)))
+        go_on_to(time_ms)
+    assert runner.blocks == [], "nothing is known of the actions"
+    assert runner.metric("held_ms") == runner.keyed.watermark - 21_000
+    assert runner.metric("silent_topic_ms.actions.count") == 15_000
+    silence.silent = {}
+    runner.wait(30_000)
+    for index in range(3):  # what it had held back
+        runner.send(of(action(1, index, "watch", 21_000 + index)))
+    assert [(row[3], row[6]) for row in rows_of(SPEC, runner.blocks)] == [(1, LabelKind.POSITIVE)] * 3
+    go_on_to(runner.keyed.watermark + 1)  # which Flink's watermark reaches when it has caught up
+    runner.wait(30_000)
+    assert len({row[0] for row in rows_of(SPEC, runner.blocks)}) > 10
+    assert (runner.metric("held_ms"), runner.metric("silent_topic_ms.actions.count")) == (0, 0)
+    assert runner.metric("late_actions") == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_topic_that_stays_silent_holds_windows_for_as_long_as_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    monkeypatch.setattr("tests.operators.test_joiner_function.FLINK", replace(FLINK, hold_ms=40_000))
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner.send(of(feature(1, 20_500, impressions=12)))
+    runner.advance(21_000)
+    silence.silent = {"actions": 15_000}
+    if restarted:
+        runner.restart()
+    runner.wait(2_000)
+    closes_ms = 20_999 + 10_000
+    for time_ms in (closes_ms, closes_ms + 39_999):
+        runner.advance(time_ms)
+        runner.wait(2_000)
+        assert runner.blocks == []
+    runner.advance(closes_ms + 40_000)
+    runner.wait(2_000)
+    assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
+
+
+def test_silence_of_both_topics_goes_on_from_the_time_that_one_has_held(tmp_path: Path) -> None:
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner.send(of(feature(1, 20_500, impressions=12)))
+    runner.wait(1_000)
+    runner.advance(21_000)
+    runner.wait(2_000)
+    silence.silent = {"actions": 15_000}
+    runner.advance(500_000)
+    runner.wait(2_000)
+    silence.silent, silence.quiet = {"actions": 99_000, "features": 15_000}, 9_000
+    runner.wait(2_000)
+    assert runner.blocks == []
+    silence.quiet = 10_000
+    runner.wait(2_000)
+    assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
+
+
+def test_a_drain_closes_what_a_silent_topic_holds(tmp_path: Path) -> None:
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner.send(of(feature(1, 20_500, impressions=12)))
+    silence.silent = {"actions": 15_000}
+    runner.advance(500_000)
+    assert runner.blocks == []
+    runner.advance(END_OF_TIME_MS)
+    assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch", "like"}

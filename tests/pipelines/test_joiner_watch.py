@@ -129,3 +129,32 @@ def test_topics_are_out_of_reach_once_the_broker_is_away_for_longer_than_a_resta
         "not ready: no broker has told of the topics for 5 s",
         "the broker answers again",
     ]
+
+
+def test_a_silent_topic_that_holds_windows_is_told_once_and_when_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    flink, counts = Flink(), Counters().as_dict()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    caplog.set_level(logging.INFO)
+
+    def refresh(held_ms: int, **silent_ms: int) -> list[str]:
+        caplog.clear()
+        silent = {f"silent_topic_ms.site.{topic}.count": count for topic, count in silent_ms.items()}
+        flink.subtasks = [counts | {"held_ms": held_ms} | silent, counts | {"held_ms": 7}]
+        watch.refresh()
+        return caplog.messages
+
+    assert refresh(0) == refresh(59_000, actions=90_000) == [], "users pause"
+    assert refresh(99_000, actions=120_000, features=40_000) == [], "a quiet hour is no fault of one topic"
+    (told,) = refresh(60_000, actions=95_500)
+    assert told.startswith(
+        "nothing has come to topic site.actions for 95 s while the other one goes on: label windows wait"
+    )
+    assert refresh(70_000, actions=105_500) == refresh(70_000, actions=0) == []
+    found = shown(watch)
+    assert found["rillet_joiner_held_seconds"] == 70
+    assert not any(name.startswith("rillet_joiner_silent_topic_seconds") for name in found)
+    refresh(80_000, actions=105_500)
+    assert shown(watch)['rillet_joiner_silent_topic_seconds{topic="site.actions"}'] == 105.5
+    flink.subtasks = [counts | {"held_ms": 0}]
+    watch.refresh()
+    assert caplog.messages == ["topic site.actions goes on, label windows close by the watermark again"]

@@ -1,0 +1,106 @@
+"""What an engine's sources do to event time: partitions read at a pace, watermarks of each, alignment, and idle ones left out.
+
+It is what Flink does with the two raw topics (``jobs/joiner_job.py``), with a joiner and its held time after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from rillet.joiner import HeldTime
+from rillet.schemas import RecordError
+from tests.joiner.support import LATENESS_MS
+from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_traffic import Sent
+
+BUCKETS = 4
+_NEVER_MS = -(1 << 62)
+
+
+@dataclass
+class Partition:
+    """One partition, and how far it is read; times of arrival and reading are of the wall clock."""
+
+    #: (time of arrival, record), by arrival
+    records: Sequence[tuple[int, Sent]]
+    position: int = 0
+    watermark_ms: int = _NEVER_MS
+    read_ms: int = 0
+
+    def has_record(self, now_ms: int) -> bool:
+        return self.position < len(self.records) and self.records[self.position][0] <= now_ms
+
+
+@dataclass
+class Reader:
+    """Reads partitions into an engine, a few records of each in turn.
+
+    :param idle_ms: a partition that gave nothing for so long is left out of the watermark; a topic of which nothing has
+        come for half of it, and all of which is read, is silent.
+    :param drift_ms: how far one partition is read ahead of the others.
+    """
+
+    engine: Engine
+    partitions: dict[str, Partition]
+    hold_ms: int
+    idle_ms: int
+    drift_ms: int
+    now_ms: int
+    watermark_ms: int = _NEVER_MS
+    refused: int = 0
+    time: HeldTime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.time = HeldTime(self.hold_ms)
+        for partition in self.partitions.values():
+            partition.read_ms = self.now_ms
+
+    def step(self, records: int) -> None:
+        """Reads at most so many records of each partition that is not paused, then lets time go on."""
+        slowest_ms = min(self._active(), default=_NEVER_MS)
+        for partition in self.partitions.values():
+            if partition.watermark_ms > slowest_ms + self.drift_ms:
+                partition.read_ms = self.now_ms  # paused, which is not idle
+                continue
+            for _ in range(records):
+                if not partition.has_record(self.now_ms):
+                    break
+                self._take(partition)
+        if active := self._active():
+            self.watermark_ms = max(self.watermark_ms, min(active))
+        self.engine.watermark(self.time.at(self.watermark_ms, self._silent()))
+
+    @property
+    def done(self) -> bool:
+        return all(partition.position == len(partition.records) for partition in self.partitions.values())
+
+    def _take(self, partition: Partition) -> None:
+        sent = partition.records[partition.position][1]
+        partition.position += 1
+        partition.read_ms = self.now_ms
+        key = sent.arrival.key or b""
+        try:
+            self.engine.record(crc32(key) % BUCKETS, sent.arrival.data, sent.arrival.ingest_ms, key)
+        except RecordError:
+            self.refused += 1
+        partition.watermark_ms = max(partition.watermark_ms, sent.reached_ms - LATENESS_MS - 1)
+
+    def _active(self) -> list[int]:
+        return [
+            partition.watermark_ms
+            for partition in self.partitions.values()
+            if partition.has_record(self.now_ms) or self.now_ms - partition.read_ms < self.idle_ms
+        ]
+
+    def _silent(self) -> bool:
+        topics = {name.partition(" ")[0] for name in self.partitions}
+        return any(
+            all(
+                not partition.has_record(self.now_ms) and self.now_ms - partition.read_ms >= self.idle_ms // 2
+                for name, partition in self.partitions.items()
+                if name.startswith(topic)
+            )
+            for topic in topics
+        )
