@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from rillet.inspection.facts import (
@@ -145,6 +146,18 @@ def test_a_record_from_the_future_is_said_to_be_from_the_future() -> None:
     assert "the newest record of films.features is from the future, by 24 h: check the clock of its producer" in list(
         notes_on(ahead, "")
     )
+
+
+@pytest.mark.parametrize(
+    ("held_s", "silent", "told"), [(90.0, 1, True), (30.0, 1, False), (90.0, 2, False), (0.0, 0, False)]
+)
+def test_a_silent_topic_that_label_windows_wait_for_is_noted(held_s: float, silent: int, told: bool) -> None:
+    assert FACTS.joiner is not None
+    topics = {"films.actions": 125.0, "films.features": 40.0}
+    silent_s = dict(list(topics.items())[:silent])
+    facts = replace(FACTS, joiner=replace(FACTS.joiner, held_s=held_s, silent_s=silent_s))
+    line = "nothing has come to films.actions for 2 min, and label windows wait for it; does what writes to it run?"
+    assert (line in list(notes_on(facts, ""))) == told
 
 
 def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
