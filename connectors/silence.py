@@ -32,9 +32,12 @@ class _Topic:
         self.since_s = now_s
         #: what the reader has to pass to have read something new; None while the topic is not silent
         self._silent_at: Mapping[int, int] | None = None
+        #: whether it was silent and has not been read to its end since
+        self.behind = False
 
     def check(self, found: TopicProgress, now_s: float) -> None:
-        if self._found is None or found.ends != self._found.ends:
+        standing = self._found is not None and found.ends == self._found.ends
+        if not standing:
             self.since_s = now_s
         self._found = found
         if self._silent_at is None:
@@ -42,7 +45,9 @@ class _Topic:
                 self._silent_at = found.ends
         elif any(position > self._silent_at.get(number, 0) for number, position in found.positions.items()):
             # That records have come is not enough: until one is read, the engine still leaves the topic out.
-            self._silent_at = None
+            self._silent_at, self.behind = None, True
+        # While a producer sends what it has held back, all may be read for a moment.
+        self.behind &= not (found.all_read and standing)
 
     def lose(self) -> None:
         """The broker is away: the reader gets nothing until it has passed where it is."""
@@ -72,6 +77,7 @@ class TopicSilence:
         self._found: tuple[float, float] | None = None
         #: how long each silent topic has been so
         self._silent: dict[str, int] = {}
+        self._behind = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="silence", daemon=True)
 
@@ -92,6 +98,10 @@ class TopicSilence:
     def silent_ms(self) -> Mapping[str, int]:
         """Topics that are silent, and for how long: of which all is read and nothing new is, or not known to be."""
         return self._silent
+
+    def behind(self) -> bool:
+        """Whether a topic that was silent moves again, and has not been read to its end since."""
+        return self._behind
 
     def close(self) -> None:
         """Stops asking."""
@@ -123,4 +133,6 @@ class TopicSilence:
                     self._found = (began, since) if all(of.all_read for of in found.values()) else None
                     trouble = ""
                 now = time.monotonic()
+                # In this order: what is silent no longer is not taken for read in between.
+                self._behind = any(topic.behind for topic in topics.values())
                 self._silent = {name: int(1_000 * (now - t.since_s)) for name, t in topics.items() if t.silent}

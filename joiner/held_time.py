@@ -1,7 +1,8 @@
 """How far windows may close: the engine's watermark, held back while a topic is silent as a whole.
 
 An engine leaves what is idle out of its watermark, so that windows close without the actions that a producer holds back
-meanwhile, and it never takes a watermark back. Time is held here instead, until the watermark goes on with the topic in it.
+meanwhile, and it never takes a watermark back. Time is held here instead, until the topic is read again to its end, or
+the watermark goes on with the topic in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class HeldTime:
 
     The topic moves again. What it has held back is older than the watermark, which stands until it has caught up:
 
-    >>> time.at(190_000, silent=False), time.at(190_500, silent=False)
+    >>> time.at(190_000, silent=False, behind=True), time.at(190_500, silent=False, behind=True)
     (130000, 190500)
     """
 
@@ -37,10 +38,11 @@ class HeldTime:
         """Whether there was a watermark that every topic was part of."""
         return self._whole_ms > NEVER_MS
 
-    def at(self, watermark_ms: int, silent: bool) -> int:
+    def at(self, watermark_ms: int, silent: bool, behind: bool = False) -> int:
         """The time at a watermark; call it now and then, and before anything closes.
 
         :param silent: whether a topic is silent as a whole.
+        :param behind: whether a topic that was has not been read to its end since.
         """
         if watermark_ms == END_OF_TIME_MS:
             return watermark_ms
@@ -49,7 +51,7 @@ class HeldTime:
         elif self._held:
             if self._moved_at_ms is None:
                 self._moved_at_ms = watermark_ms
-            self._held = watermark_ms <= self._moved_at_ms
+            self._held = behind and watermark_ms <= self._moved_at_ms
         if not self._held:
             self._whole_ms = max(self._whole_ms, watermark_ms)
             return watermark_ms

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,8 +202,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def _time_ms(self, watermark_ms: int) -> int:
         """The event time up to which windows may close; the engine's watermark, unless a topic is silent as a whole."""
-        silent = self._silence.silent_ms() if self._silence is not None else {}
-        time_ms = self._held_time.at(watermark_ms, bool(silent))
+        silence = self._silence
+        silent: Mapping[str, int] = {} if silence is None else silence.silent_ms()
+        time_ms = self._held_time.at(watermark_ms, bool(silent), silence is not None and silence.behind())
         self._metrics.hold(silent, max(0, watermark_ms - time_ms) if watermark_ms < END_OF_TIME_MS else 0)
         return time_ms
 

@@ -16,6 +16,7 @@ from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_traffic import Sent
 
 BUCKETS = 4
+TOPICS = ("features", "actions")
 _NEVER_MS = -(1 << 62)
 
 
@@ -27,7 +28,10 @@ class Partition:
     records: Sequence[tuple[int, Sent]]
     position: int = 0
     watermark_ms: int = _NEVER_MS
+    #: when it last gave something
     read_ms: int = 0
+    #: since when it would count as idle: a pause is not idleness
+    idle_since_ms: int = 0
 
     def has_record(self, now_ms: int) -> bool:
         return self.position < len(self.records) and self.records[self.position][0] <= now_ms
@@ -51,18 +55,20 @@ class Reader:
     watermark_ms: int = _NEVER_MS
     refused: int = 0
     time: HeldTime = field(init=False)
+    #: topics that were silent and have not been read to their ends since
+    behind: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.time = HeldTime(self.hold_ms)
         for partition in self.partitions.values():
-            partition.read_ms = self.now_ms
+            partition.read_ms = partition.idle_since_ms = self.now_ms
 
     def step(self, records: int) -> None:
         """Reads at most so many records of each partition that is not paused, then lets time go on."""
         slowest_ms = min(self._active(), default=_NEVER_MS)
         for partition in self.partitions.values():
             if partition.watermark_ms > slowest_ms + self.drift_ms:
-                partition.read_ms = self.now_ms  # paused, which is not idle
+                partition.idle_since_ms = self.now_ms
                 continue
             for _ in range(records):
                 if not partition.has_record(self.now_ms):
@@ -70,7 +76,10 @@ class Reader:
                 self._take(partition)
         if active := self._active():
             self.watermark_ms = max(self.watermark_ms, min(active))
-        self.engine.watermark(self.time.at(self.watermark_ms, self._silent()))
+        silent = {topic for topic in TOPICS if self._is_silent(topic, self.idle_ms // 2)}
+        self.behind |= silent
+        self.behind -= {topic for topic in self.behind - silent if self._is_silent(topic, self.idle_ms // 4)}
+        self.engine.watermark(self.time.at(self.watermark_ms, bool(silent), bool(self.behind)))
 
     @property
     def done(self) -> bool:
@@ -79,7 +88,7 @@ class Reader:
     def _take(self, partition: Partition) -> None:
         sent = partition.records[partition.position][1]
         partition.position += 1
-        partition.read_ms = self.now_ms
+        partition.read_ms = partition.idle_since_ms = self.now_ms
         key = sent.arrival.key or b""
         try:
             self.engine.record(crc32(key) % BUCKETS, sent.arrival.data, sent.arrival.ingest_ms, key)
@@ -91,16 +100,10 @@ class Reader:
         return [
             partition.watermark_ms
             for partition in self.partitions.values()
-            if partition.has_record(self.now_ms) or self.now_ms - partition.read_ms < self.idle_ms
+            if partition.has_record(self.now_ms) or self.now_ms - partition.idle_since_ms < self.idle_ms
         ]
 
-    def _silent(self) -> bool:
-        topics = {name.partition(" ")[0] for name in self.partitions}
-        return any(
-            all(
-                not partition.has_record(self.now_ms) and self.now_ms - partition.read_ms >= self.idle_ms // 2
-                for name, partition in self.partitions.items()
-                if name.startswith(topic)
-            )
-            for topic in topics
-        )
+    def _is_silent(self, topic: str, for_ms: int) -> bool:
+        partitions = [partition for name, partition in self.partitions.items() if name.startswith(topic)]
+        unread = any(partition.has_record(self.now_ms) for partition in partitions)
+        return not unread and self.now_ms - max(partition.read_ms for partition in partitions) >= for_ms
