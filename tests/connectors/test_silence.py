@@ -149,7 +149,7 @@ def test_one_topic_is_silent_beside_another_until_something_new_of_it_is_read(la
     time.sleep(0.05)
     assert silence.behind()
     lag.positions["actions"][1] += 1
-    moving(lag, lambda: not silence.behind())
+    wait_for(lambda: not silence.behind())
 
 
 def test_a_topic_with_something_to_read_is_not_silent(lag: Lag, silence: TopicSilence) -> None:

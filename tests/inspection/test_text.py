@@ -23,7 +23,8 @@ def test_a_page_in_lines() -> None:
 
 def test_an_action_from_tomorrow_is_in_the_future_and_not_of_a_negative_age() -> None:
     tomorrow = action_event(event_time_ms=NOW_MS + 85_848_000)
-    (line,) = lines_of(READER.describe(on_topic(tomorrow, "actions"), "actions"), NOW_MS)
+    line, *problem = lines_of(READER.describe(on_topic(tomorrow, "actions"), "actions"), NOW_MS)
+    assert "max_ahead_ms allows 3,600 s" in " ".join(problem)
     assert "(in the future by 24 h), ingested 24 h earlier  watch on impression 50 of request r-1" in line
 
 
