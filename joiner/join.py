@@ -284,7 +284,7 @@ class Joiner:
                 self.counters.duplicate_actions += 1
                 continue
             late = self._schedule.close_ms(slice_, task) <= closed_ms
-            if late and self._spec.tasks[task].late == "drop":
+            if late and not self._emits_late(entry, index, task):
                 self.counters.late_actions += 1
                 continue
             entry.add_positive(task, index)
@@ -307,6 +307,15 @@ class Joiner:
             body = pack_positives_entry(entry.event.request_id, positives, action.event_time_ms)
             state.append("features", slice_, pack_entry(EntryKind.POSITIVES, ingest_ms, body))
         return blocks
+
+    def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
+        """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
+        settings = self._spec.tasks[task]
+        if settings.late != "emit_unsampled":
+            return settings.late == "emit"
+        request = request_hash(self._spec.sampling_seed, settings.name, entry.event.request_id)
+        impression = entry.event.impression_ids[index : index + 1]
+        return not keeps(np.array([request], np.uint64), impression, highest_kept(settings.negative_rate))[0]
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""

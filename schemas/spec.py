@@ -21,7 +21,7 @@ from rillet.schemas.record_checks import RecordChecks
 from rillet.schemas.records import ActionEvent, ExampleBlock, FeatureEvent
 from rillet.schemas.slots import Slot
 
-LatePolicy = Literal["drop", "emit"]
+LatePolicy = Literal["drop", "emit", "emit_unsampled"]
 Transform = Literal["none", "log1p"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
@@ -49,8 +49,8 @@ class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
-    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
-    lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
+    one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
     (:data:`LabelMode`). ``docs/join.md`` is the exact definition.
     """

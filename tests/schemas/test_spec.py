@@ -213,7 +213,7 @@ def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None
         (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \(0, 1\]"),
         (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
         (('"emit"', '"emit"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
-        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit"),
+        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit, emit_unsampled"),
         (("[spec]", "[specs]"), "specs: unknown table"),
         (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),
         (("[spec]", "[spec"), "line 2"),

@@ -13,7 +13,7 @@ from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError
-from rillet.schemas.spec import LabelMode
+from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.support import LATENESS_MS, SPEC
 from tests.simulation.harness import Simulation
 from tests.simulation.joiner_engine import Engine, MemoryState
@@ -98,7 +98,7 @@ class JoinerWorld:
 
     def __post_init__(self) -> None:
         rng, can = self.simulation.rng, self.simulation.can
-        late = str(rng.choice(["drop", "emit"]))
+        late = str(rng.choice(get_args(LatePolicy)))
         modes = [str(rng.choice(get_args(LabelMode))) for _ in SPEC.tasks]
         tasks = [replace(task, late=late, labels=mode) for task, mode in zip(SPEC.tasks, modes, strict=True)]
         self.spec = replace(SPEC, tasks=tuple(tasks))
