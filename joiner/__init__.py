@@ -3,7 +3,7 @@
 from rillet.joiner.alarms import Alarms
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts, RecentCounts
-from rillet.joiner.errors import JoinerError, StoreError
+from rillet.joiner.errors import JoinerError, StoreError, WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
@@ -32,5 +32,6 @@ __all__ = [
     "RefusalMetrics",
     "SliceSchedule",
     "StoreError",
+    "WaitingFullError",
     "check_kept",
 ]

@@ -24,6 +24,9 @@ class JoinerConfig:
     slice_ms: int = 0
     #: how long, in event time, an action waits for a feature event that has not come yet
     action_wait_ms: int = 600_000
+    #: memory of the actions that wait, by estimate, all buckets together; each bucket has an equal share, and an action
+    #: beyond it is a dead letter
+    waiting_bytes: int = 256 << 20
     #: how long a slice is kept past its last window for tasks that emit late positives
     late_retention_ms: int = 3_600_000
     #: feature events held in memory, by estimate; older slices spill to disk beyond it
@@ -36,6 +39,6 @@ class JoinerConfig:
     max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "buckets", "action_wait_ms", "memory_bytes", "block_rows")
+        check_above_zero(self, "buckets", "action_wait_ms", "waiting_bytes", "memory_bytes", "block_rows")
         check_at_most(self, 65_535, "buckets")
         check_not_negative(self, "slice_ms", "late_retention_ms", "max_ahead_ms")

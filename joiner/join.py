@@ -34,7 +34,7 @@ from rillet.joiner.state import (
     unpack_positives_entry,
 )
 from rillet.joiner.store import SliceStore
-from rillet.joiner.waiting import WaitingAction, WaitingActions
+from rillet.joiner.waiting import WaitingActions
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -111,7 +111,8 @@ class Joiner:
     ) -> list[ExampleBlock]:
         """Takes one event that is decoded and checked already; ``data`` is what goes into the state.
 
-        :raises RecordError: the event comes too late for the joiner to know whether it came before.
+        :raises RecordError: the feature event comes too late for the joiner to know whether it came before.
+        :raises WaitingFullError: the action would have to wait, and there is no room; nothing has changed.
         """
         if isinstance(event, FeatureEvent):
             return self._on_feature(bucket, event, data, ingest_ms, state)
@@ -173,6 +174,11 @@ class Joiner:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
         return sum(len(memory.waiting) for memory in self._buckets.values())
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What they cost in memory, by estimate."""
+        return sum(memory.waiting.used_bytes for memory in self._buckets.values())
+
     def oldest_waiting_ms(self) -> int | None:
         """Event time of the action that has waited longest; None while none waits."""
         oldest = (memory.waiting.oldest_ms() for memory in self._buckets.values())
@@ -223,8 +229,8 @@ class Joiner:
     def _on_action(
         self, bucket: int, action: ActionEvent, data: bytes, ingest_ms: int, state: BucketState
     ) -> list[ExampleBlock]:
-        self.counters.actions += 1
         if action.action not in self._tasks_of:
+            self.counters.actions += 1
             if action.action in self._spec.actions:
                 self.counters.history_actions += 1
             else:
@@ -235,17 +241,20 @@ class Joiner:
         header = memory.header
         found = self.store.find(bucket, action.request_id)
         if found is not None:
+            self.counters.actions += 1
             slice_, entry = found
             return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
-        self.counters.unmatched_actions += 1
         slice_ = self._schedule.slice_of(action.event_time_ms)
-        if self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms:
+        given_up = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
+        if not given_up:
+            memory.waiting.check_room(data)
+        self.counters.actions += 1
+        self.counters.unmatched_actions += 1
+        if given_up:
             self.counters.orphan_actions += 1
             return []
-        body = pack_waiting_entry(memory.waiting.arrivals, data)
-        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, body))
-        memory.waiting.add(slice_, WaitingAction(action, ingest_ms))
-        memory.waiting.arrivals += 1
+        number = memory.waiting.add(action, ingest_ms, data)
+        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, pack_waiting_entry(number, data)))
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
             state.save_header(header.to_bytes())
@@ -375,7 +384,7 @@ class Joiner:
                     f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
                     f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
                 )
-            memory = _Bucket(header, WaitingActions(self._schedule))
+            memory = _Bucket(header, WaitingActions(self._schedule, self._config.waiting_bytes // self._config.buckets))
             for slice_ in sorted(header.slices):
                 for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
                     self.store.put(slice_, bucket, entry)
