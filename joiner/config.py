@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rillet.schemas import MAX_AHEAD_MS
+from rillet.schemas import MAX_AHEAD_MS, MAX_BLOCK_BYTES
 from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
 
 
@@ -33,12 +33,17 @@ class JoinerConfig:
     memory_bytes: int = 256 << 20
     #: the most rows of an example block
     block_rows: int = 256
+    #: the most bytes of an example block of several rows; a larger row has a block of its own
+    block_bytes: int = 1 << 20
     #: what the end of bounded input and ``stop --drain`` do to the negatives of windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"
     #: event times further than this ahead of the wall clock at ingestion are refused
     max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "buckets", "action_wait_ms", "waiting_bytes", "memory_bytes", "block_rows")
+        check_above_zero(
+            self, "buckets", "action_wait_ms", "waiting_bytes", "memory_bytes", "block_rows", "block_bytes"
+        )
         check_at_most(self, 65_535, "buckets")
+        check_at_most(self, MAX_BLOCK_BYTES, "block_bytes")
         check_not_negative(self, "slice_ms", "late_retention_ms", "max_ahead_ms")

@@ -76,7 +76,7 @@ class Joiner:
         self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
-        self._builder = builder or BlockBuilder(spec)
+        self._builder = builder or BlockBuilder(spec, config.block_bytes)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)

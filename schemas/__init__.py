@@ -9,6 +9,7 @@ from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, p
 from rillet.schemas.records import (
     LABEL_OF_KIND,
     MAX_ACTION_TIMES,
+    MAX_BLOCK_BYTES,
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
@@ -40,6 +41,7 @@ __all__ = [
     "LABEL_OF_KIND",
     "MAX_ACTION_TIMES",
     "MAX_AHEAD_MS",
+    "MAX_BLOCK_BYTES",
     "MAX_TIME_MS",
     "MAX_VALUE",
     "NO_TIME_MS",

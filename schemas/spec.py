@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
+from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.crosses import Cross
 from rillet.schemas.packing import pack_columns
 from rillet.schemas.record_checks import RecordChecks
@@ -94,7 +95,22 @@ class FeatureSpec:
     @property
     def ragged(self) -> bool:
         """Whether any slot takes another number of values than one, so that lengths are stored."""
-        return any(slot.ragged for slot in self.slots)
+        return self.context_ragged or self.item_ragged
+
+    @property
+    def context_ragged(self) -> bool:
+        """Whether a context slot does."""
+        return any(slot.ragged for slot in self.context)
+
+    @property
+    def item_ragged(self) -> bool:
+        """Whether an item slot does."""
+        return any(slot.ragged for slot in self.item)
+
+    @cached_property
+    def block_sizes(self) -> BlockSizes:
+        """What rows and requests add to an example block."""
+        return BlockSizes(self.context, self.item, len(self.dense), len(self.tasks))
 
     @property
     def width(self) -> int:
@@ -202,8 +218,8 @@ class FeatureSpec:
 
     @cached_property
     def _checks(self) -> RecordChecks:
-        sides = {"context": self.context, "item": self.item, "example": self.slots}
-        return RecordChecks(self.name, self.hash, sides, len(self.dense), len(self.tasks))
+        sides = {"context": self.context, "item": self.item}
+        return RecordChecks(self.name, self.hash, sides, len(self.dense), len(self.tasks), self.block_sizes)
 
 
 def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from zlib import crc32
 from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, WaitingFullError
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError, encode
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.support import LATENESS_MS, SPEC, Arrival
 from tests.simulation.harness import Simulation
@@ -109,6 +109,7 @@ class JoinerWorld:
             memory_bytes=int(rng.choice([1 << 30, 10_000])),
             waiting_bytes=int(rng.choice([1 << 30, BUCKETS * 3_000])),
             block_rows=16,
+            block_bytes=int(rng.choice([1 << 20, 700])),
             action_wait_ms=120_000,
             late_retention_ms=60_000,
             max_ahead_ms=1_000,
@@ -226,6 +227,7 @@ class JoinerWorld:
     def check_rows(self) -> None:
         progress, blocks = self.progress, self.engine.blocks
         rows = rows_of(self.spec, blocks)
+        assert all(len(encode(block)) <= self.config.block_bytes or len(block) == 1 for block in blocks)
         features, actions = usable(self.spec, [sent.arrival for sent in progress.read], self.config.max_ahead_ms)
         assert rows == oracle(self.spec, features, actions, late=progress.late)
         plain = PlainJoin(
