@@ -34,7 +34,7 @@ def _published_rows(parts: Parts) -> set[int]:
         except DecodeError:
             continue
         if isinstance(block, DeltaBlock):
-            fids |= set(block.row_fids()[0].tolist())
+            fids |= set(block.fids.tolist())
     return fids
 
 
