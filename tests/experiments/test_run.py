@@ -9,7 +9,16 @@ from pathlib import Path
 
 import experiments
 import pytest
-from experiments import absurd_rows, drift, label_modes, publication_interval, seeds, shop_limit, source_speed
+from experiments import (
+    absurd_rows,
+    dense_features,
+    drift,
+    label_modes,
+    publication_interval,
+    seeds,
+    shop_limit,
+    source_speed,
+)
 
 pytestmark = pytest.mark.simulation
 
@@ -22,6 +31,7 @@ def _label_modes(out: Path) -> None:
 
 RUNS: dict[str, Callable[[Path], None]] = {
     "absurd_rows": lambda out: absurd_rows.main(["--requests", "300"]),
+    "dense_features": lambda out: dense_features.main(["--requests", "300"]),
     "drift": lambda out: drift.main(
         [
             *("--requests", "300", "--days", "2", "--seeds", "1", "--workers", "1"),
@@ -39,7 +49,11 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "source_speed": lambda out: source_speed.main(["--requests", "50", "--no-flink"]),
 }
 #: what those print that write no file
-PRINTED = {"absurd_rows": "absurd rows mixed in", "source_speed": "per second and core"}
+PRINTED = {
+    "absurd_rows": "absurd rows mixed in",
+    "dense_features": "AUC as served",
+    "source_speed": "per second and core",
+}
 
 
 def test_each_has_a_run_here() -> None:

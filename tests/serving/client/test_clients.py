@@ -257,7 +257,7 @@ def _dripping(beginning: bytes) -> Callable[[socket.socket], None]:
     def handle(connection: socket.socket) -> None:
         connection.recv(1 << 16)
         connection.sendall(beginning)
-        for _ in range(40):
+        for _ in range(500):
             time.sleep(0.02)
             connection.sendall(b"x")
 
@@ -287,18 +287,18 @@ def test_an_answer_that_comes_byte_by_byte_does_not_outlast_the_deadline(kind: s
     started = time.monotonic()
     with _listening(_dripping(beginning)) as url, pytest.raises(DeadlineExceededError, match="no answer in time"):
         _over_the_network(kind, url, "score", FILMS, timeouts=timeouts, retries=SOON)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_silent_server_is_waited_for_no_longer_than_asked(kind: str) -> None:
     started = time.monotonic()
     with (
-        _listening(lambda connection: time.sleep(1)) as url,
+        _listening(lambda connection: time.sleep(10)) as url,
         pytest.raises(ServerUnavailableError, match=r"not ready within 0\.1 s: .*no answer in time"),
     ):
         _over_the_network(kind, url, "wait_until_ready", 0.1)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
 
 
 def test_connections_are_kept_and_used_again() -> None:
