@@ -12,13 +12,14 @@ import numpy as np
 from rillet.audit.expected import ExpectedExamples
 from rillet.schemas import ExampleBlock
 from rillet.schemas.arrays import Int64s, range_indices
+from rillet.schemas.example_rows import fids_of_blocks
 
 
 def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dict[str, Any]:
     """The blocks' columns, concatenated; absent ones filled with what they stand for.
 
     Beside the record's own: ``request`` int64[n] (number in ``expected``, -1 unknown), ``request_ids`` with
-    ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly if the spec is ragged),
+    ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly on the sides of the spec that are ragged),
     ``fid_counts`` and ``fid_ends`` int64[n], ``bucket`` int64[n].
     """
     spec = expected.spec
@@ -27,7 +28,7 @@ def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dic
     column: dict[str, Any] = {
         name: np.concatenate([getattr(block, name) for block in blocks])
         for name in (
-            *("impression_ids", "fids", "dense", "labels", "mask", "sampling_rate", "label_kind"),
+            *("impression_ids", "dense", "labels", "mask", "sampling_rate", "label_kind"),
             *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
         )
     }
@@ -36,11 +37,13 @@ def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dic
     request_at = np.concatenate([block.request_index + at for block, at in zip(blocks, first, strict=False)])
     numbers = np.array([expected.number_of.get(request_id, -1) for request_id in request_ids], np.int64)
     column["request_ids"], column["request_at"], column["request"] = request_ids, request_at, numbers[request_at]
-    column["lengths"] = np.concatenate(
-        [np.ones(n * slots, np.uint16) if b.lengths is None else b.lengths for b, n in zip(blocks, sizes, strict=True)]
-    )
+    column["fids"], lengths = fids_of_blocks(blocks, spec)
+    column["lengths"] = np.ones(sum(sizes) * slots, np.uint16) if lengths is None else lengths
     column["bucket"] = np.repeat(np.array([block.bucket for block in blocks], np.int64), sizes)
-    column["has_lengths"] = np.repeat([(block.lengths is not None) == spec.ragged for block in blocks], sizes)
+    ragged = (spec.context_ragged, spec.item_ragged)
+    column["has_lengths"] = np.repeat(
+        [(b.context_lengths is not None, b.item_lengths is not None) == ragged for b in blocks], sizes
+    )
     column["served_logits"] = np.concatenate(
         [
             np.full(n * tasks, np.nan, np.float32) if b.served_logits is None else b.served_logits

@@ -200,7 +200,7 @@ class Audit:
         expected = self.expected
         requests, total = expected.request[rows], len(column["impression_ids"])
         # Where an action can have been late, a row may say so.
-        late = label & expected.marks_late[task] & expected.may_be_late[rows, task]
+        late = label & (expected.marks_late & expected.may_be_late)[rows, task]
         late &= column["label_kind"][keep] == LabelKind.LATE_POSITIVE
         kinds = self._kinds[task, label.astype(np.int64)]
         due: dict[str, AnyArray] = {

@@ -61,9 +61,16 @@ class ExpectedExamples:
         return np.array([task.labels == "immediate" for task in self.spec.tasks], np.bool_)
 
     @property
+    def emits_late(self) -> Bools:
+        """Whether a late action on a pair still gives a row with label 1: bool[M, T]."""
+        policies = np.array([task.late for task in self.spec.tasks])
+        emits: Bools = (policies == "emit") | ((policies == "emit_unsampled") & ~self.sampled)
+        return emits
+
+    @property
     def marks_late(self) -> Bools:
-        """Tasks that send late positives as rows of a kind of their own: bool[T]."""
-        return np.array([task.late == "emit" and task.labels != "immediate" for task in self.spec.tasks], np.bool_)
+        """Whether that row is of a kind of its own: bool[M, T]."""
+        return self.emits_late & ~self.immediate
 
     @property
     def negative(self) -> Bools:

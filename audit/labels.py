@@ -25,7 +25,7 @@ class Labels:
     unexpected: Int64s
     #: a late positive, beside its negative where the sample keeps it
     late_positive: Bools
-    #: the action came too late for a task that drops late ones
+    #: the action came too late for a pair whose task drops late ones
     late_dropped: Bools
     #: rows that are due, given which actions were late
     due: Int64s
@@ -42,12 +42,10 @@ def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, ne
     :param negatives: rows with label 0.
     """
     positive, sampled, immediate = expected.positive, expected.sampled, expected.immediate
-    emits = expected.marks_late
     can = positive & expected.may_be_late
-    late_positive = can & emits & (late > 0)
+    late_positive = can & expected.marks_late & (late > 0)
     # A provisional negative is due whatever comes after it, so it says nothing about the action.
-    drops = np.array([task.late == "drop" for task in expected.spec.tasks])
-    late_dropped = can & drops & (positives == 0) & (immediate | (negatives == sampled))
+    late_dropped = can & ~expected.emits_late & (positives == 0) & (immediate | (negatives == sampled))
     due_1 = positive & ~late_dropped
     due_0 = expected.negative | (sampled & (late_positive | late_dropped))
     # Both rows are due of a late positive as well: its negative went out before it.

@@ -67,7 +67,7 @@ class PopularityScorer:
         # Instead of all counts decaying as time passes, a newer impression weighs more.
         weights = self._weights(blocks) / self._decay(times_ms)[:, None]
         fids, rows = np.unique(
-            np.concatenate([_of_slot(block.fids, self._slot) for block in blocks]), return_inverse=True
+            np.concatenate([_of_slot(block.item_fids, self._slot) for block in blocks]), return_inverse=True
         )
         numbers = [self._number_of.setdefault(fid, len(self._number_of)) for fid in fids.tolist()]
         items = len(self._number_of) + 1

@@ -16,6 +16,7 @@ from rillet.backtest.errors import BacktestError
 from rillet.benchmarks.peers.frames import Arrays, read_frame, write_frame
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s, Int64s, UInt16s, range_indices
+from rillet.schemas.example_rows import fids_of_blocks
 
 _FOLDER = Path(__file__).resolve().parent
 _END_S = 10.0
@@ -34,6 +35,7 @@ class PeerScorer:
         :param options: what the module takes.
         """
         self._what = f"{module} {options}"
+        self._spec = spec
         self._tasks, self._task = len(spec.tasks), task
         self._context, self._item = len(spec.context), len(spec.item)
         self._dense = len(spec.dense)
@@ -62,14 +64,14 @@ class PeerScorer:
         if not blocks:
             return
         columns = {
-            name: np.concatenate([getattr(block, name) for block in blocks])
-            for name in ("fids", "dense", "sampling_rate")
+            name: np.concatenate([getattr(block, name) for block in blocks]) for name in ("dense", "sampling_rate")
         }
         labels, mask = (
             np.concatenate([getattr(block, name) for block in blocks]).reshape(-1, self._tasks)[:, self._task]
             for name in ("labels", "mask")
         )
-        lengths = np.concatenate([self._lengths(block.lengths, len(block)) for block in blocks])
+        columns["fids"], some_lengths = fids_of_blocks(blocks, self._spec)
+        lengths = self._lengths(some_lengths, len(mask))
         kept = np.flatnonzero(mask)
         starts = np.concatenate(([0], np.cumsum(lengths.sum(axis=1, dtype=np.int64))))
         weights = np.where(labels == 0, 1 / columns["sampling_rate"].astype(np.float64), 1.0)

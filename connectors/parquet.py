@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rillet.connectors.errors import ExampleFilesError
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, RecordError, dump_spec
 from rillet.schemas.arrays import AnyArray, Int64s
+from rillet.schemas.example_rows import fids_of_blocks, split_rows
 from rillet.trainer import ReadBlock
 
 #: of the columns; raised with every change that readers have to know of
@@ -82,9 +83,8 @@ def to_table(records: Sequence[ReadBlock], spec: FeatureSpec, *, first_number: i
     def of_width(name: str, values: AnyArray, width: int) -> pa.Array:
         return _lists(schema, name, values, np.full(rows, width))
 
-    lengths = np.concatenate(
-        [np.ones(len(b) * slots, np.uint16) if b.lengths is None else b.lengths for b in blocks]
-    ).astype(np.uint16, copy=False)
+    fids, some_lengths = fids_of_blocks(blocks, spec)
+    lengths = np.ones(rows * slots, np.uint16) if some_lengths is None else some_lengths
     logits = np.concatenate(
         [np.full(len(b) * tasks, np.nan, np.float32) if b.served_logits is None else b.served_logits for b in blocks]
     )
@@ -99,7 +99,7 @@ def to_table(records: Sequence[ReadBlock], spec: FeatureSpec, *, first_number: i
             pa.array(requests)
         ),
         "impression_id": joined("impression_ids"),
-        "fids": _lists(schema, "fids", joined("fids"), lengths.reshape(rows, slots).sum(axis=1, dtype=np.int64)),
+        "fids": _lists(schema, "fids", fids, lengths.reshape(rows, slots).sum(axis=1, dtype=np.int64)),
         "lengths": of_width("lengths", lengths, slots) if spec.ragged else None,
         "dense": of_width("dense", joined("dense"), len(spec.dense)),
         "labels": of_width("labels", joined("labels"), tasks),
@@ -111,7 +111,7 @@ def to_table(records: Sequence[ReadBlock], spec: FeatureSpec, *, first_number: i
 
 
 def to_block(table: pa.Table, spec: FeatureSpec, *, ingest_times: bool = True) -> ExampleBlock:
-    """The rows of a table as one block, bucket 0; numbers are views of the table's memory.
+    """The rows of a table as one block, bucket 0; numbers but fids are views of the table's memory.
 
     :param ingest_times: False leaves them out (``NO_TIME_MS``); the table need not have them then.
     :raises ExampleFilesError: the rows do not fit the spec.
@@ -120,22 +120,26 @@ def to_block(table: pa.Table, spec: FeatureSpec, *, ingest_times: bool = True) -
     requests = pc.dictionary_encode(_chunk(table, "request_id"))
     no_time = np.full(rows, NO_TIME_MS, np.int64)
     columns: dict[str, Any] = {
-        **{name: _values(table, name) for name in ("fids", "dense", "labels", "mask", "served_logits")},
+        **{name: _values(table, name) for name in ("dense", "labels", "mask", "served_logits")},
         **{name: _chunk(table, name).to_numpy() for name in _NUMBERS},
         **{name: _chunk(table, name).to_numpy() if ingest_times else no_time for name in _INGEST_TIMES},
     }
-    block = ExampleBlock(
-        spec_hash=spec.hash,
-        bucket=0,
-        request_ids=requests.dictionary.to_pylist(),
-        request_index=requests.indices.to_numpy(),
-        impression_ids=_chunk(table, "impression_id").to_numpy(),
-        lengths=_values(table, "lengths") if spec.ragged else None,
-        **columns,
-    )
     try:
+        block = ExampleBlock(
+            spec_hash=spec.hash,
+            bucket=0,
+            impression_ids=_chunk(table, "impression_id").to_numpy(),
+            **split_rows(
+                spec,
+                requests.dictionary.to_pylist(),
+                requests.indices.to_numpy(),
+                _values(table, "fids"),
+                _values(table, "lengths") if spec.ragged else None,
+            ),
+            **columns,
+        )
         spec.check_block(block)
-    except RecordError as error:
+    except (RecordError, ValueError, IndexError) as error:
         raise ExampleFilesError(f"rows that do not fit feature spec {spec.name}: {error}") from error
     return block
 

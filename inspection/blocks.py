@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rillet.inspection.columns import Json, matrix, plain, probability, time_fields
 from rillet.inspection.names import Names, rows_of_fids
 from rillet.schemas import (
@@ -34,13 +36,20 @@ def describe_examples(
     except RecordError as error:
         problem = str(error)
     names = Names(spec if ours else None)
-    fids = rows_of_fids(block.fids, block.lengths, n, "example fids") if n else []
+    if problem is not None:
+        _check_columns(block)
+    contexts, items = (
+        (
+            rows_of_fids(block.context_fids, block.context_lengths, len(block.request_ids), "context fids"),
+            rows_of_fids(block.item_fids, block.item_lengths, n, "item fids"),
+        )
+        if n
+        else ([], [])
+    )
     slots = [slot.slot for slot in spec.slots] if ours else []
     labels, mask = matrix(block.labels, n, "labels"), matrix(block.mask, n, "mask")
     dense = matrix(block.dense, n, "dense")
     logits = None if block.served_logits is None else matrix(block.served_logits, n, "served_logits")
-    if problem is not None:
-        _check_columns(block)
     chosen = [row for row in range(n) if request_id in (None, _request(block, row))]
     rows = []
     for row in chosen[:limit]:
@@ -53,7 +62,7 @@ def describe_examples(
             "sampling_rate": float(f"{block.sampling_rate[row]:.7g}"),
             **time_fields("feature_time", int(block.feature_time_ms[row])),
             **time_fields("action_time", int(block.action_time_ms[row])),
-            "features": names.features(fids[row], slots),
+            "features": names.features(np.concatenate([contexts[block.request_index[row]], items[row]]), slots),
         }
         if dense.shape[1]:
             shown["dense"] = names.dense(dense[row])

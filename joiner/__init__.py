@@ -3,7 +3,7 @@
 from rillet.joiner.alarms import Alarms
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts, RecentCounts
-from rillet.joiner.errors import JoinerError, StoreError
+from rillet.joiner.errors import JoinerError, StoreError, WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.held_time import HeldTime
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
@@ -34,5 +34,6 @@ __all__ = [
     "RefusalMetrics",
     "SliceSchedule",
     "StoreError",
+    "WaitingFullError",
     "check_kept",
 ]

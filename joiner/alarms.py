@@ -20,7 +20,7 @@ _STRETCH = 50
 _ABSURD, _WELL = 0.5, 0.25
 #: of refused records, of which a right source has none; mistakes of a kind that concerns all records are told at once
 _ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
-_SYSTEMATIC = ("SpecMismatchError", "TimeUnitError")
+_SYSTEMATIC = ("SpecMismatchError", "TimeUnitError", "WaitingFullError")
 
 #: of a stretch of actions that wait, to tell them from those that come a little before their feature events
 _WAIT_MS = 60_000
@@ -49,6 +49,8 @@ _REFUSALS = {
     "TimeUnitError": "have event times in another unit than milliseconds since 1970: a dead letter names the unit",
     "FutureTimeError": "have event times that lie further than max_ahead_ms after they entered their topic: is the clock right "
     "that they are read from? A dead letter names both times",
+    "WaitingFullError": "are actions for which there is no room to wait for their feature events: are request ids the same on "
+    "both topics, and do feature events reach theirs? [joiner] waiting_bytes is the room",
     "DecodeError": "are no records of a known schema: is [sources] set to the format of the topic?",
 }
 _OTHER_REFUSAL = "cannot be used: dead letters say why"

@@ -13,8 +13,17 @@ from itertools import accumulate
 
 import numpy as np
 
+from rillet.joiner.cuts import cuts
 from rillet.joiner.entry import TIMES, Entry
-from rillet.schemas import LABEL_OF_KIND, NO_TIME_MS, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
+from rillet.schemas import (
+    LABEL_OF_KIND,
+    MAX_BLOCK_BYTES,
+    NO_TIME_MS,
+    ExampleBlock,
+    FeatureEvent,
+    FeatureSpec,
+    LabelKind,
+)
 from rillet.schemas.arrays import Bools, Int64s, UInt8s, UInt16s, range_indices, range_starts
 
 
@@ -67,13 +76,17 @@ class Rows:
 
 
 class BlockBuilder:
-    """Builds the blocks of one spec. A row teaches one task: mask and labels are one-hot."""
+    """Builds the blocks of one spec. A row teaches one task: mask and labels are one-hot.
 
-    def __init__(self, spec: FeatureSpec) -> None:
+    :param block_bytes: encoded bytes of a block of several rows at most.
+    """
+
+    def __init__(self, spec: FeatureSpec, block_bytes: int = MAX_BLOCK_BYTES) -> None:
         self._spec_hash = spec.hash
-        self._ragged = spec.ragged
-        self._context_slots = len(spec.context)
-        self._context_ones = np.ones(len(spec.context), np.uint16)
+        self._sizes, self._block_bytes = spec.block_sizes, block_bytes
+        #: one value for each slot, for events without lengths; None where no slot of the side has any
+        self._context_ones = np.ones(len(spec.context), np.uint16) if spec.context_ragged else None
+        self._item_ragged = spec.item_ragged
         self._item_slots = len(spec.item)
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
@@ -94,7 +107,7 @@ class BlockBuilder:
         """The block of one positive: impression ``index`` of a request."""
         # One row, many times a second: slices of the event's columns, without the arrays of the general form.
         event = entry.event
-        fids, lengths = self._row_fids(event, index)
+        fids, lengths = self._row_items(event, index)
         label = self._one_hot[task]
         tasks = slice(index * self._tasks, (index + 1) * self._tasks)
         block = ExampleBlock(
@@ -103,8 +116,10 @@ class BlockBuilder:
             request_ids=[event.request_id],
             request_index=_FIRST,
             impression_ids=event.impression_ids[index : index + 1],
-            fids=fids,
-            lengths=lengths,
+            context_fids=event.context_fids,
+            context_lengths=self._context_lengths(event),
+            item_fids=fids,
+            item_lengths=lengths,
             dense=event.dense[index * self._dense : (index + 1) * self._dense],
             labels=label,
             mask=label,
@@ -147,19 +162,18 @@ class BlockBuilder:
         :param tasks: k numbers of tasks, ascending.
         :param chosen: bool[k, N], for each of them which of the N impressions to send.
         """
-        # Made for every request, so nothing here is done per task; fids are joined as bytes, the fastest form of a
-        # concatenation of many short parts.
+        # Made for every request, so nothing here is done per task.
         event, width = entry.event, self._tasks
         n = len(event.impression_ids)
         which, every = chosen.nonzero()
         if len(tasks) < width:
             which = np.array(tasks)[which]
-        fids, lengths = self._request_rows(event)
         dense, logits = event.dense, event.served_logits
         blocks = []
-        for start in range(0, len(every), block_rows):
-            index, task = every[start : start + block_rows], which[start : start + block_rows]
+        for part in self._parts([entry], np.zeros(len(every), np.int64), every, block_rows):
+            index, task = every[part], which[part]
             k = len(index)
+            fids, lengths = self._items(event, index)
             if k > self._provisional.capacity:
                 self._provisional = _ProvisionalColumns(width, 2 * k)
             column = self._provisional
@@ -170,8 +184,10 @@ class BlockBuilder:
                     request_ids=[event.request_id],
                     request_index=column.request_index[:k],
                     impression_ids=event.impression_ids[index],
-                    fids=np.frombuffer(b"".join([fids[i] for i in index.tolist()]), np.int64),
-                    lengths=None if lengths is None else lengths[index].reshape(-1),
+                    context_fids=event.context_fids,
+                    context_lengths=self._context_lengths(event),
+                    item_fids=fids,
+                    item_lengths=lengths,
                     dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
                     labels=column.labels[: k * width],
                     mask=self._one_hot[task].reshape(-1),
@@ -188,23 +204,50 @@ class BlockBuilder:
 
     def build(self, bucket: int, entries: Sequence[Entry], rows: Rows, block_rows: int) -> list[ExampleBlock]:
         """Blocks of at most ``block_rows`` of any rows."""
-        blocks = []
-        for start in range(0, len(rows.index), block_rows):
-            part = slice(start, start + block_rows)
-            first, last = rows.request[part][0], rows.request[part][-1] + 1
-            blocks.append(self._block(bucket, entries[first:last], rows, part, int(first)))
-        return blocks
+        return [
+            self._block(bucket, entries, rows, part)
+            for part in self._parts(entries, rows.request, rows.index, block_rows)
+        ]
 
-    def _block(self, bucket: int, entries: Sequence[Entry], rows: Rows, part: slice, first: int) -> ExampleBlock:
-        """The block of ``part`` of the rows; ``entries`` are those that it needs, beginning with number ``first``."""
-        index, request = rows.index[part], rows.request[part] - first
+    def _parts(self, entries: Sequence[Entry], request: Int64s, index: Int64s, block_rows: int) -> list[slice]:
+        """Where rows are cut into blocks.
+
+        :param request: int64[n], which entry each row is of, in order; index: int64[n], which impression of it.
+        """
+        parts = []
+        for start in range(0, len(index), block_rows):
+            part = slice(start, min(start + block_rows, len(index)))
+            first, last = int(request[start]), int(request[part.stop - 1]) + 1
+            sizes = [self._sizes.request(entry.event) for entry in entries[first:last]]
+            widest = self._sizes.head_bytes + (part.stop - start) * self._sizes.widest_row + sum(sizes)
+            if widest <= self._block_bytes:
+                parts.append(part)
+                continue
+            of, fids = request[part] - first, np.empty(part.stop - start, np.int64)
+            for number in np.unique(of).tolist():
+                chosen = of == number
+                fids[chosen] = self._item_counts(entries[first + number].event)[index[part][chosen]]
+            most_bytes = self._block_bytes - self._sizes.head_bytes
+            found = cuts(of, self._sizes.rows(fids), np.array(sizes, np.int64), block_rows, most_bytes)
+            parts += [slice(start + cut.start, start + cut.stop) for cut in found]
+        return parts
+
+    def _block(self, bucket: int, every: Sequence[Entry], rows: Rows, part: slice) -> ExampleBlock:
+        """The block of ``part`` of the rows, with the entries that it needs."""
+        index = rows.index[part]
+        needed, request = np.unique(rows.request[part], return_inverse=True)
+        entries = [every[number] for number in needed.tolist()]
         task, kind = rows.task[part], rows.kind[part]
         events = [entry.event for entry in entries]
         sizes = np.fromiter((len(e.impression_ids) for e in events), np.int64, len(events))
         impression = index + range_starts(sizes)[request]
         mask = self._one_hot[task]
         labels = mask * LABEL_OF_KIND[kind][:, None]
-        fids, lengths = self._fids(entries, impression, request, int(sizes.sum()))
+        item_fids, item_lengths = self._items_of(events, impression, int(sizes.sum()))
+        context_lengths = None
+        if self._context_ones is not None:
+            ones = self._context_ones
+            context_lengths = np.concatenate([ones if e.context_lengths is None else e.context_lengths for e in events])
         dense = (
             np.concatenate([e.dense for e in events]).reshape(-1, self._dense)[impression] if self._dense else _EMPTY
         )
@@ -222,8 +265,10 @@ class BlockBuilder:
             request_ids=[e.request_id for e in events],
             request_index=request.astype(np.int32),
             impression_ids=np.concatenate([e.impression_ids for e in events])[impression],
-            fids=fids,
-            lengths=lengths,
+            context_fids=np.concatenate([e.context_fids for e in events]),
+            context_lengths=context_lengths,
+            item_fids=item_fids,
+            item_lengths=item_lengths,
             dense=dense.reshape(-1),
             labels=labels.reshape(-1),
             mask=mask.reshape(-1),
@@ -236,67 +281,54 @@ class BlockBuilder:
             served_logits=None if logits is None else logits.reshape(-1),
         )
 
-    def _row_fids(self, event: FeatureEvent, index: int) -> tuple[Int64s, UInt16s | None]:
-        """Fids and lengths of one impression, context first."""
+    def _context_lengths(self, event: FeatureEvent) -> UInt16s | None:
+        if self._context_ones is None:
+            return None
+        return self._context_ones if event.context_lengths is None else event.context_lengths
+
+    def _item_counts(self, event: FeatureEvent) -> Int64s:
+        """Item fids of each of N impressions, int64[N]."""
+        n = len(event.impression_ids)
+        if event.item_lengths is None:
+            return np.full(n, self._item_slots)
+        counts: Int64s = event.item_lengths.reshape(n, -1).sum(axis=1, dtype=np.int64)
+        return counts
+
+    def _row_items(self, event: FeatureEvent, index: int) -> tuple[Int64s, UInt16s | None]:
+        """Item fids and lengths of one impression."""
         slots = self._item_slots
         if event.item_lengths is None:
             item = event.item_fids[index * slots : (index + 1) * slots]
-            item_lengths = np.ones(slots, np.uint16)
-        else:
-            item_lengths = event.item_lengths[index * slots : (index + 1) * slots]
-            start = int(np.add.reduce(event.item_lengths[: index * slots], dtype=np.int64))
-            item = event.item_fids[start : start + sum(item_lengths.tolist())]
-        fids = np.concatenate([event.context_fids, item])
-        if not self._ragged:
-            return fids, None
-        context_lengths = self._context_ones if event.context_lengths is None else event.context_lengths
-        return fids, np.concatenate([context_lengths, item_lengths])
+            return item, np.ones(slots, np.uint16) if self._item_ragged else None
+        lengths = event.item_lengths[index * slots : (index + 1) * slots]
+        start = int(np.add.reduce(event.item_lengths[: index * slots], dtype=np.int64))
+        return event.item_fids[start : start + sum(lengths.tolist())], lengths if self._item_ragged else None
 
-    def _request_rows(self, event: FeatureEvent) -> tuple[list[bytes], UInt16s | None]:
-        """Fids of each impression of a request, context first, as the bytes of int64; and lengths uint16[n, S]."""
+    def _items(self, event: FeatureEvent, index: Int64s) -> tuple[Int64s, UInt16s | None]:
+        """Item fids and lengths of impressions ``index`` int64[k] of one event."""
         n, slots = len(event.impression_ids), self._item_slots
-        context, item = event.context_fids.tobytes(), event.item_fids.tobytes()
         if event.item_lengths is None:
-            ends = [slots * 8 * i for i in range(1, n + 1)]
-        else:
-            ends = (
-                [8 * end for end in accumulate(event.item_lengths.tolist())][slots - 1 :: slots] if slots else [0] * n
-            )
-        fids = [context + item[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        if not self._ragged:
-            return fids, None
-        lengths = np.ones((n, self._context_slots + slots), np.uint16)
-        if event.context_lengths is not None:
-            lengths[:, : self._context_slots] = event.context_lengths
-        if event.item_lengths is not None:
-            lengths[:, self._context_slots :] = event.item_lengths.reshape(n, slots)
-        return fids, lengths
+            fids = event.item_fids.reshape(n, slots)[index].reshape(-1)
+            return fids, np.ones(len(index) * slots, np.uint16) if self._item_ragged else None
+        lengths = event.item_lengths.reshape(n, slots)[index].reshape(-1) if self._item_ragged else None
+        # Joined as bytes, the fastest form of a concatenation of many short parts.
+        ends = [8 * end for end in accumulate(event.item_lengths.tolist())][slots - 1 :: slots] if slots else [0] * n
+        item = event.item_fids.tobytes()
+        rows = [item[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return np.frombuffer(b"".join([rows[i] for i in index.tolist()]), np.int64), lengths
 
-    def _fids(
-        self, entries: Sequence[Entry], impression: Int64s, request: Int64s, impressions: int
+    def _items_of(
+        self, events: Sequence[FeatureEvent], impression: Int64s, impressions: int
     ) -> tuple[Int64s, UInt16s | None]:
-        """Context and item fids of each row, one after the other, with their lengths when the spec is ragged."""
-        events = [entry.event for entry in entries]
-        context = np.concatenate([e.context_fids for e in events])
+        """Item fids and lengths of rows, by their place ``impression`` int64[k] among the impressions of all events."""
         item = np.concatenate([e.item_fids for e in events])
-        if not self._ragged:
-            rows = (context.reshape(len(events), -1)[request], item.reshape(impressions, -1)[impression])
-            return np.concatenate(rows, axis=1).reshape(-1), None
-        context_lengths = _lengths([e.context_lengths for e in events], [self._context_slots] * len(events))
-        item_lengths = _lengths(
-            [e.item_lengths for e in events], [len(e.impression_ids) * self._item_slots for e in events]
-        )
-        context_2d = context_lengths.reshape(len(events), -1)
-        item_2d = item_lengths.reshape(impressions, -1)
-        context_counts, item_counts = context_2d.sum(axis=1, dtype=np.int64), item_2d.sum(axis=1, dtype=np.int64)
-        # A row is two stretches of the concatenated fids: its request's context, then its impression's items.
-        starts = np.stack(
-            [range_starts(context_counts)[request], len(context) + range_starts(item_counts)[impression]], axis=1
-        )
-        counts = np.stack([context_counts[request], item_counts[impression]], axis=1)
-        fids = np.concatenate([context, item])[range_indices(starts.reshape(-1), counts.reshape(-1))]
-        lengths = np.concatenate([context_2d[request], item_2d[impression]], axis=1)
-        return fids, lengths.reshape(-1)
+        if not self._item_ragged:
+            return item.reshape(impressions, -1)[impression].reshape(-1), None
+        sizes = [len(e.impression_ids) * self._item_slots for e in events]
+        lengths = _lengths([e.item_lengths for e in events], sizes).reshape(impressions, -1)
+        counts = lengths.sum(axis=1, dtype=np.int64)
+        fids = item[range_indices(range_starts(counts)[impression], counts[impression])]
+        return fids, lengths[impression].reshape(-1)
 
 
 class _ProvisionalColumns:

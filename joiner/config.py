@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rillet.schemas import MAX_AHEAD_MS
+from rillet.schemas import MAX_AHEAD_MS, MAX_BLOCK_BYTES
 from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
 
 
@@ -24,18 +24,26 @@ class JoinerConfig:
     slice_ms: int = 0
     #: how long, in event time, an action waits for a feature event that has not come yet
     action_wait_ms: int = 600_000
+    #: memory of the actions that wait, by estimate, all buckets together; each bucket has an equal share, and an action
+    #: beyond it is a dead letter
+    waiting_bytes: int = 256 << 20
     #: how long a slice is kept past its last window for tasks that emit late positives
     late_retention_ms: int = 3_600_000
     #: feature events held in memory, by estimate; older slices spill to disk beyond it
     memory_bytes: int = 256 << 20
     #: the most rows of an example block
     block_rows: int = 256
+    #: the most bytes of an example block of several rows; a larger row has a block of its own
+    block_bytes: int = 1 << 20
     #: what the end of bounded input and ``stop --drain`` do to the negatives of windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"
     #: event times that lie further than this after their record entered the topic are refused
     max_ahead_ms: int = MAX_AHEAD_MS
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "buckets", "action_wait_ms", "memory_bytes", "block_rows")
+        check_above_zero(
+            self, "buckets", "action_wait_ms", "waiting_bytes", "memory_bytes", "block_rows", "block_bytes"
+        )
         check_at_most(self, 65_535, "buckets")
+        check_at_most(self, MAX_BLOCK_BYTES, "block_bytes")
         check_not_negative(self, "slice_ms", "late_retention_ms", "max_ahead_ms")

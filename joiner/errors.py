@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from rillet.schemas import RilletError
+from rillet.schemas import RecordError, RilletError
 
 
 class JoinerError(RilletError):
     """The join cannot go on, or its kept state cannot be read."""
+
+
+class WaitingFullError(RecordError):
+    """An action whose feature event has not come, and for which there is no room to wait."""
 
 
 class StoreError(JoinerError):

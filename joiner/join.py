@@ -34,7 +34,7 @@ from rillet.joiner.state import (
     unpack_positives_entry,
 )
 from rillet.joiner.store import SliceStore
-from rillet.joiner.waiting import WaitingAction, WaitingActions
+from rillet.joiner.waiting import WaitingActions
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -76,7 +76,7 @@ class Joiner:
         self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
-        self._builder = builder or BlockBuilder(spec)
+        self._builder = builder or BlockBuilder(spec, config.block_bytes)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
@@ -118,7 +118,8 @@ class Joiner:
     ) -> list[ExampleBlock]:
         """Takes one event that is decoded and checked already; ``data`` is what goes into the state.
 
-        :raises RecordError: the event comes too late for the joiner to know whether it came before.
+        :raises RecordError: the feature event comes too late for the joiner to know whether it came before.
+        :raises WaitingFullError: the action would have to wait, and there is no room; nothing has changed.
         """
         if isinstance(event, FeatureEvent):
             return self._on_feature(bucket, event, data, ingest_ms, state)
@@ -179,6 +180,11 @@ class Joiner:
     def waiting_actions(self) -> int:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
         return sum(len(memory.waiting) for memory in self._buckets.values())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What they cost in memory, by estimate."""
+        return sum(memory.waiting.used_bytes for memory in self._buckets.values())
 
     def oldest_waiting_ms(self) -> int | None:
         """Event time of the action that has waited longest; None while none waits."""
@@ -250,15 +256,14 @@ class Joiner:
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
         if not expired:
             self._check_room(header.waiting_slices, slice_, action.event_time_ms)
+            memory.waiting.check_room(data)
         self.counters.actions += 1
         self.counters.unmatched_actions += 1
         if expired:
             self.counters.orphan_actions += 1
             return []
-        body = pack_waiting_entry(memory.waiting.arrivals, data)
-        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, body))
-        memory.waiting.add(slice_, WaitingAction(action, ingest_ms))
-        memory.waiting.arrivals += 1
+        number = memory.waiting.add(action, ingest_ms, data)
+        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, pack_waiting_entry(number, data)))
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
             state.save_header(header.to_bytes())
@@ -309,7 +314,7 @@ class Joiner:
                 self.counters.duplicate_actions += 1
                 continue
             late = self._schedule.close_ms(slice_, task) <= closed_ms
-            if late and self._spec.tasks[task].late == "drop":
+            if late and not self._emits_late(entry, index, task):
                 self.counters.late_actions += 1
                 continue
             entry.add_positive(task, index)
@@ -332,6 +337,15 @@ class Joiner:
             body = pack_positives_entry(entry.event.request_id, positives, action.event_time_ms)
             state.append("features", slice_, pack_entry(EntryKind.POSITIVES, ingest_ms, body))
         return blocks
+
+    def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
+        """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
+        settings = self._spec.tasks[task]
+        if settings.late != "emit_unsampled":
+            return settings.late == "emit"
+        request = request_hash(self._spec.sampling_seed, settings.name, entry.event.request_id)
+        impression = entry.event.impression_ids[index : index + 1]
+        return not keeps(np.array([request], np.uint64), impression, highest_kept(settings.negative_rate))[0]
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""
@@ -391,7 +405,7 @@ class Joiner:
                     f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
                     f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
                 )
-            memory = _Bucket(header, WaitingActions(self._schedule))
+            memory = _Bucket(header, WaitingActions(self._schedule, self._config.waiting_bytes // self._config.buckets))
             for slice_ in sorted(header.slices):
                 for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
                     self.store.put(slice_, bucket, entry)

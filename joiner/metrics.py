@@ -74,6 +74,7 @@ class JoinMetrics:
         now["examples",] = self.examples
         now["open_requests",] = joiner.store.entries
         now["waiting_actions",] = joiner.waiting_actions
+        now["waiting_bytes",] = joiner.waiting_bytes
         now["oldest_waiting_ms",] = joiner.oldest_waiting_ms() or 0
         now["next_close_ms",] = joiner.next_close_ms(time_ms) or 0
         if time_ms < END_OF_TIME_MS:  # which a drain brings

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rillet.joiner.config import JoinerConfig
+from rillet.joiner.errors import WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.state import ListName
@@ -82,6 +83,8 @@ class SimulatedJoin:
         self._blocks: deque[tuple[int, ExampleBlock]] = deque()
         #: requests that the joiner refused, since they came later than every label window
         self.refused = 0
+        #: actions that it refused, since there was no room for them to wait
+        self.refused_actions = 0
 
     @property
     def counters(self) -> dict[str, int]:
@@ -95,6 +98,8 @@ class SimulatedJoin:
             self._move(event.event_time_ms)
         try:
             self._queue(self._joiner.on_event(_BUCKET, event, b"", self._now_ms, self._state))
+        except WaitingFullError:
+            self.refused_actions += 1
         except RecordError:
             self.refused += 1
         if moved:

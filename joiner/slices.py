@@ -37,7 +37,7 @@ class SliceSchedule:
             )
         #: how long a slice is kept past its end
         self.kept_ms = max(
-            task.window_ms + (config.late_retention_ms if task.late == "emit" else 0) for task in spec.tasks
+            task.window_ms + (config.late_retention_ms if task.late != "drop" else 0) for task in spec.tasks
         )
         longest_ms = max(self.kept_ms, self.action_wait_ms)
         self.slice_ms = config.slice_ms or max(1_000, longest_ms // _DEFAULT_SLICES)

@@ -33,6 +33,7 @@ _GAUGES = {
         1.0,
         "Actions that wait for the feature event of their request.",
     ),
+    "waiting_bytes": ("rillet_joiner_waiting_bytes", 1.0, "Memory of the actions that wait, by estimate."),
     "oldest_waiting_ms": ("rillet_joiner_oldest_waiting_seconds", 1e-3, "Event time of the action that waits longest."),
     "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
 }
@@ -40,7 +41,7 @@ _HELD = "By how much event time is behind the watermark, because nothing comes t
 #: silence of one topic is told from so much on; a pause of users is shorter
 _TOLD_MS = 60_000
 #: gauges that are sums over subtasks; of times the earliest counts
-_SUMS = ("open_requests", "waiting_actions")
+_SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 
 #: a broker that restarts is away for less
 _PATIENCE_S = 5.0

@@ -47,7 +47,7 @@ class JoinedRecording:
     actions: int = 0
     rows: int = 0
     files: int = 0
-    #: events that do not fit the spec
+    #: events that do not fit the spec, and actions for which there was no room to wait
     refused_requests: int = 0
     refused_actions: int = 0
     #: requests that came after their windows had been forgotten (rule 14)
@@ -169,6 +169,7 @@ def join_recording(
                     if writer.full:
                         writer.write_group()
             joined.counters, joined.late_requests = join.counters, join.refused
+            joined.refused_actions += join.refused_actions
             joined.unknown_to_histories, joined.forgotten_requests = filler.unknown_actions, filler.forgotten_requests
             if requests is None and (joined.requests, joined.actions) != (info.requests, info.actions):
                 raise RecordingError(

@@ -17,6 +17,7 @@ from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, e
 from rillet.schemas.records import (
     LABEL_OF_KIND,
     MAX_ACTION_TIMES,
+    MAX_BLOCK_BYTES,
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
@@ -48,6 +49,7 @@ __all__ = [
     "LABEL_OF_KIND",
     "MAX_ACTION_TIMES",
     "MAX_AHEAD_MS",
+    "MAX_BLOCK_BYTES",
     "MAX_TIME_MS",
     "MAX_VALUE",
     "NO_TIME_MS",

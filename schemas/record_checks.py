@@ -9,10 +9,12 @@ from typing import NoReturn
 import numpy as np
 
 from rillet.schemas.arrays import Int64s, UInt16s
+from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.errors import RecordError, SpecMismatchError, TimeUnitError
 from rillet.schemas.fid import VALUE_BITS
 from rillet.schemas.records import (
     LABEL_OF_KIND,
+    MAX_BLOCK_BYTES,
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
@@ -24,6 +26,8 @@ from rillet.schemas.slots import Slot
 
 #: widths of requests whose slot patterns are kept
 _MAX_PATTERNS = 256
+#: context and items of requests that have no more than so many bytes give rows that fit into a block
+_LARGE_BYTES = MAX_BLOCK_BYTES // 2
 #: the unit of a time that can be meant in another one is not guessed before this
 _YEAR_2001_MS = 1_000_000_000_000
 #: milliseconds below this may be seconds
@@ -33,13 +37,22 @@ _SECONDS_UNTIL = MAX_TIME_MS // 1_000
 class RecordChecks:
     """The checks of one feature spec."""
 
-    def __init__(self, name: str, spec_hash: int, sides: Mapping[str, Sequence[Slot]], dense: int, tasks: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec_hash: int,
+        sides: Mapping[str, Sequence[Slot]],
+        dense: int,
+        tasks: int,
+        block_sizes: BlockSizes,
+    ) -> None:
         """
-        :param sides: slots of ``context`` and ``item``, and of both, ``example``.
+        :param sides: slots of ``context`` and ``item``.
         :param dense: Dd, dense features.
         :param tasks: T.
         """
         self._name, self._hash, self._dense, self._tasks = name, spec_hash, dense, tasks
+        self._block_sizes = block_sizes
         #: slot numbers, and fewest and most values, of each side's columns
         self._sides = {
             side: (
@@ -71,6 +84,8 @@ class RecordChecks:
                 f"served_logits: {len(event.served_logits)} numbers, expected {impressions} x {self._tasks}"
             )
         _check_time(event.event_time_ms)
+        if 8 * (len(event.context_fids) + len(event.item_fids)) + len(event.request_id) > _LARGE_BYTES:
+            self._check_rows_fit(event)
 
     def action(self, event: ActionEvent) -> None:
         """See :meth:`rillet.schemas.FeatureSpec.check_action`."""
@@ -97,7 +112,8 @@ class RecordChecks:
         for name, length in expected.items():
             if len(getattr(block, name)) != length:
                 raise RecordError(f"{name}: {len(getattr(block, name))} values, expected {length}")
-        self._check_fids("example", block.fids, block.lengths, n)
+        self._check_fids("context", block.context_fids, block.context_lengths, len(block.request_ids))
+        self._check_fids("item", block.item_fids, block.item_lengths, n)
         if n and (block.labels.max() > 1 or block.mask.max() > 1):
             raise RecordError("labels, mask: a value is neither 0 nor 1")
         if n and block.label_kind.max() >= len(LABEL_OF_KIND):
@@ -117,6 +133,19 @@ class RecordChecks:
             raise RecordError("request_index: points outside request_ids")
         if block.served_logits is not None and len(block.served_logits) != n * tasks:
             raise RecordError(f"served_logits: {len(block.served_logits)} numbers, expected {n} x {tasks}")
+
+    def _check_rows_fit(self, event: FeatureEvent) -> None:
+        """Each row of the request has to fit into a block, alone."""
+        n, sizes = len(event.impression_ids), self._block_sizes
+        lengths = event.item_lengths
+        fids = np.full(n, len(event.item_fids) // n) if lengths is None else lengths.reshape(n, -1).sum(1, np.int64)
+        largest = int(fids.argmax())
+        row_bytes = sizes.head_bytes + sizes.request(event) + int(sizes.rows(fids[largest : largest + 1])[0])
+        if row_bytes > MAX_BLOCK_BYTES:
+            raise RecordError(
+                f"context_fids, item_fids: an example of impression {event.impression_ids[largest]} would have {row_bytes} "
+                f"bytes, of which {sizes.request(event)} are context and request_id; at most {MAX_BLOCK_BYTES} can be written"
+            )
 
     def _check_hash(self, spec_hash: int) -> None:
         if spec_hash != self._hash:

@@ -14,11 +14,14 @@ from typing import ClassVar
 import numpy as np
 
 from rillet.schemas.arrays import Float32s, Int32s, Int64s, UInt8s, UInt16s
+from rillet.schemas.example_rows import join_rows
 
 #: Stands in time columns where there is no such time.
 NO_TIME_MS = -1
 #: Times of events lie before this (the year 2106): tables keep them as 32-bit seconds.
 MAX_TIME_MS = (1 << 32) * 1000
+#: An example block has at most so many encoded bytes, which every topic, producer and sink of rillet takes.
+MAX_BLOCK_BYTES = 15 << 20
 #: Action times that a merged :class:`Freshness` keeps at most, so that an outage does not fill the memory.
 MAX_ACTION_TIMES = 65_536
 
@@ -74,14 +77,15 @@ class ActionEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleBlock:
-    """n labelled rows in columns: ``examples`` topic, key bucket."""
+    """n labelled rows in columns: ``examples`` topic, key bucket. The context of a request is there once."""
 
     spec_hash: int
     bucket: int
     request_ids: list[str]
     request_index: Int32s
     impression_ids: Int64s
-    fids: Int64s
+    context_fids: Int64s
+    item_fids: Int64s
     dense: Float32s
     labels: UInt8s
     mask: UInt8s
@@ -91,11 +95,26 @@ class ExampleBlock:
     action_time_ms: Int64s
     feature_ingest_ms: Int64s
     action_ingest_ms: Int64s
-    lengths: UInt16s | None = None
+    context_lengths: UInt16s | None = None
+    item_lengths: UInt16s | None = None
     served_logits: Float32s | None = None
 
     def __len__(self) -> int:
         return len(self.impression_ids)
+
+    def row_fids(self) -> tuple[Int64s, UInt16s | None]:
+        """The fids of each row, its request's context first, and uint16[n x S] of values per slot; made at each call.
+
+        :raises ValueError, IndexError: the columns do not fit together; :meth:`FeatureSpec.check_block` says how.
+        """
+        return join_rows(
+            self.context_fids,
+            self.context_lengths,
+            self.item_fids,
+            self.item_lengths,
+            self.request_index,
+            len(self.request_ids),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

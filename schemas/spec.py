@@ -15,13 +15,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
+from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.crosses import Cross
 from rillet.schemas.packing import pack_columns
 from rillet.schemas.record_checks import RecordChecks
 from rillet.schemas.records import ActionEvent, ExampleBlock, FeatureEvent
 from rillet.schemas.slots import Slot
 
-LatePolicy = Literal["drop", "emit"]
+LatePolicy = Literal["drop", "emit", "emit_unsampled"]
 Transform = Literal["none", "log1p"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
@@ -49,8 +50,8 @@ class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
     A negative is kept with probability ``negative_rate``. An action within its window that arrives after
-    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive. An action may
-    lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
+    one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
     (:data:`LabelMode`). ``docs/join.md`` is the exact definition.
     """
@@ -94,7 +95,22 @@ class FeatureSpec:
     @property
     def ragged(self) -> bool:
         """Whether any slot takes another number of values than one, so that lengths are stored."""
-        return any(slot.ragged for slot in self.slots)
+        return self.context_ragged or self.item_ragged
+
+    @property
+    def context_ragged(self) -> bool:
+        """Whether a context slot does."""
+        return any(slot.ragged for slot in self.context)
+
+    @property
+    def item_ragged(self) -> bool:
+        """Whether an item slot does."""
+        return any(slot.ragged for slot in self.item)
+
+    @cached_property
+    def block_sizes(self) -> BlockSizes:
+        """What rows and requests add to an example block."""
+        return BlockSizes(self.context, self.item, len(self.dense), len(self.tasks))
 
     @property
     def width(self) -> int:
@@ -202,8 +218,8 @@ class FeatureSpec:
 
     @cached_property
     def _checks(self) -> RecordChecks:
-        sides = {"context": self.context, "item": self.item, "example": self.slots}
-        return RecordChecks(self.name, self.hash, sides, len(self.dense), len(self.tasks))
+        sides = {"context": self.context, "item": self.item}
+        return RecordChecks(self.name, self.hash, sides, len(self.dense), len(self.tasks), self.block_sizes)
 
 
 def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:

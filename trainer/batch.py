@@ -19,12 +19,13 @@ import numpy as np
 from rillet.embeddings import CrossColumns
 from rillet.schemas import ExampleBlock, FeatureSpec, LabelKind
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt8s, UInt16s
+from rillet.schemas.example_rows import cut_requests, fids_of_blocks
 
 #: partition -> (offset of the next record, rows of it that were already trained on)
 Positions = dict[int, tuple[int, int]]
 #: columns of a block with the same number of values per row
 _BLOCK_COLUMNS = (
-    *("request_index", "impression_ids", "lengths", "dense", "labels", "mask", "sampling_rate", "label_kind"),
+    *("request_index", "impression_ids", "item_lengths", "dense", "labels", "mask", "sampling_rate", "label_kind"),
     *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms", "served_logits"),
 )
 
@@ -157,7 +158,7 @@ class BatchAssembler:
     """Takes blocks and gives batches of as many rows as are asked for."""
 
     def __init__(self, spec: FeatureSpec) -> None:
-        self._slots = len(spec.slots)
+        self._spec = spec
         self._crosses = CrossColumns.of_examples(spec)
         self._tasks = len(spec.tasks)
         self._dense = len(spec.dense)
@@ -236,15 +237,12 @@ class BatchAssembler:
     def _join(self, pieces: Sequence[Piece], positions: Positions) -> Batch:
         blocks = [piece.block for piece in pieces]
         # Most blocks have a row or few and are taken whole: one pass per column, nothing per block and column.
-        slots, tasks = self._slots, self._tasks
+        tasks = self._tasks
         sampling_rate = np.concatenate([block.sampling_rate for block in blocks])
         rows = len(sampling_rate)
-        # With lengths in one block and none in another, the latter's slots have one value each.
-        lengths = _concatenated(
-            [block.lengths for block in blocks], lambda i: np.ones(len(blocks[i]) * slots, np.uint16)
-        )
+        fids, lengths = fids_of_blocks(blocks, self._spec)
         logits = _concatenated([block.served_logits for block in blocks], lambda i: _nans(len(blocks[i]) * tasks))
-        fids, lengths = self._crosses.add(np.concatenate([block.fids for block in blocks]), lengths, rows)
+        fids, lengths = self._crosses.add(fids, lengths, rows)
         return Batch(
             fids=fids,
             lengths=lengths,
@@ -265,29 +263,32 @@ class BatchAssembler:
 
 
 def cut_rows(block: ExampleBlock, start: int, stop: int) -> ExampleBlock:
-    """Rows ``start`` to ``stop`` of a block, as views."""
-    n = len(block)
-    if (start, stop) == (0, n):
-        return block
+    """Rows ``start`` to ``stop`` of a block with the requests that they need, as views."""
+    n = max(len(block), 1)
 
     def rows(column: AnyArray | None) -> Any:
         width = 0 if column is None else len(column) // n
         return None if column is None else column[start * width : stop * width]
 
-    if block.lengths is None:
-        fids = rows(block.fids)
+    if block.item_lengths is None:
+        fids = rows(block.item_fids)
     else:
-        slots = len(block.lengths) // n
-        first = int(block.lengths[: start * slots].sum(dtype=np.int64))
-        fids = block.fids[first : first + int(rows(block.lengths).sum(dtype=np.int64))]
-    return replace(block, fids=fids, **{name: rows(getattr(block, name)) for name in _BLOCK_COLUMNS})
+        slots = len(block.item_lengths) // n
+        first = int(block.item_lengths[: start * slots].sum(dtype=np.int64))
+        fids = block.item_fids[first : first + int(rows(block.item_lengths).sum(dtype=np.int64))]
+    columns = {name: rows(getattr(block, name)) for name in _BLOCK_COLUMNS}
+    request = columns["request_index"]
+    needed, context_fids, context_lengths = cut_requests(
+        block.context_fids, block.context_lengths, len(block.request_ids), request
+    )
+    columns |= {"context_fids": context_fids, "context_lengths": context_lengths, "item_fids": fids}
+    columns |= {"request_ids": block.request_ids[needed], "request_index": request - np.int32(needed.start)}
+    return replace(block, **columns)
 
 
 def row_alone(block: ExampleBlock, row: int) -> ExampleBlock:
     """A block of one row of a block, which names its own request only."""
-    alone = cut_rows(block, row, row + 1)
-    request = block.request_ids[int(alone.request_index[0])]
-    return replace(alone, request_ids=[request], request_index=np.zeros(1, np.int32))
+    return cut_rows(block, row, row + 1)
 
 
 def _concatenated(columns: Sequence[AnyArray | None], filling: Callable[[int], AnyArray]) -> Any:

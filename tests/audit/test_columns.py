@@ -30,7 +30,8 @@ def block_of(requests: list[str], rows: list[int], lengths: list[list[int]], buc
         request_ids=requests,
         request_index=np.array(rows, np.int32),
         impression_ids=np.arange(n),
-        fids=np.arange(np.sum(lengths)),
+        context_fids=np.arange(2 * len(requests)),
+        item_fids=np.arange(np.sum(lengths) - 2 * n),
         dense=np.zeros(0, np.float32),
         labels=np.zeros(n * tasks, np.uint8),
         mask=np.zeros(n * tasks, np.uint8),
@@ -40,7 +41,7 @@ def block_of(requests: list[str], rows: list[int], lengths: list[list[int]], buc
         action_time_ms=none,
         feature_ingest_ms=none,
         action_ingest_ms=none,
-        lengths=np.array(lengths, np.uint16).reshape(-1),
+        item_lengths=np.array(lengths, np.uint16)[:, 2:].reshape(-1),
     )
 
 
@@ -61,7 +62,7 @@ def test_rows_know_the_request_that_their_block_names_and_its_number() -> None:
 
 
 def test_absent_lengths_are_ones_and_absent_logits_are_unknown() -> None:
-    plain = replace(block_of(["a"], [0], [[1, 1, 1, 1]]), lengths=None)
+    plain = replace(block_of(["a"], [0], [[1, 1, 1, 1]]), item_lengths=None)
     scored = replace(block_of(["b"], [0], [[1, 1, 0, 1]]), served_logits=np.array([0.5, 0.25], np.float32))
     column = stack_columns([plain, scored], EXPECTED)
     assert column["lengths"].tolist() == [1, 1, 1, 1, 1, 1, 0, 1]

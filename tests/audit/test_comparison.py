@@ -115,7 +115,8 @@ def test_a_row_of_an_impression_that_nobody_logged_is_unexpected() -> None:
 @pytest.mark.parametrize(
     ("column", "change"),
     [
-        ("fids", lambda b: replace(b, fids=np.concatenate((b.fids[:-1], b.fids[-1:] + 1)))),
+        ("fids", lambda b: replace(b, item_fids=np.concatenate((b.item_fids[:-1], b.item_fids[-1:] + 1)))),
+        ("fids", lambda b: replace(b, context_fids=b.context_fids + 1)),
         ("feature_time_ms", lambda b: replace(b, feature_time_ms=b.feature_time_ms + 1)),
         ("action_time_ms", lambda b: replace(b, action_time_ms=b.action_time_ms + 1)),
         ("feature_ingest_ms", lambda b: replace(b, feature_ingest_ms=b.feature_ingest_ms + 1)),
@@ -143,13 +144,13 @@ def test_a_row_of_another_bucket_than_the_others_of_its_request_is_found() -> No
 
 
 def test_swapped_lengths_and_missing_fids_are_found() -> None:
-    index = next(i for i, b in enumerate(BLOCKS) if b.lengths is not None and b.lengths[-1] >= 1)
+    index = next(i for i, b in enumerate(BLOCKS) if b.item_lengths is not None and b.item_lengths[-1] >= 1)
 
     def shorter(block: ExampleBlock) -> ExampleBlock:
-        assert block.lengths is not None
-        lengths = block.lengths.copy()
+        assert block.item_lengths is not None
+        lengths = block.item_lengths.copy()
         lengths[-1] -= 1
-        return replace(block, lengths=lengths, fids=block.fids[:-1])
+        return replace(block, item_lengths=lengths, item_fids=block.item_fids[:-1])
 
     report = run(changed(index, shorter))
     assert report.wrong_columns == {"lengths": 1, "fids": 1}

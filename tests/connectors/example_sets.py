@@ -32,6 +32,7 @@ def numbered_blocks(count: int, rows: int = 7, hours: int = 3) -> list[ExampleBl
                 block,
                 request_ids=[f"request-{number}-{i}" for i in range(rows)],
                 request_index=np.arange(rows, dtype=np.int32),
+                context_fids=block.context_fids[block.request_index],
                 impression_ids=np.arange(number * rows, (number + 1) * rows),
                 feature_time_ms=hour * HOUR_MS + number,
                 action_time_ms=np.where(block.action_time_ms >= 0, hour * HOUR_MS + number + 1, -1),

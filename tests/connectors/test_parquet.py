@@ -14,6 +14,7 @@ from rillet.connectors.errors import ExampleFilesError
 from rillet.connectors.parquet import decode_table, encode_table, in_order, row_schema, to_block, to_table
 from rillet.schemas import ExampleBlock, FeatureSpec, encode, parse_spec
 from rillet.trainer import ReadBlock
+from rillet.trainer.batch import cut_rows
 from tests.trainer.blocks import RAGGED, make_block
 
 PLAIN = parse_spec(
@@ -29,8 +30,11 @@ def _there_and_back(block: ExampleBlock, spec: FeatureSpec) -> ExampleBlock:
 
 def _assert_equal(found: ExampleBlock, expected: ExampleBlock) -> None:
     for field in fields(ExampleBlock):
-        if field.name not in ("request_ids", "request_index"):
+        if not field.name.startswith(("request_", "context_")):
             np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), field.name)
+    for one, other in zip(found.row_fids(), expected.row_fids(), strict=True):
+        assert (one is None) == (other is None)
+        np.testing.assert_array_equal(one, other)  # type: ignore[arg-type]
     assert [found.request_ids[at] for at in found.request_index] == [
         expected.request_ids[at] for at in expected.request_index
     ]
@@ -42,8 +46,9 @@ def test_rows_come_back_as_they_were(rows: int, seed: int, ragged: bool) -> None
     spec = RAGGED if ragged else PLAIN
     rng = np.random.default_rng(seed)
     block = make_block(rng, rows, spec)
-    requests = rng.integers(0, 3, rows).astype(np.int32)
-    block = replace(block, request_ids=["a", "b", "ü"], request_index=requests)
+    # Rows of one request lie apart, and an id may stand for several requests with contexts of their own.
+    block = replace(block, request_ids=[["a", "b", "ü"][at % 3] for at in range(len(block.request_ids))])
+    block = cut_rows(block, 0, int(rng.integers(1, rows + 1)))
     _assert_equal(_there_and_back(block, spec), block)
 
 
@@ -52,13 +57,12 @@ def test_blocks_without_logits_or_lengths_have_them_filled_in() -> None:
     block = make_block(rng, 5, PLAIN, served=False)
     assert np.isnan(_there_and_back(block, PLAIN).served_logits).all()  # type: ignore[arg-type]
     one_each = make_block(rng, 4)
-    one_each = replace(one_each, lengths=None, fids=one_each.fids[:0])
-    fids = np.concatenate([np.array([1, 1, 1]) + (np.array([slot.slot for slot in RAGGED.slots]) << 48)] * 4)
-    one_each = replace(one_each, fids=fids)
+    items = np.tile(np.array([slot.slot for slot in RAGGED.item]) << 48, 4) + 1
+    one_each = replace(one_each, item_lengths=None, item_fids=items)
     found = _there_and_back(one_each, RAGGED)
-    assert found.lengths is not None
-    assert found.lengths.tolist() == [1] * 12
-    np.testing.assert_array_equal(found.fids, fids)
+    assert found.item_lengths is not None
+    assert found.item_lengths.tolist() == [1] * 8
+    np.testing.assert_array_equal(found.item_fids, items)
 
 
 def test_a_file_tells_spec_and_format_to_whoever_opens_it() -> None:
@@ -72,7 +76,7 @@ def test_numbers_are_views_of_the_tables_memory() -> None:
     block = make_block(np.random.default_rng(0), 50)
     table = to_table([ReadBlock(0, 0, block)], RAGGED)
     found = to_block(table.slice(10, 20), RAGGED)
-    for name in ("fids", "labels", "sampling_rate", "feature_time_ms", "served_logits"):
+    for name in ("labels", "sampling_rate", "feature_time_ms", "served_logits"):
         assert getattr(found, name).base is not None
         assert not getattr(found, name).flags.writeable
     np.testing.assert_array_equal(found.feature_time_ms, block.feature_time_ms[10:30])
@@ -112,5 +116,5 @@ def test_rows_that_do_not_fit_the_spec_are_refused_with_what_is_wrong() -> None:
 
 def test_what_is_decoded_is_what_was_encoded_in_avro() -> None:
     """The same rows by both ways: one record of the topic, one file."""
-    block = replace(make_block(np.random.default_rng(0), 30), request_index=np.zeros(30, np.int32))
+    block = make_block(np.random.default_rng(0), 30)
     assert encode(_there_and_back(block, RAGGED)) == encode(block)

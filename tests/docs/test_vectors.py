@@ -119,8 +119,9 @@ def _example() -> bytes:
     return b"".join(
         (
             *(_first_bytes("ExampleBlock"), _long(HASH), _long(3), _long(1), _bytes("r-1"), _long(0)),
-            *(_bytes(_packed("i", 0)), _bytes(_packed("q", 23)), _bytes(_packed("q", *CONTEXT, *ITEMS[3:]))),
-            *(SOME, _bytes(_packed("H", 1, 2, 1, 0, 1)), _bytes(_packed("f", 3.25))),
+            *(_bytes(_packed("i", 0)), _bytes(_packed("q", 23)), _bytes(_packed("q", *CONTEXT)), SOME),
+            *(_bytes(_packed("H", 1, 2)), _bytes(_packed("q", *ITEMS[3:])), SOME, _bytes(_packed("H", 1, 0, 1))),
+            _bytes(_packed("f", 3.25)),
             *(_bytes(b"\1"), _bytes(b"\1"), _bytes(_packed("f", 1.0)), _bytes(b"\3")),
             *(_bytes(_packed("q", time)) for time in times),
             NULL,

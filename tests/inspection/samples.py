@@ -87,14 +87,16 @@ def action_event(request_id: str = "r-1", **changed: Any) -> ActionEvent:
 def example_block(**changed: Any) -> ExampleBlock:
     """A correction of request r-1 and a provisional negative of r-2, both of the first task."""
     event = feature_event()
-    per_row = [np.concatenate([event.context_fids, event.item_fids[row : row + 3]]) for row in (0, 3)]
     block = ExampleBlock(
         spec_hash=SPEC.hash,
         bucket=3,
         request_ids=["r-1", "r-2"],
         request_index=np.array([0, 1], np.int32),
         impression_ids=np.array([50, 60]),
-        fids=np.concatenate(per_row),
+        context_fids=np.tile(event.context_fids, 2),
+        context_lengths=np.array([1, 2] * 2, np.uint16),
+        item_fids=event.item_fids,
+        item_lengths=np.array([1, 1, 1] * 2, np.uint16),
         dense=np.array([0.5, 0.25], np.float32),
         labels=np.array([1, 0, 0, 0], np.uint8),
         mask=np.array([1, 0, 1, 0], np.uint8),
@@ -104,7 +106,6 @@ def example_block(**changed: Any) -> ExampleBlock:
         action_time_ms=np.array([NOW_MS - 1_000, -1]),
         feature_ingest_ms=np.array([-1, -1]),
         action_ingest_ms=np.array([-1, -1]),
-        lengths=np.array([1, 2, 1, 1, 1] * 2, np.uint16),
         served_logits=np.array([0.0, -2.0, 1.0, -1.0], np.float32),
     )
     return replace(block, **changed)

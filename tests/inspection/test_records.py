@@ -212,7 +212,9 @@ def test_no_damage_ends_the_command(record: bytes, at: int, byte: int, cut: bool
 
 @given(st.integers(0, 4), st.integers(0, 4))
 def test_columns_that_do_not_fit_together_are_a_problem_and_no_failure(fids: int, labels: int) -> None:
-    block = example_block(fids=example_block().fids[:fids], labels=np.ones(labels, np.uint8), lengths=None)
+    block = example_block(
+        item_fids=example_block().item_fids[:fids], labels=np.ones(labels, np.uint8), item_lengths=None
+    )
     view = READER.describe(on_topic(block, "examples"), "examples")
     assert view["problem"]
     assert lines_of(view, NOW_MS)

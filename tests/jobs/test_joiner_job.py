@@ -89,7 +89,7 @@ def _rows(url: str) -> list[tuple[object, ...]]:
             ),
             block.feature_time_ms.tolist(),
             block.action_time_ms.tolist(),
-            [part.tolist() for part in np.split(block.fids, np.cumsum(row_fids(block))[:-1])],
+            [part.tolist() for part in np.split(block.row_fids()[0], np.cumsum(row_fids(block))[:-1])],
         ]
         rows += zip(*columns, strict=True)
     return sorted(rows)
@@ -97,9 +97,10 @@ def _rows(url: str) -> list[tuple[object, ...]]:
 
 def row_fids(block: ExampleBlock) -> list[int]:
     """Fids per row."""
-    if block.lengths is None:
+    lengths = block.row_fids()[1]
+    if lengths is None:
         return [len(SPEC.slots)] * len(block)
-    found: list[int] = block.lengths.reshape(len(block), -1).sum(axis=1, dtype=np.int64).tolist()
+    found: list[int] = lengths.reshape(len(block), -1).sum(axis=1, dtype=np.int64).tolist()
     return found
 
 

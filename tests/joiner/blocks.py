@@ -62,7 +62,10 @@ def _row(
         request_ids=[feature.request_id],
         request_index=np.zeros(1, np.int32),
         impression_ids=feature.impression_ids[position : position + 1],
-        fids=np.concatenate((feature.context_fids, feature.item_fids[begin : begin + int(item_lengths.sum())])),
+        context_fids=feature.context_fids,
+        context_lengths=context_lengths if spec.context_ragged else None,
+        item_fids=feature.item_fids[begin : begin + int(item_lengths.sum())],
+        item_lengths=item_lengths if spec.item_ragged else None,
         dense=feature.dense[position * dense : (position + 1) * dense],
         labels=one_hot * np.uint8(positive),
         mask=one_hot,
@@ -72,6 +75,5 @@ def _row(
         action_time_ms=np.array([action_ms]),
         feature_ingest_ms=np.array([ingest_ms]),
         action_ingest_ms=np.array([ingest_ms if positive else NO_TIME_MS]),
-        lengths=np.concatenate((context_lengths, item_lengths)) if spec.ragged else None,
         served_logits=None if logits is None else logits[position * tasks : (position + 1) * tasks],
     )

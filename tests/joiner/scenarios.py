@@ -24,6 +24,7 @@ from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import Row, kept, oracle, rows_due, rows_of, usable
 
 EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+EMIT_UNSAMPLED = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit_unsampled"'))
 MODES = ("positives_first", "aligned", "immediate")
 ALIGNED, IMMEDIATE = with_labels(SPEC, "aligned"), with_labels(SPEC, "immediate")
 CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000, late_retention_ms=60_000, max_ahead_ms=1_000)

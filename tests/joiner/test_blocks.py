@@ -41,14 +41,15 @@ def rows(spec: FeatureSpec, block: ExampleBlock) -> list[tuple[str, int, list[in
     """Request, impression, fids, dense and logits of each row."""
     spec.check_block(block)
     n, found, at = len(block), [], 0
-    sizes = np.full(n, len(spec.slots)) if block.lengths is None else block.lengths.reshape(n, -1).sum(axis=1)
+    flat, lengths = block.row_fids()
+    sizes = np.full(n, len(spec.slots)) if lengths is None else lengths.reshape(n, -1).sum(axis=1)
     for i in range(n):
         logits = [] if block.served_logits is None else block.served_logits.reshape(n, -1)[i].tolist()
         request_id = block.request_ids[block.request_index[i]]
-        fids = block.fids[at : at + int(sizes[i])].tolist()
+        fids = flat[at : at + int(sizes[i])].tolist()
         found.append((request_id, int(block.impression_ids[i]), fids, block.dense.reshape(n, -1)[i].tolist(), logits))
         at += int(sizes[i])
-    assert at == len(block.fids)
+    assert at == len(flat)
     return found
 
 

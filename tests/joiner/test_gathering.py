@@ -27,15 +27,17 @@ def rows(blocks: list[ExampleBlock]) -> list[tuple[object, ...]]:
         columns = {
             field.name: getattr(block, field.name)
             for field in fields(block)
-            if field.name not in ("spec_hash", "bucket", "request_ids", "request_index", "fids", "lengths")
+            if field.name not in ("spec_hash", "bucket", "request_ids", "request_index")
+            and not field.name.endswith(("_fids", "_lengths"))
         }
         flat = {
             name: np.asarray(column).reshape(n, -1).tolist() for name, column in columns.items() if column is not None
         }
-        assert block.lengths is not None
-        per_row = block.lengths.reshape(n, -1).sum(axis=1, dtype=np.int64)
-        fids = [part.tolist() for part in np.split(block.fids, np.cumsum(per_row)[:-1])]
-        lengths = block.lengths.reshape(n, -1).tolist()
+        all_fids, all_lengths = block.row_fids()
+        assert all_lengths is not None
+        per_row = all_lengths.reshape(n, -1).sum(axis=1, dtype=np.int64)
+        fids = [part.tolist() for part in np.split(all_fids, np.cumsum(per_row)[:-1])]
+        lengths = all_lengths.reshape(n, -1).tolist()
         found += [
             (names[i], fids[i], lengths[i], [(name, values[i]) for name, values in flat.items()]) for i in range(n)
         ]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from rillet.schemas import LabelKind, RecordError, encode
-from rillet.schemas.spec import LabelMode
+from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.scenarios import (
     ALIGNED,
     CONFIG,
     EMIT,
+    EMIT_UNSAMPLED,
     IMMEDIATE,
     LIKE_CLOSED_MS,
     MODES,
@@ -148,6 +149,39 @@ def test_rule_13_a_task_that_emits_sends_a_late_positive_beside_the_sampled_nega
     assert kinds.count(LabelKind.LATE_POSITIVE) == outcome.report.late_positive == late
     assert kinds.count(LabelKind.CORRECTION) == 12 - late
     assert outcome.counts["duplicate_actions"] == 12
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("crash", [False, True])
+def test_rule_13_a_task_that_emits_unsampled_sends_only_late_positives_without_a_negative(
+    tmp_path: Path, mode: LabelMode, crash: bool
+) -> None:
+    spec = with_labels(EMIT_UNSAMPLED, mode)
+    acts = [action(1, index, "watch", 14_000) for index in range(12)]
+    outcome = join(tmp_path, [shown(1, 5_000, 12, spec), WATCH_CLOSED_MS, *acts], spec, late=acts, crash=crash)
+    left_out = [index for index in range(12) if index not in sampled(12)]
+    assert outcome.pairs(1) == [(index, "watch") for index in left_out]
+    assert [index for index, task in outcome.pairs(0) if task == "watch"] == sampled(12)
+    kind = LabelKind.CORRECTION if mode == "immediate" else LabelKind.LATE_POSITIVE
+    assert {row[6] for row in outcome.rows if row[3] == 1} == {kind}
+    assert outcome.counts["late_actions"] == outcome.report.late_dropped == len(sampled(12))
+
+
+@pytest.mark.parametrize("late", ["drop", "emit_unsampled"])
+def test_rule_13_a_late_action_on_a_pair_with_a_negative_gives_nothing_unless_emitted(
+    tmp_path: Path, late: LatePolicy
+) -> None:
+    # The sample of the like task keeps every negative.
+    spec = replace(SPEC, tasks=tuple(replace(task, late=late) for task in SPEC.tasks))
+    act = action(1, 0, "like", 60_000)
+    outcome = join(tmp_path, [shown(1, 5_000, spec=spec), LIKE_CLOSED_MS - 1, act], spec)
+    assert outcome.pairs(1) == [(0, "like")]
+    engine = Engine(spec, replace(CONFIG, late_retention_ms=60_000), tmp_path / "late")
+    engine.record(0, encode(shown(1, 5_000, spec=spec)))
+    engine.watermark(LIKE_CLOSED_MS)
+    del engine.blocks[:]
+    engine.record(0, encode(act))
+    assert engine.blocks == []
 
 
 def test_rule_13_nothing_is_emitted_once_the_request_is_forgotten(tmp_path: Path) -> None:

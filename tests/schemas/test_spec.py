@@ -213,7 +213,7 @@ def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None
         (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \(0, 1\]"),
         (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
         (('"emit"', '"emit"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
-        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit"),
+        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit, emit_unsampled"),
         (("[spec]", "[specs]"), "specs: unknown table"),
         (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),
         (("[spec]", "[spec"), "line 2"),
@@ -271,8 +271,9 @@ def block(**changes: Any) -> ExampleBlock:
         "request_ids": ["r"],
         "request_index": np.zeros(1, np.int32),
         "impression_ids": np.ones(1, np.int64),
-        "fids": np.concatenate([make_fids(1, [7]), make_fids(2, [2]), make_fids(10, [4])]),
-        "lengths": np.array([1, 1, 0, 1], np.uint16),
+        "context_fids": np.concatenate([make_fids(1, [7]), make_fids(2, [2])]),
+        "item_fids": make_fids(10, [4]),
+        "item_lengths": np.array([0, 1], np.uint16),
         "dense": np.ones(1, np.float32),
         "labels": np.array([1, 0], np.uint8),
         "mask": np.array([1, 0], np.uint8),
@@ -290,7 +291,7 @@ def test_an_example_block_must_fit_together() -> None:
     SPEC.check_block(block())
     for f in fields(ExampleBlock):
         value = getattr(block(), f.name)
-        if isinstance(value, np.ndarray) and f.name not in ("impression_ids", "fids", "lengths"):
+        if isinstance(value, np.ndarray) and f.name != "impression_ids" and not f.name.endswith(("_fids", "_lengths")):
             with pytest.raises(RecordError, match=rf"{f.name}: \d+ values, expected"):
                 SPEC.check_block(block(**{f.name: np.concatenate([value, value, value[:1]])}))
     for changes, message in (
@@ -302,7 +303,9 @@ def test_an_example_block_must_fit_together() -> None:
         ({"feature_time_ms": np.array([5 * 10**12])}, "feature_time_ms: a time is"),
         ({"feature_time_ms": np.array([-1])}, "feature_time_ms: a time is"),
         ({"action_time_ms": np.array([-2])}, "action_time_ms: a time is"),
-        ({"fids": make_fids(1, [7, 8, 9])}, "example fids: value 1 is of slot 1, expected slot 2"),
+        ({"context_fids": make_fids(1, [7, 8])}, "context fids: value 1 is of slot 1, expected slot 2"),
+        ({"item_fids": make_fids(1, [7])}, "item fids: value 0 is of slot 1, expected slot"),
+        ({"request_ids": ["r", "s"]}, "context fids: 2 values, expected 2 x 2"),
         ({"spec_hash": 0}, "written under"),
     ):
         with pytest.raises(RecordError, match=message):

@@ -84,14 +84,14 @@ def oracle(
                 ]
                 is_late = bool(valid) and valid[0] in late
                 immediate = task.labels == "immediate"
-                if valid and (not is_late or task.late == "emit"):
+                sampled = kept(spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate)
+                emits = task.late == "emit" or (task.late == "emit_unsampled" and not sampled)
+                if valid and (not is_late or emits):
                     time_ms = valid[0].event_time_ms
                     kind = LabelKind.LATE_POSITIVE if is_late else LabelKind.POSITIVE
                     kind = LabelKind.CORRECTION if immediate else kind
                     rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms, kind))
-                if (immediate or not valid or is_late) and kept(
-                    spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate
-                ):
+                if (immediate or not valid or is_late) and sampled:
                     kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
                     rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1, kind))
     return sorted(rows)

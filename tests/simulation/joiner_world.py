@@ -11,10 +11,10 @@ from zlib import crc32
 
 from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError
-from rillet.schemas.spec import LabelMode
-from tests.joiner.support import LATENESS_MS, SPEC
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, WaitingFullError
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError, encode
+from rillet.schemas.spec import LabelMode, LatePolicy
+from tests.joiner.support import LATENESS_MS, SPEC, Arrival
 from tests.simulation.harness import Simulation
 from tests.simulation.joiner_engine import Engine, MemoryState
 from tests.simulation.joiner_oracle import oracle, rows_due, rows_of, usable
@@ -77,7 +77,8 @@ class JoinerWorld:
     What must hold, whatever the seed: the rows are those of the oracle and of the audit's plain join; every action is
     counted; rows go out when the label mode of their task, drawn by seed, says so; and in the end nothing is left in the
     state. Half of the runs have records later than the watermark allows
-    for, whose tasks drop them or emit late positives; some spill to disk, and some never crash.
+    for, whose tasks drop them or emit late positives; some spill to disk, some have room for few actions to wait, and some never
+    crash.
     """
 
     simulation: Simulation
@@ -98,7 +99,7 @@ class JoinerWorld:
 
     def __post_init__(self) -> None:
         rng, can = self.simulation.rng, self.simulation.can
-        late = str(rng.choice(["drop", "emit"]))
+        late = str(rng.choice(get_args(LatePolicy)))
         modes = [str(rng.choice(get_args(LabelMode))) for _ in SPEC.tasks]
         tasks = [replace(task, late=late, labels=mode) for task, mode in zip(SPEC.tasks, modes, strict=True)]
         self.spec = replace(SPEC, tasks=tuple(tasks))
@@ -106,7 +107,9 @@ class JoinerWorld:
             buckets=BUCKETS,
             slice_ms=int(rng.choice([1_000, 5_000, 20_000])),
             memory_bytes=int(rng.choice([1 << 30, 10_000])),
+            waiting_bytes=int(rng.choice([1 << 30, BUCKETS * 3_000])),
             block_rows=16,
+            block_bytes=int(rng.choice([1 << 20, 700])),
             action_wait_ms=120_000,
             late_retention_ms=60_000,
             max_ahead_ms=MAX_AHEAD_MS,
@@ -145,10 +148,17 @@ class JoinerWorld:
         features, actions = usable(self.spec, [arrival], self.config.max_ahead_ms)
         try:
             self.engine.record(crc32(key) % BUCKETS, arrival.data, arrival.ingest_ms, key)
+        except WaitingFullError:
+            # To the join it is a record that cannot be used, which has moved the watermark all the same.
+            assert not features
+            progress.read[-1] = replace(sent, arrival=Arrival(b"", key))
+            progress.refused += 1
+            return
         except RecordError:
             progress.refused += 1
             progress.refused_again += sum(event.request_id in progress.features for event in features)
             return
+        assert self.engine.joiner.waiting_bytes <= self.config.waiting_bytes
         for event in features:
             if event.request_id not in progress.features:
                 progress.features[event.request_id] = event
@@ -217,6 +227,7 @@ class JoinerWorld:
     def check_rows(self) -> None:
         progress, blocks = self.progress, self.engine.blocks
         rows = rows_of(self.spec, blocks)
+        assert all(len(encode(block)) <= self.config.block_bytes or len(block) == 1 for block in blocks)
         features, actions = usable(self.spec, [sent.arrival for sent in progress.read], self.config.max_ahead_ms)
         assert rows == oracle(self.spec, features, actions, late=progress.late)
         plain = PlainJoin(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, make_fids, parse_spec
+from rillet.schemas.example_rows import split_rows
 
 RAGGED = parse_spec(
     """
@@ -73,10 +74,8 @@ def make_block(
     return ExampleBlock(
         spec_hash=spec.hash,
         bucket=0,
-        request_ids=["r"],
-        request_index=np.zeros(rows, np.int32),
         impression_ids=np.arange(rows, dtype=np.int64),
-        fids=fids,
+        **split_rows(spec, ["r"], np.zeros(rows, np.int32), fids, lengths.astype(np.uint16).reshape(-1)),
         dense=rng.random(rows * len(spec.dense)).astype(np.float32),
         labels=(mask * positive[:, None]).astype(np.uint8).reshape(-1),
         mask=mask.reshape(-1),
@@ -86,7 +85,6 @@ def make_block(
         action_time_ms=np.where(positive, times + 10, -1),
         feature_ingest_ms=times + 1,
         action_ingest_ms=np.where(positive, times + 11, -1),
-        lengths=lengths.astype(np.uint16).reshape(-1) if spec.ragged else None,
         served_logits=rng.normal(size=rows * tasks).astype(np.float32) if served else None,
     )
 

@@ -15,6 +15,7 @@ import torch
 from rillet.embeddings import TableConfig
 from rillet.schemas import NO_TIME_MS, ExampleBlock, LabelKind, make_fids, parse_spec
 from rillet.schemas.arrays import Bools, Float32s, Int64s, UInt8s
+from rillet.schemas.example_rows import split_rows
 from rillet.trainer import ModelConfig, OnlineTrainer, TrainerConfig
 
 WINDOW_MS = 600_000
@@ -132,10 +133,8 @@ def _block(number: int, fids: Int64s, logits: Float32s, time_ms: int, action_ms:
     return ExampleBlock(
         spec_hash=SPEC.hash,
         bucket=0,
-        request_ids=[f"r{number}"],
-        request_index=np.zeros(n, np.int32),
         impression_ids=np.arange(n),
-        fids=fids.reshape(-1),
+        **split_rows(SPEC, [f"r{number}"], np.zeros(n, np.int32), fids.reshape(-1), None),
         dense=np.empty(0, np.float32),
         labels=np.full(n, positive, np.uint8),
         mask=np.ones(n, np.uint8),

@@ -47,7 +47,9 @@ def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int]
     )
     if not total:
         return
-    for name in ("fids", "lengths", "dense", "labels", "mask", "sampling_rate", "label_kind", "feature_time_ms"):
+    for place, name in enumerate(("fids", "lengths")):
+        np.testing.assert_array_equal(_flat(batches, name), np.concatenate([b.row_fids()[place] for b in blocks]))
+    for name in ("dense", "labels", "mask", "sampling_rate", "label_kind", "feature_time_ms"):
         np.testing.assert_array_equal(_flat(batches, name), np.concatenate([getattr(b, name) for b in blocks]))
     served = np.concatenate(
         [np.full(len(b) * TASKS, np.nan, np.float32) if b.served_logits is None else b.served_logits for b in blocks]
@@ -91,13 +93,13 @@ def test_crosses_follow_the_slots_of_each_row_whatever_the_cuts(sizes: list[int]
     if not batches:
         return
     lengths = _flat(batches, "lengths").reshape(-1, spec.segments)
-    logged = np.concatenate([block.lengths for block in blocks]).reshape(-1, SLOTS)
+    logged = np.concatenate([block.row_fids()[1] for block in blocks]).reshape(-1, SLOTS)
     np.testing.assert_array_equal(lengths[:, :SLOTS], logged)
     np.testing.assert_array_equal(lengths[:, SLOTS:], np.stack([np.minimum(logged[:, 2], 2), logged[:, 0]], axis=1))
     fids = _flat(batches, "fids")
     expected = np.repeat(np.tile([1, 16, 18, 40, 41], len(lengths)), lengths.reshape(-1))
     np.testing.assert_array_equal(slot_of(fids), expected)
-    np.testing.assert_array_equal(fids[slot_of(fids) < 40], np.concatenate([block.fids for block in blocks]))
+    np.testing.assert_array_equal(fids[slot_of(fids) < 40], np.concatenate([block.row_fids()[0] for block in blocks]))
 
 
 def test_positions_follow_each_partition_and_pass_refused_records() -> None:
@@ -135,16 +137,14 @@ def test_records_without_rows_move_the_position_without_a_batch() -> None:
 
 def test_blocks_with_and_without_lengths_share_a_batch() -> None:
     ragged = make_block(np.random.default_rng(0), 2)
-    fids = np.concatenate([ragged.fids[:2], ragged.fids[:1]])
-    plain = replace(make_block(np.random.default_rng(1), 1), fids=fids, lengths=None)
+    plain = replace(make_block(np.random.default_rng(1), 1), item_fids=ragged.item_fids[:2], item_lengths=None)
     assembler = BatchAssembler(RAGGED)
     assembler.add(0, 0, ragged, 0)
     assembler.add(0, 1, plain, 0)
     batch = assembler.take(3)
     assert batch is not None
     assert batch.lengths is not None
-    assert ragged.lengths is not None
-    np.testing.assert_array_equal(batch.lengths, [*ragged.lengths, 1, 1, 1])
+    np.testing.assert_array_equal(batch.lengths, [*ragged.row_fids()[1].tolist(), 1, 1, 1])
     assert int(batch.lengths.sum()) == len(batch.fids)
 
 
@@ -160,7 +160,7 @@ def _taken(block: ExampleBlock, rows: int) -> Batch:
 def test_chosen_rows_are_those_of_a_batch_without_the_others(ragged: bool) -> None:
     (block,) = _blocks(3, [10])
     if not ragged:
-        block = replace(block, lengths=None, fids=np.arange(10 * SLOTS))
+        block = replace(block, item_lengths=None, item_fids=np.arange(10 * (SLOTS - 1)))
     batch = _taken(block, 10)
     chosen = np.arange(10) % 3 == 1
     selected = batch.select(chosen)
@@ -181,7 +181,9 @@ def test_each_row_knows_where_it_was_read(sizes: list[int], batch_size: int, ski
     blocks = []
     for offset, size in enumerate(sizes):
         ids = [f"{offset}.{row}" for row in range(size)]
-        blocks.append(replace(make_block(rng, size), request_ids=ids, request_index=np.arange(size, dtype=np.int32)))
+        block = make_block(rng, size)
+        contexts = {"request_ids": ids, "request_index": np.arange(size, dtype=np.int32)}
+        blocks.append(replace(block, context_fids=block.context_fids[block.request_index], **contexts))
     assembler = BatchAssembler(RAGGED)
     for offset, block in enumerate(blocks):
         assembler.add(7, 100 + offset, block, 0, skip_rows=0 if offset else skipped)

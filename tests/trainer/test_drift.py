@@ -11,6 +11,7 @@ import torch
 from rillet.embeddings import TableConfig
 from rillet.schemas import NO_TIME_MS, ExampleBlock, LabelKind, make_fids, parse_spec
 from rillet.schemas.arrays import Float64s
+from rillet.schemas.example_rows import split_rows
 from rillet.trainer import ModelConfig, OnlineTrainer, TrainerConfig
 from rillet.trainer.quality import sigmoid
 
@@ -96,10 +97,8 @@ def _block(fids: np.ndarray, positive: np.ndarray, time_ms: int) -> ExampleBlock
     return ExampleBlock(
         spec_hash=SPEC.hash,
         bucket=0,
-        request_ids=["r"],
-        request_index=np.zeros(n, np.int32),
         impression_ids=np.arange(n),
-        fids=fids,
+        **split_rows(SPEC, ["r"], np.zeros(n, np.int32), fids, None),
         dense=np.empty(0, np.float32),
         labels=positive.astype(np.uint8),
         mask=np.ones(n, np.uint8),

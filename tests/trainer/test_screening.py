@@ -218,16 +218,16 @@ def test_rows_that_are_refused_leave_nothing_in_the_embedding_table(name: str) -
 
 def _without_row_0(block: ExampleBlock) -> dict[str, np.ndarray | None]:
     """The columns of a block without its first row."""
-    assert block.lengths is not None
-    slots, tasks = len(RAGGED.slots), len(RAGGED.tasks)
-    widths = {"lengths": slots, "labels": tasks, "mask": tasks, "served_logits": tasks, "dense": 1}
-    first_fids = int(block.lengths[:slots].sum())
+    assert block.item_lengths is not None
+    slots, tasks = len(RAGGED.item), len(RAGGED.tasks)
+    widths = {"item_lengths": slots, "labels": tasks, "mask": tasks, "served_logits": tasks, "dense": 1}
+    first_fids = int(block.item_lengths[:slots].sum())
     per_row = (
         *("request_index", "impression_ids", "sampling_rate", "label_kind"),
         *("feature_time_ms", "action_time_ms", "feature_ingest_ms", "action_ingest_ms"),
     )
     return {
-        "fids": block.fids[first_fids:],
+        "item_fids": block.item_fids[first_fids:],
         **{name: getattr(block, name)[width:] for name, width in widths.items()},
         **{name: getattr(block, name)[1:] for name in per_row},
     }
