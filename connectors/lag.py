@@ -22,15 +22,23 @@ from rillet.schemas import ClosedError
 Ends = Mapping[tuple[str, int], int]
 Answer = TypeVar("Answer")
 
+#: metadata of offsets that :meth:`GroupLag.forget` commits; what a reader commits has other metadata, or none
+_PUT_BACK = "rillet: put back"
+
 
 class _Place(NamedTuple):
-    """How far a group is in one partition; ``position`` is the offset after the last record that it has committed."""
+    """How far a group is in one partition.
+
+    :param position: the offset after the last record that it has committed.
+    :param put_back: whether it has committed none since :meth:`GroupLag.forget`.
+    """
 
     topic: str
     partition: int
     first: int
     end: int
     position: int
+    put_back: bool
 
 
 class TopicProgress(NamedTuple):
@@ -91,6 +99,16 @@ class GroupLag:
         """
         return sum(place.end - place.position for place in self._places())
 
+    def known_records(self) -> int | None:
+        """As :meth:`records`; None while a reader that :meth:`forget` has put back has committed nothing.
+
+        How far it is by its own state is not known then.
+        """
+        places = self._places()
+        if any(place.put_back and place.end > place.first for place in places):
+            return None
+        return sum(place.end - place.position for place in places)
+
     def ends(self) -> Ends:
         """The present end offset of each partition of each topic; raises as :meth:`records`.
 
@@ -149,7 +167,11 @@ class GroupLag:
         """
         places = self._places()
         for topic, consumer in self._consumers.items():
-            begin = [TopicPartition(topic, place.partition, place.first) for place in places if place.topic == topic]
+            begin = [
+                TopicPartition(topic, place.partition, place.first, _PUT_BACK)
+                for place in places
+                if place.topic == topic
+            ]
             self._ask(consumer, partial(consumer.commit, offsets=begin, asynchronous=False))
 
     def _places(self) -> list[_Place]:
@@ -163,7 +185,9 @@ class GroupLag:
             for entry in committed:
                 first, end = ends[entry.partition]
                 # A partition that was never committed has a negative offset.
-                places.append(_Place(topic, entry.partition, first, end, max(entry.offset, first)))
+                places.append(
+                    _Place(topic, entry.partition, first, end, max(entry.offset, first), entry.metadata == _PUT_BACK)
+                )
         self._errors.clear()
         return places
 

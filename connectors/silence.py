@@ -43,11 +43,22 @@ class _Topic:
         if self._silent_at is None:
             if found.all_read and now_s - self.since_s >= self._hold_s:
                 self._silent_at = found.ends
-        elif any(position > self._silent_at.get(number, 0) for number, position in found.positions.items()):
-            # That records have come is not enough: until one is read, the engine still leaves the topic out.
+        elif self._moves(found, self._silent_at):
             self._silent_at, self.behind = None, True
         # While a producer sends what it has held back, all may be read for a moment.
         self.behind &= not (found.all_read and standing)
+
+    @staticmethod
+    def _moves(found: TopicProgress, silent_at: Mapping[int, int]) -> bool:
+        """Whether every partition that something new has come to is read from again.
+
+        That records have come is not enough: until one of theirs is read, the engine leaves partitions out, and one that
+        is read first would take time past what lies on the others.
+        """
+        new = {number for number, end in found.ends.items() if end > silent_at.get(number, 0)}
+        read = {number for number, position in found.positions.items() if position > silent_at.get(number, 0)}
+        # What ends transactions lies on partitions too, and is never read.
+        return bool(read) and (new <= read or found.all_read)
 
     def lose(self) -> None:
         """The broker is away: the reader gets nothing until it has passed where it is."""

@@ -20,6 +20,7 @@ from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import PortInUseError, ServiceError
 
 _POLL_S = 0.1
+_TELL_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +114,16 @@ class Process:
             raise
         return child.pid
 
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
+    def wait_until(
+        self, ready: Callable[[], bool], timeout_s: float, waiting: Callable[[float], None] = lambda _: None
+    ) -> None:
         """Waits until ``ready()``.
 
+        :param waiting: called every 15 s with the seconds that it has taken so far.
         :raises ServiceError: it died or took too long; with the last line of its log.
         """
-        deadline = time.monotonic() + timeout_s
+        start_s = time.monotonic()
+        deadline, due_s = start_s + timeout_s, start_s + _TELL_S
         while not ready():
             if self.pid is None:
                 raise ServiceError(f"{self.name} died while starting, see {self.log}: {self.last_words()}")
@@ -126,6 +131,9 @@ class Process:
                 raise ServiceError(
                     f"{self.name} is not ready after {timeout_s:.0f} s, see {self.log}: {self.last_words()}"
                 )
+            if (now_s := time.monotonic()) >= due_s:
+                waiting(now_s - start_s)
+                due_s += _TELL_S
             time.sleep(_POLL_S)
 
     def stop(self, timeout_s: float = 20.0, *, kill: bool = False) -> bool:

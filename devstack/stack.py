@@ -25,6 +25,12 @@ from rillet.jobs.toolchain import python_environment
 
 #: Flink's mini cluster or torch on two cold cores
 READY_TIMEOUT_S = 120.0
+#: what makes a service ready
+_READY_WITH = {
+    "join": "Flink's first checkpoint",
+    "train": "its first publication",
+    "serve": "the trainer's first base and the updates since then",
+}
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -108,16 +114,23 @@ class Stack:
         options = ["--config", str(self.config_path), "--bootstrap-servers", servers]
         return [sys.executable, "-m", "rillet", name, *options]
 
-    def wait_ready(self, name: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    def wait_ready(
+        self, name: str, timeout_s: float = READY_TIMEOUT_S, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Waits until a service says that it is ready; one without a port only has to live.
 
         The joiner has an interval of its checkpoints more: it is ready after the first one.
 
+        :param say: is told now and then what is waited for, a line each.
         :raises ServiceError: it died, or was not ready in time.
         """
         if name == "join":
             timeout_s += self.config.flink.checkpoint_interval_ms / 1_000
-        self.process(name).wait_until(lambda: self.is_ready(name), timeout_s)
+        self.process(name).wait_until(
+            lambda: self.is_ready(name),
+            timeout_s,
+            lambda seconds: say(f"{name:7} waits for {_READY_WITH[name]} ({seconds:.0f} s so far)"),
+        )
 
     def is_ready(self, name: str) -> bool:
         """Whether a service lives and its readiness probe answers 200."""
@@ -150,7 +163,7 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
         for name in services:
             _start_service(stack, name, say, restart, started)
         for name in services:
-            stack.wait_ready(name)
+            stack.wait_ready(name, say=say)
             say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
     except KeyboardInterrupt:
         for name in reversed(started):

@@ -17,7 +17,7 @@ from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError, TopicError
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.newest import newest_records
-from rillet.inspection.facts import RefusedFacts, TopicFacts
+from rillet.inspection.facts import NEWEST_LETTERS, RefusedFacts, TopicFacts
 from rillet.schemas import DecodeError, decode_dead_letter
 
 Ranges = dict[int, tuple[int, int]]
@@ -25,7 +25,6 @@ Ranges = dict[int, tuple[int, int]]
 _TIMEOUT_S = 3.0
 #: offsets before the end at which the newest record is looked for: ends of transactions hold none
 _BACK = (1, 8, 64, 512)
-_LETTERS = 200
 _REASONS = 5
 #: written by Flink in transactions, whose ends take offsets that hold no record
 _TRANSACTIONAL = ("examples", "dead_letters")
@@ -76,7 +75,7 @@ class BrokerLook:
             raise self._kafka.explain(error, self._errors) from error
         if ends != self._letters[0]:
             try:
-                records, _ = newest_records(self._kafka, topic, _LETTERS)
+                records, _ = newest_records(self._kafka, topic, NEWEST_LETTERS)
             except TopicError:  # it went between two questions
                 records = []
             self._letters = ends, reasons(record.value or b"" for record in records)
@@ -190,6 +189,7 @@ class BrokerLook:
         times = [found[0] for found in newest if found is not None and found[0] is not None]
         records = sum(end - first for first, end in ends.values())
         at_end = all(found is not None and found[1] for found in newest)
+        lag, awaits_checkpoint = self._lag(kind)
         return TopicFacts(
             name=name,
             partitions=len(ends),
@@ -197,34 +197,39 @@ class BrokerLook:
             exact=records == 0 or (at_end and kind not in _TRANSACTIONAL),
             newest_ms=max(times, default=None),
             ends={partition: end for partition, (_, end) in ends.items()},
-            lag_records=self._lag(kind),
+            lag_records=lag,
+            awaits_checkpoint=awaits_checkpoint,
         )
 
-    def _lag(self, kind: str) -> int | None:
-        """None where it is not known: a group may be nobody's to see."""
+    def _lag(self, kind: str) -> tuple[int | None, bool]:
+        """None where it is not known, and whether the next checkpoint tells: a group may be nobody's to see."""
         lag = self._lags.get(kind)
         if lag is None:
-            return None
+            return None, False
         try:
-            return lag.records()
+            records = lag.known_records()
         except (TopicError, BrokerRefusedError, BrokerUnavailableError):
-            return None
+            return None, False
+        return records, records is None
 
 
 def reasons(letters: Iterable[bytes]) -> tuple[RefusedFacts, ...]:
-    """Encoded dead letters by reason, the most frequent first; numbers and quoted text do not make another reason."""
-    counts: Counter[str] = Counter()
-    newest: dict[str, int] = {}
+    """Encoded dead letters by topic and reason, the most frequent first; numbers and quoted text make no other reason."""
+    counts: Counter[tuple[str, str]] = Counter()
+    newest: dict[tuple[str, str], tuple[int, str]] = {}
     for data in letters:
         try:
             letter = decode_dead_letter(data)
         except DecodeError:
-            reason, refused_ms = "no dead letter: cannot be decoded", 0
+            topic, reason, refused_ms = "", "no dead letter: cannot be decoded", 0
         else:
-            reason, refused_ms = alike(letter.reason), letter.refused_ms
-        counts[reason] += 1
-        newest[reason] = max(newest.get(reason, 0), refused_ms)
-    return tuple(RefusedFacts(reason, count, newest[reason]) for reason, count in counts.most_common(_REASONS))
+            topic, reason, refused_ms = letter.topic, letter.reason, letter.refused_ms
+        kind = topic, alike(reason)
+        counts[kind] += 1
+        newest[kind] = max(newest.get(kind, (0, reason)), (refused_ms, reason))
+    return tuple(
+        RefusedFacts(newest[kind][1], kind[0], count, newest[kind][0]) for kind, count in counts.most_common(_REASONS)
+    )
 
 
 def alike(reason: str) -> str:

@@ -16,6 +16,9 @@ State = Literal["ready", "not ready", "starting", "no answer", "no port"]
 BrokerState = Literal["answers", "no answer", "refuses"]
 Known = Literal["known", "too few rows", "warming up", "no scores", "unknown"]
 
+#: dead letters that are looked at for their reasons
+NEWEST_LETTERS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class LoggedError:
@@ -59,6 +62,7 @@ class TopicFacts:
     :param ends: partition to end offset.
     :param lag_records: records that its reader has not dealt with; of features and actions, that the joiner's last
         checkpoint does not cover.
+    :param awaits_checkpoint: whether these are not known because the joiner, once started, has completed none yet.
     """
 
     name: str
@@ -68,6 +72,7 @@ class TopicFacts:
     newest_ms: int | None = None
     ends: Mapping[int, int] = field(default_factory=dict)
     lag_records: int | None = None
+    awaits_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,10 @@ class QualityFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
-    """What the trainer says of itself."""
+    """What the trainer says of itself.
+
+    :param publish_failures: publications that failed since the last that did not.
+    """
 
     rows: int | None
     rows_per_second: float | None
@@ -171,9 +179,15 @@ class ReplicaFacts:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFacts:
-    """One reason among the newest dead letters, numbers and quoted text in it left out."""
+    """One kind of reason among the newest dead letters; reasons that differ by numbers or quoted text are of one kind.
+
+    :param reason: of the newest letter of the kind.
+    :param topic: that the refused records lie on.
+    :param letters: among the newest :data:`NEWEST_LETTERS`.
+    """
 
     reason: str
+    topic: str
     letters: int
     newest_ms: int
 
@@ -184,7 +198,7 @@ class LoopFacts:
 
     :param time_ms: when it was gathered.
     :param topics: by what they hold: features, actions, examples, deltas, dead_letters.
-    :param refused: reasons among the newest dead letters, the most frequent first.
+    :param refused: reasons among the newest :data:`NEWEST_LETTERS` dead letters, the most frequent first.
     :param notes: what a person should look at first.
     :param shortest_window_ms: of the label windows.
     """

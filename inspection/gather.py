@@ -43,7 +43,7 @@ class LoopGatherer:
         groups: dict[str, str] = {kind: joiner_group(config.kafka.topics.examples, kind) for kind in _JOINED}
         self._broker = BrokerLook(self._kafka, topics, groups)
         spec = config.load_spec()
-        self._spec_hash = f"{spec.hash:#x}"
+        self._spec = spec
         self._shortest_window_ms = min(task.window_ms for task in spec.tasks)
         self._pool = ThreadPoolExecutor(len(SERVICES) + len(_OPTIONAL), "status")
 
@@ -83,7 +83,7 @@ class LoopGatherer:
             refused=refused,
             shortest_window_ms=self._shortest_window_ms,
         )
-        return replace(facts, notes=tuple(notes_on(facts, self._spec_hash)))
+        return replace(facts, notes=tuple(notes_on(facts, self._spec)))
 
     def close(self) -> None:
         """Ends threads and connections."""

@@ -58,7 +58,7 @@ def trainer_facts(read: Scrape) -> TrainerFacts | None:
         loss=number(read, "rillet_train_loss"),
         newest_event_ms=time_ms(read, "rillet_train_newest_event_timestamp_seconds"),
         refused_rows=whole(read, "rillet_train_refused_rows_total") or 0,
-        publish_failures=whole(read, "rillet_train_publish_failures_total") or 0,
+        publish_failures=whole(read, "rillet_train_publish_failures_in_a_row") or 0,
         quality={task: _quality(read, task) for task in tasks},
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from rillet.inspection.facts import JoinerFacts, LoopFacts, TopicFacts
+from rillet.inspection.facts import JoinerFacts, LoopFacts
 from rillet.inspection.words import age, duration
+from rillet.schemas import FeatureSpec
 
 #: clocks of two machines differ by less
 _FUTURE_MS = 5_000
@@ -13,6 +14,7 @@ _FUTURE_MS = 5_000
 _HELD_S = 60.0
 #: share of the newest records from which a mistake is noted, and how many there must be
 _UNKNOWN_SHARE, _WAITING_SHARE, _LOST_SHARE, _FEWEST = 0.1, 0.5, 0.01, 10
+_PAGES_REFUSED = "and pages were refused: rillet peek dead-letters shows why"
 #: counter of the joiner: what it counts, and what to look at
 _LOST = {
     "dead_letters": ("records were refused", "rillet peek dead-letters shows why"),
@@ -29,11 +31,12 @@ _LOST = {
 }
 
 
-def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
+def notes_on(facts: LoopFacts, spec: FeatureSpec) -> Iterator[str]:
     """The notes on what was gathered.
 
-    :param spec_hash: of the configuration's feature spec.
+    :param spec: the feature spec of the configuration.
     """
+    spec_hash = f"{spec.hash:#x}"
     if facts.broker.state != "answers":
         yield facts.broker.detail
         if facts.replica is not None and facts.replica.ready:
@@ -54,9 +57,10 @@ def notes_on(facts: LoopFacts, spec_hash: str) -> Iterator[str]:
             yield f"the newest record of {topic.name} is from the future, by {ahead}: check the clock of its producer"
     if facts.joiner is not None:
         yield from _held(facts.joiner)
-        yield from _not_joined(facts.joiner, facts.topics)
+        yield from _not_joined(facts.joiner, facts, spec)
     if facts.trainer is not None and facts.trainer.publish_failures and facts.broker.state == "answers":
-        yield f"train failed to publish {facts.trainer.publish_failures:,} times; its log says why"
+        failures = facts.trainer.publish_failures
+        yield f"train has failed to publish, {failures:,} times in a row; its log says why"
 
 
 def _held(joiner: JoinerFacts) -> Iterator[str]:
@@ -67,23 +71,28 @@ def _held(joiner: JoinerFacts) -> Iterator[str]:
         )
 
 
-def _not_joined(joiner: JoinerFacts, topics: Mapping[str, TopicFacts]) -> Iterator[str]:
+def _not_joined(joiner: JoinerFacts, facts: LoopFacts, spec: FeatureSpec) -> Iterator[str]:
     """Of the newest records: what was wrong before them is counted, and needs nobody any more."""
     recent = joiner.recent
+    pages = facts.topics["features"].name if "features" in facts.topics else "the features topic"
+    # Actions of a page that was refused find none, whatever their ids are.
+    refused = recent.get("dead_letters", 0) >= _FEWEST and any(one.topic == pages for one in facts.refused)
     actions = recent.get("actions", 0)
     for name, count in joiner.recent_unknown.items():
         if count >= max(_FEWEST, _UNKNOWN_SHARE * actions):
-            yield f"{count:,} of the newest {actions:,} actions are called {name}, which no task of the feature spec asks for"
+            text = f"{count:,} of the newest {actions:,} actions are named {name!r}, which no task asks for"
+            yield f"{text}; {spec.advice_on_action(name)}"
     unmatched = recent.get("unmatched_actions", 0) - recent.get("matched_later", 0)
     waiting = unmatched >= max(_FEWEST, _WAITING_SHARE * actions)
     if waiting:
         share = f"{min(unmatched / max(actions, 1), 1):.0%}"
         text = f"{share} of the newest {actions:,} actions wait for a request that has not come"
-        if recent.get("features"):
+        if refused:
+            yield f"{text}, {_PAGES_REFUSED}"
+        elif recent.get("features"):
             yield f"{text}; are request ids the same on both topics?"
         else:
-            topic = topics["features"].name if "features" in topics else "the features topic"
-            yield f"{text}, and no page came among them; does anything write to {topic}?"
+            yield f"{text}, and no page came among them; does anything write to {pages}?"
     for name, (what, advice) in _LOST.items():
         count = recent.get(name, 0)
         of = actions
@@ -93,4 +102,5 @@ def _not_joined(joiner: JoinerFacts, topics: Mapping[str, TopicFacts]) -> Iterat
             # Given up are actions of long ago: it matters while the newest, too, find no request.
             count = 0 if waiting else min(count, unmatched)
         if count >= max(_FEWEST, _LOST_SHARE * of):
-            yield f"{recent[name]:,} of the newest {of:,} {what}: {advice}"
+            text = f"{recent[name]:,} of the newest {of:,} {what}"
+            yield f"{text}, {_PAGES_REFUSED}" if name == "orphan_actions" and refused else f"{text}: {advice}"

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rillet.inspection.facts import (
+    NEWEST_LETTERS,
     JoinerFacts,
     LoopFacts,
     QualityFacts,
@@ -108,7 +109,7 @@ def _lag(kind: str, topic: TopicFacts, facts: LoopFacts) -> str:
     if reader is None:
         return ""
     if topic.lag_records is None:
-        return f"{reader}: ?"
+        return f"{reader}: {'unknown until its first checkpoint' if topic.awaits_checkpoint else '?'}"
     behind = facts.replica.lag_s if kind == "deltas" and facts.replica is not None and topic.lag_records else None
     return f"{reader}: {topic.lag_records:,}" + (f", for {duration(behind)}" if behind is not None else "")
 
@@ -218,10 +219,11 @@ def _replica(replica: ReplicaFacts | None, now_ms: int) -> Iterable[tuple[str, s
 def _refused(facts: LoopFacts) -> Iterable[tuple[str, str]]:
     if not facts.refused:
         return
-    yield "dead letters", "of the newest, see them with `rillet peek dead-letters`:"
+    yield "dead letters", f"of the newest {NEWEST_LETTERS}, see them with `rillet peek dead-letters`:"
     for one in facts.refused:
         when = f", the newest {age(one.newest_ms, facts.time_ms)}" if one.newest_ms else ""
-        yield "", f"{one.letters:,} x {one.reason}{when}"
+        topic = f"from {one.topic}: " if one.topic else ""
+        yield "", f"{one.letters:,} x {topic}{one.reason}{when}"
 
 
 def _named(rows: Iterable[tuple[str, str]]) -> Table:

@@ -7,8 +7,8 @@ good past.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.slices import SliceSchedule
@@ -18,10 +18,12 @@ from rillet.schemas import FeatureSpec
 _STRETCH = 50
 #: a share from which on something is wrong, and below which it is well again
 _ABSURD, _WELL = 0.5, 0.25
-#: of refused records, of which a right source has none; mistakes of a kind that concerns all records are told at once
+#: of refused records, of which a right source has none; of a mistake of a kind that concerns all records, any share
 _ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
 _SYSTEMATIC = ("SpecMismatchError", "TimeUnitError", "WaitingFullError")
 
+#: records refused with errors of a kind that are a mistake, and growth of their number that is told
+_FEWEST_REFUSED, _TOLD_AGAIN = 10, 10
 #: of a stretch of actions that wait, to tell them from those that come a little before their feature events
 _WAIT_MS = 60_000
 #: between two lines of a kind, and without a bad share until it is well again
@@ -61,7 +63,6 @@ class Alarms:
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float]) -> None:
         """:param clock: seconds, of any beginning."""
-        self._asked = sorted(spec.actions)
         self._spec = spec
         self._config = config
         self._clock = clock
@@ -72,6 +73,8 @@ class Alarms:
         self._stretches["waiting"] = _Stretch(_STRETCH, _WAIT_MS)
         # Of refused records a few are enough.
         self._stretches["records"] = _Stretch(_STRETCH // 5)
+        #: by the kind of their error
+        self._refusals: dict[str, _Refusals] = {}
         #: what was told of each subject and is not well again
         self._told: dict[str, str] = {}
         #: when the last line of a subject was told, and when its share was last too high to be well
@@ -94,16 +97,11 @@ class Alarms:
             not judged.
         """
         lines = self._unknown(counts, unknown_actions) + self._waiting(counts) + self._settled(counts, watermark_ms)
-        records = {f"refused {kind}": count for kind, count in refused.items()}
         total = counts["features"] + counts["duplicate_features"] + counts["actions"] + counts["dead_letters"]
-        if (grown := self._stretches["records"].grown(total, records)) is not None:
+        if (grown := self._stretches["records"].grown(total, refused)) is not None:
             of, more = grown
-            for subject, count in more.items():
-                kind = subject.removeprefix("refused ")
-                advice = _REFUSALS.get(kind, _OTHER_REFUSAL).format(spec=self._spec.name, hash=self._spec.hash)
-                text = f"{count:,} of {of:,} records, now dead letters, {advice}"
-                absurd = _ABSURD_SYSTEMATIC if kind in _SYSTEMATIC else _ABSURD_REFUSED
-                lines += self._tell(subject, count / of, text, absurd=absurd, well=_WELL_REFUSED)
+            for kind, count in more.items():
+                lines += self._refused(kind, count, of)
         features = counts["features"] + counts["duplicate_features"]
         if (grown := self._stretches["features"].grown(features, {"": counts["duplicate_features"]})) is not None:
             of, more = grown
@@ -127,9 +125,7 @@ class Alarms:
             text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
         else:
             text = f"{_share(unknown, of)} of {of:,} actions are named {name!r}, which no task asks for"
-        close = difflib.get_close_matches(name.lower(), self._asked, 1, cutoff=0.6)
-        asked = ", ".join(repr(action) for action in self._asked)
-        text += f"; did you mean {close[0]!r}?" if close else f"; the feature spec asks for {asked}"
+        text += f"; {self._spec.advice_on_action(name)}"
         return self._tell("unknown_actions", unknown / of, text, about=name)
 
     def _waiting(self, counts: Mapping[str, int]) -> list[str]:
@@ -162,6 +158,35 @@ class Alarms:
                 lines += self._tell(name, count / of, f"{_share(count, of)} of {of:,} actions {advice}")
         return lines
 
+    def _refused(self, kind: str, count: int, of: int) -> list[str]:
+        """:param count: records of ``of`` that were refused with an error of this kind since the last judgement."""
+        absurd = _ABSURD_SYSTEMATIC if kind in _SYSTEMATIC else _ABSURD_REFUSED
+        advice = _REFUSALS.get(kind, _OTHER_REFUSAL).format(spec=self._spec.name, hash=self._spec.hash)
+        all_ = self._refusals.setdefault(kind, _Refusals())
+        all_.count += count
+        all_.of += of
+        text = f"{all_.count:,} of {all_.of:,} records, now dead letters, {advice}"
+        subject = f"refused {kind}"
+        if subject not in self._told:
+            if all_.count < absurd * all_.of:
+                del self._refusals[kind]
+                return []
+            if all_.count < _FEWEST_REFUSED:
+                return []
+            lines = self._tell(subject, all_.count / all_.of, text, absurd=absurd, well=_WELL_REFUSED)
+        elif all_.count >= _TOLD_AGAIN * all_.told:
+            self._lines_s[subject] = self._bad_s[subject] = self._clock()
+            lines = [text]
+        else:
+            lines = self._tell(
+                subject, count / of, f"{count:,} of {of:,} records, now dead letters", well=_WELL_REFUSED
+            )
+        if lines and subject in self._told:
+            all_.told = all_.count
+        elif lines:
+            del self._refusals[kind]
+        return lines
+
     def _tell(
         self, subject: str, share: float, text: str, *, about: str = "", absurd: float = _ABSURD, well: float = _WELL
     ) -> list[str]:
@@ -179,6 +204,17 @@ class Alarms:
             return []
         self._lines_s[subject] = now_s
         return [text]
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Records refused with one kind of error since the first that was not well again."""
+
+    count: int = 0
+    #: records that were read since then
+    of: int = 0
+    #: ``count`` as it was last told
+    told: int = 0
 
 
 class _Stretch:

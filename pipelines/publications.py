@@ -101,7 +101,7 @@ class Publications:
                     )
                 )
         except (LogUnavailableError, StoreUnavailableError) as error:
-            self._metrics.publish_failures.inc()
+            self._metrics.publish_failed()
             log.warning("not published, %d rows wait: %s", len(trainer.table.touched), error)
             return False
         self._published = True

@@ -38,7 +38,10 @@ class TrainMetrics:
         self.bad_records = counter("bad_records", "Whole example records sent to the dead letters.")
         self.other_spec_records = counter("other_spec_records", "Example records of another feature spec, passed over.")
         self.publications = counter("publications", "Publications acknowledged by the log.")
-        self.publish_failures = counter("publish_failures", "Publications that failed; their rows wait for the next.")
+        self._publish_failures = counter("publish_failures", "Publications that failed; their rows wait for the next.")
+        self._failures_in_a_row = gauge(
+            "publish_failures_in_a_row", "Publications that failed since the last one that was acknowledged."
+        )
         self._published_rows = counter("published_rows", "Embedding rows published.")
         self._published_bytes = counter("published_bytes", "Encoded bytes of published blocks.")
         self._tombstones = counter("published_tombstones", "Removed fids published.")
@@ -92,9 +95,15 @@ class TrainMetrics:
     def published(self, publication: Publication) -> None:
         """Counts an acknowledged publication."""
         self.publications.inc()
+        self._failures_in_a_row.set(0)
         self._published_rows.inc(publication.rows)
         self._published_bytes.inc(publication.bytes)
         self._tombstones.inc(publication.tombstones)
+
+    def publish_failed(self) -> None:
+        """Counts a publication that failed."""
+        self._publish_failures.inc()
+        self._failures_in_a_row.inc()
 
     def start_at(self, trainer: OnlineTrainer) -> None:
         """Leaves out what was counted before the checkpoint: counters are of this process."""

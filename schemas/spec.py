@@ -7,6 +7,7 @@ reads besides. Its hash travels in every record; a reader with another hash refu
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,12 @@ class FeatureSpec:
         """Names of the actions that a task or a history asks for; any other is counted as unknown."""
         of_histories = {slot.history.action for slot in self.histories if slot.history is not None}
         return frozenset({task.action for task in self.tasks} | of_histories)
+
+    def advice_on_action(self, name: str) -> str:
+        """What to say of an action that is not among :attr:`actions`: the name that is meant, or all that are asked for."""
+        asked = sorted(self.actions)
+        close = difflib.get_close_matches(name.lower(), asked, 1, cutoff=0.6)
+        return f"did you mean {close[0]!r}?" if close else f"the feature spec asks for {', '.join(map(repr, asked))}"
 
     def without_histories(self) -> FeatureSpec:
         """The spec without its histories and their crosses: what is left when nobody keeps any."""

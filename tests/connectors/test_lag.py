@@ -14,6 +14,7 @@ from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.lag import GroupLag, PositionLag, TopicProgress
 from rillet.schemas import ClosedError
+from tests.connectors.mock_cluster import MockCluster
 
 
 def test_a_reader_that_was_not_started_says_so() -> None:
@@ -70,6 +71,21 @@ def test_records_of_a_transaction_that_is_open_are_no_lag() -> None:
     lag = PositionLag({0: (0, 9)})
     lag.end_is(0, 4)
     assert lag.records({}) == 4
+
+
+def test_what_a_reader_that_was_put_back_has_not_read_is_known_once_it_has_committed_something() -> None:
+    """Its own state says where it goes on: until then all records would seem to be unread."""
+    cluster = MockCluster("features")
+    cluster.write("features", b"v", b"v", b"v")
+    with GroupLag(cluster.bootstrap_servers, {"features": "join"}) as lag:
+        assert lag.known_records() == 3, "nobody has read any"
+        lag.forget()
+        assert lag.known_records() is None
+        assert lag.records() == 3
+        consumer = KafkaConnection(cluster.bootstrap_servers).consumer({"group.id": "join"})
+        consumer.commit(offsets=[TopicPartition("features", 0, 2)], asynchronous=False)
+        consumer.close()
+        assert lag.known_records() == 1, "of partitions without a record nothing is ever committed"
 
 
 @pytest.mark.integration

@@ -172,6 +172,23 @@ def test_topics_are_not_known_to_move_after_the_broker_was_away_until_they_do(la
     moving(lag, lambda: set(silence.silent_ms()) == {"actions"})
 
 
+def test_after_an_outage_a_topic_moves_once_each_partition_with_something_new_is_read(
+    lag: Lag, silence: TopicSilence
+) -> None:
+    """One partition's backlog that is read first would take time past what lies on the other."""
+    moving(lag, lambda: silence._found is not None)
+    lag.away = True
+    wait_for(lambda: "features" in silence.silent_ms())
+    lag.ends["features"] = {number: end + 9 for number, end in lag.ends["features"].items()}
+    lag.positions["features"][0] += 5
+    lag.away = False
+    time.sleep(0.1)
+    assert "features" in silence.silent_ms()
+    lag.positions["features"][1] += 1
+    wait_for(lambda: "features" not in silence.silent_ms())
+    assert silence.behind()
+
+
 def test_without_a_broker_nothing_is_known(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rillet.connectors.silence._TIMEOUT_S", 0.2)
     silence = TopicSilence("127.0.0.1:1", {"features": "g"}, idle_ms=10)

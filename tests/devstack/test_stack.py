@@ -5,15 +5,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from rillet.__main__ import main
 from rillet.connectors.topics import ensure_broker, topic_ends
+from rillet.devstack import process as process_module
 from rillet.devstack.process import Process, free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
@@ -108,6 +110,26 @@ def test_services_of_another_configuration_are_named_and_restarted_only_when_ask
     assert said[-2] == f"train   runs already (pid {changed.process('train').pid})"
 
 
+def test_while_a_service_is_waited_for_it_is_told_now_and_then_what_for(
+    without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_services["join"] = "import time; time.sleep(60)"
+    clock, said = [0.0], list[str]()
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(Stack, "is_ready", lambda *_: clock[0] >= 35)
+    up(without_broker, said.append, ["join"])
+    assert said[2:4] == [
+        "join    waits for Flink's first checkpoint (15 s so far)",
+        "join    waits for Flink's first checkpoint (30 s so far)",
+    ]
+    assert said[4].startswith("join    ready")
+    assert len(said) == 5
+
+
 def test_a_changed_spec_is_another_configuration(tmp_path: Path) -> None:
     stack = make_stack(tmp_path, "127.0.0.1:1")
     stack = Stack(replace(stack.config, spec=tmp_path / "films.spec.toml"), stack.config_path)
@@ -122,7 +144,7 @@ def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
     fake_services["train"] = "import time; time.sleep(60)"
     wait_ready, said = Stack.wait_ready, list[str]()
 
-    def interrupted(stack: Stack, name: str, timeout_s: float = 10.0) -> None:
+    def interrupted(stack: Stack, name: str, timeout_s: float = 10.0, say: Callable[[str], None] = print) -> None:
         if name == "train":
             raise KeyboardInterrupt
         wait_ready(stack, name, timeout_s)
@@ -162,7 +184,7 @@ def test_a_service_that_ran_before_an_interrupted_up_stays(
     fake_services["train"] = "import time; time.sleep(60)"
     without_broker.start("train")
     pid = without_broker.process("train").pid
-    monkeypatch.setattr(Stack, "wait_ready", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Stack, "wait_ready", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         up(without_broker, lambda line: None, ["train"])
     assert without_broker.process("train").pid == pid
@@ -173,7 +195,9 @@ def test_a_joiner_with_rare_checkpoints_is_waited_for(tmp_path: Path, monkeypatc
     stack = replace(
         stack, config=replace(stack.config, flink=replace(stack.config.flink, checkpoint_interval_ms=300_000))
     )
-    monkeypatch.setattr(Process, "wait_until", lambda self, _, timeout_s: waited.update({self.name: timeout_s}))
+    monkeypatch.setattr(
+        Process, "wait_until", lambda self, ready, timeout_s, waiting: waited.update({self.name: timeout_s})
+    )
     for name in SERVICES:
         stack.wait_ready(name)
     assert waited["join"] - waited["train"] == 300

@@ -23,16 +23,24 @@ from rillet.schemas.records import Record
 from tests.inspection.samples import NOW_MS, SPEC, action_event, example_block, feature_event
 
 
-def test_letters_whose_reasons_differ_by_numbers_and_quoted_text_have_one_reason() -> None:
-    letters = [
-        encode_dead_letter(
-            dead_letter(f"key: b'{n}' is not 'r{n}'", "features", 0, n, key=b"k", value=b"v", now_ms=n, max_bytes=99)
-        )
-        for n in range(3)
-    ]
+def letter(reason: str, refused_ms: int, topic: str = "features") -> bytes:
+    return encode_dead_letter(
+        dead_letter(reason, topic, 0, refused_ms, key=b"k", value=b"v", now_ms=refused_ms, max_bytes=99)
+    )
+
+
+def test_letters_whose_reasons_differ_by_numbers_and_quoted_text_are_told_by_the_newest_of_them() -> None:
+    """What to do about it may stand in numbers and quotes: which unit, which name."""
+    letters = [letter(f'when: {n} is in s; is time_unit "s" meant?', n) for n in (0, 2, 1)]
     (first, second) = reasons([*letters, b"no letter"])
-    assert (first.reason, first.letters, first.newest_ms) == ("key: ... is not ...", 3, 2)
-    assert (second.reason, second.letters) == ("no dead letter: cannot be decoded", 1)
+    assert first.reason == 'when: 2 is in s; is time_unit "s" meant?'
+    assert (first.topic, first.letters, first.newest_ms) == ("features", 3, 2)
+    assert (second.reason, second.topic, second.letters) == ("no dead letter: cannot be decoded", "", 1)
+
+
+def test_one_reason_on_two_topics_is_told_of_each() -> None:
+    found = reasons([letter("bad", 1), letter("bad", 2, "actions")])
+    assert {one.topic for one in found} == {"features", "actions"}
 
 
 @pytest.fixture

@@ -109,6 +109,18 @@ def test_a_loss_and_a_lag_that_are_nan_are_not_known() -> None:
     assert (facts.rows, facts.loss, facts.lag_records, facts.newest_event_ms) == (0, None, None, None)
 
 
+def test_failures_to_publish_that_one_publication_has_made_good_are_no_matter() -> None:
+    facts = trainer_facts(
+        metrics(
+            "rillet_train_rows_total 9",
+            "rillet_train_publish_failures_total 5",
+            "rillet_train_publish_failures_in_a_row 0",
+        )
+    )
+    assert facts is not None
+    assert facts.publish_failures == 0
+
+
 def test_updates_are_stale_when_the_log_has_not_answered_for_long() -> None:
     def stale(now_ms: int, ready: int = 1) -> bool:
         read = metrics(f"rillet_replica_ready {ready}", "rillet_replica_reached_timestamp_seconds 1700000000")

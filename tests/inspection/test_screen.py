@@ -23,6 +23,7 @@ from rillet.inspection.facts import (
 )
 from rillet.inspection.notes import notes_on
 from rillet.inspection.screen import screen
+from tests.inspection.samples import SPEC
 
 NOW_MS = 1_700_000_000_000
 REPLICA = ReplicaFacts(
@@ -72,7 +73,7 @@ FACTS = LoopFacts(
         5031, 55.0, 0, 0.58, NOW_MS - 6_600, 0, 0, {"watch": QualityFacts("warming up", first_known_ms=NOW_MS + 60_000)}
     ),
     replica=REPLICA,
-    refused=(RefusedFacts("time: ... is before 1970", 12, NOW_MS - 1_000),),
+    refused=(RefusedFacts("time: 7 is before 1970", "films.actions", 12, NOW_MS - 1_000),),
 )
 
 
@@ -99,7 +100,8 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
         "unknown actions: CLICK 9",
         "watch as served: warming up, first windows close at 22:14Z",
         "an action is served after 8.2 s (p50), 14 s (p99)",
-        "12 x time: ... is before 1970, the newest 1.0 s ago",
+        "of the newest 200, see them with `rillet peek dead-letters`:",
+        "12 x from films.actions: time: 7 is before 1970, the newest 1.0 s ago",
     ):
         assert words in shown, words
     (missing,) = [line for line in shown.splitlines() if "films.dead_letters" in line]
@@ -133,7 +135,7 @@ def test_with_the_broker_away_services_are_shown_and_nothing_is_made_up_of_the_t
     shown = text(away)
     assert "join     ready" in shown
     assert "missing" not in shown
-    assert list(notes_on(away, ""))[:2] == [
+    assert list(notes_on(away, SPEC))[:2] == [
         "no Kafka broker answers",
         "serve goes on answering with the model that it has; what it serves is not logged meanwhile",
     ]
@@ -144,7 +146,7 @@ def test_a_record_from_the_future_is_said_to_be_from_the_future() -> None:
     ahead = replace(FACTS, topics={"features": topic})
     assert "in the future by 24 h" in text(ahead)
     assert "the newest record of films.features is from the future, by 24 h: check the clock of its producer" in list(
-        notes_on(ahead, "")
+        notes_on(ahead, SPEC)
     )
 
 
@@ -162,24 +164,24 @@ def test_a_silent_topic_that_label_windows_wait_for_is_noted(held_s: float, sile
 
 def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
     services = {
-        "serve": ServiceFacts("ready", "http://a", spec_hash="0x1"),
+        "serve": ServiceFacts("ready", "http://a", spec_hash=f"{SPEC.hash:#x}0"),
         "join": ServiceFacts("no answer", "http://b"),
     }
     assert FACTS.joiner is not None
     joiner = replace(FACTS.joiner, recent={"actions": 20}, recent_unknown={"CLICK": 19, "open": 1})
     replica = replace(REPLICA, stale=True, reached_ms=NOW_MS - 60_000)
-    notes = list(notes_on(replace(FACTS, services=services, joiner=joiner, replica=replica), "0x2"))
+    notes = list(notes_on(replace(FACTS, services=services, joiner=joiner, replica=replica), SPEC))
     assert notes == [
         "updates of serve are stale: the delta log last answered 60 s ago",
-        "serve runs with feature spec 0x1, this configuration has 0x2",
-        "19 of the newest 20 actions are called CLICK, which no task of the feature spec asks for",
+        f"serve runs with feature spec {SPEC.hash:#x}0, this configuration has {SPEC.hash:#x}",
+        "19 of the newest 20 actions are named 'CLICK', which no task asks for; the feature spec asks for 'buy', 'watch'",
     ]
 
 
 def joiner_notes(recent: dict[str, int], **changed: object) -> list[str]:
     assert FACTS.joiner is not None
     joiner = replace(FACTS.joiner, recent=recent, **changed)  # type: ignore[arg-type]
-    return list(notes_on(replace(FACTS, joiner=joiner), ""))
+    return list(notes_on(replace(FACTS, joiner=joiner), SPEC))
 
 
 def test_what_is_not_joined_is_noted_once_it_is_a_share_that_matters() -> None:
@@ -209,6 +211,49 @@ def test_actions_under_ids_that_no_request_has_are_noted_while_they_wait() -> No
         "92% of the newest 40 actions wait for a request that has not come, and no page came among them; does anything"
         " write to films.features?"
     )
+
+
+def test_of_a_name_that_no_task_asks_for_the_one_that_is_meant_is_told() -> None:
+    (note,) = joiner_notes({"actions": 300}, recent_unknown={"Watch": 200})
+    assert note == "200 of the newest 300 actions are named 'Watch', which no task asks for; did you mean 'watch'?"
+
+
+def test_where_pages_are_refused_their_actions_are_not_said_to_have_wrong_ids() -> None:
+    assert FACTS.joiner is not None
+    refused = (RefusedFacts("event_time_ms: 7 is later than every label window", "films.features", 200, NOW_MS),)
+    orphans = {"features": 90, "actions": 600, "unmatched_actions": 290, "orphan_actions": 280, "dead_letters": 120}
+    waiting = {"features": 90, "actions": 40, "unmatched_actions": 38, "dead_letters": 120}
+
+    def note(recent: dict[str, int], refused: tuple[RefusedFacts, ...]) -> str:
+        facts = replace(FACTS, joiner=replace(FACTS.joiner, recent=recent), refused=refused)  # type: ignore[type-var]
+        (found,) = (note for note in notes_on(facts, SPEC) if "actions" in note)
+        return found
+
+    assert note(orphans, refused) == (
+        "280 of the newest 600 actions found no page of their request, and pages were refused: rillet peek dead-letters"
+        " shows why"
+    )
+    assert note(waiting, refused) == (
+        "95% of the newest 40 actions wait for a request that has not come, and pages were refused: rillet peek"
+        " dead-letters shows why"
+    )
+    of_actions = (replace(refused[0], topic="films.actions"),)
+    assert "request id" in note(orphans, of_actions)
+    assert "request ids" in note(waiting, of_actions)
+    assert "request id" in note(orphans | {"dead_letters": 0}, refused), "those were refused long ago"
+
+
+def test_failures_to_publish_are_noted_while_the_newest_publication_has_failed() -> None:
+    assert FACTS.trainer is not None
+    failing = replace(FACTS, trainer=replace(FACTS.trainer, publish_failures=5))
+    assert list(notes_on(failing, SPEC)) == ["train has failed to publish, 5 times in a row; its log says why"]
+
+
+def test_before_the_first_checkpoint_of_a_start_the_joiners_lag_is_said_to_be_unknown() -> None:
+    fresh = replace(FACTS.topics["features"], lag_records=None, awaits_checkpoint=True)
+    assert "join: unknown until its first checkpoint" in text(replace(FACTS, topics={"features": fresh}))
+    hidden = replace(fresh, awaits_checkpoint=False)
+    assert "join: ?" in text(replace(FACTS, topics={"features": hidden}))
 
 
 def test_orphans_are_noted_until_the_newest_actions_find_their_requests() -> None:
@@ -242,12 +287,12 @@ def test_texts_from_outside_are_neither_control_sequences_nor_markup() -> None:
     assert FACTS.joiner is not None
     joiner = replace(FACTS.joiner, recent={"actions": 50}, unknown_actions={hostile: 50}, recent_unknown={hostile: 50})
     services = {"join": ServiceFacts("ready", model=hostile, last_error=LoggedError(hostile, None))}
-    shown = text(replace(FACTS, services=services, joiner=joiner, refused=(RefusedFacts(hostile, 1, 1),)))
+    shown = text(replace(FACTS, services=services, joiner=joiner, refused=(RefusedFacts(hostile, hostile, 1, 1),)))
     assert all(line.isprintable() for line in shown.splitlines())
     assert shown.count(r"\x1b[2Jboo\x07[/x]\n\u202e") >= 3
 
 
 def test_a_service_whose_metrics_cannot_be_read_is_named_with_the_reason() -> None:
     facts = replace(FACTS, services={"join": ServiceFacts("ready", problem="metrics unreadable: more than 2 MB")})
-    (note,) = (note for note in notes_on(facts, "0x1") if note.startswith("join"))
+    (note,) = (note for note in notes_on(facts, SPEC) if note.startswith("join"))
     assert note.startswith("join: metrics unreadable: more than 2 MB; ")

@@ -119,20 +119,50 @@ def test_refused_records_are_told_with_the_reason(alarms: Alarms, clock: Clock, 
     assert line.startswith("well again: 0 of 100 records")
 
 
-def test_one_record_of_another_spec_among_many_is_told_and_one_that_is_damaged_is_not(alarms: Alarms) -> None:
-    refused = {"SpecMismatchError": 1, "DecodeError": 1}
-    (line,) = alarms.judge(counts(dead_letters=2, features=998), {}, refused)
-    assert line.startswith("1 of 1,000 records, now dead letters, were written under another feature spec")
+def test_ten_records_of_another_spec_among_many_are_told_and_ten_that_are_damaged_are_not(alarms: Alarms) -> None:
+    refused = {"SpecMismatchError": 9, "DecodeError": 9}
+    assert alarms.judge(counts(dead_letters=18, features=982), {}, refused) == []
+    refused = {"SpecMismatchError": 10, "DecodeError": 10}
+    (line,) = alarms.judge(counts(dead_letters=20, features=1_980), {}, refused)
+    assert line.startswith("10 of 2,000 records, now dead letters, were written under another feature spec")
 
 
-def test_a_bad_record_now_and_then_is_told_once(alarms: Alarms, clock: Clock) -> None:
+def test_records_that_are_refused_are_told_from_ten_on_and_again_whenever_they_have_grown_tenfold(
+    alarms: Alarms, clock: Clock
+) -> None:
+    """The first line is written within seconds of the mistake, and says nothing of how much of the input it concerns."""
+    lines = []
+    for features, bad in ((258, 1), (300, 9), (320, 10), (400, 10), (600, 99), (630, 120), (900, 585), (901, 1_250)):
+        clock.now_s += 2
+        lines += alarms.judge(counts(features=features, dead_letters=bad), {}, {"TimeUnitError": bad})
+    assert [line.partition(" records, now dead letters, have event times")[0] for line in lines] == [
+        "10 of 330",
+        "120 of 750",
+        "1,250 of 2,151",
+    ]
+
+
+def test_a_share_of_damaged_records_that_is_bad_is_told_once_ten_of_them_have_come(alarms: Alarms) -> None:
+    assert alarms.judge(counts(features=7, dead_letters=3), {}, {"DecodeError": 3}) == []
+    assert alarms.judge(counts(features=14, dead_letters=6), {}, {"DecodeError": 6}) == []
+    (line,) = alarms.judge(counts(features=30, dead_letters=11), {}, {"DecodeError": 11})
+    assert line.startswith("11 of 41 records, now dead letters, are no records of a known schema")
+
+
+def test_few_damaged_records_are_forgotten_once_their_share_is_small(alarms: Alarms) -> None:
+    assert alarms.judge(counts(features=7, dead_letters=3), {}, {"DecodeError": 3}) == []
+    assert alarms.judge(counts(features=1_007, dead_letters=4), {}, {"DecodeError": 4}) == []
+    assert alarms.judge(counts(features=1_010, dead_letters=12), {}, {"DecodeError": 12}) == []
+
+
+def test_a_bad_record_now_and_then_is_told_by_its_growth_alone(alarms: Alarms, clock: Clock) -> None:
     lines = []
     for second in range(0, 3_600, 2):
         clock.now_s += 2
         bad = second // 5
         found = counts(features=50 * second, actions=50 * second, dead_letters=bad)
         lines += alarms.judge(found, {}, {"SpecMismatchError": bad})
-    assert len(lines) == 1
+    assert [line.partition(" of ")[0] for line in lines] == ["10", "100"], "of 719"
 
 
 def test_request_ids_that_come_again_are_told(alarms: Alarms) -> None:

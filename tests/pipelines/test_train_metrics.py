@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rillet.pipelines.train_metrics import TrainMetrics
+from rillet.sync import Publication
 from tests.pipelines.train_parts import trainer_after
 from tests.trainer.blocks import RAGGED, make_block
 
@@ -30,6 +31,21 @@ def test_quality_is_told_with_the_time_up_to_which_it_is_known() -> None:
     assert gauge("normalised_entropy") == known.metrics.normalised_entropy
     assert gauge("rows") == known.metrics.rows >= 100
     assert (gauge("start_timestamp_seconds"), gauge("end_timestamp_seconds")) == (1680, 2040)
+
+
+def test_failures_to_publish_in_a_row_are_counted_until_one_publication_is_acknowledged() -> None:
+    told = metrics()
+
+    def counts() -> tuple[float | None, float | None]:
+        sample = told.registry.get_sample_value
+        return sample("rillet_train_publish_failures_total"), sample("rillet_train_publish_failures_in_a_row")
+
+    assert counts() == (0, 0)
+    for _ in range(2):
+        told.publish_failed()
+    assert counts() == (2, 2)
+    told.published(Publication(epoch=1, blocks=1, rows=1, tombstones=0, bytes=9))
+    assert counts() == (2, 0)
 
 
 def test_figures_of_a_handful_of_rows_are_not_told() -> None:
