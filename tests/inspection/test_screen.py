@@ -159,7 +159,7 @@ def test_a_silent_topic_that_label_windows_wait_for_is_noted(held_s: float, sile
     silent_s = dict(list(topics.items())[:silent])
     facts = replace(FACTS, joiner=replace(FACTS.joiner, held_s=held_s, silent_s=silent_s))
     line = "nothing has come to films.actions for 2 min, and label windows wait for it; does what writes to it run?"
-    assert (line in list(notes_on(facts, ""))) == told
+    assert (line in list(notes_on(facts, SPEC))) == told
 
 
 def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:

@@ -67,10 +67,10 @@ def test_a_restart_knows_how_much_room_is_left(tmp_path: Path) -> None:
     assert engine.joiner.waiting_bytes == used
 
 
-def test_refused_actions_are_told_of_at_once() -> None:
+def test_ten_refused_actions_are_told_of_however_many_are_joined() -> None:
     alarms = Alarms(SPEC, JoinerConfig(), lambda: 0.0)
-    counts = Counters(features=10_000, actions=10_000, positives=10_000).as_dict() | {"dead_letters": 1}
-    (line,) = alarms.judge(counts, {}, {"WaitingFullError": 1})
+    counts = Counters(features=10_000, actions=10_000, positives=10_000).as_dict() | {"dead_letters": 10}
+    (line,) = alarms.judge(counts, {}, {"WaitingFullError": 10})
     assert "no room to wait" in line
     assert "waiting_bytes" in line
 
