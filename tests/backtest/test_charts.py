@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +31,7 @@ def report_of(span_ms: int, scorers: dict[str, list[float]], judged_from: float 
 
 def drawn(report: Any, metric: str = "auc") -> Figure:
     figure = curves_figure(report, metric, 0)
-    figure.savefig(io.BytesIO(), format="svg")
+    figure.draw_without_rendering()
     return figure
 
 

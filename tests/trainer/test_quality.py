@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
@@ -26,7 +26,7 @@ from rillet.trainer.quality import (
     sum_of_spreads,
     time_blocks,
 )
-from tests.trainer.reference import log_loss, roc_auc_score
+from tests.trainer.reference import log_loss, roc_auc_score, weighted_auc, weighted_log_loss
 
 
 def sample(rng: np.random.Generator, requests: int = 300, rows: int = 6) -> tuple[Float64s, Bools, Int64s]:
@@ -56,8 +56,16 @@ def test_values_are_those_of_scikit_learn(seed: int) -> None:
     assert auc_within(logits, labels, groups).value == pytest.approx(np.average(within, weights=sizes), abs=1e-12)
 
 
+def test_the_definitions_for_weighted_rows_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels, _ = sample(rng)
+    weights = rng.choice([1.0, 2.0, 10.0], len(logits))
+    assert weighted_auc(labels, logits, weights) == pytest.approx(roc_auc_score(labels, logits, sample_weight=weights))
+    loss = log_loss(labels, sigmoid(logits), sample_weight=weights)
+    assert weighted_log_loss(labels, sigmoid(logits), weights) == pytest.approx(loss)
+
+
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_auc_within_does_not_depend_on_the_order_of_rows(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 30))
     logits = np.array(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=n, max_size=n)))
