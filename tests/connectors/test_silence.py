@@ -131,9 +131,12 @@ def test_what_a_broker_was_away_is_no_silence(lag: Lag, silence: TopicSilence) -
     lag.away = True
     wait_for(lambda: silence.quiet_ms() is None)
     time.sleep(0.3)
+    back = time.monotonic()
     lag.away = False
     wait_for(lambda: silence.quiet_ms() is not None)
-    assert (silence.quiet_ms() or 0) < 250
+    quiet_ms = silence.quiet_ms() or 0
+    # By the clock: on a busy machine any of these lines may take long.
+    assert quiet_ms < 1000 * (time.monotonic() - back) + 50
 
 
 def test_one_topic_is_silent_beside_another_until_something_new_of_it_is_read(lag: Lag, silence: TopicSilence) -> None:
