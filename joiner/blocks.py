@@ -15,6 +15,7 @@ import numpy as np
 
 from rillet.joiner.cuts import cuts
 from rillet.joiner.entry import TIMES, Entry
+from rillet.joiner.sampling import Sampling
 from rillet.schemas import (
     LABEL_OF_KIND,
     MAX_BLOCK_BYTES,
@@ -90,7 +91,8 @@ class BlockBuilder:
         self._item_slots = len(spec.item)
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
-        self._rates = np.array([task.negative_rate for task in spec.tasks], np.float32)
+        self._sampling = Sampling(spec)
+        self._numbers = np.arange(len(spec.tasks))
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
         self._provisional = _ProvisionalColumns(len(spec.tasks), 64)
 
@@ -123,7 +125,9 @@ class BlockBuilder:
             dense=event.dense[index * self._dense : (index + 1) * self._dense],
             labels=label,
             mask=label,
-            sampling_rate=self._rates[task : task + 1],
+            sampling_rate=self._sampling.rates(
+                [event], _FIRST_REQUEST, np.array([index]), self._numbers[task : task + 1]
+            ),
             label_kind=_KINDS[kind : kind + 1],
             feature_time_ms=np.array([event.event_time_ms]),
             action_time_ms=np.array([action_time_ms]),
@@ -191,7 +195,7 @@ class BlockBuilder:
                     dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
                     labels=column.labels[: k * width],
                     mask=self._one_hot[task].reshape(-1),
-                    sampling_rate=self._rates[task],
+                    sampling_rate=self._sampling.rates([event], np.zeros(k, np.int64), index, task),
                     label_kind=column.kind[:k],
                     feature_time_ms=np.full(k, event.event_time_ms),
                     action_time_ms=column.no_time[:k],
@@ -272,7 +276,7 @@ class BlockBuilder:
             dense=dense.reshape(-1),
             labels=labels.reshape(-1),
             mask=mask.reshape(-1),
-            sampling_rate=self._rates[task],
+            sampling_rate=self._sampling.rates(events, request, index, task),
             label_kind=kind,
             feature_time_ms=np.array([e.event_time_ms for e in events], np.int64)[request],
             action_time_ms=rows.action_time_ms[part],
@@ -348,6 +352,7 @@ class _ProvisionalColumns:
 
 _EMPTY = np.empty(0, np.float32)
 _FIRST = np.zeros(1, np.int32)
+_FIRST_REQUEST = np.zeros(1, np.int64)
 #: every kind at its own place
 _KINDS = np.arange(len(LabelKind), dtype=np.uint8)
 
