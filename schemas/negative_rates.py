@@ -30,6 +30,17 @@ class RateBySlot:
     slot: str
     classes: tuple[RateClass, ...]
 
+    def __str__(self) -> str:
+        """For people.
+
+        >>> str(RateBySlot("surface", (RateClass(("search", "mail"), 1.0), RateClass(("home",), 0.05))))
+        'by surface (1 of 2 values, 0.05 of 1)'
+        """
+        counts = [f"{one.rate:g} of {len(one.values)}" for one in self.classes]
+        first, *others = counts
+        values = "value" if first.endswith(" of 1") else "values"
+        return f"by {self.slot} ({', '.join([f'{first} {values}', *others])})"
+
 
 @dataclass(frozen=True, slots=True)
 class RateByScore:
@@ -42,6 +53,10 @@ class RateByScore:
 
     mean_score: float
     floor: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"by score (mean {self.mean_score:g}, floor {self.floor:g})"
 
 
 def fit_mean_score(scores: npt.ArrayLike, rate: float, floor: float) -> float:

@@ -122,5 +122,5 @@ def test_a_fitted_mean_score_makes_the_mean_rate_that_of_the_task() -> None:
     rates = rates_of(spec, events)
     assert rates.mean() == pytest.approx(0.1, rel=0.002)
     assert (rates.min(), rates.max() > 0.3) == (np.float32(0.02), True)
-    with pytest.raises(ValueError, match="^0 scores, floor"):
+    with pytest.raises(ValueError, match=r"^0 scores, floor"):
         fit_mean_score([], rate=0.1, floor=0.2)
