@@ -27,7 +27,7 @@ from rillet.backtest import backtest
 from rillet.backtest.events import load_events
 from rillet.benchmarks.result import BenchResult, Figure
 from rillet.jobs.config import RilletConfig
-from rillet.joiner.sampling import Sampling
+from rillet.joiner.sampling import Columns, Sampling
 from rillet.recordings import Recording
 from rillet.recordings.known_truth import read_truth
 from rillet.recordings.synthetic import generate_synthetic, synthetic_spec
@@ -95,8 +95,8 @@ def _sample(recording: Recording, spec: FeatureSpec, served: Float32s) -> tuple[
             event = replace(event, served_logits=served[row : row + n].reshape(-1))
             row += n
             kept.append(sampling.of_request(event, tasks).T.astype(np.float64))
-            every, of = np.repeat(np.arange(n), len(tasks)), np.tile(tasks, n)
-            rates.append(sampling.rates([event], np.zeros_like(every), every, of).reshape(n, -1))
+            columns = Columns.of(event)
+            rates.append(np.stack([sampling.rates(np.full(n, task), columns) for task in tasks], axis=1))
     return np.concatenate(kept), np.concatenate(rates)
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 from math import exp
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from rillet.schemas import FeatureEvent, FeatureSpec, Task
-from rillet.schemas.arrays import Bools, Float32s, Int64s, UInt64s
+from rillet.schemas.arrays import Bools, Float32s, Int32s, Int64s, UInt16s, UInt64s
 from rillet.schemas.negative_rates import RateByScore, RateBySlot
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -53,56 +53,74 @@ def choose(request_hashes: UInt64s, impression_ids: Int64s, rates: Float32s | np
     return kept
 
 
-class _Rates(Protocol):
-    """Rates of one task's negatives."""
+class Columns(NamedTuple):
+    """n impressions of one or several requests, in columns as records hold them."""
 
-    #: of all of them, where they have one rate
+    #: int[n], number of the request of each; 0 where there is one
+    request: Int32s | Int64s | int
+    #: request after request
+    context_fids: Int64s
+    context_lengths: UInt16s | None
+    #: impression after impression
+    item_fids: Int64s
+    item_lengths: UInt16s | None
+    #: float32[n x T]
+    served_logits: Float32s | None
+
+    @classmethod
+    def of(cls, event: FeatureEvent) -> Columns:
+        """Those of a request."""
+        items = event.item_fids, event.item_lengths
+        return cls(0, event.context_fids, event.context_lengths, *items, event.served_logits)
+
+
+class _Rule(Protocol):
+    """What the rates of one task's negatives are."""
+
+    #: the rate of all of them, where they have one
     of_all: np.float32 | None
 
-    def of(self, event: FeatureEvent) -> Float32s:
-        """float32[N], of each impression of a request."""
+    def of(self, columns: Columns) -> Float32s | np.float32:
+        """float32[n], or one for all n."""
 
 
 class _Uniform:
     def __init__(self, rate: float) -> None:
         self.of_all: np.float32 | None = np.float32(rate)
+        self._rate = np.float32(rate)
 
-    def of(self, event: FeatureEvent) -> Float32s:
-        return np.full(len(event.impression_ids), self.of_all, np.float32)
+    def of(self, columns: Columns) -> Float32s | np.float32:
+        return self._rate
 
 
 class _BySlot:
     of_all: np.float32 | None = None
 
     def __init__(self, spec: FeatureSpec, task: Task, by_slot: RateBySlot) -> None:
-        at = [slot.name for slot in spec.slots].index(by_slot.slot)
-        self._in_context, self._slots = at < len(spec.context), len(spec.item)
-        self._column = at if self._in_context else at - len(spec.context)
+        at, context = [slot.name for slot in spec.slots].index(by_slot.slot), len(spec.context)
+        self._in_context = at < context
+        self._column, self._slots = (at, context) if self._in_context else (at - context, len(spec.item))
         known = {fid: one.rate for one in by_slot.classes for fid in spec.slots[at].fids(one.values).tolist()}
         #: ascending
         self._fids = np.array(sorted(known), np.int64)
         self._rates = np.array([known[fid] for fid in sorted(known)], np.float32)
         self._otherwise = np.float32(task.negative_rate)
 
-    def of(self, event: FeatureEvent) -> Float32s:
-        n = len(event.impression_ids)
-        fids = self._of_context(event) if self._in_context else self._of_items(event, n)
+    def of(self, columns: Columns) -> Float32s | np.float32:
+        if self._in_context:
+            fids = self._values(columns.context_fids, columns.context_lengths)
+        else:
+            fids = self._values(columns.item_fids, columns.item_lengths)
         at = np.minimum(self._fids.searchsorted(fids), len(self._fids) - 1)
-        rates = np.where(self._fids[at] == fids, self._rates[at], self._otherwise)
-        return np.broadcast_to(rates, n)
+        rates: Float32s = np.where(self._fids[at] == fids, self._rates[at], self._otherwise)
+        return rates[columns.request] if self._in_context else rates
 
-    def _of_context(self, event: FeatureEvent) -> Int64s:
-        lengths = event.context_lengths
-        at = self._column if lengths is None else int(lengths[: self._column].sum(dtype=np.int64))
-        return event.context_fids[at : at + 1]
-
-    def _of_items(self, event: FeatureEvent, n: int) -> Int64s:
-        if event.item_lengths is None:
-            fids: Int64s = event.item_fids.reshape(n, self._slots)[:, self._column]
-            return fids
-        ends = np.cumsum(event.item_lengths, dtype=np.int64).reshape(n, self._slots)
-        # The slot has one value.
-        values: Int64s = event.item_fids[ends[:, self._column] - 1]
+    def _values(self, fids: Int64s, lengths: UInt16s | None) -> Int64s:
+        """The slot's value in each row of a side, which is one."""
+        if lengths is None:
+            values: Int64s = fids.reshape(-1, self._slots)[:, self._column]
+        else:
+            values = fids[np.cumsum(lengths, dtype=np.int64)[self._column :: self._slots] - 1]
         return values
 
 
@@ -113,15 +131,18 @@ class _ByScore:
         self._task, self._tasks = number, len(spec.tasks)
         rate = spec.tasks[number].negative_rate
         self._otherwise = np.float32(rate)
-        self._rates = np.array(score_rates(rate, by_score), np.float32)
+        #: by step, then that of no score
+        self._rates = np.array([*score_rates(rate, by_score), rate], np.float32)
 
-    def of(self, event: FeatureEvent) -> Float32s:
-        if event.served_logits is None:
-            return np.full(len(event.impression_ids), self._otherwise, np.float32)
-        logits = event.served_logits[self._task :: self._tasks]
-        unknown = np.isnan(logits)
-        steps = np.rint(np.clip(np.where(unknown, 0, logits), -_LIMIT, _LIMIT) * _STEPS).astype(np.int64)
-        return np.where(unknown, self._otherwise, self._rates[steps + _FURTHEST])
+    def of(self, columns: Columns) -> Float32s | np.float32:
+        if columns.served_logits is None:
+            return self._otherwise
+        logits = columns.served_logits[self._task :: self._tasks]
+        # Through minimum and maximum, a logit of NaN, which is no score, stays NaN.
+        steps = np.rint(np.minimum(np.maximum(logits, -_LIMIT), _LIMIT) * _STEPS) + _FURTHEST
+        steps[np.isnan(steps)] = 2 * _FURTHEST + 1
+        rates: Float32s = self._rates[steps.astype(np.int64)]
+        return rates
 
 
 def score_rates(rate: float, by_score: RateByScore) -> list[float]:
@@ -139,41 +160,35 @@ class Sampling:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._seed, self._names = spec.sampling_seed, [task.name for task in spec.tasks]
-        self._rates = [_rates_of(spec, number) for number in range(len(spec.tasks))]
+        self._rules = [_rule_of(spec, number) for number in range(len(spec.tasks))]
         #: float32[T], of the tasks with one rate for all; NaN of the others
-        self._of_all = np.array([np.nan if r.of_all is None else r.of_all for r in self._rates], np.float32)
-        #: whether all tasks have
-        self._uniform = not np.isnan(self._of_all).any()
+        self._of_all = np.array([np.nan if rule.of_all is None else rule.of_all for rule in self._rules], np.float32)
+        #: the others
+        self._ruled = [number for number, rule in enumerate(self._rules) if rule.of_all is None]
         self._all_kept = bool((self._of_all >= 1).all())
 
-    def rates(self, events: Sequence[FeatureEvent], request: Int64s, index: Int64s, task: Int64s) -> Float32s:
-        """Rates of pairs, which go with their rows, float32[n].
+    def rates(self, task: Int64s, columns: Columns) -> Float32s:
+        """Rates of n pairs, which go with their rows, float32[n].
 
-        :param request: int[n], place of each pair's request in ``events``.
-        :param index: int[n], number of its impression in the request.
-        :param task: int[n].
+        :param task: int64[n].
+        :param columns: of their impressions.
         """
-        rates = self._of_all[task]
-        if self._uniform:
-            return rates
-        open_ = np.flatnonzero(np.isnan(rates))
-        for number in np.unique(task[open_]).tolist():
-            rows = open_[task[open_] == number]
-            of = self._rates[number].of
-            requests, at = np.unique(request[rows], return_inverse=True)
-            every = [of(events[r]) for r in requests.tolist()]
-            starts = np.cumsum([0] + [len(one) for one in every[:-1]])
-            rates[rows] = np.concatenate(every)[starts[at] + index[rows]]
+        rates: Float32s = self._of_all[task]
+        for number in self._ruled:
+            rates = np.where(task == number, self._rules[number].of(columns), rates)
         return rates
 
     def of_request(self, event: FeatureEvent, tasks: Sequence[int]) -> Bools:
         """Which impressions of a request the samples of k tasks keep as negatives, bool[k, N]."""
+        shape = len(tasks), len(event.impression_ids)
         if self._all_kept:
-            return np.ones((len(tasks), len(event.impression_ids)), np.bool_)
+            return np.ones(shape, np.bool_)
         hashes = [request_hash(self._seed, self._names[task], event.request_id) for task in tasks]
         rates = self._of_all[list(tasks), None]
-        if not self._uniform:
-            rates = np.array([self._rates[task].of(event) for task in tasks])
+        if self._ruled:
+            columns, rates = Columns.of(event), np.empty(shape, np.float32)
+            for row, task in enumerate(tasks):
+                rates[row] = self._rules[task].of(columns)
         return choose(np.array(hashes, np.uint64)[:, None], event.impression_ids, rates)
 
     def of_requests(self, events: Sequence[FeatureEvent], indices: Sequence[Int64s], task: int) -> list[Int64s]:
@@ -181,20 +196,22 @@ class Sampling:
 
         :param indices: numbers of the impressions, int64[k] of each request.
         """
-        rule = self._rates[task]
+        rule = self._rules[task]
         if rule.of_all == 1:
             return list(indices)
         name, counts = self._names[task], [len(one) for one in indices]
         hashes = np.fromiter((request_hash(self._seed, name, e.request_id) for e in events), np.uint64, len(events))
-        ids = np.concatenate([e.impression_ids[i] for e, i in zip(events, indices, strict=True)])
+        pairs = list(zip(events, indices, strict=True))
+        ids = np.concatenate([event.impression_ids[index] for event, index in pairs])
         rates: Float32s | np.float32 | None = rule.of_all
         if rates is None:
-            rates = np.concatenate([rule.of(e)[i] for e, i in zip(events, indices, strict=True)])
+            every = [np.broadcast_to(rule.of(Columns.of(e)), len(e.impression_ids))[index] for e, index in pairs]
+            rates = np.concatenate(every)
         parts = np.split(choose(np.repeat(hashes, counts), ids, rates), np.cumsum(counts)[:-1])
         return [one[part] for one, part in zip(indices, parts, strict=True)]
 
 
-def _rates_of(spec: FeatureSpec, number: int) -> _Rates:
+def _rule_of(spec: FeatureSpec, number: int) -> _Rule:
     task = spec.tasks[number]
     if task.rate_by_slot is not None:
         return _BySlot(spec, task, task.rate_by_slot)

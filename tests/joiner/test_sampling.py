@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rillet.joiner.sampling import Sampling, choose, request_hash
+from rillet.joiner.sampling import Columns, Sampling, choose, request_hash
 from rillet.schemas import FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass, fit_mean_score
@@ -33,9 +33,9 @@ def ruled(**rule: object) -> FeatureSpec:
 
 def rates_of(spec: FeatureSpec, events: Sequence[FeatureEvent]) -> Float32s:
     """Of all pairs, request after request."""
-    sizes = [len(event.impression_ids) for event in events]
-    index = np.concatenate([np.arange(size) for size in sizes])
-    return Sampling(spec).rates(events, np.repeat(np.arange(len(events)), sizes), index, np.full(len(index), WATCH))
+    sampling = Sampling(spec)
+    every = [sampling.rates(np.full(len(e.impression_ids), WATCH), Columns.of(e)) for e in events]
+    return np.concatenate(every)
 
 
 @pytest.mark.parametrize("seed", [0, 7, -3])
