@@ -30,7 +30,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.joiner.sampling import Columns, Sampling
 from rillet.recordings import Recording
 from rillet.recordings.known_truth import read_truth
-from rillet.recordings.synthetic import generate_synthetic, synthetic_spec
+from rillet.recordings.synthetic import ShopConfig, generate_synthetic, synthetic_spec
 from rillet.schemas import FeatureEvent, FeatureSpec, Task
 from rillet.schemas.arrays import Float32s, Float64s
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass, fit_mean_score
@@ -60,11 +60,11 @@ def spec_of(mode: str, labels: LabelMode, mean_scores: Sequence[float]) -> Featu
     return replace(spec, tasks=tuple(map(task, spec.tasks, mean_scores)))
 
 
-def run(mode: str, labels: LabelMode, seed: int, requests: int) -> list[Figure]:
+def run(mode: str, labels: LabelMode, seed: int, requests: int, shop: ShopConfig) -> list[Figure]:
     """The figures of one mode on one recording."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "recording"
-        generate_synthetic(out, requests=requests, seed=seed)
+        generate_synthetic(out, requests=requests, seed=seed, config=shop)
         truth: Float64s = read_truth(out).astype(np.float64)
         spec = spec_of(mode, labels, [fit_mean_score(of_task, RATE, FLOOR) for of_task in truth.T])
         config = RilletConfig(spec=Path("synthetic.spec.toml"), model=ModelConfig(name="shop", dim=8, hidden=(32,)))
@@ -138,10 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--labels", nargs="+", default=["immediate", "positives_first"])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--still", action="store_true", help="a shop in which nothing changes")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     given = parser.parse_args(arguments)
+    shop = ShopConfig(drift_per_hour=0, renewed_per_hour=0) if given.still else ShopConfig()
     runs = [
-        (mode, labels, seed, given.requests)
+        (mode, labels, seed, given.requests, shop)
         for labels, seed, mode in product(given.labels, range(given.seeds), given.modes)
     ]
     results: list[Figure] = []
