@@ -75,7 +75,6 @@ class Audit:
         #: of each request the bucket of its first row, -1 before that, [R]
         self._bucket = np.full(len(expected.request_ids), -1, np.int64)
         tasks = expected.spec.tasks
-        self._rates = np.array([task.negative_rate for task in tasks], np.float32)
         #: kinds of the rows of each task that are not late, with label 0 and 1, [T, 2]
         self._kinds = np.array([[row_kind(t.labels, positive=p) for p in (False, True)] for t in tasks], np.uint8)
         self._count = dict.fromkeys(
@@ -178,7 +177,7 @@ class Audit:
         late = label & (column["label_kind"][keep] == LabelKind.LATE_POSITIVE)
         for seen, of_kind in ((self._positives, label), (self._late, late), (self._negatives, ~label)):
             np.add.at(seen, (rows[of_kind], task[of_kind]), 1)
-        rate, due_rate = column["sampling_rate"][keep], self._rates[task]
+        rate, due_rate = column["sampling_rate"][keep], expected.rates[rows, task]
         self._count["wrong_rate"] += self._note(
             "wrong rate", rate != due_rate, rows, task, lambda i: f"{rate[i]}, due {due_rate[i]}"
         )

@@ -46,6 +46,8 @@ class ExpectedExamples:
     positive: Bools
     action_time_ms: Int64s
     action_ingest_ms: Int64s
+    #: float32[M, T]: the rate at which negatives like the pair are kept
+    rates: Float32s
     #: bool[M, T]: whether the sample keeps the pair as a negative
     sampled: Bools
     #: bool[M, T]: whether the first action of a positive can have come after the window was closed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import exp
 
 import numpy as np
 
@@ -22,9 +23,11 @@ from rillet.schemas import (
     FeatureEvent,
     FeatureSpec,
     RecordError,
+    Task,
     decode,
 )
-from rillet.schemas.arrays import AnyArray, Bools, Int64s, UInt16s
+from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt16s
+from rillet.schemas.negative_rates import RateByScore
 
 
 class PlainJoin:
@@ -106,12 +109,12 @@ class PlainJoin:
             self.add_action(event, ingest_ms, newest_before_ms)
 
     def add_feature(self, event: FeatureEvent, ingest_ms: int = NO_TIME_MS) -> None:
-        """One feature event that is usable; the first of its request counts."""
+        """One feature event that is usable; the first of its request counts. Impressions that were not exposed do not."""
         if event.request_id in self._number_of:
             self._counts["duplicate_features"] += 1
             return
         self._number_of[event.request_id] = len(self._features)
-        self._features.append(event)
+        self._features.append(event.shown())
         self._feature_ingest.append(ingest_ms)
 
     def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS, newest_before_ms: int = NO_TIME_MS) -> None:
@@ -153,6 +156,12 @@ class PlainJoin:
         action_time = np.full((total, tasks), NO_TIME_MS, np.int64)
         action_ingest = np.full((total, tasks), NO_TIME_MS, np.int64)
         may_be_late = np.zeros((total, tasks), np.bool_)
+        served_logits = _concat(logits, np.float32).reshape(total, tasks)
+        item_start = _bounds(item_lengths.sum(axis=1, dtype=np.int64))
+        context_start = _bounds(context_lengths.sum(axis=1, dtype=np.int64))
+        context_fids = _concat([event.context_fids for event in features], np.int64)
+        item_fids = _concat([event.item_fids for event in features], np.int64)
+        rates = np.empty((total, tasks), np.float32)
         sampled = np.zeros((total, tasks), np.bool_)
         newest_ms = max(self._newest_ms.values(), default=NO_TIME_MS)
         counts = dict(self._counts)
@@ -182,7 +191,21 @@ class PlainJoin:
                 idle_ms = np.where(ingest_ms >= 0, ingest_ms + self._idle_delay_ms, newest_ms)
                 before_ms = np.maximum(before_ms, idle_ms)
             may_be_late[labelled, column] = before_ms - self._lateness_ms >= ends
-            sampled[:, column] = self._sampled(column, request, impression_ids)
+            rates[:, column] = task.negative_rate
+            if task.rate_by_score is not None:
+                rates[:, column] = _rates_by_score(task, task.rate_by_score, served_logits[:, column])
+            elif task.rate_by_slot is not None:
+                at = [slot.name for slot in spec.slots].index(task.rate_by_slot.slot)
+                # The slot has one value: where those before it end.
+                if at < len(spec.context):
+                    before = context_lengths[:, :at].sum(axis=1, dtype=np.int64)
+                    fids = context_fids[context_start[:-1] + before][request]
+                else:
+                    before = item_lengths[:, : at - len(spec.context)].sum(axis=1, dtype=np.int64)
+                    fids = item_fids[item_start[:-1] + before]
+                for one in task.rate_by_slot.classes:
+                    rates[np.isin(fids, spec.slots[at].fids(one.values)), column] = one.rate
+            sampled[:, column] = self._sampled(column, request, impression_ids, rates[:, column])
             counts["early_actions"] += int(early.sum())
             counts["outside_window"] += int(outside.sum())
             counts["duplicate_actions"] += len(rows) - len(labelled)
@@ -195,17 +218,18 @@ class PlainJoin:
             start=start,
             request=request,
             impression_ids=impression_ids,
-            context_fids=_concat([event.context_fids for event in features], np.int64),
-            context_start=_bounds(context_lengths.sum(axis=1, dtype=np.int64)),
+            context_fids=context_fids,
+            context_start=context_start,
             context_lengths=context_lengths,
-            item_fids=_concat([event.item_fids for event in features], np.int64),
-            item_start=_bounds(item_lengths.sum(axis=1, dtype=np.int64)),
+            item_fids=item_fids,
+            item_start=item_start,
             item_lengths=item_lengths,
             dense=_concat([event.dense for event in features], np.float32).reshape(total, len(spec.dense)),
-            served_logits=_concat(logits, np.float32).reshape(total, tasks),
+            served_logits=served_logits,
             positive=positive,
             action_time_ms=action_time,
             action_ingest_ms=action_ingest,
+            rates=rates,
             sampled=sampled,
             may_be_late=may_be_late,
             counts=counts,
@@ -237,7 +261,7 @@ class PlainJoin:
         rest = np.array([entry[1:] for entry in found], np.int64).reshape(len(found), 4)
         return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1:]
 
-    def _sampled(self, column: int, request: Int64s, impression_ids: Int64s) -> Bools:
+    def _sampled(self, column: int, request: Int64s, impression_ids: Int64s, rates: Float32s) -> Bools:
         """Whether each impression is kept as a negative of the task, bool[M]."""
         task, seed = self.spec.tasks[column], self.spec.sampling_seed
         digests = b"".join(
@@ -249,8 +273,18 @@ class PlainJoin:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
-        kept: Bools = (x >> np.uint64(11)) * 2.0**-53 < task.negative_rate
+        kept: Bools = (x >> np.uint64(11)) * 2.0**-53 < rates
         return kept
+
+
+def _rates_by_score(task: Task, by_score: RateByScore, logits: Float32s) -> Float32s:
+    """float32[M]; see rule 9."""
+    found = np.full(len(logits), task.negative_rate, np.float32)
+    steps = np.round(np.minimum(np.maximum(logits, -16), 16) * 16)
+    for step in np.unique(steps[~np.isnan(steps)]).tolist():
+        p = 1 / (1 + exp(-step / 16))
+        found[steps == step] = min(max(task.negative_rate / by_score.mean_score * p, by_score.floor), 1)
+    return found
 
 
 def _bounds(counts: Int64s) -> Int64s:

@@ -22,7 +22,7 @@ def load_events(recording: Recording, requests: int | None = None) -> list[Event
 
     Files may be in any order. At equal times requests come before actions. An action that is stamped before its
     request, because two clocks differ, comes right after it. Of a request that is recorded twice the first counts.
-    Actions on other requests are left out.
+    Actions on other requests are left out, and impressions that were not exposed.
 
     :param requests: in the order of the file; None for all.
     :raises RecordingError: the recording is damaged, holds no request, or an event that its spec does not describe.
@@ -35,7 +35,8 @@ def load_events(recording: Recording, requests: int | None = None) -> list[Event
             spec.check_feature(event)
         except RecordError as error:
             raise RecordingError(f"{recording.directory}: request {event.request_id}: {error}") from error
-        first.setdefault(event.request_id, event)
+        first.setdefault(event.request_id, event.shown())
+    first = {request_id: event for request_id, event in first.items() if len(event.impression_ids)}
     if not first:
         raise RecordingError(f"{recording.directory}: holds no requests; there is nothing to backtest")
     times = {request_id: event.event_time_ms for request_id, event in first.items()}

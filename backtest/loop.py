@@ -117,6 +117,8 @@ def run_scorers(
     :returns: logits float32[impressions, T] by scorer, and the joiner's counters.
     """
     spec = setup.spec
+    # A sample by score is by the scores of the model that learns from it.
+    served_by = "model" if "model" in scorers and any(task.rate_by_score for task in spec.tasks) else None
     try:
         with tempfile.TemporaryDirectory() as folder:
             join = SimulatedJoin(
@@ -127,7 +129,7 @@ def run_scorers(
                 directory=Path(folder) / "joiner",
             )
             try:
-                logits = _run(under_spec(events, recorded, spec), scorers, join, setup.delays, on_progress)
+                logits = _run(under_spec(events, recorded, spec), scorers, join, setup.delays, on_progress, served_by)
                 return logits, join.counters
             finally:
                 join.close()
@@ -162,21 +164,33 @@ def _run(
     join: SimulatedJoin,
     delays: Delays,
     on_progress: Callable[[int], None],
+    served_by: str | None = None,
 ) -> dict[str, Float32s]:
+    """:param served_by: scorer whose logits take the place of the recorded ones; None leaves those."""
     parts: dict[str, list[Float32s]] = {name: [] for name in scorers}
-    waiting: list[FeatureEvent] = []
+    #: events since the last publication
+    waiting: list[Event] = []
     start_ms: int | None = None
     published_ms = 0
     done = 0
 
     def score() -> None:
         nonlocal done
-        if waiting:
+        requests = [event for event in waiting if isinstance(event, FeatureEvent)]
+        if requests:
             for name, scorer in scorers.items():
-                parts[name].append(scorer.score(waiting))
-            done += len(waiting)
-            waiting.clear()
+                parts[name].append(scorer.score(requests))
+            done += len(requests)
             on_progress(done)
+        row = 0
+        for event in waiting:
+            if served_by is None or not isinstance(event, FeatureEvent):
+                join.take(event)
+                continue
+            logits = parts[served_by][-1][row : row + len(event.impression_ids)]
+            row += len(logits)
+            join.take(replace(event, served_logits=logits.reshape(-1)))
+        waiting.clear()
 
     for event in events:
         now_ms = event.event_time_ms
@@ -192,8 +206,7 @@ def _run(
                 for scorer in scorers.values():
                     scorer.publish(at_ms, dense=dense)
                 published_ms = at_ms
-            waiting.append(event)
-        join.take(event)
+        waiting.append(event)
     score()
     join.finish()
     return {name: np.concatenate(chunks) for name, chunks in parts.items()}

@@ -105,6 +105,8 @@ def _settings(report: BacktestReport) -> list[tuple[str, list[str]]]:
         for task in setup.spec.tasks:
             for name in ("window_ms", "negative_rate", "labels"):
                 shown[f"spec.tasks.{task.name}.{name}"] = str(getattr(task, name))
+            if rule := task.rate_by_slot or task.rate_by_score:
+                shown[f"spec.tasks.{task.name}.negative_rate"] += f", {rule}"
         shown |= {
             "model.kind": config.model.kind,
             "model.dim": str(config.model.dim),

@@ -1,6 +1,6 @@
 """Feature specs that a recording can be learned from: its own, or one that differs in what the recording tells.
 
-Windows, rates and label modes of tasks; crosses, which a model derives; histories, which are filled from the recorded
+Windows, rates of negatives and label modes of tasks; crosses, which a model derives; histories, which are filled from the recorded
 actions (:mod:`rillet.recordings.histories`).
 """
 
@@ -97,8 +97,13 @@ def _vary_transform(spec: FeatureSpec, path: str, name: str, value: Any) -> Feat
 
 
 def _logged(spec: FeatureSpec) -> FeatureSpec:
-    """What a recording has to hold as it is: neither crosses nor histories nor transforms."""
-    return replace(spec.without_histories(), crosses=(), dense=tuple(DenseFeature(name) for name in spec.dense_names))
+    """What a recording has to hold as it is: neither crosses nor histories nor transforms, nor which negatives are kept."""
+    return replace(
+        spec.without_histories(),
+        crosses=(),
+        dense=tuple(DenseFeature(name) for name in spec.dense_names),
+        tasks=tuple(replace(task, rate_by_slot=None, rate_by_score=None) for task in spec.tasks),
+    )
 
 
 def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None) -> FeatureSpec:
@@ -119,8 +124,8 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
     if _logged(named) != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
-            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories, transforms and {', '.join(TASK_KEYS)} "
-            f"of tasks; name another --config"
+            f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories, transforms and {', '.join(TASK_KEYS)}, "
+            f"rate_by_slot, rate_by_score of tasks; name another --config"
         )
     return named
 
@@ -141,6 +146,12 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
         f"dense.{dense.name}.transform: {dense.transform}, recorded {transforms[dense.name]}"
         for dense in learned.dense
         if dense.transform != transforms[dense.name]
+    ]
+    rules = {task.name: task.rate_by_slot or task.rate_by_score for task in recorded.tasks}
+    found += [
+        f"tasks.{task.name}: negatives {rule or 'at one rate'}, recorded {rules[task.name] or 'at one rate'}"
+        for task in learned.tasks
+        if (rule := task.rate_by_slot or task.rate_by_score) != rules[task.name]
     ]
     found += [
         f"context.{slot.name}: a history of {slot.history.of}, filled from the recorded actions"

@@ -6,7 +6,7 @@ import math
 
 from rillet.inspection.columns import Json, matrix, probability, time_fields
 from rillet.inspection.names import Names, rows_of_fids
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, RecordError
 
 
 def describe_event(event: FeatureEvent | ActionEvent, spec: FeatureSpec) -> Json:
@@ -24,9 +24,13 @@ def _feature(event: FeatureEvent, spec: FeatureSpec) -> Json:
     item_slots = [slot.slot for slot in spec.item] if ours else []
     dense = matrix(event.dense, count, "dense")
     logits = None if event.served_logits is None else matrix(event.served_logits, count, "served_logits")
+    if event.exposed is not None and len(event.exposed) != count:
+        raise RecordError(f"exposed: {len(event.exposed)} values, expected {count}")
     impressions = []
     for row, impression_id in enumerate(event.impression_ids.tolist()):
         shown: Json = {"impression_id": impression_id, "features": names.features(items[row], item_slots)}
+        if event.exposed is not None:
+            shown["exposed"] = bool(event.exposed[row])
         if dense.shape[1]:
             shown["dense"] = names.dense(dense[row])
         if logits is not None:

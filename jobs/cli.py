@@ -228,7 +228,8 @@ def check_config(
     for task in spec.tasks:
         ms = task.window_ms
         window = f"{ms / 1000:g} s" if ms % 60_000 else f"{ms // 60_000:,} min"
-        rate = f"{task.negative_rate:g} of negatives"
+        rule = task.rate_by_slot or task.rate_by_score
+        rate = f"{task.negative_rate:g} of negatives" + (f" {rule}" if rule else "")
         click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
     for source in sources:
         click.echo(f"source    {source}")

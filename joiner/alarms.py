@@ -37,8 +37,8 @@ _SETTLED = (
 _ADVICE = {
     "orphan_actions": "found no feature event of their request within action_wait_ms ({wait:g} s): are both topics keyed by "
     "the same request id, and do feature events reach the topic?",
-    "unknown_impressions": "are on impressions that their requests do not have: does impression_id of an action name the same "
-    "thing as impression_ids of the feature event?",
+    "unknown_impressions": "are on impressions that their requests do not have or that were not exposed: does impression_id of an "
+    "action name the same thing as impression_ids of the feature event, and is its column exposed right?",
     "outside_window": "come later than the label window allows: is window_ms of the task too short, or are the clocks of the "
     "two producers apart?",
     "early_actions": "happened before their impressions by more than early_ms: are the clocks of the two producers apart?",

@@ -15,6 +15,7 @@ import numpy as np
 
 from rillet.joiner.cuts import cuts
 from rillet.joiner.entry import TIMES, Entry
+from rillet.joiner.sampling import Columns, Sampling
 from rillet.schemas import (
     LABEL_OF_KIND,
     MAX_BLOCK_BYTES,
@@ -90,7 +91,8 @@ class BlockBuilder:
         self._item_slots = len(spec.item)
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
-        self._rates = np.array([task.negative_rate for task in spec.tasks], np.float32)
+        self._sampling = Sampling(spec)
+        self._numbers = np.arange(len(spec.tasks))
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
         self._provisional = _ProvisionalColumns(len(spec.tasks), 64)
 
@@ -109,27 +111,31 @@ class BlockBuilder:
         event = entry.event
         fids, lengths = self._row_items(event, index)
         label = self._one_hot[task]
-        tasks = slice(index * self._tasks, (index + 1) * self._tasks)
+        logits = event.served_logits
+        if logits is not None:
+            logits = logits[index * self._tasks : (index + 1) * self._tasks]
+        contexts = event.context_fids, self._context_lengths(event)
+        columns = Columns(0, *contexts, fids, lengths, logits)
         block = ExampleBlock(
             spec_hash=self._spec_hash,
             bucket=bucket,
             request_ids=[event.request_id],
             request_index=_FIRST,
             impression_ids=event.impression_ids[index : index + 1],
-            context_fids=event.context_fids,
-            context_lengths=self._context_lengths(event),
+            context_fids=columns.context_fids,
+            context_lengths=columns.context_lengths,
             item_fids=fids,
             item_lengths=lengths,
             dense=event.dense[index * self._dense : (index + 1) * self._dense],
             labels=label,
             mask=label,
-            sampling_rate=self._rates[task : task + 1],
+            sampling_rate=self._sampling.rates(self._numbers[task : task + 1], columns),
             label_kind=_KINDS[kind : kind + 1],
             feature_time_ms=np.array([event.event_time_ms]),
             action_time_ms=np.array([action_time_ms]),
             feature_ingest_ms=np.array([entry.ingest_ms]),
             action_ingest_ms=np.array([action_ingest_ms]),
-            served_logits=None if event.served_logits is None else event.served_logits[tasks],
+            served_logits=logits,
         )
         return [block]
 
@@ -168,12 +174,15 @@ class BlockBuilder:
         which, every = chosen.nonzero()
         if len(tasks) < width:
             which = np.array(tasks)[which]
-        dense, logits = event.dense, event.served_logits
+        dense, all_logits = event.dense, event.served_logits
+        context_lengths = self._context_lengths(event)
         blocks = []
         for part in self._parts([entry], np.zeros(len(every), np.int64), every, block_rows):
             index, task = every[part], which[part]
             k = len(index)
             fids, lengths = self._items(event, index)
+            logits = None if all_logits is None else all_logits.reshape(n, width)[index].reshape(-1)
+            columns = Columns(0, event.context_fids, context_lengths, fids, lengths, logits)
             if k > self._provisional.capacity:
                 self._provisional = _ProvisionalColumns(width, 2 * k)
             column = self._provisional
@@ -185,19 +194,19 @@ class BlockBuilder:
                     request_index=column.request_index[:k],
                     impression_ids=event.impression_ids[index],
                     context_fids=event.context_fids,
-                    context_lengths=self._context_lengths(event),
+                    context_lengths=context_lengths,
                     item_fids=fids,
                     item_lengths=lengths,
                     dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
                     labels=column.labels[: k * width],
                     mask=self._one_hot[task].reshape(-1),
-                    sampling_rate=self._rates[task],
+                    sampling_rate=self._sampling.rates(task, columns),
                     label_kind=column.kind[:k],
                     feature_time_ms=np.full(k, event.event_time_ms),
                     action_time_ms=column.no_time[:k],
                     feature_ingest_ms=np.full(k, entry.ingest_ms),
                     action_ingest_ms=column.no_time[:k],
-                    served_logits=None if logits is None else logits.reshape(n, width)[index].reshape(-1),
+                    served_logits=logits,
                 )
             )
         return blocks
@@ -251,34 +260,40 @@ class BlockBuilder:
         dense = (
             np.concatenate([e.dense for e in events]).reshape(-1, self._dense)[impression] if self._dense else _EMPTY
         )
+        context_fids = np.concatenate([e.context_fids for e in events])
         logits = None
         if any(e.served_logits is not None for e in events):
-            logits = np.concatenate(
-                [
-                    np.full(size * self._tasks, np.nan, np.float32) if e.served_logits is None else e.served_logits
-                    for e, size in zip(events, sizes, strict=True)
-                ]
-            ).reshape(-1, self._tasks)[impression]
+            logits = (
+                np.concatenate(
+                    [
+                        np.full(size * self._tasks, np.nan, np.float32) if e.served_logits is None else e.served_logits
+                        for e, size in zip(events, sizes, strict=True)
+                    ]
+                )
+                .reshape(-1, self._tasks)[impression]
+                .reshape(-1)
+            )
+        columns = Columns(request, context_fids, context_lengths, item_fids, item_lengths, logits)
         return ExampleBlock(
             spec_hash=self._spec_hash,
             bucket=bucket,
             request_ids=[e.request_id for e in events],
             request_index=request.astype(np.int32),
             impression_ids=np.concatenate([e.impression_ids for e in events])[impression],
-            context_fids=np.concatenate([e.context_fids for e in events]),
+            context_fids=context_fids,
             context_lengths=context_lengths,
             item_fids=item_fids,
             item_lengths=item_lengths,
             dense=dense.reshape(-1),
             labels=labels.reshape(-1),
             mask=mask.reshape(-1),
-            sampling_rate=self._rates[task],
+            sampling_rate=self._sampling.rates(task, columns),
             label_kind=kind,
             feature_time_ms=np.array([e.event_time_ms for e in events], np.int64)[request],
             action_time_ms=rows.action_time_ms[part],
             feature_ingest_ms=np.array([entry.ingest_ms for entry in entries], np.int64)[request],
             action_ingest_ms=rows.action_ingest_ms[part],
-            served_logits=None if logits is None else logits.reshape(-1),
+            served_logits=logits,
         )
 
     def _context_lengths(self, event: FeatureEvent) -> UInt16s | None:

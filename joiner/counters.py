@@ -27,6 +27,8 @@ class Counters:
     early_actions: int = 0
     outside_window: int = 0
     unknown_impressions: int = 0
+    #: that were scored and not shown; duplicates of their events count, too
+    unexposed_impressions: int = 0
     unknown_actions: int = 0
     #: actions that only a history asks for
     history_actions: int = 0

@@ -39,7 +39,6 @@ class GatheringBuilder(BlockBuilder):
         super().__init__(spec)
         self._block_rows = block_rows
         self._gathered: list[_Part] = []
-        self._numbers = np.arange(len(spec.tasks))
 
     def gathered(self, bucket: int) -> list[ExampleBlock]:
         """Blocks of what was gathered since they were last asked for."""

@@ -22,7 +22,7 @@ from rillet.joiner.entry import Entry
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.header import NEVER_MS, BucketHeader, OpenSlice, Work, WorkKind
 from rillet.joiner.kept_state import KeptSettings
-from rillet.joiner.sampling import highest_kept, keeps, request_hash
+from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import MAX_OPEN_SLICES, SliceSchedule
 from rillet.joiner.state import BucketState
 from rillet.joiner.store import SliceStore
@@ -37,8 +37,8 @@ from rillet.schemas import (
     RecordError,
     check_event,
     decode_event,
+    encode,
 )
-from rillet.schemas.arrays import Int64s
 
 #: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
 END_OF_TIME_MS = (1 << 63) - 1
@@ -79,11 +79,7 @@ class Joiner:
         for index, task in enumerate(spec.tasks):
             self._tasks_of.setdefault(task.action, []).append(index)
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
-        self._all_kept = all(spec.tasks[task].negative_rate >= 1 for task in self._immediate)
-        #: what :func:`keeps` needs of the immediate tasks, uint64[k, 1]
-        self._highest = np.array(
-            [[highest_kept(spec.tasks[task].negative_rate)] for task in self._immediate], np.uint64
-        ).reshape(-1, 1)
+        self._sampling = Sampling(spec)
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
         #: tasks of which rows go out at the close of a window
         self._closing = tuple(index for index in range(len(spec.tasks)) if index not in self._immediate)
@@ -122,6 +118,11 @@ class Joiner:
         :raises WaitingFullError: the action would have to wait, and there is no room; nothing has changed.
         """
         if isinstance(event, FeatureEvent):
+            if event.exposed is not None:
+                # What nobody saw teaches nothing, so it is not kept.
+                shown = event.shown()
+                self.counters.unexposed_impressions += len(event.impression_ids) - len(shown.impression_ids)
+                event, data = shown, encode(shown)
             return self._on_feature(bucket, event, data, ingest_ms, state)
         return self._on_action(bucket, event, data, ingest_ms, state)
 
@@ -370,22 +371,15 @@ class Joiner:
 
     def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
         """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
-        settings = self._spec.tasks[task]
-        if settings.late != "emit_unsampled":
-            return settings.late == "emit"
-        request = request_hash(self._spec.sampling_seed, settings.name, entry.event.request_id)
-        impression = entry.event.impression_ids[index : index + 1]
-        return not keeps(np.array([request], np.uint64), impression, highest_kept(settings.negative_rate))[0]
+        late = self._spec.tasks[task].late
+        if late != "emit_unsampled":
+            return late == "emit"
+        return not self._sampling.of_request(entry.event, [task])[0, index]
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""
         tasks, event = self._immediate, entry.event
-        if self._all_kept:
-            chosen = np.ones((len(tasks), len(event.impression_ids)), np.bool_)
-        else:
-            seed = self._spec.sampling_seed
-            hashes = [request_hash(seed, self._spec.tasks[task].name, event.request_id) for task in tasks]
-            chosen = keeps(np.array(hashes, np.uint64)[:, None], event.impression_ids, self._highest)
+        chosen = self._sampling.of_request(event, tasks)
         self.counters.provisional_negatives += int(np.count_nonzero(chosen))
         return self._builder.provisional(bucket, entry, tasks, chosen, self._config.block_rows)
 
@@ -458,24 +452,14 @@ class Joiner:
         if not entries:
             return []
         kept = [entry.negatives(task) for entry in entries]
-        rate = self._spec.tasks[task].negative_rate
         if discard_negatives:
             self.counters.discarded_at_end += sum(len(indices) for indices in kept)
             kept = [indices[:0] for indices in kept]
-        elif rate < 1:
-            kept = self._sample(entries, kept, task, rate)
+        else:
+            kept = self._sampling.of_requests([entry.event for entry in entries], kept, task)
         build = self._builder.aligned if task in self._aligned else self._builder.negatives
         self.counters.negatives += sum(len(indices) for indices in kept)
         return build(bucket, entries, kept, task, self._config.block_rows)
-
-    def _sample(self, entries: list[Entry], negatives: list[Int64s], task: int, rate: float) -> list[Int64s]:
-        name, seed = self._spec.tasks[task].name, self._spec.sampling_seed
-        counts = [len(indices) for indices in negatives]
-        hashes = np.fromiter((request_hash(seed, name, e.event.request_id) for e in entries), np.uint64, len(entries))
-        ids = np.concatenate([e.event.impression_ids[i] for e, i in zip(entries, negatives, strict=True)])
-        keep = keeps(np.repeat(hashes, counts), ids, highest_kept(rate))
-        parts = np.split(keep, np.cumsum(counts)[:-1])
-        return [indices[part] for indices, part in zip(negatives, parts, strict=True)]
 
     def _bucket(self, bucket: int, state: BucketState) -> Bucket:
         """The bucket's memory; at the first touch after a start its header is read, and nothing else."""

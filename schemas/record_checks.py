@@ -83,6 +83,11 @@ class RecordChecks:
             raise RecordError(
                 f"served_logits: {len(event.served_logits)} numbers, expected {impressions} x {self._tasks}"
             )
+        if event.exposed is not None:
+            if len(event.exposed) != impressions:
+                raise RecordError(f"exposed: {len(event.exposed)} values, expected {impressions}")
+            if event.exposed.max() > 1:
+                raise RecordError("exposed: a value is neither 0 nor 1")
         _check_time(event.event_time_ms)
         if 8 * (len(event.context_fids) + len(event.item_fids)) + len(event.request_id) > _LARGE_BYTES:
             self._check_rows_fit(event)

@@ -7,13 +7,13 @@ Two-dimensional columns are kept flat: their width is the spec's business, not t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from rillet.schemas.arrays import Float32s, Int32s, Int64s, UInt8s, UInt16s
+from rillet.schemas.arrays import AnyArray, Float32s, Int32s, Int64s, UInt8s, UInt16s, range_indices, range_starts
 from rillet.schemas.example_rows import join_rows
 
 #: Stands in time columns where there is no such time.
@@ -61,6 +61,32 @@ class FeatureEvent:
     served_logits: Float32s | None = None
     model: str = ""
     model_version: int = 0
+    exposed: UInt8s | None = None
+
+    def shown(self) -> FeatureEvent:
+        """The event of the impressions that were exposed, alone; itself where it does not say which were."""
+        if self.exposed is None:
+            return self
+        n, chosen = len(self.impression_ids), np.flatnonzero(self.exposed)
+
+        def rows(column: AnyArray) -> Any:
+            return column.reshape(n, -1)[chosen].reshape(-1)
+
+        lengths, item_fids = self.item_lengths, self.item_fids
+        if lengths is None:
+            item_fids = rows(item_fids)
+        else:
+            counts = lengths.reshape(n, -1).sum(axis=1, dtype=np.int64)
+            item_fids = item_fids[range_indices(range_starts(counts)[chosen], counts[chosen])]
+        return replace(
+            self,
+            impression_ids=self.impression_ids[chosen],
+            item_fids=item_fids,
+            item_lengths=None if lengths is None else rows(lengths),
+            dense=rows(self.dense),
+            served_logits=None if self.served_logits is None else rows(self.served_logits),
+            exposed=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

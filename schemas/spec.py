@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.crosses import Cross
+from rillet.schemas.negative_rates import RateByScore, RateBySlot
 from rillet.schemas.packing import pack_columns
 from rillet.schemas.record_checks import RecordChecks
 from rillet.schemas.records import ActionEvent, ExampleBlock, FeatureEvent
@@ -50,7 +51,7 @@ class DenseFeature:
 class Task:
     """One label: the action that makes it positive, and how long after the impression it may come.
 
-    A negative is kept with probability ``negative_rate``. An action within its window that arrives after
+    A negative is kept with probability ``negative_rate``, or with that which its slot's value or its score give. An action within its window that arrives after
     the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
     one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
@@ -64,6 +65,9 @@ class Task:
     late: LatePolicy = "drop"
     early_ms: int = 5_000
     labels: LabelMode = "immediate"
+    #: at most one of the two
+    rate_by_slot: RateBySlot | None = None
+    rate_by_score: RateByScore | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from rillet.schemas.crosses import Cross
 from rillet.schemas.errors import SpecError
 from rillet.schemas.fid import MAX_SLOT
+from rillet.schemas.negative_rates import LOWEST_RATE, RateByScore, RateBySlot, RateClass
 from rillet.schemas.slots import History, Slot, SlotKind
 from rillet.schemas.spec import DenseFeature, FeatureSpec, LabelMode, LatePolicy, Task, Transform
 
@@ -73,6 +74,9 @@ def parse_spec(text: str) -> FeatureSpec:
         raise SpecError("tasks: at least one task is needed")
     for index, slot in enumerate(spec.context):
         _check_history(f"context[{index}]", slot, spec)
+    for index, task in enumerate(spec.tasks):
+        if task.rate_by_slot is not None:
+            _check_rate_by_slot(f"tasks[{index}].rate_by_slot", task.rate_by_slot, spec)
     columns: dict[str, Slot | Cross] = {f"context[{index}]": slot for index, slot in enumerate(spec.context)}
     columns |= {f"item[{index}]": slot for index, slot in enumerate(spec.item)}
     columns |= {f"cross[{index}]": cross for index, cross in enumerate(spec.crosses)}
@@ -112,6 +116,14 @@ def dump_spec(spec: FeatureSpec) -> str:
         lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
         lines += [f"early_ms = {task.early_ms}", f'labels = "{task.labels}"']
+        if task.rate_by_slot is not None:
+            lines += ["", "[tasks.rate_by_slot]", f"slot = {json.dumps(task.rate_by_slot.slot)}", "classes = ["]
+            for one in task.rate_by_slot.classes:
+                lines.append(f"  {{ values = {json.dumps(one.values, ensure_ascii=False)}, rate = {one.rate!r} }},")
+            lines.append("]")
+        if task.rate_by_score is not None:
+            lines += ["", "[tasks.rate_by_score]", f"mean_score = {task.rate_by_score.mean_score!r}"]
+            lines.append(f"floor = {task.rate_by_score.floor!r}")
     return "\n".join(lines) + "\n"
 
 
@@ -220,15 +232,74 @@ def _dense(path: str, entry: Any) -> DenseFeature:
 def _task(path: str, entry: Any) -> Task:
     required = {"name": str, "action": str, "window_ms": int}
     optional = {"negative_rate": float, "late": str, "early_ms": int, "labels": str}
-    task = Task(**_entry(path, entry, required | optional, optional))
+    tables = {"rate_by_slot": dict, "rate_by_score": dict}
+    values = _entry(path, entry, required | optional | tables, [*optional, *tables])
+    if "rate_by_slot" in values:
+        values["rate_by_slot"] = _rate_by_slot(f"{path}.rate_by_slot", values["rate_by_slot"])
+    if "rate_by_score" in values:
+        table = _entry(f"{path}.rate_by_score", values["rate_by_score"], {"mean_score": float, "floor": float})
+        values["rate_by_score"] = RateByScore(**table)
+    task = Task(**values)
     if task.window_ms <= 0:
         raise SpecError(f"{path}.window_ms: {task.window_ms} is not positive")
     if task.early_ms < 0:
         raise SpecError(f"{path}.early_ms: {task.early_ms} is negative")
-    if not 0 < task.negative_rate <= 1:
-        raise SpecError(f"{path}.negative_rate: {task.negative_rate} is not in (0, 1]")
+    _check_rate(f"{path}.negative_rate", task.negative_rate)
+    if task.rate_by_score is not None:
+        _check_rate_by_score(f"{path}.rate_by_score", task.rate_by_score, task.negative_rate)
+    if task.rate_by_slot is not None and task.rate_by_score is not None:
+        raise SpecError(f"{path}.rate_by_score: the task has rate_by_slot, too; the rate of a negative has one rule")
     if task.late not in get_args(LatePolicy):
         raise SpecError(f"{path}.late: {task.late!r} is none of {', '.join(get_args(LatePolicy))}")
     if task.labels not in get_args(LabelMode):
         raise SpecError(f"{path}.labels: {task.labels!r} is none of {', '.join(get_args(LabelMode))}")
     return task
+
+
+def _check_rate(path: str, rate: float) -> None:
+    if not LOWEST_RATE <= rate <= 1:
+        raise SpecError(f"{path}: {rate} is not in [{LOWEST_RATE}, 1]")
+
+
+def _check_rate_by_score(path: str, by_score: RateByScore, rate: float) -> None:
+    if not 0 < by_score.mean_score <= 1:
+        raise SpecError(f"{path}.mean_score: {by_score.mean_score} is not in (0, 1]")
+    _check_rate(f"{path}.floor", by_score.floor)
+    if by_score.floor > rate:
+        raise SpecError(f"{path}.floor: {by_score.floor} is above negative_rate, {rate}, which is to be the mean")
+
+
+def _rate_by_slot(path: str, entry: dict[str, Any]) -> RateBySlot:
+    values = _entry(path, entry, {"slot": str, "classes": list})
+    classes = []
+    for index, one in enumerate(values["classes"]):
+        place = f"{path}.classes[{index}]"
+        table = _entry(place, one, {"values": list, "rate": float})
+        _check_rate(f"{place}.rate", table["rate"])
+        classes.append(RateClass(tuple(table["values"]), table["rate"]))
+    if not classes:
+        raise SpecError(f"{path}.classes: at least one is needed")
+    return RateBySlot(values["slot"], tuple(classes))
+
+
+def _check_rate_by_slot(path: str, by_slot: RateBySlot, spec: FeatureSpec) -> None:
+    slots = {slot.name: slot for slot in spec.slots if not slot.ragged}
+    if by_slot.slot not in slots:
+        raise SpecError(
+            f"{path}.slot: {by_slot.slot!r} is no slot with one value; these are: {', '.join(slots) or 'none'}"
+        )
+    slot, first = slots[by_slot.slot], dict[int, str]()
+    for index, one in enumerate(by_slot.classes):
+        place = f"{path}.classes[{index}].values"
+        try:
+            fids = slot.fids(one.values).tolist()
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"{place}: {error}") from error
+        for value, fid in zip(one.values, fids, strict=True):
+            if fid in first:
+                raise SpecError(
+                    f"{place}: {value!r} stands in {first[fid]}, too, or is in the same bin as a value there"
+                )
+            first[fid] = place
+        if not fids:
+            raise SpecError(f"{place}: is empty")

@@ -52,9 +52,12 @@ class FeatureSource(_Source):
     scores: dict[str, str] = field(default_factory=dict)
     #: what scores are: probabilities from 0 to 1, or logits
     score_kind: ScoreKind = "probability"
+    #: path of whether an item was exposed, true or false, inside the item; left out: all items were. An item that was not
+    #: gives no example
+    exposed: str = ""
 
     def __post_init__(self) -> None:
-        _check(self, required=("request_id", "time", "impression_id"), optional=("items",))
+        _check(self, required=("request_id", "time", "impression_id"), optional=("items", "exposed"))
         _check_paths("slots", self.slots)
         _check_paths("scores", self.scores)
 

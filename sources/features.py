@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rillet.schemas import MAX_VALUE, FeatureEvent, FeatureSpec, RecordError, Slot, token_values
-from rillet.schemas.arrays import Float32s
+from rillet.schemas.arrays import Float32s, UInt8s
 from rillet.sources.config import FeatureSource
 from rillet.sources.errors import SourceError
 from rillet.sources.paths import Path, joined, shown
@@ -32,6 +32,7 @@ class RawPage:
     :param items: slot name to N values, or lists of them.
     :param dense: name to N numbers.
     :param scores: task to N scores, None where an impression has none.
+    :param exposed: N times whether the impression was exposed; None where the source does not say.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class RawPage:
     items: dict[str, list[Any]]
     dense: dict[str, list[Any]]
     scores: dict[str, list[Any]]
+    exposed: list[Any] | None = None
 
 
 class FeatureReader:
@@ -67,6 +69,7 @@ class FeatureReader:
         self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
         self._dense_paths = [(name, _path(source, name)) for name in spec.dense_names]
         self._scores = ScoreReader(spec, source)
+        self._exposed = Path(source.exposed) if source.exposed else None
         self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
 
     def read(self, value: Mapping[str, Any]) -> RawPage:
@@ -98,6 +101,7 @@ class FeatureReader:
             },
             {name: path.column(items, source.items) for name, path in self._dense_paths},
             self._scores.read(items, source.items),
+            None if self._exposed is None else self._exposed.column(items, source.items),
         )
         self._check_numbers(page)
         return page
@@ -125,7 +129,21 @@ class FeatureReader:
             item_lengths=item_lengths,
             dense=self._dense(page),
             served_logits=self._scores.logits(page.scores, self._item_path),
+            exposed=self._exposures(page),
         )
+
+    def _exposures(self, page: RawPage) -> UInt8s | None:
+        """Whether each impression was exposed, uint8[N].
+
+        :raises RecordError: neither true nor false; with its path.
+        """
+        if page.exposed is None:
+            return None
+        for at, found in enumerate(page.exposed):
+            if not isinstance(found, bool):
+                path = self._item_path(at, self._source.exposed)
+                raise RecordError(f"{path}: {missing_or(found, 'is neither true nor false')}")
+        return np.array(page.exposed, np.uint8)
 
     def _dense(self, page: RawPage) -> Float32s:
         """Dense features of the impressions, row after row, float32[N x Dd]."""

@@ -28,7 +28,8 @@ def describe(raw: Raw, spec: FeatureSpec) -> Iterator[str]:
     for slot in spec.context:
         yield f"  {slot.name:{width}}  {_values(spec, slot, raw.context[slot.name])}"
     for index, impression in enumerate(raw.impressions[:_CANDIDATES]):
-        yield f"  candidate {shown(impression)}"
+        hidden = raw.exposed is not None and raw.exposed[index] is False
+        yield f"  candidate {shown(impression)}{', not exposed' if hidden else ''}"
         for slot in spec.item:
             yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
         for name in spec.dense_names:

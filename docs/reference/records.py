@@ -44,7 +44,7 @@ _PARQUET = {
     "dense": "the dense features",
     "labels": "0 or 1 per task",
     "mask": "1 for the task that the row teaches",
-    "sampling_rate": "the task's negative_rate",
+    "sampling_rate": "the rate at which negatives like this row are kept",
     "label_kind": "as in ExampleBlock",
     "feature_time_ms": "event time of the feature event",
     "action_time_ms": "event time of the action, -1 where there is none",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rillet.embeddings import CrossColumns
-from rillet.joiner.sampling import highest_kept, keeps, request_hash
+from rillet.joiner.sampling import choose, request_hash, score_rates
 from rillet.schemas import (
     ActionEvent,
     Cross,
@@ -30,6 +30,7 @@ from rillet.schemas import (
     make_fids,
     token_values,
 )
+from rillet.schemas.negative_rates import RateByScore
 from rillet.sync.blocks import TableShard, build_block
 
 SPEC_FILE = Path(__file__).resolve().parents[2] / "examples" / "producers" / "films.spec.toml"
@@ -68,6 +69,7 @@ def vectors() -> dict[str, Any]:
         "dead_letter": json.loads(_letter()),
         "crosses": [_cross(spec, film) for film in (17, 23)],
         "samples": [_sample(7, "watch", "r-1", impression, 0.5) for impression in range(6)],
+        "score_rates": [_score_rate(logit) for logit in (-20.0, -3.0, -2.84375, -2.84374, 0.03125, 1.5, 16.0)],
     }
 
 
@@ -170,7 +172,7 @@ def _cross(spec: FeatureSpec, film: int) -> dict[str, Any]:
 
 def _sample(seed: int, task: str, request: str, impression: int, rate: float) -> dict[str, Any]:
     hashed = request_hash(seed, task, request)
-    kept = keeps(np.uint64(hashed), np.array([impression]), highest_kept(rate))  # type: ignore[arg-type]
+    kept = choose(np.array([hashed], np.uint64), np.array([impression]), np.float32(rate))
     return {
         "sampling_seed": seed,
         "task": task,
@@ -179,6 +181,18 @@ def _sample(seed: int, task: str, request: str, impression: int, rate: float) ->
         "negative_rate": rate,
         "request_hash": f"{hashed:016x}",
         "kept": bool(kept[0]),
+    }
+
+
+def _score_rate(logit: float) -> dict[str, Any]:
+    by_score = RateByScore(mean_score=0.08, floor=0.02)
+    rates = np.array(score_rates(0.1, by_score), np.float32)
+    return {
+        "negative_rate": 0.1,
+        "mean_score": by_score.mean_score,
+        "floor": by_score.floor,
+        "served_logit": logit,
+        "sampling_rate": float(rates[round(min(max(logit, -16.0), 16.0) * 16) + 256]),
     }
 
 

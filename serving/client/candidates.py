@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -116,14 +116,19 @@ class CandidateEncoder:
         items: Mapping[str, Sequence[Any] | AnyArray],
         dense: Mapping[str, npt.ArrayLike] | None = None,
         impression_ids: npt.ArrayLike | None = None,
+        exposed: npt.ArrayLike | None = None,
     ) -> FeatureEvent:
         """What the server logs of a request, from raw values as :meth:`from_features` takes them: to make a recording of
         requests that were logged elsewhere.
 
         :param event_time_ms: when the candidates were shown, epoch ms.
+        :param exposed: bool[N], which of the candidates were in sight of the user; None for all. The others give no
+            examples.
         :raises RecordError: as :meth:`from_features`, or the time is before 1970 or after 2105.
         """
         event = self._event(request_id, event_time_ms, context or {}, items, dense or {}, impression_ids)
+        if exposed is not None:
+            event = replace(event, exposed=np.asarray(exposed, np.bool_).astype(np.uint8))
         self.spec.check_feature(event)
         return event
 

@@ -58,6 +58,16 @@ def test_a_request_that_is_recorded_twice_counts_once_and_foreign_actions_not_at
     assert [event.request_id for event in load_events(recording, 1)] == ["a"]
 
 
+def test_what_was_not_exposed_is_left_out(tmp_path: Path) -> None:
+    part = replace(request("a", 1_000, [1, 2, 3]), exposed=np.array([0, 1, 1], np.uint8))
+    hidden = replace(request("b", 2_000, [1]), exposed=np.zeros(1, np.uint8))
+    recording = write_recording(tmp_path / "recording", [part, hidden, action("a", 1_100, 2), action("b", 2_100)])
+    first, *others = load_events(recording)
+    assert isinstance(first, FeatureEvent)
+    assert first.impression_ids.tolist() == [2, 3]
+    assert [event.request_id for event in others] == ["a"]
+
+
 def test_a_recording_without_requests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="holds no requests"):
         load_events(write_recording(tmp_path / "r", []))

@@ -14,9 +14,10 @@ from rillet.audit import comparison, plain_join
 from rillet.backtest.delays import Delays
 from rillet.backtest.errors import BacktestError
 from rillet.backtest.events import load_events, under_spec
-from rillet.backtest.loop import _run, backtest
+from rillet.backtest.loop import _run, backtest, run_scorers
 from rillet.backtest.names import METRICS
 from rillet.backtest.results import check_judgeable
+from rillet.backtest.settings import Setup
 from rillet.backtest.specs import vary_spec
 from rillet.jobs.config import RilletConfig
 from rillet.joiner import JoinerConfig
@@ -25,6 +26,7 @@ from rillet.recordings import Event, Recording, RecordingWriter
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import ExampleBlock, FeatureEvent
 from rillet.schemas.arrays import Float32s
+from rillet.schemas.negative_rates import RateByScore
 from rillet.trainer.config import ModelConfig, TrainerConfig
 from tests.backtest.events import SPEC, action, request, write_recording
 
@@ -102,6 +104,40 @@ def test_a_request_is_scored_by_the_last_publication_that_was_applied(
         else:
             assert published_ms == 0
     assert all(b - a >= DELAYS.dense_ms for a, b in zip(spy.dense, spy.dense[1:], strict=False))
+
+
+def test_a_sample_by_score_is_by_the_scores_of_the_model_of_the_loop(
+    recording: Recording, events: list[Event], tmp_path: Path
+) -> None:
+    recorded = recording.info.spec
+    rule = RateByScore(mean_score=0.5, floor=0.1)
+    spec = replace(recorded, tasks=tuple(replace(task, rate_by_score=rule) for task in recorded.tasks))
+    learned: list[ExampleBlock] = []
+
+    class Model(Spy):
+        def learn(self, visible_ms: int, block: ExampleBlock) -> None:
+            learned.append(block)
+
+        def score(self, requests: Sequence[FeatureEvent]) -> Float32s:
+            ids = np.concatenate([event.impression_ids for event in requests])
+            return np.stack([np.float32(ids % 7) - 3, np.float32(ids % 5)], axis=1)
+
+    config = RilletConfig(spec=tmp_path / "none.toml")
+    run_scorers(events[:600], recorded, Setup(config, spec, DELAYS), {"model": Model(2)})
+    ids, logits, rates, task = (
+        np.concatenate([np.asarray(one(block)) for block in learned])
+        for one in (
+            lambda b: b.impression_ids,
+            lambda b: b.served_logits.reshape(-1, 2),
+            lambda b: b.sampling_rate,
+            lambda b: b.mask.reshape(-1, 2).argmax(axis=1),
+        )
+    )
+    assert len(ids) > 300
+    np.testing.assert_array_equal(logits, np.stack([ids % 7 - 3, ids % 5], axis=1))
+    base = np.array([one.negative_rate for one in spec.tasks])[task]
+    wanted = np.clip(base * 2 / (1 + np.exp(-logits[np.arange(len(ids)), task])), 0.1, 1)
+    np.testing.assert_allclose(rates, wanted, rtol=1e-6)
 
 
 def test_labels_come_with_the_commit_after_their_event(

@@ -12,6 +12,7 @@ from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
 from rillet.backtest.specs import learned_spec, spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
 from rillet.schemas import Cross, DenseFeature, History, Slot, SpecError, dump_spec
+from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from tests.backtest.events import SPEC
 
 WITH_HISTORY = replace(
@@ -245,3 +246,16 @@ def test_crosses_may_differ_from_the_recordings_and_be_chosen_by_name(tmp_path: 
 @pytest.mark.parametrize(("text", "value"), [("8", 8), ("0.5", 0.5), ("10m", 600), ("1_000", 1000), ("deepfm", None)])
 def test_values_of_an_axis_are_numbers_where_they_can_be(text: str, value: float | None) -> None:
     assert numeric(text) == value
+
+
+def test_rules_for_rates_of_negatives_may_differ_from_the_recordings(tmp_path: Path) -> None:
+    rules = {"rate_by_score": RateByScore(0.2, 0.1)}, {"rate_by_slot": RateBySlot("item", (RateClass((1,), 0.5),))}
+    named = replace(SPEC, tasks=tuple(replace(task, **rule) for task, rule in zip(SPEC.tasks, rules, strict=True)))
+    path = tmp_path / "spec.toml"
+    path.write_text(dump_spec(named))
+    learned = learned_spec(SPEC, {"spec": str(path)})
+    assert learned == named
+    assert spec_changes(SPEC, learned) == [
+        "tasks.click: negatives by score (mean 0.2, floor 0.1), recorded at one rate",
+        "tasks.buy: negatives by item (0.5 of 1 value), recorded at one rate",
+    ]

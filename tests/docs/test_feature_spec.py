@@ -11,11 +11,13 @@ from typing import get_args
 import pytest
 
 from rillet.schemas import DenseFeature, FeatureSpec, History, Slot, SpecError, Task, parse_spec
+from rillet.schemas.negative_rates import RateByScore, RateBySlot
 from rillet.schemas.slots import SlotKind
 from rillet.schemas.spec import LabelMode, LatePolicy, Transform
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "feature-spec.md").read_text("utf-8")
 EXAMPLE = re.findall(r"```toml\n(.*?)```", TEXT, re.S)[0]
+TASK = '[[tasks]]\nname = "x"\naction = "x"\nwindow_ms = 1\n'
 #: heading of the page -> header of a table with an unknown key
 TABLES = {
     "`[spec]`": "[spec]",
@@ -24,6 +26,8 @@ TABLES = {
     "`[[dense]]`": "[[dense]]",
     "`[[cross]]`": "[[cross]]",
     "`[[tasks]]`": "[[tasks]]",
+    "`[tasks.rate_by_slot]`": f"{TASK}[tasks.rate_by_slot]",
+    "`[tasks.rate_by_score]`": f"{TASK}[tasks.rate_by_score]",
 }
 
 
@@ -58,6 +62,8 @@ def test_every_key_is_on_the_page_and_no_other(heading: str) -> None:
         ("Kind `history`, of the context only", History),
         ("`[[dense]]`", DenseFeature),
         ("`[[tasks]]`", Task),
+        ("`[tasks.rate_by_slot]`", RateBySlot),
+        ("`[tasks.rate_by_score]`", RateByScore),
     ],
 )
 def test_defaults_are_those_of_the_code(heading: str, kind: type) -> None:
@@ -65,7 +71,7 @@ def test_defaults_are_those_of_the_code(heading: str, kind: type) -> None:
     for one in fields(kind):
         if one.name in found:
             default = one.default
-            shown = "needed" if default is MISSING else "none" if default == () else f"`{json.dumps(default)}`"
+            shown = "needed" if default is MISSING else "none" if default in ((), None) else f"`{json.dumps(default)}`"
             assert found[one.name] == shown, one.name
 
 
@@ -83,8 +89,8 @@ def test_the_example_uses_every_key() -> None:
         3,
         (DenseFeature("price", "log1p"),),
         1,
-        1,
+        2,
     )
     for table in TABLES.values():
         for key in _known_keys(table):
-            assert re.search(rf"^{key} = ", EXAMPLE, re.M), key
+            assert re.search(rf"^({key} = |\[tasks\.{key}\])", EXAMPLE, re.M), key

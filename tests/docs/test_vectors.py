@@ -6,6 +6,7 @@ import json
 import struct
 from bisect import bisect_right
 from hashlib import blake2b, sha256
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,13 @@ def test_samples() -> None:
     assert len(set(kept)) == 2
 
 
+def test_rates_by_score() -> None:
+    for one in VECTORS["score_rates"]:
+        p = 1 / (1 + exp(-round(min(max(one["served_logit"], -16), 16) * 16) / 16))
+        rate = min(max(one["negative_rate"] / one["mean_score"] * p, one["floor"]), 1)
+        assert struct.unpack("<f", struct.pack("<f", rate)) == (one["sampling_rate"],)
+
+
 def _first_bytes(record: str) -> bytes:
     (line,) = (
         line for line in (ROOT / "docs" / "wire.md").read_text("utf-8").splitlines() if f"| `{record}` | `sch" in line
@@ -104,7 +112,7 @@ def _feature() -> bytes:
             *(_first_bytes("FeatureEvent"), _bytes("r-1"), _long(AT_MS), _long(HASH), _bytes(""), _long(0)),
             *(_bytes(_packed("q", *CONTEXT)), SOME, _bytes(_packed("H", 1, 2))),
             *(_bytes(_packed("q", 17, 23)), _bytes(_packed("q", *ITEMS)), SOME, _bytes(_packed("H", 1, 1, 1, 1, 0, 1))),
-            *(_bytes(_packed("f", 4.5, 3.25)), NULL),
+            *(_bytes(_packed("f", 4.5, 3.25)), NULL, NULL),
         )
     )
 

@@ -15,6 +15,7 @@ from experiments import (
     drift,
     label_modes,
     publication_interval,
+    sampling_modes,
     seeds,
     shop_limit,
     source_speed,
@@ -41,6 +42,12 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "label_modes": _label_modes,
     "publication_interval": lambda out: publication_interval.main(
         ["--requests", "600", "--workers", "1", "--json", str(out)]
+    ),
+    "sampling_modes": lambda out: sampling_modes.main(
+        [
+            *("--requests", "300", "--seeds", "1", "--workers", "1", "--labels", "immediate"),
+            *("--modes", "by score", "--json", str(out)),
+        ]
     ),
     "seeds": lambda out: seeds.main(
         ["--backtests", "1", "--requests", "200", "--runs", "1", "--workers", "1", "--json", str(out)]

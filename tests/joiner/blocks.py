@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rillet.schemas import NO_TIME_MS, ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
-from tests.simulation.joiner_oracle import kept
+from tests.simulation.joiner_oracle import kept, pair_rate
 
 
 def example_blocks(
@@ -25,7 +25,11 @@ def example_blocks(
                 ]
                 immediate = task.labels == "immediate"
                 if (immediate or not times) and kept(
-                    spec.sampling_seed, task.name, feature.request_id, impression_id, task.negative_rate
+                    spec.sampling_seed,
+                    task.name,
+                    feature.request_id,
+                    impression_id,
+                    pair_rate(spec, task, feature, position),
                 ):
                     kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
                     blocks.append(_row(spec, feature, position, column, NO_TIME_MS, ingest_ms, kind))
@@ -69,7 +73,7 @@ def _row(
         dense=feature.dense[position * dense : (position + 1) * dense],
         labels=one_hot * np.uint8(positive),
         mask=one_hot,
-        sampling_rate=np.array([spec.tasks[column].negative_rate], np.float32),
+        sampling_rate=np.array([pair_rate(spec, spec.tasks[column], feature, position)], np.float32),
         label_kind=np.array([kind], np.uint8),
         feature_time_ms=np.array([feature.event_time_ms]),
         action_time_ms=np.array([action_ms]),

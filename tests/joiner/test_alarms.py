@@ -65,7 +65,10 @@ def test_a_mistake_shows_beside_a_long_good_past(alarms: Alarms) -> None:
             "orphan_actions",
             "found no feature event of their request within action_wait_ms (600 s): are both topics keyed",
         ),
-        ("unknown_impressions", "are on impressions that their requests do not have: does impression_id"),
+        (
+            "unknown_impressions",
+            "are on impressions that their requests do not have or that were not exposed: does impression_id",
+        ),
         ("outside_window", "come later than the label window allows: is window_ms"),
         ("early_actions", "happened before their impressions by more than early_ms"),
         ("late_actions", "came after their windows were closed"),

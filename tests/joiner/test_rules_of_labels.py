@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 
 from rillet.schemas import LabelKind, dump_spec, encode, parse_spec
+from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from rillet.schemas.spec import LabelMode
-from tests.joiner.scenarios import CONFIG, IMMEDIATE, LIKE_CLOSED_MS, MODES, join, sampled, sent, shown
+from tests.joiner.scenarios import (
+    CONFIG,
+    EMIT_UNSAMPLED,
+    IMMEDIATE,
+    LIKE_CLOSED_MS,
+    MODES,
+    WATCH_CLOSED_MS,
+    join,
+    sampled,
+    sent,
+    shown,
+)
 from tests.joiner.support import SPEC, Arrival, action, with_labels
 from tests.simulation.joiner_engine import Engine
 
@@ -214,3 +226,58 @@ def test_rule_9_the_hash_decides_on_a_negative_and_every_row_has_its_rate(tmp_pa
     assert [index for index, task in outcome.pairs(0) if task == "watch"] == due
     assert 5 < len(due) < 25
     assert {(row[2], row[4]) for row in outcome.rows} == {("watch", 0.5), ("like", 1.0)}
+
+
+USERS = RateBySlot("user", (RateClass((2,), 0.9),))
+FILMS = RateBySlot("film", (RateClass(tuple(range(1, 500)), 0.9),))
+BY_SCORE = RateByScore(mean_score=0.5, floor=0.1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("rule", "rates"),
+    [({"rate_by_slot": USERS}, 1), ({"rate_by_slot": FILMS}, 2), ({"rate_by_score": BY_SCORE}, 10)],
+    ids=["context", "item", "score"],
+)
+def test_rule_9_another_rate_by_slot_or_score_is_on_positives_too(
+    tmp_path: Path, mode: LabelMode, rule: dict[str, RateBySlot | RateByScore], rates: int
+) -> None:
+    labelled = with_labels(SPEC, mode)
+    spec = replace(labelled, tasks=(replace(labelled.tasks[0], **rule), labelled.tasks[1]))
+    acted = [action(1, index, "watch", 6_000) for index in range(0, 30, 3)]
+    outcome = join(tmp_path, [shown(1, 5_000, 30, spec), *acted], spec)
+    of_pairs = {row[1]: row[4] for row in outcome.rows if row[2] == "watch"}
+    assert len(of_pairs) >= 10
+    assert len(set(of_pairs.values())) >= rates
+    assert {row[4] for row in outcome.rows if row[2] == "like"} == {1.0}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rule_9_a_late_row_is_sent_where_the_sample_by_score_leaves_its_negative_out(
+    tmp_path: Path, mode: LabelMode
+) -> None:
+    labelled = with_labels(EMIT_UNSAMPLED, mode)
+    spec = replace(labelled, tasks=(replace(labelled.tasks[0], rate_by_score=BY_SCORE), labelled.tasks[1]))
+    late = [action(1, index, "watch", 6_000) for index in range(12)]
+    outcome = join(tmp_path, [shown(1, 5_000, 12, spec), WATCH_CLOSED_MS, *late], spec, late=late)
+    labels = [index for label in (0, 1) for index, task in outcome.pairs(label) if task == "watch"]
+    assert sorted(labels) == list(range(12))
+    assert outcome.counts["late_actions"] in range(1, 12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("crash", [False, True])
+def test_rule_5_what_was_not_exposed_gives_no_row(tmp_path: Path, mode: LabelMode, crash: bool) -> None:
+    spec = with_labels(SPEC, mode)
+    request = replace(shown(1, 5_000, 6, spec), exposed=np.array([1, 0, 1, 0, 0, 1], np.uint8))
+    acts = [action(1, 1, "like", 6_000), action(1, 2, "like", 6_000)]
+    outcome = join(tmp_path, [request, *acts], spec, crash=crash)
+    assert {row[1] for row in outcome.rows if row[2] == "like"} == {100, 102, 105}
+    assert outcome.pairs(1) == [(2, "like")]
+    assert (outcome.counts["unknown_impressions"], outcome.counts["unexposed_impressions"]) == (1, 3)
+
+
+def test_rule_5_a_request_of_which_nothing_was_exposed_is_remembered_and_gives_nothing(tmp_path: Path) -> None:
+    hidden = replace(shown(1, 5_000), exposed=np.zeros(3, np.uint8))
+    outcome = join(tmp_path, [hidden, shown(1, 5_000), action(1, 0, "like", 6_000)])
+    assert (outcome.rows, outcome.dead_letters, outcome.counts["duplicate_features"]) == ([], 0, 1)

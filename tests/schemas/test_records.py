@@ -1,4 +1,4 @@
-"""What a publication tells of its freshness: bounded, evenly sampled, nothing newer forgotten."""
+"""What a publication tells of its freshness: bounded, evenly sampled, nothing newer forgotten; requests as they were shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rillet.schemas import MAX_ACTION_TIMES, Freshness
+from rillet.schemas import MAX_ACTION_TIMES, FeatureEvent, Freshness, decode, encode
 
 
 @given(st.integers(0, 300), st.integers(2, 60))
@@ -68,3 +68,28 @@ def test_a_sample_says_how_many_actions_it_stands_for() -> None:
 
 def test_a_sample_of_one_is_the_action_in_the_middle() -> None:
     assert Freshness(0, 0, np.arange(101)).sampled(1).action_ingest_ms.tolist() == [50]
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_a_request_as_shown_has_the_columns_of_its_exposed_impressions_alone(ragged: bool) -> None:
+    lengths = np.array([1, 2, 1, 0, 1, 1], np.uint16) if ragged else None
+    event = FeatureEvent(
+        request_id="r",
+        event_time_ms=1,
+        spec_hash=2,
+        context_fids=np.array([1, 2]),
+        impression_ids=np.array([7, 8, 9]),
+        item_fids=np.arange(6),
+        item_lengths=lengths,
+        dense=np.arange(6, dtype=np.float32),
+        served_logits=np.arange(3, dtype=np.float32),
+        exposed=np.array([0, 1, 1], np.uint8),
+    )
+    shown = event.shown()
+    assert (shown.impression_ids.tolist(), shown.context_fids.tolist()) == ([8, 9], [1, 2])
+    assert shown.item_fids.tolist() == ([3, 4, 5] if ragged else [2, 3, 4, 5])
+    assert shown.item_lengths is None or shown.item_lengths.tolist() == [1, 0, 1, 1]
+    assert shown.dense.tolist() == [2, 3, 4, 5]
+    assert shown.served_logits is not None
+    assert (shown.served_logits.tolist(), shown.exposed, shown.shown()) == ([1, 2], None, shown)
+    assert decode(encode(event)).exposed.tolist() == [0, 1, 1]  # type: ignore[union-attr]

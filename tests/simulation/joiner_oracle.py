@@ -9,14 +9,40 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
+from math import exp, isnan
 
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples, row_kind
-from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, decode
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, Task, decode
 from tests.joiner.support import Arrival
 
 Row = tuple[object, ...]
+
+
+def pair_rate(spec: FeatureSpec, task: Task, event: FeatureEvent, index: int) -> float:
+    """The documented rate of a pair's negative, impression by impression."""
+    rate = task.negative_rate
+    if task.rate_by_score is not None and event.served_logits is not None:
+        logit = float(event.served_logits[index * len(spec.tasks) + spec.tasks.index(task)])
+        if not isnan(logit):
+            p = 1 / (1 + exp(-round(min(max(logit, -16.0), 16.0) * 16) / 16))
+            rate = min(max(rate / task.rate_by_score.mean_score * p, task.rate_by_score.floor), 1.0)
+    if task.rate_by_slot is not None:
+        for one in task.rate_by_slot.classes:
+            wanted = next(s for s in spec.slots if s.name == task.rate_by_slot.slot).fids(one.values).tolist()
+            # All fids of the impression: only those of the slot can be among them.
+            if {*event.context_fids.tolist(), *_item_fids(spec, event, index)} & set(wanted):
+                rate = one.rate
+    return float(np.float32(rate))
+
+
+def _item_fids(spec: FeatureSpec, event: FeatureEvent, index: int) -> list[int]:
+    slots = len(spec.item)
+    lengths = [1] * slots * len(event.impression_ids) if event.item_lengths is None else event.item_lengths.tolist()
+    start = sum(lengths[: index * slots])
+    fids: list[int] = event.item_fids[start : start + sum(lengths[index * slots : (index + 1) * slots])].tolist()
+    return fids
 
 
 def kept(seed: int, task: str, request_id: str, impression_id: int, rate: float) -> bool:
@@ -75,7 +101,9 @@ def oracle(
         acted[a.request_id, a.impression_id, a.action].append(a)
     rows: list[Row] = []
     for event in {f.request_id: f for f in reversed(list(features))}.values():
-        for impression in event.impression_ids.tolist():
+        for index, impression in enumerate(event.impression_ids.tolist()):
+            if event.exposed is not None and not event.exposed[index]:
+                continue
             for task in spec.tasks:
                 valid = [
                     a
@@ -84,16 +112,17 @@ def oracle(
                 ]
                 is_late = bool(valid) and valid[0] in late
                 immediate = task.labels == "immediate"
-                sampled = kept(spec.sampling_seed, task.name, event.request_id, impression, task.negative_rate)
+                rate = pair_rate(spec, task, event, index)
+                sampled = kept(spec.sampling_seed, task.name, event.request_id, impression, rate)
                 emits = task.late == "emit" or (task.late == "emit_unsampled" and not sampled)
                 if valid and (not is_late or emits):
                     time_ms = valid[0].event_time_ms
                     kind = LabelKind.LATE_POSITIVE if is_late else LabelKind.POSITIVE
                     kind = LabelKind.CORRECTION if immediate else kind
-                    rows.append((event.request_id, impression, task.name, 1, task.negative_rate, time_ms, kind))
+                    rows.append((event.request_id, impression, task.name, 1, rate, time_ms, kind))
                 if (immediate or not valid or is_late) and sampled:
                     kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
-                    rows.append((event.request_id, impression, task.name, 0, task.negative_rate, -1, kind))
+                    rows.append((event.request_id, impression, task.name, 0, rate, -1, kind))
     return sorted(rows)
 
 
@@ -133,5 +162,6 @@ def rows_due(expected: ExpectedExamples) -> list[Row]:
             request_id, impression_id = expected.request_ids[expected.request[row]], int(expected.impression_ids[row])
             time_ms = int(expected.action_time_ms[row, column]) if label else -1
             kind = row_kind(task.labels, positive=bool(label))
-            rows.append((request_id, impression_id, task.name, label, task.negative_rate, time_ms, kind))
+            rate = float(expected.rates[row, column])
+            rows.append((request_id, impression_id, task.name, label, rate, time_ms, kind))
     return sorted(rows)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from zlib import crc32
 
+import numpy as np
+
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
 from tests.joiner.support import LATENESS_MS, Arrival, action, feature
 from tests.simulation.harness import Simulation
@@ -73,7 +75,12 @@ class Traffic:
     def show(self) -> None:
         rng = self.simulation.rng
         event = feature(len(self.shown), self.simulation.now_ms, impressions=int(rng.integers(1, 6)))
-        self.shown.append(replace(event, spec_hash=self.spec.hash))
+        logits, exposed = event.served_logits, None
+        if self.simulation.chance(0.3):
+            logits = None if self.simulation.chance(0.5) else np.where(rng.random(len(logits)) < 0.5, np.nan, logits)
+        if self.simulation.chance(0.2):
+            exposed = (rng.random(len(event.impression_ids)) < 0.6).astype(np.uint8)
+        self.shown.append(replace(event, spec_hash=self.spec.hash, served_logits=logits, exposed=exposed))
         self.send("features", self.shown[-1])
 
     def act(self) -> None:

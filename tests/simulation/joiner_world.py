@@ -13,6 +13,7 @@ from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, WaitingFullError
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, LabelKind, RecordError, encode
+from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.support import LATENESS_MS, SPEC, Arrival
 from tests.simulation.harness import Simulation
@@ -22,6 +23,13 @@ from tests.simulation.joiner_traffic import LONG_DELAY_MS, MAX_AHEAD_MS, PARTITI
 
 BUCKETS = 4
 _NOT_YET_MS = -1
+#: rules for the rate of the first task's negatives
+RATES: tuple[dict[str, RateBySlot | RateByScore], ...] = (
+    {},
+    {"rate_by_slot": RateBySlot("user", (RateClass(tuple(range(1, 20)), 0.2), RateClass(tuple(range(20, 30)), 1.0)))},
+    {"rate_by_slot": RateBySlot("film", (RateClass(tuple(range(1, 500)), 0.9),))},
+    {"rate_by_score": RateByScore(mean_score=0.4, floor=0.05)},
+)
 #: where each action that a task asks for ends
 _FATES = (
     *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
@@ -102,7 +110,7 @@ class JoinerWorld:
         late = str(rng.choice(get_args(LatePolicy)))
         modes = [str(rng.choice(get_args(LabelMode))) for _ in SPEC.tasks]
         tasks = [replace(task, late=late, labels=mode) for task, mode in zip(SPEC.tasks, modes, strict=True)]
-        self.spec = replace(SPEC, tasks=tuple(tasks))
+        self.spec = replace(SPEC, tasks=(replace(tasks[0], **RATES[int(rng.integers(len(RATES)))]), *tasks[1:]))
         self.config = JoinerConfig(
             buckets=BUCKETS,
             slice_ms=int(rng.choice([1_000, 5_000, 20_000])),

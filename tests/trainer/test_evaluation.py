@@ -133,6 +133,27 @@ def test_corrections_are_right_in_expectation_where_negatives_are_sampled() -> N
     assert metrics.base_rate == pytest.approx(labels.mean(), rel=0.01)
 
 
+@pytest.mark.parametrize("immediate", [False, True])
+def test_negatives_kept_by_score_count_by_their_own_rates(immediate: bool) -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(-2, 1.5, 200_000).astype(np.float32)
+    predicted = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    labels = (rng.random(len(logits)) < predicted).astype(np.uint8)
+    everything, sampled = ScoreHistogram(), ScoreHistogram()
+    everything.add(logits, labels, 1 - labels, np.ones(len(logits), np.float32))
+    rates = np.clip(0.1 * predicted / 0.18, 0.02, 1).astype(np.float32)
+    kept = (rng.random(len(logits)) < rates) & (immediate | (labels == 0))
+    kinds = (LabelKind.PROVISIONAL, LabelKind.CORRECTION) if immediate else (LabelKind.NEGATIVE, LabelKind.POSITIVE)
+    for rows, label, kind in ((kept, 0, kinds[0]), (labels == 1, 1, kinds[1])):
+        n = int(rows.sum())
+        sampled.add(logits[rows], np.full(n, label, np.uint8), np.full(n, kind, np.uint8), rates[rows])
+    found, due = sampled.metrics(), everything.metrics()
+    assert found.rows < 0.35 * due.rows
+    assert found.calibration == pytest.approx(due.calibration, rel=0.02)
+    assert found.normalised_entropy == pytest.approx(due.normalised_entropy, rel=0.02)
+    assert found.auc == pytest.approx(due.auc, abs=0.01)
+
+
 def test_more_corrections_than_sampled_negatives_give_no_figure_instead_of_a_wrong_one() -> None:
     histogram = ScoreHistogram()
     histogram.add(

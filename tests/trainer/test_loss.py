@@ -16,12 +16,13 @@ def _none(rows: int) -> Tensor:
     return torch.zeros(rows, dtype=torch.bool)
 
 
-def _fit(features: Tensor, labels: Tensor, rate: float, exposure: bool, late: Tensor | None = None) -> Tensor:
-    """Weights of the logistic regression that has the least loss."""
+def _fit(features: Tensor, labels: Tensor, rate: float | Tensor, exposure: bool, late: Tensor | None = None) -> Tensor:
+    """Weights of the logistic regression that has the least loss; one rate, or one per row."""
     n = len(labels)
     weights = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
-    rates, kinds = torch.full((n,), rate, dtype=torch.float64), torch.full((n,), exposure)
+    rates = rate if isinstance(rate, Tensor) else torch.full((n,), rate, dtype=torch.float64)
+    kinds = torch.full((n,), exposure)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -63,6 +64,27 @@ def test_exposure_rows_give_the_true_weights(rate: float) -> None:
     features, labels = _exposure_rows(np.random.default_rng(3), rate)
     weights = _fit(features, labels, rate, EXPOSURES)
     assert weights.tolist() == pytest.approx([-2.0, 1.5], abs=0.15)
+
+
+@pytest.mark.parametrize("exposure", [PAIRS, EXPOSURES])
+@pytest.mark.parametrize("rule", ["slot", "score"])
+def test_a_rate_of_its_own_on_each_row_gives_the_true_weights(exposure: bool, rule: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(-1, 2, 40_000)
+    features = np.stack([np.ones(len(x)), x], 1)
+    log_odds = features @ (-2.0, 1.5)
+    acted = rng.random(len(x)) < 1 / (1 + np.exp(-log_odds))
+    # What was served is wrong by as much as the rates of any two x differ.
+    served = 1 / (1 + np.exp(-log_odds - rng.normal(0, 1, len(x))))
+    rates = np.array([0.05, 0.3, 1.0])[x + 1] if rule == "slot" else np.clip(0.1 * served / 0.2, 0.02, 1)
+    kept = (rng.random(len(x)) < rates) & (exposure | ~acted)
+    rows = torch.from_numpy(np.concatenate([features[kept], features[acted]]))
+    labels = torch.from_numpy(np.repeat([0.0, 1.0], [kept.sum(), acted.sum()])).unsqueeze(1)
+    of_rows = torch.from_numpy(np.concatenate([rates[kept], rates[acted]]))
+    assert _fit(rows, labels, of_rows, exposure).tolist() == pytest.approx([-2.0, 1.5], abs=0.08)
+    # A mean rate on all rows in their place misleads.
+    mean = _fit(rows, labels, float(rates.mean()), exposure)
+    assert abs(mean - torch.tensor([-2.0, 1.5])).max() > 0.3
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.3])

@@ -13,7 +13,7 @@ const SPEC_HASH = 0xb5e7237ef57a94an;
 const BINS = [2.5, 5.0, 10.0];
 const SLOT = { user: 1, interests: 2, film: 16, genres: 17, priceBand: 18 };
 // C3 01 and the fingerprint of the schema
-const FEATURE_EVENT = Buffer.from("c301e35439ac4dfc59ee", "hex");
+const FEATURE_EVENT = Buffer.from("c301f685b0755e48df48", "hex");
 const ACTION_EVENT = Buffer.from("c30187bef12641c8bcf3", "hex");
 
 const fid = (slot, value) => (BigInt(slot) << 48n) | BigInt(value);
@@ -59,6 +59,7 @@ function featureEvent(requestId, timeMs, page) {
     some(bytes(uint16s(page.films.flatMap((film) => [1, film.genres.length, 1])))),
     bytes(float32s(page.films.map((film) => film.rating))),
     NULL, // served_logits
+    NULL, // exposed: all of them
   ]);
 }
 

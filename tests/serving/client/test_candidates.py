@@ -71,6 +71,12 @@ def test_raw_features_become_the_event_that_a_recording_holds() -> None:
     films, wanted = encoder.from_event(event), _encode()
     for name in ("fids", "dense", "impression_ids"):
         np.testing.assert_array_equal(getattr(films, name), getattr(wanted, name))
+    assert event.exposed is None
+    hidden = encoder.feature_event("r1", 1_700_000_000_000, **given, exposed=[True, False]).exposed
+    assert hidden is not None
+    assert hidden.tolist() == [1, 0]
+    with pytest.raises(RecordError, match="exposed: 3 values, expected 2"):
+        encoder.feature_event("r1", 1_700_000_000_000, **given, exposed=[True, False, True])
     with pytest.raises(RecordError, match="context column age is missing"):
         encoder.feature_event("r1", 1_700_000_000_000, **given | {"context": {"user": 7}})
     with pytest.raises(RecordError, match="event_time_ms: -1 is before 1970"):
