@@ -13,6 +13,7 @@ from rillet.schemas.errors import (
     TimeUnitError,
 )
 from rillet.schemas.fid import MAX_VALUE, PADDING_FID, VALUE_BITS, make_fids, slot_of, token_values, value_of
+from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass, fit_mean_score
 from rillet.schemas.raw_events import MAX_AHEAD_MS, check_event, decode_event, entry_time_ms, parse_ingest_ms, quoted
 from rillet.schemas.records import (
     LABEL_OF_KIND,
@@ -75,6 +76,9 @@ __all__ = [
     "FutureTimeError",
     "History",
     "LabelKind",
+    "RateByScore",
+    "RateBySlot",
+    "RateClass",
     "Record",
     "RecordError",
     "RilletError",
@@ -97,6 +101,7 @@ __all__ = [
     "encode",
     "encode_dead_letter",
     "entry_time_ms",
+    "fit_mean_score",
     "load_spec",
     "make_fids",
     "parse_ingest_ms",
