@@ -98,7 +98,8 @@ def wire_trainer(
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
-    spec = config.load_spec()
+    specs = config.load_specs()
+    spec = specs.current
     # A store elsewhere may come back; a folder here that cannot be written to stays so until somebody mends it.
     for local in (str(config.checkpoint_dir(spec)), config.store_url):
         if "://" not in local:
@@ -164,6 +165,7 @@ def wire_trainer(
         sinks.append(TensorBoardFolder(folder, "trainer.tensorboard_dir", rows=trainer.counters.rows))
     return TrainLoop(
         trainer,
+        specs,
         source=source,
         letters=letters,
         to_letter=to_letter,

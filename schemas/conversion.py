@@ -1,8 +1,7 @@
 """Records of one feature spec as records of another: columns carried over by name, whole arrays at a time.
 
 What a record does not have: a slot of several values has none, a slot of exactly one has the *missing value*
-(:data:`rillet.schemas.fid.MISSING_VALUE`), a dense feature is 0, a served logit NaN; a row that teaches no task of ours is
-left out. Which specs can be converted at all says :mod:`rillet.schemas.spec_changes`.
+(:data:`rillet.schemas.fid.MISSING_VALUE`), a dense feature is 0, a served logit NaN. Which specs can be converted at all says :mod:`rillet.schemas.spec_changes`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt16s, range_indices, range_starts
 from rillet.schemas.fid import MISSING_VALUE, make_fids
-from rillet.schemas.records import ExampleBlock, FeatureEvent
+from rillet.schemas.records import ExampleBlock, FeatureEvent, LabelKind
 from rillet.schemas.slots import Slot
 from rillet.schemas.spec import FeatureSpec
 
@@ -57,11 +56,13 @@ class SpecConversion:
         )
 
     def block(self, block: ExampleBlock) -> ExampleBlock:
-        """The block with the columns of the new spec, without the rows that teach none of its tasks."""
-        mask = take_columns(block.mask, len(block), self.tasks, 0).reshape(len(block), len(self.tasks))
-        if not (keep := mask.any(axis=1)).all():
-            block, mask = _rows(block, keep), mask[keep]
+        """The block with the columns of the new spec, and as many rows: positions count them.
+
+        A row of a task that the new spec does not have teaches nothing: its mask is 0, and it counts as a negative.
+        """
         n = len(block)
+        mask = take_columns(block.mask, n, self.tasks, 0)
+        taught = mask.reshape(n, len(self.tasks)).any(axis=1)
         context_fids, context_lengths = self.context(block.context_fids, block.context_lengths, len(block.request_ids))
         item_fids, item_lengths = self.item(block.item_fids, block.item_lengths, n)
         return replace(
@@ -73,7 +74,8 @@ class SpecConversion:
             item_lengths=item_lengths,
             dense=self.dense(block.dense, n),
             labels=take_columns(block.labels, n, self.tasks, 0),
-            mask=mask.reshape(-1),
+            mask=mask,
+            label_kind=np.where(taught, block.label_kind, np.uint8(LabelKind.NEGATIVE)),
             served_logits=self._logits(block.served_logits, n),
         )
 
@@ -163,9 +165,12 @@ def _sources(old: Sequence[str], new: Sequence[str]) -> Int64s:
     return np.array([places.get(name, -1) for name in new], np.int64)
 
 
-def _rows(block: ExampleBlock, keep: Bools) -> ExampleBlock:
-    """Some rows of a block; requests that have none left stay, which costs little."""
+def without_idle_rows(block: ExampleBlock) -> ExampleBlock:
+    """The rows of a block that teach a task; requests that have none left stay, which costs little."""
     n = len(block)
+    keep: Bools = block.mask.reshape(n, len(block.mask) // max(n, 1)).any(axis=1)
+    if keep.all():
+        return block
 
     def of(column: AnyArray | None) -> Any:
         return None if column is None else column.reshape(n, -1)[keep].reshape(-1)

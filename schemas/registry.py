@@ -76,7 +76,7 @@ class SpecRegistry:
         return conversion.feature(event)
 
     def block(self, block: ExampleBlock) -> ExampleBlock:
-        """An example block as one of our own spec, see :meth:`event`; rows that teach no task of ours are left out.
+        """An example block as one of our own spec, see :meth:`event`; rows of a task that is not ours teach nothing.
 
         :raises RecordError: it does not fit the spec that it names.
         """

@@ -16,7 +16,7 @@ import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
-from rillet.schemas.arrays import Int64s
+from rillet.schemas.arrays import Bools, Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
@@ -270,6 +270,10 @@ class OnlineTrainer:
 
     def _step(self, batch: Batch, on_refused: Callable[[BadRecord], None] | None) -> None:
         self.counters.batches += 1
+        taught: Bools = batch.mask.any(axis=1)
+        if not taught.all():
+            # Of tasks that our spec does not have; see :meth:`rillet.schemas.SpecRegistry.block`.
+            batch = batch.select(taught)
         rows, learned = len(batch), self.counters.rows
         if refused := self._screen.refused(batch):
             self._refuse(batch, refused, on_refused)
@@ -286,8 +290,9 @@ class OnlineTrainer:
             self._refused_in_a_row = 0 if self.counters.rows > learned else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 self._judge_model()
-        share = 1 - (self.counters.rows - learned) / rows
-        self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
+        if rows:
+            share = 1 - (self.counters.rows - learned) / rows
+            self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
         self.positions.update(batch.positions)
 
     def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
