@@ -34,7 +34,7 @@ from rillet.joiner.state import (
     unpack_positives_entry,
 )
 from rillet.joiner.store import SliceStore
-from rillet.joiner.waiting import WaitingActions
+from rillet.joiner.waiting import WaitingAction, WaitingActions
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -45,6 +45,7 @@ from rillet.schemas import (
     check_event,
     decode_as,
     decode_event,
+    encode,
 )
 from rillet.schemas.arrays import Int64s
 
@@ -73,7 +74,7 @@ class Joiner:
         #: ``counters.unknown_actions`` by the names of the actions
         self.unknown_actions = NameCounts()
         self.store = SliceStore(config.memory_bytes, directory)
-        self._spec = spec
+        self.spec = self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
         self._builder = builder or BlockBuilder(spec, config.block_bytes)
@@ -177,6 +178,45 @@ class Joiner:
         return min((close_ms for close_ms in closes if close_ms > watermark_ms), default=None)
 
     @property
+    def open_requests(self) -> int:
+        """Requests that are remembered, of buckets that were touched since the start."""
+        return self.store.entries
+
+    def remembers(self, bucket: int, request_id: str, state: BucketState) -> bool:
+        """Whether the feature event of a request is known."""
+        self._bucket(bucket, state)
+        return self.store.find(bucket, request_id) is not None
+
+    def holds_anything(self, bucket: int, state: BucketState) -> bool:
+        """Whether any request of a bucket is remembered, or any action waits there."""
+        header = self._bucket(bucket, state).header
+        return bool(header.slices or header.waiting_slices)
+
+    def hand_over(self, bucket: int, state: BucketState) -> tuple[int, list[WaitingAction]]:
+        """Gives away the actions of a bucket that wait, to :meth:`take_over`; with the time up to which it is closed."""
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        waiting = memory.waiting.take_all()
+        for slice_ in sorted(header.waiting_slices):
+            header.waiting_slices.discard(slice_)
+            state.clear("waiting", slice_, header.waiting_slices)
+        state.save_header(header.to_bytes())
+        return header.closed_ms, waiting
+
+    def take_over(self, bucket: int, closed_ms: int, waiting: list[WaitingAction], state: BucketState) -> None:
+        """Goes on where the joiner of another spec has come to: what it has forgotten is not joined again.
+
+        :param waiting: in order of arrival; they wait here, even where there is no room.
+        """
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        if not header.slices:
+            header.closed_ms = max(header.closed_ms, closed_ms)
+        for action, ingest_ms, _, _ in waiting:
+            self._let_wait(memory, action, encode(action), ingest_ms, state)
+        state.save_header(header.to_bytes())
+
+    @property
     def waiting_actions(self) -> int:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
         return sum(len(memory.waiting) for memory in self._buckets.values())
@@ -262,13 +302,17 @@ class Joiner:
         if expired:
             self.counters.orphan_actions += 1
             return []
+        self._let_wait(memory, action, data, ingest_ms, state)
+        return []
+
+    def _let_wait(self, memory: _Bucket, action: ActionEvent, data: bytes, ingest_ms: int, state: BucketState) -> None:
+        header, slice_ = memory.header, self._schedule.slice_of(action.event_time_ms)
         number = memory.waiting.add(action, ingest_ms, data)
         state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, pack_waiting_entry(number, data)))
         if slice_ not in header.waiting_slices:
             header.waiting_slices.add(slice_)
             state.save_header(header.to_bytes())
             state.wake_at(self._schedule.waiting_expiry_ms(slice_))
-        return []
 
     def _check_room(self, open_slices: set[int], slice_: int, event_time_ms: int) -> None:
         """What a bucket's header and timers cost is bounded, whatever times events name.

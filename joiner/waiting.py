@@ -84,6 +84,11 @@ class WaitingActions:
         self._forget(taken)
         return taken
 
+    def take_all(self) -> list[WaitingAction]:
+        """All actions, in order of arrival."""
+        taken = [one for request_id in list(self._of_request) for one in self.take(request_id)]
+        return sorted(taken, key=attrgetter("number"))
+
     def give_up(self, slice_: int) -> int:
         """Forgets the actions of a slice.
 

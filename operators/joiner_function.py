@@ -17,14 +17,14 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
 from pyflink.datastream.time_domain import TimeDomain
 
-from rillet.joiner import END_OF_TIME_MS, HeldTime, Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
+from rillet.joiner import END_OF_TIME_MS, HeldTime, JoinerConfig, JoinMetrics, ListName, SliceSchedule, SpecJoiners
 from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
 from rillet.schemas import (
     NO_TIME_MS,
     ExampleBlock,
-    FeatureSpec,
     RecordError,
+    SpecRegistry,
     encode,
     entry_time_ms,
     parse_ingest_ms,
@@ -57,10 +57,14 @@ class FlinkBucketState:
     slices are alive than there are list states, slices share one, and a clear rewrites those that stay.
     """
 
-    def __init__(self, context: RuntimeContext, list_states: int = _LIST_STATES) -> None:
-        self._header: ValueState = context.get_state(ValueStateDescriptor("header", _STATE_BYTES))
+    def __init__(self, context: RuntimeContext, list_states: int = _LIST_STATES, prefix: str = "") -> None:
+        """:param prefix: of the names of its Flink states."""
+        self._header: ValueState = context.get_state(ValueStateDescriptor(f"{prefix}header", _STATE_BYTES))
         self._lists: dict[str, list[ListState]] = {
-            name: [context.get_list_state(ListStateDescriptor(f"{name}-{i}", _STATE_BYTES)) for i in range(list_states)]
+            name: [
+                context.get_list_state(ListStateDescriptor(f"{prefix}{name}-{i}", _STATE_BYTES))
+                for i in range(list_states)
+            ]
             for name in ("features", "waiting")
         }
         self._timers: Any = None
@@ -108,8 +112,36 @@ class FlinkBucketState:
         return states[slice_ % len(states)]
 
 
+class FlinkBucketStates:
+    """:class:`rillet.joiner.BucketStates` on Flink's keyed state: states of names of their own for each spec."""
+
+    def __init__(self, context: RuntimeContext, specs: SpecRegistry) -> None:
+        self._specs: ValueState = context.get_state(ValueStateDescriptor("specs", _STATE_BYTES))
+        hashes = {spec.hash for spec in (specs.current, *specs.others)}
+        self._of = {spec_hash: FlinkBucketState(context, prefix=f"{spec_hash:x}-") for spec_hash in hashes}
+
+    def at(self, timers: Any) -> FlinkBucketStates:
+        """The states, with the timer service of the call in progress."""
+        for state in self._of.values():
+            state.at(timers)
+        return self
+
+    def of_spec(self, spec_hash: int) -> FlinkBucketState:
+        """See :class:`rillet.joiner.BucketStates`."""
+        return self._of[spec_hash]
+
+    def load_specs(self) -> bytes | None:
+        """See :class:`rillet.joiner.BucketStates`."""
+        specs: bytes | None = self._specs.value()
+        return specs
+
+    def save_specs(self, specs: bytes) -> None:
+        """See :class:`rillet.joiner.BucketStates`."""
+        self._specs.update(specs)
+
+
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
-    """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
+    """Runs :class:`rillet.joiner.SpecJoiners` over all buckets of a subtask.
 
     Windows close by the watermark. While one topic is silent as a whole they wait for it, up to ``[flink] hold_ms``. While
     both are and all of them is read, there is no watermark; then time goes on by as long as nothing has come.
@@ -121,17 +153,17 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def __init__(
         self,
-        spec: FeatureSpec,
+        specs: SpecRegistry,
         config: JoinerConfig,
         flink: FlinkConfig,
         silence: Callable[[], TopicSilence] | None = None,
         local_dir: str | None = None,
     ) -> None:
         # Refuses settings that cannot work where the job is built, not in a task that would be restarted.
-        schedule = SliceSchedule(spec, config)
+        schedule = SliceSchedule(specs.current, config)
         # Half of the slices that may be open are for what comes out of order, or from topics that are read apart.
         self._hold_ms = min(flink.hold_ms, schedule.slice_ms * MAX_OPEN_SLICES // 2)
-        self._spec = spec
+        self._specs = specs
         self._config = config
         self._lateness_ms = flink.lateness_ms
         self._look_ms = max(_SHORTEST_LOOK_MS, flink.idle_ms // 2)
@@ -142,8 +174,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """Makes an empty joiner; each bucket is rebuilt from Flink's state when it is first touched."""
         # A fresh directory per attempt: a task that died may still hold the lock of its own.
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
-        self._joiner = Joiner(self._spec, self._config, directory)
-        self._state = FlinkBucketState(runtime_context)
+        self._joiner = SpecJoiners(self._specs, self._config, directory)
+        self._state = FlinkBucketStates(runtime_context, self._specs)
         self._metrics = JoinMetrics(runtime_context.get_metrics_group(), self._joiner)
         self._silence = self._make_silence() if self._make_silence else None
         if self._silence is not None:

@@ -21,6 +21,7 @@ from rillet.schemas import (
     ExampleBlock,
     FeatureEvent,
     LabelKind,
+    SpecRegistry,
     decode,
     decode_as,
     decode_dead_letter,
@@ -180,7 +181,7 @@ class Runner:
 
     def restart(self) -> None:
         silence: Any = None if self._silence is None else lambda: self._silence
-        self.function = JoinFunction(SPEC, self._config, FLINK, silence, str(self._directory))
+        self.function = JoinFunction(SpecRegistry(SPEC), self._config, FLINK, silence, str(self._directory))
         self.function.open(self.keyed)
 
     def send(self, value: bytes, bucket: int = 0) -> None:
@@ -380,7 +381,7 @@ def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -
 
 def test_settings_that_cannot_work_are_refused_when_the_job_is_built() -> None:
     with pytest.raises(JoinerError, match="action_wait_ms: 4999 is less than early_ms"):
-        JoinFunction(SPEC, JoinerConfig(action_wait_ms=4_999), FLINK)
+        JoinFunction(SpecRegistry(SPEC), JoinerConfig(action_wait_ms=4_999), FLINK)
 
 
 def of(event: FeatureEvent | ActionEvent) -> bytes:
