@@ -192,8 +192,13 @@ class Joiner:
         header = self._bucket(bucket, state).header
         return bool(header.slices or header.waiting_slices)
 
-    def hand_over(self, bucket: int, state: BucketState) -> tuple[int, list[WaitingAction]]:
-        """Gives away the actions of a bucket that wait, to :meth:`take_over`; with the time up to which it is closed."""
+    def forgotten_ms(self, bucket: int, state: BucketState) -> int:
+        """Event time before which the requests of a bucket are forgotten; far in the past where none is."""
+        schedule, closed_ms = self._schedule, self._bucket(bucket, state).header.closed_ms
+        return (closed_ms + 1 - schedule.kept_ms) // schedule.slice_ms * schedule.slice_ms
+
+    def give_up_waiting(self, bucket: int, state: BucketState) -> list[WaitingAction]:
+        """The actions of a bucket that wait, in order of arrival; they wait here no longer."""
         memory = self._bucket(bucket, state)
         header = memory.header
         waiting = memory.waiting.take_all()
@@ -201,20 +206,13 @@ class Joiner:
             header.waiting_slices.discard(slice_)
             state.clear("waiting", slice_, header.waiting_slices)
         state.save_header(header.to_bytes())
-        return header.closed_ms, waiting
+        return waiting
 
-    def take_over(self, bucket: int, closed_ms: int, waiting: list[WaitingAction], state: BucketState) -> None:
-        """Goes on where the joiner of another spec has come to: what it has forgotten is not joined again.
-
-        :param waiting: in order of arrival; they wait here, even where there is no room.
-        """
+    def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
+        """Lets actions wait that waited elsewhere, even where there is no room for them."""
         memory = self._bucket(bucket, state)
-        header = memory.header
-        if not header.slices:
-            header.closed_ms = max(header.closed_ms, closed_ms)
         for action, ingest_ms, _, _ in waiting:
             self._let_wait(memory, action, encode(action), ingest_ms, state)
-        state.save_header(header.to_bytes())
 
     @property
     def waiting_actions(self) -> int:

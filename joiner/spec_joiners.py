@@ -15,8 +15,17 @@ from typing import NamedTuple, Protocol
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.join import Joiner
-from rillet.joiner.state import BucketState
-from rillet.schemas import ActionEvent, ExampleBlock, SpecRegistry, check_event, decode_event, encode
+from rillet.joiner.state import NEVER_MS, BucketState
+from rillet.schemas import (
+    ActionEvent,
+    ExampleBlock,
+    FeatureEvent,
+    RecordError,
+    SpecRegistry,
+    check_event,
+    decode_event,
+    encode,
+)
 from rillet.schemas.conversion import SpecConversion, without_idle_rows
 
 
@@ -26,11 +35,30 @@ class BucketStates(Protocol):
     def of_spec(self, spec_hash: int) -> BucketState:
         """The state of one of the registry's specs."""
 
-    def load_specs(self) -> bytes | None:
-        """What :meth:`save_specs` was given last, None for a bucket never seen."""
+    def load_note(self) -> bytes | None:
+        """What :meth:`save_note` was given last, None for a bucket never seen."""
 
-    def save_specs(self, specs: bytes) -> None:
-        """Replaces the note of the specs that have requests in the state."""
+    def save_note(self, note: bytes) -> None:
+        """Replaces the note of which specs have requests in the state."""
+
+
+class _Note(NamedTuple):
+    """What is noted in a bucket's state beside the states of the specs."""
+
+    #: requests from before this event time may have been joined and forgotten by the joiner of an earlier spec
+    forgotten_ms: int
+    #: the specs that have anything in the state
+    specs: list[int]
+
+    def to_bytes(self) -> bytes:
+        return struct.pack(f"<{1 + len(self.specs)}q", self.forgotten_ms, *self.specs)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | None) -> _Note:
+        if data is None:
+            return cls(NEVER_MS, [])
+        forgotten_ms, *specs = struct.unpack(f"<{len(data) // 8}q", data)
+        return cls(forgotten_ms, specs)
 
 
 class _Earlier(NamedTuple):
@@ -51,8 +79,8 @@ class SpecJoiners:
         self._hash = specs.current.hash
         self._current = Joiner(specs.current, config, directory)
         self._earlier: dict[int, _Earlier] = {}
-        #: by bucket, the specs that have anything in its state, as they are noted there
-        self._noted: dict[int, list[int]] = {}
+        #: by bucket, as in its state
+        self._notes: dict[int, _Note] = {}
         self.counters = self._current.counters
         self.unknown_actions = self._current.unknown_actions
 
@@ -73,8 +101,8 @@ class SpecJoiners:
         ours = self._specs.event(event)
         entered_ms = ingest_ms if entered_ms is None else entered_ms
         check_event(self._specs.current, ours, entered_ms, self._config.max_ahead_ms)
-        noted = self._bucket(bucket, states)
-        for spec_hash in noted:
+        note = self._bucket(bucket, states)
+        for spec_hash in note.specs:
             if spec_hash == self._hash:
                 continue
             joiner, conversion = self._earlier[spec_hash]
@@ -86,17 +114,21 @@ class SpecJoiners:
                     return []
                 # A feature event is a duplicate, whatever spec it is of.
                 return list(_converted(joiner.on_event(bucket, ours, data or b"", ingest_ms, state), conversion))
+        if isinstance(ours, FeatureEvent) and ours.event_time_ms < note.forgotten_ms:
+            raise RecordError(
+                f"event_time_ms: {ours.event_time_ms} is later than every label window of an earlier feature spec"
+            )
         if ours is not event:
             data = encode(ours)
         blocks = self._current.on_event(bucket, ours, data or b"", ingest_ms, states.of_spec(self._hash))
-        if self._hash not in noted:
+        if self._hash not in note.specs:
             self._note(bucket, states)
         return blocks
 
     def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, states: BucketStates) -> list[ExampleBlock]:
         """The watermark has reached a time that was asked for, see :meth:`Joiner.on_watermark`."""
         blocks: list[ExampleBlock] = []
-        for spec_hash in self._bucket(bucket, states):
+        for spec_hash in self._bucket(bucket, states).specs:
             if spec_hash != self._hash:
                 joiner, conversion = self._earlier[spec_hash]
                 state = states.of_spec(spec_hash)
@@ -149,7 +181,7 @@ class SpecJoiners:
             yield earlier.joiner
 
     def _all_in(self, bucket: int, states: BucketStates) -> Iterator[tuple[Joiner, BucketState]]:
-        for spec_hash in self._bucket(bucket, states):
+        for spec_hash in self._bucket(bucket, states).specs:
             if spec_hash != self._hash:
                 yield self._earlier[spec_hash].joiner, states.of_spec(spec_hash)
         yield self._current, states.of_spec(self._hash)
@@ -158,26 +190,30 @@ class SpecJoiners:
         """Whether an action counts for our spec, and for nothing in the spec that its request was joined under."""
         return action.action in self._specs.current.actions and action.action not in conversion.old.actions
 
-    def _bucket(self, bucket: int, states: BucketStates) -> list[int]:
-        """The specs that have anything in a bucket; told by its state at the first touch after a start."""
-        noted = self._noted.get(bucket)
-        if noted is None:
-            noted = _unpack(states.load_specs())
-            for spec_hash in noted:
+    def _bucket(self, bucket: int, states: BucketStates) -> _Note:
+        """The note of a bucket; read from its state at the first touch after a start."""
+        note = self._notes.get(bucket)
+        if note is None:
+            note = self._notes[bucket] = _Note.from_bytes(states.load_note())
+            for spec_hash in note.specs:
                 if spec_hash != self._hash:
                     self._take_over(bucket, spec_hash, states)
-            self._noted[bucket] = noted
             self._note(bucket, states)
-        return self._noted[bucket]
+        return self._notes[bucket]
 
     def _note(self, bucket: int, states: BucketStates) -> None:
-        """Brings the note up to date: a start without one of these specs is refused, and with it nothing is lost."""
-        noted = [
-            joiner.spec.hash for joiner, state in self._all_in(bucket, states) if joiner.holds_anything(bucket, state)
-        ]
-        if noted != self._noted[bucket]:
-            self._noted[bucket] = noted
-            states.save_specs(_pack(noted))
+        """Brings the note up to date: a start without one of its specs is refused, and with it nothing is lost."""
+        before = self._notes[bucket]
+        forgotten_ms, specs = before.forgotten_ms, []
+        for joiner, state in self._all_in(bucket, states):
+            if joiner is not self._current:
+                forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
+            if joiner.holds_anything(bucket, state):
+                specs.append(joiner.spec.hash)
+        now = _Note(forgotten_ms, specs)
+        if now != before:
+            self._notes[bucket] = now
+            states.save_note(now.to_bytes())
 
     def _take_over(self, bucket: int, spec_hash: int, states: BucketStates) -> None:
         """Makes the joiner of an earlier spec; actions that wait there wait here from now on, for requests of our spec."""
@@ -194,8 +230,9 @@ class SpecJoiners:
             joiner.counters, joiner.unknown_actions = self.counters, self.unknown_actions
             self._earlier[spec_hash] = _Earlier(joiner, conversion)
         joiner = self._earlier[spec_hash].joiner
-        closed_ms, waiting = joiner.hand_over(bucket, states.of_spec(spec_hash))
-        self._current.take_over(bucket, closed_ms, waiting, states.of_spec(self._hash))
+        self._current.let_wait(
+            bucket, joiner.give_up_waiting(bucket, states.of_spec(spec_hash)), states.of_spec(self._hash)
+        )
 
 
 def _converted(blocks: list[ExampleBlock], conversion: SpecConversion) -> Iterator[ExampleBlock]:
@@ -204,11 +241,3 @@ def _converted(blocks: list[ExampleBlock], conversion: SpecConversion) -> Iterat
         converted = without_idle_rows(conversion.block(block))
         if len(converted):
             yield converted
-
-
-def _pack(hashes: list[int]) -> bytes:
-    return struct.pack(f"<{len(hashes)}q", *hashes)
-
-
-def _unpack(specs: bytes | None) -> list[int]:
-    return list(struct.unpack(f"<{len(specs or b'') // 8}q", specs or b""))

@@ -116,7 +116,7 @@ class FlinkBucketStates:
     """:class:`rillet.joiner.BucketStates` on Flink's keyed state: states of names of their own for each spec."""
 
     def __init__(self, context: RuntimeContext, specs: SpecRegistry) -> None:
-        self._specs: ValueState = context.get_state(ValueStateDescriptor("specs", _STATE_BYTES))
+        self._note: ValueState = context.get_state(ValueStateDescriptor("note", _STATE_BYTES))
         hashes = {spec.hash for spec in (specs.current, *specs.others)}
         self._of = {spec_hash: FlinkBucketState(context, prefix=f"{spec_hash:x}-") for spec_hash in hashes}
 
@@ -130,14 +130,14 @@ class FlinkBucketStates:
         """See :class:`rillet.joiner.BucketStates`."""
         return self._of[spec_hash]
 
-    def load_specs(self) -> bytes | None:
+    def load_note(self) -> bytes | None:
         """See :class:`rillet.joiner.BucketStates`."""
-        specs: bytes | None = self._specs.value()
-        return specs
+        note: bytes | None = self._note.value()
+        return note
 
-    def save_specs(self, specs: bytes) -> None:
+    def save_note(self, note: bytes) -> None:
         """See :class:`rillet.joiner.BucketStates`."""
-        self._specs.update(specs)
+        self._note.update(note)
 
 
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]

@@ -45,18 +45,18 @@ CHANGES: dict[str, FeatureSpec] = {
 class MemoryStates:
     """Checkpointed state of one bucket, apart for each spec; the timers are of all."""
 
-    specs: bytes | None = None
+    note: bytes | None = None
     wake_ups: set[int] = field(default_factory=set)
     of: dict[int, MemoryState] = field(default_factory=dict)
 
     def of_spec(self, spec_hash: int) -> MemoryState:
         return self.of.setdefault(spec_hash, MemoryState(wake_ups=self.wake_ups))
 
-    def load_specs(self) -> bytes | None:
-        return self.specs
+    def load_note(self) -> bytes | None:
+        return self.note
 
-    def save_specs(self, specs: bytes) -> None:
-        self.specs = specs
+    def save_note(self, note: bytes) -> None:
+        self.note = note
 
 
 class SpecEngine:
@@ -100,5 +100,5 @@ class SpecEngine:
         """Whether nothing is left in the state, beside how far buckets have come."""
         states = [state for bucket in self.states.values() for state in bucket.of.values()]
         return not any(any(state.lists.values()) or state.wake_ups for state in states) and not any(
-            bucket.specs for bucket in self.states.values()
+            len(bucket.note or b"") > 8 for bucket in self.states.values()
         )

@@ -237,7 +237,7 @@ def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: 
     assert rows_of(SPEC, runner.blocks) == oracle(SPEC, features, actions)
     assert runner.letters == []
     left = {name for (_, name), items in runner.keyed.cells.items() if items}
-    assert left == {"header"}
+    assert left == {"note", f"{SPEC.hash:x}-header"}
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_windows_close_by_the_wall_clock_while_nothing_comes_and_all_is_read(tmp
     rows = len(runner.blocks)
     runner.advance(newest + 300_000)  # the watermark of the next record
     assert len(runner.blocks) == rows
-    assert {name for (_, name), items in runner.keyed.cells.items() if items} == {"header"}
+    assert {name for (_, name), items in runner.keyed.cells.items() if items} == {"note", f"{SPEC.hash:x}-header"}
 
 
 def test_silence_closes_nothing_that_a_record_of_now_would_not_close(tmp_path: Path) -> None:
