@@ -78,7 +78,9 @@ def _engine() -> Engine:
 
 def _server() -> InferenceServer:
     config, metrics = ServingConfig(port=0), ServingMetrics(CollectorRegistry())
-    app = InferenceApp(model="films", spec=demo_spec(), engine=_engine(), recorder=None, metrics=metrics, config=config)
+    app = InferenceApp(
+        model="films", specs=SpecRegistry(demo_spec()), engine=_engine(), recorder=None, metrics=metrics, config=config
+    )
     return InferenceServer(app, config)
 
 

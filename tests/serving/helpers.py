@@ -14,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import FeatureSpec, make_fids, parse_spec
+from rillet.schemas import FeatureSpec, SpecRegistry, make_fids, parse_spec
 from rillet.serving.app import InferenceApp
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine
@@ -205,7 +205,9 @@ def running_server(
     features = MemoryFeatureLog(capacity)
     engine = Engine(spec, model, config, metrics)
     recorder = FeatureRecorder(features, registry)
-    app = InferenceApp(model=name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=config)
+    app = InferenceApp(
+        model=name, specs=SpecRegistry(spec), engine=engine, recorder=recorder, metrics=metrics, config=config
+    )
     service = InferenceService(
         engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
     )
