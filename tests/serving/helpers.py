@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -197,6 +197,7 @@ def running_server(
     config: ServingConfig | None = None,
     capacity: int = 100_000,
     name: str = MODEL,
+    also_accepts: Sequence[FeatureSpec] = (),
 ) -> Iterator[Running]:
     """Serves ``model`` on a free port until the block ends."""
     config = config or ServingConfig(port=0)
@@ -206,7 +207,12 @@ def running_server(
     engine = Engine(spec, model, config, metrics)
     recorder = FeatureRecorder(features, registry)
     app = InferenceApp(
-        model=name, specs=SpecRegistry(spec), engine=engine, recorder=recorder, metrics=metrics, config=config
+        model=name,
+        specs=SpecRegistry(spec, also_accepts),
+        engine=engine,
+        recorder=recorder,
+        metrics=metrics,
+        config=config,
     )
     service = InferenceService(
         engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
