@@ -8,14 +8,15 @@ finish what they have begun, and are gone when their last request is. All rows g
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
+from rillet.joiner.header import NEVER_MS
 from rillet.joiner.join import Joiner
-from rillet.joiner.state import NEVER_MS, BucketState
+from rillet.joiner.state import BucketState
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -49,16 +50,19 @@ class _Note(NamedTuple):
     forgotten_ms: int
     #: the specs that have anything in the state
     specs: list[int]
+    #: those of them that a drain has closed: a start does without them where it does not know them
+    drained: list[int]
 
     def to_bytes(self) -> bytes:
-        return struct.pack(f"<{1 + len(self.specs)}q", self.forgotten_ms, *self.specs)
+        signed = [-spec_hash if spec_hash in self.drained else spec_hash for spec_hash in self.specs]
+        return struct.pack(f"<{1 + len(signed)}q", self.forgotten_ms, *signed)
 
     @classmethod
     def from_bytes(cls, data: bytes | None) -> _Note:
         if data is None:
-            return cls(NEVER_MS, [])
-        forgotten_ms, *specs = struct.unpack(f"<{len(data) // 8}q", data)
-        return cls(forgotten_ms, specs)
+            return cls(NEVER_MS, [], [])
+        forgotten_ms, *signed = struct.unpack(f"<{len(data) // 8}q", data)
+        return cls(forgotten_ms, [abs(one) for one in signed], [-one for one in signed if one < 0])
 
 
 class _Earlier(NamedTuple):
@@ -121,21 +125,29 @@ class SpecJoiners:
         if ours is not event:
             data = encode(ours)
         blocks = self._current.on_event(bucket, ours, data or b"", ingest_ms, states.of_spec(self._hash))
-        if self._hash not in note.specs:
-            self._note(bucket, states)
+        if self._hash not in note.specs or self._hash in note.drained:
+            self._note(bucket, states, drained=[one for one in note.drained if one != self._hash])
         return blocks
 
-    def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, states: BucketStates) -> list[ExampleBlock]:
-        """The watermark has reached a time that was asked for, see :meth:`Joiner.on_watermark`."""
+    def advance(self, bucket: int, time_ms: int, states: BucketStates) -> list[ExampleBlock]:
+        """Takes a step of what is due by a time under each spec, see :meth:`Joiner.advance`."""
         blocks: list[ExampleBlock] = []
         for spec_hash in self._bucket(bucket, states).specs:
             if spec_hash != self._hash:
                 joiner, conversion = self._earlier[spec_hash]
-                state = states.of_spec(spec_hash)
-                blocks += _converted(joiner.on_watermark(bucket, due_ms, watermark_ms, state), conversion)
-        blocks += self._current.on_watermark(bucket, due_ms, watermark_ms, states.of_spec(self._hash))
+                blocks += _converted(joiner.advance(bucket, time_ms, states.of_spec(spec_hash)), conversion)
+        blocks += self._current.advance(bucket, time_ms, states.of_spec(self._hash))
         self._note(bucket, states)
         return blocks
+
+    def drain(self, bucket: int, states: BucketStates) -> Iterator[ExampleBlock]:
+        """Closes every window that is open, as the blocks are asked for, see :meth:`Joiner.drain`."""
+        for spec_hash in self._bucket(bucket, states).specs:
+            if spec_hash != self._hash:
+                joiner, conversion = self._earlier[spec_hash]
+                yield from _converted(joiner.drain(bucket, states.of_spec(spec_hash)), conversion)
+        yield from self._current.drain(bucket, states.of_spec(self._hash))
+        self._note(bucket, states, drained=self._notes[bucket].specs)
 
     def next_due_ms(self, bucket: int, states: BucketStates) -> int | None:
         """The earliest watermark at which something is left to be done in a bucket, None where nothing is."""
@@ -170,6 +182,11 @@ class SpecJoiners:
         """Event time of the action that has waited longest; None while none waits."""
         return self._current.oldest_waiting_ms()
 
+    def lose(self) -> None:
+        """Forgets what memory and disk hold, as a start would: the engine's state has it all."""
+        for joiner in self._all():
+            joiner.lose()
+
     def close(self) -> None:
         """Releases the local stores."""
         for joiner in self._all():
@@ -194,23 +211,29 @@ class SpecJoiners:
         """The note of a bucket; read from its state at the first touch after a start."""
         note = self._notes.get(bucket)
         if note is None:
-            note = self._notes[bucket] = _Note.from_bytes(states.load_note())
-            for spec_hash in note.specs:
+            note = _Note.from_bytes(states.load_note())
+            known = [one for one in note.specs if one not in note.drained or self._specs.find(one) is not None]
+            note = self._notes[bucket] = note._replace(specs=known)
+            for spec_hash in known:
                 if spec_hash != self._hash:
                     self._take_over(bucket, spec_hash, states)
             self._note(bucket, states)
         return self._notes[bucket]
 
-    def _note(self, bucket: int, states: BucketStates) -> None:
-        """Brings the note up to date: a start without one of its specs is refused, and with it nothing is lost."""
+    def _note(self, bucket: int, states: BucketStates, drained: list[int] | None = None) -> None:
+        """Brings the note up to date: a start without one of its specs is refused, and with it nothing is lost.
+
+        :param drained: the specs that a drain has closed; None for those of before.
+        """
         before = self._notes[bucket]
+        drained = before.drained if drained is None else drained
         forgotten_ms, specs = before.forgotten_ms, []
         for joiner, state in self._all_in(bucket, states):
             if joiner is not self._current:
                 forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
             if joiner.holds_anything(bucket, state):
                 specs.append(joiner.spec.hash)
-        now = _Note(forgotten_ms, specs)
+        now = _Note(forgotten_ms, specs, [one for one in drained if one in specs])
         if now != before:
             self._notes[bucket] = now
             states.save_note(now.to_bytes())
@@ -235,7 +258,7 @@ class SpecJoiners:
         )
 
 
-def _converted(blocks: list[ExampleBlock], conversion: SpecConversion) -> Iterator[ExampleBlock]:
+def _converted(blocks: Iterable[ExampleBlock], conversion: SpecConversion) -> Iterator[ExampleBlock]:
     """Blocks of another spec as ours; rows of tasks that ours does not have are left out."""
     for block in blocks:
         converted = without_idle_rows(conversion.block(block))

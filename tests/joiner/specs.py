@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rillet.joiner import JoinerConfig, SpecJoiners
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, SpecJoiners
 from rillet.schemas import DenseFeature, ExampleBlock, FeatureSpec, Slot, SpecRegistry, Task
 from tests.joiner.support import SPEC, key_of
 from tests.simulation.joiner_engine import MemoryState
@@ -75,13 +74,22 @@ class SpecEngine:
     def record(self, bucket: int, data: bytes, ingest_ms: int = -1) -> None:
         self.blocks += self.joiner.on_record(bucket, key_of(data), data, ingest_ms, self.states[bucket])
 
+    def touch(self, bucket: int) -> None:
+        """What a record does to a bucket that makes no row."""
+        self.joiner.next_due_ms(bucket, self.states[bucket])
+
     def watermark(self, watermark_ms: int) -> None:
-        due = [(at, bucket) for bucket, state in self.states.items() for at in state.wake_ups if at <= watermark_ms]
-        heapq.heapify(due)
-        while due:
-            at, bucket = heapq.heappop(due)
-            self.states[bucket].wake_ups.discard(at)
-            self.blocks += self.joiner.on_watermark(bucket, at, watermark_ms, self.states[bucket])
+        for bucket, states in self.states.items():
+            if min(states.wake_ups, default=watermark_ms + 1) > watermark_ms:
+                continue
+            states.wake_ups -= {at for at in states.wake_ups if at <= watermark_ms}
+            if watermark_ms == END_OF_TIME_MS:
+                self.blocks += self.joiner.drain(bucket, states)
+                continue
+            due_ms = self.joiner.next_due_ms(bucket, states)
+            while due_ms is not None and due_ms <= watermark_ms:
+                self.blocks += self.joiner.advance(bucket, watermark_ms, states)
+                due_ms = self.joiner.next_due_ms(bucket, states)
 
     def checkpoint(self) -> tuple[dict[int, MemoryStates], int]:
         return copy.deepcopy(self.states), len(self.blocks)
@@ -99,6 +107,6 @@ class SpecEngine:
     def empty(self) -> bool:
         """Whether nothing is left in the state, beside how far buckets have come."""
         states = [state for bucket in self.states.values() for state in bucket.of.values()]
-        return not any(any(state.lists.values()) or state.wake_ups for state in states) and not any(
+        return not any(state.entries or state.wake_ups for state in states) and not any(
             len(bucket.note or b"") > 8 for bucket in self.states.values()
         )

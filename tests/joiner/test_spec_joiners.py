@@ -121,7 +121,7 @@ def test_an_action_that_waits_for_nothing_is_an_orphan_once(engine: SpecEngine) 
     engine.record(0, encode(action(1, 0, "watch", 6_000)))
     engine.restart(NEW_FIRST)
     engine.record(0, encode(feature(2, 5_000)))
-    engine.watermark(END_OF_TIME_MS)
+    engine.watermark(200_000)
     assert engine.joiner.counters.orphan_actions == 1
     assert engine.empty
 
@@ -160,9 +160,26 @@ def test_a_drained_state_needs_no_old_spec(engine: SpecEngine) -> None:
     engine.record(0, encode(feature(1, 5_000)))
     engine.record(0, encode(action(9, 0, "watch", 6_000)))
     engine.watermark(END_OF_TIME_MS)
-    assert engine.empty
     engine.restart(SpecRegistry(NEW))
     engine.record(0, encode(new_feature(2, 80_000)))
+    assert engine.joiner.open_requests == 1
+
+
+def test_a_drained_request_is_remembered_by_a_joiner_that_knows_its_spec(engine: SpecEngine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(END_OF_TIME_MS)
+    rows = len(engine.blocks)
+    engine.restart(NEW_FIRST)
+    engine.record(0, encode(feature(1, 5_000)))
+    assert engine.joiner.counters.duplicate_features == 1
+    # What came after the drain is not drained: it needs its spec.
+    engine.record(0, encode(new_feature(2, 6_000)))
+    engine.restart(OLD_FIRST)
+    engine.record(0, encode(feature(3, 6_000)))
+    assert {request for block in engine.blocks[rows:] for request in block.request_ids} == {"r2"}
+    engine.restart(SpecRegistry(SPEC))
+    with pytest.raises(JoinerError, match=f"{NEW.hash:#x}"):
+        engine.record(0, encode(feature(4, 6_000)))
 
 
 def test_sums_and_times_are_of_all_specs(engine: SpecEngine) -> None:

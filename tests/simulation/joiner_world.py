@@ -93,7 +93,7 @@ class JoinerWorld:
     idle_partitions: bool = field(init=False)
     spilled: int = 0
     progress: Progress = field(default_factory=Progress)
-    saved: tuple[tuple[dict[int, MemoryState], int], Progress] = field(init=False)
+    saved: tuple[tuple[dict[int, MemoryState], int, set[int]], Progress] = field(init=False)
     #: newest timestamp read from each partition since the last start; an engine that restarts knows none
     newest_ms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTITIONS, _NOT_YET_MS))
 

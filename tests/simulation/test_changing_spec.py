@@ -61,7 +61,13 @@ class Run:
 
     def finish(self) -> None:
         self.engine.watermark(self.newest_ms)
-        self.engine.watermark(END_OF_TIME_MS)
+        if self.rng.random() < 0.5:
+            self.engine.watermark(END_OF_TIME_MS)
+            # A drain leaves requests remembered, and no timer.
+            self.use(self.current)
+        for bucket in self.engine.states:
+            self.engine.touch(bucket)
+        self.engine.watermark(self.newest_ms + 1_000_000)
         assert self.engine.empty
         self.engine.joiner.close()
 
