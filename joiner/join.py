@@ -524,8 +524,9 @@ class Joiner:
                     f"the kept state was written with other settings than now (spec {self._spec.name}, "
                     f"slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}, "
                     f"late_retention_ms {self._config.late_retention_ms}, action_wait_ms {self._config.action_wait_ms}): "
-                    f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
-                    f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
+                    f"go on with those it was written with. To change them, stop that job with `flink stop --drain` first, then "
+                    f"submit jobs/joiner_job.py with the new ones and `flink run --allowNonRestoredState -s SAVEPOINT`: the "
+                    f"uid of its operator is another, so it goes on at the offsets and leaves this state behind"
                 )
             waiting = WaitingActions(header, self._config.waiting_bytes // self._config.buckets)
             memory = self._buckets[bucket] = Bucket(bucket, header, waiting, self.store)

@@ -18,7 +18,7 @@ from rillet.connectors.dead_letters import read_dead_letters
 from rillet.devstack.own_files import JOINER as JOINER_FILES
 from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import free_port
-from rillet.jobs.config import HealthConfig
+from rillet.jobs.config import HealthConfig, dump_config
 from rillet.joiner import JoinerConfig
 from rillet.schemas import LabelKind, SpecRegistry, dump_spec, encode, parse_spec
 from tests.jobs.joiner_runs import FLINK, make_run, wait_until
@@ -124,6 +124,13 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
     reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
     assert len(reasons) == 10
     assert all("looks like seconds" in reason for reason in reasons)
+
+    # Nothing is open after the drain: other settings may be taken, and the old spec is needed no more.
+    changed = replace(made.config.joiner, buckets=16, slice_ms=20_000)
+    made.path.write_text(dump_config(replace(made.config, joiner=changed)))
+    made.send([replace(feature(502, now_ms), spec_hash=other.hash)])
+    made.join("--until-latest", "--drain")
+    assert {r for b in made.blocks() for r in b.request_ids} >= {"r502"}
 
     kept = OwnFolder(made.path.parent / "data/joiner", JOINER_FILES)
     assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written

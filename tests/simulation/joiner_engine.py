@@ -65,7 +65,8 @@ class Engine:
         self._spec, self._config, self._directory = spec, config, directory
         self._step_requests, self._at_once = step_requests, at_once
         self._attempt = 0
-        self.joiner = self._start()
+        #: one for each subtask; a bucket is of one of them
+        self.joiners = [self._start()]
         self.states: dict[int, MemoryState] = defaultdict(MemoryState)
         self.blocks: list[ExampleBlock] = []
         #: buckets with steps that were put off
@@ -77,9 +78,26 @@ class Engine:
         folder = self._directory / f"attempt-{self._attempt}"
         return Joiner(self._spec, self._config, folder, step_requests=self._step_requests)
 
+    @property
+    def joiner(self) -> Joiner:
+        """The only one, where there is one."""
+        return self.joiners[0]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Counts of all subtasks since the start."""
+        return sum((Counter(joiner.counters.as_dict()) for joiner in self.joiners), Counter[str]())
+
+    def joiner_of(self, bucket: int) -> Joiner:
+        return self.joiners[bucket % len(self.joiners)]
+
+    def close(self) -> None:
+        for joiner in self.joiners:
+            joiner.close()
+
     def record(self, bucket: int, data: bytes, ingest_ms: int = -1, key: bytes | None = None) -> None:
         key = key_of(data) if key is None else key
-        self.blocks += self.joiner.on_record(bucket, key, data, ingest_ms, self.states[bucket])
+        self.blocks += self.joiner_of(bucket).on_record(bucket, key, data, ingest_ms, self.states[bucket])
 
     def watermark(self, watermark_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, watermark_ms)
@@ -102,8 +120,8 @@ class Engine:
     def go_on(self, bucket: int) -> None:
         """One step of what is due in a bucket."""
         state = self.states[bucket]
-        self.blocks += self.joiner.advance(bucket, self.watermark_ms, state)
-        due_ms = self.joiner.next_due_ms(bucket, state)
+        self.blocks += self.joiner_of(bucket).advance(bucket, self.watermark_ms, state)
+        due_ms = self.joiner_of(bucket).next_due_ms(bucket, state)
         if due_ms is None or due_ms > self.watermark_ms:
             self.put_off.discard(bucket)
 
@@ -111,15 +129,16 @@ class Engine:
         for bucket, state in self.states.items():
             if state.wake_ups or bucket in self.put_off:
                 state.wake_ups.clear()
-                self.blocks += self.joiner.drain(bucket, state)
+                self.blocks += self.joiner_of(bucket).drain(bucket, state)
         self.put_off.clear()
 
     def checkpoint(self) -> tuple[dict[int, MemoryState], int, set[int]]:
         return copy.deepcopy(self.states), len(self.blocks), set(self.put_off)
 
-    def restore(self, saved: tuple[dict[int, MemoryState], int, set[int]]) -> None:
-        self.joiner.close()
+    def restore(self, saved: tuple[dict[int, MemoryState], int, set[int]], subtasks: int = 1) -> None:
+        """Goes on from a checkpoint, with nothing in memory, and buckets spread over so many subtasks."""
+        self.close()
         self.states, self.blocks = copy.deepcopy(saved[0]), self.blocks[: saved[1]]
         # Flink restores timers, and no watermarks.
         self.put_off, self.watermark_ms = set(saved[2]), -(1 << 62)
-        self.joiner = self._start()
+        self.joiners = [self._start() for _ in range(subtasks)]
