@@ -211,12 +211,15 @@ def check_config(
     from rillet.joiner import SliceSchedule
 
     check_here(config, config_path, folders=not elsewhere)
-    spec = config.load_spec()
+    specs = config.load_specs()
+    spec = specs.current
     schedule = SliceSchedule(spec, config.joiner)
     sources = describe_sources(spec, config.sources)
     click.echo(f"{config_path}: good")
     of_model = f", of the model {spec.model_hash:#x}" if spec.model_hash != spec.hash else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{of_model}")
+    for other in specs.others:
+        click.echo(f"accepts   {other.name}, hash {other.hash:#x}: {_changes(other, spec)}")
     click.echo(f"slots     {', '.join(slot.name for slot in spec.slots)} ({len(spec.context)} of the context)")
     for slot in spec.histories:
         if slot.history is not None:
@@ -244,6 +247,12 @@ def check_config(
     click.echo(f"store     {config.store_url}")
     click.echo(f"dump      {config.dump_url}")
     click.echo(f"data_dir  {config.data_dir}")
+
+
+def _changes(other: FeatureSpec, spec: FeatureSpec) -> str:
+    from rillet.schemas import compare
+
+    return "; ".join(str(change) for change in compare(other, spec).changes)
 
 
 def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None, newest: int | None) -> int:

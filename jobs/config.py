@@ -26,7 +26,7 @@ from rillet.embeddings.config import TableConfig
 from rillet.jobs.errors import ConfigError
 from rillet.joiner.config import JoinerConfig
 from rillet.operators.flink_config import FlinkConfig
-from rillet.schemas import FeatureSpec, load_spec
+from rillet.schemas import FeatureSpec, SpecError, SpecRegistry, load_spec
 from rillet.schemas.ranges import check_above_zero
 from rillet.serving.config import ServingConfig
 from rillet.sources.config import SourcesConfig
@@ -80,6 +80,8 @@ class RilletConfig:
 
     #: the feature spec, a TOML file: see feature-spec.md
     spec: Path
+    #: feature specs, TOML files, whose records are taken beside our own: those before and after a change that is rolled out
+    also_accepts: tuple[Path, ...] = ()
     #: working folder of the services: store, checkpoints, logs, pid files
     data_dir: Path = Path("var/rillet")
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
@@ -127,6 +129,16 @@ class RilletConfig:
         """
         return load_spec(self.spec)
 
+    def load_specs(self) -> SpecRegistry:
+        """Reads the feature spec and those that are accepted beside it.
+
+        :raises SpecError: see :func:`rillet.schemas.load_spec`; or two of them contradict each other.
+        """
+        try:
+            return SpecRegistry(self.load_spec(), [load_spec(path) for path in self.also_accepts])
+        except SpecError as error:
+            raise SpecError(f"spec, also_accepts: {error}; `rillet spec diff OLD NEW` tells all differences") from error
+
 
 _ADAPTER = TypeAdapter(RilletConfig)
 
@@ -155,6 +167,7 @@ def load_config(
     return replace(
         config,
         spec=(path.parent / config.spec).resolve(),
+        also_accepts=tuple((path.parent / spec).resolve() for spec in config.also_accepts),
         data_dir=(path.parent / config.data_dir).resolve(),
         kafka=kafka,
         sources=config.sources.resolved(path.parent),

@@ -46,15 +46,15 @@ def run_dump(config: RilletConfig, *, until_latest: bool = False) -> int:
 
 def wire_dump(config: RilletConfig, until_latest: bool) -> DumpLoop[DeadLetter]:
     """The dump of a configuration, on its broker and its storage; nothing is reached before it runs."""
-    spec = config.load_spec()
+    specs = config.load_specs()
     kafka, topics = config.kafka.connection, config.kafka.topics
 
     def source(positions: Positions) -> KafkaExampleSource:
         return KafkaExampleSource(kafka, topics.examples, positions, until_latest=until_latest, group="rillet-dump")
 
     return DumpLoop(
-        ExampleWriter(config.dump_url, spec, topic_source(topics.examples), group_rows=config.dump.group_rows),
-        spec,
+        ExampleWriter(config.dump_url, specs.current, topic_source(topics.examples), group_rows=config.dump.group_rows),
+        specs,
         source=source,
         starts=lambda: {n: first for n, (first, _) in (topic_ends(kafka, topics.examples) or {}).items()},
         letters=DeadLetterProducer(kafka, topics.dead_letters),

@@ -91,10 +91,11 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool, aligned: bool
     """
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
-    spec = config.load_spec()
+    specs = config.load_specs()
+    spec = specs.current
     runs = JoinerRuns(folder / "runs")
     kept = Kept(KeptSettings.of(spec, config.joiner))
-    check_kept(runs.newest, kept)
+    check_kept(runs.newest, kept, specs)
     create_topics(
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
@@ -107,7 +108,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool, aligned: bool
 
     topics, topic_ids = config.kafka.topics, ids_of_topics(config)
     kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
-    check_kept(runs.newest, kept)
+    check_kept(runs.newest, kept, specs)
     if until_latest:
         # Its end is noticed at a checkpoint.
         flink = replace(config.flink, checkpoint_interval_ms=min(config.flink.checkpoint_interval_ms, 5_000))

@@ -118,7 +118,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     raw: dict[Kind, str] = {"features": topics.features, "actions": topics.actions}
     for kind, topic in raw.items():
         tables.execute_sql(_source(config, topic, kind, options))
-    spec, sources = config.load_spec(), config.sources
+    specs, sources = config.load_specs(), config.sources
     converted = converted_topics(sources)
     queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
@@ -127,7 +127,9 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     refused = []
     for kind in converted:
         lying = tables.to_append_stream(tables.sql_query(queries[kind]), KEY_RECORD)
-        conversion = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
+        conversion = ConversionFunction(
+            kind, specs.current, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms
+        )
         stream = lying.process(conversion, KEY_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
         streams.append(stream)
         refused.append(stream.get_side_output(DEAD_LETTERS))
@@ -135,12 +137,12 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
         silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
-    function = JoinFunction(spec, join, config.flink, silence, options.local_dir)
+    function = JoinFunction(specs, join, config.flink, silence, options.local_dir)
     records = _union(streams)
     _name_sources(records, options.topic_ids)
     joined = _key_by_bucket(records).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
-    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(spec, join).digest:016x}")
+    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(specs.current, join).operator_digest:016x}")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
     letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")

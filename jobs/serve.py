@@ -60,7 +60,8 @@ def run_serve(config: RilletConfig) -> int:
 
 def wire_server(config: RilletConfig) -> InferenceService:
     """The server of a configuration: a replica of its model, scored over HTTP, served features to its broker."""
-    kafka, serving, spec = config.kafka, config.serving, config.load_spec()
+    kafka, serving, specs = config.kafka, config.serving, config.load_specs()
+    spec = specs.current
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -78,7 +79,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
     recorder = FeatureRecorder(EventProducer(kafka.connection, kafka.topics.features), registry)
     engine = Engine(spec, model, serving, metrics)
     app = InferenceApp(
-        model=config.model.name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=serving
+        model=config.model.name, specs=specs, engine=engine, recorder=recorder, metrics=metrics, config=serving
     )
     # A stage that fails on its own thread ends the service, which is made of those stages: hence by name, later.
     server = InferenceServer(app, serving, on_failure=lambda error: service.fail(error))

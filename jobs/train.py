@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from rillet.pipelines.checkpoints import Checkpoints
 from rillet.pipelines.publications import Publications
 from rillet.pipelines.train_loop import TrainLoop
 from rillet.pipelines.train_metrics import TrainMetrics
-from rillet.schemas import DeadLetter
+from rillet.schemas import DeadLetter, SpecRegistry, compare
 from rillet.sync import ModelStore, Publisher, TableShard
 from rillet.trainer import (
     BadRecord,
@@ -43,6 +44,7 @@ from rillet.trainer import (
     CorruptCheckpointError,
     ExampleSource,
     OnlineTrainer,
+    Restored,
     export_program,
 )
 
@@ -98,7 +100,8 @@ def wire_trainer(
     :raises CheckpointError: the checkpoint is of another model or spec, or none is intact.
     :raises TopicError: the checkpoint's position is not in the topic.
     """
-    spec = config.load_spec()
+    specs = config.load_specs()
+    spec = specs.current
     # A store elsewhere may come back; a folder here that cannot be written to stays so until somebody mends it.
     for local in (str(config.checkpoint_dir(spec)), config.store_url):
         if "://" not in local:
@@ -114,11 +117,11 @@ def wire_trainer(
         log.warning("%s; going back to the version before", error)
 
     restored = trainer.restore(checkpoint_store, on_corrupt)
-    metrics.start_at(trainer)
-    if restored is None:
-        log.info("no checkpoint in %s: model %s begins anew", config.checkpoint_dir(spec), config.model.name)
-    else:
+    if restored is not None:
         log.info("going on from checkpoint %d at %s", restored.version, trainer.positions)
+    else:
+        restored = _carried_over(config, specs, trainer, on_corrupt)
+    metrics.start_at(trainer)
     kept = restored.extra.get("batch_stage") if restored is not None else None
     stage = BatchStage.planned(batch, kept, trainer.positions, spec, topic=topics.examples, seed=config.model.seed)
     store = ModelStore(config.store_url, config.model.name)
@@ -164,6 +167,7 @@ def wire_trainer(
         sinks.append(TensorBoardFolder(folder, "trainer.tensorboard_dir", rows=trainer.counters.rows))
     return TrainLoop(
         trainer,
+        specs,
         source=source,
         letters=letters,
         to_letter=to_letter,
@@ -186,6 +190,31 @@ def wire_trainer(
         batch_stage=stage,
         in_batch=lambda: staged is not None and staged.in_batch,
     )
+
+
+def _carried_over(
+    config: RilletConfig,
+    specs: SpecRegistry,
+    trainer: OnlineTrainer,
+    on_corrupt: Callable[[CorruptCheckpointError], None],
+) -> Restored | None:
+    """The model goes on from a checkpoint on another spec of ours, the first in their order that has any.
+
+    :raises CheckpointError: that one is of another model, or none is intact.
+    """
+    for other in specs.others:
+        folder = config.checkpoint_dir(other)
+        restored = trainer.restore(
+            CheckpointStore(str(folder), keep=config.trainer.keep_checkpoints), on_corrupt, other
+        )
+        if restored is not None:
+            changes = "; ".join(f"{change}: {change.trainer}" for change in compare(other, specs.current).changes)
+            log.info(
+                "going on from checkpoint %d of %s at %s (%s)", restored.version, folder, trainer.positions, changes
+            )
+            return restored
+    log.info("no checkpoint in %s: model %s begins anew", config.checkpoint_dir(specs.current), config.model.name)
+    return None
 
 
 def _now_ms() -> int:

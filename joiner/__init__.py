@@ -11,6 +11,7 @@ from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.runs import JoinerRun, JoinerRuns
 from rillet.joiner.slices import SliceSchedule
+from rillet.joiner.spec_joiners import BucketStates, SpecJoiners
 from rillet.joiner.state import BucketState
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_BUCKETS",
     "Alarms",
     "BucketState",
+    "BucketStates",
     "Counters",
     "GatheringBuilder",
     "HeldTime",
@@ -33,6 +35,7 @@ __all__ = [
     "RecentCounts",
     "RefusalMetrics",
     "SliceSchedule",
+    "SpecJoiners",
     "StoreError",
     "WaitingFullError",
     "check_kept",

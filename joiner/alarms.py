@@ -47,7 +47,7 @@ _ADVICE = {
 #: why records are refused, by the kind of their error, and what to look at
 _REFUSALS = {
     "SpecMismatchError": "were written under another feature spec than {spec} {hash:#x}: deploy the same spec to what logs "
-    "feature events and to the joiner",
+    "feature events and to the joiner, or name theirs in also_accepts",
     "TimeUnitError": "have event times in another unit than milliseconds since 1970: a dead letter names the unit",
     "FutureTimeError": "have event times that lie further than max_ahead_ms after they entered their topic: is the clock right "
     "that they are read from? A dead letter names both times",

@@ -32,6 +32,8 @@ class Counters:
     unknown_actions: int = 0
     #: actions that only a history asks for
     history_actions: int = 0
+    #: actions of requests that were joined under an earlier feature spec, which does not ask for them
+    earlier_requests: int = 0
     #: actions whose feature event had not come when they did
     unmatched_actions: int = 0
     #: of them, those whose feature event came while they waited

@@ -26,7 +26,7 @@ from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import MAX_OPEN_SLICES, SliceSchedule
 from rillet.joiner.state import BucketState
 from rillet.joiner.store import SliceStore
-from rillet.joiner.waiting import WaitingActions
+from rillet.joiner.waiting import WaitingAction, WaitingActions
 from rillet.joiner.works import next_close_at_once, next_work
 from rillet.schemas import (
     ActionEvent,
@@ -71,7 +71,7 @@ class Joiner:
         self.unknown_actions = NameCounts()
         self.store = SliceStore(config.memory_bytes, directory if config.disk_tier else None)
         self._step_requests, self._step_bytes = step_requests, step_bytes
-        self._spec = spec
+        self.spec = self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
         self._builder = builder or BlockBuilder(spec, config.block_bytes)
@@ -198,6 +198,41 @@ class Joiner:
     def open_requests(self) -> int:
         """Requests that are remembered; of buckets that were touched since the start."""
         return sum(one.count for memory in self._buckets.values() for one in memory.header.slices.values())
+
+    def remembers(self, bucket: int, request_id: str, state: BucketState) -> bool:
+        """Whether the feature event of a request is known."""
+        return self._bucket(bucket, state).find(request_id, state) is not None
+
+    def holds_anything(self, bucket: int, state: BucketState) -> bool:
+        """Whether any request of a bucket is remembered, or any action waits there."""
+        header = self._bucket(bucket, state).header
+        return bool(header.slices or header.waiting)
+
+    def forgotten_ms(self, bucket: int, state: BucketState) -> int:
+        """Event time before which the requests of a bucket are forgotten; far in the past where none is."""
+        schedule, closed_ms = self._schedule, self._bucket(bucket, state).header.closed_ms
+        return (closed_ms + 1 - schedule.kept_ms) // schedule.slice_ms * schedule.slice_ms
+
+    def give_up_waiting(self, bucket: int, state: BucketState) -> list[WaitingAction]:
+        """The actions of a bucket that wait, those of a request in order of arrival; they wait here no longer."""
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        waiting = memory.waiting.take_all(state)
+        for slice_ in list(header.waiting):
+            memory.waiting.close_slice(slice_)
+        if header.work is not None and header.work.kind is WorkKind.GIVE_UP:
+            header.work = None
+        state.save_header(header.to_bytes())
+        return waiting
+
+    def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
+        """Lets actions wait that waited elsewhere, even where there is no room for them."""
+        memory = self._bucket(bucket, state)
+        for action, ingest_ms, _ in waiting:
+            slice_ = self._schedule.slice_of(action.event_time_ms)
+            memory.waiting.add(action, slice_, ingest_ms, encode(action), state)
+        state.save_header(memory.header.to_bytes())
+        self._wake(memory, state)
 
     @property
     def waiting_actions(self) -> int:

@@ -15,19 +15,23 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.runs import JoinerRun
 from rillet.joiner.slices import SliceSchedule
-from rillet.schemas import FeatureSpec
+from rillet.schemas import FeatureSpec, SpecRegistry
 
 
 @dataclass(frozen=True, slots=True)
 class KeptSettings:
-    """What kept state depends on: with another retention, what was forgotten or waits could not be told any more."""
+    """What kept state depends on: with another retention, what was forgotten or waits could not be told any more.
+
+    Requests are joined to their end under the spec that they came under (:mod:`rillet.joiner.spec_joiners`), so another spec
+    leaves what is kept readable as long as the spec of before is known.
+    """
 
     spec: str
     spec_hash: int
+    #: as configured: 0 stands for what follows from the windows of each spec
     slice_ms: int
     buckets: int
-    #: how long a slice is kept past its end, by windows and ``late_retention_ms``
-    kept_ms: int
+    late_retention_ms: int
     action_wait_ms: int
 
     @classmethod
@@ -36,21 +40,33 @@ class KeptSettings:
 
         :raises JoinerError: see :class:`SliceSchedule`.
         """
-        schedule = SliceSchedule(spec, config)
-        return cls(spec.name, spec.hash, schedule.slice_ms, config.buckets, schedule.kept_ms, schedule.action_wait_ms)
+        SliceSchedule(spec, config)
+        return cls(
+            spec.name, spec.hash, config.slice_ms, config.buckets, config.late_retention_ms, config.action_wait_ms
+        )
 
     @property
     def digest(self) -> int:
-        """64 bits that stand for all of them but the name."""
-        fixed = f"{self.spec_hash}|{self.slice_ms}|{self.buckets}|{self.kept_ms}|{self.action_wait_ms}"
-        return int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
+        """64 bits that stand for all of them but the name: of one spec's state."""
+        return _digest(f"{self.spec_hash}|{self._of_all_specs()}")
+
+    @property
+    def operator_digest(self) -> int:
+        """64 bits that stand for those that hold for the state of all specs."""
+        return _digest(self._of_all_specs())
 
     def differences(self, other: KeptSettings) -> str:
-        """What is otherwise in ``other``, for a message; empty where nothing is."""
-        if self.spec_hash != other.spec_hash:
-            return f"feature spec {self.spec} {self.spec_hash:#x}, now {other.spec} {other.spec_hash:#x}"
+        """Those that hold for all specs and are otherwise in ``other``, for a message; empty where none is."""
         mine, others = asdict(self), asdict(other)
-        return ", ".join(f"{name} {mine[name]}, now {others[name]}" for name in mine if mine[name] != others[name])
+        shared = [name for name in mine if name not in ("spec", "spec_hash")]
+        return ", ".join(f"{name} {mine[name]}, now {others[name]}" for name in shared if mine[name] != others[name])
+
+    def _of_all_specs(self) -> str:
+        return f"{self.slice_ms}|{self.buckets}|{self.late_retention_ms}|{self.action_wait_ms}"
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +100,10 @@ class Kept:
             ) from error
 
 
-def check_kept(run: JoinerRun | None, now: Kept) -> None:
+def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
+
+    Windows of any spec of the registry may be.
 
     :param run: whose state is to be gone on with.
     :raises JoinerError: windows were left open under other settings, or of other topics.
@@ -95,6 +113,14 @@ def check_kept(run: JoinerRun | None, now: Kept) -> None:
     kept = Kept.of(run)
     if run.drained:
         return
+    if specs.find(kept.settings.spec_hash) is None:
+        raise JoinerError(
+            f"label windows are open in {run.folder.parent.parent} that were opened under feature spec {kept.settings.spec}"
+            f" {kept.settings.spec_hash:#x}, which is neither spec nor among also_accepts of rillet.toml. Either name its"
+            " file in also_accepts, until those windows have closed. Or close them: with that spec run `rillet join"
+            " --until-latest --drain`. Or forget them: `rillet reset --joiner`, after which the topics are joined anew from"
+            " their beginning"
+        )
     found = [kept.settings.differences(now.settings)]
     for kind, (name, id_) in kept.topics.items():
         name_now, id_now = now.topics.get(kind, (name, id_))

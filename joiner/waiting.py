@@ -107,6 +107,15 @@ class WaitingActions:
         state.remove(waiting_places_key(request_id))
         return [one for one in taken if one is not None]
 
+    def take_all(self, state: BucketState) -> list[WaitingAction]:
+        """All actions, those of a request in order of arrival; they wait no longer."""
+        taken: list[WaitingAction] = []
+        for slice_, waits in self._header.waiting.items():
+            for n in range(waits.count):
+                if (one := self._at(Place(slice_, n), state)) is not None:
+                    taken += self.take(one.action.request_id, state)
+        return taken
+
     def give_up(self, slice_: int, first: int, most: int, state: BucketState) -> int:
         """Forgets the actions of a slice whose numbers are from ``first`` on, at most so many.
 
@@ -149,14 +158,19 @@ class WaitingActions:
 
     def _remove(self, place: Place, state: BucketState) -> WaitingAction | None:
         """Takes an action out of memory and state, None where there is none any more."""
-        one = self._actions.pop(place, None)
+        one = self._at(place, state)
+        if one is not None:
+            self._actions.pop(place, None)
+            state.remove(waiting_key(*place))
+            self._header.waiting[place.slice_].waiting -= 1
+            self._header.waiting_bytes -= one.size_bytes
+        return one
+
+    def _at(self, place: Place, state: BucketState) -> WaitingAction | None:
+        one = self._actions.get(place)
         if one is None and place.slice_ in self._lacking:
             value = state.get(waiting_key(*place))
             if value is not None:
                 ingest_ms, record = unpack_waiting(value)
                 one = WaitingAction(decode_as(ActionEvent, record), ingest_ms, _OBJECT_BYTES + len(record))
-        if one is not None:
-            state.remove(waiting_key(*place))
-            self._header.waiting[place.slice_].waiting -= 1
-            self._header.waiting_bytes -= one.size_bytes
         return one

@@ -17,7 +17,7 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor, ValueState, ValueStateDescriptor
 from pyflink.datastream.time_domain import TimeDomain
 
-from rillet.joiner import END_OF_TIME_MS, HeldTime, Joiner, JoinerConfig, JoinMetrics, SliceSchedule
+from rillet.joiner import END_OF_TIME_MS, HeldTime, JoinerConfig, JoinMetrics, SliceSchedule, SpecJoiners
 from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
@@ -25,8 +25,8 @@ from rillet.operators.turns import Turn
 from rillet.schemas import (
     NO_TIME_MS,
     ExampleBlock,
-    FeatureSpec,
     RecordError,
+    SpecRegistry,
     encode,
     entry_time_ms,
     parse_ingest_ms,
@@ -55,9 +55,10 @@ class FlinkBucketState:
     One map holds every kind of entry: in process mode each state that a bucket has changed is a call of its own.
     """
 
-    def __init__(self, context: RuntimeContext) -> None:
-        self._header: ValueState = context.get_state(ValueStateDescriptor("header", _STATE_BYTES))
-        entries = MapStateDescriptor("entries", Types.STRING(), _STATE_BYTES)
+    def __init__(self, context: RuntimeContext, prefix: str = "") -> None:
+        """:param prefix: of the names of its Flink states."""
+        self._header: ValueState = context.get_state(ValueStateDescriptor(f"{prefix}header", _STATE_BYTES))
+        entries = MapStateDescriptor(f"{prefix}entries", Types.STRING(), _STATE_BYTES)
         self._entries: MapState = context.get_map_state(entries)
         self._timers: Any = None
 
@@ -93,8 +94,36 @@ class FlinkBucketState:
         self._timers.register_event_time_timer(watermark_ms)
 
 
+class FlinkBucketStates:
+    """:class:`rillet.joiner.BucketStates` on Flink's keyed state: states of names of their own for each spec."""
+
+    def __init__(self, context: RuntimeContext, specs: SpecRegistry) -> None:
+        self._note: ValueState = context.get_state(ValueStateDescriptor("note", _STATE_BYTES))
+        hashes = {spec.hash for spec in (specs.current, *specs.others)}
+        self._of = {spec_hash: FlinkBucketState(context, prefix=f"{spec_hash:x}-") for spec_hash in hashes}
+
+    def at(self, timers: Any) -> FlinkBucketStates:
+        """The states, with the timer service of the call in progress."""
+        for state in self._of.values():
+            state.at(timers)
+        return self
+
+    def of_spec(self, spec_hash: int) -> FlinkBucketState:
+        """See :class:`rillet.joiner.BucketStates`."""
+        return self._of[spec_hash]
+
+    def load_note(self) -> bytes | None:
+        """See :class:`rillet.joiner.BucketStates`."""
+        note: bytes | None = self._note.value()
+        return note
+
+    def save_note(self, note: bytes) -> None:
+        """See :class:`rillet.joiner.BucketStates`."""
+        self._note.update(note)
+
+
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
-    """Runs a :class:`rillet.joiner.Joiner` over all buckets of a subtask.
+    """Runs :class:`rillet.joiner.SpecJoiners` over all buckets of a subtask.
 
     Windows close by the watermark. While one topic is silent as a whole they wait for it, up to ``[flink] hold_ms``. While
     both are and all of them is read, there is no watermark; then time goes on by as long as nothing has come.
@@ -106,17 +135,17 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def __init__(
         self,
-        spec: FeatureSpec,
+        specs: SpecRegistry,
         config: JoinerConfig,
         flink: FlinkConfig,
         silence: Callable[[], TopicSilence] | None = None,
         local_dir: str | None = None,
     ) -> None:
         # Refuses settings that cannot work where the job is built, not in a task that would be restarted.
-        schedule = SliceSchedule(spec, config)
+        schedule = SliceSchedule(specs.current, config)
         # Half of the slices that may be open are for what comes out of order, or from topics that are read apart.
         self._hold_ms = min(flink.hold_ms, schedule.slice_ms * MAX_OPEN_SLICES // 2)
-        self._spec = spec
+        self._specs = specs
         self._config = config
         self._lateness_ms = flink.lateness_ms
         self._look_ms = max(_SHORTEST_LOOK_MS, flink.idle_ms // 2)
@@ -127,8 +156,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """Makes an empty joiner, which asks Flink's state for what it meets."""
         # A fresh directory per attempt: a task that died may still hold the lock of its own.
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
-        self._joiner = Joiner(self._spec, self._config, directory)
-        self._state = FlinkBucketState(runtime_context)
+        self._joiner = SpecJoiners(self._specs, self._config, directory)
+        self._state = FlinkBucketStates(runtime_context, self._specs)
         self._bucket_of = {key: bucket for bucket, key in enumerate(bucket_keys(self._config.buckets))}
         self._turn = Turn()
         self._metrics = JoinMetrics(runtime_context.get_metrics_group(), self._joiner)

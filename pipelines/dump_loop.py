@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from rillet.connectors.example_writer import ExampleWriter
 from rillet.pipelines.other_specs import OtherSpecs
-from rillet.schemas import FeatureSpec, FlushTimeoutError, Sink, StageGroup
+from rillet.schemas import FlushTimeoutError, Sink, SpecRegistry, StageGroup
 from rillet.sync import StoreUnavailableError
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, Positions, ReadBlock
 
@@ -58,7 +58,7 @@ class DumpLoop(Generic[Letter]):
     def __init__(
         self,
         writer: ExampleWriter,
-        spec: FeatureSpec,
+        specs: SpecRegistry,
         *,
         source: Callable[[Positions], ExampleSource],
         letters: Sink[Letter],
@@ -71,6 +71,7 @@ class DumpLoop(Generic[Letter]):
         """
         The loop starts and closes its source and ``letters``.
 
+        :param specs: the current one is that of the files; records of the others are written as its own.
         :param source: makes the source of records from given positions on.
         :param letters: takes the records that cannot be used; reading waits while it is full.
         :param starts: first offset of each partition of the topic. The manifest names every partition, so that a record
@@ -80,7 +81,7 @@ class DumpLoop(Generic[Letter]):
         """
         self.metrics = metrics
         self._writer = writer
-        self._spec = spec
+        self._specs = specs
         self._make_source = source
         self._starts = starts
         self._letters = letters
@@ -91,7 +92,7 @@ class DumpLoop(Generic[Letter]):
         self._next_offsets: dict[int, int] = {}
         self._bad_records = 0
         self._ready = False
-        self._other_specs = OtherSpecs(spec, metrics.other_spec_records)
+        self._other_specs = OtherSpecs(specs.current, metrics.other_spec_records)
 
     @property
     def ready(self) -> bool:
@@ -117,7 +118,7 @@ class DumpLoop(Generic[Letter]):
         positions: Positions = {partition: (offset, 0) for partition, offset in manifest.next_offsets.items()}
         reader = BlockReader(
             self._make_source(positions),
-            self._spec,
+            self._specs,
             on_bad=self._on_bad,
             max_rows=_QUEUE_ROWS,
             source_wait_s=_WAIT_S,

@@ -1,4 +1,4 @@
-"""Records of the examples topic that another feature spec wrote: passed over, counted and told, not one dead letter each.
+"""Records of the examples topic that a feature spec wrote that we do not know: passed over, counted and told, not one dead letter each.
 
 After a spec was changed the topic still holds what was joined before. That is nothing that could be mended and sent
 again: it stays in the topic, where a trainer of its own spec learns from it. What is told is how much of it there was,
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class OtherSpecs:
-    """Counts records of other specs; filled by the reading thread, told by any other."""
+    """Counts records of unknown specs; filled by the reading thread, told by any other."""
 
     def __init__(self, spec: FeatureSpec, counter: Counter) -> None:
         """:param counter: of the service's metrics, counts every record that is passed over."""
@@ -32,7 +32,7 @@ class OtherSpecs:
         self._seen: set[int] = set()
 
     def passes_over(self, bad: BadRecord) -> bool:
-        """Whether a record that cannot be used is of another spec; it is counted, and the first of a spec told at once."""
+        """Whether a record that cannot be used is of an unknown spec; it is counted, and the first of a spec told at once."""
         if not isinstance(bad.error, SpecMismatchError):
             return False
         found = bad.error.found
@@ -44,7 +44,8 @@ class OtherSpecs:
         if first:
             log.warning(
                 "partition %d offset %d was joined under feature spec %#x, ours is %#x (%s): records of that spec are"
-                " passed over and counted; they stay in the topic",
+                " passed over and counted; they stay in the topic. To learn from that spec too, name its file in also_accepts of"
+                " rillet.toml before its records come",
                 bad.record.partition,
                 bad.record.offset,
                 found,
@@ -67,5 +68,5 @@ class OtherSpecs:
                 found,
                 ""
                 if lag
-                else f"; they are among the newest of the topic: if more come, start the joiner on our spec {self._spec.hash:#x}",
+                else f"; they are among the newest of the topic: if more come, name that spec in also_accepts, or start the joiner on our spec {self._spec.hash:#x}",
             )

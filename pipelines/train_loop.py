@@ -20,7 +20,7 @@ from rillet.pipelines.other_specs import OtherSpecs
 from rillet.pipelines.publications import Publications
 from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.pipelines.train_progress import MOST_REFUSED, TrainProgress
-from rillet.schemas import BackpressureError, Sink, Stage, StageGroup
+from rillet.schemas import BackpressureError, Sink, SpecRegistry, Stage, StageGroup
 from rillet.trainer import BadRecord, BlockReader, ExampleSource, OnlineTrainer
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class TrainLoop(Generic[Letter]):
     def __init__(
         self,
         trainer: OnlineTrainer,
+        specs: SpecRegistry,
         *,
         source: ExampleSource,
         letters: Sink[Letter],
@@ -57,6 +58,7 @@ class TrainLoop(Generic[Letter]):
         """
         The loop owns ``source``, ``letters``, ``metric_files`` and ``stages``: it starts and closes them.
 
+        :param specs: whose examples are learned from; the current one is the trainer's.
         :param source: gives examples from the trainer's positions on.
         :param letters: takes the records that cannot be trained on; reading waits while it is full.
         :param to_letter: what ``letters`` takes for a record.
@@ -86,7 +88,7 @@ class TrainLoop(Generic[Letter]):
         publications.hold_bases = self._batch_stage is not None
         self._reader = BlockReader(
             source,
-            trainer.spec,
+            specs,
             on_bad=self._on_bad,
             max_rows=self._config.queue_rows,
             poll_rows=_POLL_BATCHES * self._config.batch_size,

@@ -32,8 +32,10 @@ from rillet.schemas.records import (
     LabelKind,
     Record,
 )
+from rillet.schemas.registry import SpecRegistry
 from rillet.schemas.slots import History, Slot, quantile_bins
 from rillet.schemas.spec import DenseFeature, FeatureSpec, Task
+from rillet.schemas.spec_changes import SpecChange, SpecDiff, compare
 from rillet.schemas.spec_file import dump_spec, load_spec, parse_spec
 from rillet.schemas.stages import (
     BackpressureError,
@@ -85,13 +87,17 @@ __all__ = [
     "Sink",
     "Slot",
     "Source",
+    "SpecChange",
+    "SpecDiff",
     "SpecError",
     "SpecMismatchError",
+    "SpecRegistry",
     "Stage",
     "StageGroup",
     "Task",
     "TimeUnitError",
     "check_event",
+    "compare",
     "dead_letter",
     "decode",
     "decode_as",

@@ -18,6 +18,8 @@ from rillet.schemas.arrays import Int64s
 VALUE_BITS = 48
 MAX_SLOT = (1 << 15) - 1
 MAX_VALUE = (1 << VALUE_BITS) - 1
+#: Of a slot with exactly one value, in a record of a feature spec that does not have the slot: see conversion.py.
+MISSING_VALUE = MAX_VALUE
 #: Never a real fid: slot 0 is reserved, so 0 pads fixed-width tensors.
 PADDING_FID = 0
 

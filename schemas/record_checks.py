@@ -155,7 +155,8 @@ class RecordChecks:
     def _check_hash(self, spec_hash: int) -> None:
         if spec_hash != self._hash:
             raise SpecMismatchError(
-                f"spec_hash: written under feature spec {spec_hash:#x}, ours is {self._hash:#x} ({self._name})",
+                f"spec_hash: written under feature spec {spec_hash:#x}, ours is {self._hash:#x} ({self._name}); name the file of"
+                " that spec in also_accepts of rillet.toml, or deploy the same spec to both",
                 spec_hash,
             )
 

@@ -23,13 +23,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rillet.schemas import BackpressureError, ClosedError, FeatureSpec
+from rillet.schemas import BackpressureError, ClosedError, SpecRegistry
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
 from rillet.serving.errors import InvalidRequestError, RequestError, ScoringError, UnknownModelError
 from rillet.serving.feature_log import FeatureRecorder
-from rillet.serving.features import RequestLayout, ScoreRequest, timeout_ms
+from rillet.serving.features import ScoreRequest, timeout_ms
 from rillet.serving.http_body import json_length_header, read_body
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.protocol import (
@@ -39,6 +39,7 @@ from rillet.serving.protocol import (
     parse_infer_request,
     parse_json_length,
 )
+from rillet.serving.request_specs import RequestSpecs, SpecOfRequest
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class InferenceApp:
         self,
         *,
         model: str,
-        spec: FeatureSpec,
+        specs: SpecRegistry,
         engine: Engine,
         recorder: FeatureRecorder | None,
         metrics: ServingMetrics,
@@ -63,17 +64,18 @@ class InferenceApp:
     ) -> None:
         """
         :param model: name under which it is served.
+        :param specs: whose requests are answered; the current one is the model's.
         :param recorder: where served features go; None serves without logging them.
         :param now_ms: wall clock: the event time of requests that have none.
         """
         self._model = model
-        self._spec = spec
+        self._spec = specs.current
         self._engine = engine
         self._recorder = recorder
         self._metrics = metrics
         self._config = config
         self._now_ms = now_ms
-        self._layout = RequestLayout(spec, config.max_request_rows)
+        self._specs = RequestSpecs(specs, config.max_request_rows)
         self._infer_path = f"/v2/models/{model}/infer"
         # Random once and counted from there: asking the system for randomness costs more than the rest of a request.
         self._id_prefix = uuid.uuid4().hex[:20]
@@ -123,9 +125,10 @@ class InferenceApp:
             body = await read_body(receive, self._config.max_body_bytes)
             request = parse_infer_request(body, parse_json_length(json_header, len(body)))
             outputs = _wanted(request)
-            scoring = self._layout.parse(request, self._now_ms(), self._new_id())
+            spec = self._specs.of(request.parameters)
+            scoring = spec.parse(request, self._now_ms(), self._new_id())
             scored = await self._engine.score(scoring, timeout_ms(request, self._config.default_timeout_ms))
-            body, json_length = self._answer(scoring, scored, outputs)
+            body, json_length = self._answer(spec, scoring, scored, outputs)
         except RequestError as error:
             status, body = error.status, format_error(str(error))
             self._metrics.rejected(error.reason)
@@ -147,7 +150,7 @@ class InferenceApp:
         await send({"type": "http.response.body", "body": body})
 
     def _answer(
-        self, request: ScoreRequest, scored: Scored, outputs: tuple[tuple[str, bool], ...]
+        self, spec: SpecOfRequest, request: ScoreRequest, scored: Scored, outputs: tuple[tuple[str, bool], ...]
     ) -> tuple[bytes, int | None]:
         """Logs what was served, then formats it."""
         logged = False
@@ -156,15 +159,16 @@ class InferenceApp:
             with suppress(BackpressureError, ClosedError):  # the recorder counts it, and the answer says it
                 self._recorder.submit(event)
                 logged = True
-        arrays = {"logits": scored.logits}
+        logits, missing = spec.columns(scored.logits), spec.missing_tasks
+        arrays = {"logits": logits}
         if any(name == "scores" for name, _ in outputs):
-            arrays["scores"] = _sigmoid(scored.logits)
+            arrays["scores"] = _sigmoid(logits)
         return format_infer_response(
             model=self._model,
             version=str(scored.version),
             request_id=request.request_id,
             outputs=[(name, arrays[name], binary) for name, binary in outputs],
-            parameters={"logged": logged},
+            parameters={"logged": logged, **({"missing_tasks": missing} if missing else {})},
         )
 
     def _new_id(self) -> str:
@@ -207,9 +211,14 @@ class InferenceApp:
                 "name": self._model,
                 "versions": [str(model.version)] if model.ready else [],
                 "platform": "rillet",
-                "inputs": self._layout.inputs(),
+                "inputs": self._specs.ours.layout.inputs(),
                 "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, len(tasks)]} for name in _OUTPUTS],
-                "parameters": {"spec": self._spec.name, "spec_hash": f"{self._spec.hash:#x}", "tasks": tasks},
+                "parameters": {
+                    "spec": self._spec.name,
+                    "spec_hash": f"{self._spec.hash:#x}",
+                    "tasks": tasks,
+                    "also_accepts": [f"{spec.hash:#x}" for spec in self._specs.also_accepted],
+                },
             }
         )
 

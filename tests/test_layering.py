@@ -60,6 +60,7 @@ JOBS: dict[str, set[str]] = {
     "toolchain": {"errors"},
     "data_lock": {"errors"},
     "signals": set(),
+    "spec_cli": set(),
     "joiner_job": {"config"},
     "join": {"config", "data_lock", "errors", "health", "joiner_job", "signals", "toolchain"},
     "train": {"config", "data_lock", "health", "signals"},

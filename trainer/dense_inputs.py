@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rillet.schemas import NO_TIME_MS, DenseFeature
-from rillet.schemas.arrays import AnyArray, Float32s
+from rillet.schemas.arrays import AnyArray, Float32s, Float64s
 from rillet.trainer.dense_ranges import tenths_and_median
 
 #: deviations from the mean beyond which a value is taken for one at the bound
@@ -79,6 +79,8 @@ class DenseStatistics:
         #: of the next row that is taken, how much has come
         self._fraction = 0.0
         self._newest_ms = NO_TIME_MS
+        #: whether rows of the sample have no value of a feature, NaN: it was added to the spec since
+        self._gaps = False
 
     @torch.no_grad()
     def update(self, dense: Float32s, now_ms: int) -> None:
@@ -92,6 +94,8 @@ class DenseStatistics:
             self._weight *= 2.0 ** ((self._newest_ms - now_ms) / _HALF_LIFE_MS)
         self._newest_ms = now_ms
         self._weight += len(dense)
+        if self._gaps:
+            self._fill_gaps(dense)
         # By a running fraction, and not by chance: a replay takes the same rows.
         share = min(SAMPLE_ROWS / self._weight, 1.0)
         progress = self._fraction + share * np.arange(len(dense) + 1)
@@ -118,18 +122,41 @@ class DenseStatistics:
         self._sample = np.array(arrays["dense.sample"])
         self._weight, self._fraction = arrays["dense.progress"].tolist()
         self._taken, self._due, self._newest_ms = arrays["dense.counts"].tolist()
+        self._gaps = bool(np.isnan(self._sample[: self._taken]).any())
+
+    def _fill_gaps(self, dense: Float32s) -> None:
+        """Takes the next rows for those that have no value: the sample is so slow that a feature would be 0 for days."""
+        sample, values = self._sample[: self._taken], self._module.transformed(torch.from_numpy(dense))
+        for column in np.flatnonzero(np.isnan(sample).any(axis=0)).tolist():
+            gaps = np.flatnonzero(np.isnan(sample[:, column]))[: len(values)]
+            sample[gaps, column] = values[: len(gaps), column].numpy()
+        self._gaps = bool(np.isnan(sample).any())
+        self._learn()
 
     def _learn(self) -> None:
         rows = self._sample[: self._taken]
-        low, median, high = tenths_and_median(rows)
-        reach = LIMIT * np.maximum(median - low, high - median)
-        # Where nine tenths are one value the others may be rare and right.
-        reach[reach == 0] = np.inf
-        values = np.clip(rows.astype(np.float64), median - reach, median + reach)
-        mean, deviation = values.mean(axis=0), values.std(axis=0)
+        unknown = np.isnan(rows)
+        if unknown.any():
+            # Of a feature that has been added since, the older rows have no value.
+            columns = [_moments(column[~gap][:, None]) for column, gap in zip(rows.T, unknown.T, strict=True)]
+            mean, deviation = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        else:
+            mean, deviation = _moments(rows)
         known = deviation > np.maximum(_ROUNDING * np.abs(mean), _SMALLEST)
         scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=known)
         self._module.mean.copy_(torch.from_numpy(mean))
         self._module.scale.copy_(torch.from_numpy(scale))
         # Often while the sample is small: what is known of a feature changes fast then.
         self._due = self._taken + min(max(self._taken // 8, 1), _MOST_NEW_ROWS)
+
+
+def _moments(rows: Float32s) -> tuple[Float64s, Float64s]:
+    """Mean and standard deviation of each column, far values drawn in; 0 while there are too few rows."""
+    if len(rows) < _FEWEST_ROWS:
+        return np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    low, median, high = tenths_and_median(rows)
+    reach = LIMIT * np.maximum(median - low, high - median)
+    # Where nine tenths are one value the others may be rare and right.
+    reach[reach == 0] = np.inf
+    values = np.clip(rows.astype(np.float64), median - reach, median + reach)
+    return values.mean(axis=0), values.std(axis=0)

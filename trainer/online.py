@@ -16,8 +16,9 @@ import torch
 
 from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, Freshness
-from rillet.schemas.arrays import Int64s
+from rillet.schemas.arrays import Bools, Int64s
 from rillet.trainer.batch import Batch, BatchAssembler, Positions
+from rillet.trainer.carry_over import LEARNED, QUALITY, RANGES, CarryOver
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
 from rillet.trainer.dense_ranges import DenseRanges
@@ -40,12 +41,6 @@ _SHARE_ROWS = 4_096
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
 CHECKPOINT_FORMAT = 6
-#: prefix of the arrays of quality in a checkpoint
-_QUALITY = "quality."
-#: of those of the dense features' ranges
-_RANGES = "ranges."
-#: and of those of the sample of rows that were learned from
-_LEARNED = "learned."
 
 
 @dataclass(slots=True)
@@ -208,10 +203,9 @@ class OnlineTrainer:
             "event_times_ms": event_times,
             "ingest_times_ms": ingest_times,
         }
-        progress |= {f"{_QUALITY}{key}": value for key, value in self.quality.state().items()}
-        progress |= {f"{_RANGES}{name}": array for name, array in self._ranges.state().items()}
+        progress |= self._learned_of_rows()
         if self._learned_batch is not None:
-            progress |= {f"{_LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
+            progress |= {f"{LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
             "table": self.table.state(),
             "dense": dense_state(self.learner.model),
@@ -220,7 +214,7 @@ class OnlineTrainer:
         }
         meta = {
             "format": CHECKPOINT_FORMAT,
-            **self._identity(),
+            **self._identity(self.spec),
             "positions": {str(partition): list(position) for partition, position in self.positions.items()},
             "event_clock": event_clock,
             "ingest_clock": ingest_clock,
@@ -231,10 +225,16 @@ class OnlineTrainer:
         }
         return store.save(files, meta)
 
-    def restore(self, store: CheckpointStore, on_corrupt: Callable[[CorruptCheckpointError], None]) -> Restored | None:
+    def restore(
+        self,
+        store: CheckpointStore,
+        on_corrupt: Callable[[CorruptCheckpointError], None],
+        spec: FeatureSpec | None = None,
+    ) -> Restored | None:
         """Goes on from the newest intact version; to be called before anything is offered.
 
         :param on_corrupt: called for each newer version that was refused.
+        :param spec: of the checkpoint, where it is another one than ours: what it has is carried over by name.
         :returns: version and extras, None when there is no checkpoint.
         :raises CorruptCheckpointError: there are versions, but none is intact.
         :raises CheckpointError: it is of another spec or model, or of another version of rillet.
@@ -243,14 +243,21 @@ class OnlineTrainer:
         if checkpoint is None:
             return None
         meta, files = checkpoint.meta, checkpoint.files
-        self._refuse_foreign(checkpoint.version, meta)
+        self._refuse_foreign(checkpoint.version, meta, spec or self.spec)
+        if spec is not None:
+            fresh = {
+                "dense": dense_state(self.learner.model),
+                "optimizer": self.learner.optimizer_state(),
+                "progress": self._learned_of_rows(),
+            }
+            files = CarryOver(spec, self.spec, self.model_config).files(files, fresh)
         table = EmbeddingTable.from_state(self.model_config.row_dim, self.table_config, files["table"])
         self.learner.load(files["dense"], files["optimizer"], table)
         progress = files["progress"]
         torch.set_rng_state(torch.from_numpy(np.array(progress["torch_random"])))
-        self.quality.load_state(_with_prefix(progress, _QUALITY))
-        self._ranges.load_state(_with_prefix(progress, _RANGES))
-        learned = _with_prefix(progress, _LEARNED)
+        self.quality.load_state(_with_prefix(progress, QUALITY))
+        self._ranges.load_state(_with_prefix(progress, RANGES))
+        learned = _with_prefix(progress, LEARNED)
         self._learned_batch = Batch.from_state(learned) if learned else None
         times = np.array(progress["action_ingest_ms"], np.int64)
         self._actions = Freshness(action_ingest_ms=times, action_times_left_out=meta["action_times_left_out"])
@@ -265,11 +272,19 @@ class OnlineTrainer:
         self.counters.refused_rows = Counters().refused_rows | self.counters.refused_rows
         return Restored(checkpoint.version, meta["extra"])
 
+    def _learned_of_rows(self) -> Arrays:
+        quality = {f"{QUALITY}{name}": array for name, array in self.quality.state().items()}
+        return quality | {f"{RANGES}{name}": array for name, array in self._ranges.state().items()}
+
     def _take(self, *, partial: bool = False) -> Batch | None:
         return self._assembler.take(self.config.batch_rows(self.counters.rows), partial=partial)
 
     def _step(self, batch: Batch, on_refused: Callable[[BadRecord], None] | None) -> None:
         self.counters.batches += 1
+        taught: Bools = batch.mask.any(axis=1)
+        if not taught.all():
+            # Of tasks that our spec does not have; see :meth:`rillet.schemas.SpecRegistry.block`.
+            batch = batch.select(taught)
         rows, learned = len(batch), self.counters.rows
         if refused := self._screen.refused(batch):
             self._refuse(batch, refused, on_refused)
@@ -286,8 +301,9 @@ class OnlineTrainer:
             self._refused_in_a_row = 0 if self.counters.rows > learned else self._refused_in_a_row + 1
             if self._refused_in_a_row >= REFUSED_BATCHES_LIMIT:
                 self._judge_model()
-        share = 1 - (self.counters.rows - learned) / rows
-        self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
+        if rows:
+            share = 1 - (self.counters.rows - learned) / rows
+            self.refused_share += (share - self.refused_share) * min(rows / _SHARE_ROWS, 1.0)
         self.positions.update(batch.positions)
 
     def _learn(self, batch: Batch, factors: tuple[float, ...], on_refused: Callable[[BadRecord], None] | None) -> None:
@@ -365,13 +381,13 @@ class OnlineTrainer:
         times = np.concatenate(self._action_times) if self._action_times else np.empty(0, np.int64)
         return self._actions.merged(Freshness(self._event_clock.newest_ms, self._ingest_clock.newest_ms, times))
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that restores it must have in common."""
+    def _identity(self, spec: FeatureSpec) -> dict[str, Any]:
+        """What a checkpoint of a spec and the run that restores it must have in common."""
         model = self.model_config
         return {
-            "spec_hash": self.spec.hash,
-            "crosses": [str(cross) for cross in self.spec.crosses],
-            "transforms": {dense.name: dense.transform for dense in self.spec.dense},
+            "spec_hash": spec.hash,
+            "crosses": [str(cross) for cross in spec.crosses],
+            "transforms": {dense.name: dense.transform for dense in spec.dense},
             "kind": model.kind,
             "row_dim": model.row_dim,
             "hidden": [] if model.kind == "logistic" else list(model.hidden),
@@ -379,14 +395,14 @@ class OnlineTrainer:
             "dense_amsgrad": model.dense_amsgrad,
         }
 
-    def _refuse_foreign(self, version: int, meta: dict[str, Any]) -> None:
+    def _refuse_foreign(self, version: int, meta: dict[str, Any], spec: FeatureSpec) -> None:
         if (found := meta.get("format", 1)) != CHECKPOINT_FORMAT:
             raise CheckpointError(
                 f"checkpoint {version}: written by another version of rillet, in format {found}, this one reads format"
                 f" {CHECKPOINT_FORMAT}; go on with that version, or give the model another name or data directory and let"
                 " it learn from the topic's beginning"
             )
-        for name, ours in self._identity().items():
+        for name, ours in self._identity(spec).items():
             if meta.get(name) != ours:
                 raise CheckpointError(
                     f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from rillet.schemas import ExampleBlock, FeatureSpec, RecordError, decode_as
+from rillet.schemas import ExampleBlock, RecordError, SpecRegistry, decode_as
 from rillet.schemas.stages import BackpressureError, ClosedError, Source
 from rillet.trainer.batch import Positions
 
@@ -70,7 +70,7 @@ class BlockReader:
     def __init__(
         self,
         source: ExampleSource,
-        spec: FeatureSpec,
+        specs: SpecRegistry,
         *,
         on_bad: Callable[[BadRecord], None],
         max_rows: int,
@@ -79,6 +79,7 @@ class BlockReader:
         source_wait_s: float = 0.1,
     ) -> None:
         """
+        :param specs: blocks are given as those of its current spec; a block of no spec among them cannot be used.
         :param on_bad: takes each record that cannot be used, in the reading thread. While it raises
             BackpressureError it is called again with the same record, and reading waits: no record is passed before
             it was taken.
@@ -88,7 +89,7 @@ class BlockReader:
         :param source_wait_s: longest wait for the source or for room, seconds; bounds how long :meth:`close` takes.
         """
         self._source = source
-        self._spec = spec
+        self._specs = specs
         self._on_bad = on_bad
         self._max_rows = max_rows
         self._poll_rows = poll_rows
@@ -179,8 +180,8 @@ class BlockReader:
     def _decode(self, record: RawRecord) -> ReadBlock:
         block: ExampleBlock | None
         try:
-            block = decode_as(ExampleBlock, record.value)
-            self._spec.check_block(block)
+            block = self._specs.block(decode_as(ExampleBlock, record.value))
+            self._specs.current.check_block(block)
         except RecordError as error:
             self._hand_over(BadRecord(record, error))
             block = None

@@ -27,6 +27,7 @@ class Candidates:
     :param dense: float32[N, Dd]; None for a spec without dense features.
     :param impression_ids: int64[N], what actions will refer to; empty for 0 to N - 1.
     :param tasks: names of the model's T tasks in the order of the score columns; empty when they are not known here.
+    :param spec_hash: of the feature spec that the columns are of; None for whichever is served.
     :raises RecordError: an array of another kind or shape.
 
     >>> Candidates([[281474976710663, 4503599627370513]]).fids.shape
@@ -37,6 +38,7 @@ class Candidates:
     dense: Float32s | None = None
     impression_ids: Int64s = field(default_factory=_numbered)
     tasks: tuple[str, ...] = ()
+    spec_hash: int | None = None
 
     def __post_init__(self) -> None:
         fids = _array("fids", self.fids, "<i8", dimensions=2)
@@ -202,7 +204,7 @@ class CandidateEncoder:
         """
         fids = self._layout.to_tensor(event)
         dense = event.dense.reshape(len(fids), -1) if self.spec.dense else None
-        return Candidates(fids, dense, event.impression_ids, self._tasks)
+        return Candidates(fids, dense, event.impression_ids, self._tasks, self.spec.hash)
 
 
 def _array(name: str, value: npt.ArrayLike, dtype: str, dimensions: int) -> AnyArray:

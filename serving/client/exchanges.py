@@ -43,8 +43,8 @@ Result = TypeVar("Result", covariant=True)
 class Scores:
     """The answer to one request: N candidates, T tasks.
 
-    :param scores: probabilities float32[N, T].
-    :param logits: float32[N, T].
+    :param scores: probabilities float32[N, T]; NaN for a task of a newer feature spec than the server has.
+    :param logits: float32[N, T], likewise.
     :param version: of the model that scored them.
     :param request_id: under which the features were logged; actions have to carry it.
     :param logged: whether the server took the features for its log, to be learned from; False when asked not to, or when
@@ -85,13 +85,15 @@ class ModelMetadata:
     spec: str
     spec_hash: int
     tasks: tuple[str, ...]
+    #: hashes of the feature specs whose requests are answered too
+    also_accepts: tuple[int, ...] = ()
 
     def check_spec(self, spec: FeatureSpec) -> None:
-        """Refuses to go on with another feature spec than the server's: fids would mean something else there.
+        """Refuses to go on with a feature spec that the server does not take: fids would mean something else there.
 
         :raises SpecMismatchError: names both.
         """
-        if spec.hash != self.spec_hash:
+        if spec.hash not in (self.spec_hash, *self.also_accepts):
             raise SpecMismatchError(
                 f"model {self.name} is served with feature spec {self.spec} ({self.spec_hash:#x}), "
                 f"ours is {spec.name} ({spec.hash:#x})",
@@ -168,6 +170,8 @@ def score_exchange(
     }
     # What is not asked for is not sent: the server has defaults of its own.
     parameters: dict[str, Any] = {} if log else {"log": False}
+    if candidates.spec_hash is not None:
+        parameters["spec_hash"] = f"{candidates.spec_hash:#x}"
     if event_time_ms is not None:
         parameters["event_time_ms"] = _checked_time(event_time_ms)
     binary = b"".join(tensor.tobytes() for _, _, tensor in tensors)
@@ -245,6 +249,9 @@ def _read_scores(reply: Reply, candidates: Candidates, request_id: str, log: boo
     for entry in document["outputs"]:
         array, offset = _read_tensor(entry, reply.content, offset)
         outputs[entry["name"]] = array
+    parameters = document.get("parameters") or {}
+    missing = parameters.get("missing_tasks", [])
+    answered = [at for at, task in enumerate(candidates.tasks) if task not in missing] if missing else slice(None)
     for name in _OUTPUTS:
         if outputs[name].ndim != 2 or len(outputs[name]) != len(candidates):
             raise ValueError(f"{name} has shape {outputs[name].shape} for {len(candidates)} candidates")
@@ -253,14 +260,14 @@ def _read_scores(reply: Reply, candidates: Candidates, request_id: str, log: boo
                 f"{name} has {outputs[name].shape[1]} columns, but the tasks are {', '.join(candidates.tasks)}: is "
                 f"another feature spec served?"
             )
-        if np.isnan(outputs[name]).any():
-            raise ValueError(f"{name} has NaN in {np.isnan(outputs[name]).sum()} places")
+        if nans := int(np.isnan(outputs[name][:, answered]).sum()):
+            raise ValueError(f"{name} has NaN in {nans} places")
     return Scores(
         scores=outputs["scores"],
         logits=outputs["logits"],
         version=str(document["model_version"]),
         request_id=request_id,
-        logged=bool((document.get("parameters") or {}).get("logged", log)),
+        logged=bool(parameters.get("logged", log)),
         tasks=candidates.tasks,
         attempts=reply.attempts,
     )
@@ -289,6 +296,7 @@ def _read_metadata(reply: Reply) -> ModelMetadata:
         spec=parameters["spec"],
         spec_hash=int(parameters["spec_hash"], 16),
         tasks=tuple(parameters["tasks"]),
+        also_accepts=tuple(int(spec_hash, 16) for spec_hash in parameters.get("also_accepts", ())),
     )
 
 

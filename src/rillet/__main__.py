@@ -47,6 +47,7 @@ COMMANDS = {
     "backtest": "rillet.backtest.cli",
     "bench": "rillet.benchmarks.cli",
     "check-config": "rillet.jobs.cli",
+    "spec": "rillet.jobs.spec_cli",
 }
 
 
@@ -111,7 +112,7 @@ def main(context: click.Context) -> None:
 
     \b
     Exit status: 0 done, or a service that was told to stop (SIGTERM, Ctrl-C); 1 interrupted or not confirmed, or a bug,
-    with its traceback; 2 something to mend, said in one line on stderr.
+    with its traceback; 2 something to mend, said in one line on stderr; 3 specs that `rillet spec diff` finds incompatible.
     """
     context.obj = {"join_recording": _join_recording}
 

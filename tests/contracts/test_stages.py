@@ -27,7 +27,15 @@ from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
 from rillet.pipelines.base_writer import BaseWriter
 from rillet.pipelines.train_metrics import TrainMetrics
-from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, FlushTimeoutError, RecordError
+from rillet.schemas import (
+    ActionEvent,
+    BackpressureError,
+    ClosedError,
+    FeatureEvent,
+    FlushTimeoutError,
+    RecordError,
+    SpecRegistry,
+)
 from rillet.serving.app import InferenceApp
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine
@@ -70,7 +78,9 @@ def _engine() -> Engine:
 
 def _server() -> InferenceServer:
     config, metrics = ServingConfig(port=0), ServingMetrics(CollectorRegistry())
-    app = InferenceApp(model="films", spec=demo_spec(), engine=_engine(), recorder=None, metrics=metrics, config=config)
+    app = InferenceApp(
+        model="films", specs=SpecRegistry(demo_spec()), engine=_engine(), recorder=None, metrics=metrics, config=config
+    )
     return InferenceServer(app, config)
 
 
@@ -110,7 +120,7 @@ ACTION = ActionEvent("r", 1, 1, "watch")
 SUBJECTS = {
     "ListSource": Subject(lambda: ListSource([RawRecord(0, 0, b"a")]), use=lambda source: source.poll(1, 0.0)),
     "BlockReader": Subject(
-        lambda: BlockReader(ListSource([]), demo_spec(), on_bad=lambda bad: None, max_rows=10),
+        lambda: BlockReader(ListSource([]), SpecRegistry(demo_spec()), on_bad=lambda bad: None, max_rows=10),
         use=lambda source: source.poll(1, 0.0),
     ),
     "KafkaExampleSource": Subject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from tests.trainer.blocks import RAGGED, make_block
 pytestmark = pytest.mark.integration
 
 WITH_STUDIO = parse_spec(dump_spec(RAGGED) + '\n[[item]]\nname = "studio"\nslot = 19\nkind = "id"\n')
+WITH_TAGS = parse_spec(dump_spec(RAGGED) + '\n[[item]]\nname = "tags"\nslot = 21\nkind = "token"\nmax_values = 4\n')
 TIMEOUT_S = 60.0
 
 
@@ -116,13 +118,27 @@ def test_a_changed_spec_is_trained_and_served_beside_the_old_one_and_back_again(
     assert "model films begins anew" in said
     assert "50 rows" in said
 
-    # Back to the old spec: its model goes on where it was, and is served again.
+    # Back to the old spec: its model goes on where it was, and is served again. It learns from what was joined under the
+    # new one since, which it is told of.
     _use(tmp_path, RAGGED)
+    (tmp_path / "studio.spec.toml").write_text(dump_spec(WITH_STUDIO))
+    path = tmp_path / "rillet.toml"
+    path.write_text(f'also_accepts = ["studio.spec.toml"]\n{path.read_text()}')
     _join(config, RAGGED, 2)
     said = _train(tmp_path)
     assert "going on from checkpoint" in said
-    assert "320 rows" in said
-    assert f"5 records of feature spec {WITH_STUDIO.hash:#x} were passed over" in said
+    assert "370 rows" in said
+    assert "passed over" not in said
+    with _serve(tmp_path):
+        _until(lambda: probe(url) == 200)
+    # A spec that is new goes on from the model on the old one.
+    _use(tmp_path, WITH_TAGS)
+    (tmp_path / "ragged.spec.toml").write_text(dump_spec(RAGGED))
+    path.write_text(path.read_text().replace('["studio', '["ragged.spec.toml", "studio'))
+    _join(config, WITH_TAGS, 1)
+    said = _train(tmp_path)
+    assert re.search(r"going on from checkpoint \d+ of .*item.tags: added \(slot 21, token\)", said)
+    assert "380 rows" in said
     with _serve(tmp_path):
         _until(lambda: probe(url) == 200)
     assert topic_ends(config.kafka.connection, config.kafka.topics.dead_letters) == {0: (0, 0)}

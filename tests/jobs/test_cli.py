@@ -44,6 +44,7 @@ COMMANDS = (
         "backtest",
         "bench",
         "check-config",
+        "spec",
     ),
 )
 
@@ -74,7 +75,7 @@ def test_help_lists_every_command_with_what_it_does() -> None:
 def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
-    assert command in ("demo", "bench") or "--config" in result.output
+    assert command in ("demo", "bench", "spec") or "--config" in result.output
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
@@ -107,6 +108,22 @@ def test_check_config_says_what_was_understood(config: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for part in ("films.spec.toml", "film", "action watch within 10 min, 0.5 of negatives", "features, actions"):
         assert part in result.stdout
+
+
+def test_check_config_shows_accepted_specs_and_refuses_those_that_contradict(config: Path) -> None:
+    spec = config.parent / "films.spec.toml"
+    old = config.parent / "old.toml"
+    old.write_text(spec.read_text().replace("600000", "60000"))
+    config.write_text('also_accepts = ["old.toml"]\n' + config.read_text())
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 0, result.stderr
+    of_old = f"accepts   films, hash {load_spec(old).hash:#x}: tasks.watch.window_ms: 60000, now 600000\n"
+    assert of_old in result.stdout
+    old.write_text(spec.read_text().replace('name = "film"', 'name = "shop"'))
+    result = run("check-config", "--config", config)
+    assert result.exit_code == 2
+    assert "spec, also_accepts: feature specs cannot be accepted at the same time" in result.stderr
+    assert "item.film (kind id), now item.shop (kind id)" in result.stderr
 
 
 def test_check_config_shows_crosses(config: Path) -> None:

@@ -20,9 +20,10 @@ from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import free_port
 from rillet.jobs.config import HealthConfig, dump_config
 from rillet.joiner import JoinerConfig
-from rillet.schemas import LabelKind, dump_spec, encode, parse_spec
+from rillet.schemas import LabelKind, SpecRegistry, dump_spec, encode, parse_spec
 from tests.jobs.joiner_runs import FLINK, make_run, wait_until
 from tests.joiner.support import SPEC, action, feature
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 pytestmark = pytest.mark.integration
 
@@ -102,27 +103,34 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
     spec_file.write_text(dump_spec(other))
     refused = made.run_join()
     assert refused.returncode == 2
-    assert "with the old settings run `rillet join --until-latest --drain`, then start again" in refused.stderr
+    assert (
+        f"opened under feature spec test {SPEC.hash:#x}, which is neither spec nor among also_accepts" in refused.stderr
+    )
     assert "joining" not in refused.stderr
-    spec_file.write_text(dump_spec(SPEC))
-    made.join("--until-latest", "--drain")
-    report = made.audit()
-    assert report.ok, "\n".join(report.lines())
-    rows = sum(map(len, made.blocks()))
-    assert rows == report.found
-
-    spec_file.write_text(dump_spec(other))
-    changed = replace(made.config.joiner, buckets=16, slice_ms=20_000)
-    made.path.write_text(dump_config(replace(made.config, joiner=changed)))
+    # The old spec is named beside the new one: its windows are gone on with, and records of both are taken.
+    (tmp_path / "old.toml").write_text(dump_spec(SPEC))
+    made.path.write_text(made.path.read_text().replace("also_accepts = []", 'also_accepts = ["old.toml"]'))
     of_other = replace(feature(501, now_ms), spec_hash=other.hash)
-    made.send([feature(500, now_ms), of_other, action(501, 0, "like", now_ms)])
+    more = [feature(500, now_ms), of_other, action(501, 0, "like", now_ms), action(20, 3, "like", now_ms)]
+    made.send(more)
     done = made.run_join("--until-latest", "--drain")
     assert done.returncode == 0, done.stderr
-    assert {r for b in made.blocks() if b.spec_hash == other.hash for r in b.request_ids} == {"r501"}
+    assert {r for b in made.blocks() if b.spec_hash == SPEC.hash for r in b.request_ids} <= {f"r{n}" for n in range(60)}
+    features = [feature(request, now_ms, impressions=5) for request in range(60)]
+    actions = [action(request, 1, "watch", now_ms) for request in range(10)]
+    expected = oracle(SPEC, [*features, *more[:2]], [*actions, *more[2:]])  # type: ignore[list-item]
+    specs = SpecRegistry(other, [SPEC])
+    assert rows_of(other, [specs.block(block) for block in made.blocks()]) == expected
     reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
-    assert len(reasons) == 11
-    assert all("looks like seconds" in reason for reason in reasons[:10])
-    assert "spec_hash" in reasons[10]
+    assert len(reasons) == 10
+    assert all("looks like seconds" in reason for reason in reasons)
+
+    # Nothing is open after the drain: other settings may be taken, and the old spec is needed no more.
+    changed = replace(made.config.joiner, buckets=16, slice_ms=20_000)
+    made.path.write_text(dump_config(replace(made.config, joiner=changed)))
+    made.send([replace(feature(502, now_ms), spec_hash=other.hash)])
+    made.join("--until-latest", "--drain")
+    assert {r for b in made.blocks() for r in b.request_ids} >= {"r502"}
 
     kept = OwnFolder(made.path.parent / "data/joiner", JOINER_FILES)
     assert (bool(kept.look().own), kept.look().others) == (True, ())  # a reset knows all that Flink has written

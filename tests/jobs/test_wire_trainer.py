@@ -15,7 +15,7 @@ from rillet.jobs import train
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.errors import ConfigError, ServiceError
 from rillet.jobs.train import wire_trainer
-from rillet.schemas import ClosedError, dump_spec
+from rillet.schemas import ClosedError, Task, dump_spec
 from rillet.trainer import CheckpointError, CheckpointStore, OnlineTrainer
 from tests.trainer.blocks import RAGGED
 
@@ -35,6 +35,30 @@ def test_it_can_be_made_and_closed_without_a_broker(config: RilletConfig) -> Non
     assert not loop.ready
     loop.close()
     assert "example-reader" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_model_goes_on_from_its_checkpoint_on_an_accepted_spec(
+    tmp_path: Path, config: RilletConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rillet.jobs.train")
+    trainer = OnlineTrainer(RAGGED, config.model, config.table, config.trainer)
+    trainer.counters.rows = 77
+    trainer.positions = {0: (5, 0)}
+    trainer.save(CheckpointStore(str(config.checkpoint_dir(RAGGED)), keep=1), {"publisher": None})
+    spec = replace(RAGGED, tasks=(*RAGGED.tasks, Task("share", "share", 1_000)))
+    (tmp_path / "old.spec.toml").write_text(dump_spec(RAGGED))
+    (tmp_path / "films.spec.toml").write_text(dump_spec(spec))
+    text = (tmp_path / "rillet.toml").read_text()
+    (tmp_path / "rillet.toml").write_text(f'also_accepts = ["old.spec.toml"]\n{text}')
+    loop = wire_trainer(load_config(tmp_path / "rillet.toml"))
+    try:
+        assert loop._trainer.counters.rows == 77
+        assert loop._trainer.positions == {0: (5, 0)}
+    finally:
+        loop.close()
+    told = [record.getMessage() for record in caplog.records if "going on from checkpoint 1 of" in record.getMessage()]
+    assert len(told) == 1
+    assert "(tasks.share: added (action share): goes on; its output starts at its initial weights)" in told[0]
 
 
 def test_a_seed_below_zero_is_refused_with_its_key(tmp_path: Path, config: RilletConfig) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
-from rillet.schemas import dump_spec, parse_spec
+from rillet.schemas import SpecRegistry
 from tests.joiner.support import SPEC
 
 NOW = KeptSettings.of(SPEC, JoinerConfig())
-WIDER = parse_spec(dump_spec(SPEC).replace("max_values = 3", "max_values = 4"))
+OURS = SpecRegistry(SPEC)
+LONGER = replace(SPEC, tasks=tuple(replace(task, window_ms=2 * task.window_ms) for task in SPEC.tasks))
 
 
 def ended(folder: Path, kept: Kept, *, drained: bool = False) -> JoinerRun:
@@ -25,40 +26,57 @@ def ended(folder: Path, kept: Kept, *, drained: bool = False) -> JoinerRun:
 
 
 def test_a_first_start_and_one_with_the_same_settings_go_on(tmp_path: Path) -> None:
-    check_kept(None, Kept(NOW))
-    check_kept(ended(tmp_path, Kept(NOW)), Kept(KeptSettings.of(SPEC, JoinerConfig(memory_bytes=1, block_rows=7))))
+    check_kept(None, Kept(NOW), OURS)
+    settings = KeptSettings.of(SPEC, JoinerConfig(memory_bytes=1, block_rows=7))
+    check_kept(ended(tmp_path, Kept(NOW)), Kept(settings), OURS)
+    assert settings.operator_digest == NOW.operator_digest
+
+
+def test_windows_of_a_known_spec_are_gone_on_with_under_another(tmp_path: Path) -> None:
+    now = KeptSettings.of(LONGER, JoinerConfig())
+    run = ended(tmp_path, Kept(NOW))
+    check_kept(run, Kept(now), SpecRegistry(LONGER, [SPEC]))
+    assert now.operator_digest == NOW.operator_digest
+    assert now.digest != NOW.digest
+    with pytest.raises(
+        JoinerError, match=rf"feature spec test {SPEC.hash:#x}, .* also_accepts .*--until-latest --drain"
+    ):
+        check_kept(run, Kept(now), SpecRegistry(LONGER))
+    check_kept(ended(tmp_path, Kept(NOW), drained=True), Kept(now), SpecRegistry(LONGER))
 
 
 @pytest.mark.parametrize(
     ("now", "named"),
     [
-        (KeptSettings.of(WIDER, JoinerConfig()), f"feature spec test {SPEC.hash:#x}, now test {WIDER.hash:#x}"),
         (KeptSettings.of(SPEC, JoinerConfig(buckets=32)), "(buckets 1024, now 32)"),
-        (replace(NOW, slice_ms=7, action_wait_ms=8), "slice_ms 37500, now 7, action_wait_ms 600000, now 8"),
+        (replace(NOW, slice_ms=7, action_wait_ms=8), "slice_ms 0, now 7, action_wait_ms 600000, now 8"),
     ],
 )
 def test_open_windows_are_closed_under_their_own_settings_before_others_hold(
     tmp_path: Path, now: KeptSettings, named: str
 ) -> None:
     with pytest.raises(JoinerError) as refused:
-        check_kept(ended(tmp_path, Kept(NOW)), Kept(now))
+        check_kept(ended(tmp_path, Kept(NOW)), Kept(now), OURS)
     assert named in str(refused.value)
-    check_kept(ended(tmp_path, Kept(NOW), drained=True), Kept(now))
+    check_kept(ended(tmp_path, Kept(NOW), drained=True), Kept(now), OURS)
     assert now.digest != NOW.digest
+    assert now.operator_digest != NOW.operator_digest
 
 
 def test_offsets_of_other_topics_are_not_gone_on_with(tmp_path: Path) -> None:
     kept = Kept(NOW, {"features": ("shown", "id1"), "actions": ("acts", "")})
     run = ended(tmp_path, kept)
-    check_kept(run, kept)
-    check_kept(run, Kept(NOW))  # not asked for yet
-    check_kept(run, Kept(NOW, {"features": ("shown", ""), "actions": ("acts", "id2")}))  # a broker that gives no ids
+    check_kept(run, kept, OURS)
+    check_kept(run, Kept(NOW), OURS)  # not asked for yet
+    check_kept(
+        run, Kept(NOW, {"features": ("shown", ""), "actions": ("acts", "id2")}), OURS
+    )  # a broker that gives no ids
     with pytest.raises(JoinerError, match=r"\(features of topic shown, now seen\).*--until-latest --drain"):
-        check_kept(run, Kept(NOW, {"features": ("seen", "id1"), "actions": ("acts", "")}))
+        check_kept(run, Kept(NOW, {"features": ("seen", "id1"), "actions": ("acts", "")}), OURS)
     anew = Kept(NOW, {"features": ("shown", "id3"), "actions": ("acts", "")})
     with pytest.raises(JoinerError, match=r"topic shown is not the one .*has id id3, that one had id1.*reset --joiner"):
-        check_kept(run, anew)
-    check_kept(ended(tmp_path, kept, drained=True), anew)
+        check_kept(run, anew, OURS)
+    check_kept(ended(tmp_path, kept, drained=True), anew, OURS)
 
 
 @pytest.mark.parametrize("note", ["{}", "", "[]", '{"settings": {}, "topics": []}'])
@@ -66,4 +84,4 @@ def test_a_damaged_note_is_named(tmp_path: Path, note: str) -> None:
     run = ended(tmp_path, Kept(NOW))
     run.note.write_text(note)
     with pytest.raises(JoinerError, match=r"kept\.json cannot be read"):
-        check_kept(run, Kept(NOW))
+        check_kept(run, Kept(NOW), OURS)

@@ -23,6 +23,7 @@ from rillet.schemas import (
     ExampleBlock,
     FeatureEvent,
     LabelKind,
+    SpecRegistry,
     decode,
     decode_as,
     decode_dead_letter,
@@ -195,7 +196,7 @@ class Runner:
 
     def restart(self) -> None:
         silence: Any = None if self._silence is None else lambda: self._silence
-        self.function = JoinFunction(SPEC, self._config, FLINK, silence, str(self._directory))
+        self.function = JoinFunction(SpecRegistry(SPEC), self._config, FLINK, silence, str(self._directory))
         self.function.open(self.keyed)
         # How long it takes here must not decide what is put off.
         self.function._turn = Turn(lambda: self.took_s + self.keyed.now_ms / 1_000)
@@ -385,7 +386,7 @@ def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
 
 def test_settings_that_cannot_work_are_refused_when_the_job_is_built() -> None:
     with pytest.raises(JoinerError, match="action_wait_ms: 4999 is less than early_ms"):
-        JoinFunction(SPEC, JoinerConfig(action_wait_ms=4_999), FLINK)
+        JoinFunction(SpecRegistry(SPEC), JoinerConfig(action_wait_ms=4_999), FLINK)
 
 
 def of(event: FeatureEvent | ActionEvent) -> bytes:

@@ -17,7 +17,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.dump import wire_dump
 from rillet.pipelines import dump_loop
 from rillet.pipelines.dump_loop import DumpLoop, DumpMetrics
-from rillet.schemas import FlushTimeoutError, dump_spec, encode
+from rillet.schemas import FlushTimeoutError, SpecRegistry, dump_spec, encode
 from rillet.sync import StoreUnavailableError
 from rillet.sync.files import Files
 from rillet.trainer import BadRecord, ListSource, RawRecord, ReadBlock
@@ -50,7 +50,7 @@ def _loop(
     """Commits after about every second record, and writes groups of two records."""
     return DumpLoop(
         ExampleWriter(url, RAGGED, "topic examples", group_rows=14),
-        RAGGED,
+        SpecRegistry(RAGGED),
         source=lambda positions: kind(records, positions),
         letters=letters or Letters(),
         to_letter=lambda bad: bad,

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from rillet.connectors.metric_files import MetricFiles, MetricReport
 from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.pipelines.train_progress import TrainProgress, describe
+from rillet.schemas import SpecRegistry
 from rillet.trainer import BlockReader, ListSource, OnlineTrainer
 from tests.pipelines.train_parts import NOW, TRAINER, Clock, Parts, encoded_blocks, trainer_after
 from tests.trainer.blocks import RAGGED, make_block
@@ -46,7 +47,7 @@ class Watched:
         self.registry: CollectorRegistry = metrics.registry
         self.progress = TrainProgress(
             trainer,
-            BlockReader(self.source, RAGGED, on_bad=lambda bad: None, max_rows=10),
+            BlockReader(self.source, SpecRegistry(RAGGED), on_bad=lambda bad: None, max_rows=10),
             metrics=metrics,
             files=MetricFiles(metrics.registry, [self.reports], metrics.metric_file_failures),
             stage=lambda: "",

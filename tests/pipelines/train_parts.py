@@ -19,7 +19,7 @@ from rillet.pipelines.checkpoints import Checkpoints
 from rillet.pipelines.publications import Publications
 from rillet.pipelines.train_loop import TrainLoop
 from rillet.pipelines.train_metrics import TrainMetrics
-from rillet.schemas import BackpressureError, ClosedError, RilletError, Stage, encode
+from rillet.schemas import BackpressureError, ClosedError, RilletError, SpecRegistry, Stage, encode
 from rillet.sync import MemoryLog, ModelStore, Publisher, PublisherConfig, TableShard
 from rillet.trainer import (
     BadRecord,
@@ -143,6 +143,7 @@ class Parts:
         )
         self.loop = TrainLoop(
             self.trainer,
+            SpecRegistry(RAGGED),
             source=self.source,
             letters=self.letters,
             to_letter=lambda bad: bad,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import FeatureSpec, make_fids, parse_spec
+from rillet.schemas import FeatureSpec, SpecRegistry, make_fids, parse_spec
 from rillet.serving.app import InferenceApp
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine
@@ -197,6 +197,7 @@ def running_server(
     config: ServingConfig | None = None,
     capacity: int = 100_000,
     name: str = MODEL,
+    also_accepts: Sequence[FeatureSpec] = (),
 ) -> Iterator[Running]:
     """Serves ``model`` on a free port until the block ends."""
     config = config or ServingConfig(port=0)
@@ -205,7 +206,14 @@ def running_server(
     features = MemoryFeatureLog(capacity)
     engine = Engine(spec, model, config, metrics)
     recorder = FeatureRecorder(features, registry)
-    app = InferenceApp(model=name, spec=spec, engine=engine, recorder=recorder, metrics=metrics, config=config)
+    app = InferenceApp(
+        model=name,
+        specs=SpecRegistry(spec, also_accepts),
+        engine=engine,
+        recorder=recorder,
+        metrics=metrics,
+        config=config,
+    )
     service = InferenceService(
         engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rillet.schemas import BackpressureError, ClosedError, encode
+from rillet.schemas import BackpressureError, ClosedError, SpecRegistry, encode
 from rillet.trainer import BadRecord, BlockReader, ListSource, RawRecord, ReadBlock
 from tests.trainer.blocks import RAGGED, make_block
 
@@ -51,7 +51,7 @@ class Letters:
 
 def _reader(source: ListSource, letters: Letters | None = None, **settings: int) -> BlockReader:
     reader = BlockReader(
-        source, RAGGED, on_bad=letters or Letters(), source_wait_s=0.01, **{"max_rows": 100, **settings}
+        source, SpecRegistry(RAGGED), on_bad=letters or Letters(), source_wait_s=0.01, **{"max_rows": 100, **settings}
     )
     reader.start()
     return reader
@@ -157,5 +157,5 @@ def test_closing_stops_a_reader_that_waits_and_closes_its_source(full: bool) -> 
 
 def test_a_reader_that_was_never_started_may_be_closed() -> None:
     source = CountingSource([])
-    BlockReader(source, RAGGED, on_bad=Letters(), max_rows=10).close()
+    BlockReader(source, SpecRegistry(RAGGED), on_bad=Letters(), max_rows=10).close()
     assert source.closed

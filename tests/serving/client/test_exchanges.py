@@ -84,6 +84,24 @@ def test_the_server_reads_what_was_meant() -> None:
     assert scoring.dense.tolist() == list(range(8))
 
 
+def test_the_spec_of_the_features_is_told() -> None:
+    known = Candidates(FIDS, FILMS.dense, FILMS.impression_ids, FILMS.tasks, SPEC.hash)
+    assert _parameters(None, candidates=known) == {"spec_hash": f"{SPEC.hash:#x}"}
+    assert "spec_hash" not in _parameters(None)
+
+
+def test_a_task_that_the_server_does_not_have_yet_has_no_score() -> None:
+    logits = TABLE.copy()
+    logits[:, 1] = np.nan
+    scores = _read(_answer(logits=logits, parameters={"missing_tasks": ["like"]}))
+    assert scores.logits[:, 0].tolist() == TABLE[:, 0].tolist()
+    assert np.isnan(scores.logits[:, 1]).all()
+    with pytest.raises(MalformedAnswerError, match="logits has NaN in 4 places"):
+        _read(_answer(logits=logits, parameters={"missing_tasks": ["share"]}))
+    with pytest.raises(MalformedAnswerError, match="logits has NaN in 4 places"):
+        _read(_answer(logits=logits))
+
+
 def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     ids = set()
     for _ in range(2):

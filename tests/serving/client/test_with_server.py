@@ -6,13 +6,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import tritonclient.http as triton
 
-from rillet.schemas import SpecMismatchError, make_fids
+from rillet.schemas import Slot, SpecMismatchError, Task, make_fids
 from rillet.serving.client import (
     AsyncClient,
     CandidateEncoder,
@@ -193,3 +194,25 @@ def test_where_nothing_listens_the_server_is_unavailable() -> None:
             assert not client.ready()
             with pytest.raises(ServerUnavailableError, match=r"no connection.*after 2 attempts"):
                 client.score(_random(1))
+
+
+def test_clients_before_and_after_a_change_of_the_spec_are_answered_by_one_server() -> None:
+    share = Task("share", "share", 1_000)
+    new = replace(SPEC, item=(*SPEC.item, Slot("shop", 20, "id")), tasks=(share, *SPEC.tasks))
+    model = FakeModel(empty_table(), program(Linear(2), SPEC))
+    model.table.upsert(make_fids(16, [17]), np.full((1, WIDTH), 0.5, np.float32))
+    items = {"film": [17], "year": [1990], "genres": [["War"]]}
+    numbers = {"price": [1.5], "age_days": [3]}
+    with running_server(SPEC, model, also_accepts=[new]) as server, Client(f"http://{server.url}", MODEL) as client:
+        client.metadata().check_spec(new)
+        old_page = CandidateEncoder(SPEC).from_features(context=CONTEXT, items=items, dense=numbers)
+        new_page = CandidateEncoder(new).from_features(context=CONTEXT, items={**items, "shop": [3]}, dense=numbers)
+        before, after = client.score(old_page), client.score(new_page)
+        np.testing.assert_array_equal(after.logits[:, 1:], before.logits)
+        assert np.isnan(after.task("share")).all()
+        for event in server.features.events:
+            SPEC.check_feature(event)
+        assert len(server.features.events) == 2
+        stranger = CandidateEncoder(replace(SPEC, name="others"))
+        with pytest.raises(RequestRefusedError, match=r"parameters\.spec_hash.*also_accepts"):
+            client.score(stranger.from_features(context=CONTEXT, items=items, dense=numbers))
