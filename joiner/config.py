@@ -12,6 +12,9 @@ from typing import Literal
 from rillet.schemas import MAX_AHEAD_MS, MAX_BLOCK_BYTES
 from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
 
+#: of RocksDB below the disk tier of one subtask: write buffers and block cache
+DISK_TIER_BYTES = 32 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class JoinerConfig:
