@@ -18,6 +18,10 @@ from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec
 
 
+#: of what the joiner keeps in the engine's state; raised by whatever changes what joiner/state.py writes, or how it is keyed
+STATE_FORMAT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class KeptSettings:
     """What kept state depends on: with another retention, what was forgotten or waits could not be told any more."""
@@ -29,6 +33,7 @@ class KeptSettings:
     #: how long a slice is kept past its end, by windows and ``late_retention_ms``
     kept_ms: int
     action_wait_ms: int
+    state_format: int = STATE_FORMAT
 
     @classmethod
     def of(cls, spec: FeatureSpec, config: JoinerConfig) -> KeptSettings:
@@ -42,7 +47,7 @@ class KeptSettings:
     @property
     def digest(self) -> int:
         """64 bits that stand for all of them but the name."""
-        fixed = f"{self.spec_hash}|{self.slice_ms}|{self.buckets}|{self.kept_ms}|{self.action_wait_ms}"
+        fixed = f"{self.spec_hash}|{self.slice_ms}|{self.buckets}|{self.kept_ms}|{self.action_wait_ms}|{self.state_format}"
         return int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
     def differences(self, other: KeptSettings) -> str:
@@ -59,10 +64,12 @@ class Kept:
 
     :param topics: the raw topics, by what they hold: name, and the id that the broker gave it when it was made; an empty
         id where the broker gives none.
+    :param requests: the range that a backfill joins, in milliseconds of event time.
     """
 
     settings: KeptSettings
     topics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    requests: tuple[int, int] | None = None
 
     def dump(self) -> str:
         """As text."""
@@ -72,12 +79,21 @@ class Kept:
     def of(cls, run: JoinerRun) -> Kept:
         """What a run has noted.
 
-        :raises JoinerError: the note cannot be read.
+        :raises JoinerError: the note cannot be read, or the state is of another format.
         """
         try:
             note = json.loads(run.note.read_text("utf-8"))
+            # Notes of the first format do not name it.
+            if (state_format := note["settings"].get("state_format", 1)) != STATE_FORMAT:
+                raise JoinerError(
+                    f"the joiner's state in {run.folder} is of format {state_format}, and this version of rillet reads format"
+                    f" {STATE_FORMAT} alone. Close the windows in it with the version that wrote it, `rillet join --until-latest"
+                    " --drain`: this one then goes on at the offsets where that ended. Or `rillet reset --joiner` forgets the"
+                    " state, open windows too, and the topics are joined from their beginning"
+                )
             topics = {kind: (str(name), str(id_)) for kind, (name, id_) in note["topics"].items()}
-            return cls(KeptSettings(**note["settings"]), topics)
+            requests = note.get("requests")
+            return cls(KeptSettings(**note["settings"]), topics, tuple(requests) if requests else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JoinerError(
                 f"{run.note} cannot be read ({error}): `rillet reset --joiner` forgets the joiner's state"
@@ -88,13 +104,11 @@ def check_kept(run: JoinerRun | None, now: Kept) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
 
     :param run: whose state is to be gone on with.
-    :raises JoinerError: windows were left open under other settings, or of other topics.
+    :raises JoinerError: windows were left open under other settings, of other topics, or in another format.
     """
-    if run is None:
+    if run is None or run.drained:
         return
     kept = Kept.of(run)
-    if run.drained:
-        return
     found = [kept.settings.differences(now.settings)]
     for kind, (name, id_) in kept.topics.items():
         name_now, id_now = now.topics.get(kind, (name, id_))

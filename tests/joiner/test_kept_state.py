@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rillet.joiner import kept_state
 from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
+from rillet.joiner.kept_state import STATE_FORMAT
 from rillet.schemas import dump_spec, parse_spec
 from tests.joiner.support import SPEC
 
@@ -59,6 +62,26 @@ def test_offsets_of_other_topics_are_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(JoinerError, match=r"topic shown is not the one .*has id id3, that one had id1.*reset --joiner"):
         check_kept(run, anew)
     check_kept(ended(tmp_path, kept, drained=True), anew)
+
+
+@pytest.mark.parametrize("state_format", [None, STATE_FORMAT + 1])
+def test_state_of_another_format_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_format: int | None
+) -> None:
+    monkeypatch.setattr(kept_state, "STATE_FORMAT", 7)
+    note = json.loads(Kept(NOW).dump())
+    note["settings"] = {"something": "else", "state_format": state_format}
+    if state_format is None:  # as in notes of the first format
+        note["settings"].pop("state_format")
+    run = ended(tmp_path, Kept(NOW))
+    run.note.write_text(json.dumps(note))
+    expected = rf"is of format {state_format or 1}, and this version of rillet reads format 7 alone.*--until-latest --drain"
+    with pytest.raises(JoinerError, match=expected):
+        check_kept(run, Kept(NOW))
+    drained = ended(tmp_path, Kept(NOW), drained=True)
+    drained.note.write_text(json.dumps(note))
+    check_kept(drained, Kept(NOW))  # nothing of it is needed but the offsets
+    assert replace(NOW, state_format=7).digest != NOW.digest, "on a cluster it is another operator"
 
 
 @pytest.mark.parametrize("note", ["{}", "", "[]", '{"settings": {}, "topics": []}'])
