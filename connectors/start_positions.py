@@ -104,7 +104,7 @@ def ends_at(kafka: KafkaConnection | str, topics: Iterable[str], time_ms: int) -
     :raises ConnectorError: the broker does not answer, or refuses.
     """
     kafka = KafkaConnection.of(kafka)
-    found = {}
+    found: dict[tuple[str, int], int] = {}
     for topic in topics:
         ends = _ends(kafka, topic)
         wanted = [TopicPartition(topic, number, time_ms) for number in ends]

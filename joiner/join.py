@@ -408,6 +408,7 @@ class Joiner:
             memory = _Bucket(header, WaitingActions(self._schedule, self._config.waiting_bytes // self._config.buckets))
             for slice_ in sorted(header.slices):
                 for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
+                    self.store.engine_reads += 1
                     self.store.put(slice_, bucket, entry)
             memory.waiting.restore(header.waiting_slices, state)
             self._buckets[bucket] = memory

@@ -17,7 +17,6 @@ from rillet.joiner.runs import JoinerRun
 from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec
 
-
 #: of what the joiner keeps in the engine's state; raised by whatever changes what joiner/state.py writes, or how it is keyed
 STATE_FORMAT = 2
 
@@ -47,7 +46,9 @@ class KeptSettings:
     @property
     def digest(self) -> int:
         """64 bits that stand for all of them but the name."""
-        fixed = f"{self.spec_hash}|{self.slice_ms}|{self.buckets}|{self.kept_ms}|{self.action_wait_ms}|{self.state_format}"
+        fixed = (
+            f"{self.spec_hash}|{self.slice_ms}|{self.buckets}|{self.kept_ms}|{self.action_wait_ms}|{self.state_format}"
+        )
         return int.from_bytes(blake2b(fixed.encode(), digest_size=8).digest(), "little")
 
     def differences(self, other: KeptSettings) -> str:
@@ -100,15 +101,26 @@ class Kept:
             ) from error
 
 
-def check_kept(run: JoinerRun | None, now: Kept) -> None:
+def check_kept(run: JoinerRun | None, now: Kept, *, first_start: bool = False) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
 
     :param run: whose state is to be gone on with.
+    :param first_start: whether it was said where reading begins, which only holds where there is no state.
     :raises JoinerError: windows were left open under other settings, of other topics, or in another format.
     """
+    if run is not None and first_start:
+        raise JoinerError(
+            f"--from says where a first start begins to read, and {run.folder} has the state of an earlier one, which says where"
+            " to go on: leave out --from. Or `rillet reset --joiner` forgets the state, open windows too"
+        )
     if run is None or run.drained:
         return
     kept = Kept.of(run)
+    if kept.requests != now.requests:
+        raise JoinerError(
+            f"{run.folder} has the state of a backfill from {kept.requests} (milliseconds of event time), not yet done: finish it"
+            " with the same --from and --until, or name another topic"
+        )
     found = [kept.settings.differences(now.settings)]
     for kind, (name, id_) in kept.topics.items():
         name_now, id_now = now.topics.get(kind, (name, id_))

@@ -38,7 +38,8 @@ class SliceStore:
         self.entries = 0
         self.used_bytes = 0
         self.spilled_entries = 0
-        self.disk_reads = 0
+        #: requests read, by tier: found in memory, looked for in a slice on disk, read back from the engine's state
+        self.memory_reads = self.disk_reads = self.engine_reads = 0
 
     def put(self, slice_: int, bucket: int, entry: Entry) -> None:
         """Adds an entry; spills the oldest slices when memory is over its bound."""
@@ -55,6 +56,7 @@ class SliceStore:
         """The entry of a request and its slice; memory first, then the slices on disk, newest first."""
         slice_ = self._slice_of.get((bucket, request_id))
         if slice_ is not None:
+            self.memory_reads += 1
             return slice_, self._hot[slice_][bucket][request_id]
         if self._disk is not None:
             for cold in self._disk.slices():

@@ -82,12 +82,6 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         yield Row(bucket_of(native.key, self._buckets), join_record(record))
 
 
-def converted_topics(sources: SourcesConfig) -> list[Kind]:
-    """The topics that are not native."""
-    kinds: tuple[Kind, ...] = ("features", "actions")
-    return [kind for kind in kinds if getattr(sources, kind).format != "rillet"]
-
-
 def bucket_of(key: bytes | None, buckets: int) -> int:
     """The bucket that the SQL of ``jobs/joiner_job.py`` gives a key.
 

@@ -73,10 +73,14 @@ class FlinkConfig:
     stable_ms: int = 300_000
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "parallelism", "heap_bytes", "managed_bytes", "checkpoint_interval_ms", "checkpoint_timeout_ms")
+        check_above_zero(
+            self, "parallelism", "heap_bytes", "managed_bytes", "checkpoint_interval_ms", "checkpoint_timeout_ms"
+        )
         check_above_zero(self, "retained_checkpoints", "keep_savepoints", "transaction_timeout_ms", "idle_ms")
         check_above_zero(self, "bundle_time_ms", "stable_ms")
-        check_not_negative(self, "tolerated_failed_checkpoints", "lateness_ms", "hold_ms", "max_drift_ms", "max_restarts")
+        check_not_negative(
+            self, "tolerated_failed_checkpoints", "lateness_ms", "hold_ms", "max_drift_ms", "max_restarts"
+        )
         if self.longest_transaction_ms > self.transaction_timeout_ms:
             raise ValueError(
                 f"transaction_timeout_ms: {self.transaction_timeout_ms} is less than a transaction may stay open while"

@@ -38,7 +38,9 @@ class TaskMemory:
     interpreters_bytes: int
 
     @classmethod
-    def of(cls, joiner: JoinerConfig, flink: FlinkConfig, *, subtasks: int = 1, converted_topics: int = 0) -> TaskMemory:
+    def of(
+        cls, joiner: JoinerConfig, flink: FlinkConfig, *, subtasks: int = 1, converted_topics: int = 0
+    ) -> TaskMemory:
         """
         :param subtasks: of the join that run in the process: one per TaskManager is how it should be, all in ``rillet join``.
         :param converted_topics: topics whose records are made into ours, each in an interpreter of its own in process mode.

@@ -29,7 +29,11 @@ COMMITS = {"examples__Committer.numCommittablesFailure": 2.0}
 JOB = {
     "vertices": [
         {"id": "v1", "name": "Source: features[1] -> Calc[2] -> convert-features", "parallelism": 1},
-        {"id": "v2", "name": "join -> (examples: Writer -> examples: Committer, dead letters: Writer)", "parallelism": 3},
+        {
+            "id": "v2",
+            "name": "join -> (examples: Writer -> examples: Committer, dead letters: Writer)",
+            "parallelism": 3,
+        },
     ]
 }
 

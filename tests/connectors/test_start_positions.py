@@ -49,7 +49,7 @@ def test_each_partition_needs_an_offset_that_it_holds() -> None:
     cluster = MockCluster("f", "a")  # of four partitions each
     cluster.write("f", b"1", b"2")
     topics = {"features": "f", "actions": "a"}
-    all_of = {number: 0 for number in range(4)}
+    all_of = dict.fromkeys(range(4), 0)
     StartAt(offsets={"features": all_of | {0: 2}, "actions": all_of}).check(cluster.bootstrap_servers, topics)
     with pytest.raises(TopicError, match=r"partition 0 of topic f is given offset 3; it holds 0 to 2"):
         StartAt(offsets={"features": all_of | {0: 3}, "actions": all_of}).check(cluster.bootstrap_servers, topics)

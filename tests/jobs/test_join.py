@@ -62,7 +62,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConfig:
         "GroupLag",
     ):
         monkeypatch.setattr(join, name, MagicMock())
-    monkeypatch.setattr(join, "_JobWatch", _Watch)
+    monkeypatch.setattr(join, "JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
     job = MagicMock()
     job.ids_of_topics.return_value = {"features": "id1", "actions": "id2"}
@@ -76,40 +76,6 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(config: RilletConf
         join.run_join(replace(config, health=health))
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
-
-
-def test_ready_means_that_checkpoints_are_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    now_s = 100.0
-    monkeypatch.setattr(join, "time", MagicMock(monotonic=lambda: now_s))
-    client = MagicMock()
-    client.get_job_execution_result.return_value.done.return_value = False
-    run = JoinerRun(tmp_path)
-    watch = join._JobWatch(client, run, 5_000)
-
-    def complete(number: int) -> None:
-        (run.checkpoint_dir / f"job/chk-{number}").mkdir(parents=True)
-        (run.checkpoint_dir / f"job/chk-{number}/_metadata").touch()
-        watch.tell()
-
-    watch.tell()
-    assert (watch.ready(), watch.running()) == (False, False)
-    complete(9)
-    assert (watch.ready(), watch.running()) == (True, True)
-    now_s += 19
-    complete(10)
-    now_s += 20
-    assert watch.ready()
-    now_s += 1
-    for _ in range(2):
-        watch.tell()
-    assert (watch.ready(), watch.running()) == (False, True)
-    assert caplog.text.count("no checkpoint has been completed for 20 s") == 1
-    complete(11)
-    assert watch.ready()
-    assert caplog.text.count("checkpoints are completed again") == 1
 
 
 class _Running(_Watch):
@@ -132,7 +98,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each of the jobs that end was drained."""
     stops: list[bool] = []
     monkeypatch.setattr(join, "_stop", lambda *_, drain: stops.append(drain))
-    monkeypatch.setattr(join, "_JobWatch", _Running)
+    monkeypatch.setattr(join, "JobWatch", _Running)
     monkeypatch.setattr(join, "_REFRESH_S", 0.0)
     return stops
 
@@ -152,7 +118,7 @@ def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is
     config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _signal_at_once(monkeypatch)
-    with pytest.raises(ServiceError, match=r"stopped before the ends .* run the same again to go on"):
+    with pytest.raises(ServiceError, match=r"stopped before the end .* run the same again to go on"):
         join.run_join(config, until_latest=True, drain=True)
     assert stops == [False]
     _lag(monkeypatch, [True])

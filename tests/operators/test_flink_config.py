@@ -9,10 +9,13 @@ import pytest
 from rillet.operators.flink_config import FlinkConfig
 
 
-@pytest.mark.parametrize("name", [
+@pytest.mark.parametrize(
+    "name",
+    [
         *("parallelism", "heap_bytes", "managed_bytes", "checkpoint_interval_ms", "checkpoint_timeout_ms", "stable_ms"),
         *("retained_checkpoints", "keep_savepoints", "transaction_timeout_ms", "idle_ms", "bundle_time_ms"),
-    ])
+    ],
+)
 def test_what_has_to_be_positive_is_refused_otherwise(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: 0 is not above 0"):
         FlinkConfig(**{name: 0})  # type: ignore[arg-type]

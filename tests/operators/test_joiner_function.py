@@ -405,6 +405,7 @@ def test_what_is_counted_becomes_flinks_metrics_within_a_second(tmp_path: Path) 
         **{"unknown_action.CLICK.count": 1, "refused.DecodeError.count": 1, "refused.SpecMismatchError.count": 1},
         **{"dead_letters": 2, "examples": 1, "open_requests": 1, "next_close_ms": 19_999},
         **{"unmatched_actions": 1, "waiting_actions": 1, "waiting_bytes": 874, "oldest_waiting_ms": 6_000},
+        "reads.memory.count": 2,
     }
     runner.advance(19_999)
     assert (runner.metric("watermark_ms"), runner.metric("next_close_ms")) == (19_999, 69_999)

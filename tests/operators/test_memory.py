@@ -34,7 +34,9 @@ def test_flink_gets_the_heap_that_is_configured_as_the_rest_of_the_process() -> 
 
 
 @pytest.mark.parametrize(("parallelism", "subtasks", "share"), [(1, 1, 512), (2, 1, 512), (8, 1, 128), (8, 8, 512)])
-def test_a_process_of_few_subtasks_holds_few_of_the_actions_that_wait(parallelism: int, subtasks: int, share: int) -> None:
+def test_a_process_of_few_subtasks_holds_few_of_the_actions_that_wait(
+    parallelism: int, subtasks: int, share: int
+) -> None:
     memory = TaskMemory.of(JOINER, FlinkConfig(parallelism=parallelism), subtasks=subtasks)
     assert memory.waiting_bytes == share * _MIB
     assert memory.features_bytes == subtasks << 30
