@@ -270,8 +270,8 @@ def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``flink run -py``."""
+def parser() -> argparse.ArgumentParser:
+    """Of the arguments of ``flink run -py``."""
     parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
@@ -284,7 +284,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--from", dest="start", type=StartAt.parse, help="where a first start begins: " + FORMS)
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
-    known = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``flink run -py``."""
+    known = parser().parse_args(arguments)
     env = StreamExecutionEnvironment.get_execution_environment()
     if known.jar:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.

@@ -36,6 +36,7 @@ COMMANDS = (
         "peek",
         "topics",
         "join",
+        "backfill",
         "train",
         "serve",
         "dump",
