@@ -24,7 +24,7 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         for name, value in sorted(read.values.items())
         if name.startswith("rillet_joiner_") and name.endswith("_total") and math.isfinite(value)
     }
-    if not counts:
+    if "features" not in counts:  # a job that is restarted tells of itself alone
         return None
     recent = {name: round(value) for name, value in _by_label(read, "rillet_joiner_recent", "count").items()}
     actions = recent.get("actions", 0)
@@ -43,6 +43,7 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         recent_unknown=_by_action(read, "rillet_joiner_recent_unknown_actions"),
         held_s=read.values.get("rillet_joiner_held_seconds", 0.0),
         silent_s=_by_label(read, "rillet_joiner_silent_topic_seconds", "topic"),
+        failed_checkpoints=whole(read, "rillet_joiner_failed_checkpoints_in_a_row") or 0,
     )
 
 

@@ -46,7 +46,7 @@ _HELP = {
     "dead_letters": "Records of features and actions that became dead letters.",
     "examples": "Rows written to the examples topic.",
 }
-_GAUGES = {
+GAUGES = {
     "watermark_ms": ("rillet_joiner_watermark_seconds", 1e-3, "Event time up to which windows are closed, since 1970."),
     "open_requests": (
         "rillet_joiner_open_requests",
@@ -211,7 +211,7 @@ class JoinerWatch(Collector):
             for name, count in self._by_name(kind).items():
                 family.add_metric([name], count)
             yield family
-        for name, (metric, factor, text) in _GAUGES.items():
+        for name, (metric, factor, text) in GAUGES.items():
             values = [subtask[name] for subtask in self._found if subtask.get(name)]
             if name in _SUMS:
                 yield GaugeMetricFamily(metric, text, value=sum(values))

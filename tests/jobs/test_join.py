@@ -16,13 +16,14 @@ import pytest
 from py4j.protocol import Py4JJavaError
 
 from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.start_positions import StartAt
 from rillet.devstack.process import free_port
 from rillet.jobs import join
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.joiner_job import groups
-from rillet.joiner import JoinerError, JoinerRun
+from rillet.joiner import JoinerError, JoinerRun, JoinerRuns, KeptSettings, RequestRange
 from rillet.operators.flink_config import joiner_name
 from rillet.schemas import dump_spec
 from tests.joiner.support import SPEC
@@ -207,6 +208,62 @@ def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them
     monkeypatch.setattr(join, "topic_ends", lambda kafka, topic: ends)
     join._warn_of_other_rows(config)
     assert ("Does another joiner write to this topic?" in caplog.text) is told
+
+
+RANGE = RequestRange(1_000_000_000, 1_086_400_000)
+LATER_MS = 10 * RANGE.until_ms
+
+
+def test_a_backfill_shares_neither_state_nor_groups_nor_topics_with_the_joiner(config: RilletConfig) -> None:
+    other = join.backfill_config(config, "again")
+    assert other.data_dir == config.data_dir / "backfills" / "again"
+    assert (other.kafka.topics.examples, other.kafka.topics.dead_letters) == ("again", "again.dead_letters")
+    assert other.kafka.topics.features == config.kafka.topics.features
+    assert not set(groups(config).values()) & set(groups(other).values())
+    assert other.health.join_port == 0
+    assert KeptSettings.of(SPEC, other.joiner) == KeptSettings.of(SPEC, config.joiner)
+
+
+def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = config.load_spec()
+    asked: list[int] = []
+    monkeypatch.setattr(join, "ends_at", lambda kafka, topics, time_ms: asked.append(time_ms))
+    _lag(monkeypatch, [True])
+    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, 0)})
+    assert join.run_backfill(config, RANGE, "again", LATER_MS) == 0
+    options = sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs  # type: ignore[attr-defined]
+    assert asked == [RANGE.read_until_ms(spec, config.joiner, config.flink.lateness_ms)]
+    assert options["start"] == StartAt(time_ms=RANGE.read_from_ms(spec, config.joiner))
+    assert (options["requests"], options["idle_sources"], stops) == (RANGE, False, [True])
+
+
+@pytest.mark.parametrize(
+    ("topic", "now_ms", "rows", "message"),
+    [
+        ("examples", LATER_MS, 0, "--examples-topic: examples is a topic of the loop itself"),
+        ("a topic", LATER_MS, 0, "--examples-topic: 'a topic' is no name of a Kafka topic"),
+        ("again", RANGE.until_ms, 0, r"label windows of requests before --until close in [\d.]+ h"),
+        ("again", LATER_MS, 3, "topic again holds rows already: a backfill needs a topic of its own"),
+    ],
+)
+def test_a_backfill_that_could_not_be_right_is_refused(
+    config: RilletConfig, monkeypatch: pytest.MonkeyPatch, topic: str, now_ms: int, rows: int, message: str
+) -> None:
+    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, rows)})
+    with pytest.raises(JoinerError, match=message):
+        join.run_backfill(config, RANGE, topic, now_ms)
+    assert not (config.data_dir / "backfills").exists()
+
+
+def test_a_backfill_that_is_done_is_not_begun_again(config: RilletConfig) -> None:
+    run = JoinerRuns(join.backfill_config(config, "again").data_dir / "joiner" / "runs").begin("")
+    end = run.savepoint_dir(drained=True) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    with pytest.raises(JoinerError, match="this backfill is done, its rows are on topic again"):
+        join.run_backfill(config, RANGE, "again", LATER_MS)
 
 
 def test_joiners_that_write_other_topics_share_no_group_and_no_transaction() -> None:
