@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob
 from rillet.connectors.lag import Ends, GroupLag
 from rillet.connectors.service_info import announce_service
@@ -44,7 +43,9 @@ from rillet.joiner import (
     check_kept,
 )
 from rillet.joiner.metrics import GROUP
+from rillet.operators.flink_log import flink_log, log_environment
 from rillet.operators.memory import TaskMemory
+from rillet.pipelines.bounded_read import BoundedRead
 from rillet.pipelines.job_alarms import JobAlarms
 from rillet.pipelines.job_watch import JobWatch, root_cause
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
@@ -66,13 +67,16 @@ class _Bounds:
 
     :param start: where it begins; None: where the last one has ended, or at the beginning.
     :param ends: tells the offsets at which it stops; None: at a signal.
-    :param drain: closes every open window at these ends.
+    :param drain: closes every open window at these ends; in a run that ends so no source is idle. A topic that ends early
+        holds back the other then, for the two are read side by side, and for ever.
+    :param aligned: whether they are.
     :param requests: joins these alone.
     """
 
     start: StartAt | None = None
     ends: Callable[[GroupLag], Ends] | None = None
     drain: bool = False
+    aligned: bool = True
     requests: RequestRange | None = None
 
 
@@ -95,13 +99,13 @@ def run_join(
     end_at_once_on_signals()
     with hold(config.data_dir, "join") as lock:
         _prepare_process(config, lock)
-        at_ends = _Bounds(start, GroupLag.ends, drain)
-        _run(config, at_ends if until_latest else _Bounds(start))
+        at_ends = _Bounds(start, lambda lag: lag.ends(), drain)
+        _run_to_end(config, at_ends if until_latest else _Bounds(start))
         if drain and not until_latest:
             # Sources that have nothing to read may be idle, and drop what a drain tells them; and what lies on the topics
             # may belong to windows that a drain closes.
             log.info("closing every window in a run of its own, which reads up to the ends of the topics")
-            _run(config, replace(at_ends, start=None))
+            _run_to_end(config, replace(at_ends, start=None))
     return 0
 
 
@@ -136,7 +140,7 @@ def run_backfill(config: RilletConfig, requests: RequestRange, examples: str, no
     end_at_once_on_signals()
     with hold(config.data_dir, "join") as lock:
         _prepare_process(config, lock)
-        _run(config, _Bounds(start, lambda _: ends_at(kafka, topics, until_ms), drain=True, requests=requests))
+        _run_to_end(config, _Bounds(start, lambda _: ends_at(kafka, topics, until_ms), drain=True, requests=requests))
     if any(end > first for first, end in (topic_ends(kafka, config.kafka.topics.dead_letters) or {}).values()):
         log.warning("some records could not be used: the reasons are on topic %s", config.kafka.topics.dead_letters)
     log.info("the backfill is done: its rows are on topic %s; %s can be deleted", examples, config.data_dir)
@@ -164,8 +168,18 @@ def backfill_config(config: RilletConfig, examples: str) -> RilletConfig:
     )
 
 
-def _run(config: RilletConfig, bounds: _Bounds) -> None:
-    """One job from its start to its savepoint."""
+def _run_to_end(config: RilletConfig, bounds: _Bounds) -> None:
+    """A job, and where one topic ends long before the other one more."""
+    if not _run(config, bounds):
+        log.info("one topic ends long before the other: reading the rest of that in a run of its own")
+        _run(config, replace(bounds, start=bounds.start if bounds.requests else None, aligned=False))
+
+
+def _run(config: RilletConfig, bounds: _Bounds) -> bool:
+    """One job from its start to its savepoint.
+
+    :returns: False where it has ended since one topic held back the other, with its windows open.
+    """
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
     spec = config.load_spec()
@@ -215,6 +229,7 @@ def _run(config: RilletConfig, bounds: _Bounds) -> None:
         restore_from=snapshot.as_uri() if snapshot is not None else None,
         # In a run that ends with a drain no source is idle.
         idle_sources=not bounds.drain,
+        aligned=bounds.aligned,
         local_dir=str(folder / "local"),
         topic_ids=topic_ids,
         start=bounds.start,
@@ -223,9 +238,9 @@ def _run(config: RilletConfig, bounds: _Bounds) -> None:
     build(env, config, options)
     forget_progress(config)
     with GroupLag(config.kafka.connection, groups(config)) as lag:
-        ends, reached = bounds.ends(lag) if bounds.ends is not None else None, False
+        bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
         client = env.execute_async("rillet joiner")
-        watch = JobWatch(client, run, config.flink.checkpoint_interval_ms)
+        watch = JobWatch(client, run, config.flink.checkpoint_interval_ms, flink_log(_log_folder(config)))
         job = _rest_url(client), str(client.get_job_id())
         joiner = JoinerWatch(
             FlinkCounters(*job, operators(config), GROUP),
@@ -254,20 +269,27 @@ def _run(config: RilletConfig, bounds: _Bounds) -> None:
                     continue
                 joiner.refresh()
                 topics_watch.refresh()
-                if ends is not None and (reached := _has_reached(lag, ends)):
-                    log.info("read up to the end that was set at the start")
-                    break
+                if bounded is not None:
+                    bounded.refresh()
+                    if bounded.reached:
+                        log.info("read up to the end that was set at the start")
+                        break
+                    if bounds.drain and bounds.aligned and bounded.held_back:
+                        break
                 due_s = time.monotonic() + _REFRESH_S
             if not watch.finished(0):
-                _stop(client, watch, run, drain=bounds.drain and reached)
+                _stop(client, watch, run, drain=bounds.drain and bounded is not None and bounded.reached)
         finally:
             health.close()
     watch.raise_failure()
-    if bounds.ends is not None and not reached:
+    if bounded is None or bounded.reached:
+        return True
+    if stop.is_set() or not (bounds.drain and bounds.aligned):
         raise ServiceError(
             "stopped before the end that was set at the start: what was read is kept, with its open windows; run the"
             " same again to go on"
         )
+    return False
 
 
 def _warn_of_other_rows(config: RilletConfig) -> None:
@@ -287,18 +309,18 @@ def _holds_rows(config: RilletConfig) -> bool:
     return any(end > first for first, end in ends.values())
 
 
-def _has_reached(lag: GroupLag, ends: Ends) -> bool:
-    try:
-        return lag.has_reached(ends)
-    except BrokerUnavailableError as error:
-        # The job waits for the broker too.
-        log.warning("how far the topics are read is not known: %s", error)
-        return False
+def _log_folder(config: RilletConfig) -> Path:
+    return config.data_dir / "joiner" / "log"
 
 
 def _prepare_process(config: RilletConfig, lock: int) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
+    folder = _log_folder(config)
+    try:
+        os.environ.update(log_environment(folder))
+    except OSError as error:
+        raise unwritable(folder, error) from error
     os.environ.setdefault("JVM_ARGS", f"-Xmx{config.flink.heap_bytes >> 20}m -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
     for library in ("apache_beam", "pyflink"):

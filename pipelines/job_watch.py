@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,23 +18,33 @@ log = logging.getLogger(__name__)
 
 #: without a checkpoint, until the joiner is no longer ready; or four intervals, if that is more
 _PATIENCE_S = 10.0
+#: the same for the first checkpoint of a start
+_START_PATIENCE_S = 60.0
 
 
 class JobWatch:
     """Asks a job's state without blocking signals, and explains a failure in one line."""
 
     def __init__(
-        self, client: Any, run: JoinerRun, interval_ms: int, now_s: Callable[[], float] = time.monotonic
+        self,
+        client: Any,
+        run: JoinerRun,
+        interval_ms: int,
+        flink_log: Path,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         :param client: PyFlink's client of the job.
         :param interval_ms: between two checkpoints.
+        :param flink_log: Flink's own.
         """
-        self._run, self._now_s = run, now_s
+        self._run, self._flink_log, self._now_s = run, flink_log, now_s
         self._patience_s = max(_PATIENCE_S, 4 * interval_ms / 1_000)
         #: the newest complete checkpoint, and when it was first seen
         self._newest: tuple[Path, float] | None = None
         self._told_ready: bool | None = None
+        #: when it is told that the first checkpoint is not there yet; infinite once it was told
+        self._first_due_s = now_s() + max(_START_PATIENCE_S, self._patience_s)
         #: ended on purpose, which Flink tells as a failure
         self.cancelled = False
         self._result = client.get_job_execution_result()
@@ -50,8 +61,14 @@ class JobWatch:
         return newest is not None and now - newest[1] <= self._patience_s and not self._result.done()
 
     def tell(self) -> None:
-        """Logs when checkpoints stop to be completed, and when they go on."""
+        """Logs when checkpoints do not begin or stop to be completed, and when they go on."""
         ready, before = self.ready(), self._told_ready
+        if before is None and not ready and self._now_s() >= self._first_due_s and not self._result.done():
+            self._first_due_s = math.inf
+            log.warning(
+                "no checkpoint has been completed since the start, so no row goes out; what Flink does is in %s",
+                self._flink_log,
+            )
         if ready == before or (before is None and not ready):
             return
         self._told_ready = ready

@@ -40,7 +40,7 @@ def operators(folder: Path, sources: str = "") -> dict[str, tuple[str, str]]:
     (folder / "spec.toml").write_text(dump_spec(SPEC))
     (folder / "rillet.toml").write_text(f'spec = "spec.toml"\n{sources}')
     command = [sys.executable, "-m", "tests.jobs.joiner_graph", str(folder / "rillet.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert all(uid for _, uid, _ in found), found

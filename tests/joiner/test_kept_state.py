@@ -99,7 +99,7 @@ def test_a_backfill_is_finished_with_the_range_that_it_was_begun_with(tmp_path: 
         check_kept(run, Kept(NOW, requests=(1_000, 3_000)))
 
 
-@pytest.mark.parametrize("note", ["{}", "", "[]", '{"settings": {}, "topics": []}'])
+@pytest.mark.parametrize("note", ["{}", "", "[]", f'{{"settings": {{"state_format": {STATE_FORMAT}}}, "topics": []}}'])
 def test_a_damaged_note_is_named(tmp_path: Path, note: str) -> None:
     run = ended(tmp_path, Kept(NOW))
     run.note.write_text(note)

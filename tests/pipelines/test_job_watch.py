@@ -18,7 +18,7 @@ def test_ready_means_that_checkpoints_are_completed(tmp_path: Path, caplog: pyte
     client = MagicMock()
     client.get_job_execution_result.return_value.done.return_value = False
     run = JoinerRun(tmp_path)
-    watch = JobWatch(client, run, 5_000, lambda: now_s)
+    watch = JobWatch(client, run, 5_000, tmp_path / "flink.log", lambda: now_s)
 
     def complete(number: int) -> None:
         (run.checkpoint_dir / f"job/chk-{number}").mkdir(parents=True)
@@ -27,6 +27,11 @@ def test_ready_means_that_checkpoints_are_completed(tmp_path: Path, caplog: pyte
 
     watch.tell()
     assert (watch.ready(), watch.running()) == (False, False)
+    now_s += 61
+    for _ in range(2):
+        watch.tell()
+    assert caplog.text.count("no checkpoint has been completed since the start") == 1
+    assert str(tmp_path / "flink.log") in caplog.text
     complete(9)
     assert (watch.ready(), watch.running()) == (True, True)
     now_s += 19
@@ -47,7 +52,7 @@ def test_a_failure_is_told_with_its_innermost_cause_unless_it_was_asked_for(tmp_
     client = MagicMock()
     trace = "An error occurred\njava.lang.Exception: outer\nCaused by: a.B: middle\nCaused by: c.D: inner\n\tat e"
     client.get_job_execution_result.return_value.result.side_effect = RuntimeError(trace)
-    watch = JobWatch(client, JoinerRun(tmp_path), 5_000)
+    watch = JobWatch(client, JoinerRun(tmp_path), 5_000, tmp_path / "flink.log")
     with pytest.raises(JobFailedError, match=r"the joiner job failed: c\.D: inner$"):
         watch.raise_failure()
     watch.cancelled = True
