@@ -230,6 +230,21 @@ def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them
     assert ("Does another joiner write to this topic?" in caplog.text) is told
 
 
+def test_where_reading_begins_is_for_a_first_start_alone(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [True])
+    start = StartAt(time_ms=5)
+    assert join.run_join(config, until_latest=True, start=start) == 0
+    assert sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs["start"] == start  # type: ignore[attr-defined]
+    (run,) = (config.data_dir / "joiner/runs").iterdir()
+    end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    with pytest.raises(JoinerError, match="leave out --from"):
+        join.run_join(config, until_latest=True, start=start)
+
+
 RANGE = RequestRange(1_000_000_000, 1_086_400_000)
 LATER_MS = 10 * RANGE.until_ms
 
