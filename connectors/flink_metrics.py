@@ -1,4 +1,4 @@
-"""Counters of operators of a Flink job, read from Flink's REST interface."""
+"""What Flink's REST interface tells of a job: counters of its operators, its checkpoints and its restarts."""
 
 from __future__ import annotations
 
@@ -6,25 +6,131 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from rillet.connectors.errors import ConnectorError
 
 _TIMEOUT_S = 5.0
+Answer = TypeVar("Answer")
 
 
-class FlinkCounters:
+class JobFigures(NamedTuple):
+    """How a job is doing."""
+
+    restarts: int
+    #: of the last failure, in one line; empty where there was none
+    failure: str
+    completed_checkpoints: int
+    failed_checkpoints: int
+    #: checkpoints that have failed since the last complete one, as far as Flink remembers, and why the last of them did
+    failed_in_a_row: int
+    checkpoint_failure: str
+    #: of the last complete checkpoint: all that it stands for, what was written for it, and how long that took
+    state_bytes: int
+    checkpoint_bytes: int
+    checkpoint_ms: int
+    #: transactions that could not be committed: the broker had aborted them, and their rows are lost
+    lost_transactions: int
+
+
+class _FlinkRest:
+    """Asks for what is below one job."""
+
+    def __init__(self, rest_url: str, job_id: str) -> None:
+        """:param rest_url: of the JobManager, ``http://host:port``."""
+        self._job = f"{rest_url.rstrip('/')}/jobs/{job_id}"
+
+    def _asked(self, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ConnectorError(f"Flink answers at {self._job} with what are no counts: {error!r}") from error
+
+    def _get(self, url: str) -> Any:
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310  our own cluster's address
+                return json.load(answer)
+        except (OSError, ValueError, urllib.error.URLError) as error:
+            raise ConnectorError(f"Flink does not answer at {url}: {error}") from error
+
+
+class FlinkJob(_FlinkRest):
+    """Reads how a job is doing."""
+
+    def __init__(self, rest_url: str, job_id: str) -> None:
+        super().__init__(rest_url, job_id)
+        #: vertices that commit transactions
+        self._committers: list[str] | None = None
+        #: restarts when the last failure was asked for
+        self._explained = 0
+        self._failure = ""
+
+    def read(self) -> JobFigures:
+        """The figures as they are now.
+
+        :raises ConnectorError: Flink does not answer, or not with such figures.
+        """
+        return self._asked(self._read)
+
+    def _read(self) -> JobFigures:
+        found = self._get(f"{self._job}/checkpoints")
+        completed, failed = found["latest"]["completed"] or {}, found["latest"]["failed"] or {}
+        newest = completed.get("id", -1)
+        in_a_row = sum(one["status"] == "FAILED" and one["id"] > newest for one in found["history"])
+        restarts = sum(int(one["value"]) for one in self._get(f"{self._job}/metrics?get=numRestarts"))
+        if restarts > self._explained:
+            self._explained, self._failure = restarts, self._last_failure()
+        return JobFigures(
+            restarts,
+            self._failure,
+            int(found["counts"]["completed"]),
+            int(found["counts"]["failed"]),
+            in_a_row,
+            str(failed.get("failure_message") or "no reason given") if in_a_row else "",
+            int(completed.get("state_size", 0)),
+            int(completed.get("checkpointed_size", 0)),
+            int(completed.get("end_to_end_duration", 0)),
+            self._lost_transactions(),
+        )
+
+    def _last_failure(self) -> str:
+        history = self._get(f"{self._job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
+        return innermost_cause(history[0]["stacktrace"]) if history else ""
+
+    def _lost_transactions(self) -> int:
+        if self._committers is None:
+            vertices = self._get(self._job)["vertices"]
+            self._committers = [vertex["id"] for vertex in vertices if "Committer" in vertex["name"]]
+        lost = 0
+        for vertex in self._committers:
+            url = f"{self._job}/vertices/{vertex}/subtasks/metrics"
+            names = [one["id"] for one in self._get(url) if one["id"].endswith(".numCommittablesFailure")]
+            if names:
+                lost += sum(round(one["sum"]) for one in self._get(f"{url}?agg=sum&get={quote(','.join(names))}"))
+        return lost
+
+
+def innermost_cause(trace: str) -> str:
+    """Of a Java stack trace, in one line: the last "Caused by", or the first line where there is none.
+
+    >>> innermost_cause("a.Outer: x\\n\\tat y\\nCaused by: b.Inner: out of disk\\n\\tat z")
+    'b.Inner: out of disk'
+    """
+    causes = [line for line in trace.splitlines() if line.startswith("Caused by: ")]
+    return causes[-1].removeprefix("Caused by: ") if causes else trace.strip().partition("\n")[0]
+
+
+class FlinkCounters(_FlinkRest):
     """Reads the counters that operators have in a metric group of their own, subtask by subtask."""
 
     def __init__(self, rest_url: str, job_id: str, operators: Sequence[str], group: str) -> None:
         """
-        :param rest_url: of the JobManager, ``http://host:port``.
         :param operators: their names in the job, of letters and ``-``.
         :param group: only counters in it are read.
         """
-        self._job = f"{rest_url.rstrip('/')}/jobs/{job_id}"
+        super().__init__(rest_url, job_id)
         self._operators = operators
         self._group = group
         #: vertex and number of subtasks of each operator
@@ -37,10 +143,7 @@ class FlinkCounters:
 
         :raises ConnectorError: Flink does not answer, or not with counts, or has no such operator.
         """
-        try:
-            return self._read()
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConnectorError(f"Flink answers at {self._job} with what are no counts: {error!r}") from error
+        return self._asked(self._read)
 
     def _read(self) -> list[dict[str, int]]:
         found = []
@@ -65,10 +168,3 @@ class FlinkCounters:
             else:
                 raise ConnectorError(f"the job at {self._job} has no operator {operator}")
         return self._vertices[operator]
-
-    def _get(self, url: str) -> Any:
-        try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310  our own cluster's address
-                return json.load(answer)
-        except (OSError, ValueError, urllib.error.URLError) as error:
-            raise ConnectorError(f"Flink does not answer at {url}: {error}") from error

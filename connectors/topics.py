@@ -44,7 +44,7 @@ def ensure_broker(kafka: KafkaConnection | str, timeout_s: float = 10.0) -> None
     while True:
         left = max(deadline - time.monotonic(), _POLL_S)
         try:
-            _ask_consumer(kafka, partial(_list_topics, timeout_s=left), silent=True)
+            ask_consumer(kafka, partial(_list_topics, timeout_s=left), silent=True)
         except BrokerUnavailableError:
             # Before the deadline only where a broker ended the connection, as one does that stops.
             if time.monotonic() >= deadline:
@@ -134,7 +134,7 @@ def topic_ends(kafka: KafkaConnection | str, topic: str, timeout_s: float = 10.0
     :raises BrokerUnavailableError: no broker answers.
     """
     kafka = KafkaConnection.of(kafka)
-    return _ask_consumer(kafka, lambda consumer: ends_by(kafka, consumer, topic, timeout_s))
+    return ask_consumer(kafka, lambda consumer: ends_by(kafka, consumer, topic, timeout_s))
 
 
 def topic_ids(kafka: KafkaConnection | str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, str]:
@@ -192,7 +192,7 @@ def _describe(kafka: KafkaConnection, names: Iterable[str], timeout_s: float) ->
         found = {name: consumer.list_topics(name, timeout=timeout_s).topics[name] for name in names}
         return {name: metadata for name, metadata in found.items() if _exists(kafka, metadata)}
 
-    return _ask_consumer(kafka, describe)
+    return ask_consumer(kafka, describe)
 
 
 def _exists(kafka: KafkaConnection, metadata: Any) -> bool:
@@ -262,8 +262,8 @@ def _check_settings(kafka: KafkaConnection, names: list[str], timeout_s: float) 
             )
 
 
-def _ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer], *, silent: bool = False) -> Answer:
-    """What a consumer made for this can tell.
+def ask_consumer(kafka: KafkaConnection, work: Callable[[Consumer], Answer], *, silent: bool = False) -> Answer:
+    """What a consumer made for this can tell; it joins no group.
 
     :param silent: do not tell that a broker is waited for: the caller does, or waits for seconds only.
     :raises BrokerRefusedError: the broker does not let us in; at once.

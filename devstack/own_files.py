@@ -25,6 +25,7 @@ JOINER = (
     ("runs", "[0-9]{6,}", "checkpoints", "[0-9a-f]{32}", r"shared|taskowned|chk-[0-9]+", _FLINK_FILE),
     ("runs", "[0-9]{6,}", "stopped|drained", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
     ("local", "rillet-joiner-[0-9a-f]{32}", _ALL),
+    ("flink", _ALL),
 )
 #: names in the folder of a model's checkpoints, of all its feature specs
 CHECKPOINTS = (

@@ -95,6 +95,7 @@ class JoinerFacts:
     :param oldest_waiting_ms: event time of the one that waits longest.
     :param held_s: by how much its time is behind the watermark, because nothing comes to one of the topics.
     :param silent_s: how long nothing has come to a topic, by its name.
+    :param failed_checkpoints: one after the other, since the last complete one.
     :param counts: all of its counters by name.
     :param unknown_actions: actions that no task asks for, by name.
     :param recent: what the counters have grown by over the newest records.
@@ -114,6 +115,7 @@ class JoinerFacts:
     recent_unknown: Mapping[str, int]
     held_s: float = 0.0
     silent_s: Mapping[str, float] = field(default_factory=dict)
+    failed_checkpoints: int = 0
 
 
 @dataclass(frozen=True, slots=True)

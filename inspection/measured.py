@@ -16,6 +16,9 @@ from rillet.inspection.scrape import Scrape
 #: a log that has not answered for so long is away; a replica asks it several times per second
 STALE_MS = 15_000
 
+#: counters of the joiner that are of its Flink job, and there before those of its tasks
+_OF_JOB = {"restarts", "lost_transactions"}
+
 
 def joiner_facts(read: Scrape) -> JoinerFacts | None:
     """Of the joiner's metrics; None where there are none of its counters."""
@@ -24,7 +27,7 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         for name, value in sorted(read.values.items())
         if name.startswith("rillet_joiner_") and name.endswith("_total") and math.isfinite(value)
     }
-    if not counts:
+    if counts.keys() <= _OF_JOB:  # as of a job that is restarted
         return None
     recent = {name: round(value) for name, value in _by_label(read, "rillet_joiner_recent", "count").items()}
     actions = recent.get("actions", 0)
@@ -43,6 +46,7 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         recent_unknown=_by_action(read, "rillet_joiner_recent_unknown_actions"),
         held_s=read.values.get("rillet_joiner_held_seconds", 0.0),
         silent_s=_by_label(read, "rillet_joiner_silent_topic_seconds", "topic"),
+        failed_checkpoints=whole(read, "rillet_joiner_failed_checkpoints_in_a_row") or 0,
     )
 
 

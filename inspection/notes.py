@@ -56,11 +56,24 @@ def notes_on(facts: LoopFacts, spec: FeatureSpec) -> Iterator[str]:
             ahead = duration((topic.newest_ms - facts.time_ms) / 1000)
             yield f"the newest record of {topic.name} is from the future, by {ahead}: check the clock of its producer"
     if facts.joiner is not None:
+        yield from _of_job(facts.joiner)
         yield from _held(facts.joiner)
         yield from _not_joined(facts.joiner, facts, spec)
     if facts.trainer is not None and facts.trainer.publish_failures and facts.broker.state == "answers":
         failures = facts.trainer.publish_failures
         yield f"train has failed to publish, {failures:,} times in a row; its log says why"
+
+
+def _of_job(joiner: JoinerFacts) -> Iterator[str]:
+    if joiner.failed_checkpoints:
+        yield (
+            f"join: checkpoints fail, {joiner.failed_checkpoints} one after the other, and no row goes out; its log says why"
+        )
+    if lost := joiner.counts.get("lost_transactions", 0):
+        yield (
+            f"join: rows of {lost:,} transactions are lost, the broker had ended them; raise [flink] transaction_timeout_ms, and"
+            " write them again with rillet backfill"
+        )
 
 
 def _held(joiner: JoinerFacts) -> Iterator[str]:

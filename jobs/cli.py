@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from rillet.jobs.config import RilletConfig
     from rillet.schemas import FeatureSpec, History, Slot
     from rillet.sources import Kind
+
+Meaning = TypeVar("Meaning")
 
 
 @click.command()
@@ -31,6 +35,13 @@ def topics(config: RilletConfig, config_path: Path) -> None:
 @click.option("--until-latest", is_flag=True, help="Stop when what the topics hold at the start is read.")
 @click.option(
     "--drain", is_flag=True, help="At the stop close every open window, instead of keeping it for the next start."
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="WHERE",
+    help="Where a first start begins to read: earliest (the default), latest, the time of a record such as 2026-05-01T00:00Z, or"
+    " offsets of every partition such as features:0=1200,actions:0=5400. Refused where there is state to go on from.",
 )
 @click.option(
     "--recording",
@@ -58,6 +69,7 @@ def join(
     config_path: Path,
     until_latest: bool,
     drain: bool,
+    start: str | None,
     recording: Path | None,
     to: str | None,
     requests: int | None,
@@ -75,17 +87,59 @@ def join(
             "--recording DIR and --to URI go together, and --requests, --max-lost and --keep-open-windows with them"
         )
     if recording is not None:
-        if until_latest or drain:
-            raise click.UsageError("--until-latest and --drain are of a join of topics, not of --recording")
+        if until_latest or drain or start:
+            raise click.UsageError("--until-latest, --drain and --from are of a join of topics, not of --recording")
         # Services do not import what reads recordings; the root command hands it in.
         given = {"max_lost": max_lost} if max_lost is not None else {}
         context.obj["join_recording"](
             config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
         )
         return
+    from rillet.connectors.start_positions import StartAt
     from rillet.jobs.join import run_join
 
-    raise SystemExit(run_join(config, until_latest=until_latest, drain=drain))
+    begin = None if start is None else _said(start, "--from", StartAt.parse)
+    raise SystemExit(run_join(config, until_latest=until_latest, drain=drain, start=begin))
+
+
+@click.command()
+@click.option(
+    "--from", "begin", metavar="TIME", required=True, help="Event time, such as 2026-05-01T00:00Z: from it on."
+)
+@click.option("--until", "end", metavar="TIME", required=True, help="Event time: up to and without it.")
+@click.option(
+    "--examples-topic",
+    metavar="NAME",
+    required=True,
+    help="For the rows: a topic of its own, which is made if need be.",
+)
+@logged
+@configured
+def backfill(config: RilletConfig, config_path: Path, begin: str, end: str, examples_topic: str) -> None:
+    """Join the requests of a range of time once more, into another topic, while the joiner goes on.
+
+    Reads the raw topics from --from until the last label window of the range is closed, and writes the rows that a joiner
+    of this configuration would have written of these requests. Stopped, it goes on when it is called again.
+    """
+    import time
+
+    from rillet.connectors.start_positions import parse_time_ms
+    from rillet.jobs.join import run_backfill
+    from rillet.joiner import RequestRange
+
+    first_ms, end_ms = _said(begin, "--from", parse_time_ms), _said(end, "--until", parse_time_ms)
+    try:
+        requests = RequestRange(first_ms, end_ms)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    raise SystemExit(run_backfill(config, requests, examples_topic, time.time_ns() // 1_000_000))
+
+
+def _said(text: str, option: str, parse: Callable[[str], Meaning]) -> Meaning:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
 
 
 @click.command()
@@ -209,6 +263,7 @@ def check_config(
     from rillet.connectors.sample_check import describe_sources
     from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
+    from rillet.operators.memory import TaskMemory
 
     check_here(config, config_path, folders=not elsewhere)
     specs = config.load_specs()
@@ -236,6 +291,9 @@ def check_config(
         click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
     for source in sources:
         click.echo(f"source    {source}")
+    memory = partial(TaskMemory.of, config.joiner, config.flink, converted_topics=len(config.sources.converted))
+    click.echo(f"memory    Flink below rillet join: {memory(subtasks=config.flink.parallelism)}")
+    click.echo(f"          each TaskManager of a cluster: {memory()}")
     click.echo(f"slices    {schedule.slice_ms / 1000:g} s, {schedule.live_slices} alive at once")
     click.echo(f"model     {config.model.name}: {config.model.kind}, dim {config.model.dim}")
     kafka = config.kafka

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,21 +27,21 @@ from pyflink.table import StreamTableEnvironment
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.silence import TopicSilence
+from rillet.connectors.start_positions import FORMS, StartAt
 from rillet.connectors.topics import topic_ids
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.joiner import KeptSettings
-from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction, converted_topics
+from rillet.joiner import JoinerRuns, Kept, KeptSettings, RequestRange, check_kept
+from rillet.operators.backfill_function import BackfillFunction
+from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction
 from rillet.operators.flink_config import joiner_group, joiner_name
+from rillet.operators.job_settings import job_settings
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
-from rillet.operators.key_groups import KEY_GROUPS, bucket_keys
+from rillet.operators.key_groups import bucket_keys
 
 if TYPE_CHECKING:
     from rillet.operators.flink_config import FlinkConfig
     from rillet.sources import Kind
 
-#: the broker's default maximum; has to outlast an interval and a checkpoint, or committed rows are aborted
-_TRANSACTION_TIMEOUT_MS = 15 * 60_000
-_CHECKPOINT_TIMEOUT_MS = 5 * 60_000
 #: SQL for the event time that a record shows to be reached: its timestamp, but no later than it was sent. On a backlog the
 #: clock bounds nothing, and one event from the future would make all that comes after it in its partition late. Null, which
 #: moves nothing, where the header is no time; without a header the clock of the reader is all there is.
@@ -65,48 +65,18 @@ class JobOptions:
     local_dir: str | None = None
     #: what the broker calls the raw topics; of one that was made anew, or is on another broker, no offset is gone on with
     topic_ids: Mapping[Kind, str] = field(default_factory=dict)
+    #: where a job without state begins to read; at the beginning without one
+    start: StartAt | None = None
+    #: of a backfill: joins these requests and no others
+    requests: RequestRange | None = None
 
 
 def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     """Flink settings that belong to the job, whichever cluster it runs on."""
     flink = Configuration()
-    flink.set_string("python.execution-mode", config.execution_mode)
-    flink.set_string("python.fn-execution.bundle.time", str(config.bundle_time_ms))
-    flink.set_string("pipeline.name", "rillet joiner")
-    flink.set_string("pipeline.object-reuse", "true")
-    flink.set_string("parallelism.default", str(config.parallelism))
-    # Never another: Flink goes on with no state of other key groups, offsets included.
-    flink.set_string("pipeline.max-parallelism", str(KEY_GROUPS))
-    # The joiner keeps what it needs again; PyFlink would hold a thousand entries of each bucket in the worker besides.
-    flink.set_string("python.map-state.read-cache-size", "1")
-    # A header and a map of each bucket, so that their changes go to Flink once per bundle.
-    flink.set_string("python.state.cache-size", str(2 * KEY_GROUPS))
-    # In which times become text, see _records.
-    flink.set_string("table.local-time-zone", "UTC")
-    if options.idle_sources:
-        # That a topic is silent as a whole is known by what checkpoints have committed: it has to be known before.
-        idle_ms = config.idle_ms + 2 * config.checkpoint_interval_ms
-        flink.set_string("table.exec.source.idle-timeout", f"{idle_ms} ms")
-    flink.set_string("execution.checkpointing.interval", f"{config.checkpoint_interval_ms} ms")
-    flink.set_string("execution.checkpointing.timeout", f"{_CHECKPOINT_TIMEOUT_MS} ms")
-    flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")
-    flink.set_string("execution.checkpointing.externalized-checkpoint-retention", "RETAIN_ON_CANCELLATION")
-    flink.set_string("state.backend.type", config.state_backend)
-    # Most of what is asked of the state is whether a request that is new was there before.
-    flink.set_string("state.backend.rocksdb.use-bloom-filter", "true")
-    flink.set_string("execution.checkpointing.incremental", str(config.state_backend == "rocksdb").lower())
-    if config.max_restarts:
-        # Bounded: with checkpoints on, Flink would otherwise restart a job that cannot start for ever.
-        flink.set_string("restart-strategy.type", "exponential-delay")
-        flink.set_string("restart-strategy.exponential-delay.initial-backoff", "1 s")
-        flink.set_string("restart-strategy.exponential-delay.max-backoff", "30 s")
-        flink.set_string("restart-strategy.exponential-delay.attempts-before-reset-backoff", str(config.max_restarts))
-    else:
-        flink.set_string("restart-strategy.type", "none")
-    if options.restore_from:
-        flink.set_string("execution.state-recovery.path", options.restore_from)
-        # A drained join of other settings: nothing of it is needed but the offsets of the same topics.
-        flink.set_string("execution.state-recovery.ignore-unclaimed-state", "true")
+    found = job_settings(config, idle_sources=options.idle_sources, restore_from=options.restore_from)
+    for name, value in found.items():
+        flink.set_string(name, value)
     return flink
 
 
@@ -119,13 +89,12 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     for kind, topic in raw.items():
         tables.execute_sql(_source(config, topic, kind, options))
     specs, sources = config.load_specs(), config.sources
-    converted = converted_topics(sources)
     queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
-    native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in converted)
+    native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in sources.converted)
     streams = [tables.to_append_stream(tables.sql_query(native), KEY_RECORD)] if native else []
     refused = []
-    for kind in converted:
+    for kind in sources.converted:
         lying = tables.to_append_stream(tables.sql_query(queries[kind]), KEY_RECORD)
         conversion = ConversionFunction(
             kind, specs.current, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms
@@ -137,27 +106,32 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
         silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
-    function = JoinFunction(specs, join, config.flink, silence, options.local_dir)
+    kind_of_join = JoinFunction if options.requests is None else partial(BackfillFunction, options.requests)
+    function = kind_of_join(specs, join, config.flink, silence, options.local_dir)
     records = _union(streams)
-    _name_sources(records, options.topic_ids)
     joined = _key_by_bucket(records).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
     joined.name(OPERATOR).uid(f"join-{KeptSettings.of(specs.current, join).operator_digest:016x}")
     joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
     letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
     letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
+    _name_others(env, options.topic_ids)
 
 
-def _name_sources(rows: DataStream, topic_ids: Mapping[Kind, str]) -> None:
-    """Gives each topic's reader a uid of its own, under which its offsets are kept.
+def _name_others(env: StreamExecutionEnvironment, topic_ids: Mapping[Kind, str]) -> None:
+    """Gives a uid to each operator that SQL and PyFlink have made: the state of one without hangs on its place in the graph.
 
-    SQL sources have none; their state would hang on their places in the graph, which a topic's conversion changes. A source
-    goes on at its offsets whatever topic it is given then, so the topic's id is a part of the uid.
+    A topic's reader keeps its offsets under its own. It goes on at them whatever topic it is given then, so the topic's id is
+    a part of the uid. The others keep nothing, and are numbered.
     """
-    for transformation in rows._j_data_stream.getTransformation().getTransitivePredecessors():
+    sinks = env._j_stream_execution_environment.getTransformations()
+    every = {one.getId(): one for sink in sinks for one in sink.getTransitivePredecessors()}
+    for number, (_, transformation) in enumerate(sorted(every.items())):
         if transformation.getClass().getSimpleName() == "SourceTransformation":
             table = transformation.getName().rpartition(".")[2]
             transformation.setUid("-".join(filter(None, ("read", table, topic_ids.get(table)))))
+        elif transformation.getUid() is None:
+            transformation.setUid(f"stateless-{number}")
 
 
 def _union(streams: list[DataStream]) -> DataStream:
@@ -166,7 +140,7 @@ def _union(streams: list[DataStream]) -> DataStream:
 
 def operators(config: RilletConfig) -> list[str]:
     """Names of the operators that count records."""
-    return [OPERATOR, *(f"convert-{kind}" for kind in converted_topics(config.sources))]
+    return [OPERATOR, *(f"convert-{kind}" for kind in config.sources.converted)]
 
 
 def groups(config: RilletConfig) -> dict[str, str]:
@@ -201,18 +175,21 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
     """DDL of a raw topic. The record's timestamp is the event time."""
     flink = config.flink
     client = {f"properties.{name}": value for name, value in config.kafka.flink_settings.items()}
-    more = client | {
-        "connector": "kafka",
-        "topic": topic,
-        "properties.bootstrap.servers": config.kafka.bootstrap_servers,
-        "properties.isolation.level": "read_committed",
-        "properties.group.id": groups(config)[topic],
-        "scan.startup.mode": "earliest-offset",
-        "key.format": "raw",
-        "key.fields": "k",
-        "value.format": "raw",
-        "value.fields-include": "EXCEPT_KEY",
-    }
+    more = (
+        client
+        | {
+            "connector": "kafka",
+            "topic": topic,
+            "properties.bootstrap.servers": config.kafka.bootstrap_servers,
+            "properties.isolation.level": "read_committed",
+            "properties.group.id": groups(config)[topic],
+            "key.format": "raw",
+            "key.fields": "k",
+            "value.format": "raw",
+            "value.fields-include": "EXCEPT_KEY",
+        }
+        | (options.start or StartAt()).settings(table)
+    )
     if flink.max_drift_ms and options.aligned:
         more["scan.watermark.alignment.group"] = "rillet"
         more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
@@ -291,33 +268,63 @@ def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
         .set_record_serializer(record)
         .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
         .set_transactional_id_prefix(f"{joiner_name(config.kafka.topics.examples)}-{topic}")
-        .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
+        .set_property("transaction.timeout.ms", str(config.flink.transaction_timeout_ms))
         .set_property("max.request.size", str(RECORD_MAX_BYTES))
         .set_property("compression.type", "lz4")
         .build()
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``flink run -py``."""
+def parser() -> argparse.ArgumentParser:
+    """Of the arguments of ``flink run -py``."""
     parser = argparse.ArgumentParser(prog="joiner_job.py", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="rillet.toml")
     parser.add_argument("--bootstrap-servers", help="overrides [kafka] bootstrap_servers")
     parser.add_argument("--local-dir", help="for the disk tier; default: the temporary folder")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        help="folder, seen by the whole cluster, in which each start has a numbered one for"
+        " its checkpoints and goes on from the newest; without it Flink's own settings and --fromSavepoint hold",
+    )
+    parser.add_argument("--from", dest="start", type=StartAt.parse, help="where a first start begins: " + FORMS)
     parser.add_argument("--jar", type=Path, help="the Kafka connector, where the cluster does not have it in lib/")
-    known = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``flink run -py``."""
+    known = parser().parse_args(arguments)
     env = StreamExecutionEnvironment.get_execution_environment()
     if known.jar:
         # Not pipeline.jars: setting it would drop the jar that `flink run` itself adds.
         env.add_jars(known.jar.resolve().as_uri())
     config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
-    options = JobOptions(
-        local_dir=known.local_dir,
-        topic_ids=ids_of_topics(config),
-    )
+    options = JobOptions(local_dir=known.local_dir, topic_ids=ids_of_topics(config), start=known.start)
+    if known.runs is not None:
+        options = _begin_run(env, config, JoinerRuns(known.runs.resolve()), options)
     forget_progress(config)
     build(env, config, options)
     env.execute()
+
+
+def _begin_run(
+    env: StreamExecutionEnvironment, config: RilletConfig, runs: JoinerRuns, options: JobOptions
+) -> JobOptions:
+    """A numbered folder for what Flink keeps of this start, which goes on from the newest run before it, as ``rillet join``."""
+    names = config.kafka.topics
+    topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
+    specs = config.load_specs()
+    kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
+    check_kept(runs.newest, kept, specs, first_start=options.start is not None)
+    snapshot = runs.newest.snapshot if runs.newest is not None else None
+    run = runs.begin(kept.dump(), config.flink.keep_savepoints)
+    flink = Configuration()
+    flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
+    flink.set_string("execution.checkpointing.savepoint-dir", run.savepoint_dir(drained=False).as_uri())
+    env.configure(flink)
+    print(f"run {run.folder.name} goes on from {snapshot or 'nothing: the topics are read anew'}")
+    return replace(options, restore_from=None if snapshot is None else snapshot.as_uri())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rillet.joiner.held_time import HeldTime
 from rillet.joiner.join import END_OF_TIME_MS, Joiner
 from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
+from rillet.joiner.request_range import RequestRange
 from rillet.joiner.runs import JoinerRun, JoinerRuns
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.spec_joiners import BucketStates, SpecJoiners
@@ -34,6 +35,7 @@ __all__ = [
     "NameCounts",
     "RecentCounts",
     "RefusalMetrics",
+    "RequestRange",
     "SliceSchedule",
     "SpecJoiners",
     "StoreError",

@@ -115,6 +115,7 @@ class Bucket:
 
     def _load(self, at: Place, state: BucketState) -> Entry:
         slice_, n = at
+        self._store.engine_reads += 1
         value = state.get(request_key(slice_, n))
         if value is None:
             raise JoinerError(

@@ -14,6 +14,8 @@ from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_neg
 
 #: the engine has so many groups of keys, of which each bucket needs one
 MAX_BUCKETS = 1_024
+#: of RocksDB below the disk tier of one subtask: write buffers and block cache
+DISK_TIER_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)

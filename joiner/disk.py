@@ -23,6 +23,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from rillet.joiner.config import DISK_TIER_BYTES
 from rillet.joiner.entry import Entry
 from rillet.joiner.errors import StoreError
 
@@ -57,7 +58,7 @@ class DiskTier:
     :raises StoreError: the directory cannot be used.
     """
 
-    def __init__(self, directory: Path, memory_bytes: int = 32 << 20) -> None:
+    def __init__(self, directory: Path, memory_bytes: int = DISK_TIER_BYTES) -> None:
         self._directory = directory
         self._options = _options(memory_bytes)
         # Rebuilt from the checkpoint after a crash, so a write-ahead log would only cost.

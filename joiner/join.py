@@ -235,6 +235,12 @@ class Joiner:
         self._wake(memory, state)
 
     @property
+    def reads(self) -> Counter[str]:
+        """Requests that were asked for, by the tier that was asked: memory, a slice on disk, the engine's state."""
+        store = self.store
+        return Counter(memory=store.memory_reads, disk=store.disk_reads, engine=store.engine_reads)
+
+    @property
     def waiting_actions(self) -> int:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
         return sum(len(memory.waiting) for memory in self._buckets.values())

@@ -17,6 +17,9 @@ from rillet.joiner.runs import JoinerRun
 from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec, SpecRegistry
 
+#: of what the joiner keeps in the engine's state; raised by whatever changes what joiner/state.py writes, or how it is keyed
+STATE_FORMAT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class KeptSettings:
@@ -33,6 +36,7 @@ class KeptSettings:
     buckets: int
     late_retention_ms: int
     action_wait_ms: int
+    state_format: int = STATE_FORMAT
 
     @classmethod
     def of(cls, spec: FeatureSpec, config: JoinerConfig) -> KeptSettings:
@@ -62,7 +66,7 @@ class KeptSettings:
         return ", ".join(f"{name} {mine[name]}, now {others[name]}" for name in shared if mine[name] != others[name])
 
     def _of_all_specs(self) -> str:
-        return f"{self.slice_ms}|{self.buckets}|{self.late_retention_ms}|{self.action_wait_ms}"
+        return f"{self.slice_ms}|{self.buckets}|{self.late_retention_ms}|{self.action_wait_ms}|{self.state_format}"
 
 
 def _digest(text: str) -> int:
@@ -75,10 +79,12 @@ class Kept:
 
     :param topics: the raw topics, by what they hold: name, and the id that the broker gave it when it was made; an empty
         id where the broker gives none.
+    :param requests: the range that a backfill joins, in milliseconds of event time.
     """
 
     settings: KeptSettings
     topics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    requests: tuple[int, int] | None = None
 
     def dump(self) -> str:
         """As text."""
@@ -88,31 +94,49 @@ class Kept:
     def of(cls, run: JoinerRun) -> Kept:
         """What a run has noted.
 
-        :raises JoinerError: the note cannot be read.
+        :raises JoinerError: the note cannot be read, or the state is of another format.
         """
         try:
             note = json.loads(run.note.read_text("utf-8"))
+            # Notes of the first format do not name it.
+            if (state_format := note["settings"].get("state_format", 1)) != STATE_FORMAT:
+                raise JoinerError(
+                    f"the joiner's state in {run.folder} is of format {state_format}, and this version of rillet reads format"
+                    f" {STATE_FORMAT} alone. Close the windows in it with the version that wrote it, `rillet join --until-latest"
+                    " --drain`: this one then goes on at the offsets where that ended. Or `rillet reset --joiner` forgets the"
+                    " state, open windows too, and the topics are joined from their beginning"
+                )
             topics = {kind: (str(name), str(id_)) for kind, (name, id_) in note["topics"].items()}
-            return cls(KeptSettings(**note["settings"]), topics)
+            requests = note.get("requests")
+            return cls(KeptSettings(**note["settings"]), topics, tuple(requests) if requests else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JoinerError(
                 f"{run.note} cannot be read ({error}): `rillet reset --joiner` forgets the joiner's state"
             ) from error
 
 
-def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry) -> None:
+def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry, *, first_start: bool = False) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
 
     Windows of any spec of the registry may be.
 
     :param run: whose state is to be gone on with.
-    :raises JoinerError: windows were left open under other settings, or of other topics.
+    :param first_start: whether it was said where reading begins, which only holds where there is no state.
+    :raises JoinerError: windows were left open under other settings, of other topics, or in another format.
     """
-    if run is None:
+    if run is not None and first_start:
+        raise JoinerError(
+            f"--from says where a first start begins to read, and {run.folder} has the state of an earlier one, which says where"
+            " to go on: leave out --from. Or `rillet reset --joiner` forgets the state, open windows too"
+        )
+    if run is None or run.drained:
         return
     kept = Kept.of(run)
-    if run.drained:
-        return
+    if kept.requests != now.requests:
+        raise JoinerError(
+            f"{run.folder} has the state of a backfill from {kept.requests} (milliseconds of event time), not yet done: finish it"
+            " with the same --from and --until, or name another topic"
+        )
     if specs.find(kept.settings.spec_hash) is None:
         raise JoinerError(
             f"label windows are open in {run.folder.parent.parent} that were opened under feature spec {kept.settings.spec}"

@@ -15,7 +15,7 @@ from rillet.schemas import RecordError
 
 GROUP = "rillet_joiner"
 #: groups of counters with a name or kind in their own names
-BY_ACTION, BY_ERROR, BY_TOPIC = "unknown_action", "refused", "silent_topic_ms"
+BY_ACTION, BY_ERROR, BY_TOPIC, BY_TIER = "unknown_action", "refused", "silent_topic_ms", "reads"
 
 
 class RefusalMetrics:
@@ -72,6 +72,7 @@ class JoinMetrics:
         time_ms = max(self._silent_ms, watermark_ms)
         now |= {(BY_TOPIC, topic, "count"): silent_ms for topic, silent_ms in self._silent_topics.items()}
         now["held_ms",] = self._held_ms
+        now |= {(BY_TIER, tier, "count"): count for tier, count in joiner.reads.items()}
         now["examples",] = self.examples
         now["open_requests",] = joiner.open_requests
         now["waiting_actions",] = joiner.waiting_actions

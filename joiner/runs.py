@@ -72,12 +72,14 @@ class JoinerRuns:
         """The newest run that has left state, which a start goes on from."""
         return next((run for run in reversed(self._all()) if run.snapshot is not None), None)
 
-    def begin(self, note: str) -> JoinerRun:
-        """Makes the folder of the next run; of the earlier ones that which it goes on from stays, and no other.
+    def begin(self, note: str, keep: int = 1) -> JoinerRun:
+        """Makes the folder of the next run; of the earlier ones the newest that have left state stay, and no others.
 
         :param note: what its state is kept under.
+        :param keep: how many stay, that which it goes on from among them.
         """
-        runs, newest = self._all(), self.newest
+        runs = self._all()
+        staying = [run for run in runs if run.snapshot is not None][-keep:]
         run = JoinerRun(self.folder / f"{int(runs[-1].folder.name) + 1 if runs else 1:06}")
         run.folder.mkdir(parents=True)
         with run.note.open("w", encoding="utf-8") as out:
@@ -86,7 +88,7 @@ class JoinerRuns:
             os.fsync(out.fileno())
         # The oldest first: what is left of an interrupted deletion must not be the newest state.
         for other in runs:
-            if other != newest:
+            if other not in staying:
                 try:
                     shutil.rmtree(other.folder)
                 except OSError as error:

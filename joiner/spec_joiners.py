@@ -8,6 +8,7 @@ finish what they have begun, and are gone when their last request is. All rows g
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -167,6 +168,11 @@ class SpecJoiners:
     def open_requests(self) -> int:
         """Requests that are remembered, of buckets that were touched since the start."""
         return sum(joiner.open_requests for joiner in self._all())
+
+    @property
+    def reads(self) -> Counter[str]:
+        """Requests that were asked for, see :attr:`Joiner.reads`."""
+        return sum((joiner.reads for joiner in self._all()), Counter[str]())
 
     @property
     def waiting_actions(self) -> int:

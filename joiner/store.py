@@ -45,7 +45,8 @@ class SliceStore:
         self._lacking: dict[int, set[int]] = {}
         self.used_bytes = 0
         self.spilled_entries = 0
-        self.disk_reads = 0
+        #: requests read, by tier: found in memory, looked for in a slice on disk, read back from the engine's state
+        self.memory_reads = self.disk_reads = self.engine_reads = 0
 
     def put(self, bucket: int, entry: Entry) -> None:
         """Adds an entry; the oldest ones leave when memory is over its bound."""
@@ -67,6 +68,7 @@ class SliceStore:
         """The entry of a request, decoded; memory first, then the slices on disk, newest first."""
         entry: Entry | None = self._index.get(bucket, _NOTHING).get(request_id)
         if entry is not None:
+            self.memory_reads += 1
             if not entry.decoded:
                 entry.decode(self.decode)
                 self._keep_decoded(entry)

@@ -83,12 +83,6 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         yield Row(self._keys[bucket_of(native.key, len(self._keys))], join_record(record))
 
 
-def converted_topics(sources: SourcesConfig) -> list[Kind]:
-    """The topics that are not native."""
-    kinds: tuple[Kind, ...] = ("features", "actions")
-    return [kind for kind in kinds if getattr(sources, kind).format != "rillet"]
-
-
 def bucket_of(key: bytes | None, buckets: int) -> int:
     """The bucket that the SQL of ``jobs/joiner_job.py`` gives a key.
 

@@ -7,6 +7,7 @@ came from, then the record as it lay in Kafka (see :mod:`rillet.operators.record
 from __future__ import annotations
 
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -170,6 +171,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         #: event time at which silence began for each bucket; what it has closed since must not move that
         self._silent_from: dict[int, int] = {}
         self._report_ms = 0
+        #: from when on a record brings a report: timers alone would tell nothing where they do not fire
+        self._report_due_s = time.monotonic() + _REPORT_MS / 1_000
         #: wall clock when it was last asked for
         self._now_ms = 0
 
@@ -187,15 +190,25 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         state = self._state.at(timers)
         if not self._report_ms or bucket not in self._looks:
             self._wake(bucket, timers)
+        if time.monotonic() >= self._report_due_s:
+            self._report(self._time_ms(timers.current_watermark()))
         try:
             ingest_ms = parse_ingest_ms(record.ingest)
             entered_ms = self._entered_ms(record, ingest_ms, timers)
             blocks = self._joiner.on_record(bucket, record.key, record.value, ingest_ms, state, entered_ms)
         except RecordError as error:
-            self._metrics.refusals.add(error)
-            yield DEAD_LETTERS, dead_letter_row(error, record)
+            yield from self._refuse(error, record, timers)
             return
         yield from self._emit(blocks)
+
+    def _refuse(self, error: RecordError, record: JoinRecord, timers: Any) -> Iterator[tuple[OutputTag, Row]]:
+        """A record that cannot be used becomes a dead letter."""
+        self._metrics.refusals.add(error)
+        yield DEAD_LETTERS, dead_letter_row(error, record)
+
+    def _report(self, time_ms: int) -> None:
+        self._report_due_s = time.monotonic() + _REPORT_MS / 1_000
+        self._metrics.report(time_ms)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
         """The watermark has reached a time that the joiner asked for, or the wall clock one to go on or to look."""

@@ -1,4 +1,4 @@
-"""How far a job that shall end at the present ends of its topics has read them."""
+"""How far a job that shall end at given offsets of its topics has read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.lag import GroupLag
+from rillet.connectors.lag import Ends, GroupLag
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +18,20 @@ _HELD_BACK_S = 10.0
 class BoundedRead:
     """Asks for the committed positions of the readers' groups; for one caller.
 
+    :param ends: tells the offsets, the present ends of the topics for instance.
     :param now_s: monotonic clock, seconds.
     :raises RilletError: the broker does not answer, or lacks a topic.
     """
 
-    def __init__(self, lag: GroupLag, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lag: GroupLag,
+        ends: Callable[[GroupLag], Ends] = GroupLag.ends,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lag = lag
         self._now_s = now_s
-        self._ends = lag.ends()
+        self._ends = ends(lag)
         #: positions of what is not read to its end
         self._unread: Mapping[str, Mapping[int, int]] | None = None
         self._standing_since_s = now_s()

@@ -10,9 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rillet.connectors.errors import ConnectorError
-from rillet.connectors.flink_metrics import FlinkCounters
+from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 from rillet.joiner import Alarms, Counters, RecentCounts
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TOPIC
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC
+from rillet.pipelines.job_alarms import JobAlarms
 
 log = logging.getLogger(__name__)
 
@@ -20,22 +21,58 @@ _COUNTERS = (*Counters().as_dict(), "dead_letters", "examples")
 _BY_NAME = {
     BY_ACTION: ("rillet_joiner_unknown_actions", "action", "Actions that no task and no history asks for, by name."),
     BY_ERROR: ("rillet_joiner_refused", "error", "Records that became dead letters, by the kind of error."),
+    BY_TIER: ("rillet_joiner_reads", "tier", "Reads of requests, by tier: memory, disk, engine (Flink's state)."),
 }
+#: what the counters count, by name
 _HELP = {
+    "features": "Feature events used.",
+    "actions": "Action events used.",
+    "positives": "Rows of kind `POSITIVE`.",
+    "negatives": "Rows of kind `NEGATIVE`.",
+    "provisional_negatives": "Rows of kind `PROVISIONAL`, of `immediate` tasks.",
+    "corrections": "Rows of kind `CORRECTION`, of `immediate` tasks.",
+    "late_positives": "Rows of kind `LATE_POSITIVE`.",
+    "duplicate_features": "Feature events of a request that has one already.",
+    "duplicate_actions": "Actions on a pair that is positive already.",
+    "late_actions": "Actions that came after their windows were closed, and make no row.",
+    "early_actions": "Actions that lie further before their impressions than `early_ms`.",
+    "outside_window": "Actions that lie after their label windows.",
+    "unknown_impressions": "Actions on impressions that their requests do not have.",
+    "history_actions": "Actions that only a history asks for.",
+    "unmatched_actions": "Actions whose feature event had not come when they did.",
+    "matched_later": "Of them, those whose feature event came while they waited.",
+    "orphan_actions": "Actions whose feature event did not come within `action_wait_ms`.",
+    "discarded_at_end": "Negatives that a drain left out.",
     "dead_letters": "Records of features and actions that became dead letters.",
     "examples": "Rows written to the examples topic.",
 }
-_GAUGES = {
-    "watermark_ms": ("rillet_joiner_watermark_seconds", 1e-3, "Event time up to which windows are closed."),
-    "open_requests": ("rillet_joiner_open_requests", 1.0, "Requests that are remembered."),
+GAUGES = {
+    "watermark_ms": ("rillet_joiner_watermark_seconds", 1e-3, "Event time up to which windows are closed, since 1970."),
+    "open_requests": (
+        "rillet_joiner_open_requests",
+        1.0,
+        "Requests that are remembered: of open windows, or kept for late actions.",
+    ),
     "waiting_actions": (
         "rillet_joiner_waiting_actions",
         1.0,
         "Actions that wait for the feature event of their request.",
     ),
-    "waiting_bytes": ("rillet_joiner_waiting_bytes", 1.0, "Memory of the actions that wait, by estimate."),
-    "oldest_waiting_ms": ("rillet_joiner_oldest_waiting_seconds", 1e-3, "Event time of the action that waits longest."),
-    "next_close_ms": ("rillet_joiner_next_close_seconds", 1e-3, "Event time at which the next label window closes."),
+    "waiting_bytes": (
+        "rillet_joiner_waiting_bytes",
+        1.0,
+        "Memory of the actions that wait, by estimate; bounded by `[joiner] waiting_bytes`.",
+    ),
+    "oldest_waiting_ms": (
+        "rillet_joiner_oldest_waiting_seconds",
+        1e-3,
+        "Event time of the action that waits longest; absent where none does.",
+    ),
+    "next_close_ms": (
+        "rillet_joiner_next_close_seconds",
+        1e-3,
+        "Event time at which the next label window closes; absent where none is open.",
+    ),
 }
 _HELD = "By how much event time is behind the watermark, because nothing comes to one of the topics."
 #: silence of one topic is told from so much on; a pause of users is shorter
@@ -80,8 +117,20 @@ class TopicsWatch:
 class JoinerWatch(Collector):
     """The counters of a job as they were when last asked for; a collector of Prometheus."""
 
-    def __init__(self, counters: FlinkCounters, alarms: Alarms, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(
+        self,
+        counters: FlinkCounters,
+        alarms: Alarms,
+        job: FlinkJob | None = None,
+        job_alarms: JobAlarms | None = None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        """:param job: tells how the job is doing, for ``job_alarms``."""
+        self._now_s, self._wall_s = now_s, wall_s
+        self._job, self._job_alarms = job, job_alarms
+        self._figures: JobFigures | None = None
         self._recent = RecentCounts()
         self._counters = counters
         self._alarms = alarms
@@ -94,6 +143,11 @@ class JoinerWatch(Collector):
     def refresh(self) -> None:
         """Asks Flink; what is absurd goes to the log. While Flink does not answer, the last counts stay."""
         try:
+            # First, since a job that is restarted has no counters.
+            self._figures = self._job.read() if self._job is not None else None
+            if self._figures is not None and self._job_alarms is not None:
+                for line in self._job_alarms.judge(self._figures):
+                    log.warning("%s", line)
             self._found = self._counters.read()
             self._silent = False
         except ConnectorError as error:
@@ -107,10 +161,7 @@ class JoinerWatch(Collector):
         records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
         named = {f"{BY_ACTION}.{name}": count for name, count in self._by_name(BY_ACTION).items()}
         self._recent.add(self._now_s(), counts | named, records)
-        watermark_ms = min(
-            (subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None
-        )
-        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), watermark_ms):
+        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
         self._tell_if_held()
 
@@ -129,6 +180,9 @@ class JoinerWatch(Collector):
             log.info("topic %s goes on, label windows close by the watermark again", self._holding)
             self._holding = None
 
+    def _watermark_ms(self) -> int | None:
+        return min((subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None)
+
     def _held_ms(self) -> int:
         return max((subtask.get("held_ms", 0) for subtask in self._found), default=0)
 
@@ -145,24 +199,28 @@ class JoinerWatch(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """For Prometheus."""
-        return list(self._families()) if self._found else []
+        families = list(self._families()) if self._found else []
+        return families if self._figures is None else [*families, *_of_job(self._figures)]
 
     def _families(self) -> Iterator[Metric]:
         for name in _COUNTERS:
             if name != "unknown_actions":  # by name, below
-                text = _HELP.get(name, f"`{name}` of docs/join.md.")
-                yield CounterMetricFamily(f"rillet_joiner_{name}", text, value=self._sum(name))
+                yield CounterMetricFamily(f"rillet_joiner_{name}", _HELP[name], value=self._sum(name))
         for kind, (metric, label, text) in _BY_NAME.items():
             family = CounterMetricFamily(metric, text, labels=[label])
             for name, count in self._by_name(kind).items():
                 family.add_metric([name], count)
             yield family
-        for name, (metric, factor, text) in _GAUGES.items():
+        for name, (metric, factor, text) in GAUGES.items():
             values = [subtask[name] for subtask in self._found if subtask.get(name)]
             if name in _SUMS:
                 yield GaugeMetricFamily(metric, text, value=sum(values))
             elif values:
                 yield GaugeMetricFamily(metric, text, value=min(values) * factor)
+        if (watermark_ms := self._watermark_ms()) is not None:
+            text = "By how much the watermark is behind the clock: on live topics lateness_ms, and what there is to catch up."
+            lag_s = max(0.0, self._wall_s() - watermark_ms / 1_000)
+            yield GaugeMetricFamily("rillet_joiner_watermark_lag_seconds", text, value=lag_s)
         yield GaugeMetricFamily("rillet_joiner_held_seconds", _HELD, value=self._held_ms() / 1_000)
         text = "How long nothing has come to a topic of which all is read; absent while records come."
         silence = GaugeMetricFamily("rillet_joiner_silent_topic_seconds", text, labels=["topic"])
@@ -192,3 +250,23 @@ class JoinerWatch(Collector):
                     name = name.removesuffix(".count")
                     found[name] = found.get(name, 0) + count
         return found
+
+
+def _of_job(figures: JobFigures) -> Iterator[Metric]:
+    """What Flink tells of the job as a whole."""
+    text = "Restarts of the job after failures, since its start."
+    yield CounterMetricFamily("rillet_joiner_restarts", text, value=figures.restarts)
+    family = CounterMetricFamily("rillet_joiner_checkpoints", "Checkpoints, by how they ended.", labels=["result"])
+    family.add_metric(["complete"], figures.completed_checkpoints)
+    family.add_metric(["failed"], figures.failed_checkpoints)
+    yield family
+    text = "Checkpoints that have failed since the last complete one; 0 is well."
+    yield GaugeMetricFamily("rillet_joiner_failed_checkpoints_in_a_row", text, value=figures.failed_in_a_row)
+    text = "Transactions that the broker ended before they were committed: rows that are lost."
+    yield CounterMetricFamily("rillet_joiner_lost_transactions", text, value=figures.lost_transactions)
+    text = "State of the job, as the last complete checkpoint has it."
+    yield GaugeMetricFamily("rillet_joiner_state_bytes", text, value=figures.state_bytes)
+    text = "What was written for the last complete checkpoint: what had changed, with RocksDB."
+    yield GaugeMetricFamily("rillet_joiner_checkpoint_bytes", text, value=figures.checkpoint_bytes)
+    text = "How long the last complete checkpoint took."
+    yield GaugeMetricFamily("rillet_joiner_checkpoint_seconds", text, value=figures.checkpoint_ms / 1_000)

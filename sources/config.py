@@ -89,6 +89,12 @@ class SourcesConfig:
     #: where actions come from
     actions: ActionSource = field(default_factory=ActionSource)
 
+    @property
+    def converted(self) -> tuple[Literal["features", "actions"], ...]:
+        """The topics that are not native."""
+        kinds: tuple[Literal["features", "actions"], ...] = ("features", "actions")
+        return tuple(kind for kind in kinds if getattr(self, kind).format != "rillet")
+
     def resolved(self, folder: Path) -> SourcesConfig:
         """With schema files relative to ``folder``."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.reference import configuration, records, vectors
+from docs.reference import configuration, metrics, records, vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -14,6 +14,7 @@ DOCS = ROOT / "docs"
 #: page -> name of a section -> what makes it
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {"keys": configuration.tables},
+    "operations/metrics.md": {"joiner metrics": metrics.joiner},
     "wire.md": {
         **{f"record {name}": (lambda name=name: records.table(name)) for name in records.NAMES},
         "fingerprints": records.fingerprints,

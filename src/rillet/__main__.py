@@ -39,6 +39,7 @@ COMMANDS = {
     "peek": "rillet.inspection.cli",
     "topics": "rillet.jobs.cli",
     "join": "rillet.jobs.cli",
+    "backfill": "rillet.jobs.cli",
     "train": "rillet.jobs.cli",
     "serve": "rillet.jobs.cli",
     "dump": "rillet.jobs.cli",

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rillet.connectors.errors import ConnectorError
-from rillet.connectors.flink_metrics import FlinkCounters
+from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 
 METRICS = {
     "/jobs/j/vertices/v2/subtasks/0/metrics": {
@@ -24,19 +24,50 @@ METRICS = {
     "/jobs/j/vertices/v2/subtasks/2/metrics": {},
     "/jobs/j/vertices/v1/subtasks/0/metrics": {"convert-features.joiner.dead_letters": "4", "Calc[2].joiner.x": "1"},
 }
+#: summed over subtasks
+COMMITS = {"examples__Committer.numCommittablesFailure": 2.0}
 JOB = {
     "vertices": [
         {"id": "v1", "name": "Source: features[1] -> Calc[2] -> convert-features", "parallelism": 1},
-        {"id": "v2", "name": "join -> (examples: Writer, dead letters: Writer)", "parallelism": 3},
+        {
+            "id": "v2",
+            "name": "join -> (examples: Writer -> examples: Committer, dead letters: Writer)",
+            "parallelism": 3,
+        },
     ]
+}
+
+
+CHECKPOINTS: dict[str, object] = {
+    "counts": {"completed": 3, "failed": 4},
+    "latest": {
+        "completed": {"id": 5, "state_size": 7_000, "checkpointed_size": 90, "end_to_end_duration": 120},
+        "failed": {"id": 7, "failure_message": "Checkpoint expired before completing."},
+    },
+    "history": [
+        {"id": 8, "status": "IN_PROGRESS"},
+        {"id": 7, "status": "FAILED"},
+        {"id": 6, "status": "FAILED"},
+        {"id": 5, "status": "COMPLETED"},
+        {"id": 4, "status": "FAILED"},
+    ],
+}
+TRACE = "java.lang.RuntimeException: chain\n\tat a.b\nCaused by: java.io.IOException: No space left on device\n\tat c"
+OF_JOB: dict[str, object] = {
+    "/jobs/j": JOB,
+    "/jobs/j/checkpoints": CHECKPOINTS,
+    "/jobs/j/exceptions": {"exceptionHistory": {"entries": [{"stacktrace": TRACE}]}},
+    "/jobs/j/metrics": [{"id": "numRestarts", "value": "2"}],
 }
 
 
 class Rest(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        answer: object = JOB
-        if url.path != "/jobs/j":
+        answer = OF_JOB.get(url.path)
+        if answer is None and url.path.endswith("subtasks/metrics"):
+            answer = [{"id": name, "sum": count} for name, count in COMMITS.items()]
+        elif answer is None:
             found = METRICS[url.path]
             wanted = parse_qs(url.query).get("get")
             answer = [{"id": name} for name in found]
@@ -70,6 +101,29 @@ def test_the_counters_of_the_operators_group_are_read_per_subtask_that_has_told_
 def test_an_operator_that_is_chained_to_others_is_found_among_them(rest: str) -> None:
     counters = FlinkCounters(rest, "j", ["join", "convert-features"], "joiner")
     assert counters.read()[-1] == {"dead_letters": 4}
+
+
+def test_checkpoints_and_restarts_are_told_with_their_reasons(rest: str) -> None:
+    assert FlinkJob(rest, "j").read() == JobFigures(
+        restarts=2,
+        failure="java.io.IOException: No space left on device",
+        completed_checkpoints=3,
+        failed_checkpoints=4,
+        failed_in_a_row=2,
+        checkpoint_failure="Checkpoint expired before completing.",
+        state_bytes=7_000,
+        checkpoint_bytes=90,
+        checkpoint_ms=120,
+        lost_transactions=2,
+    )
+
+
+def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = {"counts": {"completed": 0, "failed": 0}, "latest": {"completed": None, "failed": None}, "history": []}
+    monkeypatch.setitem(OF_JOB, "/jobs/j/checkpoints", empty)
+    monkeypatch.setitem(OF_JOB, "/jobs/j/metrics", [])
+    monkeypatch.setattr(f"{__name__}.COMMITS", {})
+    assert FlinkJob(rest, "j").read() == JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, 0)
 
 
 def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> None:

@@ -193,14 +193,14 @@ def test_a_service_that_ran_before_an_interrupted_up_stays(
 def test_a_joiner_with_rare_checkpoints_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack, waited = make_stack(tmp_path, "127.0.0.1:1"), dict[str, float]()
     stack = replace(
-        stack, config=replace(stack.config, flink=replace(stack.config.flink, checkpoint_interval_ms=300_000))
+        stack, config=replace(stack.config, flink=replace(stack.config.flink, checkpoint_interval_ms=180_000))
     )
     monkeypatch.setattr(
         Process, "wait_until", lambda self, ready, timeout_s, waiting: waited.update({self.name: timeout_s})
     )
     for name in SERVICES:
         stack.wait_ready(name)
-    assert waited["join"] - waited["train"] == 300
+    assert waited["join"] - waited["train"] == 180
     assert waited["serve"] == waited["train"]
 
 

@@ -94,6 +94,7 @@ NOT_RUN = {
     "rillet serve --config examples/films": "`rillet up` runs it",
     "rillet dump --to s3:": "needs a bucket; tests/jobs/test_dump_service.py dumps to a folder",
     "rillet train --batch-from s3:": "needs a bucket; the same from a folder is run",
+    "rillet backfill": "tests/jobs/test_joiner_job.py joins a range of a recording again",
     "rillet join --recording var/recordings/films": "as with the README's recording",
     "rillet train --batch-from var/films/examples": "as with the README's files",
     "rillet backtest var/recordings/": "recordings of the reader's own, of other specs",

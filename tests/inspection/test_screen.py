@@ -162,6 +162,14 @@ def test_a_silent_topic_that_label_windows_wait_for_is_noted(held_s: float, sile
     assert (line in list(notes_on(facts, SPEC))) == told
 
 
+def test_checkpoints_that_fail_and_rows_that_are_lost_are_noted() -> None:
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, failed_checkpoints=2, counts={**FACTS.joiner.counts, "lost_transactions": 1})
+    notes = list(notes_on(replace(FACTS, joiner=joiner), SPEC))
+    assert "join: checkpoints fail, 2 one after the other, and no row goes out; its log says why" in notes
+    assert any(note.startswith("join: rows of 1 transactions are lost") for note in notes)
+
+
 def test_stale_updates_another_spec_and_unknown_actions_are_noted() -> None:
     services = {
         "serve": ServiceFacts("ready", "http://a", spec_hash=f"{SPEC.hash:#x}0"),

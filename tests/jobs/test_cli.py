@@ -36,6 +36,7 @@ COMMANDS = (
         "peek",
         "topics",
         "join",
+        "backfill",
         "train",
         "serve",
         "dump",
@@ -250,3 +251,23 @@ def test_a_file_that_may_not_be_written_is_one_line_and_status_2(config: Path, m
 
 def test_version_is_the_packages() -> None:
     assert run("--version").output.startswith("rillet, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("join", "--from", "yesterday"), "--from: 'yesterday' is none of: earliest, latest, a time"),
+        (
+            ("backfill", "--from", "2026-05-02T00:00Z", "--until", "2026-05-01T00:00Z", "--examples-topic", "again"),
+            "--until has to be a later time than --from",
+        ),
+        (
+            ("backfill", "--from", "2026-05-02", "--until", "2026-05-03", "--examples-topic", "again"),
+            "'2026-05-02' has no time zone",
+        ),
+    ],
+)
+def test_a_time_that_is_none_is_refused_with_its_option(arguments: tuple[str, ...], message: str, config: Path) -> None:
+    result = run(*arguments, "--config", str(config))
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -21,6 +21,7 @@ from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
 from rillet.jobs.services import probe
 from rillet.jobs.toolchain import POM, fetch_jars, python_environment
+from rillet.joiner import JoinerRuns
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -186,7 +187,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlinkCl
 
 
 @pytest.mark.integration
-def test_the_joiner_is_submitted_to_a_cluster_once(
+def test_the_joiner_is_submitted_to_a_cluster_once_and_goes_on_from_its_newest_checkpoint(
     deployed: tuple[Path, RilletConfig], broker: str, cluster: FlinkCluster
 ) -> None:
     path, _ = deployed
@@ -198,15 +199,32 @@ def test_the_joiner_is_submitted_to_a_cluster_once(
         "PATH": f"{FLINK_HOME / 'bin'}{os.pathsep}{environment['PATH']}",
     }
 
-    def submit() -> subprocess.CompletedProcess[str]:
-        command = [str(ROOT / "deploy" / "submit-joiner.sh"), str(path), str(cluster.folder / "checkpoints")]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    runs = JoinerRuns(cluster.folder / "runs")
 
-    def jobs() -> list[str]:
-        return [cluster.job_state(job["id"]) for job in (cluster.get("/jobs") or {"jobs": []})["jobs"]]
+    def submit() -> str:
+        command = [str(ROOT / "deploy" / "submit-joiner.sh"), str(path), str(runs.folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    first = submit()
-    assert first.returncode == 0, first.stdout + first.stderr
-    cluster.task_manager().wait_until(lambda: jobs() == ["RUNNING"], 60)
-    assert submit().stdout.strip() == "the joiner runs already"
-    assert jobs() == ["RUNNING"]
+    def jobs() -> dict[str, str]:
+        return {job["id"]: cluster.job_state(job["id"]) for job in (cluster.get("/jobs") or {"jobs": []})["jobs"]}
+
+    assert "goes on from nothing" in submit()
+    tasks = cluster.task_manager()
+    tasks.wait_until(lambda: [*jobs().values()] == ["RUNNING"], 60)
+    assert submit().strip() == "the joiner runs already"
+    assert [*jobs().values()] == ["RUNNING"]
+
+    tasks.wait_until(lambda: runs.newest is not None, 60)
+    (first,) = jobs()
+    cancel = [str(FLINK_HOME / "bin" / "flink"), "cancel", first]
+    subprocess.run(cancel, env=environment, capture_output=True, timeout=60, check=True)
+    tasks.wait_until(lambda: jobs()[first] == "CANCELED", 60)
+    newest = runs.newest
+    assert newest is not None
+    assert f"run 000002 goes on from {newest.snapshot}" in submit()
+    tasks.wait_until(lambda: "RUNNING" in jobs().values(), 60)
+    (second,) = (job for job, state in jobs().items() if state == "RUNNING")
+    restored = (cluster.get(f"/jobs/{second}/checkpoints") or {})["latest"]["restored"]
+    assert restored["external_path"].endswith(str(newest.snapshot))

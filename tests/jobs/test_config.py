@@ -36,8 +36,8 @@ def write(folder: Path, text: str) -> Path:
         ('spec = "a"\n[joiner]\ncheckpoint_interval_ms = 1', r"did you mean flink\.checkpoint_interval_ms"),
         ('spec = "a"\n[flink]\nbuckets = 1', r"flink\.buckets: unknown key; did you mean joiner\.buckets\?"),
         (
-            'spec = "a"\n[flink]\ncheckpoint_interval_ms = 300001',
-            "flink.checkpoint_interval_ms: 300001 is above 300000",
+            'spec = "a"\n[flink]\ncheckpoint_interval_ms = 300000',
+            "flink.transaction_timeout_ms: 900000 is less than a transaction may stay open",
         ),
         ('spec = "a"\n[serving]\nport = 70000', "serving.port: 70000 is not in"),
         ('spec = "a"\n[kafka]\npartitions = 0', "kafka.partitions: 0 is not above 0"),

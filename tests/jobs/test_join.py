@@ -18,13 +18,14 @@ import pytest
 from py4j.protocol import Py4JJavaError
 
 from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.start_positions import StartAt
 from rillet.devstack.process import free_port
 from rillet.jobs import join
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.joiner_job import groups
-from rillet.joiner import JoinerError, JoinerRun
+from rillet.joiner import JoinerError, JoinerRun, JoinerRuns, KeptSettings, RequestRange
 from rillet.operators.flink_config import joiner_name
 from rillet.pipelines import bounded_read
 from rillet.schemas import dump_spec
@@ -65,7 +66,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConfig:
         "GroupLag",
     ):
         monkeypatch.setattr(join, name, MagicMock())
-    monkeypatch.setattr(join, "_JobWatch", _Watch)
+    monkeypatch.setattr(join, "JobWatch", _Watch)
     monkeypatch.setattr(signal, "signal", MagicMock())
     job = MagicMock()
     job.ids_of_topics.return_value = {"features": "id1", "actions": "id2"}
@@ -79,45 +80,6 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(config: RilletConf
         join.run_join(replace(config, health=health))
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
-
-
-def test_ready_means_that_checkpoints_are_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    now_s = 100.0
-    monkeypatch.setattr(join, "time", MagicMock(monotonic=lambda: now_s))
-    client = MagicMock()
-    client.get_job_execution_result.return_value.done.return_value = False
-    run = JoinerRun(tmp_path)
-    watch = join._JobWatch(client, run, 5_000, tmp_path / "flink.log")
-
-    def complete(number: int) -> None:
-        (run.checkpoint_dir / f"job/chk-{number}").mkdir(parents=True)
-        (run.checkpoint_dir / f"job/chk-{number}/_metadata").touch()
-        watch.tell()
-
-    watch.tell()
-    assert (watch.ready(), watch.running()) == (False, False)
-    now_s += 61
-    for _ in range(2):
-        watch.tell()
-    assert caplog.text.count("no checkpoint has been completed since the start") == 1
-    assert str(tmp_path / "flink.log") in caplog.text
-    complete(9)
-    assert (watch.ready(), watch.running()) == (True, True)
-    now_s += 19
-    complete(10)
-    now_s += 20
-    assert watch.ready()
-    now_s += 1
-    for _ in range(2):
-        watch.tell()
-    assert (watch.ready(), watch.running()) == (False, True)
-    assert caplog.text.count("no checkpoint has been completed for 20 s") == 1
-    complete(11)
-    assert watch.ready()
-    assert caplog.text.count("checkpoints are completed again") == 1
 
 
 class _Running(_Watch):
@@ -140,7 +102,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each of the jobs that end was drained."""
     stops: list[bool] = []
     monkeypatch.setattr(join, "_stop", lambda *_, drain: stops.append(drain))
-    monkeypatch.setattr(join, "_JobWatch", _Running)
+    monkeypatch.setattr(join, "JobWatch", _Running)
     monkeypatch.setattr(join, "_REFRESH_S", 0.0)
     return stops
 
@@ -163,7 +125,7 @@ def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is
     config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _signal_at_once(monkeypatch)
-    with pytest.raises(ServiceError, match=r"stopped before the ends .* run the same again to go on"):
+    with pytest.raises(ServiceError, match=r"stopped before the end .* run the same again to go on"):
         join.run_join(config, until_latest=True, drain=True)
     assert stops == [False]
     _lag(monkeypatch, [True])
@@ -279,6 +241,77 @@ def test_subtasks_that_share_an_interpreter_are_told_of(
     flink = replace(config.flink, parallelism=parallelism, execution_mode=mode)
     join._warn_of_shared_interpreter(replace(config, flink=flink))
     assert ('Set [flink] execution_mode to "process"' in caplog.text) is told
+
+
+def test_where_reading_begins_is_for_a_first_start_alone(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [True])
+    start = StartAt(time_ms=5)
+    assert join.run_join(config, until_latest=True, start=start) == 0
+    assert sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs["start"] == start  # type: ignore[attr-defined]
+    (run,) = (config.data_dir / "joiner/runs").iterdir()
+    end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    with pytest.raises(JoinerError, match="leave out --from"):
+        join.run_join(config, until_latest=True, start=start)
+
+
+RANGE = RequestRange(1_000_000_000, 1_086_400_000)
+LATER_MS = 10 * RANGE.until_ms
+
+
+def test_a_backfill_shares_neither_state_nor_groups_nor_topics_with_the_joiner(config: RilletConfig) -> None:
+    other = join.backfill_config(config, "again")
+    assert other.data_dir == config.data_dir / "backfills" / "again"
+    assert (other.kafka.topics.examples, other.kafka.topics.dead_letters) == ("again", "again.dead_letters")
+    assert other.kafka.topics.features == config.kafka.topics.features
+    assert not set(groups(config).values()) & set(groups(other).values())
+    assert other.health.join_port == 0
+    assert KeptSettings.of(SPEC, other.joiner) == KeptSettings.of(SPEC, config.joiner)
+
+
+def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = config.load_spec()
+    asked: list[int] = []
+    monkeypatch.setattr(join, "ends_at", lambda kafka, topics, time_ms: asked.append(time_ms) or {("features", 0): 9})
+    _lag(monkeypatch, [True])
+    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, 0)})
+    assert join.run_backfill(config, RANGE, "again", LATER_MS) == 0
+    options = sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs  # type: ignore[attr-defined]
+    assert asked == [RANGE.read_until_ms(spec, config.joiner, config.flink.lateness_ms)]
+    assert options["start"] == StartAt(time_ms=RANGE.read_from_ms(spec, config.joiner))
+    assert (options["requests"], options["idle_sources"], stops) == (RANGE, False, [True])
+
+
+@pytest.mark.parametrize(
+    ("topic", "now_ms", "rows", "message"),
+    [
+        ("examples", LATER_MS, 0, "--examples-topic: examples is a topic of the loop itself"),
+        ("a topic", LATER_MS, 0, "--examples-topic: 'a topic' is no name of a Kafka topic"),
+        ("again", RANGE.until_ms, 0, r"label windows of requests before --until close in [\d.]+ h"),
+        ("again", LATER_MS, 3, "topic again holds rows already: a backfill needs a topic of its own"),
+    ],
+)
+def test_a_backfill_that_could_not_be_right_is_refused(
+    config: RilletConfig, monkeypatch: pytest.MonkeyPatch, topic: str, now_ms: int, rows: int, message: str
+) -> None:
+    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, rows)})
+    with pytest.raises(JoinerError, match=message):
+        join.run_backfill(config, RANGE, topic, now_ms)
+    assert not (config.data_dir / "backfills").exists()
+
+
+def test_a_backfill_that_is_done_is_not_begun_again(config: RilletConfig) -> None:
+    run = JoinerRuns(join.backfill_config(config, "again").data_dir / "joiner" / "runs").begin("")
+    end = run.savepoint_dir(drained=True) / "savepoint"
+    end.mkdir(parents=True)
+    (end / "_metadata").touch()
+    with pytest.raises(JoinerError, match="this backfill is done, its rows are on topic again"):
+        join.run_backfill(config, RANGE, "again", LATER_MS)
 
 
 def test_joiners_that_write_other_topics_share_no_group_and_no_transaction() -> None:

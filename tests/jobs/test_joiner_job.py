@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,14 @@ import pytest
 from confluent_kafka import Producer
 
 from rillet.connectors.dead_letters import read_dead_letters
-from rillet.jobs.config import DumpConfig, load_config
+from rillet.connectors.lag import GroupLag, TopicProgress
+from rillet.connectors.topic_reader import read_topic
+from rillet.jobs.config import DumpConfig, RilletConfig, load_config
 from rillet.jobs.dump import wire_dump
+from rillet.jobs.joiner_job import groups
 from rillet.recordings.format import Recording
 from rillet.recordings.join import join_recording
-from rillet.schemas import ExampleBlock, encode
+from rillet.schemas import ExampleBlock, decode_as, encode
 from tests.connectors.example_sets import read_all
 from tests.jobs.joiner_runs import FLINK, REQUESTS, START_MS, JoinerRun, make_recording, make_run
 from tests.joiner.support import SPEC, action
@@ -73,9 +79,8 @@ def test_a_bad_record_is_a_dead_letter_with_its_place(joined: JoinerRun) -> None
         assert letter.more_headers == (("trace", b"t") in headers)
 
 
-def _rows(url: str) -> list[tuple[object, ...]]:
-    """All rows of a set of example files, sorted, but for their places and when they were ingested."""
-    blocks = [record.block for record in read_all(url, spec=SPEC)]
+def _rows(blocks: Iterable[ExampleBlock | None]) -> list[tuple[object, ...]]:
+    """All rows, sorted, but for their places and when they were ingested; the last column but one is the feature time."""
     rows: list[tuple[object, ...]] = []
     for block in blocks:
         assert block is not None
@@ -87,8 +92,8 @@ def _rows(url: str) -> list[tuple[object, ...]]:
                 np.ascontiguousarray(getattr(block, name)).reshape(n, -1).tolist()
                 for name in ("dense", "labels", "mask", "sampling_rate", "label_kind")
             ),
-            block.feature_time_ms.tolist(),
             block.action_time_ms.tolist(),
+            block.feature_time_ms.tolist(),
             [part.tolist() for part in np.split(block.row_fids()[0], np.cumsum(row_fids(block))[:-1])],
         ]
         rows += zip(*columns, strict=True)
@@ -113,9 +118,39 @@ def test_a_dump_of_the_examples_has_the_rows_of_a_join_of_the_recording(
             threading.Event()
         )
     join_recording(recording, config, str(tmp_path / "recorded"), keep_open=True)
-    dumped, recorded = _rows(str(tmp_path / "dumped")), _rows(str(tmp_path / "recorded"))
+    dumped, recorded = (
+        _rows(record.block for record in read_all(str(tmp_path / name), spec=SPEC)) for name in ("dumped", "recorded")
+    )
     assert len(dumped) == joined.audit().found
     assert dumped == recorded
+
+
+def test_a_backfill_writes_the_rows_of_its_requests_elsewhere_and_touches_nothing_of_the_joiner(
+    joined: JoinerRun,
+) -> None:
+    first_ms, end_ms = START_MS + 60_000, START_MS + 120_000
+    begin, end = (datetime.fromtimestamp(ms / 1_000, UTC).isoformat() for ms in (first_ms, end_ms))
+    again = f"{joined.config.kafka.topics.examples}.again"
+    config = load_config(joined.path)
+    runs = config.data_dir / "joiner" / "runs"
+    before = sorted(runs.rglob("*")), _read_to(config)
+    command = [joined.command[0], "-m", "rillet", "backfill", "--config", str(joined.path)]
+    command += ["--from", begin, "--until", end, "--examples-topic", again]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    blocks = [decode_as(ExampleBlock, r.value or b"") for r in read_topic(config.kafka.connection, again)]
+    found = _rows(blocks)
+    assert found == [row for row in _rows(joined.blocks()) if first_ms <= row[-2] < end_ms]  # type: ignore[operator]
+    assert len({row[0] for row in found}) == 600
+    assert (sorted(runs.rglob("*")), _read_to(config)) == before
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "this backfill is done" in done.stderr) == (2, True), done.stderr
+
+
+def _read_to(config: RilletConfig) -> dict[str, TopicProgress]:
+    """How far the joiner has read its topics."""
+    with GroupLag(config.kafka.connection, groups(config)) as lag:
+        return lag.progress()
 
 
 def test_process_mode_gives_byte_identical_blocks(joined: JoinerRun, broker: str, tmp_path: Path) -> None:

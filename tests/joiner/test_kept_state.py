@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
+from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept, kept_state
+from rillet.joiner.kept_state import STATE_FORMAT
 from rillet.schemas import SpecRegistry
 from tests.joiner.support import SPEC
 
@@ -79,7 +81,43 @@ def test_offsets_of_other_topics_are_not_gone_on_with(tmp_path: Path) -> None:
     check_kept(ended(tmp_path, kept, drained=True), anew, OURS)
 
 
-@pytest.mark.parametrize("note", ["{}", "", "[]", '{"settings": {}, "topics": []}'])
+@pytest.mark.parametrize("state_format", [None, STATE_FORMAT + 1])
+def test_state_of_another_format_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_format: int | None
+) -> None:
+    monkeypatch.setattr(kept_state, "STATE_FORMAT", 7)
+    note = json.loads(Kept(NOW).dump())
+    note["settings"] = {"something": "else", "state_format": state_format}
+    if state_format is None:  # as in notes of the first format
+        note["settings"].pop("state_format")
+    run = ended(tmp_path, Kept(NOW))
+    run.note.write_text(json.dumps(note))
+    expected = (
+        rf"is of format {state_format or 1}, and this version of rillet reads format 7 alone.*--until-latest --drain"
+    )
+    with pytest.raises(JoinerError, match=expected):
+        check_kept(run, Kept(NOW), OURS)
+    drained = ended(tmp_path, Kept(NOW), drained=True)
+    drained.note.write_text(json.dumps(note))
+    check_kept(drained, Kept(NOW), OURS)  # nothing of it is needed but the offsets
+    assert replace(NOW, state_format=7).digest != NOW.digest, "on a cluster it is another operator"
+
+
+def test_where_a_first_start_begins_is_not_said_to_one_that_goes_on(tmp_path: Path) -> None:
+    check_kept(None, Kept(NOW), OURS, first_start=True)
+    for drained in (False, True):
+        with pytest.raises(JoinerError, match=r"--from .* leave out --from\. Or `rillet reset --joiner`"):
+            check_kept(ended(tmp_path, Kept(NOW), drained=drained), Kept(NOW), OURS, first_start=True)
+
+
+def test_a_backfill_is_finished_with_the_range_that_it_was_begun_with(tmp_path: Path) -> None:
+    run = ended(tmp_path, Kept(NOW, requests=(1_000, 2_000)))
+    check_kept(run, Kept(NOW, requests=(1_000, 2_000)), OURS)
+    with pytest.raises(JoinerError, match=r"state of a backfill from \(1000, 2000\) .*, not yet done"):
+        check_kept(run, Kept(NOW, requests=(1_000, 3_000)), OURS)
+
+
+@pytest.mark.parametrize("note", ["{}", "", "[]", f'{{"settings": {{"state_format": {STATE_FORMAT}}}, "topics": []}}'])
 def test_a_damaged_note_is_named(tmp_path: Path, note: str) -> None:
     run = ended(tmp_path, Kept(NOW))
     run.note.write_text(note)

@@ -85,6 +85,16 @@ def test_only_the_state_that_is_gone_on_from_takes_disk_space(runs: JoinerRuns) 
     assert (now.folder.name, now.note.read_text()) == ("000005", "5")
 
 
+def test_as_many_earlier_runs_stay_as_are_kept_and_those_without_state_do_not_count(runs: JoinerRuns) -> None:
+    names = []
+    for number in range(1, 7):
+        run = runs.begin(str(number), keep=2)
+        if number != 5:
+            names.append(savepoint(run).parent.parent)
+    assert sorted(runs.folder.iterdir()) == [*names[-3:-1], runs.folder / "000006"]
+    assert gone_on_from(runs) == next((runs.folder / "000006/stopped").iterdir())
+
+
 def test_other_files_are_no_runs(runs: JoinerRuns) -> None:
     complete(runs.folder / "mine" / "stopped" / "x")
     (runs.folder / "7").touch()

@@ -12,7 +12,8 @@ import pytest
 from pyflink.datastream.time_domain import TimeDomain
 
 from rillet.connectors.limits import RECORD_MAX_BYTES
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, RequestRange
+from rillet.operators.backfill_function import BackfillFunction
 from rillet.operators.flink_config import FlinkConfig
 from rillet.operators.joiner_function import DEAD_LETTERS, JoinFunction
 from rillet.operators.key_groups import bucket_keys
@@ -410,6 +411,7 @@ def test_what_is_counted_becomes_flinks_metrics_within_a_second(tmp_path: Path) 
         **{"unknown_action.CLICK.count": 1, "refused.DecodeError.count": 1, "refused.SpecMismatchError.count": 1},
         **{"dead_letters": 2, "examples": 1, "open_requests": 1, "next_close_ms": 19_999},
         **{"unmatched_actions": 1, "waiting_actions": 1, "waiting_bytes": 874, "oldest_waiting_ms": 5_000},
+        "reads.memory.count": 2,
     }
     runner.advance(19_999)
     runner.send(of(action(1, 0, "CLICK", 6_000)))
@@ -422,6 +424,23 @@ def test_what_is_counted_becomes_flinks_metrics_within_a_second(tmp_path: Path) 
         1,
     )
     assert (runner.metric("waiting_actions"), runner.metric("oldest_waiting_ms")) == (0, 0)
+
+
+def test_counts_are_reported_with_records_too_where_timers_do_not_fire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    runner, reports = Runner(JoinerConfig(slice_ms=5_000), tmp_path), []
+    report = runner.function._metrics.report
+    monkeypatch.setattr(runner.function._metrics, "report", lambda time_ms: reports.append(report(time_ms)))
+    runner.keyed.watermark = 4_000
+    for number in range(2_000):
+        clock[0] += 0.005
+        runner.send(of(action(number, 0, "CLICK", 6_000)))
+    assert 1_700 < runner.metric("actions") < 2_000
+    assert runner.metric("watermark_ms") == 4_000
+    assert 5 <= len(reports) <= 10, "at most one per second"
 
 
 def test_windows_close_by_the_wall_clock_while_nothing_comes_and_all_is_read(tmp_path: Path) -> None:
@@ -661,3 +680,53 @@ def test_a_drain_closes_what_was_put_off(tmp_path: Path) -> None:
     assert runner.blocks == []
     runner.advance(END_OF_TIME_MS)
     assert rows_of(SPEC, runner.blocks) == oracle(SPEC, shown, [])
+
+
+class Backfill(Runner):
+    """A join function that joins a range of requests."""
+
+    requests = RequestRange(0, 1)
+
+    def restart(self) -> None:
+        self.function = BackfillFunction(
+            self.requests, SpecRegistry(SPEC), self._config, FLINK, None, str(self._directory)
+        )
+        self.function.open(self.keyed)
+
+
+def test_a_backfill_makes_the_rows_of_its_range_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, (features, _, arrivals) = JoinerConfig(slice_ms=5_000), stream(11, requests=80)
+    times = sorted(event.event_time_ms for event in features)
+    requests = RequestRange(times[20], times[60])
+    monkeypatch.setattr(Backfill, "requests", requests)
+    inside = {event.request_id for event in features if requests.wants(event, SPEC)}
+    ranged, everything = Backfill(config, tmp_path / "range"), Runner(config, tmp_path / "all")
+    newest_ms = 0
+    for _, event_time_ms, data in arrivals:
+        newest_ms = max(newest_ms, event_time_ms)
+        for runner in (ranged, everything):
+            runner.send(record(data, key_of(data), ingest=None))
+            runner.advance(newest_ms - LATENESS_MS)
+    for runner in (ranged, everything):
+        runner.advance(newest_ms + 1_000_000)
+    found = sorted(rows_of(SPEC, ranged.blocks))
+    assert found == sorted(row for row in rows_of(SPEC, everything.blocks) if row[0] in inside)
+    assert {row[0] for row in found} <= inside
+    assert found
+
+
+def test_actions_on_requests_after_the_range_are_no_dead_letters_of_a_backfill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backfill, "requests", RequestRange(5_000, 20_000))
+    runner = Backfill(JoinerConfig(buckets=1, slice_ms=5_000, action_wait_ms=10_000, waiting_bytes=2_000), tmp_path)
+    runner.send(record(b"junk", b"r1"))
+    runner.send(of(feature(9, 25_000)))
+    for watermark_ms in (20_000, 31_000):
+        runner.advance(watermark_ms)
+        for number in range(6):
+            runner.send(of(action(1_000 * watermark_ms + number, 0, "like", watermark_ms + 5_000)))
+    runner.wait(1_000)
+    kinds = [letter.reason.partition(":")[0] for letter in runner.letters]
+    assert kinds == ["unknown schema", *["request_id"] * 4], "one before the range is settled may be on a request of it"
+    assert (runner.metric("features"), runner.metric("orphan_actions")) == (0, 6)

@@ -22,7 +22,7 @@ class Read:
         lag.ends.return_value = {("features", 0): 9, ("actions", 0): 9, ("actions", 1): 9}
         lag.unread.side_effect = found
         self.now_s = 0.0
-        self.read = BoundedRead(lag, lambda: self.now_s)
+        self.read = BoundedRead(lag, lambda of: of.ends(), lambda: self.now_s)
 
     def after(self, seconds: float) -> tuple[bool, bool]:
         self.now_s += seconds

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from rillet.connectors.errors import ConnectorError
+from rillet.connectors.flink_metrics import JobFigures
 from rillet.joiner import Alarms, Counters, JoinerConfig
+from rillet.pipelines.job_alarms import JobAlarms
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 from tests.joiner.support import SPEC
 
@@ -67,7 +70,7 @@ def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     flink = Flink()
     clock = [0.0]
-    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic), lambda: clock[0])  # type: ignore[arg-type]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic), now_s=lambda: clock[0])  # type: ignore[arg-type]
     for clock[0] in range(0, 600, 2):
         actions, zoomed = 60 + int(clock[0]), max(0, int(clock[0]) - 560)
         counts = Counters(features=actions, actions=actions, unmatched_actions=5, unknown_actions=zoomed).as_dict()
@@ -88,6 +91,33 @@ def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     found = shown(watch)
     assert found["rillet_joiner_waiting_actions"] == 0
     assert "rillet_joiner_oldest_waiting_seconds" not in found
+
+
+def test_the_job_itself_is_shown_and_told_of_also_while_it_has_no_counters(caplog: pytest.LogCaptureFixture) -> None:
+    figures = JobFigures(1, "IOException: no space", 7, 2, 1, "expired", 5_000, 300, 1_500, 0)
+    job = SimpleNamespace(read=lambda: figures)
+    flink = Flink()
+    watch = JoinerWatch(
+        flink, Alarms(SPEC, JoinerConfig(), time.monotonic), job, JobAlarms(3, 20), wall_s=lambda: 100.0
+    )  # type: ignore[arg-type]
+    watch.refresh()
+    assert "IOException: no space" in caplog.text
+    assert "checkpoints fail, 1" in caplog.text
+    found = shown(watch)
+    assert {name.removeprefix("rillet_joiner_"): value for name, value in found.items()} == {
+        **{"restarts_total": 1, "failed_checkpoints_in_a_row": 1, "lost_transactions_total": 0},
+        **{'checkpoints_total{result="complete"}': 7, 'checkpoints_total{result="failed"}': 2},
+        **{"state_bytes": 5_000, "checkpoint_bytes": 300, "checkpoint_seconds": 1.5},
+    }
+    flink.subtasks = [
+        Counters().as_dict() | {"watermark_ms": 93_000, "reads.memory.count": 4},
+        Counters().as_dict() | {"watermark_ms": 95_000, "reads.memory.count": 5, "reads.engine.count": 1},
+    ]
+    watch.refresh()
+    found = shown(watch)
+    assert found["rillet_joiner_watermark_lag_seconds"] == 7
+    assert found['rillet_joiner_reads_total{tier="memory"}'] == 9
+    assert found['rillet_joiner_reads_total{tier="engine"}'] == 1
 
 
 def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
