@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rillet.joiner.entry import EVENT_BYTES, Decode, Entry, decode_feature
 
@@ -66,7 +66,7 @@ class SliceStore:
 
     def find(self, bucket: int, request_id: str) -> Entry | None:
         """The entry of a request, decoded; memory first, then the slices on disk, newest first."""
-        entry: Entry | None = self._index.get(bucket, _NOTHING).get(request_id)
+        entry = self._index.get(bucket, _NOTHING).get(request_id)
         if entry is not None:
             self.memory_reads += 1
             if not entry.decoded:
@@ -84,7 +84,7 @@ class SliceStore:
 
     def at(self, bucket: int, slice_: int, n: int) -> Entry | None:
         """The n-th request of a bucket's slice; not decoded where it was not before."""
-        entry: Entry | None = self._hot.get(slice_, _NOTHING).get(bucket, _NOTHING).get(n)
+        entry = self._hot.get(slice_, _NONE_OF_SLICE).get(bucket, _NONE_OF_BUCKET).get(n)
         if entry is None and self._disk is not None and bucket in self._buckets.get(slice_, ()):
             return self._disk.get(slice_, bucket, n)
         return entry
@@ -191,4 +191,6 @@ class SliceStore:
         return self._disk
 
 
-_NOTHING: dict[Any, Any] = {}
+_NOTHING: dict[str, Entry] = {}
+_NONE_OF_BUCKET: dict[int, Entry] = {}
+_NONE_OF_SLICE: dict[int, dict[int, Entry]] = {}
