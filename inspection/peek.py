@@ -47,9 +47,11 @@ class Peek:
         :raises SpecError: the feature spec cannot be read. SourceError: [sources] does not fit it.
         """
         self._kafka, self._topics = config.kafka.connection, config.kafka.topics
-        spec = config.load_spec()
+        specs = config.load_specs()
+        spec = specs.current
         self._reader = RecordReader(
             spec,
+            specs.others,
             limit=rows,
             full=full,
             max_ahead_ms=config.joiner.max_ahead_ms,

@@ -38,6 +38,7 @@ class RecordReader:
     """How records are read.
 
     :param spec: of the configuration.
+    :param also_accepts: those whose records the services take beside it; each record is shown with the names of its own.
     :param limit: rows that are shown of a block of examples or a delta block; None for all.
     :param request_id: only the example rows of this request.
     :param full: values of records that have no form of their own here are shown whole.
@@ -46,6 +47,7 @@ class RecordReader:
     """
 
     spec: FeatureSpec
+    also_accepts: tuple[FeatureSpec, ...] = ()
     limit: int | None = None
     request_id: str | None = None
     full: bool = False
@@ -73,19 +75,26 @@ class RecordReader:
         native = record if convert is None else convert(record)
         found = decode(native.value or b"")
         if isinstance(found, ExampleBlock):
-            return describe_examples(found, self.spec, limit=self.limit, request_id=self.request_id)
+            return describe_examples(
+                found, self._spec_of(found.spec_hash), limit=self.limit, request_id=self.request_id
+            )
         if not isinstance(found, FeatureEvent | ActionEvent):
             return describe_delta(found, self.spec, limit=self.limit)
-        view = describe_event(found, self.spec)
+        spec = self._spec_of(found.spec_hash) if isinstance(found, FeatureEvent) else self.spec
+        view = describe_event(found, spec)
         if native.value != record.value:
             view["source"] = beginning(record.value, full=self.full)
         # What the joiner would refuse is shown all the same.
         try:
             entered_ms = entry_time_ms(native.ingest_ms, record.timestamp_ms)
-            check_event(self.spec, decode_event(native.value, native.key), entered_ms, self.max_ahead_ms)
+            check_event(spec, decode_event(native.value, native.key), entered_ms, self.max_ahead_ms)
         except RecordError as error:
             view["problem"] = str(error)
         return view
+
+    def _spec_of(self, spec_hash: int) -> FeatureSpec:
+        """The spec that a record names; ours where it is none that is known."""
+        return next((spec for spec in self.also_accepts if spec.hash == spec_hash), self.spec)
 
 
 def _letter(record: TopicRecord, full: bool) -> Json:

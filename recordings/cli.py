@@ -25,15 +25,16 @@ def record(config: RilletConfig, config_path: Path, directory: Path, replace: bo
 
     if (directory / INFO_FILE).exists() and not replace:
         raise RecordingError(f"{directory}: holds a recording already; name another directory, or say --replace")
-    topics = config.kafka.topics
+    topics, specs = config.kafka.topics, config.load_specs()
     recorded = write(
         config.kafka.connection,
         directory,
-        config.load_spec(),
+        specs.current,
         features=topics.features,
         actions=topics.actions,
         sources=config.sources,
         max_ahead_ms=config.joiner.max_ahead_ms,
+        also_accepts=specs.others,
     )
     click.echo(f"{directory}: {recorded.info.requests:,} requests, {recorded.info.actions:,} actions")
     if recorded.dead_letters:
@@ -70,8 +71,9 @@ def replay(
     from rillet.recordings.replay import replay as send
 
     kafka = config.kafka
-    recording, spec = Recording(directory), config.load_spec()
-    if recording.info.spec.hash != spec.hash:
+    recording, specs = Recording(directory), config.load_specs()
+    spec = specs.current
+    if specs.find(recording.info.spec.hash) is None:
         raise RecordingError(
             f"{directory}: recorded under feature spec {recording.info.spec.name} ({recording.info.spec.hash:#x}), but "
             f"{config_path} names {spec.name} ({spec.hash:#x}): every record would be a dead letter; name another --config"

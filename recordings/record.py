@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rillet.schemas import (
     DecodeError,
     FeatureSpec,
     RecordError,
+    SpecRegistry,
     check_event,
     decode_dead_letter,
     decode_event,
@@ -46,6 +47,7 @@ def record(
     max_ahead_ms: int = MAX_AHEAD_MS,
     start: Mapping[str, Mapping[int, int]] | None = None,
     dataset: str = "recorded",
+    also_accepts: Sequence[FeatureSpec] = (),
 ) -> Recorded:
     """Writes what is on the topics when it is called into the directory ``out``, as native events.
 
@@ -53,11 +55,13 @@ def record(
     recording, one :class:`rillet.schemas.DeadLetter` per line.
 
     :param sources: formats of the topics; native by default.
+    :param also_accepts: feature specs whose events are written as those of ``spec``.
     :param max_ahead_ms: the joiner's setting of that name.
     :param start: first offset by topic and partition; partitions that are not named are read from their beginning.
     :raises RilletError: see :func:`read_topic`, :func:`connected_converter` and :class:`RecordingWriter`.
     """
     dead = 0
+    specs = SpecRegistry(spec, also_accepts)
     start = start or {}
     topics: dict[Kind, str] = {"features": features, "actions": actions}
     converters = {
@@ -76,7 +80,7 @@ def record(
             for item in read_topic(kafka, topic, start=start.get(topic)):
                 try:
                     native = native_record(item, converters[topic])
-                    event = decode_event(native.value, native.key)
+                    event = specs.event(decode_event(native.value, native.key))
                     check_event(spec, event, entry_time_ms(native.ingest_ms, item.timestamp_ms), max_ahead_ms)
                     writer.write(event)
                 except RecordError as error:

@@ -60,6 +60,13 @@ def test_a_page_of_another_spec_is_shown_with_numbers_of_slots_and_the_problem()
     assert view["problem"].startswith("spec_hash: written under feature spec 0x11")
 
 
+def test_a_page_of_an_accepted_spec_is_shown_with_its_own_names() -> None:
+    newer = replace(SPEC, name="newer", tasks=SPEC.tasks[:1])
+    view = RecordReader(newer, (SPEC,)).describe(on_topic(feature_event()), "features")
+    assert view["impressions"][0]["served"] == {"watch": 0.5, "buy": 0.1192}
+    assert "problem" not in view
+
+
 def test_a_record_under_another_key_is_shown_with_what_its_readers_will_say() -> None:
     view = READER.describe(on_topic(feature_event(), key=b"elsewhere"), "features")
     assert view["request_id"] == "r-1"

@@ -64,6 +64,24 @@ def _all(reader: BlockReader) -> list[ReadBlock]:
     return taken
 
 
+def test_blocks_of_an_accepted_spec_are_given_as_our_own() -> None:
+    newer = replace(RAGGED, tasks=RAGGED.tasks[::-1])
+    block, letters = make_block(np.random.default_rng(0), 3), Letters()
+    records = [encode(one) for one in (block, SpecRegistry(newer, [RAGGED]).block(block), replace(block, spec_hash=1))]
+    reader = BlockReader(
+        ListSource.of_values(records), SpecRegistry(newer, [RAGGED]), on_bad=letters, max_rows=100, source_wait_s=0.01
+    )
+    reader.start()
+    old, own, unknown = (item.block for item in _all(reader))
+    reader.close()
+    assert old is not None
+    assert own is not None
+    assert old.spec_hash == own.spec_hash == newer.hash
+    np.testing.assert_array_equal(old.mask, own.mask)
+    assert unknown is None
+    assert [type(bad.error).__name__ for bad in letters.taken] == ["SpecMismatchError"]
+
+
 def _ten_rows() -> bytes:
     return encode(make_block(np.random.default_rng(0), 10))
 
