@@ -13,6 +13,8 @@ from urllib.parse import quote
 from rillet.connectors.errors import ConnectorError
 
 _TIMEOUT_S = 5.0
+#: of each committer of a sink: what it could not commit, and goes on without
+_FAILED_COMMITS = "failedCommittables"
 Answer = TypeVar("Answer")
 
 
@@ -31,8 +33,9 @@ class JobFigures(NamedTuple):
     state_bytes: int
     checkpoint_bytes: int
     checkpoint_ms: int
-    #: transactions that could not be committed: the broker had aborted them, and their rows are lost
-    lost_transactions: int
+    #: transactions that could not be committed: the broker had aborted them, and their rows are lost; None while no task
+    #: has told
+    lost_transactions: int | None
 
 
 class _FlinkRest:
@@ -99,17 +102,17 @@ class FlinkJob(_FlinkRest):
         history = self._get(f"{self._job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return innermost_cause(history[0]["stacktrace"]) if history else ""
 
-    def _lost_transactions(self) -> int:
+    def _lost_transactions(self) -> int | None:
         if self._committers is None:
             vertices = self._get(self._job)["vertices"]
             self._committers = [vertex["id"] for vertex in vertices if "Committer" in vertex["name"]]
-        lost = 0
+        counts: list[int] = []
         for vertex in self._committers:
             url = f"{self._job}/vertices/{vertex}/subtasks/metrics"
-            names = [one["id"] for one in self._get(url) if one["id"].endswith(".numCommittablesFailure")]
+            names = [one["id"] for one in self._get(url) if one["id"].endswith(_FAILED_COMMITS)]
             if names:
-                lost += sum(round(one["sum"]) for one in self._get(f"{url}?agg=sum&get={quote(','.join(names))}"))
-        return lost
+                counts += (round(one["sum"]) for one in self._get(f"{url}?agg=sum&get={quote(','.join(names))}"))
+        return sum(counts) if counts else None
 
 
 def innermost_cause(trace: str) -> str:

@@ -14,7 +14,7 @@ class JobAlarms:
 
     def judge(self, figures: JobFigures) -> list[str]:
         """What has to be told now, one line each."""
-        lines = []
+        lines, lost = [], figures.lost_transactions or 0
         if figures.restarts > self._restarts:
             lines.append(
                 f"the job has failed and goes on from its last checkpoint, restart {figures.restarts} since the start (it ends"
@@ -26,12 +26,12 @@ class JobAlarms:
                 f" {self._tolerated} the job is restarted): {figures.checkpoint_failure}; is the broker slow, or the disk, or"
                 " [flink] checkpoint_timeout_ms too short for rillet_joiner_checkpoint_bytes?"
             )
-        if figures.lost_transactions > self._lost:
+        if lost > self._lost:
             lines.append(
-                f"rows are lost: {figures.lost_transactions - self._lost} transactions could not be committed, since the broker"
+                f"rows are lost: {lost - self._lost} transactions could not be committed, since the broker"
                 " had ended them. Raise [flink] transaction_timeout_ms, and the broker's transaction.max.timeout.ms, above the"
                 " longest outage; `rillet backfill` writes the rows of the time again"
             )
         self._restarts, self._failed = figures.restarts, figures.failed_in_a_row
-        self._lost = max(self._lost, figures.lost_transactions)
+        self._lost = max(self._lost, lost)
         return lines

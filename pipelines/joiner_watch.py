@@ -265,7 +265,8 @@ def _of_job(figures: JobFigures) -> Iterator[Metric]:
     text = "Checkpoints that have failed since the last complete one; 0 is well."
     yield GaugeMetricFamily("rillet_joiner_failed_checkpoints_in_a_row", text, value=figures.failed_in_a_row)
     text = "Transactions that the broker ended before they were committed: rows that are lost."
-    yield CounterMetricFamily("rillet_joiner_lost_transactions", text, value=figures.lost_transactions)
+    if figures.lost_transactions is not None:
+        yield CounterMetricFamily("rillet_joiner_lost_transactions", text, value=figures.lost_transactions)
     text = "State of the job, as the last complete checkpoint has it."
     yield GaugeMetricFamily("rillet_joiner_state_bytes", text, value=figures.state_bytes)
     text = "What was written for the last complete checkpoint: what had changed, with RocksDB."

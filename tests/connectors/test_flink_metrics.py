@@ -25,7 +25,7 @@ METRICS = {
     "/jobs/j/vertices/v1/subtasks/0/metrics": {"convert-features.joiner.dead_letters": "4", "Calc[2].joiner.x": "1"},
 }
 #: summed over subtasks
-COMMITS = {"examples__Committer.numCommittablesFailure": 2.0}
+COMMITS = {"examples__Committer.failedCommittables": 2.0}
 JOB = {
     "vertices": [
         {"id": "v1", "name": "Source: features[1] -> Calc[2] -> convert-features", "parallelism": 1},
@@ -123,7 +123,7 @@ def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pyt
     monkeypatch.setitem(OF_JOB, "/jobs/j/checkpoints", empty)
     monkeypatch.setitem(OF_JOB, "/jobs/j/metrics", [])
     monkeypatch.setattr(f"{__name__}.COMMITS", {})
-    assert FlinkJob(rest, "j").read() == JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, 0)
+    assert FlinkJob(rest, "j").read() == JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, None)
 
 
 def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> None:

@@ -90,10 +90,16 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
     assert not any(noise in told for noise in ("Traceback", "py4j", "CANNOT")), told
     for line in (
         *("features_total 60.0", "positives_total 10.0", "dead_letters_total 10.0", "open_requests 60.0"),
-        'refused_total{error="TimeUnitError"} 10.0',
+        *('refused_total{error="TimeUnitError"} 10.0', "restarts_total 0.0", "lost_transactions_total 0.0"),
+        *("failed_checkpoints_in_a_row 0.0", 'reads_total{tier="disk"} 0.0'),
     ):
         assert f"rillet_joiner_{line}" in found, found
     assert now_ms / 1_000 < gauge("watermark", found) < time.time()
+    assert gauge("checkpoint", found) > 0
+    assert 0 < gauge("watermark_lag", found) < 300
+    state_bytes = re.search(r"^rillet_joiner_state_bytes (\S+)$", found, re.MULTILINE)
+    assert state_bytes is not None
+    assert float(state_bytes[1]) > 60 * len(encode(feature(1, now_ms, impressions=5)))
     assert re.search(r"\d+ % of \d+ actions are named 'WATCH', which no task asks for; did you mean 'watch'\?", told), (
         told
     )
