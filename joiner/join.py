@@ -154,19 +154,16 @@ class Joiner:
         """
         memory = self._bucket(bucket, state)
         header = memory.header
-        if header.work is not None and header.work.kind is WorkKind.CLOSE:
-            yield from self._drain_close(memory, header.work, state)
+        while header.work is not None and header.work.kind is WorkKind.CLOSE:
+            if header.work.task in self._closing:
+                yield from self._drain_close(memory, header.work, state)
             header.work = next_close_at_once(header, self._schedule, header.work)
         for slice_, open_slice in sorted(header.slices.items()):
             for task in self._closing:
-                if not header.is_past(self._schedule.close_ms(slice_, task), slice_, task) or (
-                    header.in_progress(WorkKind.CLOSE, slice_, task)
-                ):
+                if self._schedule.close_ms(slice_, task) > header.closed_ms:
                     work = Work(WorkKind.CLOSE, slice_, task, open_slice.drained)
                     yield from self._drain_close(memory, work, state)
             open_slice.drained = memory.count(slice_, state)
-        if header.work is not None and header.work.kind is WorkKind.CLOSE:
-            header.work = None
         for slice_ in sorted(header.waiting):
             self.counters.orphan_actions += memory.waiting.give_up(slice_, 0, header.waiting[slice_].count, state)
             memory.waiting.close_slice(slice_)

@@ -82,7 +82,7 @@ class SliceStore:
 
     def at(self, bucket: int, slice_: int, n: int) -> Entry | None:
         """The n-th request of a bucket's slice; not decoded where it was not before."""
-        entry = self._hot.get(slice_, _NOTHING).get(bucket, _NOTHING).get(n)
+        entry = self._hot.get(slice_, _NONE_OF_SLICE).get(bucket, _NONE_OF_BUCKET).get(n)
         if entry is None and self._disk is not None and bucket in self._buckets.get(slice_, ()):
             return self._disk.get(slice_, bucket, n)
         return entry
@@ -159,7 +159,8 @@ class SliceStore:
 
     def _spill(self, slice_: int) -> None:
         """Some entries of a slice leave memory: to disk, or to be asked of the engine."""
-        disk, buckets, leaving = self._disk_tier(), self._hot[slice_], []
+        disk, buckets = self._disk_tier(), self._hot[slice_]
+        leaving: list[tuple[int, Entry]] = []
         while buckets and len(leaving) < _SPILL:
             bucket, entries = next(iter(buckets.items()))
             while entries and len(leaving) < _SPILL:
@@ -188,4 +189,6 @@ class SliceStore:
         return self._disk
 
 
-_NOTHING: dict[object, Entry] = {}  # type: ignore[type-arg]
+_NOTHING: dict[str, Entry] = {}
+_NONE_OF_BUCKET: dict[int, Entry] = {}
+_NONE_OF_SLICE: dict[int, dict[int, Entry]] = {}

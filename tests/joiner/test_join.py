@@ -19,7 +19,8 @@ from rillet.schemas import (
     encode,
     parse_spec,
 )
-from tests.joiner.support import LATENESS_MS, SPEC, action, feature, stream
+from rillet.schemas.spec import LabelMode
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, stream, with_labels
 from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import oracle, rows_of
 
@@ -267,3 +268,57 @@ def test_actions_wait_in_the_counts_until_their_feature_event_comes_or_they_are_
     assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.orphan_actions) == (0, None, 2)
     engine.record(0, encode(action(5, 0, "like", 7_000)))  # has waited for too long as it comes
     assert (joiner.waiting_actions, joiner.counters.unmatched_actions, joiner.counters.orphan_actions) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("modes", [("aligned", "immediate"), ("immediate", "aligned"), ("positives_first", "aligned")])
+def test_a_drain_in_the_middle_of_closes_that_are_due_together_sends_each_row_once(
+    tmp_path: Path, modes: tuple[LabelMode, LabelMode], steps: int
+) -> None:
+    spec = with_labels(SPEC, *modes)
+    spec = replace(spec, tasks=tuple(replace(task, window_ms=10_000) for task in spec.tasks))
+    engine = Engine(spec, CONFIG, tmp_path, step_requests=1, at_once=False)
+    shown = [replace(feature(number, 5_000 + number), spec_hash=spec.hash) for number in range(3)]
+    for event in shown:
+        engine.record(0, encode(event))
+    engine.watermark(16_000)
+    for _ in range(steps):
+        if engine.put_off:
+            engine.go_on(0)
+    engine.restore(engine.checkpoint())
+    engine.watermark(END_OF_TIME_MS)
+    assert rows_of(spec, engine.blocks) == oracle(spec, shown, [])
+
+
+def test_an_action_is_late_once_the_step_of_its_request_has_run_and_not_before(tmp_path: Path) -> None:
+    engine = Engine(SPEC, CONFIG, tmp_path, step_requests=1, at_once=False)
+    for number in (1, 2):
+        engine.record(0, encode(feature(number, 5_000)))
+    engine.watermark(15_999)
+    engine.go_on(0)
+    for number in (1, 2):
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+    counters = engine.joiner.counters
+    assert (counters.late_actions, counters.positives) == (1, 1)
+    engine.watermark(END_OF_TIME_MS)
+    acts = [action(number, 0, "watch", 6_000) for number in (1, 2)]
+    shown = [feature(number, 5_000) for number in (1, 2)]
+    assert rows_of(SPEC, engine.blocks) == oracle(SPEC, shown, acts, late=acts[:1])
+
+
+def test_the_engine_is_not_asked_for_requests_of_a_bucket_that_is_known_as_a_whole(engine: Engine) -> None:
+    for number in range(20):
+        engine.record(0, encode(feature(number, 5_000 + number)))
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+        engine.record(0, encode(action(100 + number, 0, "watch", 6_000)))
+    assert engine.states[0].calls["get"] == 0
+    engine.restore(engine.checkpoint())
+    calls = engine.states[0].calls
+    engine.record(0, encode(feature(50, 9_000)))
+    assert calls["get"] == 2, "whether it was there, and whether actions wait for it"
+    engine.watermark(80_000)  # what is of before the start is forgotten
+    engine.record(0, encode(feature(51, 81_000)))
+    calls.clear()
+    engine.record(0, encode(feature(52, 81_000)))
+    engine.record(0, encode(action(51, 0, "watch", 81_500)))
+    assert calls["get"] == 0
