@@ -47,6 +47,7 @@ from rillet.trainer import (
     Restored,
     export_program,
 )
+from rillet.trainer.carry_over import CarryOver
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +210,10 @@ def _carried_over(
         )
         if restored is not None:
             changes = "; ".join(f"{change}: {change.trainer}" for change in compare(other, specs.current).changes)
+            if CarryOver(other, specs.current, config.model).inner_starts_anew:
+                changes += (
+                    f"; of the dense part of {config.model.kind} nothing is known, so it starts anew but for its biases"
+                )
             log.info(
                 "going on from checkpoint %d of %s at %s (%s)", restored.version, folder, trainer.positions, changes
             )

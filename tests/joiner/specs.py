@@ -49,7 +49,9 @@ class MemoryStates:
     of: dict[int, MemoryState] = field(default_factory=dict)
 
     def of_spec(self, spec_hash: int) -> MemoryState:
-        return self.of.setdefault(spec_hash, MemoryState(wake_ups=self.wake_ups))
+        if spec_hash not in self.of:
+            self.of[spec_hash] = MemoryState(wake_ups=self.wake_ups)
+        return self.of[spec_hash]
 
     def load_note(self) -> bytes | None:
         return self.note
