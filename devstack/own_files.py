@@ -26,6 +26,7 @@ JOINER = (
     ("runs", "[0-9]{6,}", "stopped|drained", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
     ("local", "rillet-joiner-[0-9a-f]{32}", _ALL),
     ("flink", _ALL),
+    ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.*_db_LOG.*"),
 )
 #: names in the folder of a model's checkpoints, of all its feature specs
 CHECKPOINTS = (
