@@ -98,6 +98,7 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool, aligned: bool
     create_topics(
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
+    _warn_of_shared_interpreter(config)
     stop = threading.Event()
     call_on_signals(stop.set)
     # What a joiner that was killed has left of its cache; nobody else uses this folder.
@@ -179,6 +180,18 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool, aligned: bool
             " same again to go on"
         )
     return False
+
+
+def _warn_of_shared_interpreter(config: RilletConfig) -> None:
+    """Of a parallelism that makes nothing faster here."""
+    flink = config.flink
+    if flink.parallelism > 1 and flink.execution_mode == "thread":
+        log.warning(
+            "[flink] parallelism is %d, but in thread mode all subtasks of this process share one Python interpreter, and are"
+            ' together no faster than one. Set [flink] execution_mode to "process", or run the job on a cluster with one'
+            " slot per TaskManager",
+            flink.parallelism,
+        )
 
 
 def _warn_of_other_rows(config: RilletConfig) -> None:

@@ -30,9 +30,10 @@ from rillet.connectors.silence import TopicSilence
 from rillet.connectors.topics import topic_ids
 from rillet.jobs.config import RilletConfig, load_config
 from rillet.joiner import KeptSettings
-from rillet.operators.conversion_function import BUCKET_RECORD, ConversionFunction, converted_topics
+from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction, converted_topics
 from rillet.operators.flink_config import joiner_group, joiner_name
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
+from rillet.operators.key_groups import KEY_GROUPS, bucket_keys
 
 if TYPE_CHECKING:
     from rillet.operators.flink_config import FlinkConfig
@@ -74,6 +75,12 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     flink.set_string("pipeline.name", "rillet joiner")
     flink.set_string("pipeline.object-reuse", "true")
     flink.set_string("parallelism.default", str(config.parallelism))
+    # Never another: Flink goes on with no state of other key groups, offsets included.
+    flink.set_string("pipeline.max-parallelism", str(KEY_GROUPS))
+    # The joiner keeps what it needs again; PyFlink would hold a thousand entries of each bucket in the worker besides.
+    flink.set_string("python.map-state.read-cache-size", "1")
+    # A header and a map of each bucket, so that their changes go to Flink once per bundle.
+    flink.set_string("python.state.cache-size", str(2 * KEY_GROUPS))
     # In which times become text, see _records.
     flink.set_string("table.local-time-zone", "UTC")
     if options.idle_sources:
@@ -85,6 +92,8 @@ def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     flink.set_string("execution.checkpointing.mode", "EXACTLY_ONCE")
     flink.set_string("execution.checkpointing.externalized-checkpoint-retention", "RETAIN_ON_CANCELLATION")
     flink.set_string("state.backend.type", config.state_backend)
+    # Most of what is asked of the state is whether a request that is new was there before.
+    flink.set_string("state.backend.rocksdb.use-bloom-filter", "true")
     flink.set_string("execution.checkpointing.incremental", str(config.state_backend == "rocksdb").lower())
     if config.max_restarts:
         # Bounded: with checkpoints on, Flink would otherwise restart a job that cannot start for ever.
@@ -114,12 +123,12 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
     native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in converted)
-    streams = [tables.to_append_stream(tables.sql_query(native), BUCKET_RECORD)] if native else []
+    streams = [tables.to_append_stream(tables.sql_query(native), KEY_RECORD)] if native else []
     refused = []
     for kind in converted:
-        lying = tables.to_append_stream(tables.sql_query(queries[kind]), BUCKET_RECORD)
+        lying = tables.to_append_stream(tables.sql_query(queries[kind]), KEY_RECORD)
         conversion = ConversionFunction(kind, spec, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
-        stream = lying.process(conversion, BUCKET_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
+        stream = lying.process(conversion, KEY_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
         streams.append(stream)
         refused.append(stream.get_side_output(DEAD_LETTERS))
     silence = None
@@ -233,7 +242,7 @@ def _earlier(column: str, span_ms: int) -> str:
 
 
 def _records(topic: str, table: str, buckets: int) -> str:
-    """(bucket, record as :func:`rillet.operators.records.split_record` takes it).
+    """(key of the bucket, record as :func:`rillet.operators.records.split_record` takes it).
 
     Text of one byte per character carries the bytes through SQL.
     """
@@ -241,7 +250,7 @@ def _records(topic: str, table: str, buckets: int) -> str:
     ingest = "COALESCE(DECODE(headers['ingest_ms'], 'ISO-8859-1'), '')"
     return f"""
         SELECT
-            MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}),
+            ARRAY[{", ".join(map(str, bucket_keys(buckets)))}][MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}) + 1],
             ENCODE(CONCAT(
                 '{topic},', CAST(`partition` AS STRING), ',', CAST(`offset` AS STRING), ',',
                 COALESCE(CAST(ts AS STRING), ''), ',', CAST(COALESCE(CARDINALITY(headers), 0) AS STRING), ',',
@@ -254,7 +263,7 @@ def _records(topic: str, table: str, buckets: int) -> str:
 
 
 def _key_by_bucket(rows: DataStream) -> KeyedStream:
-    """Keys (bucket, bytes) rows on the JVM; the process function then receives the bytes alone.
+    """Keys (key, bytes) rows on the JVM; the process function then receives the bytes alone.
 
     ``DataStream.key_by`` would send every record through a Python operator just to find its key. PyFlink's
     own key selector on an existing key column does without.

@@ -1,7 +1,7 @@
 """The online joiner as pure logic: features and actions in, labelled example blocks out."""
 
 from rillet.joiner.alarms import Alarms
-from rillet.joiner.config import JoinerConfig
+from rillet.joiner.config import MAX_BUCKETS, JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts, RecentCounts
 from rillet.joiner.errors import JoinerError, StoreError, WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
@@ -11,10 +11,11 @@ from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.runs import JoinerRun, JoinerRuns
 from rillet.joiner.slices import SliceSchedule
-from rillet.joiner.state import BucketState, ListName
+from rillet.joiner.state import BucketState
 
 __all__ = [
     "END_OF_TIME_MS",
+    "MAX_BUCKETS",
     "Alarms",
     "BucketState",
     "Counters",
@@ -28,7 +29,6 @@ __all__ = [
     "JoinerRuns",
     "Kept",
     "KeptSettings",
-    "ListName",
     "NameCounts",
     "RecentCounts",
     "RefusalMetrics",

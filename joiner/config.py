@@ -12,13 +12,16 @@ from typing import Literal
 from rillet.schemas import MAX_AHEAD_MS, MAX_BLOCK_BYTES
 from rillet.schemas.ranges import check_above_zero, check_at_most, check_not_negative
 
+#: the engine has so many groups of keys, of which each bucket needs one
+MAX_BUCKETS = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class JoinerConfig:
     """How the join works through its events; none of it changes a label of an event that is not late."""
 
     #: requests are hashed into so many buckets, the unit in which state and work are spread over subtasks
-    buckets: int = 16
+    buckets: int = 1_024
     #: event time is cut into slices of this length; the label windows of a slice close together.
     #: 0 = a sixteenth of the longest time that a slice is kept
     slice_ms: int = 0
@@ -29,8 +32,10 @@ class JoinerConfig:
     waiting_bytes: int = 256 << 20
     #: how long a slice is kept past its last window for tasks that emit late positives
     late_retention_ms: int = 3_600_000
-    #: feature events held in memory, by estimate; older slices spill to disk beyond it
+    #: feature events held in memory, by estimate; those of older slices leave it beyond that
     memory_bytes: int = 256 << 20
+    #: keep what leaves memory in a RocksDB of the task's own, and ask the engine's state only for what is not there
+    disk_tier: bool = True
     #: the most rows of an example block
     block_rows: int = 256
     #: the most bytes of an example block of several rows; a larger row has a block of its own
@@ -44,6 +49,6 @@ class JoinerConfig:
         check_above_zero(
             self, "buckets", "action_wait_ms", "waiting_bytes", "memory_bytes", "block_rows", "block_bytes"
         )
-        check_at_most(self, 65_535, "buckets")
+        check_at_most(self, MAX_BUCKETS, "buckets")
         check_at_most(self, MAX_BLOCK_BYTES, "block_bytes")
         check_not_negative(self, "slice_ms", "late_retention_ms", "max_ahead_ms")

@@ -1,13 +1,14 @@
 """The cold tier: slices of entries in a local RocksDB, one column family per slice, dropped as a whole.
 
 A cache only: it is made empty for each start of the engine and may be deleted at any time after :meth:`close`; what
-it held is in the engine's checkpointed state. Keys are ``bucket uint16, big-endian | request_id``.
+it held is in the engine's checkpointed state. Keys are ``n | bucket | number``, of entries, and ``r | bucket | request_id``, of
+their numbers; numbers are big-endian.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from rocksdict import (
     ColumnFamily,
     Options,
     Rdict,
-    ReadOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -41,8 +41,12 @@ def _options(memory_bytes: int) -> Options:
     return options
 
 
-def _key(bucket: int, request_id: str) -> bytes:
-    return bucket.to_bytes(2, "big") + request_id.encode()
+def _number_key(bucket: int, n: int) -> bytes:
+    return b"n" + bucket.to_bytes(2, "big") + n.to_bytes(4, "big")
+
+
+def _request_key(bucket: int, request_id: str) -> bytes:
+    return b"r" + bucket.to_bytes(2, "big") + request_id.encode()
 
 
 class DiskTier:
@@ -70,32 +74,34 @@ class DiskTier:
         """The slices that have entries here, newest first."""
         return sorted(self._families, reverse=True)
 
-    def write(self, slice_: int, entries: Iterable[tuple[int, str, Entry]]) -> None:
-        """Adds (bucket, request_id, entry) to a slice."""
+    def write(self, slice_: int, entries: Iterable[tuple[int, Entry]]) -> None:
+        """Adds (bucket, entry) to a slice, or replaces them."""
         _, family = self._family(slice_)
         rows = iter(entries)
         while part := list(islice(rows, _BATCH)):
             batch = WriteBatch(raw_mode=True)
-            for bucket, request_id, entry in part:
-                batch.put(_key(bucket, request_id), entry.to_bytes(), family)
+            for bucket, entry in part:
+                batch.put(_number_key(bucket, entry.n), entry.to_bytes(), family)
+                batch.put(_request_key(bucket, entry.request_id), entry.n.to_bytes(4, "big"), family)
             self._db.write(batch, self._write)
 
-    def get(self, slice_: int, bucket: int, request_id: str) -> Entry | None:
-        """An entry of a slice, None when it is not there."""
+    def find(self, slice_: int, bucket: int, request_id: str) -> Entry | None:
+        """An entry of a slice by its request, None when it is not there."""
         if slice_ not in self._families:
             return None
-        data = self._families[slice_][0].get(_key(bucket, request_id))
-        return None if data is None else Entry.from_bytes(data)
+        n = self._families[slice_][0].get(_request_key(bucket, request_id))
+        return None if n is None else self.get(slice_, bucket, int.from_bytes(n, "big"))
 
-    def scan(self, slice_: int, bucket: int) -> Iterator[Entry]:
-        """Every entry of one bucket in a slice."""
+    def get(self, slice_: int, bucket: int, n: int) -> Entry | None:
+        """An entry of a slice by its number there, None when it is not there."""
         if slice_ not in self._families:
-            return
-        prefix = bucket.to_bytes(2, "big")
-        bounds = ReadOptions()
-        bounds.set_iterate_upper_bound((bucket + 1).to_bytes(2, "big"))
-        for data in self._families[slice_][0].values(from_key=prefix, read_opt=bounds):
-            yield Entry.from_bytes(data)
+            return None
+        data = self._families[slice_][0].get(_number_key(bucket, n))
+        if data is None:
+            return None
+        entry = Entry.from_bytes(data)
+        entry.on_disk = True
+        return entry
 
     def drop(self, slice_: int) -> None:
         """Forgets a whole slice."""

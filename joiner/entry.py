@@ -1,62 +1,121 @@
 """What the joiner remembers of one request: its feature event, and which impressions are positive for which task.
 
-The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. Where the row of a
-positive waits for its window to close, the times of its action are kept too. The form on disk is ``ingest_ms int64 |
-length of positives uint32 | length of times uint32 | positives, little-endian | times | feature event, Avro``.
+The event is kept as it came, and decoded while it is worked with: as bytes it takes a third of the memory, and moves to
+disk as it is. The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. Where the
+row of a positive waits for its window to close, the times of its action are kept too.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
+from rillet.joiner.errors import StoreError
 from rillet.schemas import FeatureEvent, decode_as, encode
 from rillet.schemas.arrays import Int64s
 
-_HEAD = struct.Struct("<qII")
+#: reads a feature event as it was when it came
+Decode = Callable[[bytes], FeatureEvent]
+decode_feature: Decode = partial(decode_as, FeatureEvent)
+
+_HEAD = struct.Struct("<qqIIII")
 _TIMES = struct.Struct("<Iqq")
 #: one element of :attr:`Entry.times`; ``pair`` is the bit of the pair
 TIMES = np.dtype([("pair", "<u4"), ("action_time_ms", "<i8"), ("action_ingest_ms", "<i8")])
-#: what a FeatureEvent and its arrays cost beyond their numbers (measured with tracemalloc, rounded up)
-_OBJECT_BYTES = 1_600
+#: what a FeatureEvent and its arrays cost beyond their numbers, and what an entry with its record costs beyond that
+#: (measured with tracemalloc, rounded up)
+EVENT_BYTES, _RECORD_BYTES = 1_600, 600
 
 
 class Entry:
-    """A request waiting for its label windows to close."""
+    """A request waiting for its label windows to close.
 
-    __slots__ = ("_counted_times", "event", "ingest_ms", "positives", "size_bytes", "times")
+    :param data: the record of the event; empty where there is none, which an engine without state does not need.
+    :param slice_: of the request, and ``n`` its number there.
+    """
 
-    def __init__(self, event: FeatureEvent, ingest_ms: int, positives: int = 0, times: bytes = b"") -> None:
-        self.event = event
+    __slots__ = (
+        "_event",
+        "data",
+        "ingest_ms",
+        "n",
+        "on_disk",
+        "positives",
+        "request_id",
+        "size_bytes",
+        "slice_",
+        "times",
+    )
+
+    def __init__(
+        self,
+        event: FeatureEvent,
+        ingest_ms: int,
+        positives: int = 0,
+        times: bytes = b"",
+        *,
+        data: bytes = b"",
+        slice_: int = 0,
+        n: int = 0,
+    ) -> None:
+        self._event: FeatureEvent | None = event
+        self.request_id = event.request_id
         self.ingest_ms = ingest_ms
         self.positives = positives
         #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other;
         #: as bytes, because an object each would cost more than the rest of the entry
         self.times = times
-        self._counted_times = len(times)
-        self.size_bytes = _OBJECT_BYTES + sum(
-            column.nbytes
-            for column in (
-                event.context_fids,
-                event.context_lengths,
-                event.impression_ids,
-                event.item_fids,
-                event.item_lengths,
-                event.dense,
-                event.served_logits,
-            )
-            if column is not None
-        )
-        self.size_bytes += len(times)
+        self.data = data
+        self.slice_ = slice_
+        self.n = n
+        #: whether the disk tier has a copy, which then has to follow
+        self.on_disk = False
+        #: what it costs in memory, the decoded event not counted where the record is there
+        self.size_bytes = (_RECORD_BYTES + len(data) if data else _event_bytes(event)) + len(times)
 
-    def recount(self) -> int:
-        """Brings ``size_bytes`` up to date with :attr:`times`; returns what was added."""
-        grown = len(self.times) - self._counted_times
-        self._counted_times = len(self.times)
-        self.size_bytes += grown
-        return grown
+    @classmethod
+    def of_record(
+        cls, request_id: str, data: bytes, ingest_ms: int, positives: int, times: bytes, slice_: int, n: int
+    ) -> Entry:
+        """An entry whose event is decoded when it is needed, with :meth:`decode`."""
+        entry = cls.__new__(cls)
+        entry._event = None
+        entry.request_id = request_id
+        entry.ingest_ms = ingest_ms
+        entry.positives = positives
+        entry.times = times
+        entry.data = data
+        entry.slice_ = slice_
+        entry.n = n
+        entry.on_disk = False
+        entry.size_bytes = _RECORD_BYTES + len(data) + len(times)
+        return entry
+
+    @property
+    def event(self) -> FeatureEvent:
+        """The feature event; of an entry that was read or released, only after :meth:`decode`."""
+        if self._event is None:
+            raise StoreError(f"request {self.request_id} was not decoded")
+        return self._event
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the event is there."""
+        return self._event is not None
+
+    def decode(self, decode: Decode = decode_feature) -> Entry:
+        """Has the event decoded; returns itself."""
+        if self._event is None:
+            self._event = decode(self.data)
+        return self
+
+    def release(self) -> None:
+        """Forgets the decoded event where there is a record to decode it from again."""
+        if self.data:
+            self._event = None
 
     def index_of(self, impression_id: int) -> int:
         """Position of an impression in the request, -1 when it was not shown."""
@@ -75,21 +134,6 @@ class Entry:
         """Remembers the times of the action that made a pair positive, for the close of its window."""
         self.times += _TIMES.pack(task * len(self.event.impression_ids) + index, action_time_ms, action_ingest_ms)
 
-    def restore(self, positives: int, action_time_ms: int, action_ingest_ms: int, keeps_times: Container[int]) -> None:
-        """Takes what one action made of the pairs, as the checkpointed state tells it.
-
-        :param positives: all positive pairs after the action.
-        :param keeps_times: the tasks whose positives need the times of their actions.
-        """
-        n, added = len(self.event.impression_ids), positives & ~self.positives
-        while added:
-            pair = added.bit_length() - 1
-            added ^= 1 << pair
-            task, index = divmod(pair, n)
-            if task in keeps_times:
-                self.keep_times(task, index, action_time_ms, action_ingest_ms)
-        self.positives = positives
-
     def negatives(self, task: int) -> Int64s:
         """Indices of the impressions that are not positive for a task, int64[k]."""
         n = len(self.event.impression_ids)
@@ -103,19 +147,35 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """The form on disk."""
-        positives = pack_positives(self.positives)
-        return _HEAD.pack(self.ingest_ms, len(positives), len(self.times)) + positives + self.times + encode(self.event)
+        name, bits = self.request_id.encode(), pack_positives(self.positives)
+        head = _HEAD.pack(self.slice_, self.ingest_ms, self.n, len(name), len(bits), len(self.times))
+        return head + name + bits + self.times + (self.data or encode(self.event))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Entry:
-        """Reads back :meth:`to_bytes`."""
-        ingest_ms, length, times_length = _HEAD.unpack_from(data)
-        times = _HEAD.size + length
+        """Reads back :meth:`to_bytes`; the event is not decoded."""
+        slice_, ingest_ms, n, name_length, length, times_length = _HEAD.unpack_from(data)
+        name = _HEAD.size + name_length
+        times = name + length
         body = times + times_length
-        positives = int.from_bytes(data[_HEAD.size : times], "little")
-        return cls(decode_as(FeatureEvent, data[body:]), ingest_ms, positives, data[times:body])
+        request_id = data[_HEAD.size : name].decode()
+        positives = int.from_bytes(data[name:times], "little")
+        return cls.of_record(request_id, data[body:], ingest_ms, positives, data[times:body], slice_, n)
 
 
 def pack_positives(positives: int) -> bytes:
     """The bit set in as few bytes as hold it, little-endian."""
     return positives.to_bytes((positives.bit_length() + 7) // 8, "little")
+
+
+def _event_bytes(event: FeatureEvent) -> int:
+    columns = (
+        event.context_fids,
+        event.context_lengths,
+        event.impression_ids,
+        event.item_fids,
+        event.item_lengths,
+        event.dense,
+        event.served_logits,
+    )
+    return EVENT_BYTES + sum(column.nbytes for column in columns if column is not None)

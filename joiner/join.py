@@ -3,38 +3,31 @@
 What the join means is defined in ``docs/join.md``. The joiner knows no clock, no topic and no engine: records
 come in with their bucket, time comes as watermarks, and what must survive a crash goes through
 :class:`BucketState`. The same records in the same order give the same blocks, whenever the watermarks
-come, as long as no record is late.
+come, as long as no record is late. Windows close in steps, and a call that closes takes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from rillet.joiner.blocks import BlockBuilder
+from rillet.joiner.bucket import Bucket
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts
-from rillet.joiner.entry import Entry, pack_positives
+from rillet.joiner.entry import Entry
 from rillet.joiner.errors import JoinerError
+from rillet.joiner.header import NEVER_MS, BucketHeader, OpenSlice, Work, WorkKind
 from rillet.joiner.kept_state import KeptSettings
 from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import MAX_OPEN_SLICES, SliceSchedule
-from rillet.joiner.state import (
-    NEVER_MS,
-    BucketHeader,
-    BucketState,
-    EntryKind,
-    pack_entry,
-    pack_positives_entry,
-    pack_waiting_entry,
-    unpack_entry,
-    unpack_positives_entry,
-)
+from rillet.joiner.state import BucketState
 from rillet.joiner.store import SliceStore
 from rillet.joiner.waiting import WaitingActions
+from rillet.joiner.works import next_close_at_once, next_work
 from rillet.schemas import (
     ActionEvent,
     ExampleBlock,
@@ -43,7 +36,6 @@ from rillet.schemas import (
     LabelKind,
     RecordError,
     check_event,
-    decode_as,
     decode_event,
     encode,
 )
@@ -52,11 +44,8 @@ from rillet.schemas import (
 END_OF_TIME_MS = (1 << 63) - 1
 
 
-class _Bucket(NamedTuple):
-    """The joiner's memory of one bucket, beside the entries in the store."""
-
-    header: BucketHeader
-    waiting: WaitingActions
+#: requests, or waiting actions, that one call closes or forgets; and the bytes of requests from which on it takes no more
+STEP_REQUESTS, STEP_BYTES = 128, 1 << 20
 
 
 class Joiner:
@@ -64,15 +53,24 @@ class Joiner:
 
     :param directory: for the disk tier, made when first needed; must not exist.
     :param builder: builds the blocks; by default all rows go out with the event that they are due to.
+    :param step_requests: requests that one call of :meth:`advance` closes or forgets; a block is of one step.
+    :param step_bytes: bytes of requests from which on it takes no more.
     """
 
     def __init__(
-        self, spec: FeatureSpec, config: JoinerConfig, directory: Path, builder: BlockBuilder | None = None
+        self,
+        spec: FeatureSpec,
+        config: JoinerConfig,
+        directory: Path,
+        builder: BlockBuilder | None = None,
+        step_requests: int = STEP_REQUESTS,
+        step_bytes: int = STEP_BYTES,
     ) -> None:
         self.counters = Counters()
         #: ``counters.unknown_actions`` by the names of the actions
         self.unknown_actions = NameCounts()
-        self.store = SliceStore(config.memory_bytes, directory)
+        self.store = SliceStore(config.memory_bytes, directory if config.disk_tier else None)
+        self._step_requests, self._step_bytes = step_requests, step_bytes
         self._spec = spec
         self._config = config
         self._schedule = SliceSchedule(spec, config)
@@ -85,7 +83,9 @@ class Joiner:
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
         #: tasks of which rows go out at the close of a window
         self._closing = tuple(index for index in range(len(spec.tasks)) if index not in self._immediate)
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, Bucket] = {}
+        #: how many buckets have each slice open
+        self._open_slices: Counter[int] = Counter()
         self._settings_digest = KeptSettings.of(spec, config).digest
 
     def on_record(
@@ -126,56 +126,75 @@ class Joiner:
             return self._on_feature(bucket, event, data, ingest_ms, state)
         return self._on_action(bucket, event, data, ingest_ms, state)
 
-    def on_watermark(self, bucket: int, due_ms: int, watermark_ms: int, state: BucketState) -> list[ExampleBlock]:
-        """The watermark has reached a time that was asked for: closes slices, forgets what has expired.
+    def advance(self, bucket: int, time_ms: int, state: BucketState) -> list[ExampleBlock]:
+        """Takes a step of what is due by a time: closes windows, forgets requests, gives up actions.
 
-        :param due_ms: the time asked for.
-        :param watermark_ms: the watermark now, at or after ``due_ms``.
+        :meth:`next_due_ms` says whether there is more.
         """
         memory = self._bucket(bucket, state)
         header = memory.header
-        if watermark_ms == END_OF_TIME_MS:
-            # Everything closes, but no time has passed: a job that goes on after a drain must not take its windows
-            # for closed.
-            due_ms, before = END_OF_TIME_MS, header.closed_ms
-            header.drained_slice = max(header.drained_slice, *header.slices, NEVER_MS)
-        else:
-            before, header.closed_ms = header.closed_ms, max(header.closed_ms, due_ms)
         blocks: list[ExampleBlock] = []
-        for slice_ in sorted(header.slices):
-            for task in self._closing:
-                if before < self._schedule.close_ms(slice_, task) <= due_ms:
-                    blocks += self._close(bucket, slice_, task, at_end=watermark_ms == END_OF_TIME_MS)
-            if self._schedule.expiry_ms(slice_) <= due_ms:
-                header.slices.discard(slice_)
-                self.store.drop(slice_, bucket)
-                state.clear("features", slice_, header.slices)
-        for slice_ in sorted(header.waiting_slices):
-            if self._schedule.waiting_expiry_ms(slice_) <= due_ms:
-                header.waiting_slices.discard(slice_)
-                state.clear("waiting", slice_, header.waiting_slices)
-                self.counters.orphan_actions += memory.waiting.give_up(slice_)
-        state.save_header(header.to_bytes())
+        done = 0
+        while done < self._step_requests:
+            due = next_work(header, self._schedule)
+            if due is None or due[0] > time_ms:
+                break
+            header.closed_ms, header.work = max(header.closed_ms, due[0]), due[1]
+            done += 1 + self._step(memory, due[1], state, blocks)
+        if done:
+            state.save_header(header.to_bytes())
+        self._wake(memory, state, time_ms)
         return blocks
+
+    def drain(self, bucket: int, state: BucketState) -> Iterator[ExampleBlock]:
+        """Closes every window that is open, and gives up the actions that wait, as the blocks are asked for.
+
+        No time passes: requests are remembered as long as ever, so that those and actions that come after it are told from
+        what was drained.
+        """
+        memory = self._bucket(bucket, state)
+        header = memory.header
+        while header.work is not None and header.work.kind is WorkKind.CLOSE:
+            if header.work.task in self._closing:
+                yield from self._drain_close(memory, header.work, state)
+            header.work = next_close_at_once(header, self._schedule, header.work)
+        for slice_, open_slice in sorted(header.slices.items()):
+            for task in self._closing:
+                if self._schedule.close_ms(slice_, task) > header.closed_ms:
+                    work = Work(WorkKind.CLOSE, slice_, task, open_slice.drained)
+                    yield from self._drain_close(memory, work, state)
+            open_slice.drained = memory.count(slice_, state)
+        for slice_ in sorted(header.waiting):
+            self.counters.orphan_actions += memory.waiting.give_up(slice_, 0, header.waiting[slice_].count, state)
+            memory.waiting.close_slice(slice_)
+        if header.work is not None and header.work.kind is WorkKind.GIVE_UP:
+            header.work = None
+        state.save_header(header.to_bytes())
 
     def next_due_ms(self, bucket: int, state: BucketState) -> int | None:
         """The earliest watermark at which something is left to be done in a bucket, None where nothing is."""
-        header, schedule = self._bucket(bucket, state).header, self._schedule
-        due = [due_ms for slice_ in header.slices for due_ms in schedule.timers_ms(slice_) if due_ms > header.closed_ms]
-        due += [schedule.waiting_expiry_ms(slice_) for slice_ in header.waiting_slices]
-        return min(due, default=None)
+        due = next_work(self._bucket(bucket, state).header, self._schedule)
+        return None if due is None else due[0]
 
     def newest_ms(self, bucket: int, state: BucketState) -> int:
         """An event time that the bucket has certainly seen, at most a slice before its newest; NEVER_MS without any."""
         header = self._bucket(bucket, state).header
-        newest = max(header.slices | header.waiting_slices, default=None)
+        newest = max((*header.slices, *header.waiting), default=None)
         return header.closed_ms if newest is None else max(header.closed_ms, newest * self._schedule.slice_ms)
 
     def next_close_ms(self, watermark_ms: int) -> int | None:
-        """The watermark at which the next label window closes of the requests that are remembered, None without any."""
+        """The watermark at which the next label window closes of the requests that are remembered, None without any.
+
+        Of buckets that were touched since the start.
+        """
         schedule, tasks = self._schedule, range(len(self._spec.tasks))
-        closes = (schedule.close_ms(slice_, task) for slice_ in self.store.slices() for task in tasks)
+        closes = (schedule.close_ms(slice_, task) for slice_ in self._open_slices for task in tasks)
         return min((close_ms for close_ms in closes if close_ms > watermark_ms), default=None)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are remembered; of buckets that were touched since the start."""
+        return sum(one.count for memory in self._buckets.values() for one in memory.header.slices.values())
 
     @property
     def waiting_actions(self) -> int:
@@ -185,12 +204,19 @@ class Joiner:
     @property
     def waiting_bytes(self) -> int:
         """What they cost in memory, by estimate."""
-        return sum(memory.waiting.used_bytes for memory in self._buckets.values())
+        return sum(memory.header.waiting_bytes for memory in self._buckets.values())
 
     def oldest_waiting_ms(self) -> int | None:
-        """Event time of the action that has waited longest; None while none waits."""
-        oldest = (memory.waiting.oldest_ms() for memory in self._buckets.values())
-        return min((time_ms for time_ms in oldest if time_ms is not None), default=None)
+        """The earliest event time of an action that waits, at most a slice before it; None while none waits."""
+        oldest = (memory.waiting.oldest_slice() for memory in self._buckets.values())
+        first = min((slice_ for slice_ in oldest if slice_ is not None), default=None)
+        return None if first is None else first * self._schedule.slice_ms
+
+    def lose(self) -> None:
+        """Forgets what memory and disk hold, as a start would: the engine's state has it all."""
+        self.store.lose()
+        for memory in self._buckets.values():
+            memory.waiting.lose()
 
     def close(self) -> None:
         """Releases the local store."""
@@ -202,36 +228,31 @@ class Joiner:
         memory = self._bucket(bucket, state)
         header = memory.header
         slice_ = self._schedule.slice_of(event.event_time_ms)
-        if self.store.find(bucket, event.request_id) is not None:
+        if memory.find(event.request_id, state) is not None:
             self.counters.duplicate_features += 1
             return []
         if self._schedule.expiry_ms(slice_) <= header.closed_ms:
             # Whether it was seen before is no longer known, so no row may be made of it.
             raise RecordError(f"event_time_ms: {event.event_time_ms} is later than every label window")
-        if slice_ <= header.drained_slice:
-            raise RecordError(f"event_time_ms: {event.event_time_ms} lies in a slice that a drain has closed")
-        self._check_room(header.slices, slice_, event.event_time_ms)
+        is_new = slice_ not in header.slices
+        if is_new:
+            self._check_room(len(header.slices), event.event_time_ms)
+            header.slices[slice_] = OpenSlice(exact=True)
+            self._open_slices[slice_] += 1
         self.counters.features += 1
-        entry = Entry(event, ingest_ms)
-        self.store.put(slice_, bucket, entry)
-        state.append("features", slice_, pack_entry(EntryKind.FEATURE, ingest_ms, data))
-        if slice_ not in header.slices:
-            header.slices.add(slice_)
-            state.save_header(header.to_bytes())
-            for due_ms in self._schedule.timers_ms(slice_):
-                if due_ms > header.closed_ms:
-                    state.wake_at(due_ms)
+        entry = memory.add(event, data, ingest_ms, slice_, state)
         blocks = self._provisional(bucket, entry) if self._immediate else []
-        waited = memory.waiting.take(event.request_id)
+        waited = memory.waiting.take(event.request_id, state)
         self.counters.matched_later += len(waited)
-        # The request may be forgotten before the actions are: a restart must not let them wait again.
-        for waiting_slice in dict.fromkeys(self._schedule.slice_of(w.action.event_time_ms) for w in waited):
-            arrived = pack_entry(EntryKind.ARRIVED, ingest_ms, event.request_id.encode())
-            state.append("waiting", waiting_slice, arrived)
+        if is_new or waited:
+            state.save_header(header.to_bytes())
+        if is_new:
+            self._wake(memory, state)
         for waiting in waited:
-            blocks += self._label(bucket, slice_, entry, waiting.action, waiting.ingest_ms, state, closed_ms=NEVER_MS)
+            # It came before its window closed, whatever the time is now.
+            blocks += self._label(memory, entry, waiting.action, waiting.ingest_ms, state, waited=True)
         for task in self._closing:
-            if self._schedule.close_ms(slice_, task) <= header.closed_ms:
+            if self._is_closed(memory, entry, task):
                 blocks += self._window_rows(bucket, [entry], task)
         return blocks
 
@@ -248,53 +269,62 @@ class Joiner:
             return []
         memory = self._bucket(bucket, state)
         header = memory.header
-        found = self.store.find(bucket, action.request_id)
-        if found is not None:
+        entry = memory.find(action.request_id, state)
+        if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            slice_, entry = found
-            return self._label(bucket, slice_, entry, action, ingest_ms, state, header.closed_ms)
+            return self._label(memory, entry, action, ingest_ms, state)
         slice_ = self._schedule.slice_of(action.event_time_ms)
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
+        is_new = slice_ not in header.waiting
         if not expired:
-            self._check_room(header.waiting_slices, slice_, action.event_time_ms)
-            memory.waiting.check_room(data)
+            if is_new:
+                self._check_room(len(header.waiting), action.event_time_ms)
+            memory.waiting.check_room(action.request_id, data, state)
         self.counters.actions += 1
         self.counters.unmatched_actions += 1
         if expired:
             self.counters.orphan_actions += 1
             return []
-        number = memory.waiting.add(action, ingest_ms, data)
-        state.append("waiting", slice_, pack_entry(EntryKind.WAITING, ingest_ms, pack_waiting_entry(number, data)))
-        if slice_ not in header.waiting_slices:
-            header.waiting_slices.add(slice_)
-            state.save_header(header.to_bytes())
-            state.wake_at(self._schedule.waiting_expiry_ms(slice_))
+        memory.waiting.add(action, slice_, ingest_ms, data, state)
+        state.save_header(header.to_bytes())
+        if is_new:
+            self._wake(memory, state)
         return []
 
-    def _check_room(self, open_slices: set[int], slice_: int, event_time_ms: int) -> None:
-        """What a bucket's header and timers cost is bounded, whatever times events name.
+    def _check_room(self, open_slices: int, event_time_ms: int) -> None:
+        """What a bucket's header costs is bounded, whatever times events name.
 
         :raises RecordError: the bucket has as many slices open as it may.
         """
-        if slice_ not in open_slices and len(open_slices) >= MAX_OPEN_SLICES:
+        if open_slices >= MAX_OPEN_SLICES:
             raise RecordError(
-                f"event_time_ms: {event_time_ms} would open slice {len(open_slices) + 1:,} of its bucket, "
+                f"event_time_ms: {event_time_ms} would open slice {open_slices + 1:,} of its bucket, "
                 f"at most {MAX_OPEN_SLICES:,} may be open: are its times spread over years, or is [joiner] slice_ms "
                 f"({self._schedule.slice_ms}) too short for how far apart the topics are read ([flink] max_drift_ms)?"
             )
 
+    def _is_closed(self, memory: Bucket, entry: Entry, task: int) -> bool:
+        """Whether the window of a request has closed for a task: its own step of the close has run, or a drain."""
+        header, slice_ = memory.header, entry.slice_
+        if entry.n < header.slices[slice_].drained and task not in self._immediate:
+            return True
+        work = header.in_progress(WorkKind.CLOSE, slice_, task)
+        if work is not None:
+            return entry.n < work.done
+        return header.is_past(self._schedule.close_ms(slice_, task), slice_, task)
+
     def _label(
         self,
-        bucket: int,
-        slice_: int,
+        memory: Bucket,
         entry: Entry,
         action: ActionEvent,
         ingest_ms: int,
         state: BucketState,
-        closed_ms: int,
+        waited: bool = False,
     ) -> list[ExampleBlock]:
         """Makes pairs positive by an action on a known request, one for each task that asks for it.
 
+        :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
         """
         index = entry.index_of(action.impression_id)
@@ -302,7 +332,7 @@ class Joiner:
             self.counters.unknown_impressions += 1
             return []
         blocks: list[ExampleBlock] = []
-        positives_before = entry.positives
+        positives_before, times_before = entry.positives, len(entry.times)
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -314,7 +344,7 @@ class Joiner:
             if entry.is_positive(task, index):
                 self.counters.duplicate_actions += 1
                 continue
-            late = self._schedule.close_ms(slice_, task) <= closed_ms
+            late = not waited and self._is_closed(memory, entry, task)
             if late and not self._emits_late(entry, index, task):
                 self.counters.late_actions += 1
                 continue
@@ -331,12 +361,9 @@ class Joiner:
                 if task in self._aligned:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
-            blocks += self._builder.positive(bucket, entry, index, task, kind, action.event_time_ms, ingest_ms)
+            blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
         if entry.positives != positives_before:
-            self.store.update(slice_, bucket, entry)
-            positives = pack_positives(entry.positives)
-            body = pack_positives_entry(entry.event.request_id, positives, action.event_time_ms)
-            state.append("features", slice_, pack_entry(EntryKind.POSITIVES, ingest_ms, body))
+            memory.keep_labels(entry, len(entry.times) - times_before, state)
         return blocks
 
     def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
@@ -353,11 +380,67 @@ class Joiner:
         self.counters.provisional_negatives += int(np.count_nonzero(chosen))
         return self._builder.provisional(bucket, entry, tasks, chosen, self._config.block_rows)
 
-    def _close(self, bucket: int, slice_: int, task: int, at_end: bool) -> list[ExampleBlock]:
-        # In order of time, so that a block does not depend on how partitions were interleaved.
-        entries = sorted(self.store.scan(slice_, bucket), key=lambda e: (e.event.event_time_ms, e.event.request_id))
+    def _step(self, memory: Bucket, work: Work, state: BucketState, blocks: list[ExampleBlock]) -> int:
+        """Does some of a work, adds the rows that it gives, and says how many requests or actions it has dealt with."""
+        header, slice_ = memory.header, work.slice_
+        if work.kind is WorkKind.CLOSE:
+            done = 0
+            if work.task not in self._immediate:
+                rows, done = self._close_some(memory, work, state)
+                blocks += rows
+            if work.task in self._immediate or work.done >= memory.count(slice_, state):
+                header.work = next_close_at_once(header, self._schedule, work)
+            return done
+        if work.kind is WorkKind.FORGET:
+            done = memory.forget(slice_, work.done, self._step_requests, state)
+            work.done += done
+            if work.done >= memory.count(slice_, state):
+                header.work = None
+                self._close_slice(memory, slice_)
+            return done
+        waits = header.waiting[slice_]
+        done = min(self._step_requests, waits.count - work.done) if waits.waiting else 0
+        self.counters.orphan_actions += memory.waiting.give_up(slice_, work.done, done, state)
+        work.done += done
+        if not waits.waiting:
+            header.work = None
+            memory.waiting.close_slice(slice_)
+        return done
+
+    def _close_slice(self, memory: Bucket, slice_: int) -> None:
+        memory.close_slice(slice_)
+        self._open_slices[slice_] -= 1
+        if not self._open_slices[slice_]:
+            del self._open_slices[slice_]
+
+    def _close_some(
+        self, memory: Bucket, work: Work, state: BucketState, at_end: bool = False
+    ) -> tuple[list[ExampleBlock], int]:
+        """Closes the next requests of a slice for a task; the rows, and how many requests."""
+        read = memory.read(work.slice_, work.done, self._step_requests, self._step_bytes, state)
+        work.done += len(read)
+        cold = [entry for entry in read if not entry.decoded]
+        for entry in cold:
+            entry.decode(self.store.decode)
+        # In order of time, so that a block does not depend on how the requests of a step came in.
+        entries = sorted(read, key=lambda e: (e.event.event_time_ms, e.request_id))
         discard = at_end and self._config.negatives_at_end == "discard"
-        return self._window_rows(bucket, entries, task, discard)
+        blocks = self._window_rows(memory.number, entries, work.task, discard)
+        for entry in cold:
+            entry.release()
+        return blocks, len(read)
+
+    def _drain_close(self, memory: Bucket, work: Work, state: BucketState) -> Iterator[ExampleBlock]:
+        """Closes what is left of a slice for a task, step by step."""
+        while work.done < memory.count(work.slice_, state):
+            yield from self._close_some(memory, work, state, at_end=True)[0]
+
+    def _wake(self, memory: Bucket, state: BucketState, after_ms: int = NEVER_MS) -> None:
+        """Asks for the bucket's turn when the next thing is due, unless that is not after a time."""
+        due = next_work(memory.header, self._schedule)
+        if due is not None and due[0] > after_ms and (memory.woken_ms != due[0] or after_ms != NEVER_MS):
+            state.wake_at(due[0])
+            memory.woken_ms = due[0]
 
     def _window_rows(
         self, bucket: int, entries: list[Entry], task: int, discard_negatives: bool = False
@@ -375,8 +458,8 @@ class Joiner:
         self.counters.negatives += sum(len(indices) for indices in kept)
         return build(bucket, entries, kept, task, self._config.block_rows)
 
-    def _bucket(self, bucket: int, state: BucketState) -> _Bucket:
-        """The bucket's memory, rebuilt from the checkpointed state at the first touch after a start."""
+    def _bucket(self, bucket: int, state: BucketState) -> Bucket:
+        """The bucket's memory; at the first touch after a start its header is read, and nothing else."""
         memory = self._buckets.get(bucket)
         if memory is None:
             saved = state.load_header()
@@ -386,25 +469,13 @@ class Joiner:
                     f"the kept state was written with other settings than now (spec {self._spec.name}, "
                     f"slice_ms {self._schedule.slice_ms}, buckets {self._config.buckets}, "
                     f"late_retention_ms {self._config.late_retention_ms}, action_wait_ms {self._config.action_wait_ms}): "
-                    f"go on with those it was written with; to change them, stop that job with `flink stop --drain` first, and "
-                    f"submit this one with `flink run --allowNonRestoredState -s SAVEPOINT`"
+                    f"go on with those it was written with. To change them, stop that job with `flink stop --drain` first, then "
+                    f"submit jobs/joiner_job.py with the new ones and `flink run --allowNonRestoredState -s SAVEPOINT`: the "
+                    f"uid of its operator is another, so it goes on at the offsets and leaves this state behind"
                 )
-            memory = _Bucket(header, WaitingActions(self._schedule, self._config.waiting_bytes // self._config.buckets))
-            for slice_ in sorted(header.slices):
-                for entry in _rebuild_entries(state.read("features", slice_), self._aligned):
-                    self.store.put(slice_, bucket, entry)
-            memory.waiting.restore(header.waiting_slices, state)
-            self._buckets[bucket] = memory
+            waiting = WaitingActions(header, self._config.waiting_bytes // self._config.buckets)
+            memory = self._buckets[bucket] = Bucket(bucket, header, waiting, self.store)
+            self._open_slices.update(header.slices.keys())
+            # A drain leaves no timer.
+            self._wake(memory, state)
         return memory
-
-
-def _rebuild_entries(saved: Iterable[bytes], aligned: frozenset[int]) -> Iterator[Entry]:
-    entries: dict[str, Entry] = {}
-    for kind, ingest_ms, body in map(unpack_entry, saved):
-        if kind is EntryKind.FEATURE:
-            event = decode_as(FeatureEvent, body)
-            entries[event.request_id] = Entry(event, ingest_ms)
-        else:
-            request_id, positives, action_time_ms = unpack_positives_entry(body)
-            entries[request_id].restore(positives, action_time_ms, ingest_ms, aligned)
-    return iter(entries.values())

@@ -72,7 +72,7 @@ class JoinMetrics:
         now |= {(BY_TOPIC, topic, "count"): silent_ms for topic, silent_ms in self._silent_topics.items()}
         now["held_ms",] = self._held_ms
         now["examples",] = self.examples
-        now["open_requests",] = joiner.store.entries
+        now["open_requests",] = joiner.open_requests
         now["waiting_actions",] = joiner.waiting_actions
         now["waiting_bytes",] = joiner.waiting_bytes
         now["oldest_waiting_ms",] = joiner.oldest_waiting_ms() or 0

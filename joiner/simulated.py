@@ -5,30 +5,28 @@ Blocks become visible to the trainer when the transaction that they are in would
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
-from rillet.joiner.join import END_OF_TIME_MS, Joiner
-from rillet.joiner.state import ListName
+from rillet.joiner.join import Joiner
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
 
 _BUCKET = 0
 #: large, so that there are few, and small enough for the trainer to cut its batches out of
 _BLOCK_ROWS = 4_096
+_EVER = 1 << 62
 
 
 class _NoState:
-    """A bucket's state that keeps nothing but the timers: a run that crashes begins anew."""
+    """A bucket's state that keeps nothing but when it is to be woken: a run that crashes begins anew."""
 
     def __init__(self) -> None:
-        self.timers: list[int] = []
-        self._asked: set[int] = set()
+        self.wake_ms: int | None = None
 
     def load_header(self) -> bytes | None:
         return None
@@ -36,27 +34,17 @@ class _NoState:
     def save_header(self, header: bytes) -> None:
         pass
 
-    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
+    def get(self, key: str) -> bytes | None:
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
         pass
 
-    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
-        return ()
-
-    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
+    def remove(self, key: str) -> None:
         pass
 
     def wake_at(self, watermark_ms: int) -> None:
-        if watermark_ms not in self._asked:
-            self._asked.add(watermark_ms)
-            heapq.heappush(self.timers, watermark_ms)
-
-    def due(self, watermark_ms: int) -> int | None:
-        """The earliest timer that the watermark has reached, taken off."""
-        if not self.timers or self.timers[0] > watermark_ms:
-            return None
-        at = heapq.heappop(self.timers)
-        self._asked.discard(at)
-        return at
+        self.wake_ms = watermark_ms if self.wake_ms is None else min(self.wake_ms, watermark_ms)
 
 
 class SimulatedJoin:
@@ -71,8 +59,9 @@ class SimulatedJoin:
         :param directory: for the disk tier; must not exist.
         """
         self._builder = GatheringBuilder(spec, _BLOCK_ROWS)
-        settings = replace(config, buckets=1)
-        self._joiner = Joiner(spec, settings, directory, self._builder)
+        # No state but the joiner's own, so what leaves memory has to be on disk; and a slice closes at once.
+        settings = replace(config, buckets=1, disk_tier=True)
+        self._joiner = Joiner(spec, settings, directory, self._builder, step_requests=_EVER, step_bytes=_EVER)
         self._state = _NoState()
         self._lateness_ms = lateness_ms
         self._commit_ms = commit_ms
@@ -107,7 +96,7 @@ class SimulatedJoin:
 
     def finish(self) -> None:
         """Closes every window, as a drain does; what that gives is visible after the last commit."""
-        self._queue(self._joiner.on_watermark(_BUCKET, END_OF_TIME_MS, END_OF_TIME_MS, self._state))
+        self._queue(self._joiner.drain(_BUCKET, self._state))
         self._commit()
 
     def visible(self, now_ms: int) -> list[tuple[int, ExampleBlock]]:
@@ -124,8 +113,10 @@ class SimulatedJoin:
         self._joiner.close()
 
     def _advance(self, watermark_ms: int) -> None:
-        while (due := self._state.due(watermark_ms)) is not None:
-            self._queue(self._joiner.on_watermark(_BUCKET, due, watermark_ms, self._state))
+        while (wake_ms := self._state.wake_ms) is not None and wake_ms <= watermark_ms:
+            # It asks for its next turn.
+            self._state.wake_ms = None
+            self._queue(self._joiner.advance(_BUCKET, watermark_ms, self._state))
 
     def _move(self, now_ms: int) -> None:
         """Time goes on; what was gathered until then is committed if a commit lies between."""
@@ -138,6 +129,6 @@ class SimulatedJoin:
     def _commit(self) -> None:
         self._queue(self._builder.gathered(_BUCKET))
 
-    def _queue(self, blocks: list[ExampleBlock]) -> None:
+    def _queue(self, blocks: Iterable[ExampleBlock]) -> None:
         for block in blocks:
             self._blocks.append((self._visible_ms, block))

@@ -10,11 +10,11 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
 from rillet.schemas import FeatureSpec
 
-#: each slice alive costs a list in the engine's state and a column family on disk
+#: each slice alive costs a column family on disk, and 16 bytes in the header of each bucket
 MAX_LIVE_SLICES = 256
-#: how many slices a bucket may have open, of requests and of waiting actions each: of a stream in order it has a sixteenth.
-#: The rest is for topics that are read apart, or held back. Its header names each, and is written with every new one.
-MAX_OPEN_SLICES = 16 * MAX_LIVE_SLICES
+#: how many slices a bucket may have open, of requests and of waiting actions each. A stream in order has half at most. The
+#: rest is for topics that are read apart, or held back. The header names each, and is written with every new one.
+MAX_OPEN_SLICES = 2 * MAX_LIVE_SLICES
 _DEFAULT_SLICES = 16
 
 
@@ -65,6 +65,11 @@ class SliceSchedule:
         """The watermark at which actions of a slice stop waiting for their feature event."""
         return (slice_ + 1) * self.slice_ms + self.action_wait_ms - 1
 
-    def timers_ms(self, slice_: int) -> set[int]:
-        """Every watermark at which something happens to a slice of features."""
-        return {self.close_ms(slice_, task) for task in range(len(self.windows_ms))} | {self.expiry_ms(slice_)}
+    def first_after(self, time_ms: int, task: int) -> int:
+        """The earliest slice that closes for a task after a time."""
+        return (time_ms + 1 - self.windows_ms[task]) // self.slice_ms
+
+    def close_at(self, time_ms: int, task: int) -> int | None:
+        """The slice that closes for a task exactly at a time."""
+        slice_, rest = divmod(time_ms + 1 - self.windows_ms[task], self.slice_ms)
+        return None if rest else slice_ - 1

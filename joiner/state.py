@@ -1,31 +1,38 @@
-"""What the joiner keeps in the engine's checkpointed state, bucket by bucket.
+"""What the joiner keeps in the engine's checkpointed state, bucket by bucket: a small header, and entries by key.
 
-The state is the truth; memory and local disk are rebuilt from it. Each bucket has a small header (how far
-it is closed, which slices are alive) and, for each slice, two lists of entries: the feature events with the
-pairs that became positive, and the actions that wait for their feature event, with the requests whose feature event
-has come since. A list is appended to and
-cleared as a whole.
+The state is the truth; memory and local disk are caches of it. Every entry is of one request or of one action, so none
+grows with traffic, and none is read but by its key. The keys are text: a heap of Java finds no bytes by their content.
+
+====================  ==================================================================================
+``r/slice/n``         the n-th request of a slice, in order of arrival, from 0: feature event as it came
+``p/request_id``      its place: slice and n
+``l/slice/n``         which of its pairs are positive; only where one is
+``w/slice/n``         the n-th action of a slice that has to wait for its request
+``i/request_id``      the places of the actions that wait for a request, in order of arrival
+====================  ==================================================================================
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
+from rillet.joiner.entry import pack_positives
 from rillet.joiner.errors import JoinerError
 
-#: the two lists of a slice
-ListName = Literal["features", "waiting"]
+_REQUEST = struct.Struct("<qI")
+_LABELS = struct.Struct("<I")
+_PLACE = struct.Struct("<qI")
+_TIME = struct.Struct("<q")
 
-_ENTRY = struct.Struct("<BqI")
-_HEADER = struct.Struct("<QqqII")
-_POSITIVES = struct.Struct("<Iq")
-_WAITING = struct.Struct("<q")
-#: nothing is closed yet
-NEVER_MS = -(1 << 62)
+
+class Place(NamedTuple):
+    """Where a request or a waiting action lies in its bucket."""
+
+    slice_: int
+    #: its number in the slice, in order of arrival
+    n: int
 
 
 class BucketState(Protocol):
@@ -40,104 +47,110 @@ class BucketState(Protocol):
     def save_header(self, header: bytes) -> None:
         """Replaces the header."""
 
-    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
-        """Adds an entry to a list of a slice."""
+    def get(self, key: str) -> bytes | None:
+        """An entry, None where there is none."""
 
-    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
-        """The entries of a list of a slice in the order in which they were added."""
+    def put(self, key: str, value: bytes) -> None:
+        """Adds or replaces an entry."""
 
-    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
-        """Forgets a list of a slice. ``alive`` are the slices whose lists of that name must stay."""
+    def remove(self, key: str) -> None:
+        """Forgets an entry."""
 
     def wake_at(self, watermark_ms: int) -> None:
-        """Asks for ``on_watermark`` once the watermark reaches a time; asking twice is asking once."""
+        """Asks for the bucket's turn once the watermark reaches a time; asking twice is asking once."""
 
 
-class EntryKind(IntEnum):
-    """What an entry of a list holds."""
-
-    #: a feature event
-    FEATURE = 0
-    #: which pairs of a request are positive after an action, and the action's times
-    POSITIVES = 1
-    #: an action that waits for its feature event
-    WAITING = 2
-    #: the feature event of a request has come: the actions on it that stand before this entry wait no longer
-    ARRIVED = 3
+def request_key(slice_: int, n: int) -> str:
+    """Key of a request."""
+    return f"r/{slice_}/{n}"
 
 
-def pack_entry(kind: EntryKind, ingest_ms: int, body: bytes) -> bytes:
-    """An entry: kind, ingest time, body."""
-    return _ENTRY.pack(kind, ingest_ms, len(body)) + body
+def place_key(request_id: str) -> str:
+    """Key of a request's place."""
+    return "p/" + request_id
 
 
-def unpack_entry(entry: bytes) -> tuple[EntryKind, int, bytes]:
-    """Reads back :func:`pack_entry`.
+def labels_key(slice_: int, n: int) -> str:
+    """Key of the positives of a request."""
+    return f"l/{slice_}/{n}"
+
+
+def waiting_key(slice_: int, n: int) -> str:
+    """Key of an action that waits."""
+    return f"w/{slice_}/{n}"
+
+
+def waiting_places_key(request_id: str) -> str:
+    """Key of the places of the actions that wait for a request."""
+    return "i/" + request_id
+
+
+def pack_request(request_id: str, ingest_ms: int, record: bytes) -> bytes:
+    """A request: when its feature event entered the topic, and the event. The id in front saves decoding to forget it."""
+    name = request_id.encode()
+    return _REQUEST.pack(ingest_ms, len(name)) + name + record
+
+
+def unpack_request(value: bytes) -> tuple[str, int, bytes]:
+    """Id, ingest time and record; reads back :func:`pack_request`.
 
     :raises JoinerError: the entry is damaged.
     """
     try:
-        kind, ingest_ms, length = _ENTRY.unpack_from(entry)
-        body = entry[_ENTRY.size :]
-        if len(body) != length:
-            raise ValueError(f"{len(body)} bytes of {length}")
-        return EntryKind(kind), ingest_ms, body
-    except (struct.error, ValueError) as error:
-        raise JoinerError(f"an entry in the checkpointed state is damaged: {error}") from error
+        ingest_ms, length = _REQUEST.unpack_from(value)
+        end = _REQUEST.size + length
+        return value[_REQUEST.size : end].decode(), ingest_ms, value[end:]
+    except (struct.error, UnicodeDecodeError) as error:
+        raise JoinerError(f"a request in the checkpointed state is damaged: {error}") from error
 
 
-def pack_positives_entry(request_id: str, positives: bytes, action_time_ms: int) -> bytes:
-    """The body of a POSITIVES entry; the entry's ingest time is the action's."""
-    return _POSITIVES.pack(len(positives), action_time_ms) + positives + request_id.encode()
+def pack_labels(positives: int, times: bytes) -> bytes:
+    """The positive pairs of a request as a bit set, and the times that :attr:`rillet.joiner.entry.Entry.times` keeps."""
+    bits = pack_positives(positives)
+    return _LABELS.pack(len(bits)) + bits + times
 
 
-def unpack_positives_entry(body: bytes) -> tuple[str, int, int]:
-    """Request id, bit set and action time; reads back :func:`pack_positives_entry`."""
-    length, action_time_ms = _POSITIVES.unpack_from(body)
-    end = _POSITIVES.size + length
-    return body[end:].decode(), int.from_bytes(body[_POSITIVES.size : end], "little"), action_time_ms
+def unpack_labels(value: bytes) -> tuple[int, bytes]:
+    """Reads back :func:`pack_labels`.
 
-
-def pack_waiting_entry(number: int, record: bytes) -> bytes:
-    """The body of a WAITING entry.
-
-    :param number: grows with arrival. Waiting actions lie in the slice of their event time, and without it a
-        restart would bring them back in another order than they came.
+    :raises JoinerError: the entry is damaged.
     """
-    return _WAITING.pack(number) + record
+    try:
+        (length,) = _LABELS.unpack_from(value)
+    except struct.error as error:
+        raise JoinerError(f"the labels of a request in the checkpointed state are damaged: {error}") from error
+    end = _LABELS.size + length
+    return int.from_bytes(value[_LABELS.size : end], "little"), value[end:]
 
 
-def unpack_waiting_entry(body: bytes) -> tuple[int, bytes]:
-    """Number and record; reads back :func:`pack_waiting_entry`."""
-    return _WAITING.unpack_from(body)[0], body[_WAITING.size :]
+def pack_waiting(ingest_ms: int, record: bytes) -> bytes:
+    """An action that waits: when it entered the topic, and the action."""
+    return _TIME.pack(ingest_ms) + record
 
 
-@dataclass(slots=True)
-class BucketHeader:
-    """How far a bucket is closed and which of its slices are alive.
+def unpack_waiting(value: bytes) -> tuple[int, bytes]:
+    """Ingest time and record; reads back :func:`pack_waiting`.
 
-    ``settings_digest`` stands for the settings that the state depends on: feature spec, slice length, buckets, and
-    how long slices and waiting actions are kept.
+    :raises JoinerError: the entry is damaged.
     """
+    try:
+        (ingest_ms,) = _TIME.unpack_from(value)
+    except struct.error as error:
+        raise JoinerError(f"a waiting action in the checkpointed state is damaged: {error}") from error
+    return ingest_ms, value[_TIME.size :]
 
-    settings_digest: int
-    closed_ms: int = NEVER_MS
-    #: slices up to this one were closed by a drain, ahead of their time
-    drained_slice: int = NEVER_MS
-    slices: set[int] = field(default_factory=set)
-    waiting_slices: set[int] = field(default_factory=set)
 
-    def to_bytes(self) -> bytes:
-        """The saved form."""
-        numbers = sorted(self.slices) + sorted(self.waiting_slices)
-        head = _HEADER.pack(
-            self.settings_digest, self.closed_ms, self.drained_slice, len(self.slices), len(self.waiting_slices)
-        )
-        return head + struct.pack(f"<{len(numbers)}q", *numbers)
+def pack_places(places: Iterable[Place]) -> bytes:
+    """Places one after the other."""
+    return b"".join([_PLACE.pack(slice_, n) for slice_, n in places])
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> BucketHeader:
-        """Reads back :meth:`to_bytes`."""
-        settings_digest, closed_ms, drained_slice, features, waiting = _HEADER.unpack_from(data)
-        numbers = struct.unpack_from(f"<{features + waiting}q", data, _HEADER.size)
-        return cls(settings_digest, closed_ms, drained_slice, set(numbers[:features]), set(numbers[features:]))
+
+def unpack_places(value: bytes) -> list[Place]:
+    """Reads back :func:`pack_places`.
+
+    :raises JoinerError: the entry is damaged.
+    """
+    try:
+        return [Place(slice_, n) for slice_, n in _PLACE.iter_unpack(value)]
+    except struct.error as error:
+        raise JoinerError(f"a place in the checkpointed state is damaged: {error}") from error

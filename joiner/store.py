@@ -1,109 +1,141 @@
-"""Feature events by slice in two tiers: new slices in memory, older ones on disk once memory is full.
+"""Requests in two tiers: newer slices in memory, older ones on disk once memory is full.
 
-The store is a cache of the engine's checkpointed state: the joiner loads it bucket by bucket after a
-start. (Monolith, section 3.1.1: "an in-memory cache and an on-disk key-value store".)
+A cache of the engine's checkpointed state, which is the truth: what is not here may be there, unless the store knows that
+it has all of a bucket. (Monolith, section 3.1.1: "an in-memory cache and an on-disk key-value store".)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rillet.joiner.entry import Entry
-from rillet.joiner.errors import StoreError
+from rillet.joiner.entry import EVENT_BYTES, Decode, Entry, decode_feature
 
 if TYPE_CHECKING:
     from rillet.joiner.disk import DiskTier
 
+#: entries that leave memory in one call, so that none takes long
+_SPILL = 256
+
 
 class SliceStore:
-    """Entries by (slice, bucket, request_id).
+    """Entries by bucket and request, and by bucket, slice and number.
 
-    :param memory_bytes: entries held in memory, by their own estimate; the oldest slices go to disk beyond it.
-    :param directory: where the disk tier is made when first needed; must not exist then.
+    :param memory_bytes: entries held in memory, by their own estimate; the oldest slices leave it beyond that.
+    :param directory: where the disk tier is made when first needed; must not exist then. None for no disk tier.
     """
 
-    def __init__(self, memory_bytes: int, directory: Path) -> None:
+    def __init__(self, memory_bytes: int, directory: Path | None, decode: Decode = decode_feature) -> None:
         self._memory_bytes = memory_bytes
         self._directory = directory
-        self._hot: dict[int, dict[int, dict[str, Entry]]] = {}
-        self._hot_bytes: dict[int, int] = {}
-        #: slice of every entry in memory
-        self._slice_of: dict[tuple[int, str], int] = {}
+        self.decode = decode
+        #: slice -> bucket -> number in the slice
+        self._hot: dict[int, dict[int, dict[int, Entry]]] = {}
+        #: bucket -> request_id, of what is in memory
+        self._index: dict[int, dict[str, Entry]] = {}
+        #: entries whose events are decoded, although their records are there, oldest first
+        self._decoded: deque[Entry] = deque()
+        self._decoded_bytes = 0
         self._disk: DiskTier | None = None
-        #: buckets that still need a slice, and how many entries they have; the slice is dropped with the last of them
-        self._buckets: dict[int, dict[int, int]] = {}
-        #: requests in memory and on disk
-        self.entries = 0
+        #: buckets that need a slice; on disk it is dropped with the last of them
+        self._buckets: dict[int, set[int]] = {}
+        #: bucket -> slices of which requests may be in the engine's state alone
+        self._lacking: dict[int, set[int]] = {}
         self.used_bytes = 0
         self.spilled_entries = 0
         self.disk_reads = 0
 
-    def put(self, slice_: int, bucket: int, entry: Entry) -> None:
-        """Adds an entry; spills the oldest slices when memory is over its bound."""
-        counts = self._buckets.setdefault(slice_, {})
-        counts[bucket] = counts.get(bucket, 0) + 1
-        self.entries += 1
-        self._hot.setdefault(slice_, {}).setdefault(bucket, {})[entry.event.request_id] = entry
-        self._slice_of[bucket, entry.event.request_id] = slice_
-        self._hot_bytes[slice_] = self._hot_bytes.get(slice_, 0) + entry.size_bytes
+    def put(self, bucket: int, entry: Entry) -> None:
+        """Adds an entry; the oldest ones leave when memory is over its bound."""
+        slice_ = entry.slice_
+        self._buckets.setdefault(slice_, set()).add(bucket)
+        self._hot.setdefault(slice_, {}).setdefault(bucket, {})[entry.n] = entry
+        self._index.setdefault(bucket, {})[entry.request_id] = entry
         self.used_bytes += entry.size_bytes
-        self._spill_over()
+        if entry.data:
+            self._keep_decoded(entry)
+        if self.used_bytes + self._decoded_bytes > self._memory_bytes:
+            self._make_room()
 
-    def find(self, bucket: int, request_id: str) -> tuple[int, Entry] | None:
-        """The entry of a request and its slice; memory first, then the slices on disk, newest first."""
-        slice_ = self._slice_of.get((bucket, request_id))
-        if slice_ is not None:
-            return slice_, self._hot[slice_][bucket][request_id]
+    def has_room(self, entry: Entry) -> bool:
+        """Whether an entry fits into memory besides what is there."""
+        return self.used_bytes + self._decoded_bytes + 2 * entry.size_bytes + EVENT_BYTES <= self._memory_bytes
+
+    def find(self, bucket: int, request_id: str) -> Entry | None:
+        """The entry of a request, decoded; memory first, then the slices on disk, newest first."""
+        entry = self._index.get(bucket, _NOTHING).get(request_id)
+        if entry is not None:
+            if not entry.decoded:
+                entry.decode(self.decode)
+                self._keep_decoded(entry)
+            return entry
         if self._disk is not None:
             for cold in self._disk.slices():
                 if bucket in self._buckets[cold]:
                     self.disk_reads += 1
-                    entry = self._disk.get(cold, bucket, request_id)
+                    entry = self._disk.find(cold, bucket, request_id)
                     if entry is not None:
-                        return cold, entry
+                        return entry.decode(self.decode)
         return None
 
-    def update(self, slice_: int, bucket: int, entry: Entry) -> None:
-        """Keeps a changed entry; needed because an entry that was read from disk is a copy."""
-        if (bucket, entry.event.request_id) in self._slice_of:
-            grown = entry.recount()
-            self._hot_bytes[slice_] += grown
-            self.used_bytes += grown
-            self._spill_over()
-            return
-        if self._disk is None:
-            raise StoreError(f"request {entry.event.request_id} of slice {slice_} was never put")
-        self._disk.write(slice_, [(bucket, entry.event.request_id, entry)])
+    def at(self, bucket: int, slice_: int, n: int) -> Entry | None:
+        """The n-th request of a bucket's slice; not decoded where it was not before."""
+        entry = self._hot.get(slice_, _NONE_OF_SLICE).get(bucket, _NONE_OF_BUCKET).get(n)
+        if entry is None and self._disk is not None and bucket in self._buckets.get(slice_, ()):
+            return self._disk.get(slice_, bucket, n)
+        return entry
 
-    def scan(self, slice_: int, bucket: int) -> Iterator[Entry]:
-        """Every entry of a bucket in a slice, in no order."""
-        yield from self._hot.get(slice_, {}).get(bucket, {}).values()
-        if self._disk is not None and bucket in self._buckets.get(slice_, ()):
-            yield from self._disk.scan(slice_, bucket)
+    def update(self, bucket: int, entry: Entry, grown: int) -> None:
+        """Keeps a changed entry, also one that is in memory no longer.
+
+        :param grown: bytes by which it is larger than before.
+        """
+        entry.size_bytes += grown
+        if self._index.get(bucket, _NOTHING).get(entry.request_id) is entry:
+            self.used_bytes += grown
+        elif entry.on_disk and self._disk is not None:
+            self._disk.write(entry.slice_, [(bucket, entry)])
+
+    def expect(self, bucket: int, slices: Collection[int]) -> None:
+        """Slices of a bucket have requests in the engine's state that may not be here."""
+        self._lacking.setdefault(bucket, set()).update(slices)
+
+    def lacks(self, bucket: int) -> bool:
+        """Whether the engine's state may have requests of a bucket that are not here."""
+        return bool(self._lacking.get(bucket))
 
     def drop(self, slice_: int, bucket: int) -> None:
         """A bucket no longer needs a slice, and puts nothing more into it.
 
         On disk its entries stay until the last bucket drops the slice.
         """
-        for request_id, entry in self._hot.get(slice_, {}).pop(bucket, {}).items():
-            del self._slice_of[bucket, request_id]
-            self._hot_bytes[slice_] -= entry.size_bytes
+        index = self._index.get(bucket, {})
+        for entry in self._hot.get(slice_, {}).pop(bucket, {}).values():
+            if index.get(entry.request_id) is entry:
+                del index[entry.request_id]
             self.used_bytes -= entry.size_bytes
-        buckets = self._buckets.get(slice_, {})
-        self.entries -= buckets.pop(bucket, 0)
+        self._lacking.get(bucket, set()).discard(slice_)
+        buckets = self._buckets.get(slice_, set())
+        buckets.discard(bucket)
         if not buckets:
             self._buckets.pop(slice_, None)
             self._hot.pop(slice_, None)
-            self._hot_bytes.pop(slice_, None)
             if self._disk is not None:
                 self._disk.drop(slice_)
 
-    def slices(self) -> Collection[int]:
-        """The slices that have entries."""
-        return self._buckets.keys()
+    def lose(self) -> None:
+        """Forgets everything, as a start would; the engine's state still has it."""
+        for slice_, buckets in self._buckets.items():
+            for bucket in buckets:
+                self.expect(bucket, (slice_,))
+        self._hot.clear()
+        self._index.clear()
+        self._buckets.clear()
+        self._decoded.clear()
+        self._decoded_bytes = self.used_bytes = 0
+        self.close()
 
     def close(self) -> None:
         """Releases the disk tier and removes its directory."""
@@ -111,20 +143,52 @@ class SliceStore:
             self._disk.close()
             self._disk = None
 
-    def _spill_over(self) -> None:
-        while self.used_bytes > self._memory_bytes:
+    def _keep_decoded(self, entry: Entry) -> None:
+        self._decoded.append(entry)
+        self._decoded_bytes += len(entry.data) + EVENT_BYTES
+        # Actions come soon after their requests as a rule; what is older is decoded again for them.
+        while self._decoded_bytes > self._memory_bytes // 4:
+            oldest = self._decoded.popleft()
+            self._decoded_bytes -= len(oldest.data) + EVENT_BYTES
+            if oldest is not entry:
+                oldest.release()
+
+    def _make_room(self) -> None:
+        while self._hot and self.used_bytes + self._decoded_bytes > self._memory_bytes:
             self._spill(min(self._hot))
 
     def _spill(self, slice_: int) -> None:
-        if self._disk is None:
+        """Some entries of a slice leave memory: to disk, or to be asked of the engine."""
+        disk, buckets = self._disk_tier(), self._hot[slice_]
+        leaving: list[tuple[int, Entry]] = []
+        while buckets and len(leaving) < _SPILL:
+            bucket, entries = next(iter(buckets.items()))
+            while entries and len(leaving) < _SPILL:
+                _, entry = entries.popitem()
+                leaving.append((bucket, entry))
+                del self._index[bucket][entry.request_id]
+                self.used_bytes -= entry.size_bytes
+            if disk is None:
+                self.expect(bucket, (slice_,))
+            if not entries:
+                del buckets[bucket]
+        if not buckets:
+            del self._hot[slice_]
+        if disk is not None:
+            for _, entry in leaving:
+                entry.on_disk = True
+            disk.write(slice_, leaving)
+        self.spilled_entries += len(leaving)
+
+    def _disk_tier(self) -> DiskTier | None:
+        if self._disk is None and self._directory is not None:
             # Imported when first needed: who only reads a configuration has no RocksDB.
             from rillet.joiner.disk import DiskTier
 
             self._disk = DiskTier(self._directory)
-        buckets = self._hot.pop(slice_)
-        rows = [(bucket, request_id, entry) for bucket, part in buckets.items() for request_id, entry in part.items()]
-        self._disk.write(slice_, rows)
-        for bucket, request_id, _ in rows:
-            del self._slice_of[bucket, request_id]
-        self.spilled_entries += len(rows)
-        self.used_bytes -= self._hot_bytes.pop(slice_)
+        return self._disk
+
+
+_NOTHING: dict[str, Entry] = {}
+_NONE_OF_BUCKET: dict[int, Entry] = {}
+_NONE_OF_SLICE: dict[int, dict[int, Entry]] = {}

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import attrgetter
 from typing import NamedTuple
 
 from rillet.joiner.errors import WaitingFullError
-from rillet.joiner.slices import SliceSchedule
-from rillet.joiner.state import BucketState, EntryKind, unpack_entry, unpack_waiting_entry
+from rillet.joiner.header import BucketHeader, WaitingSlice
+from rillet.joiner.state import (
+    BucketState,
+    Place,
+    pack_places,
+    pack_waiting,
+    unpack_places,
+    unpack_waiting,
+    waiting_key,
+    waiting_places_key,
+)
 from rillet.schemas import ActionEvent, decode_as
 
 #: what an action that waits costs in memory beyond its record (measured with tracemalloc, rounded up)
 _OBJECT_BYTES = 850
+#: actions that may wait for one request, whose places are one entry of the state
+_MOST_OF_REQUEST = 1_000
 
 
 class WaitingAction(NamedTuple):
@@ -20,111 +29,134 @@ class WaitingAction(NamedTuple):
 
     action: ActionEvent
     ingest_ms: int
-    #: grows with arrival
-    number: int
     #: what it costs in memory
     size_bytes: int
 
 
 class WaitingActions:
-    """What waits, by request and slice; a slice of it is given up as a whole."""
+    """What waits, by request and slice; a slice of it is given up in steps.
 
-    def __init__(self, schedule: SliceSchedule, max_bytes: int) -> None:
-        """:param max_bytes: that actions may cost in memory, by estimate."""
-        self._schedule = schedule
+    The engine's state has it all; memory has what has come since the start, and is asked alone once nothing else waits.
+    """
+
+    def __init__(self, header: BucketHeader, max_bytes: int) -> None:
+        """
+        :param header: of the bucket, in which what waits is counted. It is for the caller to save.
+        :param max_bytes: that actions may cost in memory, by estimate.
+        """
+        self._header = header
         self._max_bytes = max_bytes
-        self._of_request: dict[str, dict[int, list[WaitingAction]]] = {}
-        #: requests that have an action waiting, by slice of the action
-        self._requests: dict[int, set[str]] = {}
-        #: number of the next action that waits
-        self.arrivals = 0
-        self.used_bytes = 0
-        self._count = 0
+        self._actions: dict[Place, WaitingAction] = {}
+        #: places of the actions of a request, in order of arrival; of all that wait, unless some are in the state alone
+        self._places: dict[str, list[Place]] = {}
+        #: slices of which actions may be in the state alone
+        self._lacking = set(header.waiting)
 
     def __len__(self) -> int:
         """How many actions wait."""
-        return self._count
+        return sum(slice_.waiting for slice_ in self._header.waiting.values())
 
-    def oldest_ms(self) -> int | None:
-        """Event time of an action of the request that has waited longest; None while none waits."""
-        first = next(iter(self._of_request.values()), None)
-        return None if first is None else next(iter(first.values()))[0].action.event_time_ms
+    def oldest_slice(self) -> int | None:
+        """The slice of the action with the earliest event time; None while none waits."""
+        return min((slice_ for slice_, one in self._header.waiting.items() if one.waiting), default=None)
 
-    def check_room(self, record: bytes) -> None:
+    def check_room(self, request_id: str, record: bytes, state: BucketState) -> None:
         """Whether one more action may wait.
 
-        :raises WaitingFullError: it would cost more than is left.
+        :raises WaitingFullError: it would cost more than is left, or there are too many of its request.
         """
-        if self.used_bytes + _OBJECT_BYTES + len(record) > self._max_bytes:
+        if self._header.waiting_bytes + _OBJECT_BYTES + len(record) > self._max_bytes:
             raise WaitingFullError(
-                f"request_id: its feature event has not come, and {self._count} actions wait already, which is all that "
+                f"request_id: its feature event has not come, and {len(self)} actions wait already, which is all that "
                 f"the bucket's share of [joiner] waiting_bytes allows ({self._max_bytes} bytes). Look why feature events do "
                 "not come, or raise waiting_bytes; then this record may be sent again"
             )
+        if len(self._of(request_id, state)) >= _MOST_OF_REQUEST:
+            raise WaitingFullError(
+                f"request_id: its feature event has not come, and {_MOST_OF_REQUEST:,} actions wait for it already. Is it "
+                "the id of one request?"
+            )
 
-    def add(self, action: ActionEvent, ingest_ms: int, record: bytes) -> int:
+    def add(self, action: ActionEvent, slice_: int, ingest_ms: int, record: bytes, state: BucketState) -> None:
         """Lets an action wait, after those of its request that wait already; see :meth:`check_room`.
 
+        :param slice_: of its event time.
         :param record: the action in single-object encoding.
-        :returns: its number.
         """
-        number = self.arrivals
-        self._put(WaitingAction(action, ingest_ms, number, _OBJECT_BYTES + len(record)))
-        return number
+        places = self._of(action.request_id, state)
+        in_slice = self._header.waiting.setdefault(slice_, WaitingSlice())
+        place = Place(slice_, in_slice.count)
+        in_slice.count += 1
+        in_slice.waiting += 1
+        places.append(place)
+        self._places[action.request_id] = places
+        one = self._actions[place] = WaitingAction(action, ingest_ms, _OBJECT_BYTES + len(record))
+        self._header.waiting_bytes += one.size_bytes
+        state.put(waiting_key(*place), pack_waiting(ingest_ms, record))
+        state.put(waiting_places_key(action.request_id), pack_places(places))
 
-    def take(self, request_id: str) -> list[WaitingAction]:
-        """The actions of a request, which has come, in order of arrival."""
-        slices = self._of_request.pop(request_id, {})
-        for slice_ in slices:
-            requests = self._requests[slice_]
-            requests.discard(request_id)
-            if not requests:
-                del self._requests[slice_]
-        taken = sorted((one for actions in slices.values() for one in actions), key=attrgetter("number"))
-        self._forget(taken)
-        return taken
+    def take(self, request_id: str, state: BucketState) -> list[WaitingAction]:
+        """The actions of a request, which has come, in order of arrival; they wait no longer."""
+        if not self._header.waiting:
+            return []
+        places = self._of(request_id, state)
+        if not places:
+            return []
+        taken = [self._remove(place, state) for place in places]
+        self._places.pop(request_id, None)
+        state.remove(waiting_places_key(request_id))
+        return [one for one in taken if one is not None]
 
-    def give_up(self, slice_: int) -> int:
-        """Forgets the actions of a slice.
+    def give_up(self, slice_: int, first: int, most: int, state: BucketState) -> int:
+        """Forgets the actions of a slice whose numbers are from ``first`` on, at most so many.
 
         :returns: how many there were: orphans.
         """
-        before = self._count
-        for request_id in self._requests.pop(slice_, ()):
-            slices = self._of_request[request_id]
-            self._forget(slices.pop(slice_))
-            if not slices:
-                del self._of_request[request_id]
-        return before - self._count
+        before = self._header.waiting[slice_].waiting
+        for n in range(first, first + most):
+            place = Place(slice_, n)
+            one = self._remove(place, state)
+            if one is not None:
+                request_id = one.action.request_id
+                places = self._of(request_id, state)
+                places.remove(place)
+                if places:
+                    state.put(waiting_places_key(request_id), pack_places(places))
+                else:
+                    self._places.pop(request_id, None)
+                    state.remove(waiting_places_key(request_id))
+        return before - self._header.waiting[slice_].waiting
 
-    def restore(self, slices: Iterable[int], state: BucketState) -> None:
-        """Takes in what the checkpointed state has of these slices, even where a bound that was lowered leaves no room."""
-        found: list[WaitingAction] = []
-        for slice_ in slices:
-            waiting: dict[str, list[WaitingAction]] = {}
-            for kind, ingest_ms, body in map(unpack_entry, state.read("waiting", slice_)):
-                if kind is EntryKind.ARRIVED:
-                    waiting.pop(body.decode(), None)
-                    continue
-                number, record = unpack_waiting_entry(body)
-                self.arrivals = max(self.arrivals, number + 1)
-                action = decode_as(ActionEvent, record)
-                one = WaitingAction(action, ingest_ms, number, _OBJECT_BYTES + len(record))
-                waiting.setdefault(action.request_id, []).append(one)
-            for actions in waiting.values():
-                found += actions
-        for one in sorted(found, key=attrgetter("number")):
-            self._put(one)
+    def close_slice(self, slice_: int) -> None:
+        """The last action of a slice waits no longer."""
+        del self._header.waiting[slice_]
+        self._lacking.discard(slice_)
 
-    def _put(self, one: WaitingAction) -> None:
-        request_id = one.action.request_id
-        slice_ = self._schedule.slice_of(one.action.event_time_ms)
-        self._of_request.setdefault(request_id, {}).setdefault(slice_, []).append(one)
-        self._requests.setdefault(slice_, set()).add(request_id)
-        self.arrivals = max(self.arrivals, one.number + 1)
-        self._count += 1
-        self.used_bytes += one.size_bytes
+    def lose(self) -> None:
+        """Forgets what is in memory, as a start would."""
+        self._actions.clear()
+        self._places.clear()
+        self._lacking = set(self._header.waiting)
 
-    def _forget(self, actions: list[WaitingAction]) -> None:
-        self._count -= len(actions)
-        self.used_bytes -= sum(one.size_bytes for one in actions)
+    def _of(self, request_id: str, state: BucketState) -> list[Place]:
+        places = self._places.get(request_id)
+        if places is None and self._lacking:
+            value = state.get(waiting_places_key(request_id))
+            if value is not None:
+                # From here on memory has what changes.
+                places = self._places[request_id] = unpack_places(value)
+        return [] if places is None else places
+
+    def _remove(self, place: Place, state: BucketState) -> WaitingAction | None:
+        """Takes an action out of memory and state, None where there is none any more."""
+        one = self._actions.pop(place, None)
+        if one is None and place.slice_ in self._lacking:
+            value = state.get(waiting_key(*place))
+            if value is not None:
+                ingest_ms, record = unpack_waiting(value)
+                one = WaitingAction(decode_as(ActionEvent, record), ingest_ms, _OBJECT_BYTES + len(record))
+        if one is not None:
+            state.remove(waiting_key(*place))
+            self._header.waiting[place.slice_].waiting -= 1
+            self._header.waiting_bytes -= one.size_bytes
+        return one

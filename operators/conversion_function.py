@@ -1,7 +1,7 @@
 """Converts a topic that is not in the native format, in front of the join: a Python operator on that topic alone.
 
 Takes records as the SQL of ``jobs/joiner_job.py`` hands them over, and gives native ones in the same form, with the
-bucket of their request.
+key of their request's bucket.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pyflink.datastream import ProcessFunction, RuntimeContext
 from rillet.connectors.schema_registry import SchemaRegistry
 from rillet.joiner import RefusalMetrics
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS
+from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import dead_letter_row, join_record, split_record
 from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
 from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
 
-#: (bucket, record)
-BUCKET_RECORD = Types.ROW([Types.INT(), BYTES])
+#: (key of the bucket, record)
+KEY_RECORD = Types.ROW([Types.INT(), BYTES])
 #: well below a checkpoint's timeout: a barrier has to wait for as long
 _REGISTRY_WAIT_S = 120.0
 
@@ -46,7 +47,7 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         self._kind = kind
         self._spec = spec
         self._sources = sources
-        self._buckets = buckets
+        self._keys = bucket_keys(buckets)
         self._max_ahead_ms = max_ahead_ms
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -79,7 +80,7 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
             record = record._replace(
                 key=native.key, value=native.value, ingest=ingest, converted=True, own_ingest=own_ingest
             )
-        yield Row(bucket_of(native.key, self._buckets), join_record(record))
+        yield Row(self._keys[bucket_of(native.key, len(self._keys))], join_record(record))
 
 
 def converted_topics(sources: SourcesConfig) -> list[Kind]:

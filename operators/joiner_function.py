@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
-from pyflink.datastream.state import ListState, ListStateDescriptor, ValueState, ValueStateDescriptor
+from pyflink.datastream.state import MapState, MapStateDescriptor, ValueState, ValueStateDescriptor
 from pyflink.datastream.time_domain import TimeDomain
 
-from rillet.joiner import END_OF_TIME_MS, HeldTime, Joiner, JoinerConfig, JoinMetrics, ListName, SliceSchedule
+from rillet.joiner import END_OF_TIME_MS, HeldTime, Joiner, JoinerConfig, JoinMetrics, SliceSchedule
 from rillet.joiner.slices import MAX_OPEN_SLICES
+from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
+from rillet.operators.turns import Turn
 from rillet.schemas import (
     NO_TIME_MS,
     ExampleBlock,
@@ -39,12 +41,9 @@ BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 KEY_VALUE = Types.ROW([BYTES, BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", KEY_VALUE)
 
-# Thread mode hands a PRIMITIVE_ARRAY state back as a tuple of integers, so state is declared like this.
+# Thread mode hands a PRIMITIVE_ARRAY state back as a tuple of integers, so state is declared like this. Keys are text: the
+# heap backend would look for arrays of bytes by their identity.
 _STATE_BYTES = Types.PICKLED_BYTE_ARRAY()
-#: list states over which the slices of a list are spread; fixed, because state written with another number
-#: could not be found again
-_LIST_STATES = 32
-_SLICE_BYTES = 8
 #: how long counts are gathered before Flink's metrics get them
 _REPORT_MS = 1_000
 _SHORTEST_LOOK_MS = 200
@@ -53,16 +52,13 @@ _SHORTEST_LOOK_MS = 200
 class FlinkBucketState:
     """:class:`rillet.joiner.BucketState` on Flink's keyed state; always of the key that Flink has set.
 
-    Slices are spread over a fixed number of list states, so that a slice is cleared in one call. When more
-    slices are alive than there are list states, slices share one, and a clear rewrites those that stay.
+    One map holds every kind of entry: in process mode each state that a bucket has changed is a call of its own.
     """
 
-    def __init__(self, context: RuntimeContext, list_states: int = _LIST_STATES) -> None:
+    def __init__(self, context: RuntimeContext) -> None:
         self._header: ValueState = context.get_state(ValueStateDescriptor("header", _STATE_BYTES))
-        self._lists: dict[str, list[ListState]] = {
-            name: [context.get_list_state(ListStateDescriptor(f"{name}-{i}", _STATE_BYTES)) for i in range(list_states)]
-            for name in ("features", "waiting")
-        }
+        entries = MapStateDescriptor("entries", Types.STRING(), _STATE_BYTES)
+        self._entries: MapState = context.get_map_state(entries)
         self._timers: Any = None
 
     def at(self, timers: Any) -> FlinkBucketState:
@@ -79,33 +75,22 @@ class FlinkBucketState:
         """See :class:`rillet.joiner.BucketState`."""
         self._header.update(header)
 
-    def append(self, name: ListName, slice_: int, entry: bytes) -> None:
+    def get(self, key: str) -> bytes | None:
         """See :class:`rillet.joiner.BucketState`."""
-        self._list_state(name, slice_).add(_slice_bytes(slice_) + entry)
+        value: bytes | None = self._entries.get(key)
+        return value
 
-    def read(self, name: ListName, slice_: int) -> Iterable[bytes]:
+    def put(self, key: str, value: bytes) -> None:
         """See :class:`rillet.joiner.BucketState`."""
-        own = _slice_bytes(slice_)
-        return [entry[_SLICE_BYTES:] for entry in self._list_state(name, slice_).get() or () if entry.startswith(own)]
+        self._entries.put(key, value)
 
-    def clear(self, name: ListName, slice_: int, alive: Collection[int]) -> None:
+    def remove(self, key: str) -> None:
         """See :class:`rillet.joiner.BucketState`."""
-        state = self._list_state(name, slice_)
-        staying: list[bytes] = []
-        if any(other != slice_ and (other - slice_) % len(self._lists[name]) == 0 for other in alive):
-            own = _slice_bytes(slice_)
-            staying = [entry for entry in state.get() or () if not entry.startswith(own)]
-        state.clear()
-        if staying:
-            state.update(staying)
+        self._entries.remove(key)
 
     def wake_at(self, watermark_ms: int) -> None:
         """See :class:`rillet.joiner.BucketState`."""
         self._timers.register_event_time_timer(watermark_ms)
-
-    def _list_state(self, name: ListName, slice_: int) -> ListState:
-        states = self._lists[name]
-        return states[slice_ % len(states)]
 
 
 class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
@@ -139,17 +124,19 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         self._local_dir = local_dir
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Makes an empty joiner; each bucket is rebuilt from Flink's state when it is first touched."""
+        """Makes an empty joiner, which asks Flink's state for what it meets."""
         # A fresh directory per attempt: a task that died may still hold the lock of its own.
         directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
         self._joiner = Joiner(self._spec, self._config, directory)
         self._state = FlinkBucketState(runtime_context)
+        self._bucket_of = {key: bucket for bucket, key in enumerate(bucket_keys(self._config.buckets))}
+        self._turn = Turn()
         self._metrics = JoinMetrics(runtime_context.get_metrics_group(), self._joiner)
         self._silence = self._make_silence() if self._make_silence else None
         if self._silence is not None:
             self._silence.start()
         self._held_time = HeldTime(self._hold_ms)
-        #: wall clock at which each bucket looks whether something is due though nothing comes
+        #: wall clock at which each bucket goes on with what was put off, or looks what is due though nothing comes
         self._looks: dict[int, int] = {}
         #: event time at which silence began for each bucket; what it has closed since must not move that
         self._silent_from: dict[int, int] = {}
@@ -166,7 +153,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """One record of either topic."""
         record = split_record(bytes(value))
-        timers, bucket = ctx.timer_service(), _bucket(ctx)
+        self._turn.interrupt()
+        timers, bucket = ctx.timer_service(), self._bucket(ctx)
         state = self._state.at(timers)
         if not self._report_ms or bucket not in self._looks:
             self._wake(bucket, timers)
@@ -181,24 +169,55 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         yield from self._emit(blocks)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
-        """The watermark has reached a time that the joiner asked for, or the wall clock one to look at silence."""
-        timers, bucket = ctx.timer_service(), _bucket(ctx)
+        """The watermark has reached a time that the joiner asked for, or the wall clock one to go on or to look."""
+        self._turn.begin()
+        timers, bucket = ctx.timer_service(), self._bucket(ctx)
         watermark_ms = timers.current_watermark()
         time_ms = self._time_ms(watermark_ms)
         state = self._state.at(timers)
         if ctx.time_domain() == TimeDomain.PROCESSING_TIME:
-            if timestamp == self._report_ms:  # not a look's, which would start another chain of reports
+            if timestamp == self._report_ms:
                 self._report_ms = 0
+                self._metrics.report(time_ms)
             if self._looks.get(bucket, timestamp) == timestamp:
                 self._looks.pop(bucket, None)
+                self._report_soon(timers)
                 yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
+        elif time_ms == END_OF_TIME_MS:
+            # No timer of the wall clock fires any more, so all goes out here, row by row.
+            yield from self._emit(self._joiner.drain(bucket, state))
+            if self._turn.is_time_to_report():
+                self._metrics.report(time_ms)
         elif timestamp <= time_ms:
-            yield from self._emit(self._joiner.on_watermark(bucket, timestamp, time_ms, state))
+            self._report_soon(timers)
+            yield from self._emit(self._close_due(bucket, time_ms, timers))
         else:
             # A silent topic holds time back: a look closes what is due then, or a drain.
             self._wake(bucket, timers)
             timers.register_event_time_timer(END_OF_TIME_MS)
-        self._metrics.report(time_ms)
+        self._turn.end()
+
+    def _close_due(self, bucket: int, time_ms: int, timers: Any) -> Iterator[ExampleBlock]:
+        """Steps of what is due, as long as the turn lasts; the rest is put off, so that records and checkpoints have theirs.
+
+        Flink fires all timers that are due in one turn, however many buckets they are of.
+        """
+        joiner, state = self._joiner, self._state
+        due_ms = joiner.next_due_ms(bucket, state)
+        while due_ms is not None and due_ms <= time_ms:
+            if self._turn.is_over():
+                self._looks[bucket] = timers.current_processing_time() + self._turn.put_off_ms()
+                # An event time that has passed would fire in this same turn.
+                timers.register_processing_time_timer(self._looks[bucket])
+                timers.register_event_time_timer(END_OF_TIME_MS)
+                return
+            yield from joiner.advance(bucket, time_ms, state)
+            due_ms = joiner.next_due_ms(bucket, state)
+
+    def _bucket(self, ctx: Any) -> int:
+        """The bucket of the key: a bare number in thread mode, a row around it in process mode."""
+        key = ctx.get_current_key()
+        return self._bucket_of[int(key[0] if isinstance(key, Row | tuple | list) else key)]
 
     def _time_ms(self, watermark_ms: int) -> int:
         """The event time up to which windows may close; the engine's watermark, unless a topic is silent as a whole."""
@@ -218,13 +237,16 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def _wake(self, bucket: int, timers: Any) -> None:
         """Sets the timers of the wall clock that are missing; each is set again when it was reached."""
-        now_ms = timers.current_processing_time()
-        if not self._report_ms:
-            self._report_ms = now_ms + _REPORT_MS
-            timers.register_processing_time_timer(self._report_ms)
+        self._report_soon(timers)
         if self._silence is not None and bucket not in self._looks:
-            self._looks[bucket] = now_ms + self._look_ms
+            self._looks[bucket] = timers.current_processing_time() + self._look_ms
             timers.register_processing_time_timer(self._looks[bucket])
+
+    def _report_soon(self, timers: Any) -> None:
+        """Has the counts reported within a second."""
+        if not self._report_ms:
+            self._report_ms = timers.current_processing_time() + _REPORT_MS
+            timers.register_processing_time_timer(self._report_ms)
 
     def _look(self, bucket: int, watermark_ms: int, time_ms: int, timers: Any) -> Iterator[ExampleBlock]:
         """Closes what is due and no timer is left for: what a silent topic held back, and what comes due in silence.
@@ -245,10 +267,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             time_ms = min(now_ms - self._lateness_ms, began_ms + quiet_ms)
             self._metrics.silent_until(time_ms)
             wait_ms = max(_SHORTEST_LOOK_MS, min(wait_ms, due_ms - time_ms))
-        while due_ms is not None and due_ms <= time_ms:
-            yield from joiner.on_watermark(bucket, due_ms, time_ms, state)
-            due_ms = joiner.next_due_ms(bucket, state)
-        if due_ms is not None:
+        yield from self._close_due(bucket, time_ms, timers)
+        if self._silence is not None and bucket not in self._looks and joiner.next_due_ms(bucket, state) is not None:
             self._looks[bucket] = now_ms + wait_ms
             timers.register_processing_time_timer(self._looks[bucket])
 
@@ -256,14 +276,3 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         for block in blocks:
             self._metrics.examples += len(block)
             yield Row(str(block.bucket).encode(), encode(block))
-
-
-def _slice_bytes(slice_: int) -> bytes:
-    """What stands in front of an entry, because slices may share a list state."""
-    return slice_.to_bytes(_SLICE_BYTES, "little", signed=True)
-
-
-def _bucket(ctx: Any) -> int:
-    """The key: a bare number in thread mode, a row around it in process mode."""
-    key = ctx.get_current_key()
-    return int(key[0] if isinstance(key, Row | tuple | list) else key)

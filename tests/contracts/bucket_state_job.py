@@ -1,7 +1,7 @@
-"""Runs the suite of bucket states inside a Flink task, on RocksDB keyed state; prints what it breaks as JSON.
+"""Runs the suite of bucket states inside a Flink task, on keyed state; prints what it breaks as JSON.
 
 A process of its own, because Flink's JVM and its settings stay with the process that started them:
-``python -m tests.contracts.bucket_state_job thread``.
+``python -m tests.contracts.bucket_state_job thread rocksdb``.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Suite(KeyedProcessFunction):  # type: ignore[misc]
         yield repr(("wake-up", key[0] if isinstance(key, tuple) else key, timestamp))
 
 
-def main(execution_mode: str) -> list[str]:
+def main(execution_mode: str, backend: str) -> list[str]:
     """The rules that Flink's state breaks."""
     flink = Configuration()
     for name, value in {
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "python.execution-mode": execution_mode,
-        "state.backend.type": "rocksdb",
+        "state.backend.type": backend,
         "parallelism.default": "1",
         "rest.bind-port": "0",
         "restart-strategy.type": "none",
@@ -71,4 +71,4 @@ def main(execution_mode: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(*sys.argv[1:])))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from unittest.mock import MagicMock
 
 import pytest
@@ -266,6 +267,18 @@ def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them
     monkeypatch.setattr(join, "topic_ends", lambda kafka, topic: ends)
     join._warn_of_other_rows(config)
     assert ("Does another joiner write to this topic?" in caplog.text) is told
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "mode", "told"), [(1, "thread", False), (2, "thread", True), (2, "process", False)]
+)
+def test_subtasks_that_share_an_interpreter_are_told_of(
+    caplog: pytest.LogCaptureFixture, parallelism: int, mode: Literal["thread", "process"], told: bool
+) -> None:
+    config = load_config(ROOT / "rillet.toml")
+    flink = replace(config.flink, parallelism=parallelism, execution_mode=mode)
+    join._warn_of_shared_interpreter(replace(config, flink=flink))
+    assert ('Set [flink] execution_mode to "process"' in caplog.text) is told
 
 
 def test_joiners_that_write_other_topics_share_no_group_and_no_transaction() -> None:

@@ -18,7 +18,7 @@ from rillet.connectors.dead_letters import read_dead_letters
 from rillet.devstack.own_files import JOINER as JOINER_FILES
 from rillet.devstack.own_files import OwnFolder
 from rillet.devstack.process import free_port
-from rillet.jobs.config import HealthConfig
+from rillet.jobs.config import HealthConfig, dump_config
 from rillet.joiner import JoinerConfig
 from rillet.schemas import LabelKind, dump_spec, encode, parse_spec
 from tests.jobs.joiner_runs import FLINK, make_run, wait_until
@@ -112,6 +112,8 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
     assert rows == report.found
 
     spec_file.write_text(dump_spec(other))
+    changed = replace(made.config.joiner, buckets=16, slice_ms=20_000)
+    made.path.write_text(dump_config(replace(made.config, joiner=changed)))
     of_other = replace(feature(501, now_ms), spec_hash=other.hash)
     made.send([feature(500, now_ms), of_other, action(501, 0, "like", now_ms)])
     done = made.run_join("--until-latest", "--drain")

@@ -21,7 +21,7 @@ def test_a_length_of_time_may_be_zero_and_not_negative(name: str) -> None:
         JoinerConfig(**{name: -1})  # type: ignore[arg-type]
 
 
-def test_a_bucket_has_to_fit_into_the_two_bytes_of_its_key() -> None:
-    JoinerConfig(buckets=65_535)
-    with pytest.raises(ValueError, match="buckets: 65536 is above 65535"):
-        JoinerConfig(buckets=65_536)
+def test_each_bucket_has_a_key_group_of_its_own() -> None:
+    JoinerConfig(buckets=1_024)
+    with pytest.raises(ValueError, match="buckets: 1025 is above 1024"):
+        JoinerConfig(buckets=1_025)

@@ -10,6 +10,7 @@ import pytest
 from rillet.joiner import StoreError
 from rillet.joiner.disk import DiskTier
 from rillet.joiner.entry import Entry
+from rillet.schemas import encode
 from tests.joiner.support import feature
 
 
@@ -20,45 +21,37 @@ def disk(tmp_path: Path) -> Iterator[DiskTier]:
     tier.close()
 
 
-def entry(request: int) -> Entry:
-    return Entry(feature(request, request, impressions=2), request)
+def entry(request: int, slice_: int = 0, n: int | None = None) -> Entry:
+    event = feature(request, request, impressions=2)
+    return Entry(event, request, data=encode(event), slice_=slice_, n=request if n is None else n)
 
 
-def rows(*requests: int, bucket: int = 0) -> list[tuple[int, str, Entry]]:
-    return [(bucket, f"r{request}", entry(request)) for request in requests]
+def rows(*requests: int, bucket: int = 0) -> list[tuple[int, Entry]]:
+    return [(bucket, entry(request)) for request in requests]
 
 
 def test_an_entry_is_found_in_its_slice_and_bucket_only(disk: DiskTier) -> None:
     disk.write(3, rows(1, 2, bucket=5))
-    found = disk.get(3, 5, "r2")
-    assert found is not None
-    assert (found.event.request_id, found.ingest_ms) == ("r2", 2)
-    assert [disk.get(*at) for at in ((3, 6, "r2"), (4, 5, "r2"), (3, 5, "r3"))] == [None] * 3
+    for found in (disk.find(3, 5, "r2"), disk.get(3, 5, 2)):
+        assert found is not None
+        assert (found.decode().event.request_id, found.ingest_ms, found.n, found.on_disk) == ("r2", 2, 2, True)
+    assert [disk.find(*at) for at in ((3, 6, "r2"), (4, 5, "r2"), (3, 5, "r3"))] == [None] * 3
+    assert [disk.get(*at) for at in ((3, 6, 2), (4, 5, 2), (3, 5, 3))] == [None] * 3
 
 
 def test_a_later_write_replaces_an_entry(disk: DiskTier) -> None:
     disk.write(3, rows(1))
     changed = entry(1)
     changed.add_positive(1, 1)
-    disk.write(3, [(0, "r1", changed)])
-    found = disk.get(3, 0, "r1")
+    disk.write(3, [(0, changed)])
+    found = disk.find(3, 0, "r1")
     assert found is not None
     assert found.positives == changed.positives
-    assert len(list(disk.scan(3, 0))) == 1
-
-
-@pytest.mark.parametrize("bucket", [0, 255, 256, 65_534])
-def test_a_scan_gives_one_bucket_of_one_slice(disk: DiskTier, bucket: int) -> None:
-    disk.write(3, rows(1, 2, bucket=bucket))
-    disk.write(3, rows(3, bucket=bucket + 1))
-    disk.write(4, rows(4, bucket=bucket))
-    assert {e.event.request_id for e in disk.scan(3, bucket)} == {"r1", "r2"}
-    assert list(disk.scan(9, bucket)) == []
 
 
 def test_more_entries_than_a_write_batch_holds_are_all_there(disk: DiskTier) -> None:
     disk.write(1, rows(*range(2_100)))
-    assert len(list(disk.scan(1, 0))) == 2_100
+    assert all(disk.get(1, 0, n) is not None for n in range(2_100))
 
 
 def test_a_dropped_slice_is_gone_and_can_be_used_again(disk: DiskTier) -> None:
@@ -68,9 +61,10 @@ def test_a_dropped_slice_is_gone_and_can_be_used_again(disk: DiskTier) -> None:
     disk.drop(1)
     disk.drop(1)
     assert disk.slices() == [2]
-    assert disk.get(1, 0, "r1") is None
+    assert disk.find(1, 0, "r1") is None
     disk.write(1, rows(3))
-    assert [e.event.request_id for e in disk.scan(1, 0)] == ["r3"]
+    assert disk.find(1, 0, "r1") is None
+    assert disk.find(1, 0, "r3") is not None
 
 
 def test_closing_removes_the_directory(tmp_path: Path) -> None:

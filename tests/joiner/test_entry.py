@@ -33,28 +33,26 @@ def test_positives_take_as_few_bytes_as_hold_them(positives: int) -> None:
 
 
 def test_the_form_on_disk_reads_back_whole() -> None:
-    entry = Entry(feature(3, 5, impressions=30), -1)
+    entry = Entry(feature(3, 5, impressions=30), -1, slice_=-4, n=1 << 31)
     entry.add_positive(1, 29)
     entry.add_positive(0, 0)
     entry.keep_times(1, 29, 1_700_000_000_000, -1)
     back = Entry.from_bytes(entry.to_bytes())
     assert (back.ingest_ms, back.positives, back.times) == (-1, entry.positives, entry.times)
-    assert encode(back.event) == encode(entry.event)
+    assert (back.request_id, back.slice_, back.n) == ("r3", -4, 1 << 31)
+    assert encode(back.decode().event) == encode(entry.event)
 
 
-@given(st.lists(st.tuples(st.sets(st.tuples(st.integers(0, 1), st.integers(0, 2))), st.integers(0, 99)), max_size=5))
-def test_what_actions_did_is_restored_one_after_the_other(
-    actions: list[tuple[set[tuple[int, int]], int]],
-) -> None:
-    entry, restored = (Entry(feature(1, 5), 7) for _ in range(2))
-    for pairs, time_ms in actions:
-        for task, index in sorted(pairs, reverse=True):
-            if not entry.is_positive(task, index):
-                entry.add_positive(task, index)
-                if task == 1:
-                    entry.keep_times(task, index, time_ms, time_ms + 1)
-        restored.restore(entry.positives, time_ms, time_ms + 1, {1})
-    assert (restored.positives, restored.times) == (entry.positives, entry.times)
+def test_an_entry_with_its_record_is_decoded_when_it_is_needed_and_costs_less_until_then() -> None:
+    event = feature(1, 5, impressions=30)
+    kept = Entry(event, 7, data=encode(event))
+    kept.release()
+    assert not kept.decoded
+    assert encode(kept.decode().event) == encode(event)
+    assert kept.size_bytes < Entry(event, 7).size_bytes
+    alone = Entry(event, 7)
+    alone.release()
+    assert alone.event is event, "it could not be decoded again"
 
 
 def test_an_impression_is_found_by_its_id() -> None:

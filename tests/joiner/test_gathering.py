@@ -64,7 +64,8 @@ def test_gathered_rows_are_those_of_one_block_per_event_in_the_same_order(
             for event in events if number % 2 else events[::-1]:
                 blocks += joiner.on_record(0, event.request_id.encode(), encode(event), 77, state)
         for at_ms in (100_000, END_MS):
-            blocks += joiner.on_watermark(0, at_ms, at_ms, state)
+            while (due_ms := joiner.next_due_ms(0, state)) is not None and due_ms <= at_ms:
+                blocks += joiner.advance(0, at_ms, state)
         if isinstance(builder, GatheringBuilder):
             blocks += builder.gathered(0)
             assert builder.gathered(0) == []

@@ -19,7 +19,8 @@ from rillet.schemas import (
     encode,
     parse_spec,
 )
-from tests.joiner.support import LATENESS_MS, SPEC, action, feature, stream
+from rillet.schemas.spec import LabelMode
+from tests.joiner.support import LATENESS_MS, SPEC, action, feature, stream, with_labels
 from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import oracle, rows_of
 
@@ -71,7 +72,7 @@ def test_an_action_whose_feature_never_comes_is_counted_as_orphan(engine: Engine
     assert engine.joiner.counters.orphan_actions == 0
     engine.watermark(6_999 + 30_000)
     assert engine.joiner.counters.orphan_actions == 1
-    assert not any(engine.states[0].lists.values())
+    assert not engine.states[0].entries
 
 
 def test_a_feature_later_than_some_windows_gives_their_negatives_at_once(engine: Engine) -> None:
@@ -119,8 +120,6 @@ def test_a_job_that_goes_on_after_a_drain_labels_what_comes_then(engine: Engine)
     assert engine.joiner.counters.orphan_actions == 1
     engine.restore(engine.checkpoint())
     del engine.blocks[:]
-    with pytest.raises(RecordError, match="a drain has closed"):
-        engine.record(0, encode(feature(2, 5_100)))
     engine.record(0, encode(action(3, 0, "watch", 6_500)))
     engine.record(0, encode(feature(3, 6_000)))
     engine.record(0, encode(action(3, 1, "like", 6_500)))
@@ -246,19 +245,19 @@ def test_a_bucket_says_what_is_due_next_and_what_it_has_seen(engine: Engine) -> 
     engine.record(0, encode(action(2, 0, "like", 7_700)))
     assert (joiner.next_due_ms(0, state), joiner.newest_ms(0, state)) == (15_999, 7_000)
     assert (joiner.next_close_ms(0), joiner.next_close_ms(15_999)) == (15_999, 65_999)
-    assert joiner.store.entries == 1
+    assert joiner.open_requests == 1
     engine.watermark(15_999)
     assert joiner.next_due_ms(0, state) == 7_999 + 30_000
     engine.watermark(65_999)
     assert joiner.next_due_ms(0, state) is None
-    assert (joiner.newest_ms(0, state), joiner.store.entries) == (65_999, 0)
+    assert (joiner.newest_ms(0, state), joiner.open_requests) == (65_999, 0)
 
 
 def test_actions_wait_in_the_counts_until_their_feature_event_comes_or_they_are_given_up(engine: Engine) -> None:
     for request, time_ms in ((1, 6_500), (1, 6_000), (2, 7_000), (3, 8_000)):
         engine.record(0, encode(action(request, 0, "like", time_ms)))
     joiner = engine.joiner
-    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (4, 6_500, 4)
+    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (4, 6_000, 4)
     engine.record(0, encode(feature(1, 5_000)))
     assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.matched_later) == (2, 7_000, 2)
     engine.restore(engine.checkpoint())
@@ -269,3 +268,57 @@ def test_actions_wait_in_the_counts_until_their_feature_event_comes_or_they_are_
     assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.orphan_actions) == (0, None, 2)
     engine.record(0, encode(action(5, 0, "like", 7_000)))  # has waited for too long as it comes
     assert (joiner.waiting_actions, joiner.counters.unmatched_actions, joiner.counters.orphan_actions) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("modes", [("aligned", "immediate"), ("immediate", "aligned"), ("positives_first", "aligned")])
+def test_a_drain_in_the_middle_of_closes_that_are_due_together_sends_each_row_once(
+    tmp_path: Path, modes: tuple[LabelMode, LabelMode], steps: int
+) -> None:
+    spec = with_labels(SPEC, *modes)
+    spec = replace(spec, tasks=tuple(replace(task, window_ms=10_000) for task in spec.tasks))
+    engine = Engine(spec, CONFIG, tmp_path, step_requests=1, at_once=False)
+    shown = [replace(feature(number, 5_000 + number), spec_hash=spec.hash) for number in range(3)]
+    for event in shown:
+        engine.record(0, encode(event))
+    engine.watermark(16_000)
+    for _ in range(steps):
+        if engine.put_off:
+            engine.go_on(0)
+    engine.restore(engine.checkpoint())
+    engine.watermark(END_OF_TIME_MS)
+    assert rows_of(spec, engine.blocks) == oracle(spec, shown, [])
+
+
+def test_an_action_is_late_once_the_step_of_its_request_has_run_and_not_before(tmp_path: Path) -> None:
+    engine = Engine(SPEC, CONFIG, tmp_path, step_requests=1, at_once=False)
+    for number in (1, 2):
+        engine.record(0, encode(feature(number, 5_000)))
+    engine.watermark(15_999)
+    engine.go_on(0)
+    for number in (1, 2):
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+    counters = engine.joiner.counters
+    assert (counters.late_actions, counters.positives) == (1, 1)
+    engine.watermark(END_OF_TIME_MS)
+    acts = [action(number, 0, "watch", 6_000) for number in (1, 2)]
+    shown = [feature(number, 5_000) for number in (1, 2)]
+    assert rows_of(SPEC, engine.blocks) == oracle(SPEC, shown, acts, late=acts[:1])
+
+
+def test_the_engine_is_not_asked_for_requests_of_a_bucket_that_is_known_as_a_whole(engine: Engine) -> None:
+    for number in range(20):
+        engine.record(0, encode(feature(number, 5_000 + number)))
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+        engine.record(0, encode(action(100 + number, 0, "watch", 6_000)))
+    assert engine.states[0].calls["get"] == 0
+    engine.restore(engine.checkpoint())
+    calls = engine.states[0].calls
+    engine.record(0, encode(feature(50, 9_000)))
+    assert calls["get"] == 2, "whether it was there, and whether actions wait for it"
+    engine.watermark(80_000)  # what is of before the start is forgotten
+    engine.record(0, encode(feature(51, 81_000)))
+    calls.clear()
+    engine.record(0, encode(feature(52, 81_000)))
+    engine.record(0, encode(action(51, 0, "watch", 81_500)))
+    assert calls["get"] == 0

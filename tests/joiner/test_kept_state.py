@@ -33,7 +33,7 @@ def test_a_first_start_and_one_with_the_same_settings_go_on(tmp_path: Path) -> N
     ("now", "named"),
     [
         (KeptSettings.of(WIDER, JoinerConfig()), f"feature spec test {SPEC.hash:#x}, now test {WIDER.hash:#x}"),
-        (KeptSettings.of(SPEC, JoinerConfig(buckets=32)), "(buckets 16, now 32)"),
+        (KeptSettings.of(SPEC, JoinerConfig(buckets=32)), "(buckets 1024, now 32)"),
         (replace(NOW, slice_ms=7, action_wait_ms=8), "slice_ms 37500, now 7, action_wait_ms 600000, now 8"),
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS
-from rillet.schemas import ActionEvent, FeatureEvent, RecordError, decode, encode
+from rillet.schemas import ActionEvent, FeatureEvent, decode, encode
 from rillet.schemas.spec import LabelMode
 from tests.joiner.scenarios import CONFIG, EMIT, LIKE_CLOSED_MS, MODES, WATCH_CLOSED_MS, join, shown
 from tests.joiner.support import LATENESS_MS, SPEC, Arrival, action, key_of, stream, with_labels
 from tests.simulation.joiner_engine import Engine
-from tests.simulation.joiner_oracle import rows_of
+from tests.simulation.joiner_oracle import oracle, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,19 +52,56 @@ def test_rule_15_the_end_of_input_sends_or_discards_the_negatives_of_open_window
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rule_15_what_a_drain_closed_stays_closed(tmp_path: Path, mode: LabelMode) -> None:
-    spec = with_labels(SPEC, mode)
+@pytest.mark.parametrize("late", ["drop", "emit"])
+def test_rule_15_what_a_drain_closed_stays_closed_and_what_comes_after_it_is_joined(
+    tmp_path: Path, mode: LabelMode, late: str
+) -> None:
+    spec = with_labels(EMIT if late == "emit" else SPEC, mode)
     engine = Engine(spec, CONFIG, tmp_path)
     engine.record(0, encode(shown(1, 5_000, spec=spec)))
     engine.watermark(END_OF_TIME_MS)
     engine.restore(engine.checkpoint())
-    del engine.blocks[:]
-    with pytest.raises(RecordError, match="a drain has closed"):
-        engine.record(0, encode(shown(2, 5_100, spec=spec)))
-    engine.record(0, encode(action(1, 0, "watch", 6_000)))
+    before = rows_of(spec, engine.blocks)
+    for event in (
+        shown(1, 5_000, spec=spec),  # known
+        shown(2, 5_100, spec=spec),  # of a slice that was drained
+        action(1, 0, "watch", 6_000),  # late, but under immediate, where a drain closes nothing
+        action(2, 0, "watch", 6_000),
+    ):
+        engine.record(0, encode(event))
+    counters = engine.joiner.counters
+    assert (counters.duplicate_features, counters.features, counters.late_actions, counters.late_positives) == (
+        *(1, 1),
+        *((0, 0) if mode == "immediate" else (1, 0) if late == "drop" else (0, 1)),
+    )
     engine.watermark(END_OF_TIME_MS)
-    assert engine.blocks == []
-    assert engine.joiner.counters.orphan_actions == 1
+    features, acts = (
+        [shown(n, 4_900 + 100 * n, spec=spec) for n in (1, 2)],
+        [action(n, 0, "watch", 6_000) for n in (1, 2)],
+    )
+    assert rows_of(spec, engine.blocks) == oracle(spec, features, acts, late=[] if mode == "immediate" else acts[:1])
+    engine.watermark(END_OF_TIME_MS)
+    assert len(rows_of(spec, engine.blocks)) > len(before)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rule_15_an_event_from_the_future_before_a_drain_blinds_nothing_after_it(
+    tmp_path: Path, mode: LabelMode
+) -> None:
+    spec = with_labels(SPEC, mode)
+    engine = Engine(spec, replace(CONFIG, max_ahead_ms=10_000_000), tmp_path)
+    engine.record(0, encode(shown(1, 5_000, spec=spec)))
+    engine.record(0, encode(shown(2, 3_600_000, spec=spec)), ingest_ms=5_000)
+    engine.watermark(END_OF_TIME_MS)
+    engine.restore(engine.checkpoint())
+    later = [shown(10 + n, 6_000 + 1_000 * n, spec=spec) for n in range(48)]
+    for event in later:
+        engine.record(0, encode(event))
+    engine.watermark(70_000)
+    engine.watermark(END_OF_TIME_MS)
+    assert rows_of(spec, engine.blocks) == oracle(
+        spec, [shown(1, 5_000, spec=spec), shown(2, 3_600_000, spec=spec), *later], []
+    )
 
 
 @pytest.mark.simulation

@@ -42,9 +42,15 @@ def test_an_action_waits_for_at_least_the_configured_time() -> None:
     assert schedule.waiting_expiry_ms(schedule.slice_of(5_999)) >= 5_999 + 30_000
 
 
-def test_every_close_and_the_expiry_wake_the_joiner() -> None:
-    assert SliceSchedule(SPEC, CONFIG).timers_ms(5) == {15_999, 65_999}
-    assert SliceSchedule(EMIT, replace(CONFIG, late_retention_ms=55_000)).timers_ms(5) == {15_999, 65_999, 70_999}
+@given(st.integers(-(10**13), 10**13), st.integers(300, 100_000), st.sampled_from([WATCH, LIKE]))
+def test_the_first_slice_that_closes_after_a_time_is_found_by_arithmetic(
+    time_ms: int, slice_ms: int, task: int
+) -> None:
+    schedule = SliceSchedule(SPEC, replace(CONFIG, slice_ms=slice_ms))
+    first = schedule.first_after(time_ms, task)
+    assert schedule.close_ms(first - 1, task) <= time_ms < schedule.close_ms(first, task)
+    assert schedule.close_at(schedule.close_ms(first, task), task) == first
+    assert schedule.close_at(schedule.close_ms(first, task) + 1, task) is None
 
 
 def test_times_before_1970_fall_into_slices_like_others() -> None:

@@ -1,21 +1,20 @@
-"""Actions that wait: so many bytes of them, told where there is no room, and given up in time that grows with their number."""
+"""Actions that wait: so many bytes of them, told where there is no room, and given up in steps."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rillet.joiner import Alarms, Counters, JoinerConfig, SliceSchedule, WaitingFullError
+from rillet.joiner import Alarms, Counters, JoinerConfig, WaitingFullError
+from rillet.joiner.header import BucketHeader
 from rillet.joiner.waiting import WaitingActions
 from rillet.schemas import ActionEvent, encode
 from tests.joiner.scenarios import CONFIG, shown
 from tests.joiner.support import SPEC, action
-from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_engine import Engine, MemoryState
 
-ONE_SECOND = SliceSchedule(SPEC, CONFIG)
 #: room for a few actions of one bucket
 NARROW = replace(CONFIG, buckets=2, waiting_bytes=8_000)
 
@@ -75,32 +74,47 @@ def test_ten_refused_actions_are_told_of_however_many_are_joined() -> None:
     assert "waiting_bytes" in line
 
 
-def waiting_of(number: int) -> WaitingActions:
+def test_as_many_actions_wait_for_one_request_as_a_request_may_have(tmp_path: Path) -> None:
+    engine = Engine(SPEC, replace(CONFIG, waiting_bytes=1 << 40), tmp_path)
+    for number in range(1_000):
+        engine.record(0, encode(action(1, 0, "watch", 6_000 + number % 7)))
+        if number == 500:
+            engine.restore(engine.checkpoint())
+    with pytest.raises(WaitingFullError, match="1,000 actions wait for it already"):
+        engine.record(0, encode(action(1, 0, "watch", 6_000)))
+    engine.record(0, encode(action(2, 0, "watch", 6_000)))
+    assert engine.joiner.waiting_actions == 1_001
+
+
+def waiting_of(number: int) -> tuple[WaitingActions, BucketHeader, MemoryState]:
     """So many actions on one request, over twenty slices."""
-    waiting = WaitingActions(ONE_SECOND, 1 << 40)
+    header, state = BucketHeader(1), MemoryState()
+    waiting = WaitingActions(header, 1 << 40)
     for at in range(number):
-        waiting.add(ActionEvent("hot", 1_000 * (at % 20), 1, "watch"), -1, b"")
-    return waiting
+        event = ActionEvent("hot", 1_000 * (at % 20), 1, "watch")
+        waiting.add(event, at % 20, at, encode(event), state)
+    return waiting, header, state
 
 
-def give_up_s(number: int) -> float:
-    waiting = waiting_of(number)
-    started = time.process_time()
-    assert sum(waiting.give_up(slice_) for slice_ in range(20)) == number
-    assert (len(waiting), waiting.used_bytes) == (0, 0)
-    return time.process_time() - started
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_slice_is_given_up_in_steps_and_leaves_nothing(lost: bool) -> None:
+    waiting, header, state = waiting_of(60)
+    if lost:
+        waiting.lose()
+    assert [waiting.give_up(3, first, 2, state) for first in (0, 2)] == [2, 1]
+    assert len(waiting) == 57
+    assert [one.ingest_ms for one in waiting.take("hot", state)] == [n for n in range(60) if n % 20 != 3]
+    assert (waiting.take("hot", state), waiting.oldest_slice()) == ([], None)
+    assert (state.entries, header.waiting_bytes) == ({}, 0)
 
 
-def test_giving_up_the_actions_of_one_request_takes_time_in_proportion_to_their_number() -> None:
-    few, many = (min(give_up_s(number) for _ in range(3)) for number in (1_000, 8_000))
-    assert many < 8 * few + 0.02  # quadratic: 64 times as long, half a second
-
-
-def test_actions_of_several_slices_are_taken_in_the_order_of_their_arrival() -> None:
-    waiting = waiting_of(60)
-    waiting.give_up(3)
-    taken = waiting.take("hot")
-    assert [one.number for one in taken] == [number for number in range(60) if number % 20 != 3]
-    assert waiting.oldest_ms() is None
-    assert [waiting.give_up(slice_) for slice_ in range(20)] == [0] * 20
-    assert waiting.take("other") == []
+@pytest.mark.parametrize("lost", [False, True])
+def test_all_slices_of_a_request_can_be_given_up(lost: bool) -> None:
+    waiting, header, state = waiting_of(100)
+    if lost:
+        waiting.lose()
+    for slice_ in range(20):
+        assert waiting.oldest_slice() == slice_
+        assert waiting.give_up(slice_, 0, header.waiting[slice_].count, state) == 5
+        waiting.close_slice(slice_)
+    assert (state.entries, header.waiting_bytes, header.waiting) == ({}, 0, {})

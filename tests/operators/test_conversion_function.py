@@ -15,6 +15,7 @@ from rillet.connectors.errors import RegistryUnavailableError
 from rillet.devstack.process import free_port
 from rillet.operators.conversion_function import ConversionFunction, bucket_of
 from rillet.operators.joiner_function import DEAD_LETTERS
+from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import JoinRecord, dead_letter_row, join_record, split_record
 from rillet.schemas import DeadLetter, RecordError, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
@@ -55,9 +56,9 @@ def run(record: JoinRecord, kind: Any = "actions", sources: SourcesConfig = PAGE
 
 
 def test_a_record_becomes_native_under_the_bucket_of_its_request() -> None:
-    ((bucket, data),), _ = run(raw(as_json(click()), key=b"anything"))
+    ((key, data),), _ = run(raw(as_json(click()), key=b"anything"))
     record = split_record(data)
-    assert bucket == bucket_of(b"p1", 64)
+    assert key == bucket_keys(64)[bucket_of(b"p1", 64)]
     # 2025-11-22 00:06:44.250, the record's timestamp
     assert record == raw(record.value, b"p1", b"1763770004250")._replace(converted=True, own_ingest=False)
     assert decode(record.value or b"") == decode(native(click()))
@@ -69,9 +70,9 @@ def native(value: Any) -> bytes:
 
 def test_a_native_record_keeps_key_and_header() -> None:
     data = native(click())
-    ((bucket, converted),), _ = run(raw(data, b"another key", None, headers=2))
+    ((key, converted),), _ = run(raw(data, b"another key", None, headers=2))
     assert split_record(converted) == raw(data, b"another key", None, headers=2)
-    assert bucket == bucket_of(b"another key", 64)
+    assert key == bucket_keys(64)[bucket_of(b"another key", 64)]
 
 
 def test_what_does_not_fit_is_a_letter_with_the_record_as_it_lay() -> None:

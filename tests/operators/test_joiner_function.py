@@ -14,7 +14,9 @@ from pyflink.datastream.time_domain import TimeDomain
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
 from rillet.operators.flink_config import FlinkConfig
-from rillet.operators.joiner_function import DEAD_LETTERS, FlinkBucketState, JoinFunction
+from rillet.operators.joiner_function import DEAD_LETTERS, JoinFunction
+from rillet.operators.key_groups import bucket_keys
+from rillet.operators.turns import Turn
 from rillet.schemas import (
     ActionEvent,
     DeadLetter,
@@ -67,6 +69,7 @@ class Keyed:
         self.wall_timers: set[tuple[int, int]] = set()
         self.domain = TimeDomain.EVENT_TIME
         self.cells: dict[tuple[int, str], list[bytes]] = defaultdict(list)
+        self.entries: dict[int, dict[str, bytes]] = defaultdict(dict)
         self.timers: set[tuple[int, int]] = set()
         self.watermark = -(1 << 63)
 
@@ -74,7 +77,8 @@ class Keyed:
     def get_state(self, descriptor: Any) -> Any:
         return _Cell(self, descriptor.name)
 
-    get_list_state = get_state
+    def get_map_state(self, descriptor: Any) -> Any:
+        return _Map(self)
 
     def get_metrics_group(self) -> Metrics:
         return self.metrics
@@ -114,16 +118,25 @@ class _Cell:
         return self._items[0] if self._items else None
 
     def update(self, value: Any) -> None:
-        self._items[:] = [value] if isinstance(value, bytes) else value
+        self._items[:] = [value]
 
-    def add(self, value: bytes) -> None:
-        self._items.append(value)
 
-    def get(self) -> list[bytes] | None:
-        return list(self._items) or None
+class _Map:
+    def __init__(self, keyed: Keyed) -> None:
+        self._keyed = keyed
 
-    def clear(self) -> None:
-        self._items.clear()
+    @property
+    def _entries(self) -> dict[str, bytes]:
+        return self._keyed.entries[self._keyed.key]
+
+    def get(self, key: str) -> bytes | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._entries[key] = value
+
+    def remove(self, key: str) -> None:
+        del self._entries[key]
 
 
 def record(
@@ -176,15 +189,19 @@ class Runner:
         self.keyed = Keyed()
         self.blocks: list[ExampleBlock] = []
         self.letters: list[DeadLetter] = []
+        #: what timers have taken, by the clock of their turns
+        self.took_s = 0.0
         self.restart()
 
     def restart(self) -> None:
         silence: Any = None if self._silence is None else lambda: self._silence
         self.function = JoinFunction(SPEC, self._config, FLINK, silence, str(self._directory))
         self.function.open(self.keyed)
+        # How long it takes here must not decide what is put off.
+        self.function._turn = Turn(lambda: self.took_s + self.keyed.now_ms / 1_000)
 
     def send(self, value: bytes, bucket: int = 0) -> None:
-        self.keyed.key = bucket
+        self.keyed.key = bucket_keys(self._config.buckets)[bucket]
         self._take(self.function.process_element(value, self.keyed))
 
     def advance(self, watermark_ms: int) -> None:
@@ -219,8 +236,7 @@ class Runner:
 
 
 @pytest.mark.parametrize("slice_ms", [5_000, 600])
-def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: Path, slice_ms: int) -> None:
-    # 600 ms slices kept for 120 s are 200 at once, six or seven per list state
+def test_state_survives_restarts(tmp_path: Path, slice_ms: int) -> None:
     features, actions, arrivals = stream(11, requests=120)
     config = JoinerConfig(slice_ms=slice_ms, action_wait_ms=120_000)
     runner = Runner(config, tmp_path)
@@ -235,8 +251,7 @@ def test_state_survives_restarts_also_where_slices_share_a_list_state(tmp_path: 
     runner.advance(END_OF_TIME_MS)
     assert rows_of(SPEC, runner.blocks) == oracle(SPEC, features, actions)
     assert runner.letters == []
-    left = {name for (_, name), items in runner.keyed.cells.items() if items}
-    assert left == {"header"}
+    assert {key[0] for entries in runner.keyed.entries.values() for key in entries} <= set("rpl"), "nothing waits"
 
 
 @pytest.mark.parametrize(
@@ -362,20 +377,10 @@ def test_an_event_time_is_bounded_by_when_its_record_entered_the_topic(
 
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
     runner = Runner(JoinerConfig(), tmp_path)
-    runner.keyed.get_current_key = lambda: (5,)  # type: ignore[method-assign,assignment,return-value]
+    runner.keyed.get_current_key = lambda: (bucket_keys(1_024)[5],)  # type: ignore[method-assign,assignment,return-value]
     runner.send(record(encode(feature(1, 5)), b"r1"))
     runner.send(record(encode(action(1, 0, "watch", 6)), b"r1"))
     assert runner.blocks[0].bucket == 5
-
-
-def test_a_clear_forgets_one_slice_and_keeps_those_that_share_its_list_state() -> None:
-    state = FlinkBucketState(Keyed(), 4)  # type: ignore[arg-type]
-    for slice_ in (1, 5, 9, -3):
-        state.append("features", slice_, f"of {slice_}".encode())
-    state.clear("features", 5, {1, 9, -3})
-    assert list(state.read("features", 5)) == []
-    for slice_ in (1, 9, -3):
-        assert list(state.read("features", slice_)) == [f"of {slice_}".encode()]
 
 
 def test_settings_that_cannot_work_are_refused_when_the_job_is_built() -> None:
@@ -403,14 +408,16 @@ def test_what_is_counted_becomes_flinks_metrics_within_a_second(tmp_path: Path) 
         **{"features": 1, "actions": 4, "positives": 1, "unknown_actions": 1, "unknown_impressions": 1},
         **{"unknown_action.CLICK.count": 1, "refused.DecodeError.count": 1, "refused.SpecMismatchError.count": 1},
         **{"dead_letters": 2, "examples": 1, "open_requests": 1, "next_close_ms": 19_999},
-        **{"unmatched_actions": 1, "waiting_actions": 1, "waiting_bytes": 874, "oldest_waiting_ms": 6_000},
+        **{"unmatched_actions": 1, "waiting_actions": 1, "waiting_bytes": 874, "oldest_waiting_ms": 5_000},
     }
     runner.advance(19_999)
+    runner.send(of(action(1, 0, "CLICK", 6_000)))
+    runner.wait(1_000)
     assert (runner.metric("watermark_ms"), runner.metric("next_close_ms")) == (19_999, 69_999)
     runner.advance(END_OF_TIME_MS)
     assert (runner.metric("watermark_ms"), runner.metric("open_requests"), runner.metric("orphan_actions")) == (
         19_999,
-        0,
+        1,
         1,
     )
     assert (runner.metric("waiting_actions"), runner.metric("oldest_waiting_ms")) == (0, 0)
@@ -444,7 +451,7 @@ def test_windows_close_by_the_wall_clock_while_nothing_comes_and_all_is_read(tmp
     rows = len(runner.blocks)
     runner.advance(newest + 300_000)  # the watermark of the next record
     assert len(runner.blocks) == rows
-    assert {name for (_, name), items in runner.keyed.cells.items() if items} == {"header"}
+    assert not any(runner.keyed.entries.values())
 
 
 def test_silence_closes_nothing_that_a_record_of_now_would_not_close(tmp_path: Path) -> None:
@@ -491,7 +498,7 @@ def test_in_silence_time_goes_at_the_pace_of_the_clock_on_an_old_recording(tmp_p
         runner.restart()
     for quiet_ms in range(FLINK.idle_ms, 500_000, 20_000):
         silence.quiet = quiet_ms
-        runner.wait(1_000)
+        runner.wait(2_500)
         assert runner.metric("watermark_ms") <= watermark_ms + quiet_ms
     assert runner.metric("watermark_ms") > watermark_ms + quiet_ms - 5_000
     silence.quiet = None
@@ -529,7 +536,7 @@ def test_timers_of_the_wall_clock_do_not_multiply(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("all_read", [False, True])
 def test_windows_wait_for_a_topic_that_is_silent_until_it_has_caught_up(tmp_path: Path, all_read: bool) -> None:
     silence = Silence()
-    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
 
     def go_on_to(time_ms: int) -> None:
         runner.advance(time_ms)
@@ -585,7 +592,7 @@ def test_a_topic_that_stays_silent_holds_windows_for_as_long_as_is_set(
 
 def test_silence_of_both_topics_goes_on_from_the_time_that_one_has_held(tmp_path: Path) -> None:
     silence = Silence()
-    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
     runner.send(of(feature(1, 20_500, impressions=12)))
     runner.wait(1_000)
     runner.advance(21_000)
@@ -593,20 +600,63 @@ def test_silence_of_both_topics_goes_on_from_the_time_that_one_has_held(tmp_path
     silence.silent = {"actions": 15_000}
     runner.advance(500_000)
     runner.wait(2_000)
-    silence.silent, silence.quiet = {"actions": 99_000, "features": 15_000}, 9_000
+    silence.silent, silence.quiet = {"actions": 99_000, "features": 15_000}, 13_000
     runner.wait(2_000)
     assert runner.blocks == []
-    silence.quiet = 10_000
+    silence.quiet = 14_000
     runner.wait(2_000)
     assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
 
 
 def test_a_drain_closes_what_a_silent_topic_holds(tmp_path: Path) -> None:
     silence = Silence()
-    runner = Runner(JoinerConfig(slice_ms=1_000, action_wait_ms=60_000), tmp_path, silence)
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
     runner.send(of(feature(1, 20_500, impressions=12)))
     silence.silent = {"actions": 15_000}
     runner.advance(500_000)
     assert runner.blocks == []
     runner.advance(END_OF_TIME_MS)
     assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch", "like"}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_buckets_that_are_due_together_take_turns_with_records_and_checkpoints(tmp_path: Path, restarted: bool) -> None:
+    config = JoinerConfig(slice_ms=5_000, action_wait_ms=60_000, buckets=64)
+    runner = Runner(config, tmp_path)
+    shown = [feature(number, 20_500, impressions=12) for number in range(640)]
+    for number, event in enumerate(shown):
+        runner.send(of(event), number % 64)
+    advance, calls = runner.function._joiner.advance, [0]
+
+    def slow(*arguments: Any) -> Any:
+        runner.took_s += 0.003
+        calls[0] += 1
+        return advance(*arguments)
+
+    runner.function._joiner.advance = slow  # type: ignore[method-assign]
+    runner.advance(100_000)
+    assert calls[0] <= 5, "the rest waits for another turn"
+    assert len(runner.keyed.wall_timers) >= 59
+    rows = len(rows_of(SPEC, runner.blocks))
+    runner.wait(4)
+    assert len(rows_of(SPEC, runner.blocks)) == rows, "there is time for records in between"
+    if restarted:
+        runner.keyed.watermark = -(1 << 63)
+        runner.restart()
+        runner.wait(2_000)
+        runner.advance(100_000)
+    runner.wait(2_000)
+    assert rows_of(SPEC, runner.blocks) == oracle(SPEC, shown, [])
+    assert not any(runner.keyed.entries.values())
+
+
+def test_a_drain_closes_what_was_put_off(tmp_path: Path) -> None:
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000, buckets=64), tmp_path)
+    shown = [feature(number, 20_500, impressions=12) for number in range(64)]
+    for number, event in enumerate(shown):
+        runner.send(of(event), number)
+    runner.function._turn.is_over = lambda: True  # type: ignore[method-assign]
+    runner.advance(34_999)
+    assert runner.blocks == []
+    runner.advance(END_OF_TIME_MS)
+    assert rows_of(SPEC, runner.blocks) == oracle(SPEC, shown, [])

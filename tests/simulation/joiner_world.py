@@ -101,7 +101,7 @@ class JoinerWorld:
     idle_partitions: bool = field(init=False)
     spilled: int = 0
     progress: Progress = field(default_factory=Progress)
-    saved: tuple[tuple[dict[int, MemoryState], int], Progress] = field(init=False)
+    saved: tuple[tuple[dict[int, MemoryState], int, set[int]], Progress] = field(init=False)
     #: newest timestamp read from each partition since the last start; an engine that restarts knows none
     newest_ms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTITIONS, _NOT_YET_MS))
 
@@ -114,7 +114,8 @@ class JoinerWorld:
         self.config = JoinerConfig(
             buckets=BUCKETS,
             slice_ms=int(rng.choice([1_000, 5_000, 20_000])),
-            memory_bytes=int(rng.choice([1 << 30, 10_000])),
+            memory_bytes=int(rng.choice([1 << 30, 10_000, 1])),
+            disk_tier=bool(rng.choice([True, False])),
             waiting_bytes=int(rng.choice([1 << 30, BUCKETS * 3_000])),
             block_rows=16,
             block_bytes=int(rng.choice([1 << 20, 700])),
@@ -125,12 +126,20 @@ class JoinerWorld:
         self.traffic = Traffic(self.simulation, self.spec, delays=self.simulation.chance(0.5))
         self.crashes = self.simulation.chance(0.8)
         self.idle_partitions = self.simulation.chance(0.5)
-        self.engine = Engine(self.spec, self.config, self.folder)
+        self.engine = Engine(
+            self.spec,
+            self.config,
+            self.folder,
+            step_requests=int(rng.choice([1, 3, 128])),
+            at_once=self.simulation.chance(0.5),
+        )
         self.saved = self.engine.checkpoint(), self.progress.copy()
         can("read", 90, self.read)
         can("watermark", 25, self.advance)
         can("checkpoint", 3, self.take_checkpoint)
         can("crash", 1.5, self.crash, when=lambda: self.crashes)
+        can("lose", 1.5, self.lose)
+        can("go on", 60, self.go_on, when=lambda: bool(self.engine.put_off))
 
     # -- the joiner's engine -------------------------------------------------------------------------------
 
@@ -154,6 +163,7 @@ class JoinerWorld:
         progress.read.append(sent)
         key = arrival.key or b""
         features, actions = usable(self.spec, [arrival], self.config.max_ahead_ms)
+        before = self.engine.counts
         try:
             self.engine.record(crc32(key) % BUCKETS, arrival.data, arrival.ingest_ms, key)
         except WaitingFullError:
@@ -166,7 +176,7 @@ class JoinerWorld:
             progress.refused += 1
             progress.refused_again += sum(event.request_id in progress.features for event in features)
             return
-        assert self.engine.joiner.waiting_bytes <= self.config.waiting_bytes
+        assert sum(joiner.waiting_bytes for joiner in self.engine.joiners) <= self.config.waiting_bytes
         for event in features:
             if event.request_id not in progress.features:
                 progress.features[event.request_id] = event
@@ -176,8 +186,16 @@ class JoinerWorld:
         for acted in actions:
             if acted not in progress.actions:
                 progress.actions.add(acted)
-                if self.is_closed(acted):
+                if self.is_closed(acted) and not (
+                    # A close takes steps: before that of its request has run, an action is in time.
+                    crc32(key) % BUCKETS in self.engine.put_off and self.was_used(before)
+                ):
                     progress.late.append(acted)
+
+    def was_used(self, before: Counter[str]) -> bool:
+        """Whether the record that has just come has made a pair positive that was open."""
+        now = self.engine.counts
+        return any(now[name] > before[name] for name in ("positives", "corrections"))
 
     def is_closed(self, acted: ActionEvent) -> bool:
         """Whether the window that an action is for was closed before it came; one that waits has none yet."""
@@ -202,16 +220,29 @@ class JoinerWorld:
 
     def take_checkpoint(self) -> None:
         progress = self.progress.copy()
-        progress.counts += Counter(self.engine.joiner.counters.as_dict())
+        progress.counts += self.engine.counts
         self.saved = self.engine.checkpoint(), progress
 
     def crash(self) -> None:
-        """Memory and local store are gone; reading goes on from the checkpoint."""
-        self.spilled += self.engine.joiner.store.spilled_entries
+        """Memory and local store are gone; reading goes on from the checkpoint, at another parallelism maybe."""
+        self.spilled += self.spills()
         state, progress = self.saved
-        self.engine.restore(state)
+        self.engine.restore(state, subtasks=int(self.simulation.rng.integers(1, 3)))
         self.progress = progress.copy()
         self.newest_ms = dict.fromkeys(PARTITIONS, _NOT_YET_MS)
+
+    def lose(self) -> None:
+        """A subtask's memory and local store are gone, and nothing else."""
+        joiners = self.engine.joiners
+        joiners[int(self.simulation.rng.integers(len(joiners)))].lose()
+
+    def go_on(self) -> None:
+        """Some steps of what was put off."""
+        for bucket in sorted(self.engine.put_off):
+            self.engine.go_on(bucket)
+
+    def spills(self) -> int:
+        return sum(joiner.store.spilled_entries for joiner in self.engine.joiners)
 
     # -- what must hold ------------------------------------------------------------------------------------
 
@@ -223,8 +254,8 @@ class JoinerWorld:
             self.read()
             self.advance()
         self.engine.watermark(END_OF_TIME_MS)
-        self.spilled += self.engine.joiner.store.spilled_entries
-        self.progress.counts += Counter(self.engine.joiner.counters.as_dict())
+        self.spilled += self.spills()
+        self.progress.counts += self.engine.counts
         # A run of some hundred steps spills where memory is small.
         assert (self.spilled > 0) == (self.config.memory_bytes < 1 << 20)
         self.check_rows()
@@ -292,9 +323,15 @@ class JoinerWorld:
         assert ended == len(actions)
 
     def check_nothing_is_left(self) -> None:
-        assert self.engine.joiner.store.used_bytes == 0
-        for state in self.engine.states.values():
-            assert not any(state.lists.values())
-            assert not state.wake_ups
-        self.engine.joiner.close()
+        engine, blocks = self.engine, len(self.engine.blocks)
+        assert not engine.put_off
+        for bucket, state in engine.states.items():
+            assert {key[0] for key in state.entries} <= set("rpl"), "no action waits after the end"
+            # What was drained is remembered as long as ever, and then forgotten.
+            while engine.joiner_of(bucket).next_due_ms(bucket, state) is not None:
+                engine.blocks += engine.joiner_of(bucket).advance(bucket, END_OF_TIME_MS - 1, state)
+            assert not state.entries
+        assert len(engine.blocks) == blocks
+        assert all(joiner.store.used_bytes == joiner.waiting_bytes == 0 for joiner in engine.joiners)
+        engine.close()
         assert list(self.folder.iterdir()) == []

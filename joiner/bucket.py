@@ -1,0 +1,139 @@
+"""The requests of one bucket: found by memory, disk or the engine's state, in this order; one at a time.
+
+Nothing is read ahead: after a start a bucket knows its header, and asks the engine for the requests that it meets.
+"""
+
+from __future__ import annotations
+
+from rillet.joiner.entry import Entry
+from rillet.joiner.errors import JoinerError
+from rillet.joiner.header import BucketHeader, WorkKind
+from rillet.joiner.state import (
+    BucketState,
+    Place,
+    labels_key,
+    pack_labels,
+    pack_places,
+    pack_request,
+    place_key,
+    request_key,
+    unpack_labels,
+    unpack_places,
+    unpack_request,
+)
+from rillet.joiner.store import SliceStore
+from rillet.joiner.waiting import WaitingActions
+from rillet.schemas import FeatureEvent
+
+
+class Bucket:
+    """What the joiner has in memory of one bucket."""
+
+    __slots__ = ("_store", "header", "number", "waiting", "woken_ms")
+
+    def __init__(self, number: int, header: BucketHeader, waiting: WaitingActions, store: SliceStore) -> None:
+        self.number = number
+        self.header = header
+        self.waiting = waiting
+        self._store = store
+        #: the watermark that the bucket has last asked for
+        self.woken_ms: int | None = None
+        store.expect(number, header.slices)
+
+    def find(self, request_id: str, state: BucketState) -> Entry | None:
+        """A request that is remembered, with its event decoded."""
+        entry = self._store.find(self.number, request_id)
+        if entry is None and self._store.lacks(self.number):
+            place = state.get(place_key(request_id))
+            if place is None:
+                return None
+            (at,) = unpack_places(place)
+            entry = self._load(at, state).decode(self._store.decode)
+            if self._store.has_room(entry):
+                self._store.put(self.number, entry)
+        if entry is not None:
+            work = self.header.in_progress(WorkKind.FORGET, entry.slice_)
+            if work is not None and entry.n < work.done:
+                return None
+        return entry
+
+    def add(self, event: FeatureEvent, data: bytes, ingest_ms: int, slice_: int, state: BucketState) -> Entry:
+        """Remembers a request that is new, in a slice that is open."""
+        n = self.count(slice_, state)
+        entry = Entry(event, ingest_ms, data=data, slice_=slice_, n=n)
+        state.put(request_key(slice_, n), pack_request(event.request_id, ingest_ms, data))
+        state.put(place_key(event.request_id), pack_places((Place(slice_, n),)))
+        self.header.slices[slice_].count = n + 1
+        self._store.put(self.number, entry)
+        return entry
+
+    def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
+        """Keeps the positives of a request, which have changed.
+
+        :param grown: bytes by which its times are more.
+        """
+        state.put(labels_key(entry.slice_, entry.n), pack_labels(entry.positives, entry.times))
+        self._store.update(self.number, entry, grown)
+
+    def count(self, slice_: int, state: BucketState) -> int:
+        """How many requests a slice has. The header is not saved with each, so after a start the last one is looked for."""
+        open_slice = self.header.slices[slice_]
+        if not open_slice.exact:
+            open_slice.count = _first_missing(open_slice.count, slice_, state)
+            open_slice.exact = True
+        return open_slice.count
+
+    def read(self, slice_: int, first: int, most: int, most_bytes: int, state: BucketState) -> list[Entry]:
+        """Requests of a slice from a number on: at most so many, and until they have so many bytes; decoded where they were.
+
+        :param most_bytes: of their records, the last one not counted.
+        """
+        entries: list[Entry] = []
+        size = 0
+        for n in range(first, min(first + most, self.count(slice_, state))):
+            entry = self._store.at(self.number, slice_, n) or self._load(Place(slice_, n), state)
+            entries.append(entry)
+            size += entry.size_bytes
+            if size >= most_bytes:
+                break
+        return entries
+
+    def forget(self, slice_: int, first: int, most: int, state: BucketState) -> int:
+        """Takes requests of a slice out of the state, from a number on; returns how many."""
+        entries = self.read(slice_, first, most, 1 << 62, state)
+        for entry in entries:
+            state.remove(request_key(slice_, entry.n))
+            state.remove(place_key(entry.request_id))
+            if entry.positives:
+                state.remove(labels_key(slice_, entry.n))
+        return len(entries)
+
+    def close_slice(self, slice_: int) -> None:
+        """The last request of a slice is forgotten."""
+        del self.header.slices[slice_]
+        self._store.drop(slice_, self.number)
+
+    def _load(self, at: Place, state: BucketState) -> Entry:
+        slice_, n = at
+        value = state.get(request_key(slice_, n))
+        if value is None:
+            raise JoinerError(
+                f"request {n} of slice {slice_} is missing in the checkpointed state of bucket {self.number}"
+            )
+        request_id, ingest_ms, data = unpack_request(value)
+        labels = state.get(labels_key(slice_, n))
+        positives, times = (0, b"") if labels is None else unpack_labels(labels)
+        return Entry.of_record(request_id, data, ingest_ms, positives, times, slice_, n)
+
+
+def _first_missing(known: int, slice_: int, state: BucketState) -> int:
+    """The first number of a slice, from one on, that no request has; their numbers have no gaps."""
+    step = 1
+    while state.get(request_key(slice_, known + step - 1)) is not None:
+        known += step
+        step *= 2
+    while step > 1:
+        step //= 2
+        if state.get(request_key(slice_, known + step - 1)) is not None:
+            known += step
+    return known

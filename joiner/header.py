@@ -1,0 +1,128 @@
+"""What a bucket knows of itself without its entries: how far its time is, which slices are open, and what is half done.
+
+It is the only part of the state that is read when a bucket is first touched, and it is small: some tens of bytes, and
+16 more for each slice that is open.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+#: nothing is closed yet
+NEVER_MS = -(1 << 62)
+
+_HEAD = struct.Struct("<QqQII")
+_WORK = struct.Struct("<BqII")
+
+
+class WorkKind(IntEnum):
+    """What happens to a slice when its time has come, in the order in which it happens at one time."""
+
+    #: the label windows of a task close
+    CLOSE = 0
+    #: its requests are forgotten
+    FORGET = 1
+    #: its waiting actions are given up
+    GIVE_UP = 2
+
+
+@dataclass(slots=True)
+class Work:
+    """Something that is done in steps and has begun."""
+
+    kind: WorkKind
+    slice_: int
+    #: of a close, otherwise 0
+    task: int
+    #: numbers in the slice below this one are done
+    done: int
+
+
+@dataclass(slots=True)
+class OpenSlice:
+    """A slice with requests."""
+
+    #: requests that are there; where it was read from the state there may be more, which :class:`Bucket` finds out
+    count: int = 0
+    #: requests below this number were closed for all tasks by a drain, ahead of their time
+    drained: int = 0
+    #: whether ``count`` is all; not saved
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class WaitingSlice:
+    """A slice with actions that wait."""
+
+    #: numbers given to its actions
+    count: int = 0
+    #: those that still wait
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class BucketHeader:
+    """The header of one bucket.
+
+    ``settings_digest`` stands for the settings that the state depends on: see :class:`KeptSettings`.
+    """
+
+    settings_digest: int
+    #: the time of the bucket: all that was due before it is done, and at it all but ``work`` and what comes after it
+    closed_ms: int = NEVER_MS
+    work: Work | None = None
+    slices: dict[int, OpenSlice] = field(default_factory=dict)
+    waiting: dict[int, WaitingSlice] = field(default_factory=dict)
+    #: what the actions that wait cost in memory, by estimate
+    waiting_bytes: int = 0
+
+    def is_past(self, due_ms: int, slice_: int, task: int) -> bool:
+        """Whether a close that is due at a time is done, or has begun."""
+        work = self.work
+        if due_ms != self.closed_ms or work is None or work.kind is not WorkKind.CLOSE:
+            return due_ms <= self.closed_ms
+        return (slice_, task) <= (work.slice_, work.task)
+
+    def in_progress(self, kind: WorkKind, slice_: int, task: int = 0) -> Work | None:
+        """The work on a slice, where it is what is being done."""
+        work = self.work
+        if work is not None and (work.kind, work.slice_, work.task) == (kind, slice_, task):
+            return work
+        return None
+
+    def to_bytes(self) -> bytes:
+        """The saved form."""
+        work = self.work
+        parts = [
+            _HEAD.pack(self.settings_digest, self.closed_ms, self.waiting_bytes, len(self.slices), len(self.waiting)),
+            b"" if work is None else _WORK.pack(work.kind, work.slice_, work.task, work.done),
+        ]
+        numbers: list[int] = [*self.slices, *self.waiting]
+        counts: list[int] = []
+        for one in self.slices.values():
+            counts += (one.count, one.drained)
+        for waits in self.waiting.values():
+            counts += (waits.count, waits.waiting)
+        parts.append(struct.pack(f"<{len(numbers)}q{len(counts)}I", *numbers, *counts))
+        # The work comes last, so that its presence follows from the length.
+        return parts[0] + parts[2] + parts[1]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BucketHeader:
+        """Reads back :meth:`to_bytes`."""
+        digest, closed_ms, waiting_bytes, slices, waits = _HEAD.unpack_from(data)
+        body = struct.Struct(f"<{slices + waits}q{2 * (slices + waits)}I")
+        found = body.unpack_from(data, _HEAD.size)
+        numbers, counts = found[: slices + waits], found[slices + waits :]
+        pairs = list(zip(counts[::2], counts[1::2], strict=True))
+        header = cls(digest, closed_ms, waiting_bytes=waiting_bytes)
+        for slice_, (count, drained) in zip(numbers[:slices], pairs[:slices], strict=True):
+            header.slices[slice_] = OpenSlice(count, drained)
+        for slice_, (count, waiting) in zip(numbers[slices:], pairs[slices:], strict=True):
+            header.waiting[slice_] = WaitingSlice(count, waiting)
+        if len(data) > _HEAD.size + body.size:
+            kind, slice_, task, done = _WORK.unpack_from(data, _HEAD.size + body.size)
+            header.work = Work(WorkKind(kind), slice_, task, done)
+        return header
