@@ -121,9 +121,9 @@ def learning(
 @click.option(
     "--requests",
     type=click.IntRange(min=1_000),
-    default=60_000,
+    default=40_000,
     show_default=True,
-    help="How many requests of 16 impressions to join. Figures of less than some 30,000 are of Java warming up.",
+    help="How many requests of 16 impressions to join; of less than some 30,000, Java's warming up is in the figures.",
 )
 @click.option(
     "--parallelism", type=click.IntRange(min=1), default=1, show_default=True, help="Subtasks of Flink's jobs."
@@ -162,15 +162,15 @@ def joiner(
       flink-sql-heap      the same, state in the Java heap
       plain-pyflink       state and timer per impression in a KeyedProcessFunction
       quixstreams         join_interval of Quix Streams, which has no negatives
-      passthrough         no join: records go through a Python function of Flink
+      passthrough         no join: records go through a Python function of Flink, and one of five goes on
 
     \b
       rillet bench joiner --requests 20000 --only ours --only flink-sql
       rillet bench joiner --json joiner.json
 
-    A figure is of the time between the first and the last record that a contestant writes, by the broker's clock; start-up
-    is not in it. CPU time is of all its processes, without the broker; other work on the machine disturbs it less than
-    impressions per second. All have to write the same number of positives; the command ends with status 1 where one does
+    Speed and CPU time are of the part between a quarter and 95 % of the recording, by the time at which the broker took the
+    positives; start-up is before it. CPU time is of all processes of a contestant, without the broker; other work on the
+    machine disturbs it less than impressions per second. All have to write the same number of positives; the command ends with status 1 where one does
     not, or fails.
     """
     from rich.console import Console

@@ -162,7 +162,7 @@ def table_of(measured: Sequence[Measured], titles: Mapping[str, str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("contestant")
     table.add_column("impressions per record")
-    for name in ("impressions/s", "records/s", "CPU s per million", "peak MiB", "positives", "negatives"):
+    for name in ("impressions/s", "records/s", "cores", "CPU s per million", "peak MiB", "positives", "negatives"):
         table.add_column(name, justify="right")
     for one in measured:
         table.add_row(
@@ -170,6 +170,7 @@ def table_of(measured: Sequence[Measured], titles: Mapping[str, str]) -> Table:
             "16" if one.shape == REQUEST.name else "1",
             f"{one.impressions_per_s:,.0f}",
             f"{one.records_per_s:,.0f}",
+            f"{one.cores:.2f}",
             f"{one.cpu_s_per_million:.1f}",
             f"{one.usage.peak_rss_bytes / _MIB:,.0f}",
             positives_text(one),

@@ -155,7 +155,7 @@ def contestants() -> dict[str, Contestant]:
         QuixStreams(),
         FlinkPeer(
             "passthrough",
-            "PyFlink that passes actions on and drops features: no join is faster",
+            "PyFlink without a join, one feature record of five goes on",
             "passthrough",
             shapes=(REQUEST, IMPRESSION),
         ),

@@ -12,6 +12,9 @@ from rillet.benchmarks.join.shapes import Load
 from rillet.benchmarks.result import Figure
 from rillet.schemas.arrays import Float64s
 
+#: shares of a recording between which speed and CPU time are measured: before it, Java compiles and no window has closed yet;
+#: after it, the last windows close
+FROM, TO = 0.25, 0.95
 _MILLION = 1_000_000
 _MIB = 1 << 20
 
@@ -20,17 +23,19 @@ _MIB = 1 << 20
 class Output:
     """What a contestant has written, by the broker's clock.
 
-    :param first_s: when the broker took its first record, epoch seconds.
-    :param last_s: when it took the last one.
+    :param times_s: float64[n], when the broker took each record by which progress is told, epoch seconds, increasing. These
+        come evenly over the recording: a positive each, or what the pass-through passes on.
     :param positives: rows of label 1; None of one that joins nothing.
     :param negatives: rows of label 0.
     """
 
-    first_s: float
-    last_s: float
-    records: int
+    times_s: Float64s
     positives: int | None = None
     negatives: int | None = None
+
+    def time_at(self, share: float) -> float:
+        """When that share of the recording had been joined, epoch seconds."""
+        return float(self.times_s[min(int(share * len(self.times_s)), len(self.times_s) - 1)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +69,34 @@ class Measured:
 
     @property
     def span_s(self) -> float:
-        """From the first record written to the last: neither start-up nor shut-down are in it."""
-        return self.output.last_s - self.output.first_s
+        """How long it took from :data:`FROM` to :data:`TO` of the recording."""
+        return self.output.time_at(TO) - self.output.time_at(FROM)
 
     @property
     def impressions_per_s(self) -> float:
         """Impressions read per second of the span."""
-        return self.load.impressions / self.span_s
+        return (TO - FROM) * self.load.impressions / self.span_s
 
     @property
     def records_per_s(self) -> float:
         """Records of both topics read per second of the span."""
-        return self.load.records / self.span_s
+        return (TO - FROM) * self.load.records / self.span_s
 
     @property
     def cpu_s_per_million(self) -> float:
         """CPU seconds of all its processes within the span, per million impressions."""
-        cpu_s = self.usage.cpu_at(self.output.last_s) - self.usage.cpu_at(self.output.first_s)
-        return cpu_s * _MILLION / self.load.impressions
+        cpu_s = self.usage.cpu_at(self.output.time_at(TO)) - self.usage.cpu_at(self.output.time_at(FROM))
+        return cpu_s * _MILLION / ((TO - FROM) * self.load.impressions)
+
+    @property
+    def cores(self) -> float:
+        """How many cores it had in the span, on average: of a machine that others use too, not all that it could use."""
+        return self.cpu_s_per_million * self.impressions_per_s / _MILLION
 
     @property
     def start_up_s(self) -> float:
-        """From the command to the first record written."""
-        return self.output.first_s - self.usage.samples[0].time_s
+        """From the command to the first of those records."""
+        return self.output.time_at(0.0) - self.usage.samples[0].time_s
 
     @property
     def correct(self) -> bool | None:
@@ -100,6 +110,7 @@ class Measured:
             ("records", self.records_per_s, "records/s"),
             ("cpu", self.cpu_s_per_million, "CPU s per million impressions"),
             ("peak_rss", self.usage.peak_rss_bytes / _MIB, "MiB"),
+            ("cores", self.cores, "cores"),
             ("start_up", self.start_up_s, "s"),
             ("span", self.span_s, "s"),
             ("positives", self.output.positives, "rows"),

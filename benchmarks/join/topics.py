@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import uuid4
 
+import numpy as np
 from confluent_kafka import KafkaException
 from confluent_kafka.cimpl import NewTopic
 
@@ -15,7 +16,7 @@ from rillet.connectors.topics import create_topics, delete_topics, topic_ends
 from rillet.recordings import Recording
 from rillet.recordings.replay import replay
 
-#: rows of label 1 and of label 0 in a record of a contestant's; None where it joins nothing
+#: rows of label 1 and of label 0 in a record that a contestant has written; None where it joins nothing
 CountRows = Callable[[TopicRecord], tuple[int, int] | None]
 
 
@@ -54,23 +55,27 @@ def examples_topic(servers: str, name: str) -> str:
 
 
 def read_output(servers: str, topic: str, count: CountRows) -> Output | None:
-    """What was written to a topic and committed; None where nothing was."""
-    records = positives = negatives = 0
+    """What was written to a topic and committed; None where nothing was that tells of progress."""
+    return output_of(read_topic(servers, topic), count)
+
+
+def output_of(records: Iterable[TopicRecord], count: CountRows) -> Output | None:
+    """See :func:`read_output`."""
+    times_ms: list[int] = []
+    positives = negatives = 0
     joins = True
-    first_ms = last_ms = 0
-    for record in read_topic(servers, topic):
-        first_ms = first_ms or record.timestamp_ms
-        last_ms = max(last_ms, record.timestamp_ms)
-        records += 1
+    for record in records:
         rows = count(record)
         if rows is None:
             joins = False
+            times_ms.append(record.timestamp_ms)
         else:
+            times_ms += [record.timestamp_ms] * rows[0]
             positives, negatives = positives + rows[0], negatives + rows[1]
-    if not records:
+    if not times_ms:
         return None
-    seen = (positives, negatives) if joins else (None, None)
-    return Output(first_ms / 1_000, last_ms / 1_000, records, *seen)
+    times_s = np.sort(np.array(times_ms, np.float64)) / 1_000
+    return Output(times_s, positives, negatives) if joins else Output(times_s)
 
 
 def _records(servers: str, topic: str) -> int:

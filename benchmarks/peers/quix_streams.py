@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from quixstreams import Application
-from quixstreams.state import RocksDBOptions
+from quixstreams.state.rocksdb import RocksDBOptions
 
 #: the label of what it writes
 POSITIVE = b"1"
@@ -27,7 +27,6 @@ def main(servers: str, features: str, actions: str, examples: str, folder: str, 
         commit_interval=5.0,
         processing_guarantee="exactly-once",
         state_dir=Path(folder) / "state",
-        auto_create_topics=False,
         # Values stay bytes; the default would have them as JSON, which has none.
         rocksdb_options=RocksDBOptions(dumps=pickle.dumps, loads=pickle.loads),
     )
