@@ -23,6 +23,7 @@ from rillet.benchmarks.result import BenchResult
 from rillet.connectors.topics import delete_topics
 from rillet.devstack.broker import Broker
 from rillet.devstack.process import free_port
+from rillet.jobs.data_lock import hold
 from rillet.schemas import RilletError
 
 _MIB = 1 << 20
@@ -51,19 +52,19 @@ class JoinerBench:
     def broker(self) -> Iterator[None]:
         """Runs the broker, with the topics of earlier calls.
 
-        :raises ServiceError: it does not come up.
+        :raises ServiceError: it does not come up, or another call runs on the same folder.
         """
-        folder = self._data / "broker"
-        broker = Broker(folder, free_port())
-        # Of a call that was killed.
-        broker.stop()
-        self._say("starting the broker")
-        broker.start()
-        self._servers = broker.bootstrap_servers
-        try:
-            yield
-        finally:
+        with hold(self._data, "bench"):
+            broker = Broker(self._data / "broker", free_port())
+            # Of a call that was killed.
             broker.stop()
+            self._say("starting the broker")
+            broker.start()
+            self._servers = broker.bootstrap_servers
+            try:
+                yield
+            finally:
+                broker.stop()
 
     def measure(self, contestant: Contestant, shape: Shape, *, latency: bool) -> Measured:
         """One contestant on one shape.
