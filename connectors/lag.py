@@ -71,7 +71,7 @@ class GroupLag:
         self._consumers: dict[str, Consumer] = {}
         #: sees the ends of transactions that are open
         self._uncommitted: Consumer | None = None
-        #: where groups were before an end at the last call of :meth:`has_reached`
+        #: where groups were before an end at the last call of :meth:`unread`
         self._stuck_at: dict[tuple[str, int], int] = {}
         #: (position, end) of partitions between which there is no record
         self._empty: dict[tuple[str, int], tuple[int, int]] = {}
@@ -121,7 +121,19 @@ class GroupLag:
 
         Offsets that bring no record (what ends a transaction, and aborted ones) are passed over.
         """
-        return not self._behind(self._places(), ends)
+        return not self.unread(ends)
+
+    def unread(self, ends: Ends) -> dict[str, Mapping[int, int]]:
+        """Topics of which not all records before ``ends`` are committed, and the groups' positions in them, by partition.
+
+        Offsets that bring no record count only until the group has stood still from one call to the next. Raises as
+        :meth:`records`.
+        """
+        places = self._places()
+        behind = self._behind(places, ends)
+        return {
+            topic: {place.partition: place.position for place in places if place.topic == topic} for topic in behind
+        }
 
     def progress(self) -> dict[str, TopicProgress]:
         """How far each topic is read. Raises as :meth:`records`."""

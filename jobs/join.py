@@ -7,6 +7,7 @@ On a cluster the same job is submitted with ``flink run -py jobs/joiner_job.py``
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -20,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.flink_metrics import FlinkCounters
-from rillet.connectors.lag import Ends, GroupLag
+from rillet.connectors.lag import GroupLag
 from rillet.connectors.service_info import announce_service
 from rillet.connectors.topics import create_topics, topic_ends
 from rillet.jobs.config import RilletConfig
@@ -33,6 +33,8 @@ from rillet.jobs.signals import call_on_signals, end_at_once_on_signals
 from rillet.jobs.toolchain import fetch_jars, python_environment
 from rillet.joiner import Alarms, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import GROUP
+from rillet.operators.flink_log import flink_log, log_environment
+from rillet.pipelines.bounded_read import BoundedRead
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _POLL_S = 0.2
 _REFRESH_S = 2.0
 #: without a checkpoint, until the joiner is no longer ready; or four intervals, if that is more
 _PATIENCE_S = 10.0
+#: the same for the first checkpoint of a start
+_START_PATIENCE_S = 60.0
 #: the mini-cluster's JVM holds Flink, its network buffers and managed memory
 _HEAP = "1200m"
 
@@ -65,19 +69,25 @@ def run_join(config: RilletConfig, *, until_latest: bool = False, drain: bool = 
     end_at_once_on_signals()
     with hold(config.data_dir, "join") as lock:
         _prepare_process(config, lock)
-        _run(config, until_latest=until_latest, drain=until_latest and drain)
+        done = _run(config, until_latest=until_latest, drain=until_latest and drain)
         if drain and not until_latest:
             # Sources that have nothing to read may be idle, and drop what a drain tells them; and what lies on the topics
             # may belong to windows that a drain closes.
             log.info("closing every window in a run of its own, which reads up to the ends of the topics")
-            _run(config, until_latest=True, drain=True)
+            done = _run(config, until_latest=True, drain=True)
+        if not done:
+            log.info("one topic ends long before the other: reading the rest of that in a run of its own")
+            _run(config, until_latest=True, drain=True, aligned=False)
     return 0
 
 
-def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
+def _run(config: RilletConfig, *, until_latest: bool, drain: bool, aligned: bool = True) -> bool:
     """One job from its start to its savepoint.
 
-    :param drain: only of one that ends at the ends of the topics: in it no source is idle.
+    :param drain: only of one that ends at the ends of the topics: in it no source is idle. A topic that ends early holds
+        back the other then, for the two are read side by side, and for ever.
+    :param aligned: whether they are.
+    :returns: False where it has ended for that reason, with its windows open.
     """
     folder = config.data_dir / "joiner"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,15 +125,16 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
     options = JobOptions(
         restore_from=snapshot.as_uri() if snapshot is not None else None,
         idle_sources=not drain,
+        aligned=aligned,
         local_dir=str(folder / "local"),
         topic_ids=topic_ids,
     )
     build(env, config, options)
     forget_progress(config)
     with GroupLag(config.kafka.connection, groups(config)) as lag:
-        ends, reached = lag.ends() if until_latest else None, False
+        bounded = BoundedRead(lag) if until_latest else None
         client = env.execute_async("rillet joiner")
-        watch = _JobWatch(client, run, config.flink.checkpoint_interval_ms)
+        watch = _JobWatch(client, run, config.flink.checkpoint_interval_ms, flink_log(_log_folder(config)))
         counters = FlinkCounters(_rest_url(client), str(client.get_job_id()), operators(config), GROUP)
         joiner = JoinerWatch(counters, Alarms(spec, config.joiner, time.monotonic))
         registry = CollectorRegistry()
@@ -147,20 +158,27 @@ def _run(config: RilletConfig, *, until_latest: bool, drain: bool) -> None:
                     continue
                 joiner.refresh()
                 topics_watch.refresh()
-                if ends is not None and (reached := _has_reached(lag, ends)):
-                    log.info("read up to the ends that the topics had at the start")
-                    break
+                if bounded is not None:
+                    bounded.refresh()
+                    if bounded.reached:
+                        log.info("read up to the ends that the topics had at the start")
+                        break
+                    if drain and aligned and bounded.held_back:
+                        break
                 due_s = time.monotonic() + _REFRESH_S
             if not watch.finished(0):
-                _stop(client, watch, run, drain=drain and reached)
+                _stop(client, watch, run, drain=drain and bounded is not None and bounded.reached)
         finally:
             health.close()
     watch.raise_failure()
-    if until_latest and not reached:
+    if bounded is None or bounded.reached:
+        return True
+    if stop.is_set() or not (drain and aligned):
         raise ServiceError(
             "stopped before the ends that the topics had at the start: what was read is kept, with its open windows; run the"
             " same again to go on"
         )
+    return False
 
 
 def _warn_of_other_rows(config: RilletConfig) -> None:
@@ -177,18 +195,18 @@ def _warn_of_other_rows(config: RilletConfig) -> None:
         )
 
 
-def _has_reached(lag: GroupLag, ends: Ends) -> bool:
-    try:
-        return lag.has_reached(ends)
-    except BrokerUnavailableError as error:
-        # The job waits for the broker too.
-        log.warning("how far the topics are read is not known: %s", error)
-        return False
+def _log_folder(config: RilletConfig) -> Path:
+    return config.data_dir / "joiner" / "log"
 
 
 def _prepare_process(config: RilletConfig, lock: int) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
+    folder = _log_folder(config)
+    try:
+        os.environ.update(log_environment(folder))
+    except OSError as error:
+        raise unwritable(folder, error) from error
     os.environ.setdefault("JVM_ARGS", f"-Xmx{_HEAP} -XX:+UseSerialGC")
     # Beam, which comes with PyFlink, tells of each of its parts that is not installed and that nobody needs here.
     for library in ("apache_beam", "pyflink"):
@@ -266,13 +284,19 @@ def _rest_url(client: JobClient) -> str:
 class _JobWatch:
     """Asks a job's state without blocking signals, and explains a failure in one line."""
 
-    def __init__(self, client: JobClient, run: JoinerRun, interval_ms: int) -> None:
-        """:param interval_ms: between two checkpoints."""
+    def __init__(self, client: JobClient, run: JoinerRun, interval_ms: int, flink_log: Path) -> None:
+        """
+        :param interval_ms: between two checkpoints.
+        :param flink_log: Flink's own.
+        """
         self._run = run
+        self._flink_log = flink_log
         self._patience_s = max(_PATIENCE_S, 4 * interval_ms / 1_000)
         #: the newest complete checkpoint, and when it was first seen
         self._newest: tuple[Path, float] | None = None
         self._told_ready: bool | None = None
+        #: when it is told that the first checkpoint is not there yet; infinite once it was told
+        self._first_due_s = time.monotonic() + max(_START_PATIENCE_S, self._patience_s)
         #: ended on purpose, which Flink tells as a failure
         self.cancelled = False
         self._result = client.get_job_execution_result()
@@ -289,8 +313,14 @@ class _JobWatch:
         return newest is not None and now - newest[1] <= self._patience_s and not self._result.done()
 
     def tell(self) -> None:
-        """Logs when checkpoints stop to be completed, and when they go on."""
+        """Logs when checkpoints do not begin or stop to be completed, and when they go on."""
         ready, before = self.ready(), self._told_ready
+        if before is None and not ready and time.monotonic() >= self._first_due_s and not self._result.done():
+            self._first_due_s = math.inf
+            log.warning(
+                "no checkpoint has been completed since the start, so no row goes out; what Flink does is in %s",
+                self._flink_log,
+            )
         if ready == before or (before is None and not ready):
             return
         self._told_ready = ready

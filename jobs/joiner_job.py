@@ -59,6 +59,8 @@ class JobOptions:
     #: whether partitions without records stop to hold the watermark back. Of a source whose partitions all have, Flink
     #: drops the watermark of a drain too, and no window would close.
     idle_sources: bool = True
+    #: whether partitions are read side by side in event time, see ``max_drift_ms``
+    aligned: bool = True
     local_dir: str | None = None
     #: what the broker calls the raw topics; of one that was made anew, or is on another broker, no offset is gone on with
     topic_ids: Mapping[Kind, str] = field(default_factory=dict)
@@ -200,7 +202,7 @@ def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
     }
-    if flink.max_drift_ms:
+    if flink.max_drift_ms and options.aligned:
         more["scan.watermark.alignment.group"] = "rillet"
         more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
         more["scan.watermark.alignment.update-interval"] = "200 ms"

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
+import pytest
 from confluent_kafka import Producer
 
 from rillet.audit.comparison import AuditReport, audit_topics
@@ -19,6 +21,7 @@ from rillet.connectors.topics import create_topics
 from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
 from rillet.joiner import JoinerConfig
 from rillet.operators.flink_config import FlinkConfig
+from rillet.operators.flink_log import flink_log
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.replay import replay
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, decode_as, dump_spec, encode, load_spec
@@ -26,9 +29,12 @@ from tests.joiner.support import SPEC, action, feature
 
 REQUESTS = 2_000
 START_MS = 1_000_000_000_000
+#: within which a bounded run has to end
+_END_S = 240
 #: little enough memory that most of the stream goes through the disk tier
 JOINER = JoinerConfig(buckets=8, slice_ms=10_000, memory_bytes=1 << 20)
-FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=60_000, checkpoint_interval_ms=1_000)
+#: the topics may be read further apart than :func:`make_recording` lets them end
+FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=120_000, checkpoint_interval_ms=1_000)
 
 
 def make_recording(directory: Path) -> Recording:
@@ -46,6 +52,16 @@ def make_recording(directory: Path) -> Recording:
         for event in sorted(events, key=lambda e: e.event_time_ms):
             writer.write(event)
     return Recording(directory)
+
+
+def _java_threads(parent: int) -> str:
+    """What the threads of the Java processes that a process has started do."""
+    found = subprocess.run(["pgrep", "-P", str(parent), "java"], capture_output=True, text=True, check=False)
+    dumps = (
+        subprocess.run(["jstack", child], capture_output=True, text=True, timeout=30, check=False)
+        for child in found.stdout.split()
+    )
+    return "\n".join(dump.stdout or dump.stderr for dump in dumps)
 
 
 @dataclass(frozen=True)
@@ -81,8 +97,17 @@ class JoinerRun:
         assert done.returncode == 0, done.stderr[-3_000:]
 
     def run_join(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """Runs the joiner to its end."""
-        return subprocess.run([*self.command, *options], capture_output=True, text=True, timeout=240, check=False)
+        """Runs the joiner to its end. One that does not come to it fails the test with what its threads do."""
+        with subprocess.Popen([*self.command, *options], stdout=PIPE, stderr=PIPE, text=True) as process:
+            try:
+                out, errors = process.communicate(timeout=_END_S)
+            except subprocess.TimeoutExpired:
+                threads = _java_threads(process.pid)
+                process.kill()
+                out, errors = process.communicate()
+                log = flink_log(self.path.parent / "data/joiner/log").read_text()
+                pytest.fail(f"no end within {_END_S} s:\n{out}\n{errors}\n{log[-20_000:]}\n{threads}")
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def blocks(self) -> list[ExampleBlock]:
         """What is committed on the topic of examples."""

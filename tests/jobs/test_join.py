@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -24,6 +25,7 @@ from rillet.jobs.errors import ServiceError
 from rillet.jobs.joiner_job import groups
 from rillet.joiner import JoinerError, JoinerRun
 from rillet.operators.flink_config import joiner_name
+from rillet.pipelines import bounded_read
 from rillet.schemas import dump_spec
 from tests.joiner.support import SPEC
 
@@ -87,7 +89,7 @@ def test_ready_means_that_checkpoints_are_completed(
     client = MagicMock()
     client.get_job_execution_result.return_value.done.return_value = False
     run = JoinerRun(tmp_path)
-    watch = join._JobWatch(client, run, 5_000)
+    watch = join._JobWatch(client, run, 5_000, tmp_path / "flink.log")
 
     def complete(number: int) -> None:
         (run.checkpoint_dir / f"job/chk-{number}").mkdir(parents=True)
@@ -96,6 +98,11 @@ def test_ready_means_that_checkpoints_are_completed(
 
     watch.tell()
     assert (watch.ready(), watch.running()) == (False, False)
+    now_s += 61
+    for _ in range(2):
+        watch.tell()
+    assert caplog.text.count("no checkpoint has been completed since the start") == 1
+    assert str(tmp_path / "flink.log") in caplog.text
     complete(9)
     assert (watch.ready(), watch.running()) == (True, True)
     now_s += 19
@@ -137,9 +144,12 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return stops
 
 
-def _lag(monkeypatch: pytest.MonkeyPatch, reached: list[bool | Exception]) -> None:
+def _lag(monkeypatch: pytest.MonkeyPatch, reached: Iterable[bool | Exception]) -> None:
     lag = MagicMock()
-    lag.return_value.__enter__.return_value.has_reached.side_effect = reached
+    entered = lag.return_value.__enter__.return_value
+    entered.ends.return_value = {("features", 0): 9, ("actions", 0): 9}
+    unread = {True: {}, False: {"actions": {0: 1}}}
+    entered.unread.side_effect = (answer if isinstance(answer, Exception) else unread[answer] for answer in reached)
     monkeypatch.setattr(join, "GroupLag", lag)
 
 
@@ -175,6 +185,21 @@ def test_a_live_drain_reads_on_to_the_ends_before_it_closes_windows(
     _signal_at_once(monkeypatch)
     assert join.run_join(config, drain=True) == 0
     assert stops == [False, True]
+
+
+def test_a_drain_whose_topics_end_apart_reads_the_rest_of_the_later_one_without_alignment(
+    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lag(monkeypatch, [False, False, True])
+    monkeypatch.setattr(bounded_read, "_HELD_BACK_S", 0.0)
+    options = sys.modules["rillet.jobs.joiner_job"].JobOptions
+    assert join.run_join(config, until_latest=True, drain=True) == 0
+    assert stops == [False, True]
+    assert [call.kwargs["aligned"] for call in options.call_args_list] == [True, False]
+    # What is not drained waits until the topic that ended early is left out.
+    _lag(monkeypatch, [False, False, True])
+    assert join.run_join(config, until_latest=True) == 0
+    assert stops == [False, True, False]
 
 
 def test_java_holds_the_lock_too(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from rillet.connectors.topic_reader import read_topic
 from rillet.devstack.process import Process
 from rillet.schemas import ActionEvent, FeatureEvent, LabelKind, dump_spec, encode, parse_spec
-from tests.jobs.joiner_runs import JOINER, START_MS, make_run, wait_until
+from tests.jobs.joiner_runs import FLINK, JOINER, START_MS, make_run, wait_until
 from tests.joiner.support import SPEC, action, feature, with_labels
 
 pytestmark = pytest.mark.integration
@@ -117,3 +117,17 @@ def test_a_clock_that_is_ahead_makes_nothing_late_on_a_backlog(broker: str, tmp_
     assert report.ok, "\n".join(report.lines())
     assert (report.requests, report.positive, report.late_dropped) == (requests + 10, requests, 0)
     assert report.unusable_events == 10
+
+
+def test_a_drain_ends_though_one_topic_goes_on_long_after_the_end_of_the_other(broker: str, tmp_path: Path) -> None:
+    """Topics are read side by side in event time, and the one that has ended would hold back the other for ever."""
+    made = make_run(tmp_path, broker, flink=replace(FLINK, max_drift_ms=1_000))
+    requests = 20  # on every partition
+    shown = [feature(request, START_MS + request) for request in range(requests)]
+    # More than what is fetched already when reading pauses.
+    repeated = (action(i % requests, 0, "like", START_MS + 1_000 + 5 * i) for i in range(10_000))
+    made.send([*shown, *repeated, action(0, 1, "like", START_MS + 59_000)])
+    made.join("--until-latest", "--drain")
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert (report.requests, report.positive, report.late_dropped) == (requests, requests + 1, 0)
