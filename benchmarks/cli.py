@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ import click
 from rillet.benchmarks.names import CONTESTANTS, PEER_LABELS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rillet.benchmarks.join.figures import Measured
     from rillet.schemas.spec import LabelMode
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
@@ -178,8 +182,11 @@ def joiner(
     from rillet.backtest.cli import check_writable
     from rillet.benchmarks.join.bench import JoinerBench, latency_lines, result_of, run_all, table_of
     from rillet.benchmarks.join.contestants import contestants
+    from rillet.benchmarks.join.figures import ratios
 
     check_writable(json_path)
+    # As Ctrl-C does: what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     errors = Console(stderr=True)
 
     def say(line: str) -> None:
@@ -188,15 +195,18 @@ def joiner(
     known = contestants()
     chosen = [contestant for name, contestant in known.items() if not only or name in only]
     bench = JoinerBench(data, requests, parallelism, timeout_s, say)
-    measured, failed = run_all(bench, chosen, data, say, latency=latency)
-    result = result_of(measured, chosen)
-    if json_path is not None:
-        result.write(json_path)
+
+    def write(measured: Sequence[Measured]) -> None:
+        # All of it takes half an hour: what is known by then is not lost when it is stopped.
+        if json_path is not None:
+            result_of(measured, chosen).write(json_path)
+
+    measured, failed = run_all(bench, chosen, data, write, latency=latency)
     wide = Console(width=160) if not errors.is_terminal else Console()
     wide.print(table_of(measured, {name: contestant.what for name, contestant in known.items()}))
     for line in latency_lines(measured):
         click.echo(line)
-    for name, ratio in result.ratios.items():
+    for name, ratio in ratios(measured).items():
         click.echo(f"{name:32} {ratio:8.2f}")
     for subject, why in failed.items():
         click.echo(f"{subject} failed: {why}", err=True)

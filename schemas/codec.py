@@ -154,7 +154,7 @@ def _load(record_type: type) -> Codec:
     text = resources.files("rillet.schemas").joinpath("avsc", f"{_AVSC[record_type]}.avsc").read_text("utf-8")
     raw = json.loads(text)
     print_ = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
-    schema = fastavro.parse_schema(raw)
+    schema: Any = fastavro.parse_schema(raw)
     return Codec(record_type, schema, MARKER + print_, _names(record_type), record_writer(schema, _COLUMNS_BY_SCHEMA))
 
 

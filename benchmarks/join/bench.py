@@ -66,10 +66,9 @@ class JoinerBench:
             finally:
                 broker.stop()
 
-    def measure(self, contestant: Contestant, shape: Shape, *, latency: bool) -> Measured:
+    def measure(self, contestant: Contestant, shape: Shape) -> Measured:
         """One contestant on one shape.
 
-        :param latency: of ours at requests, measure that too.
         :raises BenchError: it failed, or wrote nothing.
         """
         recording = open_recording(self._data / "recordings", self._requests, shape)
@@ -94,13 +93,19 @@ class JoinerBench:
         if output is None:
             raise BenchError(f"has written nothing: {tree.last_lines()}")
         measured = Measured(contestant.name, shape.name, load_of(recording), output, tree.usage)
-        if latency and isinstance(contestant, Ours) and shape is REQUEST:
-            half = measured.impressions_per_s / 2
-            folder = self._folder(f"{contestant.name}-live")
-            found = measure_latency(contestant, self._servers, recording, half, folder, self._partitions, self._say)
-            measured = replace(measured, latency=found)
         self._say(f"{subject}: {summary(measured)}")
         return measured
+
+    def latency(self, contestant: Ours, measured: Measured) -> Measured:
+        """What was measured of ours, with how long actions take at half of that speed.
+
+        :raises BenchError: see :func:`measure_latency`.
+        """
+        recording = open_recording(self._data / "recordings", self._requests, REQUEST)
+        folder = self._folder(f"{contestant.name}-live")
+        half = measured.impressions_per_s / 2
+        found = measure_latency(contestant, self._servers, recording, half, folder, self._partitions, self._say)
+        return replace(measured, latency=found)
 
     def _folder(self, name: str) -> Path:
         folder = self._data / "runs" / name
@@ -110,10 +115,16 @@ class JoinerBench:
 
 
 def run_all(
-    bench: JoinerBench, chosen: Sequence[Contestant], data: Path, say: Callable[[str], None], *, latency: bool
+    bench: JoinerBench,
+    chosen: Sequence[Contestant],
+    data: Path,
+    on_measured: Callable[[Sequence[Measured]], None],
+    *,
+    latency: bool,
 ) -> tuple[list[Measured], dict[str, str]]:
-    """Measures every contestant on every shape that it can read.
+    """Measures every contestant on every shape that it can read, then the latency of ours.
 
+    :param on_measured: called after each run with all that is measured so far.
     :returns: what was measured, and what went wrong, by subject: one that fails does not lose the others.
     """
     for contestant in chosen:
@@ -124,10 +135,19 @@ def run_all(
         for contestant in chosen:
             for shape in contestant.shapes:
                 try:
-                    measured.append(bench.measure(contestant, shape, latency=latency))
+                    measured.append(bench.measure(contestant, shape))
                 except RilletError as error:
                     failed[f"{contestant.name}, {shape.name}"] = str(error)
-                    say(f"{contestant.name}, {shape.name}: failed: {error}")
+                on_measured(measured)
+        known = {contestant.name: contestant for contestant in chosen}
+        for at, one in enumerate(measured):
+            contestant = known[one.contestant]
+            if latency and isinstance(contestant, Ours) and one.shape == REQUEST.name:
+                try:
+                    measured[at] = bench.latency(contestant, one)
+                except RilletError as error:
+                    failed[f"{contestant.name}, latency"] = str(error)
+                on_measured(measured)
     return measured, failed
 
 
