@@ -125,9 +125,9 @@ def learning(
 @click.option(
     "--requests",
     type=click.IntRange(min=1_000),
-    default=40_000,
+    default=30_000,
     show_default=True,
-    help="How many requests of 16 impressions to join; of less than some 30,000, Java's warming up is in the figures.",
+    help="How many requests of 16 impressions to join; of less than some 15,000, Java's warming up is in the figures.",
 )
 @click.option(
     "--parallelism", type=click.IntRange(min=1), default=1, show_default=True, help="Subtasks of Flink's jobs."
@@ -156,17 +156,18 @@ def joiner(
     """Speed, memory and latency of the join, beside Flink SQL, plain PyFlink and Quix Streams.
 
     Each contestant reads the same two topics of one broker, in processes of its own, and writes examples to Kafka exactly once:
-    a positive with its action, one of ten negatives when the label window of five minutes has closed. The same impressions
+    a positive with its action, one of ten negatives when the label window of two minutes has closed. The same impressions
     lie there twice: 16 per record, and one per record with a key of its own, which is what a join can read that keeps
     impressions apart.
 
     \b
-      ours, ours-process  rillet join with its defaults, in thread and in process mode
+      ours                rillet join with its defaults: thread mode, RocksDB state
       flink-sql           interval LEFT JOIN of Flink SQL, RocksDB state
       flink-sql-heap      the same, state in the Java heap
       plain-pyflink       state and timer per impression in a KeyedProcessFunction
       quixstreams         join_interval of Quix Streams, which has no negatives
       passthrough         no join: records go through a Python function of Flink, and one of five goes on
+      ours-process        rillet join in process mode
 
     \b
       rillet bench joiner --requests 20000 --only ours --only flink-sql

@@ -13,10 +13,10 @@ PEER_LABELS: tuple[LabelMode, ...] = ("aligned", "positives_first")
 #: of `rillet bench joiner`, in the order in which they run
 CONTESTANTS = (
     "ours",
-    "ours-process",
     "flink-sql",
     "flink-sql-heap",
     "plain-pyflink",
     "quixstreams",
     "passthrough",
+    "ours-process",
 )

@@ -148,7 +148,6 @@ def contestants() -> dict[str, Contestant]:
     """All of them, in the order in which they run."""
     known: tuple[Contestant, ...] = (
         Ours("ours", "thread"),
-        Ours("ours-process", "process"),
         FlinkPeer("flink-sql", "Flink SQL, interval LEFT JOIN, RocksDB state", "interval-join"),
         FlinkPeer("flink-sql-heap", "Flink SQL, interval LEFT JOIN, heap state", "interval-join", "hashmap"),
         FlinkPeer("plain-pyflink", "PyFlink, state and timer per impression, RocksDB state", "plain-join"),
@@ -159,5 +158,6 @@ def contestants() -> dict[str, Contestant]:
             "passthrough",
             shapes=(REQUEST, IMPRESSION),
         ),
+        Ours("ours-process", "process"),
     )
     return {contestant.name: contestant for contestant in known}

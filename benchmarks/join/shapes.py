@@ -24,13 +24,14 @@ from rillet.schemas.spec import Task
 PAGE, ACTION_RATE = 16, 0.1
 #: fids of a row: of its request, and of its own
 CONTEXT, ITEM = 4, 16
-WINDOW_MS = 300_000
+WINDOW_MS = 120_000
 NEGATIVE_RATE = 0.1
 #: event time between two requests: an hour of it has 72,000
 GAP_MS = 50
 START_MS = 1_700_000_000_000
 #: of the actions, so many come after the window, and make no positive
 TOO_LATE = 0.1
+_IN_TIME_MS, _TOO_LATE_MS = (500, 100_000), (125_000, 180_000)
 #: requests at the end that are far enough after all others that every window of those closes; so many that each partition
 #: of a topic has some
 CLOSING_REQUESTS = 64
@@ -44,7 +45,6 @@ SPEC = FeatureSpec(
     # positives_first is what the other joins do: a positive with its action, a negative at the close of its window.
     tasks=(Task("click", "click", WINDOW_MS, NEGATIVE_RATE, late="drop", early_ms=0, labels="positives_first"),),
 )
-_EMPTY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def events(requests: int, shape: Shape, seed: int = 0) -> Iterator[Event]:
         acted = [0] if closing else np.flatnonzero(rng.random(size) < ACTION_RATE).tolist()
         for index in acted:
             too_late = not closing and rng.random() < TOO_LATE
-            after = rng.integers(305_000, 360_000) if too_late else rng.integers(500, 240_000)
+            after = rng.integers(*(_TOO_LATE_MS if too_late else _IN_TIME_MS))
             # That of a closing request comes at once, so that nothing is left open behind it.
             at_ms = time_ms + (0 if closing else int(after))
             heappush(waiting, (at_ms, next(numbers), _action(number, index, at_ms, shape)))
@@ -107,7 +107,17 @@ def events(requests: int, shape: Shape, seed: int = 0) -> Iterator[Event]:
 
 def recording_name(requests: int, shape: Shape) -> str:
     """Names a recording by all that it is made from: one that was made from something else is not taken for it."""
-    made_from = (PAGE, ACTION_RATE, GAP_MS, TOO_LATE, CLOSING_REQUESTS, CLOSING_GAP_MS, SPEC.hash)
+    made_from = (
+        PAGE,
+        ACTION_RATE,
+        GAP_MS,
+        TOO_LATE,
+        _IN_TIME_MS,
+        _TOO_LATE_MS,
+        CLOSING_REQUESTS,
+        CLOSING_GAP_MS,
+        SPEC.hash,
+    )
     digest = hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]
     return f"joiner-{requests}-{shape.name}-{digest}"
 

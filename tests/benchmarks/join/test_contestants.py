@@ -88,7 +88,7 @@ def test_the_sql_join_has_the_rule_of_ours(run: Run) -> None:
 def test_quix_streams_runs_in_its_own_environment(run: Run) -> None:
     launch = QuixStreams().launch(run)
     assert list(launch.command[1:6]) == ["-m", "peers.quix_streams", run.servers, run.features, run.actions]
-    assert launch.command[-2:] == ["300000", "30000"]
+    assert launch.command[-2:] == ["120000", "30000"]
     assert launch.cwd is not None
     assert (launch.cwd / "peers" / "quix_streams.py").is_file()
     assert PACKAGES["quix"].startswith("quixstreams==")
