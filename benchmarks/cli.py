@@ -174,8 +174,8 @@ def joiner(
       rillet bench joiner --json joiner.json
 
     Speed and CPU time are of the part between a quarter and 95 % of the recording, by the time at which the broker took the
-    positives; start-up is before it. CPU time is of all processes of a contestant, without the broker; other work on the
-    machine disturbs it less than impressions per second. All have to write the same number of positives; the command ends with status 1 where one does
+    positives; start-up is before it. CPU time is of all processes of a contestant, without the broker and without Java's
+    compilers, which are busy in the first minutes only; other work on the machine disturbs it less than impressions per second. All have to write the same number of positives; the command ends with status 1 where one does
     not, or fails.
     """
     from rich.console import Console

@@ -84,13 +84,18 @@ class Measured:
 
     @property
     def cpu_s_per_million(self) -> float:
-        """CPU seconds of all its processes within the span, per million impressions."""
+        """CPU seconds of all its processes within the span, without Java's compilers, per million impressions."""
         cpu_s = self.usage.cpu_at(self.output.time_at(TO)) - self.usage.cpu_at(self.output.time_at(FROM))
         return cpu_s * _MILLION / ((TO - FROM) * self.load.impressions)
 
     @property
+    def compiling_s(self) -> float:
+        """CPU seconds of Java's compilers in all of the run."""
+        return self.usage.samples[-1].compiling_s
+
+    @property
     def cores(self) -> float:
-        """How many cores it had in the span, on average: of a machine that others use too, not all that it could use."""
+        """How many cores it had in the span, on average, without Java's compilers: fewer than it could use where others work."""
         return self.cpu_s_per_million * self.impressions_per_s / _MILLION
 
     @property
@@ -110,6 +115,7 @@ class Measured:
             ("records", self.records_per_s, "records/s"),
             ("cpu", self.cpu_s_per_million, "CPU s per million impressions"),
             ("peak_rss", self.usage.peak_rss_bytes / _MIB, "MiB"),
+            ("compiling", self.compiling_s, "CPU s"),
             ("cores", self.cores, "cores"),
             ("start_up", self.start_up_s, "s"),
             ("span", self.span_s, "s"),

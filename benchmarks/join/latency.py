@@ -57,16 +57,17 @@ def measure_latency(
     speed = impressions_per_s / PAGE * GAP_MS / 1_000
     requests = min(recording.info.requests, round(impressions_per_s / PAGE * _LONGEST_S))
     try:
-        with ProcessTree(contestant.command(run), python_environment(), folder / "join.log") as tree:
-            with _Arrivals(servers, run.examples) as arrivals:
-                replay(recording, servers, features=features, actions=actions, requests=_FIRST_REQUESTS)
-                _wait(lambda: bool(arrivals.rows), tree)
-                say(f"{contestant.name}: sends {impressions_per_s:,.0f} impressions/s for {requests:,} requests")
-                begin_s = time.time()
-                sent = replay(recording, servers, speed=speed, features=features, actions=actions, requests=requests)
-                judged_ms = (begin_s + _WARM_UP * sent.wall_s) * 1_000
-                time.sleep(_REST_S)
-            tree.interrupt()
+        with (
+            ProcessTree(contestant.command(run), python_environment(), folder / "join.log") as tree,
+            _Arrivals(servers, run.examples) as arrivals,
+        ):
+            replay(recording, servers, features=features, actions=actions, requests=_FIRST_REQUESTS)
+            _wait(lambda: bool(arrivals.rows), tree)
+            say(f"{contestant.name}: sends {impressions_per_s:,.0f} impressions/s for {requests:,} requests")
+            begin_s = time.time()
+            sent = replay(recording, servers, speed=speed, features=features, actions=actions, requests=requests)
+            judged_ms = (begin_s + _WARM_UP * sent.wall_s) * 1_000
+            time.sleep(_REST_S)
     finally:
         delete_topics(servers, [features, actions, run.examples])
     rows = np.array([row for row in arrivals.rows if row[0] >= judged_ms], np.float64).reshape(-1, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
 import subprocess
 import time
 from bisect import bisect_right
@@ -20,6 +20,9 @@ _SAMPLE_S = 0.2
 _TELL_S = 15.0
 _END_S = 30.0
 _LAST_LINES = 15
+#: what OpenJDK calls the threads of its compilers; the kernel keeps 15 characters of it
+_COMPILER = re.compile("C[12] Compiler")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,15 @@ class Sample:
     """What a tree of processes had used at a time.
 
     :param time_s: wall clock, epoch seconds.
-    :param cpu_s: user and system time since the start, of processes that have ended too.
+    :param cpu_s: user and system time since the start, of processes that have ended too, without the next.
+    :param compiling_s: that of Java's just-in-time compilers: they are busy for a minute or two, and a joiner runs for weeks.
     :param rss_bytes: resident memory; what processes share counts for each.
     """
 
     time_s: float
     cpu_s: float
     rss_bytes: int
+    compiling_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -75,6 +80,8 @@ class ProcessTree:
         self._log = log
         #: CPU seconds by process; those of one that has ended stay
         self._cpu_s: dict[tuple[int, float], float] = {}
+        #: the same by thread, of compilers; what of a thread is no compiler is None
+        self._compiling_s: dict[tuple[int, int], float | None] = {}
         try:
             with log.open("wb") as out:
                 self._child = subprocess.Popen(  # noqa: S603
@@ -82,6 +89,8 @@ class ProcessTree:
                 )
         except OSError as error:
             raise BenchError(f"{command[0]} cannot be started: {error.strerror}") from error
+        #: threads that were no compilers when they were first seen
+        self._seen: set[tuple[int, int]] = set()
         self._root = psutil.Process(self._child.pid)
         self._tree: list[psutil.Process] = []
 
@@ -102,10 +111,31 @@ class ProcessTree:
                     times, memory = process.cpu_times(), process.memory_info()
                     cpu_s[process.pid, process.create_time()] = times.user + times.system
                     rss_bytes += memory.rss
+                    if process.name() == "java":
+                        self._sample_compilers(process)
             except psutil.NoSuchProcess:  # it has ended meanwhile
                 continue
-        self.usage.samples.append(Sample(time.time(), sum(cpu_s.values()), rss_bytes))
+        compiling_s = sum(filter(None, self._compiling_s.values()))
+        self.usage.samples.append(Sample(time.time(), sum(cpu_s.values()) - compiling_s, rss_bytes, compiling_s))
         return self._child.poll() is None
+
+    def _sample_compilers(self, java: psutil.Process) -> None:
+        """Reads the threads from /proc, since psutil does not tell their names; elsewhere than on Linux there are none."""
+        for folder in Path(f"/proc/{java.pid}/task").glob("[0-9]*"):
+            thread = java.pid, int(folder.name)
+            known = self._compiling_s.get(thread, 0.0)
+            if known is None:
+                continue
+            # One that ends while it is read has been counted up to the sample before.
+            with suppress(OSError):
+                if thread not in self._compiling_s and not _COMPILER.match((folder / "comm").read_text()):
+                    # A thread gets its name a moment after it has begun.
+                    if thread in self._seen:
+                        self._compiling_s[thread] = None
+                    self._seen.add(thread)
+                    continue
+                user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+                self._compiling_s[thread] = (int(user) + int(system)) / _TICKS_PER_S
 
     def wait(self, timeout_s: float, tell: Callable[[float, Sample], None]) -> None:
         """Waits until the command ends by itself.
@@ -124,10 +154,6 @@ class ProcessTree:
             time.sleep(_SAMPLE_S)
         if self._child.returncode:
             raise BenchError(f"ended with status {self._child.returncode}: {self.last_lines()}")
-
-    def interrupt(self) -> None:
-        """Asks the command to end."""
-        self._child.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """Ends all of the tree, and waits for it."""

@@ -51,3 +51,26 @@ def test_a_command_that_takes_too_long_is_told(tmp_path: Path) -> None:
 def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no-such-command cannot be started: No such file or directory"):
         ProcessTree(["no-such-command"], {}, tmp_path / "log")
+
+
+def test_the_time_of_javas_compilers_is_told_apart(tmp_path: Path) -> None:
+    """A thread of that name in a process of that name stands in for them."""
+    spin = "import time; end = time.process_time() + 0.15\nwhile time.process_time() < end: pass"
+    code = f"""
+import pathlib, threading, time
+pathlib.Path("/proc/self/comm").write_text("java")
+def work():
+    pathlib.Path(f"/proc/self/task/{{threading.get_native_id()}}/comm").write_text("C2 CompilerThre")
+    exec({spin!r})
+    print("here", flush=True)
+    time.sleep(60)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(60)
+"""
+    with ProcessTree([sys.executable, "-S", "-c", code], dict(os.environ), tmp_path / "log") as tree:
+        while "here" not in (tmp_path / "log").read_text():
+            assert tree.sample()
+        tree.sample()
+    last = tree.usage.samples[-1]
+    assert 0.1 <= last.compiling_s <= 0.3
+    assert 0 <= last.cpu_s < 0.1
