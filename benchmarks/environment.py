@@ -11,7 +11,7 @@ from pathlib import Path
 from rillet.backtest.errors import BacktestError
 
 #: what each peer is on the package index, in the versions that were measured
-PACKAGES = {"vw": "vowpalwabbit==9.11.9", "river": "river==0.26.1"}
+PACKAGES = {"vw": "vowpalwabbit==9.11.9", "river": "river==0.26.1", "quix": "quixstreams==3.28.1"}
 #: of what carries rows to them
 _NUMPY = "numpy>=1.26,<3"
 _INSTALL_S = 900

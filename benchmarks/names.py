@@ -9,3 +9,14 @@ if TYPE_CHECKING:
 
 #: when a peer learns a row: once its window is closed, or a positive as soon as it comes
 PEER_LABELS: tuple[LabelMode, ...] = ("aligned", "positives_first")
+
+#: of `rillet bench joiner`, in the order in which they run
+CONTESTANTS = (
+    "ours",
+    "flink-sql",
+    "flink-sql-heap",
+    "plain-pyflink",
+    "quixstreams",
+    "passthrough",
+    "ours-process",
+)

@@ -17,6 +17,7 @@ import fastavro
 import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from rillet.schemas.avro_writer import Write, record_writer
 from rillet.schemas.errors import DecodeError
 from rillet.schemas.records import (
     ActionEvent,
@@ -57,6 +58,9 @@ def _columns(record_type: type) -> dict[str, np.dtype[Any]]:
 
 _COLUMNS = {record_type: _columns(record_type) for record_type in (*_AVSC, Freshness)}
 
+#: by the full names that the schemas have
+_COLUMNS_BY_SCHEMA = {f"rillet.{record_type.__name__}": columns for record_type, columns in _COLUMNS.items()}
+
 R = TypeVar("R", FeatureEvent, ActionEvent, ExampleBlock, DeltaBlock, DenseRef, EpochClaim)
 
 
@@ -70,6 +74,7 @@ class Codec:
     #: marker and fingerprint, the first ten bytes of every encoded record
     header: bytes
     names: tuple[str, ...]
+    write: Write
 
     def to_avro(self, record: Record) -> dict[str, Any]:
         """The record as the plain dictionary that fastavro writes; columns packed."""
@@ -84,10 +89,9 @@ class Codec:
 
     def encode(self, record: Record) -> bytes:
         """Header and body as one ``bytes``."""
-        out = BytesIO()
-        out.write(self.header)
-        fastavro.schemaless_writer(out, self.schema, self.to_avro(record))
-        return out.getvalue()
+        out = [self.header]
+        self.write(record, out)
+        return b"".join(out)
 
     def decode(self, data: bytes) -> Any:
         """The record in ``data``, all of it.
@@ -150,12 +154,8 @@ def _load(record_type: type) -> Codec:
     text = resources.files("rillet.schemas").joinpath("avsc", f"{_AVSC[record_type]}.avsc").read_text("utf-8")
     raw = json.loads(text)
     print_ = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
-    return Codec(
-        record_type,
-        fastavro.parse_schema(raw),
-        MARKER + print_,
-        _names(record_type),
-    )
+    schema: Any = fastavro.parse_schema(raw)
+    return Codec(record_type, schema, MARKER + print_, _names(record_type), record_writer(schema, _COLUMNS_BY_SCHEMA))
 
 
 CODECS: dict[type, Codec] = {record_type: _load(record_type) for record_type in _AVSC}
