@@ -209,12 +209,13 @@ def test_every_block_row_of_negatives_is_counted(tmp_path: Path) -> None:
     assert engine.joiner.counters.negatives == sum(len(block) for block in engine.blocks)
 
 
-def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step_requests", [3, 128])
+def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path, step_requests: int) -> None:
     _, _, arrivals = stream(5, requests=100)
     config = JoinerConfig(slice_ms=5_000, action_wait_ms=120_000)
     outcomes = []
     for every in (1, 17, 10_000):
-        engine = Engine(SPEC, config, tmp_path / str(every))
+        engine = Engine(SPEC, config, tmp_path / str(every), step_requests=step_requests)
         newest = 0
         for count, (bucket, time_ms, data) in enumerate(arrivals):
             engine.record(bucket, data)
