@@ -113,10 +113,8 @@ class SliceStore:
 
         On disk its entries stay until the last bucket drops the slice.
         """
-        index = self._index.get(bucket, {})
         for entry in self._hot.get(slice_, {}).pop(bucket, {}).values():
-            if index.get(entry.request_id) is entry:
-                del index[entry.request_id]
+            self._forget_id(bucket, entry)
             self.used_bytes -= entry.size_bytes
         self._lacking.get(bucket, set()).discard(slice_)
         buckets = self._buckets.get(slice_, set())
@@ -168,7 +166,7 @@ class SliceStore:
             while entries and len(leaving) < _SPILL:
                 _, entry = entries.popitem()
                 leaving.append((bucket, entry))
-                del self._index[bucket][entry.request_id]
+                self._forget_id(bucket, entry)
                 self.used_bytes -= entry.size_bytes
             if disk is None:
                 self.expect(bucket, (slice_,))
@@ -181,6 +179,12 @@ class SliceStore:
                 entry.on_disk = True
             disk.write(slice_, leaving)
         self.spilled_entries += len(leaving)
+
+    def _forget_id(self, bucket: int, entry: Entry) -> None:
+        """The id of an entry stands for it no longer; it may stand for a later request, once that one was forgotten."""
+        index = self._index[bucket]
+        if index.get(entry.request_id) is entry:
+            del index[entry.request_id]
 
     def _disk_tier(self) -> DiskTier | None:
         if self._disk is None and self._directory is not None:

@@ -157,3 +157,18 @@ def test_events_of_older_requests_are_kept_as_they_came_and_decoded_again_when_a
     found = store.find(0, "r0")
     assert found is entries[0]
     assert found.event.request_id == "r0"
+
+
+def test_an_id_that_was_used_again_stands_for_the_later_request() -> None:
+    again = entry(1, 5)
+    for leave in ("spilled", "dropped"):
+        store = SliceStore(1 << 20, None)
+        store.put(0, entry(1, 4))
+        store.put(0, again)
+        if leave == "spilled":
+            store._spill(4)
+        else:
+            store.drop(4, 0)
+        assert store.find(0, "r1") is again
+        store._spill(5)
+        assert store.find(0, "r1") is None
