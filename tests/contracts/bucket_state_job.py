@@ -48,6 +48,7 @@ def main(execution_mode: str, backend: str) -> list[str]:
         "python.client.executable": sys.executable,
         "python.execution-mode": execution_mode,
         "state.backend.type": backend,
+        "python.map-state.read-cache-size": "1",
         "parallelism.default": "1",
         "rest.bind-port": "0",
         "restart-strategy.type": "none",

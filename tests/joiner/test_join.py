@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
+from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.schemas import (
     ActionEvent,
     DecodeError,
@@ -209,12 +210,13 @@ def test_every_block_row_of_negatives_is_counted(tmp_path: Path) -> None:
     assert engine.joiner.counters.negatives == sum(len(block) for block in engine.blocks)
 
 
-def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step_requests", [3, 128])
+def test_blocks_do_not_depend_on_when_the_watermarks_come(tmp_path: Path, step_requests: int) -> None:
     _, _, arrivals = stream(5, requests=100)
     config = JoinerConfig(slice_ms=5_000, action_wait_ms=120_000)
     outcomes = []
     for every in (1, 17, 10_000):
-        engine = Engine(SPEC, config, tmp_path / str(every))
+        engine = Engine(SPEC, config, tmp_path / str(every), step_requests=step_requests)
         newest = 0
         for count, (bucket, time_ms, data) in enumerate(arrivals):
             engine.record(bucket, data)
@@ -322,3 +324,21 @@ def test_the_engine_is_not_asked_for_requests_of_a_bucket_that_is_known_as_a_who
     engine.record(0, encode(feature(52, 81_000)))
     engine.record(0, encode(action(51, 0, "watch", 81_500)))
     assert calls["get"] == 0
+
+
+@pytest.mark.parametrize(("order", "timers"), [("any", 30), ("backwards", MAX_OPEN_SLICES)])
+def test_records_that_name_any_times_cost_a_bounded_header_and_few_timers(
+    engine: Engine, order: str, timers: int
+) -> None:
+    state, event = engine.states[0], feature(1, 5_000, impressions=1)
+    times = np.random.default_rng(1).permutation(1_200) if order == "any" else np.arange(1_200)[::-1]
+    refused = 0
+    for number, time in enumerate(times.tolist()):
+        shown = replace(event, request_id=f"r{number}", event_time_ms=7_200_000 * (1 + time))
+        try:
+            engine.joiner.on_event(0, shown, b"", -1, state)
+        except RecordError:
+            refused += 1
+    assert refused == 1_200 - MAX_OPEN_SLICES
+    assert len(state.wake_ups) <= timers
+    assert len(state.header or b"") <= 16 * MAX_OPEN_SLICES + 64
