@@ -29,6 +29,9 @@ class TrainMetrics:
         self._counters = {
             "rows": counter("rows", "Example rows trained on."),
             "batches": counter("batches", "Batches taken."),
+            "other_task_rows": counter(
+                "other_task_rows", "Rows of tasks of an accepted feature spec that ours does not have."
+            ),
             "split_batches": counter("split_batches", "Batches that could only be learned from in parts."),
             "clipped_rows": counter("clipped_rows", "Example rows whose embeddings' gradient was scaled down."),
             "clipped_steps": counter("clipped_steps", "Steps whose dense gradient was scaled down."),
@@ -158,6 +161,7 @@ def _counts(trainer: OnlineTrainer) -> dict[str, int]:
     return {
         "rows": counters.rows,
         "batches": counters.batches,
+        "other_task_rows": counters.other_task_rows,
         "split_batches": counters.split_batches,
         "clipped_rows": counters.clipped_rows,
         "clipped_steps": counters.clipped_steps,

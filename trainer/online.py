@@ -56,6 +56,8 @@ class Counters:
     refused_rows: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in Reason})
     #: batches learned from in parts, since the loss or a gradient of the whole was not finite
     split_batches: int = 0
+    #: rows of tasks of an accepted feature spec that ours does not have: nothing is learned from them
+    other_task_rows: int = 0
     #: rows whose embeddings' gradient was scaled down to ``max_row_gradient``
     clipped_rows: int = 0
     #: steps whose dense gradient was scaled down to ``max_dense_gradient``
@@ -284,6 +286,7 @@ class OnlineTrainer:
         taught: Bools = batch.mask.any(axis=1)
         if not taught.all():
             # Of tasks that our spec does not have; see :meth:`rillet.schemas.SpecRegistry.block`.
+            self.counters.other_task_rows += int(np.count_nonzero(~taught))
             batch = batch.select(taught)
         rows, learned = len(batch), self.counters.rows
         if refused := self._screen.refused(batch):

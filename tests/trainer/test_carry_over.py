@@ -147,6 +147,7 @@ def test_rows_that_teach_no_task_of_ours_are_passed_over(tmp_path: Path) -> None
         trainer.offer(0, offset, specs.block(block), 0)
     trainer.train(0, more=False, flush=True)
     assert trainer.counters.rows == sum(int(block.mask.reshape(-1, 2)[:, 1].sum()) for block in blocks)
+    assert trainer.counters.other_task_rows == sum(map(len, blocks)) - trainer.counters.rows
     assert sum(trainer.counters.refused_rows.values()) == 0
     assert trainer.refused_share == 0
     assert trainer.positions == {0: (4, 0)}
