@@ -232,10 +232,10 @@ class Joiner:
         self._wake(memory, state)
 
     @property
-    def reads(self) -> Counter[str]:
+    def reads(self) -> dict[str, int]:
         """Requests that were asked for, by the tier that was asked: memory, a slice on disk, the engine's state."""
         store = self.store
-        return Counter(memory=store.memory_reads, disk=store.disk_reads, engine=store.engine_reads)
+        return {"memory": store.memory_reads, "disk": store.disk_reads, "engine": store.engine_reads}
 
     @property
     def waiting_actions(self) -> int:

@@ -8,7 +8,6 @@ finish what they have begun, and are gone when their last request is. All rows g
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -170,9 +169,9 @@ class SpecJoiners:
         return sum(joiner.open_requests for joiner in self._all())
 
     @property
-    def reads(self) -> Counter[str]:
+    def reads(self) -> dict[str, int]:
         """Requests that were asked for, see :attr:`Joiner.reads`."""
-        return sum((joiner.reads for joiner in self._all()), Counter[str]())
+        return {tier: sum(joiner.reads[tier] for joiner in self._all()) for tier in self._current.reads}
 
     @property
     def waiting_actions(self) -> int:
