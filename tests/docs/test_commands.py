@@ -58,6 +58,7 @@ LOOP = (
     (README, "rillet down --config examples/films/rillet.toml"),
     (CHANGING, "rillet join --until-latest --drain --config examples/films/rillet.toml"),
     (CHANGING, "rillet train --until-latest --config examples/films/rillet.toml"),
+    (README, "rillet audit --config examples/films/rillet.toml"),
     (README, "rillet record var/recordings/monday --config examples/films/rillet.toml"),
     (
         README,

@@ -34,6 +34,7 @@ COMMANDS = (
         "reset",
         "status",
         "peek",
+        "audit",
         "topics",
         "join",
         "train",
