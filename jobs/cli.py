@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,8 @@ def join(
             config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
         )
         return
+    # Importing takes many seconds on a busy machine, and an empty log tells nobody that it has begun.
+    logging.getLogger(__name__).info("rillet join starts: loading Flink")
     from rillet.jobs.join import run_join
 
     raise SystemExit(run_join(config, until_latest=until_latest, drain=drain))
