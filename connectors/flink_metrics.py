@@ -33,7 +33,7 @@ class FlinkCounters:
     def read(self) -> list[dict[str, int]]:
         """Name of a counter, with its groups below ``group`` before it and dots between, to its count; per subtask.
 
-        A subtask that has not told its metrics yet is left out.
+        A subtask that has not told its metrics yet has none, so that each keeps its place in the list.
 
         :raises ConnectorError: Flink does not answer, or not with counts, or has no such operator.
         """
@@ -41,6 +41,17 @@ class FlinkCounters:
             return self._read()
         except (KeyError, TypeError, ValueError) as error:
             raise ConnectorError(f"Flink answers at {self._job} with what are no counts: {error!r}") from error
+
+    def restarts(self) -> int:
+        """How often Flink has started the job's tasks again, each time with counters at 0.
+
+        :raises ConnectorError: as :meth:`read`.
+        """
+        found = self._get(f"{self._job}/metrics?get=numRestarts")
+        try:
+            return int(found[0]["value"]) if found else 0
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ConnectorError(f"Flink answers at {self._job} with what is no count: {error!r}") from error
 
     def _read(self) -> list[dict[str, int]]:
         found = []
@@ -50,9 +61,8 @@ class FlinkCounters:
             for subtask in range(subtasks):
                 url = f"{self._job}/vertices/{vertex}/subtasks/{subtask}/metrics"
                 names = [entry["id"] for entry in self._get(url) if entry["id"].startswith(prefix)]
-                if names:
-                    values = self._get(f"{url}?get={quote(','.join(names))}")
-                    found.append({entry["id"].removeprefix(prefix): int(entry["value"]) for entry in values})
+                values = self._get(f"{url}?get={quote(','.join(names))}") if names else []
+                found.append({entry["id"].removeprefix(prefix): int(entry["value"]) for entry in values})
         return found
 
     def _find(self, operator: str) -> tuple[str, int]:

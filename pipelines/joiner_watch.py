@@ -47,6 +47,11 @@ _SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 _PATIENCE_S = 5.0
 
 
+def _counts_up(name: str) -> bool:
+    """Whether a metric of the job only grows until a restart; Flink has gauges among its counters here."""
+    return name in _COUNTERS or name.partition(".")[0] in _BY_NAME
+
+
 class TopicsWatch:
     """Whether the joiner could read: its job runs on, and waits, while no broker answers."""
 
@@ -85,7 +90,11 @@ class JoinerWatch(Collector):
         self._recent = RecentCounts()
         self._counters = counters
         self._alarms = alarms
-        #: per subtask
+        #: per subtask as Flink told them last, and how much had been counted before its restarts
+        self._told: list[dict[str, int]] = []
+        self._before: list[dict[str, int]] = []
+        self._restarts = 0
+        #: per subtask, restarts or not
         self._found: list[dict[str, int]] = []
         self._silent = False
         #: the topic that was told to hold windows back
@@ -94,14 +103,22 @@ class JoinerWatch(Collector):
     def refresh(self) -> None:
         """Asks Flink; what is absurd goes to the log. While Flink does not answer, the last counts stay."""
         try:
-            self._found = self._counters.read()
+            self._found = self._going_on(self._counters.read())
+            restarts = self._counters.restarts()
             self._silent = False
         except ConnectorError as error:
             if not self._silent:
                 log.warning("the joiner's counters are not known: %s", error)
             self._silent = True
             return
-        if not self._found:
+        if restarts > self._restarts:
+            log.warning(
+                "Flink has restarted the job's tasks (restart %d): they go on from the newest checkpoint and"
+                " count again what they read since then; Flink's log says why",
+                restarts,
+            )
+            self._restarts = restarts
+        if not any(self._found):
             return
         counts = {name: self._sum(name) for name in _COUNTERS}
         records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
@@ -113,6 +130,20 @@ class JoinerWatch(Collector):
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), watermark_ms):
             log.warning("%s", line)
         self._tell_if_held()
+
+    def _going_on(self, told: list[dict[str, int]]) -> list[dict[str, int]]:
+        """Counts that do not fall: the tasks' own begin at 0 at each restart, some at once and some with their first record."""
+        if len(told) != len(self._told):
+            self._told, self._before = [{} for _ in told], [{} for _ in told]
+        for now, last, before in zip(told, self._told, self._before, strict=True):
+            for name, count in last.items():
+                if _counts_up(name) and now.get(name, 0) < count:
+                    before[name] = before.get(name, 0) + count
+        self._told = told
+        return [
+            now | {name: count + now.get(name, 0) for name, count in before.items()}
+            for now, before in zip(told, self._before, strict=True)
+        ]
 
     def _tell_if_held(self) -> None:
         held_ms, silent = self._held_ms(), self._silent_topics()
@@ -145,7 +176,7 @@ class JoinerWatch(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """For Prometheus."""
-        return list(self._families()) if self._found else []
+        return list(self._families()) if any(self._found) else []
 
     def _families(self) -> Iterator[Metric]:
         for name in _COUNTERS:

@@ -21,11 +21,15 @@ class Flink:
     def __init__(self) -> None:
         self.subtasks: list[dict[str, int]] = []
         self.gone = False
+        self.restarted = 0
 
     def read(self) -> list[dict[str, int]]:
         if self.gone:
             raise ConnectorError("Flink does not answer")
         return self.subtasks
+
+    def restarts(self) -> int:
+        return self.restarted
 
 
 def shown(watch: Any) -> dict[str, float]:
@@ -62,6 +66,39 @@ def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
     assert {f"rillet_joiner_{name}_total" for name in Counters().as_dict()} - found.keys() == {
         "rillet_joiner_unknown_actions_total"
     }
+
+
+def test_counters_go_on_and_gauges_do_not_when_flink_restarts_the_job_and_that_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    empty = Counters().as_dict() | {"dead_letters": 0, "examples": 0}
+    kinds = "refused.DecodeError.count"
+    flink.subtasks = [{}, empty | {"features": 90, "dead_letters": 60, kinds: 60, "open_requests": 7}]
+    watch.refresh()
+    # Dead letters begin anew at once; the others stay as they were until something is counted.
+    flink.subtasks, flink.restarted = [empty, empty | {"features": 90, "open_requests": 2}], 1
+    watch.refresh()
+    assert shown(watch)["rillet_joiner_dead_letters_total"] == 60
+    flink.subtasks = [
+        empty | {"features": 5},
+        empty | {"features": 10, "dead_letters": 4, kinds: 4, "open_requests": 2},
+    ]
+    for _ in range(2):
+        watch.refresh()
+        found = shown(watch)
+        assert found["rillet_joiner_features_total"] == 105
+        assert found["rillet_joiner_dead_letters_total"] == 64
+        assert found['rillet_joiner_refused_total{error="DecodeError"}'] == 64
+        assert found["rillet_joiner_open_requests"] == 2
+    flink.restarted = 2
+    watch.refresh()
+    told = [message for message in caplog.messages if "restarted" in message]
+    assert [message.partition(":")[0] for message in told] == [
+        "Flink has restarted the job's tasks (restart 1)",
+        "Flink has restarted the job's tasks (restart 2)",
+    ]
 
 
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
