@@ -314,6 +314,7 @@ def test_the_commands_of_the_loop_work_in_their_order(project: Callable[[str], P
         said[" ".join(command.split()[1:3])] = ours.run(command)
     assert "good" in said["check-config --config"]
     assert said["up --config"].count("ready") == 3
+    assert "all there, once, right" in said["audit --config"]
     assert "300 requests" in said["record var/recordings/monday"]
     assert "sent 300 features" in said["replay var/recordings/monday"]
     assert "model.dim=16" in said["backtest var/recordings/monday"]
