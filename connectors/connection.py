@@ -30,6 +30,8 @@ _NOT_ALLOWED = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 
+_TOO_SLOW = (KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT)
+
 Client = TypeVar("Client")
 
 
@@ -125,6 +127,11 @@ class KafkaConnection:
             return BrokerRefusedError(
                 f"the Kafka broker at {self} does not allow this ({text}): "
                 "give the user of [kafka.client] the rights (ACLs) for it"
+            )
+        if error.code() in _TOO_SLOW:
+            return BrokerUnavailableError(
+                f"no Kafka broker answers at {self} in time ({text}): one that runs there is slow or overloaded, or wants"
+                " other [kafka.client] settings; where none runs, start one with `rillet up`"
             )
         return BrokerUnavailableError(
             f"no Kafka broker answers at {self} ({text}): start one with `rillet up`, "

@@ -142,7 +142,7 @@ class FlinkCounters(_FlinkRest):
     def read(self) -> list[dict[str, int]]:
         """Name of a counter, with its groups below ``group`` before it and dots between, to its count; per subtask.
 
-        A subtask that has not told its metrics yet is left out.
+        A subtask that has not told its metrics yet has none, so that each keeps its place in the list.
 
         :raises ConnectorError: Flink does not answer, or not with counts, or has no such operator.
         """
@@ -156,9 +156,8 @@ class FlinkCounters(_FlinkRest):
             for subtask in range(subtasks):
                 url = f"{self._job}/vertices/{vertex}/subtasks/{subtask}/metrics"
                 names = [entry["id"] for entry in self._get(url) if entry["id"].startswith(prefix)]
-                if names:
-                    values = self._get(f"{url}?get={quote(','.join(names))}")
-                    found.append({entry["id"].removeprefix(prefix): int(entry["value"]) for entry in values})
+                values = self._get(f"{url}?get={quote(','.join(names))}") if names else []
+                found.append({entry["id"].removeprefix(prefix): int(entry["value"]) for entry in values})
         return found
 
     def _find(self, operator: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from rillet.jobs.toolchain import Jars, fetch_jars, find_java, java_environment
 #: Small heap and a serial collector: the broker shares two cores with Flink, the trainer and the server.
 JVM_OPTIONS = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true")
 LOG_OPTIONS = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
-START_TIMEOUT_S = 60.0
+#: a JVM on a machine that is busy with other things
+START_TIMEOUT_S = 180.0
+_ANSWER_S = 5.0
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -119,16 +122,19 @@ class Broker:
         """Whether its process lives."""
         return self.process.pid is not None
 
-    def start(self) -> None:
+    def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Starts it and waits until it answers a client.
 
+        :param say: is told now and then that it is waited for, a line each.
         :raises PortInUseError: the port is taken.
-        :raises ServiceError: it did not come up; with the last line of its log.
+        :raises ServiceError: it runs already, or did not come up; with the last line of its log.
         :raises ToolchainError: Java, Maven or the jars are missing.
         """
+        if (pid := self.process.pid) is not None:
+            raise ServiceError(f"broker runs already (pid {pid}): stop it first")
         require_free_port(self.port, "[kafka] bootstrap_servers")
         jars, java = fetch_jars(), find_java()
-        properties = self.folder / "server.properties"
+        properties = self._properties_file
         data = self.folder / "data"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -141,10 +147,29 @@ class Broker:
         command = [*_jvm(java.command, jars), "kafka.Kafka", str(properties)]
         self.process.start(command, java_environment(java))
         try:
-            self.process.wait_until(self._answers, START_TIMEOUT_S)
+            self.wait(say)
         except BaseException:
             self.process.stop(kill=True)
             raise
+
+    def wait(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Waits until one that runs answers a client.
+
+        :param say: see :meth:`start`.
+        :raises ServiceError: it was started for another port, died, or did not answer in time.
+        """
+        pid = self.process.pid
+        if f"BROKER://{self.bootstrap_servers}," not in self._properties_file.read_text("utf-8"):
+            raise ServiceError(
+                f"the broker in {self.folder} runs (pid {pid}) at another address than {self.bootstrap_servers}:"
+                " stop it first, with `rillet down`"
+            )
+        self.process.wait_until(
+            self._answers,
+            START_TIMEOUT_S,
+            lambda seconds: say(f"broker  (pid {pid}) runs and does not answer yet ({seconds:.0f} s so far)"),
+            "the machine may be overloaded",
+        )
 
     def stop(self, *, kill: bool = False) -> bool:
         """Stops it, cleanly or as a crash would; False when it did not run."""
@@ -152,11 +177,15 @@ class Broker:
 
     def _answers(self) -> bool:
         try:
-            ensure_broker(self.connection, timeout_s=2.0)
+            ensure_broker(self.connection, timeout_s=_ANSWER_S)
         # One that has just come up does not know its users yet.
         except (BrokerUnavailableError, BrokerRefusedError):
             return False
         return True
+
+    @property
+    def _properties_file(self) -> Path:
+        return self.folder / "server.properties"
 
     @property
     def _certificates(self) -> Certificates:

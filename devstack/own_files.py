@@ -24,6 +24,8 @@ JOINER = (
     ("runs", "[0-9]{6,}", r"kept\.json"),
     ("runs", "[0-9]{6,}", "checkpoints", "[0-9a-f]{32}", r"shared|taskowned|chk-[0-9]+", _FLINK_FILE),
     ("runs", "[0-9]{6,}", "stopped|drained", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
+    # of operators/flink_log.py
+    ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.+_db_LOG.*"),
     ("local", "rillet-joiner-[0-9a-f]{32}", _ALL),
     ("flink", _ALL),
     ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.*_db_LOG.*"),

@@ -42,15 +42,18 @@ class Process:
 
     @property
     def started_file(self) -> Path:
-        """When it was started, in ticks since the machine was: another process may have its pid by now."""
+        """When it was started, in ticks since the machine was: another process may have its pid by now.
+
+        And behind that how long its log was then: what stands before is of earlier processes.
+        """
         return self.folder / f"{self.name}.started"
 
     @property
     def pid(self) -> int | None:
         """The pid if it runs, None otherwise."""
         try:
-            pid, started = int(self.pid_file.read_text()), self.started_file.read_text()
-        except (OSError, ValueError):
+            pid, started = int(self.pid_file.read_text()), self.started_file.read_text().split()[0]
+        except (OSError, ValueError, IndexError):
             return None
         return pid if _start_time(pid) == started else None
 
@@ -94,6 +97,7 @@ class Process:
             raise unwritable(self.folder, error) from error
         try:
             with self.log.open("ab") as log:
+                log_bytes = log.tell()
                 child = subprocess.Popen(  # noqa: S603
                     [str(part) for part in command],
                     stdin=subprocess.DEVNULL,
@@ -105,7 +109,7 @@ class Process:
         except OSError as error:
             raise ServiceError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from error
         try:
-            self.started_file.write_text(str(_start_time(child.pid)))
+            self.started_file.write_text(f"{_start_time(child.pid)} {log_bytes}")
             self.pid_file.write_text(f"{child.pid}\n")
             self.configuration_file.write_text(configuration)
         except BaseException:
@@ -115,11 +119,16 @@ class Process:
         return child.pid
 
     def wait_until(
-        self, ready: Callable[[], bool], timeout_s: float, waiting: Callable[[float], None] = lambda _: None
+        self,
+        ready: Callable[[], bool],
+        timeout_s: float,
+        waiting: Callable[[float], None] = lambda _: None,
+        advice: str = "",
     ) -> None:
         """Waits until ``ready()``.
 
         :param waiting: called every 15 s with the seconds that it has taken so far.
+        :param advice: what to do where it lives and is not ready in time.
         :raises ServiceError: it died or took too long; with the last line of its log.
         """
         start_s = time.monotonic()
@@ -128,9 +137,8 @@ class Process:
             if self.pid is None:
                 raise ServiceError(f"{self.name} died while starting, see {self.log}: {self.last_words()}")
             if time.monotonic() > deadline:
-                raise ServiceError(
-                    f"{self.name} is not ready after {timeout_s:.0f} s, see {self.log}: {self.last_words()}"
-                )
+                text = f"{self.name} is not ready after {timeout_s:.0f} s, see {self.log}: {self.last_words()}"
+                raise ServiceError(f"{text}; {advice}" if advice else text)
             if (now_s := time.monotonic()) >= due_s:
                 waiting(now_s - start_s)
                 due_s += _TELL_S
@@ -158,12 +166,23 @@ class Process:
         return True
 
     def last_words(self) -> str:
-        """The last line of its log that is not empty."""
+        """The last line of its log that is not empty and was written since it was started."""
         try:
-            lines = self.log.read_text("utf-8", "replace").split("\n")
+            with self.log.open("rb") as log:
+                log.seek(self._log_start)
+                lines = log.read().decode("utf-8", "replace").split("\n")
         except OSError:
             return "(no log)"
-        return next((line.strip() for line in reversed(lines) if line.strip()), "(its log is empty)")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "(it has logged nothing yet)")
+
+    @property
+    def _log_start(self) -> int:
+        """Where in its log the lines of the newest start begin; all of a log that was cut since are."""
+        try:
+            start = int(self.started_file.read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+        return start if start <= self.log.stat().st_size else 0
 
 
 def free_port() -> int:

@@ -117,10 +117,10 @@ class Reset:
             for topic, partitions in self.topics_to_delete.items():
                 ends = topic_ends(kafka.connection, topic)
                 if ends is None:
-                    lines.append(f"             {topic} is not there, {partitions} partitions")
+                    lines.append(f"             {topic} is not there, {_partitions(partitions)}")
                 else:
                     records = sum(end - first for first, end in ends.values())
-                    lines.append(f"             {topic} {records:,} records, {len(ends)} partitions")
+                    lines.append(f"             {topic} {records:,} records, {_partitions(len(ends))}")
             lines += [f"leave      the topic {topic}: {why}" for topic, why in self.topics_left.items()]
         if self.model:
             name, found = config.model.name, len(self._store.bases().manifests)
@@ -282,6 +282,10 @@ class Reset:
         except BrokerUnavailableError:
             if not (self.config.data_dir / "broker" / "data").is_dir():
                 raise
+            if self.stack.broker.running:
+                self.stack.broker.wait()
+                yield
+                return
             self.stack.broker.start()
             try:
                 yield
@@ -289,6 +293,10 @@ class Reset:
                 self.stack.broker.stop()
         else:
             yield
+
+
+def _partitions(count: int) -> str:
+    return f"{count} {'partition' if count == 1 else 'partitions'}"
 
 
 def _there(folder: OwnFolder) -> str:

@@ -23,8 +23,8 @@ from rillet.jobs.errors import ServiceError
 from rillet.jobs.services import SERVICES, port_of, probe, ready_url
 from rillet.jobs.toolchain import python_environment
 
-#: Flink's mini cluster or torch on two cold cores
-READY_TIMEOUT_S = 120.0
+#: Flink's mini cluster or torch on two cold cores, that others use too
+READY_TIMEOUT_S = 240.0
 #: what makes a service ready
 _READY_WITH = {
     "join": "Flink's first checkpoint",
@@ -65,9 +65,12 @@ class Stack:
         """The process of a service."""
         return Process(name, self.config.data_dir / "services")
 
-    def start_broker(self) -> bool:
+    def start_broker(self, say: Callable[[str], None] = lambda _: None) -> bool:
         """Starts the broker unless one answers at the address already, and makes the topics.
 
+        One that was started before and does not answer yet is waited for.
+
+        :param say: is told what is waited for, a line each.
         :returns: whether it was started by this call.
         :raises ServiceError: it cannot be started, or not as [kafka.client] wants it.
         :raises BrokerRefusedError: one answers and does not let us in.
@@ -79,8 +82,13 @@ class Stack:
         except BrokerUnavailableError as error:
             if not kafka.connection.plaintext:
                 raise ServiceError(f"{error}; one started here would be plaintext, [kafka.client] is not") from error
-            self.broker.start()
-            started = True
+            broker = self.broker
+            started = not broker.running
+            if started:
+                broker.start(say)
+            else:
+                say(f"broker  runs (pid {broker.process.pid}) and does not answer yet: waiting for it")
+                broker.wait(say)
         create_topics(kafka.connection, kafka.topic_partitions, replication=kafka.replication)
         return started
 
@@ -130,6 +138,7 @@ class Stack:
             lambda: self.is_ready(name),
             timeout_s,
             lambda seconds: say(f"{name:7} waits for {_READY_WITH[name]} ({seconds:.0f} s so far)"),
+            "it runs on and may only be slow: run `rillet up` again to wait for it, or look at `rillet status`",
         )
 
     def is_ready(self, name: str) -> bool:
@@ -181,7 +190,7 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
 
 def _start_broker(stack: Stack, say: Callable[[str], None]) -> None:
     servers = stack.config.kafka.bootstrap_servers
-    if stack.start_broker():
+    if stack.start_broker(say):
         say(f"broker  started at {servers}, log {stack.broker.process.log}")
     elif stack.owns_broker:
         say(f"broker  runs already at {servers} (pid {stack.broker.process.pid})")

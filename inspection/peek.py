@@ -18,6 +18,7 @@ from rillet.inspection.text import lines_of
 from rillet.inspection.topics import find_records, follow
 from rillet.jobs.config import RilletConfig
 from rillet.schemas import FeatureSpec, RecordError, decode_dead_letter
+from rillet.schemas.text import printable
 from rillet.sources import Converter
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -96,9 +97,22 @@ class Peek:
                 ),
                 look_through=look_through,
             )
-            views = [view for record in records if _is_of(view := reader.describe(record, kind), request_id)]
+            views, unknown = list[Json](), list[Json]()
+            for record in records:
+                view = reader.describe(record, kind)
+                if view["record"] is None and not _mentions(record, kind, request_id.encode()):
+                    unknown.append(view)
+                elif _is_of(view, request_id):
+                    views.append(view)
             for view in views:
                 self._print(view)
+            if unknown:
+                first = unknown[0]
+                count = f"{len(unknown):,} records" if len(unknown) > 1 else "1 record"
+                self._tell(
+                    f"{kind}: {count} cannot be decoded, so that nobody can tell whose they are; the first, at"
+                    f" {first['topic']} {first['partition']}:{first['offset']}: {printable(first['problem'])}"
+                )
             if not views and older:
                 self._tell(
                     f"{kind}: nothing among the newest {look_through:,} offsets of each partition; {older:,} older ones"
@@ -158,5 +172,5 @@ def _mentions(record: TopicRecord, kind: Kind, request_id: bytes) -> bool:
 def _is_of(view: Json, request_id: str) -> bool:
     if view["record"] == "example_block":
         return bool(view["rows"])
-    # What cannot be decoded, and a dead letter, may be of the request as far as anyone can tell.
+    # What cannot be decoded and mentions the request, and a dead letter, may be of the request as far as anyone can tell.
     return bool(view.get("request_id", request_id) == request_id)

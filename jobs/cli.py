@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,8 @@ def join(
             config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
         )
         return
+    # Importing takes many seconds on a busy machine, and an empty log tells nobody that it has begun.
+    logging.getLogger(__name__).info("rillet join starts: loading Flink")
     from rillet.connectors.start_positions import StartAt
     from rillet.jobs.join import run_join
 

@@ -86,6 +86,11 @@ _SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 _PATIENCE_S = 5.0
 
 
+def _counts_up(name: str) -> bool:
+    """Whether a metric of the job only grows until a restart; Flink has gauges among its counters here."""
+    return name in _COUNTERS or name.partition(".")[0] in _BY_NAME
+
+
 class TopicsWatch:
     """Whether the joiner could read: its job runs on, and waits, while no broker answers."""
 
@@ -136,7 +141,10 @@ class JoinerWatch(Collector):
         self._recent = RecentCounts()
         self._counters = counters
         self._alarms = alarms
-        #: per subtask
+        #: per subtask as Flink told them last, and how much had been counted before its restarts
+        self._told: list[dict[str, int]] = []
+        self._before: list[dict[str, int]] = []
+        #: per subtask, restarts or not
         self._found: list[dict[str, int]] = []
         self._silent = False
         #: the topic that was told to hold windows back
@@ -150,14 +158,14 @@ class JoinerWatch(Collector):
             if self._figures is not None and self._job_alarms is not None:
                 for line in self._job_alarms.judge(self._figures):
                     log.warning("%s", line)
-            self._found = self._counters.read()
+            self._found = self._going_on(self._counters.read())
             self._silent = False
         except ConnectorError as error:
             if not self._silent:
                 log.warning("the joiner's counters are not known: %s", error)
             self._silent = True
             return
-        if not self._found:
+        if not any(self._found):
             return
         counts = {name: self._sum(name) for name in _COUNTERS}
         records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
@@ -166,6 +174,20 @@ class JoinerWatch(Collector):
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
         self._tell_if_held()
+
+    def _going_on(self, told: list[dict[str, int]]) -> list[dict[str, int]]:
+        """Counts that do not fall: the tasks' own begin at 0 at each restart, some at once and some with their first record."""
+        if len(told) != len(self._told):
+            self._told, self._before = [{} for _ in told], [{} for _ in told]
+        for now, last, before in zip(told, self._told, self._before, strict=True):
+            for name, count in last.items():
+                if _counts_up(name) and now.get(name, 0) < count:
+                    before[name] = before.get(name, 0) + count
+        self._told = told
+        return [
+            now | {name: count + now.get(name, 0) for name, count in before.items()}
+            for now, before in zip(told, self._before, strict=True)
+        ]
 
     def _tell_if_held(self) -> None:
         held_ms, silent = self._held_ms(), self._silent_topics()
@@ -201,7 +223,7 @@ class JoinerWatch(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """For Prometheus."""
-        families = list(self._families()) if self._found else []
+        families = list(self._families()) if any(self._found) else []
         return families if self._figures is None else [*families, *_of_job(self._figures)]
 
     def _families(self) -> Iterator[Metric]:

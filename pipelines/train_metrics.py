@@ -61,6 +61,7 @@ class TrainMetrics:
         self._newest_event = gauge(
             "newest_event_timestamp_seconds", "Event time that the newest examples have reached."
         )
+        self._newest_event.set(math.nan)
         self._loss = gauge(
             "loss", "Training loss: mean per row since the last progress line, in nats. No measure of quality."
         )

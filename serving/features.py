@@ -69,6 +69,12 @@ class ScoreRequest:
         )
 
 
+def _columns(spec: FeatureSpec) -> str:
+    """What the columns of ``fids`` are, for whoever sends those of another spec."""
+    names = [slot.name if slot.max_values == 1 else f"{slot.name} x {slot.max_values}" for slot in spec.slots]
+    return f"{', '.join(names)} of feature spec {spec.name} ({spec.hash:#x})"
+
+
 class _Side:
     """Column layout of context or item slots in the padded tensor."""
 
@@ -149,7 +155,9 @@ class RequestLayout:
         if fids is None:
             raise InvalidRequestError("inputs", "tensor fids is missing")
         if fids.ndim != 2 or fids.shape[1] != self.spec.width:
-            raise InvalidRequestError("fids.shape", f"{list(fids.shape)}, expected [N, {self.spec.width}]")
+            raise InvalidRequestError(
+                "fids.shape", f"{list(fids.shape)}, expected [N, {self.spec.width}]: {_columns(self.spec)}"
+            )
         rows = len(fids)
         if not 1 <= rows <= self._max_rows:
             raise InvalidRequestError("fids.shape", f"{rows} rows, expected 1 to {self._max_rows}")

@@ -33,6 +33,7 @@ class RawPage:
     :param dense: name to N numbers.
     :param scores: task to N scores, None where an impression has none.
     :param exposed: N times whether the impression was exposed; None where the source does not say.
+    :param record: all of it as decoded; for messages.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class RawPage:
     items: dict[str, list[Any]]
     dense: dict[str, list[Any]]
     scores: dict[str, list[Any]]
+    record: Mapping[str, Any]
     exposed: list[Any] | None = None
 
 
@@ -101,6 +103,7 @@ class FeatureReader:
             },
             {name: path.column(items, source.items) for name, path in self._dense_paths},
             self._scores.read(items, source.items),
+            value,
             None if self._exposed is None else self._exposed.column(items, source.items),
         )
         self._check_numbers(page)
@@ -182,16 +185,35 @@ class FeatureReader:
         :raises RecordError: there is one.
         """
         for slot, path in self._context_paths:
-            _check_value(self._spec.value_slot(slot), slot.ragged, page.context[slot.name], path.text)
+            value = page.context[slot.name]
+            if value is None:
+                raise _missing("slot", slot.name, path, path.text, page.record)
+            _check_value(self._spec.value_slot(slot), slot.ragged, value, path.text)
+        items = [page.record] if self._items is None else self._items.find(page.record)
         for slot, path in self._item_paths:
             for index, value in enumerate(page.items[slot.name]):
-                _check_value(slot, slot.ragged, value, self._item_path(index, path.text))
+                place = self._item_path(index, path.text)
+                if value is None:
+                    raise _missing("slot", slot.name, path, place, items[index])
+                _check_value(slot, slot.ragged, value, place)
         for name, path in self._dense_paths:
             for index, value in enumerate(page.dense[name]):
-                _check_number(value, self._item_path(index, path.text), _MAX_FLOAT32)
+                place = self._item_path(index, path.text)
+                if value is None:
+                    raise _missing("dense feature", name, path, place, items[index])
+                _check_number(value, place, _MAX_FLOAT32)
 
     def _item_path(self, index: int, path: str) -> str:
         return path if self._items is None else f"{self._source.items}.{index}.{path}"
+
+
+def _missing(what: str, name: str, path: Path, place: str, value: Any) -> RecordError:
+    """:param value: in which nothing lies at the path."""
+    near = path.nearest(value)
+    hint = "" if near is None else f"; {shown(near)} is there: is that meant?"
+    return RecordError(
+        f"{place}: is missing or null ({what} {name}; [sources.features.slots] {name} says where it lies){hint}"
+    )
 
 
 def _first_repeated(numbers: list[int]) -> int:

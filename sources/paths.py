@@ -5,6 +5,7 @@ A dot that belongs to a name is written ``\\.``.
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from rillet.schemas import RecordError, quoted
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 4
 _REPR.maxlist = _REPR.maxdict = _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+
+#: how much two names have to share, of 1, for one to stand for the other
+_ALIKE = 0.75
 
 _DOT = re.compile(r"(?<!\\)\.")
 
@@ -58,6 +62,20 @@ class Path:
                 what = "a list; give an index before" if type(value) is list else f"{shown(value)}, which has no field"
                 raise RecordError(f"{here}: is {what} {part!r} (path {self.text!r})")
         return value
+
+    def nearest(self, value: Any) -> str | None:
+        """A field beside the one that is not there, of much the same name; slow, for messages.
+
+        >>> Path("hotel.hotelId").nearest({"hotel": {"stars": 4, "hotel_id": 7}})
+        'hotel_id'
+        """
+        for part in self.parts[:-1]:
+            value = value.get(part) if type(value) is dict else None
+        if type(value) is not dict:
+            return None
+        names = {name.lower(): name for name in value if isinstance(name, str) and name != self.parts[-1]}
+        found = difflib.get_close_matches(self.parts[-1].lower(), names, 1, _ALIKE)
+        return names[found[0]] if found else None
 
     def column(self, values: Sequence[Any], prefix: str) -> list[Any]:
         """:meth:`find` in each of a list's values.

@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "pipelines",
         "operators",
     },
-    "inspection": {"schemas", "sync", "sources", "connectors", "operators", "jobs", "devstack"},
+    "inspection": {"schemas", "sync", "sources", "connectors", "operators", "jobs", "devstack", "audit"},
     "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "sources", "connectors", "jobs"},
     "audit": {"schemas", "sources", "connectors"},

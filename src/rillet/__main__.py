@@ -37,6 +37,7 @@ COMMANDS = {
     "reset": "rillet.devstack.cli",
     "status": "rillet.inspection.cli",
     "peek": "rillet.inspection.cli",
+    "audit": "rillet.inspection.cli",
     "topics": "rillet.jobs.cli",
     "join": "rillet.jobs.cli",
     "backfill": "rillet.jobs.cli",
@@ -107,6 +108,7 @@ def main(context: click.Context) -> None:
     See it work:            rillet demo
     Run it on this machine: rillet up, rillet status, rillet down
     See what flows:         rillet status --watch, rillet peek features
+    Check what was joined:  rillet audit
     Run one service:        rillet join | train | serve | dump --config rillet.toml
     Start over:             rillet reset
     On a Flink cluster:     flink run -py jobs/joiner_job.py --config rillet.toml

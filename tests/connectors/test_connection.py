@@ -61,6 +61,7 @@ def error(code: int, text: str = "why") -> KafkaError:
         (KafkaError._SSL, BrokerRefusedError, "did not let us in"),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, BrokerRefusedError, "does not allow this"),
         (KafkaError._TRANSPORT, BrokerUnavailableError, "no Kafka broker answers"),
+        (KafkaError._TIMED_OUT, BrokerUnavailableError, "one that runs there is slow or overloaded"),
     ],
 )
 def test_errors_name_the_address_and_the_table_of_the_configuration(

@@ -65,6 +65,19 @@ def test_one_that_never_gets_ready_is_reported_after_the_timeout(tmp_path: Path)
     process.stop()
 
 
+def test_what_an_earlier_process_logged_are_not_the_last_words_of_this_one(tmp_path: Path) -> None:
+    process = Process("again", tmp_path)
+    process.log.write_text("told of the shutdown before\n")
+    process.start([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert process.last_words() == "(it has logged nothing yet)"
+    with process.log.open("a") as log:
+        log.write("loading\n")
+    assert process.last_words() == "loading"
+    process.log.write_text("cut\n")
+    assert process.last_words() == "cut"
+    process.stop(kill=True)
+
+
 def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="/no/such/java"):
         Process("ghost", tmp_path).start(["/no/such/java"])

@@ -26,6 +26,7 @@ from rillet.jobs.config import RilletConfig, load_config
 from rillet.jobs.data_lock import hold
 from rillet.jobs.errors import ServiceError
 from rillet.joiner import JoinerRuns
+from rillet.operators.flink_log import log_environment
 from rillet.schemas import EpochClaim, encode
 from rillet.sync import Manifest
 
@@ -96,7 +97,12 @@ def test_all_that_a_joiner_keeps_goes_and_a_start_begins_anew(config_path: Path)
             (folder / "_metadata").touch()
             (folder / "f1a2b3c4-0000-4000-8000-123456789abc").touch()
     assert runs.newest is not None
-    assert reset(config_path, "--joiner", "--yes").exit_code == 0
+    log = config_path.parent / "var/joiner/log"
+    log_environment(log)
+    for name in ("flink.log", "flink.log.3", "tmp_job-1_op_joiner_db_LOG", "tmp_job-1_op_joiner_db_LOG.old.17"):
+        (log / name).touch()
+    result = reset(config_path, "--joiner", "--yes")
+    assert (result.exit_code, "leave" in result.stdout) == (0, False), result.output
     assert runs.newest is None
     assert not (config_path.parent / "var/joiner").exists()
 
@@ -348,7 +354,8 @@ def test_a_raw_topic_of_another_format_is_an_applications_own_and_stays(config_p
 def test_a_topic_is_made_anew_with_as_many_partitions_as_it_had(config_path: Path, topics: _Topics) -> None:
     result = reset(config_path, "--yes")
     assert result.exit_code == 0, result.output
-    assert "actions 42 records, 6 partitions" in result.stdout
+    assert "actions 42 records, 6 partitions\n" in result.stdout
+    assert "deltas is not there, 1 partition\n" in result.stdout
     assert topics.partitions == {"features": 6, "actions": 6, "examples": 3, "deltas": 1, "dead_letters": 1}
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from rillet.__main__ import main
 from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack import process as process_module
+from rillet.devstack.broker import Broker
 from rillet.devstack.process import Process, free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
@@ -85,7 +86,7 @@ def test_up_makes_topics_and_starts_what_is_ready_and_up_again_changes_nothing(s
 @pytest.fixture
 def without_broker(tmp_path: Path, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """Services that stand in for the real ones, and a broker that is taken to answer."""
-    monkeypatch.setattr(Stack, "start_broker", lambda stack: False)
+    monkeypatch.setattr(Stack, "start_broker", lambda *_: False)
     stack = make_stack(tmp_path, "127.0.0.1:1")
     yield stack
     for name in SERVICES:
@@ -161,7 +162,7 @@ def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
 
 
 def test_up_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def terminated(stack: Stack) -> bool:
+    def terminated(stack: Stack, say: object) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
         return False
@@ -195,9 +196,7 @@ def test_a_joiner_with_rare_checkpoints_is_waited_for(tmp_path: Path, monkeypatc
     stack = replace(
         stack, config=replace(stack.config, flink=replace(stack.config.flink, checkpoint_interval_ms=180_000))
     )
-    monkeypatch.setattr(
-        Process, "wait_until", lambda self, ready, timeout_s, waiting: waited.update({self.name: timeout_s})
-    )
+    monkeypatch.setattr(Process, "wait_until", lambda self, ready, timeout_s, *_: waited.update({self.name: timeout_s}))
     for name in SERVICES:
         stack.wait_ready(name)
     assert waited["join"] - waited["train"] == 180
@@ -209,6 +208,43 @@ def test_a_data_dir_in_which_nothing_can_be_made_is_one_error(tmp_path: Path) ->
     folder.write_text("a file in the way of a folder")
     with pytest.raises(ServiceError, match=rf"{folder} cannot be written to \(File exists"):
         stack.start("train")
+
+
+def test_our_own_broker_that_does_not_answer_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, said, asked = make_stack(tmp_path, f"127.0.0.1:{free_port()}"), list[str](), list[object]()
+
+    def answers(broker: Broker) -> bool:
+        asked.append(broker)
+        return len(asked) > 2
+
+    monkeypatch.setattr(Broker, "_answers", answers)
+    monkeypatch.setattr("rillet.devstack.stack.ensure_broker", lambda connection, **_: ensure_broker(connection, 0.1))
+    monkeypatch.setattr("rillet.devstack.stack.create_topics", lambda *_, **__: [])
+    broker = stack.broker
+    pid = broker.process.start([sys.executable, "-c", "import time; time.sleep(60)"])
+    (broker.folder / "server.properties").write_text(
+        f"listeners=BROKER://{broker.bootstrap_servers},CONTROLLER://x:1\n"
+    )
+    try:
+        assert stack.start_broker(said.append) is False
+        assert said == [f"broker  runs (pid {pid}) and does not answer yet: waiting for it"]
+        assert broker.process.pid == pid
+        moved = make_stack(tmp_path, f"127.0.0.1:{free_port()}")
+        with pytest.raises(ServiceError, match=rf"runs \(pid {pid}\) at another address than 127.*`rillet down`"):
+            moved.start_broker()
+    finally:
+        broker.stop(kill=True)
+
+
+def test_a_service_that_takes_too_long_runs_on_and_it_is_said_how_to_wait_for_it(
+    without_broker: Stack, fake_services: dict[str, str]
+) -> None:
+    fake_services["train"] = "import time; time.sleep(60)"
+    without_broker.start("train")
+    with pytest.raises(ServiceError, match="it runs on and may only be slow: run `rillet up` again") as caught:
+        without_broker.wait_ready("train", timeout_s=0.05)
+    assert "it has logged nothing yet" in str(caught.value)
+    assert without_broker.process("train").pid is not None
 
 
 @pytest.mark.integration
@@ -232,7 +268,7 @@ def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_se
 
 def test_the_broker_alone_starts_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(Stack, "start_broker", lambda stack: calls.append("broker") or True)
+    monkeypatch.setattr(Stack, "start_broker", lambda *_: calls.append("broker") or True)
     monkeypatch.setattr(Stack, "start", lambda stack, name: calls.append(name) or True)
     path = tmp_path / "rillet.toml"
     path.write_text('spec = "a"\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')

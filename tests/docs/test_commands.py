@@ -58,6 +58,7 @@ LOOP = (
     (README, "rillet down --config examples/films/rillet.toml"),
     (CHANGING, "rillet join --until-latest --drain --config examples/films/rillet.toml"),
     (CHANGING, "rillet train --until-latest --config examples/films/rillet.toml"),
+    (README, "rillet audit --config examples/films/rillet.toml"),
     (README, "rillet record var/recordings/monday --config examples/films/rillet.toml"),
     (
         README,
@@ -318,6 +319,7 @@ def test_the_commands_of_the_loop_work_in_their_order(project: Callable[[str], P
         said[" ".join(command.split()[1:3])] = ours.run(command)
     assert "good" in said["check-config --config"]
     assert said["up --config"].count("ready") == 3
+    assert "all there, once, right" in said["audit --config"]
     assert "300 requests" in said["record var/recordings/monday"]
     assert "sent 300 features" in said["replay var/recordings/monday"]
     assert "model.dim=16" in said["backtest var/recordings/monday"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from rillet.inspection.cli import peek
-from rillet.inspection.peek import converts_of
+from rillet.inspection.peek import Peek, converts_of
 from rillet.inspection.records import RecordReader
 from rillet.jobs.config import load_config
 from rillet.schemas import dump_spec
@@ -40,6 +41,32 @@ def test_a_json_action_is_shown_by_the_names_of_the_spec_and_as_it_is(tmp_path: 
     wrong = reader.describe(on_topic(raw.replace("r-1", "").encode(), "actions"), "actions")
     assert wrong["record"] is None
     assert wrong["value"].startswith('{"page": ""')
+
+
+def test_of_what_cannot_be_decoded_only_what_mentions_the_request_is_shown_and_the_rest_summed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.spec.toml").write_text(dump_spec(SPEC))
+    (tmp_path / "rillet.toml").write_text(SOURCES)
+    right = f'{{"page": "r-1", "article": 50, "at": {NOW_MS}, "type": "WATCH"}}'
+    values = [right, right.replace('"at"', '"when"'), *2_060 * [right.replace("r-1", "r-2").replace('"at"', '"when"')]]
+    records = [on_topic(value.encode(), "actions", key=None, offset=at) for at, value in enumerate(values)]
+    monkeypatch.setattr("rillet.inspection.peek.require_broker", lambda _: None)
+    monkeypatch.setattr(
+        "rillet.inspection.peek.find_records",
+        lambda _, topic, wanted, **__: ([record for record in records if wanted(record)], 0),
+    )
+    shown, told = list[str](), list[str]()
+    config = load_config(tmp_path / "rillet.toml")
+    looking = Peek(config, rows=None, as_json=True, show=shown.append, tell=told.append)
+    assert looking.request("r-1", ("actions",), 100_000)
+    assert [json.loads(line)["offset"] for line in shown] == [0, 1]
+    (line,) = told
+    assert line.startswith(
+        "actions: 2,060 records cannot be decoded, so that nobody can tell whose they are; the first"
+    )
+    assert line.endswith("at actions 1:2: at: is missing or null")
+    assert not looking.request("r-3", ("actions",), 100_000)
 
 
 @pytest.mark.parametrize(

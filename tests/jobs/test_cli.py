@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -34,6 +35,7 @@ COMMANDS = (
         "reset",
         "status",
         "peek",
+        "audit",
         "topics",
         "join",
         "backfill",
@@ -102,6 +104,22 @@ def test_a_missing_configuration_says_how_to_name_one(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "--config" in result.stderr
+
+
+def test_the_joiner_logs_a_line_before_it_loads_flink(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+
+    def run_join(*_: object, **__: object) -> int:
+        said.extend(caplog.messages)
+        return 0
+
+    # Stands for the module whose import takes seconds.
+    monkeypatch.setitem(sys.modules, "rillet.jobs.join", SimpleNamespace(run_join=run_join))
+    caplog.set_level("INFO")
+    assert run("join", "--config", config).exit_code == 0
+    assert said == ["rillet join starts: loading Flink"]
 
 
 def test_check_config_says_what_was_understood(config: Path) -> None:

@@ -67,6 +67,30 @@ def test_counts_are_of_all_subtasks_and_times_of_the_slowest() -> None:
     }
 
 
+def test_counters_go_on_and_gauges_do_not_when_flink_restarts_the_job() -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    empty = Counters().as_dict() | {"dead_letters": 0, "examples": 0}
+    kinds = "refused.DecodeError.count"
+    flink.subtasks = [{}, empty | {"features": 90, "dead_letters": 60, kinds: 60, "open_requests": 7}]
+    watch.refresh()
+    # Dead letters begin anew at once; the others stay as they were until something is counted.
+    flink.subtasks = [empty, empty | {"features": 90, "open_requests": 2}]
+    watch.refresh()
+    assert shown(watch)["rillet_joiner_dead_letters_total"] == 60
+    flink.subtasks = [
+        empty | {"features": 5},
+        empty | {"features": 10, "dead_letters": 4, kinds: 4, "open_requests": 2},
+    ]
+    for _ in range(2):
+        watch.refresh()
+        found = shown(watch)
+        assert found["rillet_joiner_features_total"] == 105
+        assert found["rillet_joiner_dead_letters_total"] == 64
+        assert found['rillet_joiner_refused_total{error="DecodeError"}'] == 64
+        assert found["rillet_joiner_open_requests"] == 2
+
+
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     flink = Flink()
     clock = [0.0]

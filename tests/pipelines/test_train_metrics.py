@@ -77,9 +77,10 @@ def test_it_is_told_when_quality_will_be_known_until_it_is() -> None:
 
 
 def test_no_example_has_no_time() -> None:
-    told = metrics()
+    told, gauge = metrics(), "rillet_train_newest_event_timestamp_seconds"
+    assert math.isnan(told.registry.get_sample_value(gauge) or 0)  # also before the first turn
     told.update(trainer_after(0))
-    assert math.isnan(told.registry.get_sample_value("rillet_train_newest_event_timestamp_seconds") or 0)
+    assert math.isnan(told.registry.get_sample_value(gauge) or 0)
 
 
 def test_without_served_logits_there_is_no_quality_and_the_rows_are_counted() -> None:

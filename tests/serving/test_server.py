@@ -141,6 +141,7 @@ def test_a_request_without_id_is_given_one_that_its_log_bears_too(server: Runnin
 
 
 _TENSOR = request_tensor(np.random.default_rng(8), 3)
+_COLUMNS = "user, age, gender, occupation, zip, film, year, genres x 6"
 
 
 def _with(row: int, column: int, value: int) -> np.ndarray:
@@ -153,7 +154,7 @@ def _with(row: int, column: int, value: int) -> np.ndarray:
     ("body", "status", "message"),
     [
         (b"{", 400, "body: not JSON"),
-        (_document(_TENSOR[:, :5]), 400, "fids.shape: [3, 5], expected [N, 13]"),
+        (_document(_TENSOR[:, :5]), 400, f"fids.shape: [3, 5], expected [N, 13]: {_COLUMNS} of feature spec "),
         (_document(_with(1, 5, int(make_fids(99, [1])[0]))), 400, "expected a fid of slot 16"),
         (_document(_with(2, 0, int(make_fids(1, [99_999])[0]))), 400, "fids[2][0]: a context column must be equal"),
         (_document(_TENSOR, event_time_ms="now"), 400, "parameters.event_time_ms"),

@@ -209,6 +209,20 @@ def test_what_does_not_fit_a_page_is_named_with_its_place_and_value(place: str, 
     assert refused(as_json(changed(page(), place, new)), features_of().native).startswith(message)
 
 
+def test_a_missing_value_is_named_with_its_slot_the_key_that_maps_it_and_the_field_that_may_be_meant() -> None:
+    def message(place: str, new: Any = ..., **more: Any) -> str:
+        return refused(as_json(changed(page(), place, new) | more), features_of().native)
+
+    assert message("articles.2.age_hours") == (
+        "articles.2.age_hours: is missing or null (slot age; [sources.features.slots] age says where it lies)"
+    )
+    assert message("device", Device="phone") == (
+        "device: is missing or null (slot device; [sources.features.slots] device says where it lies);"
+        " 'Device' is there: is that meant?"
+    )
+    assert message("articles.0", {"id": "a1", "ageHours": 3}).endswith("; 'ageHours' is there: is that meant?")
+
+
 @pytest.mark.parametrize(
     ("place", "new", "message"),
     [
