@@ -242,7 +242,9 @@ def _run(config: RilletConfig, bounds: _Bounds) -> bool:
     with GroupLag(config.kafka.connection, groups(config)) as lag:
         bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
         client = env.execute_async("rillet joiner")
-        watch = JobWatch(client, run, config.flink.checkpoint_interval_ms, flink_log(_log_folder(config)))
+        watch = JobWatch(
+            client, run, config.flink.checkpoint_interval_ms, flink_log(config.data_dir / "joiner" / "log")
+        )
         job = _rest_url(client), str(client.get_job_id())
         joiner = JoinerWatch(
             FlinkCounters(*job, operators(config), GROUP),
@@ -323,14 +325,10 @@ def _holds_rows(config: RilletConfig) -> bool:
     return any(end > first for first, end in ends.values())
 
 
-def _log_folder(config: RilletConfig) -> Path:
-    return config.data_dir / "joiner" / "log"
-
-
 def _prepare_process(config: RilletConfig, lock: int) -> None:
     """Settings that PyFlink reads from the environment of its Java process and of its workers."""
     os.environ.update(python_environment())
-    folder = _log_folder(config)
+    folder = config.data_dir / "joiner" / "log"
     try:
         os.environ.update(log_environment(folder))
     except OSError as error:
