@@ -96,8 +96,7 @@ def join(
             config=config, recording=recording, to=to, requests=requests, keep_open=keep_open_windows, **given
         )
         return
-    # Importing takes many seconds on a busy machine, and an empty log tells nobody that it has begun.
-    logging.getLogger(__name__).info("rillet join starts: loading Flink")
+    logging.getLogger(__name__).info("rillet join starts: loading Flink")  # which takes seconds, on a busy machine many
     from rillet.connectors.start_positions import StartAt
     from rillet.jobs.join import run_join
 
