@@ -29,6 +29,12 @@ _TELL_AFTER_S, _TELL_EVERY_S = 1.0, 5.0
 #: an id of 128 bits that are 0: the broker gives none
 _NO_ID = str(Uuid(0, 0))
 _NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+_NO_LEADER_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
 
 Answer = TypeVar("Answer")
 
@@ -172,13 +178,21 @@ def ends_by(
     :raises BrokerRefusedError: the user may not see the topic.
     :raises KafkaException: the broker does not answer, or refuses.
     """
-    metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
-    if not _exists(kafka, metadata):
-        return None
-    return {
-        number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
-        for number in sorted(metadata.partitions)
-    }
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+        if not _exists(kafka, metadata):
+            return None
+        try:
+            return {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
+                for number in sorted(metadata.partitions)
+            }
+        except KafkaException as error:
+            # For a moment after a topic was made, or a broker has come back, some do not know yet who leads a partition.
+            if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _list_topics(consumer: Consumer, timeout_s: float) -> None:

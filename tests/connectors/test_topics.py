@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from rillet.connectors import topics
 from rillet.connectors.config import KafkaConfig, Service, TopicNames
@@ -32,6 +33,17 @@ def test_a_topic_that_may_not_be_seen_is_not_taken_for_missing() -> None:
     denied = SimpleNamespace(topic="deltas", error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), partitions={})
     with pytest.raises(BrokerRefusedError, match="topic deltas on k:9092 may not be seen by the user"):
         topics._exists(KafkaConnection("k:9092"), denied)
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION])
+def test_a_partition_that_has_no_leader_for_a_moment_is_asked_again(code: int) -> None:
+    consumer = MagicMock()
+    consumer.list_topics.return_value.topics = {"t": SimpleNamespace(topic="t", error=None, partitions={0: None})}
+    consumer.get_watermark_offsets.side_effect = [KafkaException(KafkaError(code)), (3, 5)]
+    assert topics.ends_by(KafkaConnection("k:9092"), consumer, "t", 5.0) == {0: (3, 5)}
+    consumer.get_watermark_offsets.side_effect = KafkaException(KafkaError(code))
+    with pytest.raises(KafkaException):
+        topics.ends_by(KafkaConnection("k:9092"), consumer, "t", 0.0)
 
 
 def test_a_refused_login_ends_the_waiting() -> None:
