@@ -148,16 +148,17 @@ def test_an_acknowledgement_is_never_counted_before_its_record(kafka: FakeKafka)
     actions = EventProducer(kafka, "actions")
     actions.start()
     waiting: list[int] = []
+    broker = threading.Thread(target=lambda: (kafka.clients[0].poll(0), waiting.append(len(actions))))
 
     def acknowledge() -> None:
         # The broker answers on another thread while this one is still within submit.
-        thread = threading.Thread(target=lambda: (kafka.clients[0].poll(0), waiting.append(len(actions))))
-        thread.start()
-        thread.join(0.05)
+        broker.start()
+        broker.join(0.05)
 
     kafka.clients[0].queued = acknowledge
     actions.submit(ACTION)
     actions.flush(1)
+    broker.join(5)
     actions.close()
     assert waiting == [0]
     assert (actions.queued, actions.delivered, len(actions)) == (1, 1, 0)
