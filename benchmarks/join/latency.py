@@ -16,7 +16,7 @@ from rillet.benchmarks.join.contestant import Run
 from rillet.benchmarks.join.contestants import Ours
 from rillet.benchmarks.join.figures import Latency
 from rillet.benchmarks.join.process_tree import ProcessTree
-from rillet.benchmarks.join.shapes import GAP_MS, PAGE
+from rillet.benchmarks.join.shapes import GAP_MS, PAGE, load_of
 from rillet.benchmarks.join.topics import examples_topic
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.topics import create_topics, delete_topics
@@ -31,6 +31,8 @@ _READY_S = 180.0
 #: what is sent in the first part of the run is not judged: Java's compiler is still busy
 _WARM_UP = 0.3
 _LONGEST_S = 60.0
+#: share of the examples that are due which must have come for their times to say something
+_KEPT_UP = 0.9
 #: from the last record until it is committed
 _REST_S = 12.0
 
@@ -48,7 +50,7 @@ def measure_latency(
 
     :param impressions_per_s: at which impressions are sent, with their actions.
     :param folder: empty, for configuration and state.
-    :raises BenchError: the joiner does not begin to write, or gives no rows to judge.
+    :raises BenchError: the joiner does not begin to write, or does not keep up.
     """
     name = f"live-{contestant.name}-{uuid4().hex[:8]}"
     features, actions = f"{name}-features", f"{name}-actions"
@@ -71,8 +73,13 @@ def measure_latency(
     finally:
         delete_topics(servers, [features, actions, run.examples])
     rows = np.array([row for row in arrivals.rows if row[0] >= judged_ms], np.float64).reshape(-1, 3)
-    if not len(rows):
-        raise BenchError(f"{contestant.name}: no action of the paced run has become an example: {tree.last_lines()}")
+    due = (1 - _WARM_UP) * load_of(recording).positives * requests / recording.info.requests
+    if len(rows) < _KEPT_UP * due:
+        # What has not come yet would have the longest times.
+        raise BenchError(
+            f"{contestant.name}: of some {due:,.0f} examples {len(rows):,} had come {_REST_S:.0f} s after the last action, at"
+            f" {impressions_per_s:,.0f} impressions/s: it has not kept up; run it with more --requests, on a quieter machine"
+        )
     return Latency(rows[:, 1] - rows[:, 0], rows[:, 2] - rows[:, 0], sent.features * PAGE / sent.wall_s)
 
 
