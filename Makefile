@@ -34,8 +34,9 @@ demo: setup ## run the whole loop on MovieLens-1M and audit it
 test: setup ## run all tests but the long simulations, those with a real broker and Flink too
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# One worker more than there are cores: some tests wait for threads, processes and deadlines.
 unit: setup ## run the tests without broker, Flink and simulations, in under a minute
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not integration and not simulation" --hypothesis-profile quick $(ARGS)
+	$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadfile -m "not integration and not simulation" --hypothesis-profile quick $(ARGS)
 
 test-long: setup ## run the long simulations: thousands of seeds
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
