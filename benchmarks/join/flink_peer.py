@@ -108,6 +108,8 @@ def run_job(job: str, run: Run, state_backend: str) -> None:
     env = StreamExecutionEnvironment.get_execution_environment(_mini_cluster(run))
     env.add_jars(fetch_jars().connector.as_uri())
     flink = settings(config, JobOptions(idle_sources=False))
+    # Peers are never gone on with, so their operators need no names.
+    flink.set_string("pipeline.auto-generate-uids", "true")
     flink.set_string("pipeline.name", job)
     flink.set_string("restart-strategy.type", "none")
     env.configure(flink)
