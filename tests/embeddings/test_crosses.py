@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.embeddings import CrossColumns, TableInputError
@@ -119,6 +119,7 @@ def segments_of(columns: CrossColumns, packed: tuple[Int64s, UInt16s | None], ro
     return [dict(zip(columns.segments, cells[i : i + width], strict=True)) for i in range(0, rows * width, width)]
 
 
+@settings(max_examples=150, deadline=None)
 @given(requests())
 def test_a_row_that_is_trained_on_has_every_pair_in_order_up_to_the_limit(case: Requests) -> None:
     flat = [cell for row in case.rows for cell in row[: len(case.spec.slots)]]
@@ -129,6 +130,7 @@ def test_a_row_that_is_trained_on_has_every_pair_in_order_up_to_the_limit(case: 
     assert segments_of(columns, packed, len(case.rows)) == [dict(enumerate(row)) for row in case.rows]
 
 
+@settings(max_examples=150, deadline=None)
 @given(requests())
 def test_a_request_that_is_served_has_the_fids_of_the_rows_that_are_trained_on(case: Requests) -> None:
     of_context, of_candidates = CrossColumns.of_context(case.spec), CrossColumns.of_candidates(case.spec)

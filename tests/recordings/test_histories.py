@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.recordings import Event
@@ -148,6 +148,7 @@ def _streams(draw: st.DrawFn) -> list[Event]:
     return [event for *_, event in sorted(events, key=lambda entry: entry[:2])]
 
 
+@settings(deadline=None, max_examples=40)
 @given(_streams())
 def test_no_request_sees_an_action_at_or_after_its_time_or_misses_one_before(events: list[Event]) -> None:
     requests = {event.request_id: event for event in events if isinstance(event, FeatureEvent)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.schemas import (
@@ -64,6 +64,7 @@ def _events(draw: st.DrawFn) -> tuple[FeatureSpec, FeatureEvent]:
     return spec, FeatureEvent("r", 5, spec.hash, context, ids, items, context_lengths, item_lengths)
 
 
+@settings(max_examples=60, deadline=None)
 @given(_events())
 def test_an_event_replayed_as_a_request_is_logged_as_the_same_event(case: tuple[FeatureSpec, FeatureEvent]) -> None:
     spec, event = case

@@ -47,6 +47,7 @@ tensors = st.one_of(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(tensors, st.sampled_from(["flat", "nested", "binary"])), max_size=3))
 def test_tensors_are_read_exactly_in_every_form(inputs: list[tuple[np.ndarray, str]]) -> None:
     entries: list[dict[str, Any]] = []
@@ -97,6 +98,7 @@ _documents = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(_documents | _json, st.binary(max_size=40))
 def test_any_json_is_read_or_refused_by_name(document: Any, tail: bytes) -> None:
     text = json.dumps(document).encode()
@@ -192,6 +194,7 @@ def test_outputs_carry_their_form_and_an_empty_list_asks_for_all() -> None:
     assert _parse(_body(outputs=[])).outputs is None
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.schemas import ActionEvent, FeatureEvent, RecordError, decode_as, encode, token_values
@@ -78,6 +78,7 @@ ARTICLES = st.lists(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     ARTICLES,
     st.integers(0, (1 << 48) - 1),

@@ -33,6 +33,7 @@ def _flat(batches: list[Batch], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(getattr(batch, name)).reshape(-1) for batch in batches])
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 3))
 def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int], batch_size: int, seed: int) -> None:
     blocks = _blocks(seed, sizes)
@@ -56,6 +57,7 @@ def test_batches_hold_every_row_once_in_order_whatever_the_cuts(sizes: list[int]
     np.testing.assert_array_equal(_flat(batches, "served_logits"), served)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 20))
 def test_going_on_from_a_batch_position_gives_the_same_batches(sizes: list[int], batch_size: int, stop: int) -> None:
     blocks = _blocks(7, sizes)
@@ -172,6 +174,7 @@ def test_chosen_rows_are_those_of_a_batch_without_the_others(ragged: bool) -> No
     assert selected.positions == batch.positions
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7), st.integers(0, 4), st.data())
 def test_each_row_knows_where_it_was_read(sizes: list[int], batch_size: int, skipped: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(4)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.schemas import LabelKind
@@ -71,6 +71,7 @@ def test_one_class_alone_gives_no_auc_instead_of_a_wrong_one() -> None:
     assert metrics.base_rate == 0
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.001, 8.0), st.booleans())
 def test_binning_moves_the_auc_by_no_more_than_it_says(seed: int, spread: float, weighted: bool) -> None:
     logits, labels, rates = _sample(seed, 300)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rillet.schemas.arrays import Bools, Float64s, Int64s
@@ -65,6 +65,7 @@ def test_the_definitions_for_weighted_rows_are_those_of_scikit_learn() -> None:
     assert weighted_log_loss(labels, sigmoid(logits), weights) == pytest.approx(loss)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_auc_within_does_not_depend_on_the_order_of_rows(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 30))
