@@ -13,8 +13,10 @@ from urllib.parse import quote
 from rillet.connectors.errors import ConnectorError
 
 _TIMEOUT_S = 5.0
-#: of each committer of a sink: what it could not commit, and goes on without
-_FAILED_COMMITS = "failedCommittables"
+#: of each committer of a sink: what it could not commit, and goes on without; and all that it was given
+_FAILED_COMMITS, _ALL_COMMITS = "failedCommittables", "totalCommittables"
+#: begins what Python tells of an error
+_PYTHON = "Traceback (most recent call last):"
 Answer = TypeVar("Answer")
 
 
@@ -33,8 +35,8 @@ class JobFigures(NamedTuple):
     state_bytes: int
     checkpoint_bytes: int
     checkpoint_ms: int
-    #: transactions that could not be committed: the broker had aborted them, and their rows are lost; None while no task
-    #: has told
+    #: transactions that could not be committed since the first reading, whatever was restarted: the broker had aborted
+    #: them, and their rows are lost; None while no task has told
     lost_transactions: int | None
 
 
@@ -64,8 +66,10 @@ class FlinkJob(_FlinkRest):
 
     def __init__(self, rest_url: str, job_id: str) -> None:
         super().__init__(rest_url, job_id)
-        #: vertices that commit transactions
-        self._committers: list[str] | None = None
+        #: metrics of the subtasks that commit transactions, by URL: failed commits and all, as last told
+        self._committers: dict[str, tuple[int, int]] | None = None
+        #: failed commits of tasks that have ended; None while no task has told of any
+        self._lost_before: int | None = None
         #: restarts when the last failure was asked for
         self._explained = 0
         self._failure = ""
@@ -103,26 +107,43 @@ class FlinkJob(_FlinkRest):
         return innermost_cause(history[0]["stacktrace"]) if history else ""
 
     def _lost_transactions(self) -> int | None:
+        """A task counts from 0, and may have failed to commit before it is asked for the first time.
+
+        That it is another one is therefore told by all of its commits, which are fewer than those of the task before it.
+        """
         if self._committers is None:
-            vertices = self._get(self._job)["vertices"]
-            self._committers = [vertex["id"] for vertex in vertices if "Committer" in vertex["name"]]
-        counts: list[int] = []
-        for vertex in self._committers:
-            url = f"{self._job}/vertices/{vertex}/subtasks/metrics"
-            names = [one["id"] for one in self._get(url) if one["id"].endswith(_FAILED_COMMITS)]
-            if names:
-                counts += (round(one["sum"]) for one in self._get(f"{url}?agg=sum&get={quote(','.join(names))}"))
-        return sum(counts) if counts else None
+            vertices = [one for one in self._get(self._job)["vertices"] if "Committer" in one["name"]]
+            subtasks = ((one["id"], number) for one in vertices for number in range(one["parallelism"]))
+            urls = (f"{self._job}/vertices/{vertex}/subtasks/{number}/metrics" for vertex, number in subtasks)
+            self._committers = dict.fromkeys(urls, (0, 0))
+        for url, (failed_before, all_before) in self._committers.items():
+            names = [one["id"] for one in self._get(url) if one["id"].endswith((_FAILED_COMMITS, _ALL_COMMITS))]
+            if not names:
+                continue
+            told = {one["id"]: int(one["value"]) for one in self._get(f"{url}?get={quote(','.join(names))}")}
+            failed = sum(count for name, count in told.items() if name.endswith(_FAILED_COMMITS))
+            commits = sum(told.values()) - failed
+            self._lost_before = self._lost_before or 0
+            if failed < failed_before or commits < all_before:
+                self._lost_before += failed_before
+            self._committers[url] = failed, commits
+        if self._lost_before is None:
+            return None
+        return self._lost_before + sum(failed for failed, _ in self._committers.values())
 
 
 def innermost_cause(trace: str) -> str:
     """Of a Java stack trace, in one line: the last "Caused by", or the first line where there is none.
 
+    Where that holds a traceback of Python, which has lines of its own: what Python has raised.
+
     >>> innermost_cause("a.Outer: x\\n\\tat y\\nCaused by: b.Inner: out of disk\\n\\tat z")
     'b.Inner: out of disk'
     """
-    causes = [line for line in trace.splitlines() if line.startswith("Caused by: ")]
-    return causes[-1].removeprefix("Caused by: ") if causes else trace.strip().partition("\n")[0]
+    cause = trace.strip().rpartition("\nCaused by: ")[2]
+    lines = cause.partition("\n\tat ")[0].splitlines()
+    raised = [line for line in lines[1:] if line and not line[0].isspace()]
+    return raised[-1] if raised and lines[0].endswith(_PYTHON) else "".join(lines[:1])
 
 
 class FlinkCounters(_FlinkRest):

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rillet.connectors.errors import ConnectorError
-from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
+from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures, innermost_cause
 
 METRICS = {
     "/jobs/j/metrics": {"numRestarts": "2"},
@@ -20,13 +20,13 @@ METRICS = {
         "join.joiner.unknown_action.CLICK.count": "3",
         "join.numRecordsIn": "9",
         "0.Shuffle.Netty": "1.5",
+        "examples__Committer.failedCommittables": "2",
+        "examples__Committer.totalCommittables": "40",
     },
     "/jobs/j/vertices/v2/subtasks/1/metrics": {"join.joiner.features": "2"},
     "/jobs/j/vertices/v2/subtasks/2/metrics": {},
     "/jobs/j/vertices/v1/subtasks/0/metrics": {"convert-features.joiner.dead_letters": "4", "Calc[2].joiner.x": "1"},
 }
-#: summed over subtasks
-COMMITS = {"examples__Committer.failedCommittables": 2.0}
 JOB = {
     "vertices": [
         {"id": "v1", "name": "Source: features[1] -> Calc[2] -> convert-features", "parallelism": 1},
@@ -53,6 +53,13 @@ CHECKPOINTS: dict[str, object] = {
         {"id": 4, "status": "FAILED"},
     ],
 }
+#: of a function in a Python process of its own: Flink's cause says nothing, what Python has raised follows it
+PYTHON_TRACE = (
+    "java.lang.RuntimeException: Failed to close remote bundle\n\tat a.b\n"
+    "Caused by: java.util.concurrent.ExecutionException: java.lang.RuntimeException: Error received from SDK harness\n"
+    "Caused by: java.lang.RuntimeException: Error received from SDK harness for instruction 4: Traceback (most recent call"
+    ' last):\n  File "x.py", line 3, in process\n    raise ValueError("no slot 7")\nValueError: no slot 7\n\n\tat c.d\n'
+)
 TRACE = "java.lang.RuntimeException: chain\n\tat a.b\nCaused by: java.io.IOException: No space left on device\n\tat c"
 OF_JOB: dict[str, object] = {
     "/jobs/j": JOB,
@@ -66,9 +73,7 @@ class Rest(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         answer = OF_JOB.get(url.path)
-        if answer is None and url.path.endswith("subtasks/metrics"):
-            answer = [{"id": name, "sum": count} for name, count in COMMITS.items()]
-        elif answer is None:
+        if answer is None:
             found = METRICS[url.path]
             wanted = parse_qs(url.query).get("get")
             answer = [{"id": name} for name in found]
@@ -119,12 +124,43 @@ def test_checkpoints_and_restarts_are_told_with_their_reasons(rest: str) -> None
     )
 
 
+def test_the_cause_of_a_failure_in_python_is_what_python_has_raised() -> None:
+    assert innermost_cause(PYTHON_TRACE) == "ValueError: no slot 7"
+    thread_mode = (
+        "java.lang.RuntimeException: Error\nCaused by: pemja.core.PythonException: <class 'OSError'>: disk full\n"
+        "\tat /x/joiner.py.open(joiner.py:7)\n\tat pemja.core.PythonInterpreter.invoke(Native Method)\n"
+    )
+    assert innermost_cause(thread_mode) == "pemja.core.PythonException: <class 'OSError'>: disk full"
+
+
 def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = {"counts": {"completed": 0, "failed": 0}, "latest": {"completed": None, "failed": None}, "history": []}
     monkeypatch.setitem(OF_JOB, "/jobs/j/checkpoints", empty)
     monkeypatch.setitem(OF_JOB, "/jobs/j/metrics", [])
-    monkeypatch.setattr(f"{__name__}.COMMITS", {})
+    monkeypatch.setitem(METRICS, "/jobs/j/vertices/v2/subtasks/0/metrics", {})
     assert FlinkJob(rest, "j").read() == JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, None)
+
+
+def test_transactions_that_are_lost_after_a_restart_come_on_top_of_those_before(
+    rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A committer's counters begin at 0 with its task, and what it cannot commit it counts at its start: 0 is never seen."""
+    job, path = FlinkJob(rest, "j"), "/jobs/j/vertices/v2/subtasks/{}/metrics"
+
+    def lost(subtask: int, failed: int, total: int) -> int | None:
+        name = "examples__Committer."
+        counts = {f"{name}failedCommittables": str(failed), f"{name}totalCommittables": str(total)}
+        monkeypatch.setitem(METRICS, path.format(subtask), counts)
+        return job.read().lost_transactions
+
+    assert lost(0, failed=1, total=40) == 1
+    assert lost(0, failed=1, total=41) == 1
+    assert lost(0, failed=1, total=3) == 2, "another task's"
+    assert lost(1, failed=2, total=9) == 4, "of another subtask"
+    assert lost(0, failed=0, total=2) == 4
+    assert lost(0, failed=0, total=5) == 4
+    monkeypatch.setitem(METRICS, path.format(0), {})
+    assert job.read().lost_transactions == 4, "while Flink tells nothing of a task that starts"
 
 
 def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> None:
