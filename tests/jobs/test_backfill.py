@@ -12,6 +12,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.jobs.joiner_job import groups
 from rillet.joiner import JoinerError, JoinerRuns, KeptSettings, RequestRange
 from tests.jobs.fake_job import set_unread
+from tests.joiner.snapshots import complete
 from tests.joiner.support import SPEC
 
 RANGE = RequestRange(1_000_000_000, 1_086_400_000)
@@ -67,7 +68,6 @@ def test_a_backfill_that_could_not_be_right_is_refused(
 def test_a_backfill_that_is_done_is_not_begun_again(joiner_config: RilletConfig) -> None:
     run = JoinerRuns(backfill.backfill_config(joiner_config, "again").data_dir / "joiner" / "runs").begin("")
     end = run.savepoint_dir(drained=True) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     with pytest.raises(JoinerError, match="this backfill is done, its rows are on topic again"):
         backfill.run_backfill(joiner_config, RANGE, "again", LATER_MS)

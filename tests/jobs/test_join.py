@@ -28,6 +28,7 @@ from rillet.operators.flink_config import joiner_name
 from rillet.pipelines import bounded_read
 from rillet.schemas import dump_spec
 from tests.jobs.fake_job import RunningJob, set_unread, signal_at_once
+from tests.joiner.snapshots import complete
 from tests.joiner.support import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,8 +98,7 @@ def test_a_stop_without_a_savepoint_says_what_the_next_start_goes_on_from(
 ) -> None:
     run, client = JoinerRun(tmp_path), MagicMock()
     newest = run.checkpoint_dir / "job" / "chk-3"
-    newest.mkdir(parents=True)
-    (newest / "_metadata").touch()
+    complete(newest, 3)
     failure = Py4JJavaError.__new__(Py4JJavaError)
     monkeypatch.setattr(Py4JJavaError, "__str__", lambda _: "Caused by: timed out")
     monkeypatch.setattr("pyflink.java_gateway.get_gateway", MagicMock())
@@ -114,8 +114,7 @@ def test_state_of_a_topic_that_was_made_anew_is_refused_before_anything_is_writt
     join.run_join(joiner_config, until_latest=True)
     (run,) = (joiner_config.data_dir / "joiner/runs").iterdir()
     end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     sys.modules["rillet.jobs.joiner_job"].ids_of_topics.return_value = {"features": "id1", "actions": "id9"}  # type: ignore[attr-defined]
     with pytest.raises(JoinerError, match="has id id9, that one had id2"):
         join.run_join(joiner_config)
@@ -155,8 +154,7 @@ def test_where_reading_begins_is_for_a_first_start_alone(
     assert sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs["start"] == start  # type: ignore[attr-defined]
     (run,) = (joiner_config.data_dir / "joiner/runs").iterdir()
     end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     with pytest.raises(JoinerError, match="leave out --from"):
         join.run_join(joiner_config, until_latest=True, start=start)
 

@@ -11,6 +11,7 @@ import pytest
 from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept, kept_state
 from rillet.joiner.kept_state import STATE_FORMAT
 from rillet.schemas import SpecRegistry
+from tests.joiner.snapshots import complete
 from tests.joiner.support import SPEC
 
 NOW = KeptSettings.of(SPEC, JoinerConfig())
@@ -22,8 +23,7 @@ def ended(folder: Path, kept: Kept, *, drained: bool = False) -> JoinerRun:
     """A run that has left a savepoint."""
     run = JoinerRuns(folder).begin(kept.dump())
     end = run.savepoint_dir(drained=drained) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     return run
 
 
