@@ -29,6 +29,11 @@ JOINER = (
     # of operators/flink_log.py
     ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.*_db_LOG.*"),
 )
+#: names in the folder of backfills: each has a data_dir of its own, named after its topic
+BACKFILLS = (
+    *(("[a-zA-Z0-9._-]+", "joiner", *names) for names in JOINER),
+    ("[a-zA-Z0-9._-]+", "locks", r"join\.lock"),
+)
 #: names in the folder of a model's checkpoints, of all its feature specs
 CHECKPOINTS = (
     (

@@ -24,7 +24,7 @@ from rillet.connectors.silence import TopicSilence
 from rillet.connectors.start_positions import FORMS, StartAt
 from rillet.connectors.topics import topic_ids
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.joiner import JoinerRuns, Kept, KeptSettings, RequestRange, check_kept
+from rillet.joiner import JoinerRuns, Kept, KeptSettings, Remedies, RequestRange, check_kept
 from rillet.operators.backfill_function import BackfillFunction
 from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction
 from rillet.operators.flink_config import joiner_group
@@ -196,7 +196,8 @@ def _begin_run(
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
     kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
-    check_kept(runs.newest, kept, specs, first_start=options.start is not None)
+    remedies = Remedies.of_cluster(runs.folder)
+    check_kept(runs.newest, kept, specs, remedies, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None
     run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     flink = Configuration()

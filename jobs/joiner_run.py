@@ -23,7 +23,7 @@ from rillet.jobs.errors import ServiceError
 from rillet.jobs.health import HealthServer
 from rillet.jobs.signals import call_on_signals
 from rillet.jobs.toolchain import fetch_jars, python_environment
-from rillet.joiner import Alarms, JoinerRun, JoinerRuns, Kept, KeptSettings, RequestRange, check_kept
+from rillet.joiner import Alarms, JoinerRun, JoinerRuns, Kept, KeptSettings, Remedies, RequestRange, check_kept
 from rillet.joiner.metrics import GROUP
 from rillet.operators.flink_log import flink_log
 from rillet.operators.memory import TaskMemory
@@ -93,9 +93,11 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     spec = specs.current
     runs = JoinerRuns(folder / "runs")
     kept = Kept(KeptSettings.of(spec, config.joiner))
+    remedies = Remedies()
     if bounds.requests is not None:
         kept = replace(kept, requests=(bounds.requests.from_ms, bounds.requests.until_ms))
-    check_kept(runs.newest, kept, specs, first_start=bounds.start is not None and bounds.requests is None)
+        remedies = Remedies.of_backfill(config.data_dir)
+    check_kept(runs.newest, kept, specs, remedies, first_start=bounds.start is not None and bounds.requests is None)
     create_topics(
         config.kafka.connection, config.kafka.topic_partitions_of("join"), replication=config.kafka.replication
     )
@@ -109,7 +111,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
 
     topics, topic_ids = config.kafka.topics, ids_of_topics(config)
     kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
-    check_kept(runs.newest, kept, specs)
+    check_kept(runs.newest, kept, specs, remedies)
     if bounds.start is not None:
         bounds.start.check(config.kafka.connection, {kind: getattr(topics, kind) for kind in topic_ids})
     if bounds.ends is not None:

@@ -109,6 +109,26 @@ def test_all_that_a_joiner_keeps_goes_and_a_start_begins_anew(config_path: Path)
     assert not (config_path.parent / "var/joiner").exists()
 
 
+def test_a_backfill_that_runs_is_not_robbed_of_its_topics_and_one_that_does_not_is_forgotten(config_path: Path) -> None:
+    """Its state names offsets of the raw topics, as the joiner's does; its lock is that of a data_dir of its own."""
+    var = config_path.parent / "var"
+    folder, mine = var / "backfills/films.again", var / "backfills/notes"
+    complete(folder / "joiner/runs/000001/stopped/savepoint-d38a12-30aa6e31f30e")
+    mine.write_text("mine")
+    with hold(folder, "join"):
+        running = reset(config_path, "--joiner", "--yes")
+    assert (running.exit_code, "join runs already on data_dir" in running.stderr) == (2, True), running.output
+    assert str(folder) in running.stderr
+    work(config_path, "joiner").joiner_state.delete()
+    alone = reset(config_path, "--topics", "--model", "--yes")
+    assert (alone.exit_code, f"{var / 'backfills'} with offsets of topics that are gone" in alone.stderr) == (2, True)
+    assert alone.stderr.endswith(": add --joiner\n")
+    result = reset(config_path, "--joiner", "--yes")
+    assert (result.exit_code, f"leave      {mine}: " in result.stdout) == (0, True), result.output
+    assert not folder.exists()
+    assert mine.exists()
+
+
 def test_a_reset_that_is_interrupted_leaves_no_older_state_as_the_newest(config_path: Path) -> None:
     runs = JoinerRuns(config_path.parent / "var/joiner/runs")
     for _ in range(12):
