@@ -15,6 +15,8 @@ from rillet.connectors.errors import ConnectorError
 _TIMEOUT_S = 5.0
 #: of each committer of a sink: what it could not commit, and goes on without; and all that it was given
 _FAILED_COMMITS, _ALL_COMMITS = "failedCommittables", "totalCommittables"
+#: why checkpoints fail that were in progress when the job did
+_OF_RESTARTS = ("FailoverRegion is restarting.", "Checkpoint Coordinator is suspending.")
 #: begins what Python tells of an error
 _PYTHON = "Traceback (most recent call last):"
 Answer = TypeVar("Answer")
@@ -35,8 +37,8 @@ class JobFigures(NamedTuple):
     state_bytes: int
     checkpoint_bytes: int
     checkpoint_ms: int
-    #: transactions that could not be committed since the first reading, whatever was restarted: the broker had aborted
-    #: them, and their rows are lost; None while no task has told
+    #: transactions that could not be committed since the first reading, whatever was restarted, and had not been before:
+    #: the broker has aborted them, and their rows are lost; None while no task has told
     lost_transactions: int | None
 
 
@@ -64,12 +66,30 @@ class _FlinkRest:
 class FlinkJob(_FlinkRest):
     """Reads how a job is doing."""
 
-    def __init__(self, rest_url: str, job_id: str) -> None:
+    def __init__(
+        self,
+        rest_url: str,
+        job_id: str,
+        *,
+        transaction_timeout_ms: int = 900_000,
+        longest_transaction_ms: int = 0,
+        restored_ms: int | None = None,
+    ) -> None:
+        """
+        :param transaction_timeout_ms: after which the broker ends a transaction.
+        :param longest_transaction_ms: how long one may be open until the checkpoint after it is complete.
+        :param restored_ms: wall clock at which the checkpoint of another job was complete that this one goes on from; None
+            where it goes on from the savepoint of a stop, whose transactions were all committed, or from nothing.
+        """
         super().__init__(rest_url, job_id)
+        self._timeout_ms, self._longest_ms = transaction_timeout_ms, longest_transaction_ms
+        self._restored_ms = restored_ms
         #: metrics of the subtasks that commit transactions, by URL: failed commits and all, as last told
-        self._committers: dict[str, tuple[int, int]] | None = None
-        #: failed commits of tasks that have ended; None while no task has told of any
-        self._lost_before: int | None = None
+        self._committers: dict[str, tuple[int, int]] = {}
+        #: those that may be of another task since; and when it was restored
+        self._fresh: set[str] = set()
+        self._started_ms: int | None = None
+        self._lost: int | None = None
         #: restarts when the last failure was asked for
         self._explained = 0
         self._failure = ""
@@ -86,6 +106,8 @@ class FlinkJob(_FlinkRest):
         completed, failed = found["latest"]["completed"] or {}, found["latest"]["failed"] or {}
         newest = completed.get("id", -1)
         in_a_row = sum(one["status"] == "FAILED" and one["id"] > newest for one in found["history"])
+        if failed.get("failure_message") in _OF_RESTARTS:
+            in_a_row = 0
         restarts = sum(int(one["value"]) for one in self._get(f"{self._job}/metrics?get=numRestarts"))
         if restarts > self._explained:
             self._explained, self._failure = restarts, self._last_failure()
@@ -99,37 +121,66 @@ class FlinkJob(_FlinkRest):
             int(completed.get("state_size", 0)),
             int(completed.get("checkpointed_size", 0)),
             int(completed.get("end_to_end_duration", 0)),
-            self._lost_transactions(),
+            self._lost_transactions(found),
         )
 
     def _last_failure(self) -> str:
         history = self._get(f"{self._job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return innermost_cause(history[0]["stacktrace"]) if history else ""
 
-    def _lost_transactions(self) -> int | None:
-        """A task counts from 0, and may have failed to commit before it is asked for the first time.
+    def _lost_transactions(self, checkpoints: Any) -> int | None:
+        """Counts what tasks have failed to commit, as far as it is lost.
 
-        That it is another one is therefore told by all of its commits, which are fewer than those of the task before it.
+        A task that is restored commits again what was to be committed at its checkpoint. Mostly it has been: brokers of Kafka
+        4 refuse that, since a commit gives the producer another epoch, and Flink counts it as failed all the same. Lost
+        it can only be if the transaction was open for longer than its timeout.
         """
-        if self._committers is None:
+        if not self._committers:  # nor has Flink told of any while the job begins
             vertices = [one for one in self._get(self._job)["vertices"] if "Committer" in one["name"]]
             subtasks = ((one["id"], number) for one in vertices for number in range(one["parallelism"]))
             urls = (f"{self._job}/vertices/{vertex}/subtasks/{number}/metrics" for vertex, number in subtasks)
             self._committers = dict.fromkeys(urls, (0, 0))
-        for url, (failed_before, all_before) in self._committers.items():
+            self._fresh = set(self._committers)
+        restored = checkpoints["latest"].get("restored")
+        started_ms = restored and restored["restore_timestamp"]
+        if started_ms != self._started_ms:
+            self._started_ms, self._fresh = started_ms, set(self._committers)
+        for url, before in self._committers.items():
             names = [one["id"] for one in self._get(url) if one["id"].endswith((_FAILED_COMMITS, _ALL_COMMITS))]
             if not names:
                 continue
+            self._lost = self._lost or 0
             told = {one["id"]: int(one["value"]) for one in self._get(f"{url}?get={quote(','.join(names))}")}
             failed = sum(count for name, count in told.items() if name.endswith(_FAILED_COMMITS))
             commits = sum(told.values()) - failed
-            self._lost_before = self._lost_before or 0
-            if failed < failed_before or commits < all_before:
-                self._lost_before += failed_before
+            if (failed, commits) == before:
+                continue  # perhaps of the task before, until the other one tells its own
+            if url not in self._fresh:
+                self._lost += max(0, failed - before[0])
+            elif self._may_have_timed_out(checkpoints):
+                self._lost += failed
+            if commits:
+                self._fresh.discard(url)
             self._committers[url] = failed, commits
-        if self._lost_before is None:
-            return None
-        return self._lost_before + sum(failed for failed, _ in self._committers.values())
+        return self._lost
+
+    def _may_have_timed_out(self, checkpoints: Any) -> bool:
+        """Whether the transactions that a restored task commits again were open for longer than their timeout."""
+        restored = checkpoints["latest"].get("restored")
+        if restored is None:
+            return True
+        begun_ms = {
+            one["id"]: one["trigger_timestamp"] for one in checkpoints["history"] if one["status"] == "COMPLETED"
+        }
+        if restored["id"] in begun_ms:
+            # Rows of a checkpoint come after the one before it.
+            earlier_ms = [time_ms for number, time_ms in begun_ms.items() if number < restored["id"]]
+            open_since_ms = max(earlier_ms, default=begun_ms[restored["id"]] - self._longest_ms)
+        elif self._restored_ms is not None:
+            open_since_ms = self._restored_ms - self._longest_ms
+        else:
+            return False
+        return bool(restored["restore_timestamp"] - open_since_ms > self._timeout_ms)
 
 
 def innermost_cause(trace: str) -> str:

@@ -118,7 +118,8 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
         # Its end is noticed at a checkpoint.
         flink = replace(config.flink, checkpoint_interval_ms=min(config.flink.checkpoint_interval_ms, 5_000))
         config = replace(config, flink=flink)
-    snapshot = runs.newest.snapshot if runs.newest is not None else None
+    newest = runs.newest
+    snapshot, complete_ms = (newest.snapshot, newest.interrupted_ms) if newest is not None else (None, None)
     if snapshot is not None:
         log.info("going on from %s", snapshot)
     else:
@@ -158,7 +159,12 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
         joiner = JoinerWatch(
             FlinkCounters(*job, operators(config), GROUP),
             Alarms(spec, config.joiner, time.monotonic),
-            FlinkJob(*job),
+            FlinkJob(
+                *job,
+                transaction_timeout_ms=config.flink.transaction_timeout_ms,
+                longest_transaction_ms=config.flink.longest_transaction_ms,
+                restored_ms=complete_ms,
+            ),
             JobAlarms(config.flink.tolerated_failed_checkpoints, config.flink.max_restarts),
         )
         registry = CollectorRegistry()
@@ -178,7 +184,11 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
             due_s = time.monotonic() + _REFRESH_S
             while not watch.finished(_POLL_S) and not stop.is_set():
                 watch.tell()
-                if time.monotonic() < due_s or not watch.running():
+                if time.monotonic() < due_s:
+                    continue
+                due_s = time.monotonic() + _REFRESH_S
+                if not watch.running():
+                    joiner.refresh_job()
                     continue
                 joiner.refresh()
                 topics_watch.refresh()
@@ -189,7 +199,6 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
                         break
                     if bounds.drain and bounds.aligned and bounded.held_back:
                         break
-                due_s = time.monotonic() + _REFRESH_S
             if not watch.finished(0):
                 _stop(client, watch, run, drain=bounds.drain and bounded is not None and bounded.reached)
         finally:

@@ -65,6 +65,14 @@ class JoinerRun:
         ends = [path for drained in (False, True) for path in self._savepoints(drained=drained)]
         return max([*self.checkpoints, *ends], key=_number, default=None)
 
+    @property
+    def interrupted_ms(self) -> int | None:
+        """When the checkpoint was complete that it has left, by the clock of its disk; None where a stop left a savepoint."""
+        newest = self.snapshot
+        if newest is None or not newest.is_relative_to(self.checkpoint_dir):
+            return None
+        return (newest / _COMPLETE).stat().st_mtime_ns // 1_000_000
+
     def _savepoints(self, *, drained: bool) -> list[Path]:
         return [path.parent for path in self.savepoint_dir(drained=drained).glob(f"*/{_COMPLETE}")]
 

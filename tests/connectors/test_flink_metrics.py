@@ -141,26 +141,73 @@ def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pyt
     assert FlinkJob(rest, "j").read() == JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, None)
 
 
-def test_transactions_that_are_lost_after_a_restart_come_on_top_of_those_before(
+class Committers:
+    """A job of which a test says what its committers count, and what it was restored from."""
+
+    def __init__(self, rest: str, patch: pytest.MonkeyPatch, restored_ms: int | None = None) -> None:
+        self.patch = patch
+        self.job = FlinkJob(
+            rest, "j", transaction_timeout_ms=60_000, longest_transaction_ms=10_000, restored_ms=restored_ms
+        )
+        self.restored: dict[str, int] | None = None
+
+    def lost(self, failed: int, commits: int, subtask: int = 0) -> int | None:
+        name = "examples__Committer."
+        counts = {f"{name}failedCommittables": str(failed), f"{name}totalCommittables": str(commits)}
+        self.patch.setitem(METRICS, f"/jobs/j/vertices/v2/subtasks/{subtask}/metrics", counts)
+        history = [{"id": n, "status": "COMPLETED", "trigger_timestamp": 5_000 * n} for n in (4, 5)]
+        latest = CHECKPOINTS["latest"] | {"restored": self.restored}  # type: ignore[operator]
+        self.patch.setitem(OF_JOB, "/jobs/j/checkpoints", CHECKPOINTS | {"latest": latest, "history": history})
+        return self.job.read().lost_transactions
+
+    def restore(self, checkpoint: int, time_ms: int) -> None:
+        self.restored = {"id": checkpoint, "restore_timestamp": time_ms}
+
+
+def test_a_transaction_that_a_running_task_cannot_commit_is_lost(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Committers(rest, monkeypatch)
+    assert [found.lost(0, 40), found.lost(1, 41), found.lost(1, 42), found.lost(3, 44)] == [0, 1, 1, 3]
+    assert [found.lost(0, 9, subtask=1), found.lost(2, 11, subtask=1)] == [3, 5]
+    monkeypatch.setitem(METRICS, "/jobs/j/vertices/v2/subtasks/0/metrics", {})
+    assert found.job.read().lost_transactions == 5, "while Flink tells nothing of a task that starts"
+
+
+def test_what_was_committed_before_a_restart_is_not_lost_when_the_broker_refuses_it_a_second_time(
     rest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A committer's counters begin at 0 with its task, and what it cannot commit it counts at its start: 0 is never seen."""
-    job, path = FlinkJob(rest, "j"), "/jobs/j/vertices/v2/subtasks/{}/metrics"
+    """As brokers of Kafka 4 do at each restart."""
+    found = Committers(rest, monkeypatch)
+    assert found.lost(0, 40) == 0
+    found.restore(5, 30_000)
+    assert [found.lost(0, 40), found.lost(0, 0), found.lost(1, 1), found.lost(1, 2)] == [0, 0, 0, 0]
+    found.restore(5, 50_000)
+    assert [found.lost(1, 2), found.lost(1, 1), found.lost(2, 2)] == [0, 0, 1], "and a later one is"
+    fresh = Committers(rest, monkeypatch)
+    fresh.restore(3, 10_000_000)
+    assert [fresh.lost(1, 1), fresh.lost(1, 2)] == [0, 0], "of a start from the savepoint of a stop"
 
-    def lost(subtask: int, failed: int, total: int) -> int | None:
-        name = "examples__Committer."
-        counts = {f"{name}failedCommittables": str(failed), f"{name}totalCommittables": str(total)}
-        monkeypatch.setitem(METRICS, path.format(subtask), counts)
-        return job.read().lost_transactions
 
-    assert lost(0, failed=1, total=40) == 1
-    assert lost(0, failed=1, total=41) == 1
-    assert lost(0, failed=1, total=3) == 2, "another task's"
-    assert lost(1, failed=2, total=9) == 4, "of another subtask"
-    assert lost(0, failed=0, total=2) == 4
-    assert lost(0, failed=0, total=5) == 4
-    monkeypatch.setitem(METRICS, path.format(0), {})
-    assert job.read().lost_transactions == 4, "while Flink tells nothing of a task that starts"
+def test_a_transaction_whose_timeout_has_passed_at_a_restart_is_lost_also_if_others_were_before(
+    rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task counts from 0, and has failed to commit before it is asked for the first time."""
+    found = Committers(rest, monkeypatch)
+    assert found.lost(1, 40) == 1, "of a job without anything to restore"
+    found.restore(5, 80_001)
+    assert [found.lost(1, 40), found.lost(1, 1), found.lost(1, 2)] == [1, 2, 2]
+    for restored_ms, lost in ((1_000_000, 0), (940_000, 1)):
+        other = Committers(rest, monkeypatch, restored_ms)
+        other.restore(99, 1_000_001)
+        other.patch.setitem(METRICS, "/jobs/j/vertices/v2/subtasks/1/metrics", {})
+        assert other.lost(1, 1) == lost, "of a start from a checkpoint of another job"
+
+
+def test_checkpoints_that_a_restart_breaks_off_have_not_failed(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"id": 7, "failure_message": "FailoverRegion is restarting."}
+    latest = CHECKPOINTS["latest"] | {"failed": failed}  # type: ignore[operator]
+    monkeypatch.setitem(OF_JOB, "/jobs/j/checkpoints", CHECKPOINTS | {"latest": latest})
+    figures = FlinkJob(rest, "j").read()
+    assert (figures.failed_in_a_row, figures.checkpoint_failure, figures.failed_checkpoints) == (0, "", 4)
 
 
 def test_what_cannot_be_read_is_an_error_that_names_the_address(rest: str) -> None:

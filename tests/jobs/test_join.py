@@ -86,6 +86,18 @@ def test_a_drain_whose_topics_end_apart_reads_the_rest_of_the_later_one_without_
     assert stops == [False, True, False]
 
 
+def test_a_job_that_has_no_checkpoint_yet_is_watched_for_failures(
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    watch = MagicMock(refresh_job=lambda: asked.append("job"), refresh=lambda: asked.append("counters"))
+    monkeypatch.setattr(joiner_run, "JoinerWatch", lambda *_: watch)
+    monkeypatch.setattr(RunningJob, "running", lambda _: len(asked) > 1)
+    set_unread(monkeypatch, [True])
+    assert join.run_join(joiner_config, until_latest=True) == 0
+    assert asked == ["job", "job", "counters"]
+
+
 def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(joiner_config: RilletConfig) -> None:
     (joiner_config.data_dir / "joiner").mkdir()
     (joiner_config.data_dir / "joiner/runs").write_text("in the way")

@@ -54,6 +54,15 @@ def test_the_number_of_a_checkpoint_decides_and_not_the_clock(runs: JoinerRuns) 
     assert gone_on_from(runs) == later.checkpoint_dir / JOB / "chk-3"
 
 
+def test_when_a_run_was_interrupted_is_known_and_one_that_was_stopped_was_not(runs: JoinerRuns) -> None:
+    run = runs.begin("")
+    assert run.interrupted_ms is None
+    os.utime(checkpoint(run, 3) / "_metadata", (7, 7))
+    assert run.interrupted_ms == 7_000
+    savepoint(run)
+    assert run.interrupted_ms is None
+
+
 @pytest.mark.parametrize("drained", [False, True])
 def test_a_snapshot_that_is_not_complete_is_none(runs: JoinerRuns, drained: bool) -> None:
     run = runs.begin("")
