@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from rillet.connectors.newest import newest_records
 from rillet.connectors.start_positions import StartAt, ends_at
-from rillet.connectors.topics import topic_ends
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
 from rillet.jobs.joiner_run import Bounds, holds_rows, prepare, run_to_end
@@ -48,7 +48,7 @@ def run_backfill(config: RilletConfig, requests: RequestRange, examples: str, no
     with hold(config.data_dir, "join") as lock:
         prepare(config, lock)
         run_to_end(config, Bounds(start, lambda _: ends_at(kafka, topics, until_ms), drain=True, requests=requests))
-    if any(end > first for first, end in (topic_ends(kafka, config.kafka.topics.dead_letters) or {}).values()):
+    if newest_records(kafka, config.kafka.topics.dead_letters, 1)[0]:
         log.warning("some records could not be used: the reasons are on topic %s", config.kafka.topics.dead_letters)
     log.info("the backfill is done: its rows are on topic %s; %s can be deleted", examples, config.data_dir)
     return 0

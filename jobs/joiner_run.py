@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from rillet.connectors.errors import TopicError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob
 from rillet.connectors.lag import Ends, GroupLag
+from rillet.connectors.newest import newest_records
 from rillet.connectors.service_info import announce_service
 from rillet.connectors.start_positions import StartAt
-from rillet.connectors.topics import create_topics, topic_ends
+from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import ServiceError
@@ -261,6 +263,9 @@ def _warn_of_other_rows(config: RilletConfig) -> None:
 
 
 def holds_rows(config: RilletConfig) -> bool:
-    """Whether there are rows on the examples topic."""
-    ends = topic_ends(config.kafka.connection, config.kafka.topics.examples) or {}
-    return any(end > first for first, end in ends.values())
+    """Whether there are rows on the examples topic; offsets alone say nothing, transactions that were aborted have some too."""
+    try:
+        records, _ = newest_records(config.kafka.connection, config.kafka.topics.examples, 1)
+    except TopicError:  # there is none yet
+        return False
+    return bool(records)

@@ -21,7 +21,6 @@ def joiner_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConf
     config = load_config(ROOT / "rillet.toml")
     for name in (
         "create_topics",
-        "topic_ends",
         "prepare_process",
         "mini_cluster",
         "rest_url",
@@ -29,6 +28,7 @@ def joiner_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConf
         "GroupLag",
     ):
         monkeypatch.setattr(joiner_run, name, MagicMock())
+    monkeypatch.setattr(joiner_run, "newest_records", lambda *_: ([], {}))
     monkeypatch.setattr(joiner_run, "JobWatch", FailedJob)
     monkeypatch.setattr(signal, "signal", MagicMock())
     job = MagicMock()

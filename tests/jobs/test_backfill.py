@@ -38,8 +38,7 @@ def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
         backfill, "ends_at", lambda kafka, topics, time_ms: asked.append(time_ms) or {("features", 0): 9}
     )
     set_unread(monkeypatch, [True])
-    for module in (backfill, joiner_run):
-        monkeypatch.setattr(module, "topic_ends", lambda *_: {0: (0, 0)})
+    monkeypatch.setattr(backfill, "newest_records", lambda *_: ([], {}))
     assert backfill.run_backfill(joiner_config, RANGE, "again", LATER_MS) == 0
     options = sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs  # type: ignore[attr-defined]
     assert asked == [RANGE.read_until_ms(spec, joiner_config.joiner, joiner_config.flink.lateness_ms)]
@@ -59,7 +58,7 @@ def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
 def test_a_backfill_that_could_not_be_right_is_refused(
     joiner_config: RilletConfig, monkeypatch: pytest.MonkeyPatch, topic: str, now_ms: int, rows: int, message: str
 ) -> None:
-    monkeypatch.setattr(joiner_run, "topic_ends", lambda *_: {0: (0, rows)})
+    monkeypatch.setattr(joiner_run, "newest_records", lambda *_: ([object()] * rows, {}))
     with pytest.raises(JoinerError, match=message):
         backfill.run_backfill(joiner_config, RANGE, topic, now_ms)
     assert not (joiner_config.data_dir / "backfills").exists()

@@ -16,7 +16,7 @@ from unittest.mock import MagicMock
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.start_positions import StartAt
 from rillet.devstack.process import free_port
 from rillet.jobs import join, joiner_run
@@ -133,14 +133,13 @@ def test_state_of_a_topic_that_was_made_anew_is_refused_before_anything_is_writt
     assert [*run.parent.iterdir()] == [run]
 
 
-@pytest.mark.parametrize(
-    ("ends", "told"), [({0: (0, 0), 1: (3, 3)}, False), ({0: (0, 0), 1: (0, 5)}, True), (None, False)]
-)
+@pytest.mark.parametrize(("rows", "told"), [([], False), ([object()], True), (TopicError("there is none"), False)])
 def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: object, told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rows: object, told: bool
 ) -> None:
     config = replace(load_config(ROOT / "rillet.toml"), data_dir=tmp_path)
-    monkeypatch.setattr(joiner_run, "topic_ends", lambda kafka, topic: ends)
+    side_effect = rows if isinstance(rows, Exception) else None
+    monkeypatch.setattr(joiner_run, "newest_records", MagicMock(return_value=(rows, {}), side_effect=side_effect))
     joiner_run._warn_of_other_rows(config)
     assert ("Does another joiner write to this topic?" in caplog.text) is told
 
