@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -181,6 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
         env.add_jars(known.jar.resolve().as_uri())
     config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
     options = JobOptions(local_dir=known.local_dir, topic_ids=ids_of_topics(config), start=known.start)
+    if known.start is not None:
+        topics = {"features": config.kafka.topics.features, "actions": config.kafka.topics.actions}
+        known.start.check(config.kafka.connection, topics, time.time_ns() // 1_000_000)
     if known.runs is not None:
         options = _begin_run(env, config, JoinerRuns(known.runs.resolve()), options)
     forget_progress(config)

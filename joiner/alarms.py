@@ -120,13 +120,15 @@ class Alarms:
         name = max(more, key=lambda name: more[name], default="")
         # Counters are read one after the other while records come.
         unknown = min(of, sum(more.values()))
+        about = name
         if more.get(name, 0) < 0.9 * unknown:
+            about = ""  # which is the most frequent now is no news
             named = ", ".join(repr(name) for name in sorted(more, key=lambda name: -more[name])[:3])
             text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
         else:
             text = f"{_share(unknown, of)} of {of:,} actions are named {name!r}, which no task asks for"
         text += f"; {self._spec.advice_on_action(name)}"
-        return self._tell("unknown_actions", unknown / of, text, about=name)
+        return self._tell("unknown_actions", unknown / of, text, about=about)
 
     def _waiting(self, counts: Mapping[str, int]) -> list[str]:
         """Long before the first of them is given up as an orphan."""
