@@ -19,6 +19,8 @@ _FAILED_COMMITS, _ALL_COMMITS = "failedCommittables", "totalCommittables"
 _OF_RESTARTS = ("FailoverRegion is restarting.", "Checkpoint Coordinator is suspending.")
 #: begins what Python tells of an error
 _PYTHON = "Traceback (most recent call last):"
+#: by which Flink talks to a Python process, and all that it tells of one that is gone
+_GRPC = "org.apache.beam.vendor.grpc"
 Answer = TypeVar("Answer")
 
 
@@ -194,7 +196,10 @@ def innermost_cause(trace: str) -> str:
     cause = trace.strip().rpartition("\nCaused by: ")[2]
     lines = cause.partition("\n\tat ")[0].splitlines()
     raised = [line for line in lines[1:] if line and not line[0].isspace()]
-    return raised[-1] if raised and lines[0].endswith(_PYTHON) else "".join(lines[:1])
+    if raised and lines[0].endswith(_PYTHON):
+        return raised[-1]
+    told = "".join(lines[:1])
+    return f"a Python process of the job has ended, killed for its memory perhaps ({told})" if _GRPC in told else told
 
 
 class FlinkCounters(_FlinkRest):

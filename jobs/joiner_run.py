@@ -115,7 +115,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
     check_kept(runs.newest, kept, specs, remedies)
     if bounds.start is not None:
-        names = {kind: getattr(topics, kind) for kind in topic_ids}
+        names: dict[str, str] = {kind: getattr(topics, kind) for kind in topic_ids}
         bounds.start.check(config.kafka.connection, names, time.time_ns() // 1_000_000)
     if bounds.ends is not None:
         # Its end is noticed at a checkpoint.

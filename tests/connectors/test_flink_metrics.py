@@ -133,6 +133,12 @@ def test_the_cause_of_a_failure_in_python_is_what_python_has_raised() -> None:
     assert innermost_cause(thread_mode) == "pemja.core.PythonException: <class 'OSError'>: disk full"
 
 
+def test_that_a_python_process_has_ended_is_said_in_other_words_than_its_protocols() -> None:
+    beam = "org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException: CANCELLED: call already cancelled."
+    told = innermost_cause(f"java.lang.RuntimeException: Failed to start remote bundle\nCaused by: {beam}\n\tat a.b")
+    assert told == f"a Python process of the job has ended, killed for its memory perhaps ({beam})"
+
+
 def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = {"counts": {"completed": 0, "failed": 0}, "latest": {"completed": None, "failed": None}, "history": []}
     monkeypatch.setitem(OF_JOB, "/jobs/j/checkpoints", empty)

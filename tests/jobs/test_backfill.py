@@ -51,6 +51,7 @@ def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
     [
         ("examples", LATER_MS, 0, "--examples-topic: examples is a topic of the loop itself"),
         ("a topic", LATER_MS, 0, "--examples-topic: 'a topic' is no name of a Kafka topic"),
+        ("..", LATER_MS, 0, "--examples-topic: '..' is no name of a Kafka topic"),  # its data_dir would be the joiner's
         ("again", RANGE.until_ms, 0, r"label windows of requests before --until close in [\d.]+ h"),
         ("again", LATER_MS, 3, "topic again holds rows already: a backfill needs a topic of its own"),
     ],
