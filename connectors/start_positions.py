@@ -109,6 +109,17 @@ def parse_time_ms(text: str) -> int:
     return time_ms
 
 
+def cut_off(kafka: KafkaConnection | str, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
+    """Partitions of which records were deleted that may have been of a time or later, and the first offset that they hold.
+
+    Raises as :func:`ends_at`.
+    """
+    kafka, topics = KafkaConnection.of(kafka), list(topics)
+    found = ends_at(kafka, topics, time_ms)
+    firsts = {(topic, number): first for topic in topics for number, (first, _) in _ends(kafka, topic).items()}
+    return {place: first for place, first in firsts.items() if 0 < first == found.get(place)}
+
+
 def ends_at(kafka: KafkaConnection | str, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
     """Offset of the first record in each partition whose timestamp is not before a time; the end where there is none.
 

@@ -17,7 +17,7 @@ from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob
 from rillet.connectors.lag import Ends, GroupLag
 from rillet.connectors.newest import newest_records
 from rillet.connectors.service_info import announce_service
-from rillet.connectors.start_positions import StartAt
+from rillet.connectors.start_positions import StartAt, cut_off
 from rillet.connectors.topics import create_topics
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import unwritable
@@ -127,6 +127,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
         log.info("going on from %s", snapshot)
     else:
         _warn_of_other_rows(config)
+        _warn_of_deleted_records(config, bounds)
     try:
         run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     except OSError as error:
@@ -260,6 +261,21 @@ def _warn_of_other_rows(config: RilletConfig) -> None:
             " topic? Then stop one of them, or give this one topics of its own in [kafka.topics]",
             config.kafka.topics.examples,
             config.data_dir,
+        )
+
+
+def _warn_of_deleted_records(config: RilletConfig, bounds: Bounds) -> None:
+    """Of records that a reading from a time on does not find any more."""
+    if bounds.start is None or bounds.start.time_ms is None:
+        return
+    topics = [config.kafka.topics.features, config.kafka.topics.actions]
+    for (topic, partition), first in cut_off(config.kafka.connection, topics, bounds.start.time_ms).items():
+        log.warning(
+            "partition %d of topic %s begins at offset %d, and what it held before is deleted: records of the time from which on"
+            " it is read may have been among it, and rows of theirs are missing then",
+            partition,
+            topic,
+            first,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rillet.connectors import start_positions
 from rillet.connectors.errors import TopicError
 from rillet.connectors.start_positions import StartAt, ends_at
 from tests.connectors.mock_cluster import MockCluster
@@ -81,3 +82,12 @@ def test_a_time_stands_for_the_first_record_from_it_on_and_for_the_end_where_non
     assert ends == {("f", 0): 0, ("f", 1): 3, ("f", 2): 0, ("f", 3): 0}
     with pytest.raises(TopicError, match="topic g on"):
         ends_at(cluster.bootstrap_servers, ["g"], 0)
+
+
+def test_records_that_were_deleted_may_have_been_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is left and lies before it says that those before it did too."""
+    ends = {"f": {0: (7, 9), 1: (7, 9), 2: (0, 9), 3: (9, 9)}}
+    monkeypatch.setattr(start_positions, "_ends", lambda _, topic: ends[topic])
+    at = {("f", 0): 7, ("f", 1): 8, ("f", 2): 0, ("f", 3): 9}
+    monkeypatch.setattr(start_positions, "ends_at", lambda *_: at)
+    assert start_positions.cut_off("kafka:9092", ["f"], MAY_MS) == {("f", 0): 7, ("f", 3): 9}

@@ -29,6 +29,7 @@ def joiner_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConf
     ):
         monkeypatch.setattr(joiner_run, name, MagicMock())
     monkeypatch.setattr(joiner_run, "newest_records", lambda *_: ([], {}))
+    monkeypatch.setattr(joiner_run, "cut_off", lambda *_: {("actions", 1): 77})
     monkeypatch.setattr(joiner_run, "JobWatch", FailedJob)
     monkeypatch.setattr(signal, "signal", MagicMock())
     job = MagicMock()

@@ -30,7 +30,7 @@ def test_a_backfill_shares_neither_state_nor_groups_nor_topics_with_the_joiner(j
 
 
 def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
-    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = joiner_config.load_spec()
     asked: list[int] = []
@@ -44,6 +44,7 @@ def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
     assert asked == [RANGE.read_until_ms(spec, joiner_config.joiner, joiner_config.flink.lateness_ms)]
     assert options["start"] == StartAt(time_ms=RANGE.read_from_ms(spec, joiner_config.joiner))
     assert (options["requests"], options["idle_sources"], stops) == (RANGE, False, [True])
+    assert "partition 1 of topic actions begins at offset 77, and what it held before is deleted" in caplog.text
 
 
 @pytest.mark.parametrize(
