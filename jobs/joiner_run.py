@@ -128,62 +128,62 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     else:
         _warn_of_other_rows(config)
         _warn_of_deleted_records(config, bounds)
-    try:
-        run = runs.begin(kept.dump(), config.flink.keep_savepoints)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    memory = TaskMemory.of(
-        config.joiner,
-        config.flink,
-        subtasks=config.flink.parallelism,
-        converted_topics=len(config.sources.converted),
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    announce_service(registry, model=config.model.name, spec_hash=spec.hash)
+    #: whether the job is, once there is one
+    ready: list[Callable[[], bool]] = []
+    health = HealthServer(
+        config.health.join_port, lambda: any(is_so() for is_so in ready), host=config.health.host, registry=registry
     )
-    log.info("memory of Flink's process: %s", memory)
-    env = mini_cluster(run.checkpoint_dir, memory, folder / "flink")
-    env.add_jars(fetch_jars().connector.as_uri())
-    options = JobOptions(
-        restore_from=snapshot.as_uri() if snapshot is not None else None,
-        # In a run that ends with a drain no source is idle.
-        idle_sources=not bounds.drain,
-        aligned=bounds.aligned,
-        local_dir=str(folder / "local"),
-        topic_ids=topic_ids,
-        start=bounds.start,
-        requests=bounds.requests,
-    )
-    build(env, config, options)
-    forget_progress(config)
-    with GroupLag(config.kafka.connection, groups(config)) as lag:
-        bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
-        client = env.execute_async("rillet joiner")
-        watch = JobWatch(
-            client, run, config.flink.checkpoint_interval_ms, flink_log(config.data_dir / "joiner" / "log")
-        )
-        job = rest_url(client), str(client.get_job_id())
-        joiner = JoinerWatch(
-            FlinkCounters(*job, operators(config), GROUP),
-            Alarms(spec, config.joiner, time.monotonic),
-            FlinkJob(
-                *job,
-                transaction_timeout_ms=config.flink.transaction_timeout_ms,
-                longest_transaction_ms=config.flink.longest_transaction_ms,
-                restored_ms=complete_ms,
-            ),
-            JobAlarms(config.flink.tolerated_failed_checkpoints, config.flink.max_restarts),
-        )
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        announce_service(registry, model=config.model.name, spec_hash=spec.hash)
-        registry.register(joiner)
-        topics_watch = TopicsWatch(lag.answers)
-        health = HealthServer(
-            config.health.join_port,
-            lambda: watch.ready() and topics_watch.reachable,
-            host=config.health.host,
-            registry=registry,
-        )
+    # Before anything is written: a port that is taken is mostly that of another joiner.
+    with health:
         try:
-            health.start()
+            run = runs.begin(kept.dump(), config.flink.keep_savepoints)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        memory = TaskMemory.of(
+            config.joiner,
+            config.flink,
+            subtasks=config.flink.parallelism,
+            converted_topics=len(config.sources.converted),
+        )
+        log.info("memory of Flink's process: %s", memory)
+        env = mini_cluster(run.checkpoint_dir, memory, folder / "flink")
+        env.add_jars(fetch_jars().connector.as_uri())
+        options = JobOptions(
+            restore_from=snapshot.as_uri() if snapshot is not None else None,
+            # In a run that ends with a drain no source is idle.
+            idle_sources=not bounds.drain,
+            aligned=bounds.aligned,
+            local_dir=str(folder / "local"),
+            topic_ids=topic_ids,
+            start=bounds.start,
+            requests=bounds.requests,
+        )
+        build(env, config, options)
+        forget_progress(config)
+        with GroupLag(config.kafka.connection, groups(config)) as lag:
+            bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
+            client = env.execute_async("rillet joiner")
+            watch = JobWatch(
+                client, run, config.flink.checkpoint_interval_ms, flink_log(config.data_dir / "joiner" / "log")
+            )
+            job = rest_url(client), str(client.get_job_id())
+            joiner = JoinerWatch(
+                FlinkCounters(*job, operators(config), GROUP),
+                Alarms(spec, config.joiner, time.monotonic),
+                FlinkJob(
+                    *job,
+                    transaction_timeout_ms=config.flink.transaction_timeout_ms,
+                    longest_transaction_ms=config.flink.longest_transaction_ms,
+                    restored_ms=complete_ms,
+                ),
+                JobAlarms(config.flink.tolerated_failed_checkpoints, config.flink.max_restarts),
+            )
+            registry.register(joiner)
+            topics_watch = TopicsWatch(lag.answers)
+            ready.append(lambda: watch.ready() and topics_watch.reachable)
             log.info("joining %s and %s into %s", topics.features, topics.actions, topics.examples)
             due_s = time.monotonic() + _REFRESH_S
             while not watch.finished(_POLL_S) and not stop.is_set():
@@ -205,8 +205,6 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
                         break
             if not watch.finished(0):
                 _stop(client, watch, run, drain=bounds.drain and bounded is not None and bounded.reached)
-        finally:
-            health.close()
     watch.raise_failure()
     if bounded is None or bounded.reached:
         return True

@@ -21,7 +21,7 @@ from rillet.connectors.start_positions import StartAt
 from rillet.devstack.process import free_port
 from rillet.jobs import join, joiner_run
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.errors import ServiceError
+from rillet.jobs.errors import PortInUseError, ServiceError
 from rillet.jobs.joiner_job import groups
 from rillet.joiner import JoinerError, JoinerRun
 from rillet.operators.flink_config import joiner_name
@@ -40,6 +40,16 @@ def test_the_probes_port_is_free_again_when_the_job_has_ended(joiner_config: Ril
         join.run_join(replace(joiner_config, health=health))
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_written_or_begun(joiner_config: RilletConfig) -> None:
+    """Mostly it is that of another joiner, whose groups must not be put back."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        health = replace(joiner_config.health, join_port=taken.getsockname()[1])
+        with pytest.raises(PortInUseError, match="cannot be listened on"):
+            join.run_join(replace(joiner_config, health=health))
+    assert not (joiner_config.data_dir / "joiner/runs").exists()
+    assert not sys.modules["rillet.jobs.joiner_job"].forget_progress.called  # type: ignore[attr-defined]
 
 
 def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is_not_done(
