@@ -59,7 +59,7 @@ _OTHER_REFUSAL = "cannot be used: dead letters say why"
 
 
 class Alarms:
-    """Watches counts that only grow; what was counted before a restart of the job is forgotten."""
+    """Watches counts that only grow, also over restarts of the job."""
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float]) -> None:
         """:param clock: seconds, of any beginning."""
@@ -238,13 +238,10 @@ class _Stretch:
 
         The counts are not read at one moment, so a part may have grown by more than the total: the rest is of the next stretch.
         """
-        if total < self._total:
-            # The job was restarted, and counts from nothing.
-            self._total, self._parts, self._since_ms = 0, {}, None
         if self._since_ms is None:
             self._since_ms = time_ms
             if self._least_ms:
-                # What was waiting before a restart may have been given up already.
+                # What was waiting before the start may have been given up already.
                 self._total, self._parts = total, dict(parts)
         of = total - self._total
         if of < self._least or time_ms - self._since_ms < self._least_ms:

@@ -186,12 +186,6 @@ def test_request_ids_that_come_again_are_told(alarms: Alarms) -> None:
     assert line.startswith("90 % of 100 feature events have the request id of an earlier one")
 
 
-def test_a_job_that_was_restarted_counts_from_nothing(alarms: Alarms) -> None:
-    assert alarms.judge(counts(actions=1_000, positives=1_000), {}, {}) == []
-    (line,) = alarms.judge(counts(actions=100, unknown_actions=100), {"zoom": 100}, {})
-    assert line.startswith("100 % of 100 actions are named 'zoom'")
-
-
 def test_counts_that_were_not_read_at_one_moment_make_no_share_above_all(alarms: Alarms) -> None:
     (line,) = alarms.judge(counts(actions=54, unknown_actions=200), {"WATCH": 200}, {})
     assert line.startswith("100 % of 54 actions are named 'WATCH'")
