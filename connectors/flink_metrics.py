@@ -76,16 +76,20 @@ class FlinkJob(_FlinkRest):
         transaction_timeout_ms: int = 900_000,
         longest_transaction_ms: int = 0,
         restored_ms: int | None = None,
+        settling: int = 3,
     ) -> None:
         """
         :param transaction_timeout_ms: after which the broker ends a transaction.
         :param longest_transaction_ms: how long one may be open until the checkpoint after it is complete.
         :param restored_ms: wall clock at which the checkpoint of another job was complete that this one goes on from; None
             where it goes on from the savepoint of a stop, whose transactions were all committed, or from nothing.
+        :param settling: readings after a start or a restart at which transactions are not judged: Flink tells of checkpoints
+            as they were up to three seconds ago, and of what tasks count as it was one ago.
         """
         super().__init__(rest_url, job_id)
         self._timeout_ms, self._longest_ms = transaction_timeout_ms, longest_transaction_ms
         self._restored_ms = restored_ms
+        self._settling = self._unsettled = settling
         #: metrics of the subtasks that commit transactions, by URL: failed commits and all, as last told
         self._committers: dict[str, tuple[int, int]] = {}
         #: those that may be of another task since; and when it was restored
@@ -113,6 +117,7 @@ class FlinkJob(_FlinkRest):
         restarts = sum(int(one["value"]) for one in self._get(f"{self._job}/metrics?get=numRestarts"))
         if restarts > self._explained:
             self._explained, self._failure = restarts, self._last_failure()
+            self._unsettled = self._settling
         return JobFigures(
             restarts,
             self._failure,
@@ -137,6 +142,9 @@ class FlinkJob(_FlinkRest):
         4 refuse that, since a commit gives the producer another epoch, and Flink counts it as failed all the same. Lost
         it can only be if the transaction was open for longer than its timeout.
         """
+        if self._unsettled:
+            self._unsettled -= 1
+            return self._lost
         if not self._committers:  # nor has Flink told of any while the job begins
             vertices = [one for one in self._get(self._job)["vertices"] if "Committer" in one["name"]]
             subtasks = ((one["id"], number) for one in vertices for number in range(one["parallelism"]))

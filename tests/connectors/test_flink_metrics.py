@@ -110,7 +110,7 @@ def test_an_operator_that_is_chained_to_others_is_found_among_them(rest: str) ->
 
 
 def test_checkpoints_and_restarts_are_told_with_their_reasons(rest: str) -> None:
-    assert FlinkJob(rest, "j").read() == JobFigures(
+    assert FlinkJob(rest, "j", settling=0).read() == JobFigures(
         restarts=2,
         failure="java.io.IOException: No space left on device",
         completed_checkpoints=3,
@@ -150,10 +150,15 @@ def test_a_job_without_a_checkpoint_has_no_state_yet(rest: str, monkeypatch: pyt
 class Committers:
     """A job of which a test says what its committers count, and what it was restored from."""
 
-    def __init__(self, rest: str, patch: pytest.MonkeyPatch, restored_ms: int | None = None) -> None:
+    def __init__(self, rest: str, patch: pytest.MonkeyPatch, restored_ms: int | None = None, settling: int = 0) -> None:
         self.patch = patch
         self.job = FlinkJob(
-            rest, "j", transaction_timeout_ms=60_000, longest_transaction_ms=10_000, restored_ms=restored_ms
+            rest,
+            "j",
+            transaction_timeout_ms=60_000,
+            longest_transaction_ms=10_000,
+            restored_ms=restored_ms,
+            settling=settling,
         )
         self.restored: dict[str, int] | None = None
 
@@ -191,6 +196,17 @@ def test_what_was_committed_before_a_restart_is_not_lost_when_the_broker_refuses
     fresh = Committers(rest, monkeypatch)
     fresh.restore(3, 10_000_000)
     assert [fresh.lost(1, 1), fresh.lost(1, 2)] == [0, 0], "of a start from the savepoint of a stop"
+
+
+def test_a_restart_that_flink_tells_late_is_waited_for(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are told as they were three seconds ago: without the restore, while tasks show what they count since."""
+    found = Committers(rest, monkeypatch, settling=2)
+    monkeypatch.setitem(OF_JOB, "/jobs/j/metrics", [])
+    assert [found.lost(0, 40) for _ in range(3)] == [None, None, 0]
+    monkeypatch.setitem(OF_JOB, "/jobs/j/metrics", [{"id": "numRestarts", "value": "1"}])
+    assert found.lost(1, 1) == 0
+    found.restore(5, 30_000)
+    assert [found.lost(1, 2), found.lost(1, 3), found.lost(1, 4), found.lost(2, 5)] == [0, 0, 0, 1]
 
 
 def test_a_transaction_whose_timeout_has_passed_at_a_restart_is_lost_also_if_others_were_before(
