@@ -224,7 +224,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             if self._looks.get(bucket, timestamp) == timestamp:
                 self._looks.pop(bucket, None)
                 self._report_soon(timers)
-                yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
+                # Between a drain and the end of the task timers still fire, and no time passes any more.
+                if time_ms < END_OF_TIME_MS:
+                    yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
         elif time_ms == END_OF_TIME_MS:
             # No timer of the wall clock fires any more, so all goes out here, row by row.
             yield from self._emit(self._joiner.drain(bucket, state))

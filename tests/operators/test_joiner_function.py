@@ -682,6 +682,28 @@ def test_a_drain_closes_what_was_put_off(tmp_path: Path) -> None:
     assert rows_of(SPEC, runner.blocks) == oracle(SPEC, shown, [])
 
 
+@pytest.mark.parametrize("silence", [None, Silence()])
+def test_the_wall_clock_forgets_nothing_after_a_drain(tmp_path: Path, silence: Silence | None) -> None:
+    """Its timers still fire once the last watermark has come, until the task ends."""
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
+    runner.send(of(feature(1, 20_500)))
+    runner.function._turn.is_over = lambda: True  # type: ignore[method-assign]
+    runner.advance(34_999)
+    runner.advance(END_OF_TIME_MS)
+    runner.function._turn.is_over = lambda: False  # type: ignore[method-assign]
+    runner.wait(10_000)
+    rows = len(runner.blocks)
+    runner.restart()
+    runner.keyed.watermark = -(1 << 63)
+    runner.send(of(feature(1, 20_500)))
+    runner.send(of(feature(2, 21_000)))
+    runner.send(of(action(1, 0, "watch", 22_000)))
+    runner.wait(1_000)
+    assert runner.letters == []
+    assert (runner.metric("duplicate_features"), runner.metric("late_actions")) == (1, 1)
+    assert len(runner.blocks) == rows
+
+
 class Backfill(Runner):
     """A join function that joins a range of requests."""
 
