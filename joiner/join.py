@@ -161,12 +161,12 @@ class Joiner:
         schedule, closed_ms = self._schedule, self.buckets.get(bucket, state).header.closed_ms
         return (closed_ms + 1 - schedule.kept_ms) // schedule.slice_ms * schedule.slice_ms
 
-    def give_up_waiting(self, bucket: int, state: BucketState) -> list[WaitingAction]:
-        """The actions of a bucket that wait, those of a request in order of arrival; they wait here no longer."""
+    def take_waiting(self, bucket: int, request_id: str, state: BucketState) -> list[WaitingAction]:
+        """The actions that wait for a request, in order of arrival; they wait here no longer."""
         memory = self.buckets.get(bucket, state)
-        waiting = memory.waiting.take_all(state)
-        memory.close_waiting()
-        state.save_header(memory.header.to_bytes())
+        waiting = memory.waiting.take(request_id, state)
+        if waiting:
+            state.save_header(memory.header.to_bytes())
         return waiting
 
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
