@@ -117,6 +117,19 @@ def test_an_action_that_waits_meets_its_request_under_the_new_spec(engine: SpecE
     assert [(row[1], row[5]) for row in positive] == [(100, 6_000), (101, 6_500)]
 
 
+def test_an_action_that_waits_is_for_no_task_any_more_once_its_task_is_gone(engine: SpecEngine) -> None:
+    without = replace(SPEC, tasks=SPEC.tasks[1:])
+    engine.restart(SpecRegistry(SPEC, [without]))
+    engine.record(0, encode(action(1, 0, "watch", 6_000)))
+    engine.record(0, encode(action(1, 0, "like", 6_500)))
+    engine.restart(SpecRegistry(without, [SPEC]))
+    engine.record(0, encode(feature(1, 5_000)))
+    assert [row[2] for row in rows_of(without, engine.blocks)] == ["like"]
+    assert engine.joiner.counters.unknown_actions == 1
+    engine.watermark(200_000)
+    assert engine.empty
+
+
 def test_an_action_that_waits_for_nothing_is_an_orphan_once(engine: SpecEngine) -> None:
     engine.record(0, encode(action(1, 0, "watch", 6_000)))
     engine.restart(NEW_FIRST)
