@@ -74,6 +74,23 @@ def test_twenty_thousand_requests_of_one_slice_are_kept_closed_and_forgotten_in_
     assert calls.joiner.store.used_bytes == 0
 
 
+def test_large_requests_are_closed_and_forgotten_few_at_a_time(tmp_path: Path) -> None:
+    state, one = MemoryState(), feature(1, 5_000)
+    size = len(encode(one))
+    joiner = Joiner(SPEC, CONFIG, tmp_path, step_bytes=5 * size)
+    for number in range(20):
+        event = replace(one, request_id=f"r{number}")
+        joiner.on_event(0, event, encode(event), -1, state)
+    read: list[int] = []
+    while joiner.next_due_ms(0, state) is not None:
+        before = state.calls["get"], state.calls["remove"]
+        joiner.advance(0, FAR_MS, state)
+        read.append(max(state.calls["get"] - before[0], state.calls["remove"] - before[1]))
+    assert state.entries == {}
+    # Of each its record and its labels are read, and its record and its place removed.
+    assert max(read) <= 2 * 5
+
+
 def test_a_drain_gives_its_rows_one_block_after_the_other(tmp_path: Path) -> None:
     state = MemoryState()
     calls = LargestCalls(tmp_path, state)
