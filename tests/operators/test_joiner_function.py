@@ -704,6 +704,19 @@ def test_the_wall_clock_forgets_nothing_after_a_drain(tmp_path: Path, silence: S
     assert len(runner.blocks) == rows
 
 
+def test_the_disk_tier_of_a_task_that_was_killed_is_removed_by_the_next(tmp_path: Path) -> None:
+    runner = Runner(JoinerConfig(memory_bytes=1), tmp_path)
+    for number in range(3):
+        runner.send(of(feature(number, 20_500)))
+        assert len(list(tmp_path.glob("rillet-joiner-*/tier"))) == 1
+        local = runner.function._local
+        assert local is not None
+        local._unlock()  # as when its process ends
+        runner.restart()
+    runner.function.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 class Backfill(Runner):
     """A join function that joins a range of requests."""
 
