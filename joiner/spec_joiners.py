@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -28,6 +29,9 @@ from rillet.schemas import (
     encode,
 )
 from rillet.schemas.conversion import SpecConversion, without_idle_rows
+
+#: the part of memory_bytes that is for requests of other specs than ours: a quarter
+_SHARE_OF_OTHERS = 4
 
 
 class BucketStates(Protocol):
@@ -79,9 +83,14 @@ class SpecJoiners:
     """
 
     def __init__(self, specs: SpecRegistry, config: JoinerConfig, directory: Path) -> None:
-        self._specs, self._config, self._directory = specs, config, directory
+        self._specs, self._directory = specs, directory
+        self._max_ahead_ms = config.max_ahead_ms
         self._hash = specs.current.hash
-        self._current = Joiner(specs.current, config, directory)
+        # Together they have the memory of one; what is new comes to ours.
+        others, share = len(specs.others), config.memory_bytes // _SHARE_OF_OTHERS
+        ours = config if not others else replace(config, memory_bytes=config.memory_bytes - share)
+        self._config_of_others = replace(config, memory_bytes=max(1, share // max(1, others)))
+        self._current = Joiner(specs.current, ours, directory)
         self._earlier: dict[int, _Earlier] = {}
         #: by bucket, as in its state
         self._notes: dict[int, _Note] = {}
@@ -104,7 +113,7 @@ class SpecJoiners:
         event = decode_event(data, key)
         ours = self._specs.event(event)
         entered_ms = ingest_ms if entered_ms is None else entered_ms
-        check_event(self._specs.current, ours, entered_ms, self._config.max_ahead_ms)
+        check_event(self._specs.current, ours, entered_ms, self._max_ahead_ms)
         note = self._bucket(bucket, states)
         for spec_hash in note.specs:
             if spec_hash == self._hash:
@@ -270,7 +279,7 @@ class SpecJoiners:
             directory = self._directory.with_name(f"{self._directory.name}-{spec_hash:x}")
             joiner = Joiner(
                 conversion.old,
-                self._config,
+                self._config_of_others,
                 directory,
                 counters=self.counters,
                 unknown_actions=self.unknown_actions,

@@ -204,3 +204,17 @@ def test_sums_and_times_are_of_all_specs(engine: SpecEngine) -> None:
     # The watch window of the old request: ten seconds past the end of its slice.
     assert joiner.next_due_ms(0, states) == joiner.next_close_ms(0) == 15_999
     assert joiner.newest_ms(0, states) == 40_000
+
+
+def test_the_joiners_of_all_specs_hold_no_more_in_memory_than_one(tmp_path: Path) -> None:
+    config = replace(CONFIG, memory_bytes=40_000, disk_tier=False)
+    engine = SpecEngine(OLD_FIRST, config, tmp_path)
+    for number in range(60):
+        engine.record(0, encode(feature(number, 5_000)))
+    engine.restart(NEW_FIRST)
+    for number in range(60):
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+        engine.record(0, encode(new_feature(100 + number, 5_000)))
+    held = [joiner.store.used_bytes for joiner in engine.joiner._all()]
+    assert min(held) > 0
+    assert sum(held) <= 40_000
