@@ -302,11 +302,7 @@ class Joiner:
     ) -> list[ExampleBlock]:
         if action.action not in self._tasks_of:
             self.counters.actions += 1
-            if action.action in self._spec.actions:
-                self.counters.history_actions += 1
-            else:
-                self.counters.unknown_actions += 1
-                self.unknown_actions.add(action.action)
+            self._count_unasked(action)
             return []
         memory = self._bucket(bucket, state)
         header = memory.header
@@ -331,6 +327,14 @@ class Joiner:
         if is_new:
             self._wake(memory, state)
         return []
+
+    def _count_unasked(self, action: ActionEvent) -> None:
+        """Counts an action that no task of ours asks for."""
+        if action.action in self._spec.actions:
+            self.counters.history_actions += 1
+        else:
+            self.counters.unknown_actions += 1
+            self.unknown_actions.add(action.action)
 
     def _check_room(self, open_slices: int, event_time_ms: int) -> None:
         """What a bucket's header costs is bounded, whatever times events name.
@@ -368,6 +372,10 @@ class Joiner:
         :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
         """
+        if action.action not in self._tasks_of:
+            # It began to wait under a spec that asks for it.
+            self._count_unasked(action)
+            return []
         index = entry.index_of(action.impression_id)
         if index < 0:
             self.counters.unknown_impressions += 1

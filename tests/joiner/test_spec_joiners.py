@@ -191,3 +191,35 @@ def test_sums_and_times_are_of_all_specs(engine: SpecEngine) -> None:
     # The watch window of the old request: ten seconds past the end of its slice.
     assert joiner.next_due_ms(0, states) == joiner.next_close_ms(0) == 15_999
     assert joiner.newest_ms(0, states) == 40_000
+
+
+def test_an_action_that_waits_for_a_task_that_was_removed_makes_no_row_and_counts_again_once_it_is_back(
+    engine: SpecEngine,
+) -> None:
+    removed = replace(SPEC, tasks=SPEC.tasks[:1])
+    engine.record(0, encode(action(1, 0, "like", 6_000)))
+    engine.record(0, encode(action(2, 0, "like", 6_000)))
+    engine.restart(SpecRegistry(removed, [SPEC]))
+    engine.record(0, encode(feature(1, 5_000)))
+    assert not engine.blocks
+    assert engine.joiner.counters.unknown_actions == 1
+    engine.restart(SpecRegistry(SPEC, [removed]))
+    engine.record(0, encode(feature(2, 5_000)))
+    assert [row[:4] for row in rows_of(SPEC, engine.blocks)] == [("r2", 100, "like", 1)]
+
+
+def test_what_was_forgotten_before_the_spec_changed_is_not_joined_again(engine: SpecEngine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.restart(NEW_FIRST)
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(1, 5_000)))
+
+
+def test_a_request_that_is_remembered_is_a_duplicate_whatever_the_old_spec_has_forgotten(engine: SpecEngine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.restart(NEW_FIRST)
+    engine.record(0, encode(feature(2, 4_500)))
+    engine.watermark(66_000)
+    engine.record(0, encode(feature(2, 4_500)))
+    assert engine.joiner.counters.duplicate_features == 1
