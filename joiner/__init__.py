@@ -5,8 +5,9 @@ from rillet.joiner.config import MAX_BUCKETS, JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts, RecentCounts
 from rillet.joiner.errors import JoinerError, StoreError, WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
+from rillet.joiner.header import END_OF_TIME_MS
 from rillet.joiner.held_time import HeldTime
-from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.joiner.join import Joiner
 from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.request_range import RequestRange

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from rillet.joiner.entry import Entry
 from rillet.joiner.errors import JoinerError
-from rillet.joiner.header import BucketHeader, WorkKind
+from rillet.joiner.header import NEVER_MS, BucketHeader, WorkKind
+from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
     BucketState,
     Place,
@@ -23,13 +24,14 @@ from rillet.joiner.state import (
 )
 from rillet.joiner.store import SliceStore
 from rillet.joiner.waiting import WaitingActions
+from rillet.joiner.works import next_work
 from rillet.schemas import FeatureEvent
 
 
 class Bucket:
     """What the joiner has in memory of one bucket."""
 
-    __slots__ = ("_store", "header", "number", "waiting", "woken_ms")
+    __slots__ = ("_store", "_woken_ms", "header", "number", "waiting")
 
     def __init__(self, number: int, header: BucketHeader, waiting: WaitingActions, store: SliceStore) -> None:
         self.number = number
@@ -37,7 +39,7 @@ class Bucket:
         self.waiting = waiting
         self._store = store
         #: the watermark that the bucket has last asked for
-        self.woken_ms: int | None = None
+        self._woken_ms: int | None = None
         store.expect(number, header.slices)
 
     def find(self, request_id: str, state: BucketState) -> Entry | None:
@@ -112,6 +114,20 @@ class Bucket:
         """The last request of a slice is forgotten."""
         del self.header.slices[slice_]
         self._store.drop(slice_, self.number)
+
+    def close_waiting(self) -> None:
+        """No action waits any more."""
+        for slice_ in list(self.header.waiting):
+            self.waiting.close_slice(slice_)
+        if self.header.work is not None and self.header.work.kind is WorkKind.GIVE_UP:
+            self.header.work = None
+
+    def wake(self, schedule: SliceSchedule, state: BucketState, after_ms: int = NEVER_MS) -> None:
+        """Asks for the bucket's turn when the next thing is due, unless that is not after a time."""
+        due = next_work(self.header, schedule)
+        if due is not None and due[0] > after_ms and (self._woken_ms != due[0] or after_ms != NEVER_MS):
+            state.wake_at(due[0])
+            self._woken_ms = due[0]
 
     def _load(self, at: Place, state: BucketState) -> Entry:
         slice_, n = at

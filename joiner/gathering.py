@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rillet.joiner.blocks import BlockBuilder, Rows
+from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.entry import Entry
+from rillet.joiner.rows import Rows
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
 from rillet.schemas.arrays import Bools, Int64s
 

@@ -12,6 +12,8 @@ from enum import IntEnum
 
 #: nothing is closed yet
 NEVER_MS = -(1 << 62)
+#: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
+END_OF_TIME_MS = (1 << 63) - 1
 
 _HEAD = struct.Struct("<QqQII")
 _WORK = struct.Struct("<BqII")

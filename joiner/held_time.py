@@ -7,8 +7,7 @@ the watermark goes on with the topic in it.
 
 from __future__ import annotations
 
-from rillet.joiner.header import NEVER_MS
-from rillet.joiner.join import END_OF_TIME_MS
+from rillet.joiner.header import END_OF_TIME_MS, NEVER_MS
 
 
 class HeldTime:

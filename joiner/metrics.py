@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rillet.joiner.join import END_OF_TIME_MS, Joiner
+from rillet.joiner.header import END_OF_TIME_MS
 from rillet.joiner.spec_joiners import SpecJoiners
 from rillet.schemas import RecordError
 
@@ -39,7 +39,7 @@ class RefusalMetrics:
 class JoinMetrics:
     """What one subtask of the joiner reports; call :meth:`report` now and then."""
 
-    def __init__(self, group: Any, joiner: Joiner | SpecJoiners) -> None:
+    def __init__(self, group: Any, joiner: SpecJoiners) -> None:
         """:param group: Flink's metric group of the task: makes groups (``add_group``) and counters (``counter``)."""
         self._group = group.add_group(GROUP)
         self._joiner = joiner

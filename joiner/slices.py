@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
-from rillet.schemas import FeatureSpec
+from rillet.schemas import FeatureSpec, RecordError
 
 #: each slice alive costs a column family on disk, and 16 bytes in the header of each bucket
 MAX_LIVE_SLICES = 256
@@ -52,6 +52,19 @@ class SliceSchedule:
     def slice_of(self, event_time_ms: int) -> int:
         """The slice that an event time falls into."""
         return event_time_ms // self.slice_ms
+
+    def check_room(self, open_slices: int, event_time_ms: int) -> None:
+        """What a bucket's header costs is bounded, whatever times events name.
+
+        :param open_slices: of the bucket, the slice of the event not among them.
+        :raises RecordError: the bucket has as many slices open as it may.
+        """
+        if open_slices >= MAX_OPEN_SLICES:
+            raise RecordError(
+                f"event_time_ms: {event_time_ms} would open slice {open_slices + 1:,} of its bucket, "
+                f"at most {MAX_OPEN_SLICES:,} may be open: are its times spread over years, or is [joiner] slice_ms "
+                f"({self.slice_ms}) too short for how far apart the topics are read ([flink] max_drift_ms)?"
+            )
 
     def close_ms(self, slice_: int, task: int) -> int:
         """The watermark at which a slice's label windows of a task are closed."""

@@ -164,32 +164,32 @@ class SpecJoiners:
 
     def next_close_ms(self, watermark_ms: int) -> int | None:
         """The watermark at which the next label window closes of the requests that are remembered, None without any."""
-        closes = (joiner.next_close_ms(watermark_ms) for joiner in self._all())
+        closes = (joiner.buckets.next_close_ms(watermark_ms) for joiner in self._all())
         return min((close_ms for close_ms in closes if close_ms is not None), default=None)
 
     @property
     def open_requests(self) -> int:
         """Requests that are remembered, of buckets that were touched since the start."""
-        return sum(joiner.open_requests for joiner in self._all())
+        return sum(joiner.buckets.open_requests for joiner in self._all())
 
     @property
     def reads(self) -> dict[str, int]:
-        """Requests that were asked for, see :attr:`Joiner.reads`."""
-        return {tier: sum(joiner.reads[tier] for joiner in self._all()) for tier in self._current.reads}
+        """Requests that were asked for, see :attr:`rillet.joiner.store.SliceStore.reads`."""
+        return {tier: sum(joiner.store.reads[tier] for joiner in self._all()) for tier in self._current.store.reads}
 
     @property
     def waiting_actions(self) -> int:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
-        return self._current.waiting_actions
+        return self._current.buckets.waiting_actions
 
     @property
     def waiting_bytes(self) -> int:
         """What they cost in memory, by estimate."""
-        return self._current.waiting_bytes
+        return self._current.buckets.waiting_bytes
 
     def oldest_waiting_ms(self) -> int | None:
         """Event time of the action that has waited longest; None while none waits."""
-        return self._current.oldest_waiting_ms()
+        return self._current.buckets.oldest_waiting_ms()
 
     def lose(self) -> None:
         """Forgets what memory and disk hold, as a start would: the engine's state has it all."""
@@ -260,8 +260,13 @@ class SpecJoiners:
                 )
             # Of its own: a task that died may still hold the lock of the other's.
             directory = self._directory.with_name(f"{self._directory.name}-{spec_hash:x}")
-            joiner = Joiner(conversion.old, self._config, directory)
-            joiner.counters, joiner.unknown_actions = self.counters, self.unknown_actions
+            joiner = Joiner(
+                conversion.old,
+                self._config,
+                directory,
+                counters=self.counters,
+                unknown_actions=self.unknown_actions,
+            )
             self._earlier[spec_hash] = _Earlier(joiner, conversion)
         joiner = self._earlier[spec_hash].joiner
         self._current.let_wait(

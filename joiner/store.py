@@ -45,7 +45,7 @@ class SliceStore:
         self._lacking: dict[int, set[int]] = {}
         self.used_bytes = 0
         self.spilled_entries = 0
-        #: requests read, by tier: found in memory, looked for in a slice on disk, read back from the engine's state
+        #: see :attr:`reads`
         self.memory_reads = self.disk_reads = self.engine_reads = 0
 
     def put(self, bucket: int, entry: Entry) -> None:
@@ -99,6 +99,11 @@ class SliceStore:
             self.used_bytes += grown
         elif entry.on_disk and self._disk is not None:
             self._disk.write(entry.slice_, [(bucket, entry)])
+
+    @property
+    def reads(self) -> dict[str, int]:
+        """Requests that were asked for, by the tier that was asked: memory, a slice on disk, the engine's state."""
+        return {"memory": self.memory_reads, "disk": self.disk_reads, "engine": self.engine_reads}
 
     def expect(self, bucket: int, slices: Collection[int]) -> None:
         """Slices of a bucket have requests in the engine's state that may not be here."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rillet.joiner import Joiner, JoinerConfig
-from rillet.joiner.join import STEP_REQUESTS
+from rillet.joiner.closing import STEP_REQUESTS
 from rillet.schemas import ExampleBlock, encode
 from tests.joiner.support import SPEC, feature
 from tests.simulation.joiner_engine import MemoryState

@@ -48,7 +48,7 @@ def test_a_positive_goes_out_with_its_action_and_not_with_the_window(engine: Eng
 def test_slices_are_bounded_while_state_grows_and_a_refused_record_changes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("rillet.joiner.join.MAX_OPEN_SLICES", 5)
+    monkeypatch.setattr("rillet.joiner.slices.MAX_OPEN_SLICES", 5)
 
     def record(number: int, time_ms: int) -> bytes:
         event = feature(number, time_ms) if kind == "features" else action(number, 0, "watch", time_ms)
@@ -242,34 +242,54 @@ def test_an_action_that_nobody_asks_for_is_counted_by_its_name_and_one_of_a_hist
 def test_a_bucket_says_what_is_due_next_and_what_it_has_seen(engine: Engine) -> None:
     joiner, state = engine.joiner, engine.states[0]
     assert joiner.next_due_ms(0, state) is None
-    assert joiner.next_close_ms(0) is None
+    assert joiner.buckets.next_close_ms(0) is None
     engine.record(0, encode(feature(1, 5_500)))
     engine.record(0, encode(action(2, 0, "like", 7_700)))
     assert (joiner.next_due_ms(0, state), joiner.newest_ms(0, state)) == (15_999, 7_000)
-    assert (joiner.next_close_ms(0), joiner.next_close_ms(15_999)) == (15_999, 65_999)
-    assert joiner.open_requests == 1
+    assert (joiner.buckets.next_close_ms(0), joiner.buckets.next_close_ms(15_999)) == (15_999, 65_999)
+    assert joiner.buckets.open_requests == 1
     engine.watermark(15_999)
     assert joiner.next_due_ms(0, state) == 7_999 + 30_000
     engine.watermark(65_999)
     assert joiner.next_due_ms(0, state) is None
-    assert (joiner.newest_ms(0, state), joiner.open_requests) == (65_999, 0)
+    assert (joiner.newest_ms(0, state), joiner.buckets.open_requests) == (65_999, 0)
 
 
 def test_actions_wait_in_the_counts_until_their_feature_event_comes_or_they_are_given_up(engine: Engine) -> None:
     for request, time_ms in ((1, 6_500), (1, 6_000), (2, 7_000), (3, 8_000)):
         engine.record(0, encode(action(request, 0, "like", time_ms)))
     joiner = engine.joiner
-    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (4, 6_000, 4)
+    assert (joiner.buckets.waiting_actions, joiner.buckets.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (
+        4,
+        6_000,
+        4,
+    )
     engine.record(0, encode(feature(1, 5_000)))
-    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.matched_later) == (2, 7_000, 2)
+    assert (joiner.buckets.waiting_actions, joiner.buckets.oldest_waiting_ms(), joiner.counters.matched_later) == (
+        2,
+        7_000,
+        2,
+    )
     engine.restore(engine.checkpoint())
     joiner = engine.joiner
     engine.record(0, encode(feature(4, 9_000)))  # the bucket is touched
-    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (2, 7_000, 0)
+    assert (joiner.buckets.waiting_actions, joiner.buckets.oldest_waiting_ms(), joiner.counters.unmatched_actions) == (
+        2,
+        7_000,
+        0,
+    )
     engine.watermark(8_999 + 30_000)
-    assert (joiner.waiting_actions, joiner.oldest_waiting_ms(), joiner.counters.orphan_actions) == (0, None, 2)
+    assert (joiner.buckets.waiting_actions, joiner.buckets.oldest_waiting_ms(), joiner.counters.orphan_actions) == (
+        0,
+        None,
+        2,
+    )
     engine.record(0, encode(action(5, 0, "like", 7_000)))  # has waited for too long as it comes
-    assert (joiner.waiting_actions, joiner.counters.unmatched_actions, joiner.counters.orphan_actions) == (0, 1, 3)
+    assert (joiner.buckets.waiting_actions, joiner.counters.unmatched_actions, joiner.counters.orphan_actions) == (
+        0,
+        1,
+        3,
+    )
 
 
 @pytest.mark.parametrize("steps", range(9))

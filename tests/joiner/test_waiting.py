@@ -37,7 +37,7 @@ def test_an_action_beyond_the_share_of_its_bucket_is_refused_and_changes_nothing
     with pytest.raises(WaitingFullError, match=rf"{room} actions wait already.* \(4000 bytes\)"):
         engine.record(0, encode(action(99, 0, "watch", 6_000)))
     assert (engine.checkpoint(), engine.joiner.counters.as_dict()) == before
-    assert engine.joiner.waiting_bytes <= 4_000
+    assert engine.joiner.buckets.waiting_bytes <= 4_000
     engine.record(1, encode(action(99, 0, "watch", 6_000)))  # the other bucket has its own share
     engine.record(0, encode(action(99, 0, "scroll", 6_000)))  # nobody asks for it, so it need not wait
 
@@ -53,17 +53,17 @@ def test_there_is_room_again_once_actions_wait_no_longer(tmp_path: Path, how: st
     else:
         engine.watermark(CONFIG.action_wait_ms + 7_000)
         assert engine.joiner.counters.orphan_actions == room
-    assert (engine.joiner.waiting_actions, engine.joiner.waiting_bytes) == (0, 0)
+    assert (engine.joiner.buckets.waiting_actions, engine.joiner.buckets.waiting_bytes) == (0, 0)
 
 
 def test_a_restart_knows_how_much_room_is_left(tmp_path: Path) -> None:
     engine = Engine(SPEC, NARROW, tmp_path)
     fill(engine)
-    used = engine.joiner.waiting_bytes
+    used = engine.joiner.buckets.waiting_bytes
     engine.restore(engine.checkpoint())
     with pytest.raises(WaitingFullError):
         engine.record(0, encode(action(99, 0, "watch", 6_000)))
-    assert engine.joiner.waiting_bytes == used
+    assert engine.joiner.buckets.waiting_bytes == used
 
 
 def test_ten_refused_actions_are_told_of_however_many_are_joined() -> None:
@@ -83,7 +83,7 @@ def test_as_many_actions_wait_for_one_request_as_a_request_may_have(tmp_path: Pa
     with pytest.raises(WaitingFullError, match="1,000 actions wait for it already"):
         engine.record(0, encode(action(1, 0, "watch", 6_000)))
     engine.record(0, encode(action(2, 0, "watch", 6_000)))
-    assert engine.joiner.waiting_actions == 1_001
+    assert engine.joiner.buckets.waiting_actions == 1_001
 
 
 def waiting_of(number: int) -> tuple[WaitingActions, BucketHeader, MemoryState]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rillet.joiner import END_OF_TIME_MS, Joiner, JoinerConfig
-from rillet.joiner.join import STEP_REQUESTS
+from rillet.joiner.closing import STEP_REQUESTS
 from rillet.schemas import ExampleBlock, FeatureSpec
 from tests.joiner.support import key_of
 

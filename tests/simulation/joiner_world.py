@@ -176,7 +176,7 @@ class JoinerWorld:
             progress.refused += 1
             progress.refused_again += sum(event.request_id in progress.features for event in features)
             return
-        assert sum(joiner.waiting_bytes for joiner in self.engine.joiners) <= self.config.waiting_bytes
+        assert sum(joiner.buckets.waiting_bytes for joiner in self.engine.joiners) <= self.config.waiting_bytes
         for event in features:
             if event.request_id not in progress.features:
                 progress.features[event.request_id] = event
@@ -332,6 +332,6 @@ class JoinerWorld:
                 engine.blocks += engine.joiner_of(bucket).advance(bucket, END_OF_TIME_MS - 1, state)
             assert not state.entries
         assert len(engine.blocks) == blocks
-        assert all(joiner.store.used_bytes == joiner.waiting_bytes == 0 for joiner in engine.joiners)
+        assert all(joiner.store.used_bytes == joiner.buckets.waiting_bytes == 0 for joiner in engine.joiners)
         engine.close()
         assert list(self.folder.iterdir()) == []
