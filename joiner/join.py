@@ -167,6 +167,8 @@ class Joiner:
         waiting = memory.waiting.take_all(state)
         memory.close_waiting()
         state.save_header(memory.header.to_bytes())
+        # The turn that was asked for may have been that of an action.
+        memory.wake(self._schedule, state)
         return waiting
 
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
