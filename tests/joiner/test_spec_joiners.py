@@ -226,13 +226,15 @@ def test_a_request_that_is_remembered_is_a_duplicate_whatever_the_old_spec_has_f
 
 
 def test_windows_of_the_old_spec_close_on_time_where_an_action_waited_that_was_due_before(engine: SpecEngine) -> None:
-    engine.record(0, encode(action(9, 0, "watch", 5_000)))
-    engine.record(0, encode(feature(1, 50_000)))
-    # The first turn of the bucket was to be that of the action, which from now on waits for a request of the new spec.
+    engine.record(0, encode(action(1, 0, "like", 5_000)))
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(16_000)
+    # The next turn of the bucket was to be that in which the action would have been given up.
     engine.restart(NEW_FIRST)
     engine.touch(0)
     engine.watermark(36_000)
-    engine.watermark(111_000)
-    assert [row[:4] for row in rows_of(NEW, engine.blocks) if row[2] == "like"] == [
-        ("r1", impression, "like", 0) for impression in (100, 101, 102)
+    engine.watermark(66_000)
+    assert [row[1:4] for row in rows_of(NEW, engine.blocks) if row[2:4] == ("like", 0)] == [
+        (101, "like", 0),
+        (102, "like", 0),
     ]
