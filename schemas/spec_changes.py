@@ -52,6 +52,8 @@ class SpecDiff:
 #: values with another rate that are named
 _VALUES_TOLD = 5
 _OF_TASK = "negative_rate"
+#: what decides when labels are complete
+_WHEN_COMPLETE = ("window_ms", "labels")
 _AS_BEFORE = "goes on as before"
 _OPEN_REQUESTS = "goes on; requests that were joined before keep what they were joined with"
 
@@ -126,6 +128,8 @@ def _slot_changes(side: str, old: Sequence[Slot], new: Sequence[Slot]) -> Iterat
 def _slot_settings(path: str, old: Slot, new: Slot) -> Iterator[SpecChange]:
     if old.max_values != new.max_values:
         joiner = "goes on; values beyond it are left out" if new.max_values < old.max_values else _AS_BEFORE
+        if old.ragged and not new.ragged:
+            joiner += ", and where there is none it has the missing value"
         what = _was(old.max_values, new.max_values)
         yield SpecChange(f"{path}.max_values", what, True, joiner, "goes on", "requests are cut to it likewise")
     if old.history is not None and new.history is not None and old.history.max_age_ms != new.history.max_age_ms:
@@ -193,7 +197,8 @@ def _task_changes(old: Sequence[Task], new: Sequence[Task]) -> Iterator[SpecChan
                 if (was := getattr(task, key)) != (now := getattr(after[name], key)):
                     same_slot = isinstance(was, RateBySlot) and isinstance(now, RateBySlot) and was.slot == now.slot
                     what = _rates_of_values(was, now) if same_slot else _was(was, now)
-                    yield SpecChange(f"{path}.{key}", what, True, _OPEN_REQUESTS, "goes on", _AS_BEFORE)
+                    trainer = "goes on; its quality as served is told anew" if key in _WHEN_COMPLETE else "goes on"
+                    yield SpecChange(f"{path}.{key}", what, True, _OPEN_REQUESTS, trainer, _AS_BEFORE)
     for name, task in after.items():
         if name not in before:
             yield SpecChange(

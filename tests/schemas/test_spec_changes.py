@@ -71,6 +71,14 @@ def test_a_cross_that_goes_on_is_not_told_as_removed_and_added() -> None:
     assert told(old, replace(OLD, crosses=(second, first))) == ["cross: in another order"]
 
 
+def test_what_becomes_of_values_and_of_quality_is_told() -> None:
+    (fewer,) = compare(OLD, replace(OLD, item=(FILM, replace(GENRES, max_values=1)))).changes
+    assert fewer.joiner == "goes on; values beyond it are left out, and where there is none it has the missing value"
+    (window,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, window_ms=5), BUY))).changes
+    (rate,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, negative_rate=0.5), BUY))).changes
+    assert (window.trainer, rate.trainer) == ("goes on; its quality as served is told anew", "goes on")
+
+
 def test_rates_by_slot_are_compared_value_by_value() -> None:
     def by_film(*classes: tuple[tuple[int, ...], float]) -> FeatureSpec:
         rates = RateBySlot("film", tuple(RateClass(values, rate) for values, rate in classes))
