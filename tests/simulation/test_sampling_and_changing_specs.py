@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import nullcontext, suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +33,7 @@ from rillet.schemas import (
 from rillet.schemas.fid import MISSING_VALUE
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from rillet.schemas.spec import LabelMode, LatePolicy
-from tests.joiner.specs import SpecEngine
+from tests.joiner.specs import MemoryStates, SpecEngine
 from tests.simulation.joiner_oracle import Row, oracle, rows_of
 
 pytestmark = pytest.mark.simulation
@@ -168,22 +168,31 @@ class Seen:
     """What the joiner has read until a checkpoint, or since."""
 
     #: specs of the joiner and of the producer of each request
-    joined: dict[str, tuple[FeatureSpec, FeatureSpec]]
-    actions: set[ActionEvent]
-    #: those of them that came when the windows of their pairs were closed
-    late: set[ActionEvent]
-    newest_ms: int
-    watermark_ms: int
+    joined: dict[str, tuple[FeatureSpec, FeatureSpec]] = field(default_factory=dict)
+    #: actions by their place among the records; those that a drain gave up are not among them
+    actions: dict[int, ActionEvent] = field(default_factory=dict)
+    #: those that came when the windows of their pairs were closed
+    late: set[ActionEvent] = field(default_factory=set)
+    #: requests that a drain has closed
+    drained: set[str] = field(default_factory=set)
+    newest_ms: int = 0
+    watermark_ms: int = 0
 
-    def act(self, action: ActionEvent, request: Shown) -> None:
+    def act(self, at: int, action: ActionEvent, request: Shown) -> None:
         spec, _ = self.joined.get(action.request_id, (None, None))
-        if spec is not None and action not in self.actions:
+        if spec is not None and action not in self.actions.values():
             schedule = SliceSchedule(spec, CONFIG)
             for index, task in enumerate(spec.tasks):
                 closes_ms = schedule.close_ms(schedule.slice_of(request.time_ms), index)
-                if task.action == action.action and closes_ms <= self.watermark_ms:
+                drained = action.request_id in self.drained and task.labels != "immediate"
+                if task.action == action.action and (drained or closes_ms <= self.watermark_ms):
                     self.late.add(action)
-        self.actions.add(action)
+        self.actions[at] = action
+
+    def drain(self) -> None:
+        self.drained |= self.joined.keys()
+        # Actions that wait are orphans.
+        self.actions = {at: one for at, one in self.actions.items() if one.request_id in self.joined}
 
 
 class Run:
@@ -207,7 +216,7 @@ class Run:
         sent += [sent[at] for at in again]
         #: with the spec that the producer of each is on
         self.records = [(sent[at], self.specs[int(rng.integers(SPECS))]) for at in np.argsort(arrival, kind="stable")]
-        self.current, self.seen = self.specs[0], Seen({}, set(), set(), 0, 0)
+        self.current, self.seen = self.specs[0], Seen()
         self.engine = SpecEngine(self.registry(self.current), CONFIG, folder)
 
     def registry(self, spec: FeatureSpec) -> SpecRegistry:
@@ -222,17 +231,22 @@ class Run:
                     found.append(ActionEvent(f"r{shown.number}", max(time_ms, 0), 100 + index, name))
         return found
 
-    def use(self, spec: FeatureSpec) -> None:
+    def use(self, spec: FeatureSpec, saved: tuple[dict[int, MemoryStates], int] | None = None) -> None:
+        """The joiner goes on from where it is, or from a checkpoint, under a spec."""
         self.current = spec
-        self.engine.restart(self.registry(spec))
+        self.engine.restore(saved or self.engine.checkpoint(), self.registry(spec))
+        # A drain leaves no timer.
+        for bucket in self.engine.states:
+            self.engine.touch(bucket)
 
     def read(self, first: int, last: int) -> None:
-        for one, producer in self.records[first:last]:
+        for at in range(first, last):
+            one, producer = self.records[at]
             if isinstance(one, Shown):
                 self._read_request(one, producer)
             else:
                 shown = self.shown[one.request_id]
-                self.seen.act(one, shown)
+                self.seen.act(at, one, shown)
                 self.engine.record(shown.bucket, encode(one))
             seen = self.seen
             seen.newest_ms = max(seen.newest_ms, _time_ms(one))
@@ -248,25 +262,19 @@ class Run:
         self.seen.joined.setdefault(request_id, (self.current, producer))
 
     def run(self) -> None:
-        """Reads all: after each part the joiner takes another spec, at a stop or at a crash that costs some records."""
+        """Reads all: after each part the joiner takes another spec, at a stop, after a drain, or at a crash that costs some records."""
         cuts = [0, *sorted(self.rng.choice(len(self.records), PARTS - 1, replace=False).tolist()), len(self.records)]
         for first, last in pairwise(cuts):
-            spec = self.specs[int(self.rng.integers(SPECS))]
-            self.use(spec)
+            if self.rng.random() < 0.3:
+                self.engine.watermark(END_OF_TIME_MS)
+                self.seen.drain()
+            self.use(self.specs[int(self.rng.integers(SPECS))])
             saved, seen = self.engine.checkpoint(), deepcopy(self.seen)
             if self.rng.random() < 0.5:
                 self.read(first, int(self.rng.integers(first, last + 1)))
                 self.seen = seen
-                self.current = self.specs[int(self.rng.integers(SPECS))]
-                self.engine.restore(saved, self.registry(self.current))
+                self.use(self.specs[int(self.rng.integers(SPECS))], saved)
             self.read(first, last)
-        self.engine.watermark(self.seen.newest_ms)
-        if self.rng.random() < 0.5:
-            self.engine.watermark(END_OF_TIME_MS)
-            # A drain leaves requests remembered, and no timer.
-            self.use(self.current)
-        for bucket in self.engine.states:
-            self.engine.touch(bucket)
         self.engine.watermark(self.seen.newest_ms + 10_000_000)
         assert self.engine.empty
         self.engine.joiner.close()
@@ -274,7 +282,7 @@ class Run:
     def expected(self) -> list[Row]:
         """The rows of every request under the spec that it was joined under, with what its record had."""
         rows: list[Row] = []
-        arrived = [one for one, _ in self.records if isinstance(one, ActionEvent)]
+        arrived = [action for _, action in sorted(self.seen.actions.items())]
         for request_id, (spec, producer) in self.seen.joined.items():
             event = self.shown[request_id].event(spec, (producer,))
             rows += oracle(spec, [event], [a for a in arrived if a.request_id == request_id], self.seen.late)
