@@ -167,6 +167,8 @@ class Joiner:
         waiting = memory.waiting.take(request_id, state)
         if waiting:
             state.save_header(memory.header.to_bytes())
+            # The turn that was asked for may have been that of an action.
+            memory.wake(self._schedule, state)
         return waiting
 
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
@@ -255,7 +257,7 @@ class Joiner:
         return []
 
     def _count_unasked(self, action: ActionEvent) -> None:
-        """Counts an action that no task asks for."""
+        """Counts an action that no task of ours asks for."""
         if action.action in self._spec.actions:
             self.counters.history_actions += 1
         else:
@@ -276,6 +278,10 @@ class Joiner:
         :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
         """
+        if action.action not in self._tasks_of:
+            # It began to wait under a spec that asks for it.
+            self._count_unasked(action)
+            return []
         index = entry.index_of(action.impression_id)
         if index < 0:
             self.counters.unknown_impressions += 1

@@ -128,7 +128,11 @@ class SpecJoiners:
                 # A feature event is a duplicate, whatever spec it is of.
                 return list(_converted(joiner.on_event(bucket, ours, data or b"", ingest_ms, state), conversion))
         self._move_waiting(bucket, ours.request_id, states)
-        if isinstance(ours, FeatureEvent) and ours.event_time_ms < note.forgotten_ms:
+        if (
+            isinstance(ours, FeatureEvent)
+            and ours.event_time_ms < note.forgotten_ms
+            and not self._current.remembers(bucket, ours.request_id, states.of_spec(self._hash))
+        ):
             raise RecordError(
                 f"event_time_ms: {ours.event_time_ms} is later than every label window of an earlier feature spec"
             )
@@ -245,10 +249,12 @@ class SpecJoiners:
         drained = before.drained if drained is None else drained
         forgotten_ms, specs = before.forgotten_ms, []
         for joiner, state in self._all_in(bucket, states):
-            if joiner is not self._current:
-                forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
-            if joiner.holds_anything(bucket, state):
+            holds = joiner.holds_anything(bucket, state)
+            if holds:
                 specs.append(joiner.spec.hash)
+            # What holds nothing is not asked again, and the next start may make another spec the current one.
+            if joiner is not self._current or not holds:
+                forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
         now = _Note(forgotten_ms, specs, [one for one in drained if one in specs])
         if now != before:
             self._notes[bucket] = now
