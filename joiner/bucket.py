@@ -70,9 +70,9 @@ class Bucket:
         return entry
 
     def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
-        """Keeps the positives of a request, which have changed.
+        """Keeps the positives and times of a request, which have changed.
 
-        :param grown: bytes by which its times are more.
+        :param grown: bytes by which its times are more, below 0 where they are less.
         """
         state.put(labels_key(entry.slice_, entry.n), pack_labels(entry.positives, entry.times))
         self._store.update(self.number, entry, grown)
@@ -106,7 +106,7 @@ class Bucket:
         for entry in entries:
             state.remove(request_key(slice_, entry.n))
             state.remove(place_key(entry.request_id))
-            if entry.positives:
+            if entry.positives or entry.times:
                 state.remove(labels_key(slice_, entry.n))
         return entries
 

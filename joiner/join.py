@@ -20,6 +20,7 @@ from rillet.joiner.closing import STEP_BYTES, STEP_REQUESTS, Closing
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.entry import Entry
+from rillet.joiner.gathered import Fate, take
 from rillet.joiner.header import WorkKind
 from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import SliceSchedule
@@ -71,7 +72,10 @@ class Joiner:
         self._builder = builder or BlockBuilder(spec, config.block_bytes)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
-            self._tasks_of.setdefault(task.action, []).append(index)
+            for name in task.actions:
+                self._tasks_of.setdefault(name, []).append(index)
+        #: of the tasks for which one action is not enough
+        self._rules = {index: task.at_least for index, task in enumerate(spec.tasks) if task.at_least is not None}
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
         self._sampling = Sampling(spec)
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
@@ -287,7 +291,7 @@ class Joiner:
             self.counters.unknown_impressions += 1
             return []
         blocks: list[ExampleBlock] = []
-        positives_before, times_before = entry.positives, len(entry.times)
+        positives_before, times_before = entry.positives, entry.times
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -303,6 +307,11 @@ class Joiner:
             if late and not self._emits_late(entry, index, task):
                 self.counters.late_actions += 1
                 continue
+            if task in self._rules:
+                fate = take(self._rules[task], entry, task, index, action)
+                if fate is not Fate.TURNED:
+                    self.counters.add(fate.value)
+                    continue
             entry.add_positive(task, index)
             if task in self._immediate:
                 kind = LabelKind.CORRECTION
@@ -317,8 +326,8 @@ class Joiner:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
             blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
-        if entry.positives != positives_before:
-            memory.keep_labels(entry, len(entry.times) - times_before, state)
+        if entry.positives != positives_before or entry.times is not times_before:
+            memory.keep_labels(entry, len(entry.times) - len(times_before), state)
         return blocks
 
     def _emits_late(self, entry: Entry, index: int, task: int) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.crosses import Cross
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateByScore, RateBySlot
 from rillet.schemas.packing import pack_columns
 from rillet.schemas.record_checks import RecordChecks
@@ -49,7 +50,7 @@ class DenseFeature:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One label: the action that makes it positive, and how long after the impression it may come.
+    """One label: the actions that make it positive, and how long after the impression they may come.
 
     A negative is kept with probability ``negative_rate``, or with that which its slot's value or its score give. An action within its window that arrives after
     the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
@@ -59,7 +60,8 @@ class Task:
     """
 
     name: str
-    action: str
+    #: its name, or the names of several, in the order of the alphabet
+    action: str | tuple[str, ...]
     window_ms: int
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
@@ -68,6 +70,13 @@ class Task:
     #: at most one of the two
     rate_by_slot: RateBySlot | None = None
     rate_by_score: RateByScore | None = None
+    #: None: one action is enough
+    at_least: AtLeast | None = None
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the actions that count."""
+        return (self.action,) if isinstance(self.action, str) else self.action
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class FeatureSpec:
     def actions(self) -> frozenset[str]:
         """Names of the actions that a task or a history asks for; any other is counted as unknown."""
         of_histories = {slot.history.action for slot in self.histories if slot.history is not None}
-        return frozenset({task.action for task in self.tasks} | of_histories)
+        return frozenset({name for task in self.tasks for name in task.actions} | of_histories)
 
     def advice_on_action(self, name: str) -> str:
         """What to say of an action that is not among :attr:`actions`: the name that is meant, or all that are asked for."""

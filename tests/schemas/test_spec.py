@@ -200,10 +200,29 @@ def test_text_of_any_characters_is_written_so_that_it_can_be_read(text: str) -> 
         ("600_000", "600_001"),
         ('"emit"', '"drop"'),
         ('"emit"', '"emit"\nearly_ms = 1'),
+        ('action = "buy"', 'actions = ["buy", "pay"]'),
+        ('"emit"', '"emit"\nat_least = { count = 2 }'),
+        ('"emit"', '"emit"\nat_least = { sum = 2 }'),
     ],
 )
 def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None:
     assert parse_spec(TEXT.replace(*change)).hash != SPEC.hash
+
+
+def test_the_order_of_actions_and_a_count_of_one_mean_nothing() -> None:
+    both = [
+        parse_spec(TEXT.replace('action = "buy"', f"actions = {names}"))
+        for names in ('["buy", "pay"]', '["pay", "buy"]')
+    ]
+    assert both[0] == both[1]
+    assert both[0].actions == {"click", "buy", "pay"}
+    assert parse_spec(TEXT.replace('action = "buy"', 'actions = ["buy"]\nat_least = { count = 1 }')) == SPEC
+
+
+@pytest.mark.parametrize("rule", ["count = 2", "sum = 0.1", "value = -3.5"])
+def test_rules_of_labels_are_read_back_as_they_were_written(rule: str) -> None:
+    spec = parse_spec(TEXT.replace('action = "buy"', f'actions = ["pay", "buy"]\nat_least = {{ {rule} }}'))
+    assert parse_spec(dump_spec(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -219,6 +238,17 @@ def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None
         (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \[1e-06, 1\]"),
         (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
         (('"emit"', '"emit"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
+        (('action = "buy"', "actions = []"), r"tasks\[1\]\.actions: at least one is needed"),
+        (('action = "buy"', 'actions = ["buy", "buy"]'), r"tasks\[1\]\.actions: 'buy' stands twice"),
+        (('action = "buy"', 'actions = ["buy", 7]'), r"tasks\[1\]\.actions: expected str, found 7"),
+        (('action = "buy"', 'action = "buy"\nactions = ["pay"]'), r"tasks\[1\]\.actions: the task has action, too"),
+        (('action = "buy"', ""), r"tasks\[1\]\.action: expected str, found nothing"),
+        (('"emit"', '"emit"\nat_least = { count = 0 }'), r"tasks\[1\]\.at_least\.count: 0 is not in 1\.\.256"),
+        (('"emit"', '"emit"\nat_least = { count = 2.5 }'), r"tasks\[1\]\.at_least\.count: expected int, found 2\.5"),
+        (('"emit"', '"emit"\nat_least = { sum = 0 }'), r"tasks\[1\]\.at_least\.sum: 0 is not above 0"),
+        (('"emit"', '"emit"\nat_least = { value = inf }'), r"tasks\[1\]\.at_least\.value: inf is not finite"),
+        (('"emit"', '"emit"\nat_least = { most = 2 }'), r"at_least: expected one of count, sum, value, such as"),
+        (('"emit"', '"emit"\nat_least = { count = 2, sum = 3 }'), r"at_least: expected one of count, sum, value"),
         (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit, emit_unsampled"),
         (("[spec]", "[specs]"), "specs: unknown table"),
         (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),

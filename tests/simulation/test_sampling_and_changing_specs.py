@@ -185,7 +185,7 @@ class Seen:
             for index, task in enumerate(spec.tasks):
                 closes_ms = schedule.close_ms(schedule.slice_of(request.time_ms), index)
                 drained = action.request_id in self.drained and task.labels != "immediate"
-                if task.action == action.action and (drained or closes_ms <= self.watermark_ms):
+                if action.action in task.actions and (drained or closes_ms <= self.watermark_ms):
                     self.late.add(action)
         self.actions[at] = action
 
