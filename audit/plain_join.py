@@ -213,8 +213,9 @@ class PlainJoin:
             positive[labelled, column] = True
             action_time[labelled, column] = times[first, 0]
             action_ingest[labelled, column] = times[first, 1]
-            # A window closes for a watermark past its end, and that takes a record so new, or silence until then.
-            ends = feature_time[request[labelled]] + task.window_ms
+            # A negative goes out for a watermark past its time, and that takes a record so new, or silence until then.
+            wait_ms = task.window_ms if task.negative_after_ms is None else task.negative_after_ms
+            ends = feature_time[request[labelled]] + wait_ms
             before_ms = times[first, 2]
             if self._idle_delay_ms is not None:
                 ingest_ms = times[first, 1]

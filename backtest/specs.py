@@ -17,7 +17,14 @@ from rillet.jobs.errors import ConfigError
 from rillet.schemas import Cross, DenseFeature, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
-TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
+TASK_KEYS = {
+    "window_ms": int,
+    "negative_rate": float,
+    "labels": str,
+    "late": str,
+    "early_ms": int,
+    "negative_after_ms": int,
+}
 
 #: what may be varied of a history: it is filled from the recorded actions
 HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}

@@ -304,7 +304,8 @@ class Joiner:
                 self.counters.duplicate_actions += 1
                 continue
             late = not waited and self._closing.is_closed(memory, entry, task)
-            if late and not self._emits_late(entry, index, task):
+            kept = late and self._sampling.keeps(entry.event, task, index)
+            if late and not self._takes_late(task, kept):
                 self.counters.late_actions += 1
                 continue
             if task in self._rules:
@@ -316,13 +317,13 @@ class Joiner:
             if task in self._immediate:
                 kind = LabelKind.CORRECTION
                 self.counters.corrections += 1
-            elif late:
+            elif kept and self._closing.was_sent(memory, entry):
                 kind = LabelKind.LATE_POSITIVE
                 self.counters.late_positives += 1
             else:
                 kind = LabelKind.POSITIVE
                 self.counters.positives += 1
-                if task in self._aligned:
+                if task in self._aligned and not late:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
             blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
@@ -330,12 +331,10 @@ class Joiner:
             memory.keep_labels(entry, len(entry.times) - len(times_before), state)
         return blocks
 
-    def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
-        """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
+    def _takes_late(self, task: int, sampled: bool) -> bool:
+        """Whether a late action makes a row of a pair, by its task and whether the sample keeps the pair's negative."""
         late = self._spec.tasks[task].late
-        if late != "emit_unsampled":
-            return late == "emit"
-        return not self._sampling.of_request(entry.event, [task])[0, index]
+        return late == "correct" or (late == "emit_unsampled" and not sampled)
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""

@@ -25,7 +25,7 @@ from rillet.schemas.record_checks import RecordChecks
 from rillet.schemas.records import ActionEvent, ExampleBlock, FeatureEvent
 from rillet.schemas.slots import Slot
 
-LatePolicy = Literal["drop", "emit", "emit_unsampled"]
+LatePolicy = Literal["drop", "correct", "emit_unsampled"]
 Transform = Literal["none", "log1p"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
@@ -53,8 +53,8 @@ class Task:
     """One label: the actions that make it positive, and how long after the impression they may come.
 
     A negative is kept with probability ``negative_rate``, or with that which its slot's value or its score give. An action within its window that arrives after
-    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
-    one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    the window was closed is late: ``drop`` counts it, ``correct`` sends a positive that takes the pair's negative back where it
+    was sent, ``emit_unsampled`` sends one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
     (:data:`LabelMode`). ``docs/join.md`` is the exact definition.
     """
@@ -72,6 +72,13 @@ class Task:
     rate_by_score: RateByScore | None = None
     #: None: one action is enough
     at_least: AtLeast | None = None
+    #: how long after the impression its negative goes out; None: when the window closes
+    negative_after_ms: int | None = None
+
+    @property
+    def closes_ms(self) -> int:
+        """How long after the impression a pair without an action gives its negative; later actions are late."""
+        return self.window_ms if self.negative_after_ms is None else self.negative_after_ms
 
     @property
     def actions(self) -> tuple[str, ...]:

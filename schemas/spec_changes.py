@@ -53,7 +53,7 @@ class SpecDiff:
 _VALUES_TOLD = 5
 _OF_TASK = "negative_rate"
 #: what decides which labels there are, and when they are complete
-_OF_LABELS = ("action", "at_least", "window_ms", "labels")
+_OF_LABELS = ("action", "at_least", "window_ms", "labels", "negative_after_ms")
 _AS_BEFORE = "goes on as before"
 _OPEN_REQUESTS = "goes on; requests that were joined before keep what they were joined with"
 

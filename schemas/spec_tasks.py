@@ -18,7 +18,7 @@ def read_task(path: str, table: Any) -> Task:
     :raises SpecError: with the path of the wrong key.
     """
     required = {"name": str, "action": str, "actions": list, "window_ms": int}
-    optional = {"negative_rate": float, "late": str, "early_ms": int, "labels": str}
+    optional = {"negative_rate": float, "late": str, "early_ms": int, "labels": str, "negative_after_ms": int}
     tables = {"at_least": dict, "rate_by_slot": dict, "rate_by_score": dict}
     # Of the two one has to be there: without either it is the first that is asked for.
     absent = "action" if isinstance(table, dict) and "actions" in table else "actions"
@@ -48,7 +48,23 @@ def read_task(path: str, table: Any) -> Task:
         raise SpecError(f"{path}.late: {task.late!r} is none of {', '.join(get_args(LatePolicy))}")
     if task.labels not in get_args(LabelMode):
         raise SpecError(f"{path}.labels: {task.labels!r} is none of {', '.join(get_args(LabelMode))}")
+    if task.negative_after_ms is not None:
+        _check_negative_after(f"{path}.negative_after_ms", task, task.negative_after_ms)
     return task
+
+
+def _check_negative_after(path: str, task: Task, wait_ms: int) -> None:
+    if not 0 <= wait_ms < task.window_ms:
+        raise SpecError(f"{path}: {wait_ms} is not in 0..{task.window_ms - 1}, below window_ms")
+    if task.labels != "positives_first":
+        raise SpecError(
+            f"{path}: labels is {task.labels!r}, whose rows have their times already; set labels to 'positives_first'"
+        )
+    if task.late != "correct":
+        raise SpecError(
+            f"{path}: late is {task.late!r}, which would leave negatives to impressions whose action comes within the"
+            " window; set late to 'correct'"
+        )
 
 
 def _actions(path: str, one: str | None, names: list[Any]) -> str | tuple[str, ...]:
@@ -139,6 +155,8 @@ def task_lines(task: Task) -> list[str]:
     lines.append(f"{'action' if isinstance(task.action, str) else 'actions'} = {toml(task.action)}")
     lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
     lines += [f"early_ms = {task.early_ms}", f'labels = "{task.labels}"']
+    if task.negative_after_ms is not None:
+        lines.append(f"negative_after_ms = {task.negative_after_ms}")
     if task.at_least is not None:
         number = task.at_least.number
         shown = int(number) if task.at_least.measure == "count" else repr(number)

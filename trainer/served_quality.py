@@ -144,7 +144,8 @@ class _TaskQuality:
         immediate = task.labels == "immediate"
         #: rows of this kind come in order of request time, this long before the labels of their requests are complete
         self._clock_kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
-        self._open_ms = task.window_ms if immediate else 0
+        # A row of the clock's kind comes when labels are awaited for so long still.
+        self._open_ms = task.window_ms if immediate else task.window_ms - task.closes_ms
         self._window_ms = task.window_ms
         self._rows = config.quality_rows
         self.stretch_ms = config.quality_stretch_ms or _default_stretch_ms(task.window_ms)

@@ -114,14 +114,14 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
             "spec.tasks.click.window_ms=600000,3600000",
             "spec.tasks.click.labels=aligned",
             "spec.tasks.buy.negative_rate=1",
-            "spec.tasks.buy.late=emit",
+            "spec.tasks.buy.late=correct",
             "spec.tasks.buy.early_ms=0",
             "spec.sampling_seed=5",
         ],
     )
     spec = setups["spec.tasks.click.window_ms=3600000"].spec
     assert (spec.tasks[0].window_ms, spec.tasks[0].labels) == (3_600_000, "aligned")
-    assert (spec.tasks[1].negative_rate, spec.tasks[1].late, spec.tasks[1].early_ms) == (1.0, "emit", 0)
+    assert (spec.tasks[1].negative_rate, spec.tasks[1].late, spec.tasks[1].early_ms) == (1.0, "correct", 0)
     assert spec.sampling_seed == 5
     assert spec.hash != SPEC.hash
     assert (spec.context, spec.item, spec.dense) == (SPEC.context, SPEC.item, SPEC.dense)

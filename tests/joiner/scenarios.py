@@ -23,7 +23,7 @@ from tests.joiner.support import SPEC, Arrival, feature, with_labels
 from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import Row, kept, oracle, rows_due, rows_of, usable
 
-EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+CORRECT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "correct"'))
 EMIT_UNSAMPLED = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit_unsampled"'))
 MODES = ("positives_first", "aligned", "immediate")
 ALIGNED, IMMEDIATE = with_labels(SPEC, "aligned"), with_labels(SPEC, "immediate")

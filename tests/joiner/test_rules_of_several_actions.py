@@ -103,7 +103,7 @@ def test_rule_7_each_pair_and_each_task_gathers_on_its_own(tmp_path: Path) -> No
     assert join(tmp_path, [shown(1, 5_000, spec=spec), *events], spec).pairs(1) == [(0, "like"), (1, "watch")]
 
 
-@pytest.mark.parametrize(("late", "positive"), [("drop", False), ("emit", True)])
+@pytest.mark.parametrize(("late", "positive"), [("drop", False), ("correct", True)])
 @pytest.mark.parametrize("crash", [False, True])
 def test_rule_12_and_13_the_action_that_makes_a_rule_true_is_late_or_not(
     tmp_path: Path, late: LatePolicy, positive: bool, crash: bool

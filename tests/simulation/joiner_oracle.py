@@ -139,10 +139,10 @@ def oracle(
                 immediate = task.labels == "immediate"
                 rate = pair_rate(spec, task, event, index)
                 sampled = kept(spec.sampling_seed, task.name, event.request_id, impression, rate)
-                emits = task.late == "emit" or (task.late == "emit_unsampled" and not sampled)
+                emits = task.late == "correct" or (task.late == "emit_unsampled" and not sampled)
                 if made and (not is_late or emits):
                     time_ms = made.event_time_ms
-                    kind = LabelKind.LATE_POSITIVE if is_late else LabelKind.POSITIVE
+                    kind = LabelKind.LATE_POSITIVE if is_late and sampled else LabelKind.POSITIVE
                     kind = LabelKind.CORRECTION if immediate else kind
                     rows.append((event.request_id, impression, task.name, 1, rate, time_ms, kind))
                 if (immediate or not made or is_late) and sampled:

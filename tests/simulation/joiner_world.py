@@ -115,6 +115,8 @@ class JoinerWorld:
         modes = [str(rng.choice(get_args(LabelMode))) for _ in SPEC.tasks]
         tasks = [replace(task, late=late, labels=mode) for task, mode in zip(SPEC.tasks, modes, strict=True)]
         tasks[0] = replace(tasks[0], **RATES[int(rng.integers(len(RATES)))])
+        if late == "correct" and modes[0] == "positives_first" and self.simulation.chance(0.7):
+            tasks[0] = replace(tasks[0], negative_after_ms=int(rng.choice([0, 1_000, 5_000])))
         if self.simulation.chance(0.5):
             tasks[1] = replace(tasks[1], action=("like", "share"), at_least=RULES[int(rng.integers(len(RULES)))])
         self.spec = replace(SPEC, tasks=tuple(tasks))
@@ -207,7 +209,7 @@ class JoinerWorld:
     def is_closed(self, acted: ActionEvent) -> bool:
         """Whether the window that an action is for was closed before it came; one that waits has none yet."""
         event = self.progress.features.get(acted.request_id)
-        windows_ms = [task.window_ms for task in self.spec.tasks if acted.action in task.actions]
+        windows_ms = [task.closes_ms for task in self.spec.tasks if acted.action in task.actions]
         if event is None or not windows_ms:
             return False
         slice_ms = self.config.slice_ms
@@ -294,7 +296,8 @@ class JoinerWorld:
         assert report.expected == report.found == len(rows)
         assert report.late_positive == progress.counts["late_positives"]
         assert expected.unusable == progress.refused - progress.refused_again
-        if not self.traffic.delays:
+        # After a short wait for negatives most actions are late.
+        if not self.traffic.delays and self.spec.tasks[0].negative_after_ms is None:
             assert rows == rows_due(expected)
             assert report.late_dropped == report.late_positive == 0
             # A record that is sent again may come late to a pair whose rule it has not made true.
@@ -302,14 +305,20 @@ class JoinerWorld:
 
     def check_order(self) -> None:
         """Provisional negatives before corrections; all that a request sends of an aligned window at once."""
-        sent: list[tuple[int, str, LabelKind]] = []
+        sent: list[tuple[int, str, int, LabelKind]] = []
         for block in self.engine.blocks:
             tasks = block.mask.reshape(len(block), -1).argmax(axis=1).tolist()
             requests = [block.request_ids[at] for at in block.request_index]
-            sent += zip(tasks, requests, map(LabelKind, block.label_kind.tolist()), strict=True)
+            kinds = map(LabelKind, block.label_kind.tolist())
+            sent += zip(tasks, requests, block.impression_ids.tolist(), kinds, strict=True)
         for task, of_task in enumerate(self.spec.tasks):
-            rows = [(request, kind) for index, request, kind in sent if index == task]
-            on_time = [request for request, kind in rows if kind is not LabelKind.LATE_POSITIVE]
+            rows = [(request, kind) for index, request, _, kind in sent if index == task]
+            late = {(a.request_id, a.impression_id) for a in self.progress.late if a.action in of_task.actions}
+            on_time = [
+                request
+                for index, request, impression, kind in sent
+                if index == task and (kind is LabelKind.NEGATIVE or (request, impression) not in late)
+            ]
             if of_task.labels == "aligned":
                 assert [request for request, _ in groupby(on_time)] == list(dict.fromkeys(on_time))
             if of_task.labels == "immediate":

@@ -130,7 +130,14 @@ def draw_spec(rng: np.random.Generator) -> FeatureSpec:
         if rule == 2:
             by_score = RateByScore(float(rng.choice([0.05, 0.4, 1.0])), 0.05)
         window_ms = int(rng.choice([1, 2, 4])) * ACTIONS[name] // 2
-        return Task(name, name, window_ms, rate, late, labels=labels, rate_by_slot=by_slot, rate_by_score=by_score)
+        short = late == "correct" and labels == "positives_first" and rng.random() < 0.7
+        return Task(
+            *(name, name, window_ms, rate, late),
+            labels=labels,
+            rate_by_slot=by_slot,
+            rate_by_score=by_score,
+            negative_after_ms=window_ms // 3 if short else None,
+        )
 
     tasks = tuple(map(task, some(["watch"], ["like", "share"])))
     dense = tuple(map(DenseFeature, some([], ["price", "age"])))
