@@ -81,11 +81,12 @@ def _actions(path: str, one: str | None, names: list[Any]) -> str | tuple[str, .
 
 
 def _at_least(path: str, entry: dict[str, Any]) -> AtLeast | None:
-    if len(entry) != 1 or next(iter(entry)) not in get_args(Measure):
+    measure: Measure | None = next((one for one in get_args(Measure) if one in entry), None)
+    if measure is None or len(entry) != 1:
         raise SpecError(
             f"{path}: expected one of {', '.join(get_args(Measure))}, such as {{ count = 2 }}; found {entry}"
         )
-    ((measure, found),) = entry.items()
+    found = entry[measure]
     number = float(typed(f"{path}.{measure}", found, int if measure == "count" else float))
     if measure == "count" and not 1 <= number <= MOST_GATHERED:
         raise SpecError(f"{path}.count: {found} is not in 1..{MOST_GATHERED}")
