@@ -82,8 +82,9 @@ def check_config(
         window = f"{ms / 1000:g} s" if ms % 60_000 else f"{ms // 60_000:,} min"
         rule = task.rate_by_slot or task.rate_by_score
         rate = f"{task.negative_rate:g} of negatives" + (f" {rule}" if rule else "")
+        wait = "" if task.negative_after_ms is None else f", negatives after {task.negative_after_ms / 1000:g} s"
         of = " or ".join(task.actions) + (f", {task.at_least}," if task.at_least else "")
-        click.echo(f"task      {task.name}: action {of} within {window}, {rate}, labels {task.labels}")
+        click.echo(f"task      {task.name}: action {of} within {window}, {rate}, labels {task.labels}{wait}")
     for source in sources:
         click.echo(f"source    {source}")
     memory = partial(TaskMemory.of, config.joiner, config.flink, converted_topics=len(config.sources.converted))

@@ -219,7 +219,6 @@ def test_the_order_of_actions_and_a_count_of_one_mean_nothing() -> None:
     assert parse_spec(TEXT.replace('action = "buy"', 'actions = ["buy"]\nat_least = { count = 1 }')) == SPEC
 
 
-@pytest.mark.parametrize("rule", ["count = 2", "sum = 0.1", "value = -3.5"])
 def test_a_short_wait_for_negatives_is_read_back_as_it_was_written() -> None:
     text = TEXT.replace('"correct"', '"correct"\nlabels = "positives_first"\nnegative_after_ms = 0')
     spec = parse_spec(text)
@@ -228,6 +227,7 @@ def test_a_short_wait_for_negatives_is_read_back_as_it_was_written() -> None:
     assert spec.hash != parse_spec(text.replace("negative_after_ms = 0", "negative_after_ms = 1")).hash
 
 
+@pytest.mark.parametrize("rule", ["count = 2", "sum = 0.1", "value = -3.5"])
 def test_rules_of_labels_are_read_back_as_they_were_written(rule: str) -> None:
     spec = parse_spec(TEXT.replace('action = "buy"', f'actions = ["pay", "buy"]\nat_least = {{ {rule} }}'))
     assert parse_spec(dump_spec(spec)) == spec
