@@ -31,6 +31,7 @@ from rillet.schemas import (
     encode,
 )
 from rillet.schemas.fid import MISSING_VALUE
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.specs import MemoryStates, SpecEngine
@@ -137,6 +138,7 @@ def draw_spec(rng: np.random.Generator) -> FeatureSpec:
             rate_by_slot=by_slot,
             rate_by_score=by_score,
             negative_after_ms=window_ms // 3 if short else None,
+            at_least=AtLeast("count", 2) if rng.random() < 0.3 else None,
         )
 
     tasks = tuple(map(task, some(["watch"], ["like", "share"])))
