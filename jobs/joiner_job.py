@@ -37,6 +37,7 @@ from rillet.operators.flink_config import joiner_group, joiner_name
 from rillet.operators.job_settings import job_settings
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
 from rillet.operators.key_groups import bucket_keys
+from rillet.pipelines.left_state import check_left
 
 if TYPE_CHECKING:
     from rillet.operators.flink_config import FlinkConfig
@@ -303,7 +304,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = JobOptions(local_dir=known.local_dir, topic_ids=ids_of_topics(config), start=known.start)
     if known.runs is not None:
         options = _begin_run(env, config, JoinerRuns(known.runs.resolve()), options)
-    forget_progress(config)
+    else:
+        forget_progress(config)
     build(env, config, options)
     env.execute()
 
@@ -315,9 +317,12 @@ def _begin_run(
     names = config.kafka.topics
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
+    check_left(runs, config.kafka.connection, groups(config))
     kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
     check_kept(runs.newest, kept, specs, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None
+    # Before the folder is there: what the groups commit from now on is of the run that it is of.
+    forget_progress(config)
     run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     flink = Configuration()
     flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())

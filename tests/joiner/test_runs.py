@@ -95,6 +95,16 @@ def test_as_many_earlier_runs_stay_as_are_kept_and_those_without_state_do_not_co
     assert gone_on_from(runs) == next((runs.folder / "000006/stopped").iterdir())
 
 
+def test_the_last_run_is_without_state_until_its_first_snapshot(runs: JoinerRuns) -> None:
+    assert runs.without_state is None
+    first = runs.begin("1")
+    assert runs.without_state == first
+    checkpoint(first, 1)
+    assert runs.without_state is None
+    second = runs.begin("2")
+    assert runs.without_state == second
+
+
 def test_other_files_are_no_runs(runs: JoinerRuns) -> None:
     complete(runs.folder / "mine" / "stopped" / "x")
     (runs.folder / "7").touch()

@@ -1,0 +1,206 @@
+"""The joiner on a real Flink cluster beside a real broker, while parts of both are killed: no row is lost, doubled or wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rillet.connectors.lag import GroupLag
+from rillet.connectors.topic_reader import read_topic
+from rillet.devstack.broker import Broker
+from rillet.jobs.errors import ServiceError
+from rillet.jobs.joiner_job import groups
+from rillet.schemas import ActionEvent, FeatureEvent, SpecRegistry, dump_spec
+from rillet.schemas.conversion import SpecConversion, without_idle_rows
+from tests.chaos.deployment import FLINK, Deployment
+from tests.chaos.ha_cluster import HaCluster, ha_cluster
+from tests.chaos.traffic import MODES, START_MS, Event, make_events
+from tests.joiner.specs import CHANGES
+from tests.simulation.joiner_oracle import oracle, rows_of
+
+pytestmark = [pytest.mark.long, pytest.mark.integration, pytest.mark.timeout(600)]
+
+#: 250 s of events, sent in 50 s
+EVENTS = make_events(5_000, 250_000)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[HaCluster]:
+    failed_before = request.session.testsfailed
+    with ha_cluster(tmp_path / "flink", task_managers=getattr(request, "param", 1)) as running:
+        yield running
+        if request.session.testsfailed > failed_before:
+            print(running.complaints())
+
+
+@pytest.fixture
+def joiner(cluster: HaCluster, broker: str, tmp_path: Path) -> Deployment:
+    return Deployment(cluster, tmp_path / tmp_path.name, broker)
+
+
+@pytest.mark.parametrize("cluster", [2], indirect=True)
+def test_killed_task_managers_cost_time_and_no_row(joiner: Deployment) -> None:
+    """First a spare one takes over, then there is none until another is started: state, offsets and transactions go along."""
+    joiner.start()
+    cluster, took = joiner.cluster, []
+    with joiner.watching() as watched:
+        with joiner.traffic(EVENTS) as traffic:
+            for number, share in ((joiner.task_manager(), 0.2), (None, 0.6)):
+                traffic.wait_for(share)
+                before = joiner.checkpoint
+                cluster.task_manager(joiner.task_manager() if number is None else number).stop(kill=True)
+                if number is None:
+                    cluster.start_task_manager(2)
+                took.append(joiner.recovered(before))
+        joiner.drain()
+    joiner.tell(joiner.judged(EVENTS), spare=took[0], started=took[1])
+    assert watched.restarts >= 2
+    assert any("the job has failed and goes on" in line for line in watched.alarms)
+
+
+def test_a_killed_job_manager_is_followed_by_the_one_that_stands_by(joiner: Deployment) -> None:
+    """The job is recovered from what ZooKeeper points at, not from the state that it was submitted with."""
+    joiner.start()
+    standby = joiner.cluster.start_job_manager(1)
+    with joiner.watching() as watched, joiner.traffic(EVENTS, 3.5) as traffic:
+        traffic.wait_for(0.3)
+        before = joiner.checkpoint
+        joiner.cluster.job_manager_number(0).stop(kill=True)
+        joiner.cluster = standby
+        took = joiner.recovered(before)
+        # Once more, with none that stands by: another one is started.
+        traffic.wait_for(0.6)
+        before = joiner.checkpoint
+        standby.job_manager_number(1).stop(kill=True)
+        joiner.cluster = standby.start_job_manager(2)
+        again = joiner.recovered(before)
+    joiner.drain()
+    joiner.tell(joiner.judged(EVENTS), standby=took, started=again)
+    assert watched.figures is not None
+
+
+@pytest.mark.parametrize("away_s", [3, 30])
+def test_a_killed_broker_is_waited_for(joiner: Deployment, broker_process: Broker, away_s: int) -> None:
+    """Also where it is away for longer than a partition has to be silent to be left out of the watermark."""
+    joiner.start()
+    with joiner.watching(), joiner.traffic(EVENTS) as traffic:
+        traffic.wait_for(0.3)
+        before = joiner.checkpoint
+        broker_process.stop(kill=True)
+        try:
+            time.sleep(away_s)
+        finally:
+            broker_process.start()
+        took = joiner.recovered(before)
+    joiner.drain()
+    joiner.tell(joiner.judged(EVENTS), recovery=took)
+
+
+@pytest.mark.parametrize("cluster", [3], indirect=True)
+def test_a_rescaled_joiner_goes_on_with_every_open_request(joiner: Deployment) -> None:
+    """One subtask, three, two: a start goes on from the savepoint of the last one, and from nothing else."""
+    joiner.start()
+    with joiner.watching(), joiner.traffic(EVENTS, 3.0) as traffic:
+        traffic.wait_for(0.2)
+        began = time.monotonic()
+        savepoint = joiner.stop_elsewhere()
+        joiner.configure(replace(FLINK, parallelism=3))
+        with pytest.raises(ServiceError, match="left no state here"):
+            joiner.start()
+        stopped = joiner.runs.folder / "000001" / "stopped"
+        stopped.mkdir()
+        savepoint.rename(stopped / savepoint.name)
+        joiner.start()
+        to_three = time.monotonic() - began
+        traffic.wait_for(0.6)
+        began = time.monotonic()
+        joiner.stop()
+        joiner.configure(replace(FLINK, parallelism=2))
+        joiner.start()
+        to_two = time.monotonic() - began
+    joiner.drain()
+    joiner.tell(joiner.judged(EVENTS), to_three=to_three, to_two=to_two)
+
+
+def test_a_changed_spec_is_rolled_out_under_traffic(joiner: Deployment) -> None:
+    """Each request has the rows of the spec that the joiner had when it came, whichever spec its producer had."""
+    new = CHANGES["everything"]
+    conversion = SpecConversion(MODES, new)
+    events: list[Event] = [
+        conversion.feature(event) if isinstance(event, FeatureEvent) and _sent_new(at / len(EVENTS), at) else event
+        for at, event in enumerate(EVENTS)
+    ]
+    folder = joiner.made.path.parent
+    (folder / "new.toml").write_text(dump_spec(new))
+    joiner.use_specs("spec.toml", "new.toml")
+    joiner.start()
+    with joiner.watching(), joiner.traffic(events) as traffic:
+        traffic.wait_for(0.5)
+        joiner.stop()
+        with GroupLag(joiner.config.kafka.connection, groups(joiner.config)) as lag:
+            read = lag.progress()[joiner.config.kafka.topics.features].positions
+        joiner.use_specs("new.toml", "spec.toml")
+        joiner.start()
+    joiner.drain()
+    topic, kafka = joiner.config.kafka.topics.features, joiner.config.kafka.connection
+    old = {
+        (record.key or b"").decode()
+        for record in read_topic(kafka, topic)
+        if record.offset < read.get(record.partition, 0)
+    }
+    features = {event.request_id: event for event in EVENTS if isinstance(event, FeatureEvent)}
+    assert 0.2 * len(features) < len(old) < 0.8 * len(features)
+    actions = [event for event in EVENTS if isinstance(event, ActionEvent)]
+    before = oracle(MODES, [event for name, event in features.items() if name in old], actions)
+    after = oracle(new, [conversion.feature(e) for name, e in features.items() if name not in old], actions)
+    specs = SpecRegistry(new, [MODES])
+    taught = [without_idle_rows(specs.block(block)) for block in joiner.made.blocks()]
+    assert rows_of(new, [block for block in taught if len(block)]) == sorted([*before, *after])
+    assert joiner.dead_letters() == 0
+    assert not joiner.lost, joiner.watched.alarms
+
+
+def _sent_new(share: float, at: int) -> bool:
+    """More and more producers are on the new spec, from the second tenth on; all are, at last."""
+    return at * 7919 % 1_000 < 1_000 * (share - 0.1) / 0.7
+
+
+def test_an_outage_of_six_hours_is_caught_up_with_and_a_replay_gives_the_same_rows(
+    joiner: Deployment, broker: str, tmp_path: Path
+) -> None:
+    """The job ends for good; what came meanwhile is read at full speed, and a TaskManager is killed while it is."""
+    hours = 6 * 3_600_000
+    events = make_events(12_000, hours + 600_000)
+    first, rest = START_MS + 300_000, START_MS + 300_000 + hours
+    parts = [
+        [event for event in events if begin <= event.event_time_ms < end]
+        for begin, end in ((0, first), (first, rest), (rest, 2 * rest))
+    ]
+    joiner.start()
+    with joiner.watching() as watched:
+        with joiner.traffic(parts[0], 20.0):
+            pass
+        joiner.cancel()
+        with joiner.traffic(parts[1], None):
+            pass
+        began = time.monotonic()
+        joiner.start()
+        with joiner.traffic(parts[2], 20.0):
+            before = joiner.checkpoint
+            joiner.cluster.task_manager(0).stop(kill=True)
+            joiner.cluster.start_task_manager(1)
+            joiner.recovered(before)
+            joiner.wait_read()
+            took = time.monotonic() - began
+        joiner.drain()
+    joiner.tell(joiner.judged(events), caught_up=took)
+    assert watched.restarts
+    again = Deployment(joiner.cluster, tmp_path / f"{tmp_path.name}-again", broker, raw_topics_of=joiner.made)
+    again.start()
+    again.drain()
+    again.judged(events)
+    assert again.rows() == joiner.rows()
