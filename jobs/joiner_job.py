@@ -326,7 +326,6 @@ def _begin_run(
     run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     flink = Configuration()
     flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
-    flink.set_string("execution.checkpointing.savepoint-dir", run.savepoint_dir(drained=False).as_uri())
     env.configure(flink)
     print(f"run {run.folder.name} goes on from {snapshot or 'nothing: the topics are read anew'}")
     return replace(options, restore_from=None if snapshot is None else snapshot.as_uri())
