@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from pyflink.datastream.time_domain import TimeDomain
 from rillet.joiner import END_OF_TIME_MS, HeldTime, JoinerConfig, JoinMetrics, SliceSchedule, SpecJoiners
 from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.operators.key_groups import bucket_keys
+from rillet.operators.local_folder import LocalFolder
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
 from rillet.operators.turns import Turn
 from rillet.schemas import (
@@ -155,9 +155,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Makes an empty joiner, which asks Flink's state for what it meets."""
-        # A fresh directory per attempt: a task that died may still hold the lock of its own.
-        directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
-        self._joiner = SpecJoiners(self._specs, self._config, directory)
+        # A fresh one per attempt: a task that died may still hold the lock of its own.
+        self._folder = LocalFolder(Path(self._local_dir or tempfile.gettempdir()))
+        self._joiner = SpecJoiners(self._specs, self._config, self._folder.path / "disk")
         self._state = FlinkBucketStates(runtime_context, self._specs)
         self._bucket_of = {key: bucket for bucket, key in enumerate(bucket_keys(self._config.buckets))}
         self._turn = Turn()
@@ -179,6 +179,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     def close(self) -> None:
         """Releases the local store and the broker."""
         self._joiner.close()
+        self._folder.close()
         if self._silence is not None:
             self._silence.close()
 

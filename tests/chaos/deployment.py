@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -201,9 +202,16 @@ class Deployment:
             rows += zip(*columns, strict=True)
         return sorted(rows)
 
-    def tell(self, report: AuditReport, **seconds: float) -> None:
+    def requests_by_partition(self) -> list[list[str]]:
+        """Request ids of the features topic in order of their offsets."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for record in read_topic(self.config.kafka.connection, self.config.kafka.topics.features):
+            found[record.partition].append((record.key or b"").decode())
+        return list(found.values())
+
+    def tell(self, rows: int, **figures: float) -> None:
         """What the scenario was like, on the test's output."""
-        took = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        print(f"{report.found} rows of {report.requests} requests; {self.watched.restarts} restarts; {took}")
+        told = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+        print(f"\n{rows} rows, {self.watched.restarts} restarts, {told}")
         for line in self.watched.alarms:
             print("alarm:", line)

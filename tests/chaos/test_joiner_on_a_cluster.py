@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rillet.connectors.lag import GroupLag
-from rillet.connectors.topic_reader import read_topic
 from rillet.devstack.broker import Broker
 from rillet.jobs.errors import ServiceError
-from rillet.jobs.joiner_job import groups
 from rillet.schemas import ActionEvent, FeatureEvent, SpecRegistry, dump_spec
 from rillet.schemas.conversion import SpecConversion, without_idle_rows
 from tests.chaos.deployment import FLINK, Deployment
 from tests.chaos.ha_cluster import HaCluster, ha_cluster
 from tests.chaos.traffic import MODES, START_MS, Event, make_events
 from tests.joiner.specs import CHANGES
-from tests.simulation.joiner_oracle import oracle, rows_of
+from tests.simulation.joiner_oracle import Row, oracle, rows_of
 
 pytestmark = [pytest.mark.long, pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -57,7 +55,7 @@ def test_killed_task_managers_cost_time_and_no_row(joiner: Deployment) -> None:
                     cluster.start_task_manager(2)
                 took.append(joiner.recovered(before))
         joiner.drain()
-    joiner.tell(joiner.judged(EVENTS), spare=took[0], started=took[1])
+    joiner.tell(joiner.judged(EVENTS).found, spare_s=took[0], started_s=took[1])
     assert watched.restarts >= 2
     assert any("the job has failed and goes on" in line for line in watched.alarms)
 
@@ -79,7 +77,7 @@ def test_a_killed_job_manager_is_followed_by_the_one_that_stands_by(joiner: Depl
         joiner.cluster = standby.start_job_manager(2)
         again = joiner.recovered(before)
     joiner.drain()
-    joiner.tell(joiner.judged(EVENTS), standby=took, started=again)
+    joiner.tell(joiner.judged(EVENTS).found, standby_s=took, started_s=again)
     assert watched.figures is not None
 
 
@@ -97,7 +95,7 @@ def test_a_killed_broker_is_waited_for(joiner: Deployment, broker_process: Broke
             broker_process.start()
         took = joiner.recovered(before)
     joiner.drain()
-    joiner.tell(joiner.judged(EVENTS), recovery=took)
+    joiner.tell(joiner.judged(EVENTS).found, recovery_s=took)
 
 
 @pytest.mark.parametrize("cluster", [3], indirect=True)
@@ -123,7 +121,7 @@ def test_a_rescaled_joiner_goes_on_with_every_open_request(joiner: Deployment) -
         joiner.start()
         to_two = time.monotonic() - began
     joiner.drain()
-    joiner.tell(joiner.judged(EVENTS), to_three=to_three, to_two=to_two)
+    joiner.tell(joiner.judged(EVENTS).found, to_three_s=to_three, to_two_s=to_two)
 
 
 def test_a_changed_spec_is_rolled_out_under_traffic(joiner: Deployment) -> None:
@@ -141,27 +139,33 @@ def test_a_changed_spec_is_rolled_out_under_traffic(joiner: Deployment) -> None:
     with joiner.watching(), joiner.traffic(events) as traffic:
         traffic.wait_for(0.5)
         joiner.stop()
-        with GroupLag(joiner.config.kafka.connection, groups(joiner.config)) as lag:
-            read = lag.progress()[joiner.config.kafka.topics.features].positions
         joiner.use_specs("new.toml", "spec.toml")
         joiner.start()
     joiner.drain()
-    topic, kafka = joiner.config.kafka.topics.features, joiner.config.kafka.connection
-    old = {
-        (record.key or b"").decode()
-        for record in read_topic(kafka, topic)
-        if record.offset < read.get(record.partition, 0)
-    }
     features = {event.request_id: event for event in EVENTS if isinstance(event, FeatureEvent)}
-    assert 0.2 * len(features) < len(old) < 0.8 * len(features)
     actions = [event for event in EVENTS if isinstance(event, ActionEvent)]
-    before = oracle(MODES, [event for name, event in features.items() if name in old], actions)
-    after = oracle(new, [conversion.feature(e) for name, e in features.items() if name not in old], actions)
+    before = _by_request(oracle(MODES, features.values(), actions))
+    after = _by_request(oracle(new, map(conversion.feature, features.values()), actions))
     specs = SpecRegistry(new, [MODES])
     taught = [without_idle_rows(specs.block(block)) for block in joiner.made.blocks()]
-    assert rows_of(new, [block for block in taught if len(block)]) == sorted([*before, *after])
+    found = _by_request(rows_of(new, [block for block in taught if len(block)]))
+    of_old = 0
+    for partition in joiner.requests_by_partition():
+        # The savepoint lies between two requests of each partition, and tells nobody between which.
+        cut = next(at for at, request_id in enumerate(partition) if found[request_id] != before[request_id])
+        later = {request_id: (found[request_id], after[request_id]) for request_id in partition[cut:]}
+        assert {request_id: pair for request_id, pair in later.items() if pair[0] != pair[1]} == {}
+        of_old += cut
+    assert 0.3 * len(features) < of_old < 0.7 * len(features)
     assert joiner.dead_letters() == 0
-    assert not joiner.lost, joiner.watched.alarms
+    joiner.tell(sum(map(len, found.values())), of_old_spec=of_old)
+
+
+def _by_request(rows: list[Row]) -> dict[object, list[Row]]:
+    found: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(row)
+    return found
 
 
 def _sent_new(share: float, at: int) -> bool:
@@ -197,7 +201,7 @@ def test_an_outage_of_six_hours_is_caught_up_with_and_a_replay_gives_the_same_ro
             joiner.wait_read()
             took = time.monotonic() - began
         joiner.drain()
-    joiner.tell(joiner.judged(events), caught_up=took)
+    joiner.tell(joiner.judged(events).found, caught_up_s=took)
     assert watched.restarts
     again = Deployment(joiner.cluster, tmp_path / f"{tmp_path.name}-again", broker, raw_topics_of=joiner.made)
     again.start()
