@@ -49,10 +49,17 @@ class Watched:
 class Deployment:
     """One joiner with topics and a folder of runs of its own."""
 
-    def __init__(self, cluster: HaCluster, folder: Path, servers: str, raw_topics_of: JoinerRun | None = None) -> None:
+    def __init__(
+        self,
+        cluster: HaCluster,
+        folder: Path,
+        servers: str,
+        config: JoinerConfig = JOINER,
+        raw_topics_of: JoinerRun | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.cluster = cluster
-        self.made = make_run(folder, servers, joiner=JOINER, flink=FLINK, spec=MODES, raw_topics_of=raw_topics_of)
+        self.made = make_run(folder, servers, joiner=config, flink=FLINK, spec=MODES, raw_topics_of=raw_topics_of)
         self.config = self.made.config
         self.runs = JoinerRuns(folder / "runs")
         self.watched = Watched()
