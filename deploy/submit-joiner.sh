@@ -9,9 +9,9 @@ config=$1
 runs=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-# Where the cluster does not answer, this ends: a JobManager that comes back has the joiner that ran before.
+# Where the cluster does not answer, whether the job runs is not known: nothing is submitted.
 running=$(flink list --running)
-if grep -q "rillet joiner" <<<"$running"; then
+if grep -q "rillet joiner" <<< "$running"; then
   echo "the joiner runs already"
   exit 0
 fi

@@ -107,15 +107,6 @@ class WaitingActions:
         state.remove(waiting_places_key(request_id))
         return [one for one in taken if one is not None]
 
-    def take_all(self, state: BucketState) -> list[WaitingAction]:
-        """All actions, those of a request in order of arrival; they wait no longer."""
-        taken: list[WaitingAction] = []
-        for slice_, waits in self._header.waiting.items():
-            for n in range(waits.count):
-                if (one := self._at(Place(slice_, n), state)) is not None:
-                    taken += self.take(one.action.request_id, state)
-        return taken
-
     def give_up(self, slice_: int, first: int, most: int, state: BucketState) -> int:
         """Forgets the actions of a slice whose numbers are from ``first`` on, at most so many.
 

@@ -1,7 +1,7 @@
-"""Local folders of tasks, of which none outlives its process for long: a process that is killed cannot delete its own.
+"""A folder of a task's own for what is not needed after it, without what tasks have left that were killed.
 
-A lock on a file in it says that a folder's process lives; the kernel ends the lock with the process. Whoever makes a folder
-deletes those beside it whose lock is free.
+A worker that is killed for its memory is started again in the same container, on the same volume: each time it would leave
+its disk tier there, until the volume is full.
 """
 
 from __future__ import annotations
@@ -11,51 +11,65 @@ import logging
 import os
 import shutil
 import uuid
+import weakref
 from pathlib import Path
+
+from rillet.joiner import StoreError
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "rillet-joiner-"
-_LOCK = "lock"
+_PREFIX, _LOCK = "rillet-joiner-", ".lock"
 
 
 class LocalFolder:
-    """A folder of one attempt of a task, held until :meth:`close`."""
+    """A new folder, locked (flock(2)) until it is closed or the process ends, however it ends.
+
+    :param parent: of the folders of all tasks on this machine; made where it is missing.
+    :raises StoreError: it cannot be written to.
+    """
 
     def __init__(self, parent: Path) -> None:
-        """Makes it, and deletes what killed processes have left beside it.
-
-        :param parent: is made if it is not there.
-        :raises OSError: it cannot be written to.
-        """
-        parent.mkdir(parents=True, exist_ok=True)
-        _delete_left(parent)
-        name = f"{_PREFIX}{uuid.uuid4().hex}"
-        making = parent / f".{name}"
-        making.mkdir()
-        self._lock = os.open(making / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        #: under this name it is locked from the first moment on
-        self.path = making.rename(parent / name)
+        self.path = parent / f"{_PREFIX}{uuid.uuid4().hex}"
+        self._lock = self.path.with_suffix(_LOCK)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(parent)
+            held = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+            # Also where nobody closes it: a task may fail while it is opened.
+            self._unlock = weakref.finalize(self, os.close, held)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.path.mkdir()
+        except OSError as error:
+            raise StoreError(
+                f"no folder for the disk tier can be made in {parent}: {error}. Name another with --local-dir, or set"
+                " [joiner] disk_tier = false"
+            ) from error
 
     def close(self) -> None:
-        """Deletes it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        """Removes it."""
+        if self._unlock.alive:
+            _remove(self.path, self._lock)
+            self._unlock()
 
 
-def _delete_left(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*"):
+def _remove_left(parent: Path) -> None:
+    for lock in parent.glob(f"{_PREFIX}*{_LOCK}"):
         try:
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # deleted at this moment, or somebody else's
-            continue
+            held = os.open(lock, os.O_RDWR)
+        except FileNotFoundError:
+            continue  # another task was faster
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except OSError as error:
-            log.warning("%s was left by a process that was killed, and cannot be deleted: %s", folder, error)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            log.info("removing %s, which a task has left that was killed", lock.with_suffix(""))
+            _remove(lock.with_suffix(""), lock)
+        except BlockingIOError:
+            pass  # its task is at work
         finally:
-            os.close(lock)
+            os.close(held)
+
+
+def _remove(folder: Path, lock: Path) -> None:
+    # The lock file last: as long as anything is left, the next task finds it.
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        lock.unlink(missing_ok=True)

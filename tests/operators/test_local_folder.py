@@ -1,43 +1,38 @@
-"""A killed task's local files are deleted by the next task on the machine, and those of living tasks by nobody."""
+"""What tasks leave on the local disk when they are killed is removed by the next one."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from rillet.joiner import StoreError
 from rillet.operators.local_folder import LocalFolder
 
-HOLD = """
-import sys
-from pathlib import Path
-from rillet.operators.local_folder import LocalFolder
-folder = LocalFolder(Path(sys.argv[1])).path
-(folder / "disk").mkdir()
-print(folder, flush=True)
-sys.stdin.read()
-"""
+
+def killed(parent: Path) -> Path:
+    """The folder of a task whose process has ended without closing it."""
+    folder = LocalFolder(parent)
+    (folder.path / "tier").mkdir()
+    (folder.path / "tier" / "000004.sst").write_bytes(b"rows")
+    folder._unlock()
+    return folder.path
 
 
-def test_what_a_killed_process_has_left_is_deleted_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        held = Path(process.stdout.readline().strip())
-        own, beside = LocalFolder(tmp_path), LocalFolder(tmp_path)
-        assert (held / "disk").is_dir()
-        process.kill()
-        process.wait(10)
-    other = LocalFolder(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([own.path, beside.path, other.path])
-    for folder in (own, beside, other):
+def test_what_a_killed_task_has_left_is_removed_and_that_of_tasks_at_work_stays(tmp_path: Path) -> None:
+    at_work = LocalFolder(tmp_path / "local")
+    left = killed(tmp_path / "local")
+    (tmp_path / "local" / "of-somebody-else").mkdir()
+    assert left.exists()
+    mine = LocalFolder(tmp_path / "local")
+    assert not left.exists()
+    assert at_work.path.exists()
+    for folder in (at_work, mine, mine):
         folder.close()
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in (tmp_path / "local").iterdir()] == ["of-somebody-else"]
 
 
-def test_other_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "rillet-joiner-mine").mkdir()
-    (tmp_path / "else").mkdir()
-    LocalFolder(tmp_path / "deep" / "er").close()
-    LocalFolder(tmp_path).close()
-    assert {path.name for path in tmp_path.iterdir()} == {"rillet-joiner-mine", "else", "deep"}
+def test_a_folder_that_cannot_be_made_names_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--local-dir"):
+        LocalFolder(tmp_path / "file")

@@ -12,6 +12,7 @@ from rillet.connectors.lag import GroupLag
 from rillet.joiner import JoinerError, JoinerRuns
 from rillet.pipelines.left_state import check_left
 from tests.connectors.mock_cluster import MockCluster
+from tests.joiner.snapshots import complete
 
 GROUPS = {"features": "join-features", "actions": "join-actions"}
 
@@ -34,7 +35,5 @@ def test_a_run_that_was_stopped_with_its_savepoint_elsewhere_is_not_passed_over(
         check_left(runs, kafka, GROUPS)
     assert str(run.savepoint_dir(drained=False)) in str(refused.value)
 
-    stopped = run.savepoint_dir(drained=False) / "savepoint-ababab-000000000000"
-    stopped.mkdir(parents=True)
-    (stopped / "_metadata").touch()
+    complete(run.savepoint_dir(drained=False) / "savepoint-ababab-000000000000")
     check_left(runs, kafka, GROUPS)
