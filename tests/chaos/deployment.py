@@ -64,6 +64,7 @@ class Deployment:
         self.runs = JoinerRuns(folder / "runs")
         self.watched = Watched()
         self._job = ""
+        self._restored_ms: int | None = None
 
     def traffic(self, events: Sequence[Event], speed: float | None = 5.0) -> Traffic:
         """Not yet begun."""
@@ -83,6 +84,9 @@ class Deployment:
         """Submits the job, which goes on from its newest run, and waits for its first checkpoint."""
         arguments = ["--config", str(self.made.path), "--runs", str(self.runs.folder)]
         arguments += ["--local-dir", str(self.made.path.parent)]
+        snapshot = self.runs.newest.snapshot if self.runs.newest is not None else None
+        of_checkpoint = snapshot is not None and snapshot.name.startswith("chk-")
+        self._restored_ms = snapshot.stat().st_mtime_ns // 1_000_000 if snapshot and of_checkpoint else None
         self._job = self.cluster.submit(SCRIPT, arguments)
         newest = self.runs.folder / max(path.name for path in self.runs.folder.iterdir())
         wait_until(lambda: bool(list(newest.rglob("chk-*/_metadata"))), RUNNING_S, "the first checkpoint")
@@ -110,22 +114,20 @@ class Deployment:
     @contextmanager
     def watching(self) -> Iterator[Watched]:
         """Asks for the job's figures every second as ``rillet join`` does, and judges them."""
-        ended, alarms = threading.Event(), JobAlarms(FLINK.tolerated_failed_checkpoints, FLINK.max_restarts)
+        ended = threading.Event()
 
         def watch() -> None:
-            asked = ("", "")
-            job = None
+            asked, job, alarms = ("", ""), *self._new_watch()
             while not ended.wait(1.0):
-                if asked != (now := (self.cluster.rest_url, self._job)) and self._job:
-                    asked, job = now, FlinkJob(*now)
+                if asked != (now := (self.cluster.rest_url, self._job)):
+                    asked, job, alarms = now, *self._new_watch()
                 try:
-                    figures = job.read() if job is not None else None
+                    figures = job.read()
                 except ConnectorError:  # no JobManager, or the job is being recovered
                     continue
-                if figures is not None:
-                    self.watched.figures = figures
-                    self.watched.restarts = max(self.watched.restarts, figures.restarts)
-                    self.watched.alarms += alarms.judge(figures)
+                self.watched.figures = figures
+                self.watched.restarts = max(self.watched.restarts, figures.restarts)
+                self.watched.alarms += alarms.judge(figures)
 
         thread = threading.Thread(target=watch, name="watch", daemon=True)
         thread.start()
@@ -134,6 +136,17 @@ class Deployment:
         finally:
             ended.set()
             thread.join(30)
+
+    def _new_watch(self) -> tuple[FlinkJob, JobAlarms]:
+        """What asks the job that runs now, as it is seen from the JobManager of now."""
+        job = FlinkJob(
+            self.cluster.rest_url,
+            self._job,
+            transaction_timeout_ms=FLINK.transaction_timeout_ms,
+            longest_transaction_ms=FLINK.longest_transaction_ms,
+            restored_ms=self._restored_ms,
+        )
+        return job, JobAlarms(FLINK.tolerated_failed_checkpoints, FLINK.max_restarts)
 
     def stop(self) -> None:
         """As deploy/stop-joiner.sh does: open windows are kept."""
@@ -179,6 +192,7 @@ class Deployment:
         assert report.requests == len(features)
         assert rows_of(spec, self.made.blocks()) == oracle(spec, features, actions)
         assert self.dead_letters() == 0
+        assert not self.lost, self.watched.alarms
         return report
 
     @property

@@ -157,7 +157,7 @@ def test_a_changed_spec_is_rolled_out_under_traffic(joiner: Deployment) -> None:
         assert {request_id: pair for request_id, pair in later.items() if pair[0] != pair[1]} == {}
         of_old += cut
     assert 0.3 * len(features) < of_old < 0.7 * len(features)
-    assert joiner.dead_letters() == 0
+    assert (joiner.dead_letters(), joiner.lost) == (0, False), joiner.watched.alarms
     joiner.tell(sum(map(len, found.values())), of_old_spec=of_old)
 
 
