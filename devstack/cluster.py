@@ -7,6 +7,7 @@ TaskManager, because thread mode has one Python interpreter a process.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,17 @@ class FlinkCluster:
         """The JobManager's process."""
         return Process("jobmanager", self.folder)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which ``flink`` speaks to this cluster."""
+        found = python_environment()
+        return found | {
+            "FLINK_CONF_DIR": str(self.folder / "conf"),
+            "FLINK_LOG_DIR": str(self.folder),
+            "FLINK_LIB_DIR": str(self.folder / "lib"),
+            "PATH": os.pathsep.join([str(FLINK_HOME / "bin"), found["PATH"]]),
+        }
+
     def task_manager(self, number: int = 0) -> Process:
         """A TaskManager's process."""
         return Process(f"taskmanager-{number}", self.folder)
@@ -56,9 +68,9 @@ class FlinkCluster:
 
         :raises ServiceError: one died or is not ready in time.
         """
-        self._configure()
+        self.configure()
         script = FLINK_HOME / "bin"
-        self.job_manager.start(["bash", str(script / "jobmanager.sh"), "start-foreground"], self._environment())
+        self.job_manager.start(["bash", str(script / "jobmanager.sh"), "start-foreground"], self.environment)
         self.job_manager.wait_until(lambda: self.get("/overview") is not None, _START_TIMEOUT_S)
         for number in range(task_managers):
             self.start_task_manager(number)
@@ -73,7 +85,7 @@ class FlinkCluster:
         command += ["-D", f"process.taskmanager.working-dir={work}", "-D", f"io.tmp.dirs={work}"]
         command += ["-D", f"taskmanager.resource-id={work.name}"]
         work.mkdir(exist_ok=True)
-        self.task_manager(number).start(command, self._environment())
+        self.task_manager(number).start(command, self.environment)
 
     def stop(self) -> None:
         """Stops every process of the cluster."""
@@ -89,7 +101,7 @@ class FlinkCluster:
         command = ["bash", str(FLINK_HOME / "bin" / "flink"), "run", "-d", "-m", f"127.0.0.1:{self.rest_port}"]
         command += ["-py", str(script), *arguments]
         done = subprocess.run(  # noqa: S603
-            command, env=self._environment(), capture_output=True, text=True, timeout=180, check=False
+            command, env=self.environment, capture_output=True, text=True, timeout=180, check=False
         )
         marker = "JobID "
         if done.returncode or marker not in done.stdout:
@@ -156,14 +168,7 @@ class FlinkCluster:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 
-    def _environment(self) -> dict[str, str]:
-        return python_environment() | {
-            "FLINK_CONF_DIR": str(self.folder / "conf"),
-            "FLINK_LOG_DIR": str(self.folder),
-            "FLINK_LIB_DIR": str(self.folder / "lib"),
-        }
-
-    def _configure(self) -> None:
+    def configure(self) -> None:
         """Copies the stock configuration, which has the ``--add-opens`` that Flink needs, and adds ours.
 
         In ``lib`` are the Kafka connector and Flink's own Python jar too: a process loads the library of an interpreter
@@ -172,15 +177,17 @@ class FlinkCluster:
         lib = self.folder / "lib"
         lib.mkdir(exist_ok=True)
         for jar in [*(FLINK_HOME / "lib").glob("*.jar"), *_JARS_OF_PYTHON, fetch_jars().connector]:
-            (lib / jar.name).symlink_to(jar)
+            if not (link := lib / jar.name).exists():
+                link.symlink_to(jar)
         conf = self.folder / "conf"
         shutil.copytree(FLINK_HOME / "conf", conf, dirs_exist_ok=True)
         yaml = YAML(typ="safe", pure=True)
-        settings = _flatten(yaml.load((conf / "config.yaml").read_text())) | self._settings()
+        settings = _flatten(yaml.load((conf / "config.yaml").read_text())) | self.settings()
         with (conf / "config.yaml").open("w") as out:
             yaml.dump(settings, out)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """Of Flink, beside the stock ones."""
         return {
             "rest.port": self.rest_port,
             "rest.bind-port": self.rest_port,

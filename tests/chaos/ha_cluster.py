@@ -5,7 +5,6 @@ Each process has a log, a pid file and, a TaskManager, a working directory of it
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +38,6 @@ class HaCluster(FlinkCluster):
         return Process(f"jobmanager-{number}", self.folder)
 
     @property
-    def environment(self) -> dict[str, str]:
-        """In which ``flink`` speaks to this cluster."""
-        found = self._environment()
-        return found | {"PATH": f"{FLINK_HOME / 'bin'}{os.pathsep}{found['PATH']}"}
-
-    @property
     def processes(self) -> list[Process]:
         """All that run or were killed."""
         return [Process(found.stem, self.folder) for found in sorted(self.folder.glob("*.pid"))]
@@ -60,7 +53,7 @@ class HaCluster(FlinkCluster):
         command = ["bash", str(FLINK_HOME / "bin" / "flink-console.sh"), "zookeeper"]
         command += ["--zkConfigFile", str(self.folder / "conf" / "zoo.cfg"), "--peerId", "1"]
         java = "-Xmx128m -Dzookeeper.jmx.log4j.disable=true"
-        self.zookeeper.start(command, self._environment() | {"JVM_ARGS": java})
+        self.zookeeper.start(command, self.environment | {"JVM_ARGS": java})
 
     def start_job_manager(self, number: int) -> HaCluster:
         """Starts one and waits until it answers; the cluster as seen from it."""
@@ -68,7 +61,7 @@ class HaCluster(FlinkCluster):
         command = ["bash", str(FLINK_HOME / "bin" / "jobmanager.sh"), "start-foreground"]
         command += ["-D", f"rest.port={port}", "-D", f"rest.bind-port={port}"]
         process, seen = self.job_manager_number(number), replace(self, rest_port=port)
-        process.start(command, self._environment())
+        process.start(command, self.environment)
         process.wait_until(lambda: seen.get("/overview") is not None, _START_TIMEOUT_S)
         return seen
 
@@ -98,8 +91,9 @@ class HaCluster(FlinkCluster):
         for process in self.processes:
             process.stop(kill=True)
 
-    def _settings(self) -> dict[str, Any]:
-        return FlinkCluster._settings(self) | {
+    def settings(self) -> dict[str, Any]:
+        """With high availability."""
+        return FlinkCluster.settings(self) | {
             "high-availability.type": "zookeeper",
             "high-availability.zookeeper.quorum": f"127.0.0.1:{self.zookeeper_port}",
             "high-availability.zookeeper.client.session-timeout": _SESSION_MS,
@@ -114,7 +108,7 @@ def ha_cluster(folder: Path, task_managers: int = 1) -> Iterator[HaCluster]:
     folder.mkdir(parents=True, exist_ok=True)
     cluster = HaCluster(folder.resolve(), 0, free_port())
     try:
-        cluster._configure()
+        cluster.configure()
         cluster.start_zookeeper()
         seen = cluster.start_job_manager(0)
         for number in range(task_managers):

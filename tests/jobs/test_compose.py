@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -191,15 +190,7 @@ def test_the_joiner_is_submitted_to_a_cluster_once_and_goes_on_from_its_newest_c
     deployed: tuple[Path, RilletConfig], broker: str, cluster: FlinkCluster
 ) -> None:
     path, _ = deployed
-    environment = python_environment()
-    environment |= {
-        BOOTSTRAP_VARIABLE: broker,
-        "FLINK_CONF_DIR": str(cluster.folder / "conf"),
-        "FLINK_LOG_DIR": str(cluster.folder),
-        "FLINK_LIB_DIR": str(cluster.folder / "lib"),
-        "PATH": f"{FLINK_HOME / 'bin'}{os.pathsep}{environment['PATH']}",
-    }
-
+    environment = cluster.environment | {BOOTSTRAP_VARIABLE: broker}
     runs = JoinerRuns(cluster.folder / "runs")
 
     def submit() -> str:
