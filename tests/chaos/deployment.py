@@ -33,8 +33,8 @@ JOINER = JoinerConfig(buckets=64, slice_ms=10_000, memory_bytes=1 << 20)
 #: a topic that is read later than the other for a moment makes nothing late; idle for less than an outage of the broker
 FLINK = FlinkConfig(lateness_ms=5_000, idle_ms=8_000, max_drift_ms=120_000, checkpoint_interval_ms=1_000)
 STOP = SCRIPT.parents[1] / "deploy" / "stop-joiner.sh"
-RECOVERY_S = 120.0
-RUNNING_S = 90.0
+#: within which anything that is waited for has to come; on a busy machine a start of Java alone takes half a minute
+WAIT_S = 240.0
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Deployment:
         self._restored_ms = snapshot.stat().st_mtime_ns // 1_000_000 if snapshot and of_checkpoint else None
         self._job = self.cluster.submit(SCRIPT, arguments)
         newest = self.runs.folder / max(path.name for path in self.runs.folder.iterdir())
-        wait_until(lambda: bool(list(newest.rglob("chk-*/_metadata"))), RUNNING_S, "the first checkpoint")
+        wait_until(lambda: bool(list(newest.rglob("chk-*/_metadata"))), WAIT_S, "the first checkpoint")
 
     def task_manager(self) -> int:
         """Number of a TaskManager that runs a subtask of the join."""
@@ -109,7 +109,7 @@ class Deployment:
 
         :param before: the newest checkpoint at the fault: the next one may have been under way.
         """
-        return wait_until(lambda: self.checkpoint > before + 1, RECOVERY_S, "a checkpoint after the fault")
+        return wait_until(lambda: self.checkpoint > before + 1, WAIT_S, "a checkpoint after the fault")
 
     @contextmanager
     def watching(self) -> Iterator[Watched]:
@@ -164,7 +164,7 @@ class Deployment:
         return savepoint
 
     def _ended(self, state: str = "FINISHED") -> None:
-        wait_until(lambda: self.cluster.job_state(self._job) == state, 60, "the end of the job")
+        wait_until(lambda: self.cluster.job_state(self._job) == state, WAIT_S, "the end of the job")
 
     def cancel(self) -> None:
         """``flink cancel JOB``: as if it had failed for good."""
@@ -174,7 +174,7 @@ class Deployment:
     def wait_read(self) -> None:
         """Waits until a checkpoint has read all that is on the topics."""
         with joiner_lag(self.config) as lag:
-            wait_until(lambda: lag.records() == 0, 120, "the ends of the topics")
+            wait_until(lambda: lag.records() == 0, WAIT_S, "the ends of the topics")
 
     def drain(self) -> None:
         """Closes every window once all is read."""

@@ -20,7 +20,7 @@ from tests.chaos.traffic import MODES, START_MS, Event, make_events
 from tests.joiner.specs import CHANGES
 from tests.simulation.joiner_oracle import Row, oracle, rows_of
 
-pytestmark = [pytest.mark.long, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.integration, pytest.mark.timeout(900)]
 
 #: 250 s of events, sent in 50 s
 EVENTS = make_events(5_000, 250_000)

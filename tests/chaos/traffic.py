@@ -64,7 +64,7 @@ class Traffic:
         if self._error is not None and error is None:
             raise self._error
 
-    def wait_for(self, share: float, timeout_s: float = 120.0) -> None:
+    def wait_for(self, share: float, timeout_s: float = 240.0) -> None:
         """Waits until so much of it was sent."""
         wait_until(lambda: self.sent >= share * len(self._events), timeout_s, f"{share:.0%} of the traffic")
 
