@@ -21,7 +21,7 @@ from rillet.jobs.config import dump_config
 from rillet.joiner import JoinerConfig, JoinerRuns
 from rillet.operators.flink_config import FlinkConfig
 from rillet.pipelines.job_alarms import JobAlarms
-from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind
 from tests.chaos.ha_cluster import HaCluster
 from tests.chaos.traffic import MODES, Event, Traffic, wait_until
 from tests.jobs.joiner_runs import JoinerRun, make_run
@@ -110,6 +110,15 @@ class Deployment:
         :param before: the newest checkpoint at the fault: the next one may have been under way.
         """
         return wait_until(lambda: self.checkpoint > before + 1, WAIT_S, "a checkpoint after the fault")
+
+    def windows_close(self, after_ms: int) -> float:
+        """Waits until windows of requests after an event time close, and nothing holds them any more; the seconds."""
+
+        def closed(block: ExampleBlock) -> bool:
+            of_negatives = block.feature_time_ms[block.label_kind == LabelKind.NEGATIVE]
+            return bool((of_negatives > after_ms).any())
+
+        return wait_until(lambda: any(map(closed, self.made.blocks())), WAIT_S, "a window that closes", pause_s=2.0)
 
     @contextmanager
     def watching(self) -> Iterator[Watched]:

@@ -85,7 +85,7 @@ def test_a_killed_job_manager_is_followed_by_the_one_that_stands_by(joiner: Depl
 def test_a_killed_broker_is_waited_for(joiner: Deployment, broker_process: Broker, away_s: int) -> None:
     """Also where it is away for longer than a partition has to be silent to be left out of the watermark."""
     joiner.start()
-    with joiner.watching(), joiner.traffic(EVENTS) as traffic:
+    with joiner.watching(), joiner.traffic(EVENTS, 3.0) as traffic:
         traffic.wait_for(0.3)
         before = joiner.checkpoint
         broker_process.stop(kill=True)
@@ -94,8 +94,9 @@ def test_a_killed_broker_is_waited_for(joiner: Deployment, broker_process: Broke
         finally:
             broker_process.start()
         took = joiner.recovered(before)
+        closed = joiner.windows_close(traffic.now_ms)
     joiner.drain()
-    joiner.tell(joiner.judged(EVENTS).found, recovery_s=took)
+    joiner.tell(joiner.judged(EVENTS).found, recovery_s=took, windows_close_s=closed)
 
 
 @pytest.mark.parametrize("cluster", [3], indirect=True)

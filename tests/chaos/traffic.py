@@ -64,6 +64,11 @@ class Traffic:
         if self._error is not None and error is None:
             raise self._error
 
+    @property
+    def now_ms(self) -> int:
+        """Event time of what is sent now."""
+        return self._events[min(self.sent, len(self._events) - 1)].event_time_ms
+
     def wait_for(self, share: float, timeout_s: float = 240.0) -> None:
         """Waits until so much of it was sent."""
         wait_until(lambda: self.sent >= share * len(self._events), timeout_s, f"{share:.0%} of the traffic")
@@ -96,10 +101,10 @@ class Traffic:
             self.sent += 1
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str, *, pause_s: float = 0.2) -> float:
     """Asks until it is so; how many seconds that took."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < timeout_s, f"{what}: not after {timeout_s:.0f} s"
-        time.sleep(0.2)
+        time.sleep(pause_s)
     return time.monotonic() - started
