@@ -94,8 +94,7 @@ class Remedies:
         :param runs: folder of its runs.
         """
         return cls(
-            f"submit the job, and once all is read `flink stop --drain --savepointPath {runs}/NUMBER/drained JOB`, with the"
-            " number of its run",
+            f"submit the job, and once all is read `deploy/stop-joiner.sh {runs} --drain`",
             f"move {runs} away, and the topics are joined from their beginning",
         )
 
