@@ -14,12 +14,12 @@ from rillet.joiner.state import (
     Place,
     labels_key,
     pack_labels,
-    pack_places,
+    pack_place,
     pack_request,
     place_key,
     request_key,
     unpack_labels,
-    unpack_places,
+    unpack_place,
     unpack_request,
 )
 from rillet.joiner.store import SliceStore
@@ -49,8 +49,7 @@ class Bucket:
             place = state.get(place_key(request_id))
             if place is None:
                 return None
-            (at,) = unpack_places(place)
-            entry = self._load(at, state).decode(self._store.decode)
+            entry = self._load(unpack_place(place), state).decode(self._store.decode)
             if self._store.has_room(entry):
                 self._store.put(self.number, entry)
         if entry is not None:
@@ -64,7 +63,7 @@ class Bucket:
         n = self.count(slice_, state)
         entry = Entry(event, ingest_ms, data=data, slice_=slice_, n=n)
         state.put(request_key(slice_, n), pack_request(event.request_id, ingest_ms, data))
-        state.put(place_key(event.request_id), pack_places((Place(slice_, n),)))
+        state.put(place_key(event.request_id), pack_place(Place(slice_, n)))
         self.header.slices[slice_].count = n + 1
         self._store.put(self.number, entry)
         return entry
@@ -115,15 +114,10 @@ class Bucket:
         del self.header.slices[slice_]
         self._store.drop(slice_, self.number)
 
-    def close_waiting(self) -> None:
-        """No action waits any more."""
-        for slice_ in list(self.header.waiting):
-            self.waiting.close_slice(slice_)
-        if self.header.work is not None and self.header.work.kind is WorkKind.GIVE_UP:
-            self.header.work = None
-
     def wake(self, schedule: SliceSchedule, state: BucketState, after_ms: int = NEVER_MS) -> None:
         """Asks for the bucket's turn when the next thing is due, unless that is not after a time."""
+        if self._woken_ms is not None and self._woken_ms <= after_ms:
+            self._woken_ms = None
         due = next_work(self.header, schedule)
         if due is not None and due[0] > after_ms and (self._woken_ms != due[0] or after_ms != NEVER_MS):
             state.wake_at(due[0])

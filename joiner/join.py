@@ -165,17 +165,16 @@ class Joiner:
         """The actions of a bucket that wait, those of a request in order of arrival; they wait here no longer."""
         memory = self.buckets.get(bucket, state)
         waiting = memory.waiting.take_all(state)
-        memory.close_waiting()
+        memory.waiting.release_slots()
         state.save_header(memory.header.to_bytes())
         return waiting
 
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
         """Lets actions wait that waited elsewhere, even where there is no room for them."""
         memory = self.buckets.get(bucket, state)
-        for action, ingest_ms, _ in waiting:
-            slice_ = self._schedule.slice_of(action.event_time_ms)
-            memory.waiting.add(action, slice_, ingest_ms, encode(action), state)
-        state.save_header(memory.header.to_bytes())
+        for one in waiting:
+            slice_ = self._schedule.slice_of(one.action.event_time_ms)
+            memory.waiting.add(one.action, slice_, one.ingest_ms, encode(one.action), state)
         memory.wake(self._schedule, state)
 
     def lose(self) -> None:
@@ -208,9 +207,8 @@ class Joiner:
         blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.take(event.request_id, state)
         self.counters.matched_later += len(waited)
-        if is_new or waited:
-            state.save_header(header.to_bytes())
         if is_new:
+            state.save_header(header.to_bytes())
             memory.wake(self._schedule, state)
         for waiting in waited:
             # It came before its window closed, whatever the time is now.
@@ -243,14 +241,13 @@ class Joiner:
         if not expired:
             if is_new:
                 self._schedule.check_room(len(header.waiting), action.event_time_ms)
-            memory.waiting.check_room(action.request_id, data, state)
+            memory.waiting.check_room(action.request_id, data)
         self.counters.actions += 1
         self.counters.unmatched_actions += 1
         if expired:
             self.counters.orphan_actions += 1
             return []
         memory.waiting.add(action, slice_, ingest_ms, data, state)
-        state.save_header(header.to_bytes())
         if is_new:
             memory.wake(self._schedule, state)
         return []

@@ -246,6 +246,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """
         joiner, state = self._joiner, self._state
         due_ms = joiner.next_due_ms(bucket, state)
+        if due_ms is not None and due_ms > time_ms:
+            # What the timer was for is gone, an action that waited: the next one is asked for.
+            yield from joiner.advance(bucket, time_ms, state)
         while due_ms is not None and due_ms <= time_ms:
             if self._turn.is_over():
                 self._looks[bucket] = timers.current_processing_time() + self._turn.put_off_ms()

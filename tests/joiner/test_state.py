@@ -13,17 +13,16 @@ from rillet.joiner import JoinerError
 from rillet.joiner.state import (
     Place,
     pack_labels,
-    pack_places,
+    pack_place,
     pack_request,
     pack_waiting,
     unpack_labels,
-    unpack_places,
+    unpack_place,
     unpack_request,
     unpack_waiting,
 )
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-PLACES = st.lists(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)), max_size=5)
 
 
 @given(st.text(), INT64, st.binary())
@@ -36,14 +35,14 @@ def test_labels_read_back(positives: int, times: bytes) -> None:
     assert unpack_labels(pack_labels(positives, times)) == (positives, times)
 
 
-@given(INT64, st.binary())
-def test_a_waiting_action_reads_back(ingest_ms: int, record: bytes) -> None:
-    assert unpack_waiting(pack_waiting(ingest_ms, record)) == (ingest_ms, record)
+@given(INT64, INT64, INT64, st.binary())
+def test_a_waiting_action_reads_back(arrival: int, slice_: int, ingest_ms: int, record: bytes) -> None:
+    assert unpack_waiting(pack_waiting(arrival, slice_, ingest_ms, record)) == (arrival, slice_, ingest_ms, record)
 
 
-@given(PLACES)
-def test_places_read_back_in_their_order(places: list[Place]) -> None:
-    assert unpack_places(pack_places(places)) == places
+@given(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)))
+def test_a_place_reads_back(place: Place) -> None:
+    assert unpack_place(pack_place(place)) == place
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_places_read_back_in_their_order(places: list[Place]) -> None:
         (unpack_request, "a request"),
         (unpack_labels, "the labels of a request"),
         (unpack_waiting, "a waiting action"),
-        (unpack_places, "a place"),
+        (unpack_place, "a place"),
     ],
 )
 def test_what_is_cut_off_is_refused(read: Callable[[bytes], Any], what: str) -> None:
