@@ -203,16 +203,17 @@ class Joiner:
             self._schedule.check_room(len(header.slices), event.event_time_ms)
             self.buckets.open_slice(memory, slice_)
         self.counters.features += 1
-        entry = memory.add(event, data, ingest_ms, slice_, state)
+        entry = Entry(event, ingest_ms, data=data, slice_=slice_, n=memory.count(slice_, state))
         blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.take(event.request_id, state)
         self.counters.matched_later += len(waited)
+        for waiting in waited:
+            # It came before its window closed, whatever the time is now.
+            blocks += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+        memory.add(entry, state)
         if is_new:
             state.save_header(header.to_bytes())
             memory.wake(self._schedule, state)
-        for waiting in waited:
-            # It came before its window closed, whatever the time is now.
-            blocks += self._label(memory, entry, waiting.action, waiting.ingest_ms, state, waited=True)
         for task in self._closing.tasks:
             if self._closing.is_closed(memory, entry, task):
                 blocks += self._closing.window_rows(bucket, [entry], task)
@@ -234,7 +235,11 @@ class Joiner:
         entry = memory.find(action.request_id, state)
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            return self._label(memory, entry, action, ingest_ms, state)
+            positives_before, times_before = entry.positives, len(entry.times)
+            blocks = self._label(memory, entry, action, ingest_ms)
+            if entry.positives != positives_before:
+                memory.keep_labels(entry, len(entry.times) - times_before, state)
+            return blocks
         slice_ = self._schedule.slice_of(action.event_time_ms)
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
         is_new = slice_ not in header.waiting
@@ -258,10 +263,9 @@ class Joiner:
         entry: Entry,
         action: ActionEvent,
         ingest_ms: int,
-        state: BucketState,
         waited: bool = False,
     ) -> list[ExampleBlock]:
-        """Makes pairs positive by an action on a known request, one for each task that asks for it.
+        """Makes pairs positive by an action on a known request, one for each task that asks for it; the state follows after it.
 
         :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
@@ -271,7 +275,6 @@ class Joiner:
             self.counters.unknown_impressions += 1
             return []
         blocks: list[ExampleBlock] = []
-        positives_before, times_before = entry.positives, len(entry.times)
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -301,8 +304,6 @@ class Joiner:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
             blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
-        if entry.positives != positives_before:
-            memory.keep_labels(entry, len(entry.times) - times_before, state)
         return blocks
 
     def _emits_late(self, entry: Entry, index: int, task: int) -> bool:

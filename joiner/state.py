@@ -5,8 +5,7 @@ grows with traffic, and none is read but by its key. The keys are text: a heap o
 
 ====================  ==================================================================================
 ``r/slice/n``         the n-th request of a slice, in order of arrival, from 0: feature event as it came
-``p/request_id``      its place: slice and n
-``l/slice/n``         which of its pairs are positive; only where one is
+``p/request_id``      its place, slice and n, and which of its pairs are positive
 ``w/slot``            an action that has to wait for its request; slots are numbers from 0, used again when they are free
 ====================  ==================================================================================
 """
@@ -20,8 +19,7 @@ from rillet.joiner.entry import pack_positives
 from rillet.joiner.errors import JoinerError
 
 _REQUEST = struct.Struct("<qI")
-_LABELS = struct.Struct("<I")
-_PLACE = struct.Struct("<qI")
+_PLACE = struct.Struct("<qII")
 _WAITING = struct.Struct("<qqq")
 
 
@@ -68,11 +66,6 @@ def place_key(request_id: str) -> str:
     return "p/" + request_id
 
 
-def labels_key(slice_: int, n: int) -> str:
-    """Key of the positives of a request."""
-    return f"l/{slice_}/{n}"
-
-
 def waiting_key(slot: int) -> str:
     """Key of an action that waits."""
     return f"w/{slot}"
@@ -97,23 +90,23 @@ def unpack_request(value: bytes) -> tuple[str, int, bytes]:
         raise JoinerError(f"a request in the checkpointed state is damaged: {error}") from error
 
 
-def pack_labels(positives: int, times: bytes) -> bytes:
-    """The positive pairs of a request as a bit set, and the times that :attr:`rillet.joiner.entry.Entry.times` keeps."""
+def pack_place(place: Place, positives: int, times: bytes) -> bytes:
+    """A place, the positive pairs of its request as a bit set, and what :attr:`rillet.joiner.entry.Entry.times` keeps of them."""
     bits = pack_positives(positives)
-    return _LABELS.pack(len(bits)) + bits + times
+    return _PLACE.pack(*place, len(bits)) + bits + times
 
 
-def unpack_labels(value: bytes) -> tuple[int, bytes]:
-    """Reads back :func:`pack_labels`.
+def unpack_place(value: bytes) -> tuple[Place, int, bytes]:
+    """Reads back :func:`pack_place`.
 
     :raises JoinerError: the entry is damaged.
     """
     try:
-        (length,) = _LABELS.unpack_from(value)
+        slice_, n, length = _PLACE.unpack_from(value)
     except struct.error as error:
-        raise JoinerError(f"the labels of a request in the checkpointed state are damaged: {error}") from error
-    end = _LABELS.size + length
-    return int.from_bytes(value[_LABELS.size : end], "little"), value[end:]
+        raise JoinerError(f"the place of a request in the checkpointed state is damaged: {error}") from error
+    end = _PLACE.size + length
+    return Place(slice_, n), int.from_bytes(value[_PLACE.size : end], "little"), value[end:]
 
 
 def pack_waiting(arrival: int, slice_: int, ingest_ms: int, record: bytes) -> bytes:
@@ -130,19 +123,3 @@ def unpack_waiting(value: bytes) -> tuple[int, int, int, bytes]:
         return *_WAITING.unpack_from(value), value[_WAITING.size :]
     except struct.error as error:
         raise JoinerError(f"a waiting action in the checkpointed state is damaged: {error}") from error
-
-
-def pack_place(place: Place) -> bytes:
-    """A place."""
-    return _PLACE.pack(*place)
-
-
-def unpack_place(value: bytes) -> Place:
-    """Reads back :func:`pack_place`.
-
-    :raises JoinerError: the entry is damaged.
-    """
-    try:
-        return Place(*_PLACE.unpack(value))
-    except struct.error as error:
-        raise JoinerError(f"a place in the checkpointed state is damaged: {error}") from error

@@ -253,7 +253,7 @@ def test_state_survives_restarts(tmp_path: Path, slice_ms: int) -> None:
     runner.advance(END_OF_TIME_MS)
     assert rows_of(SPEC, runner.blocks) == oracle(SPEC, features, actions)
     assert runner.letters == []
-    assert {key[0] for entries in runner.keyed.entries.values() for key in entries} <= set("rpl"), "nothing waits"
+    assert {key[0] for entries in runner.keyed.entries.values() for key in entries} <= set("rp"), "nothing waits"
 
 
 @pytest.mark.parametrize(
