@@ -378,8 +378,8 @@ def test_an_event_time_is_bounded_by_when_its_record_entered_the_topic(
 
 
 def test_keys_are_read_in_both_execution_modes(tmp_path: Path) -> None:
-    runner = Runner(JoinerConfig(), tmp_path)
-    runner.keyed.get_current_key = lambda: (bucket_keys(1_024)[5],)  # type: ignore[method-assign,assignment,return-value]
+    runner = Runner(JoinerConfig(buckets=64), tmp_path)
+    runner.keyed.get_current_key = lambda: (bucket_keys(64)[5],)  # type: ignore[method-assign,assignment,return-value]
     runner.send(record(encode(feature(1, 5)), b"r1"))
     runner.send(record(encode(action(1, 0, "watch", 6)), b"r1"))
     assert runner.blocks[0].bucket == 5
