@@ -43,7 +43,7 @@ class TopicNames:
     def __post_init__(self) -> None:
         names = list(asdict(self).values())
         for name in names:
-            if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name):
+            if name in (".", "..") or not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name):
                 raise ValueError(f"{name!r} is no name of a Kafka topic: letters, digits, '.', '_' and '-' only")
         if len(set(names)) < len(names):
             raise ValueError(f"every topic needs a name of its own, found {', '.join(map(repr, names))}")

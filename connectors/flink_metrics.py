@@ -13,8 +13,14 @@ from urllib.parse import quote
 from rillet.connectors.errors import ConnectorError
 
 _TIMEOUT_S = 5.0
-#: of each committer of a sink: what it could not commit, and goes on without
-_FAILED_COMMITS = "failedCommittables"
+#: of each committer of a sink: what it could not commit, and goes on without; and all that it was given
+_FAILED_COMMITS, _ALL_COMMITS = "failedCommittables", "totalCommittables"
+#: why checkpoints fail that were in progress when the job did
+_OF_RESTARTS = ("FailoverRegion is restarting.", "Checkpoint Coordinator is suspending.")
+#: begins what Python tells of an error
+_PYTHON = "Traceback (most recent call last):"
+#: by which Flink talks to a Python process, and all that it tells of one that is gone
+_GRPC = "org.apache.beam.vendor.grpc"
 Answer = TypeVar("Answer")
 
 
@@ -33,8 +39,8 @@ class JobFigures(NamedTuple):
     state_bytes: int
     checkpoint_bytes: int
     checkpoint_ms: int
-    #: transactions that could not be committed: the broker had aborted them, and their rows are lost; None while no task
-    #: has told
+    #: transactions that could not be committed since the first reading, whatever was restarted, and had not been before:
+    #: the broker has aborted them, and their rows are lost; None while no task has told
     lost_transactions: int | None
 
 
@@ -62,10 +68,34 @@ class _FlinkRest:
 class FlinkJob(_FlinkRest):
     """Reads how a job is doing."""
 
-    def __init__(self, rest_url: str, job_id: str) -> None:
+    def __init__(
+        self,
+        rest_url: str,
+        job_id: str,
+        *,
+        transaction_timeout_ms: int = 900_000,
+        longest_transaction_ms: int = 0,
+        restored_ms: int | None = None,
+        settling: int = 3,
+    ) -> None:
+        """
+        :param transaction_timeout_ms: after which the broker ends a transaction.
+        :param longest_transaction_ms: how long one may be open until the checkpoint after it is complete.
+        :param restored_ms: wall clock at which the checkpoint of another job was complete that this one goes on from; None
+            where it goes on from the savepoint of a stop, whose transactions were all committed, or from nothing.
+        :param settling: readings after a start or a restart at which transactions are not judged: Flink tells of checkpoints
+            as they were up to three seconds ago, and of what tasks count as it was one ago.
+        """
         super().__init__(rest_url, job_id)
-        #: vertices that commit transactions
-        self._committers: list[str] | None = None
+        self._timeout_ms, self._longest_ms = transaction_timeout_ms, longest_transaction_ms
+        self._restored_ms = restored_ms
+        self._settling = self._unsettled = settling
+        #: metrics of the subtasks that commit transactions, by URL: failed commits and all, as last told
+        self._committers: dict[str, tuple[int, int]] = {}
+        #: those that may be of another task since; and when it was restored
+        self._fresh: set[str] = set()
+        self._started_ms: int | None = None
+        self._lost: int | None = None
         #: restarts when the last failure was asked for
         self._explained = 0
         self._failure = ""
@@ -82,9 +112,12 @@ class FlinkJob(_FlinkRest):
         completed, failed = found["latest"]["completed"] or {}, found["latest"]["failed"] or {}
         newest = completed.get("id", -1)
         in_a_row = sum(one["status"] == "FAILED" and one["id"] > newest for one in found["history"])
+        if failed.get("failure_message") in _OF_RESTARTS:
+            in_a_row = 0
         restarts = sum(int(one["value"]) for one in self._get(f"{self._job}/metrics?get=numRestarts"))
         if restarts > self._explained:
             self._explained, self._failure = restarts, self._last_failure()
+            self._unsettled = self._settling
         return JobFigures(
             restarts,
             self._failure,
@@ -95,34 +128,86 @@ class FlinkJob(_FlinkRest):
             int(completed.get("state_size", 0)),
             int(completed.get("checkpointed_size", 0)),
             int(completed.get("end_to_end_duration", 0)),
-            self._lost_transactions(),
+            self._lost_transactions(found),
         )
 
     def _last_failure(self) -> str:
         history = self._get(f"{self._job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return innermost_cause(history[0]["stacktrace"]) if history else ""
 
-    def _lost_transactions(self) -> int | None:
-        if self._committers is None:
-            vertices = self._get(self._job)["vertices"]
-            self._committers = [vertex["id"] for vertex in vertices if "Committer" in vertex["name"]]
-        counts: list[int] = []
-        for vertex in self._committers:
-            url = f"{self._job}/vertices/{vertex}/subtasks/metrics"
-            names = [one["id"] for one in self._get(url) if one["id"].endswith(_FAILED_COMMITS)]
-            if names:
-                counts += (round(one["sum"]) for one in self._get(f"{url}?agg=sum&get={quote(','.join(names))}"))
-        return sum(counts) if counts else None
+    def _lost_transactions(self, checkpoints: Any) -> int | None:
+        """Counts what tasks have failed to commit, as far as it is lost.
+
+        A task that is restored commits again what was to be committed at its checkpoint. Mostly it has been: brokers of Kafka
+        4 refuse that, since a commit gives the producer another epoch, and Flink counts it as failed all the same. Lost
+        it can only be if the transaction was open for longer than its timeout.
+        """
+        if self._unsettled:
+            self._unsettled -= 1
+            return self._lost
+        if not self._committers:  # nor has Flink told of any while the job begins
+            vertices = [one for one in self._get(self._job)["vertices"] if "Committer" in one["name"]]
+            subtasks = ((one["id"], number) for one in vertices for number in range(one["parallelism"]))
+            urls = (f"{self._job}/vertices/{vertex}/subtasks/{number}/metrics" for vertex, number in subtasks)
+            self._committers = dict.fromkeys(urls, (0, 0))
+            self._fresh = set(self._committers)
+        restored = checkpoints["latest"].get("restored")
+        started_ms = restored and restored["restore_timestamp"]
+        if started_ms != self._started_ms:
+            self._started_ms, self._fresh = started_ms, set(self._committers)
+        for url, before in self._committers.items():
+            names = [one["id"] for one in self._get(url) if one["id"].endswith((_FAILED_COMMITS, _ALL_COMMITS))]
+            if not names:
+                continue
+            self._lost = self._lost or 0
+            told = {one["id"]: int(one["value"]) for one in self._get(f"{url}?get={quote(','.join(names))}")}
+            failed = sum(count for name, count in told.items() if name.endswith(_FAILED_COMMITS))
+            commits = sum(told.values()) - failed
+            if (failed, commits) == before:
+                continue  # perhaps of the task before, until the other one tells its own
+            if url not in self._fresh:
+                self._lost += max(0, failed - before[0])
+            elif self._may_have_timed_out(checkpoints):
+                self._lost += failed
+            if commits:
+                self._fresh.discard(url)
+            self._committers[url] = failed, commits
+        return self._lost
+
+    def _may_have_timed_out(self, checkpoints: Any) -> bool:
+        """Whether the transactions that a restored task commits again were open for longer than their timeout."""
+        restored = checkpoints["latest"].get("restored")
+        if restored is None:
+            return True
+        begun_ms = {
+            one["id"]: one["trigger_timestamp"] for one in checkpoints["history"] if one["status"] == "COMPLETED"
+        }
+        if restored["id"] in begun_ms:
+            # Rows of a checkpoint come after the one before it.
+            earlier_ms = [time_ms for number, time_ms in begun_ms.items() if number < restored["id"]]
+            open_since_ms = max(earlier_ms, default=begun_ms[restored["id"]] - self._longest_ms)
+        elif self._restored_ms is not None:
+            open_since_ms = self._restored_ms - self._longest_ms
+        else:
+            return False
+        return bool(restored["restore_timestamp"] - open_since_ms > self._timeout_ms)
 
 
 def innermost_cause(trace: str) -> str:
     """Of a Java stack trace, in one line: the last "Caused by", or the first line where there is none.
 
+    Where that holds a traceback of Python, which has lines of its own: what Python has raised.
+
     >>> innermost_cause("a.Outer: x\\n\\tat y\\nCaused by: b.Inner: out of disk\\n\\tat z")
     'b.Inner: out of disk'
     """
-    causes = [line for line in trace.splitlines() if line.startswith("Caused by: ")]
-    return causes[-1].removeprefix("Caused by: ") if causes else trace.strip().partition("\n")[0]
+    cause = trace.strip().rpartition("\nCaused by: ")[2]
+    lines = cause.partition("\n\tat ")[0].splitlines()
+    raised = [line for line in lines[1:] if line and not line[0].isspace()]
+    if raised and lines[0].endswith(_PYTHON):
+        return raised[-1]
+    told = "".join(lines[:1])
+    return f"a Python process of the job has ended, killed for its memory perhaps ({told})" if _GRPC in told else told
 
 
 class FlinkCounters(_FlinkRest):

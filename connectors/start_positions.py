@@ -64,14 +64,23 @@ class StartAt:
             return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": pairs}
         return {"scan.startup.mode": "latest-offset" if self.latest else "earliest-offset"}
 
-    def check(self, kafka: KafkaConnection | str, topics: Mapping[str, str]) -> None:
-        """Whether every partition has an offset, if any has.
+    def check(self, kafka: KafkaConnection | str, topics: Mapping[str, str], now_ms: int) -> None:
+        """Whether there is such a place: Flink would begin somewhere else without a word.
 
         :param topics: kind to name.
-        :raises TopicError: a partition has none, or one that the topic does not hold.
+        :param now_ms: wall clock.
+        :raises TopicError: a partition has no offset, or one that the topic does not hold; or the time has not come yet.
         """
+        if self.time_ms is not None and self.time_ms > now_ms:
+            time = datetime.fromtimestamp(self.time_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+            raise TopicError(
+                f"--from {time} has not come yet: name an earlier time, or begin at the end of the topics with `--from latest`"
+            )
         for kind, offsets in self.offsets.items():
-            for number, (first, end) in _ends(kafka, topics[kind]).items():
+            ends = _ends(kafka, topics[kind])
+            if surplus := sorted(set(offsets) - set(ends)):
+                raise TopicError(f"topic {topics[kind]} has no partition {surplus[0]}: it has {len(ends)}, from 0 on")
+            for number, (first, end) in ends.items():
                 if not first <= offsets.get(number, -1) <= end:
                     found = f"offset {offsets[number]}" if number in offsets else "no offset"
                     raise TopicError(
@@ -94,7 +103,21 @@ def parse_time_ms(text: str) -> int:
         raise ValueError(f"{text!r} is none of: {FORMS}") from None
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone: write {text}Z for UTC, or an offset such as +02:00")
-    return round(time.astimezone(UTC).timestamp() * 1_000)
+    time_ms = round(time.timestamp() * 1_000)
+    if time_ms < 0:
+        raise ValueError(f"{text!r} lies before 1970, and no record has such a time")
+    return time_ms
+
+
+def cut_off(kafka: KafkaConnection | str, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
+    """Partitions of which records were deleted that may have been of a time or later, and the first offset that they hold.
+
+    Raises as :func:`ends_at`.
+    """
+    kafka, topics = KafkaConnection.of(kafka), list(topics)
+    found = ends_at(kafka, topics, time_ms)
+    firsts = {(topic, number): first for topic in topics for number, (first, _) in _ends(kafka, topic).items()}
+    return {place: first for place, first in firsts.items() if 0 < first == found.get(place)}
 
 
 def ends_at(kafka: KafkaConnection | str, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:

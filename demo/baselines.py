@@ -6,8 +6,14 @@ from the whole recording, batch stage included, as one continuous stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import active_children, get_context
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +22,8 @@ from rillet.backtest.delays import Delays
 from rillet.backtest.events import load_events
 from rillet.backtest.loop import baseline_scorers, one_thread, run_scorers
 from rillet.backtest.settings import Setup
+from rillet.backtest.workers import rare_collections
+from rillet.demo.errors import DemoError
 from rillet.jobs.config import RilletConfig
 from rillet.recordings import Recording
 from rillet.recordings.format import TRUTH_FILE
@@ -74,6 +82,44 @@ def reference_scores(
     if (recording.directory / TRUTH_FILE).exists():
         logits[TRUTH] = _logits(_in_order(recording, read_truth(recording.directory), first_row, rows))
     return References(logits, first_row)
+
+
+@contextmanager
+def scored_beside(
+    recording: Recording, config: RilletConfig, delays: Delays, *, requests: int
+) -> Iterator[Callable[[], References]]:
+    """:func:`reference_scores` in a process of its own, which leaving the context ends.
+
+    The context's value waits for them, and raises what they raised, or :class:`DemoError` where the process has died.
+    """
+    # Not forked: there are threads by now. One that dies is noticed, which a multiprocessing.Pool would wait for.
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _ignore_interrupts)
+    try:
+        scored = pool.submit(_score, recording.directory, config, delays, requests)
+
+        def result() -> References:
+            try:
+                return scored.result()
+            except BrokenProcessPool as error:
+                raise DemoError(
+                    "the process that scores by popularity and logistic regression died: out of memory?"
+                ) from error
+
+        yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+
+
+def _ignore_interrupts() -> None:
+    # A terminal's Ctrl-C goes to all processes; this one is ended by the one that started it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _score(directory: Path, config: RilletConfig, delays: Delays, requests: int) -> References:
+    with rare_collections():
+        return reference_scores(Recording(directory), config, delays, requests=requests)
 
 
 def _in_order(recording: Recording, truth: Float32s, first_row: Mapping[str, int], rows: int) -> Float32s:

@@ -17,14 +17,13 @@ from pathlib import Path
 from rich.console import Console
 
 from rillet.audit.comparison import audit_topics
-from rillet.audit.expected import ExpectedExamples
 from rillet.audit.report import AuditReport
 from rillet.backtest.delays import Delays
 from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.producers import EventProducer
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import topic_ends
-from rillet.demo.baselines import reference_scores
+from rillet.demo.baselines import References, scored_beside
 from rillet.demo.batch_stage import join_recording, start_trainer
 from rillet.demo.display import Display
 from rillet.demo.driver import Driver, DriveStats
@@ -178,7 +177,15 @@ class _Demo:
         say = self.display.say
         say("all requests are answered; waiting for the joiner to read them, then closing the label windows")
         self._wait_for_joining()
-        drain_joiner(self.stack)
+        requests = self.plan.batch + self.plan.live
+        delays = Delays.of(self.config, self._speedup)
+        # On a core of its own, while the topics are read: it takes as long as all the rest.
+        with scored_beside(self.recording, self.config, delays, requests=requests) as references:
+            drain_joiner(self.stack)
+            return self._judge(started_s, references)
+
+    def _judge(self, started_s: float, references: Callable[[], References]) -> Report:
+        say = self.display.say
         say("auditing the topics")
         kafka = self.config.kafka
         audit, joined = audit_topics(
@@ -199,9 +206,7 @@ class _Demo:
         say("scoring the same impressions with the batch model as it was")
         frozen = frozen_logits(self.config, joined, requests, self.frozen_position)
         say("and in simulated time by popularity and logistic regression, from the first request on")
-        delays = Delays.of(self.config, self._speedup(joined))
-        references = reference_scores(self.recording, self.config, delays, requests=self.plan.batch + self.plan.live)
-        others = {"frozen": frozen, **references.of(joined, requests)}
+        others = {"frozen": frozen, **references().of(joined, requests)}
         return Report(
             dataset=self.recording.info.dataset,
             audit=audit,
@@ -217,7 +222,7 @@ class _Demo:
             wall_s=time.monotonic() - started_s,
             drive_s=self.stats.finished_s - self.stats.started_s,
             retries=self.stats.retries,
-            settings=self._described(joined),
+            settings=self._described(),
         )
 
     def _wait_for_joining(self) -> None:
@@ -270,12 +275,12 @@ class _Demo:
                 )
             time.sleep(_SETTLE_S)
 
-    def _speedup(self, joined: ExpectedExamples) -> float:
+    @property
+    def _speedup(self) -> float:
         """How many times faster than it was made the recording was driven."""
-        span_s = (int(joined.feature_time_ms.max()) - int(joined.feature_time_ms.min())) / 1000
-        return span_s / max(self.stats.finished_s - self.stats.started_s, 1e-3)
+        return self.plan.live_span_ms / 1000 / max(self.stats.finished_s - self.stats.started_s, 1e-3)
 
-    def _described(self, joined: ExpectedExamples) -> dict[str, object]:
+    def _described(self) -> dict[str, object]:
         config = self.config
         return {
             "batch_stage": f"{self.plan.batch:,} requests",
@@ -283,7 +288,7 @@ class _Demo:
             "table_optimizer": f"{config.table.optimizer}, learning rate {config.table.learning_rate}",
             "publication_interval": f"{config.publisher.sparse_interval_s:g} s",
             "joiner_checkpoint_interval": f"{config.flink.checkpoint_interval_ms / 1000:g} s",
-            "event_time_speedup": f"{self._speedup(joined):,.0f}x",
+            "event_time_speedup": f"{self._speedup:,.0f}x",
             "target_rate": f"{self.settings.drive.rate:g} requests/s",
             "achieved_rate": f"{self.stats.requests / (self.stats.finished_s - self.stats.started_s):.1f} requests/s",
             "python": platform.python_version(),

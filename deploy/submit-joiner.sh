@@ -9,7 +9,9 @@ config=$1
 runs=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-if flink list --running 2>/dev/null | grep -q "rillet joiner"; then
+# Where the cluster does not answer, whether the job runs is not known: nothing is submitted.
+running=$(flink list --running)
+if grep -q "rillet joiner" <<< "$running"; then
   echo "the joiner runs already"
   exit 0
 fi

@@ -56,7 +56,9 @@ def has_terminal() -> bool:
     help="Delete topics with all records, and make them anew; no raw topic of another format in [sources].",
 )
 @click.option("--model", is_flag=True, help="Delete the configured model: its checkpoints, its bases in the store.")
-@click.option("--joiner", is_flag=True, help="Delete the joiner's state: open windows and positions.")
+@click.option(
+    "--joiner", is_flag=True, help="Delete the joiner's state: open windows and positions; and that of backfills."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Delete the model though a trainer of another data_dir seems to hold it.")
 @configured

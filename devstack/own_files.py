@@ -24,11 +24,15 @@ JOINER = (
     ("runs", "[0-9]{6,}", r"kept\.json"),
     ("runs", "[0-9]{6,}", "checkpoints", "[0-9a-f]{32}", r"shared|taskowned|chk-[0-9]+", _FLINK_FILE),
     ("runs", "[0-9]{6,}", "stopped|drained", "savepoint-[0-9a-f]{6}-[0-9a-f]{12}", _FLINK_FILE),
-    # of operators/flink_log.py
-    ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.+_db_LOG.*"),
     ("local", "rillet-joiner-[0-9a-f]{32}", _ALL),
     ("flink", _ALL),
+    # of operators/flink_log.py
     ("log", r"log4j\.properties|flink\.log(?:\.[0-9]+)?|.*_db_LOG.*"),
+)
+#: names in the folder of backfills: each has a data_dir of its own, named after its topic
+BACKFILLS = (
+    *(("[a-zA-Z0-9._-]+", "joiner", *names) for names in JOINER),
+    ("[a-zA-Z0-9._-]+", "locks", r"join\.lock"),
 )
 #: names in the folder of a model's checkpoints, of all its feature specs
 CHECKPOINTS = (
@@ -78,7 +82,7 @@ class OwnFolder:
             for name in sorted(files):
                 (own if self._is_file(Path(root, name)) else others).append(Path(root, name))
         # Older ones first: where that is interrupted, the newest is still the newest.
-        own.sort(key=lambda path: (path.name not in _COMPLETE, path))
+        own.sort(key=lambda path: (path.name not in _COMPLETE, _by_number(path)))
         return Contents(tuple(own), sum(path.lstat().st_size for path in own), tuple(others), tuple(links))
 
     def delete(self) -> None:
@@ -103,6 +107,11 @@ class OwnFolder:
 
     def _is_folder(self, path: Path) -> bool:
         return any(_fits(parts, path.relative_to(self.path).parts, whole=False) for parts in self.names)
+
+
+def _by_number(path: Path) -> str:
+    """Of paths that differ by a number, the lower one first."""
+    return re.sub("[0-9]+", lambda number: number[0].zfill(20), str(path))
 
 
 def _fits(patterns: tuple[str, ...], parts: tuple[str, ...], *, whole: bool) -> bool:

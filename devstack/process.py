@@ -134,8 +134,7 @@ class Process:
         start_s = time.monotonic()
         deadline, due_s = start_s + timeout_s, start_s + _TELL_S
         while not ready():
-            if self.pid is None:
-                raise ServiceError(f"{self.name} died while starting, see {self.log}: {self.last_words()}")
+            self.require_alive()
             if time.monotonic() > deadline:
                 text = f"{self.name} is not ready after {timeout_s:.0f} s, see {self.log}: {self.last_words()}"
                 raise ServiceError(f"{text}; {advice}" if advice else text)
@@ -143,6 +142,13 @@ class Process:
                 waiting(now_s - start_s)
                 due_s += _TELL_S
             time.sleep(_POLL_S)
+
+    def require_alive(self) -> None:
+        """
+        :raises ServiceError: it has died since it was started; with the last line of its log.
+        """
+        if self.pid is None:
+            raise ServiceError(f"{self.name} died while starting, see {self.log}: {self.last_words()}")
 
     def stop(self, timeout_s: float = 20.0, *, kill: bool = False) -> bool:
         """Asks it to end, and ends it when it does not within ``timeout_s``; False when it did not run.

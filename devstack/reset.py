@@ -15,7 +15,7 @@ from pathlib import Path
 from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.newest import newest_records, require_broker
 from rillet.connectors.topics import create_topics, delete_topics, ensure_broker, topic_ends
-from rillet.devstack.own_files import CHECKPOINTS, JOINER, Contents, OwnFolder
+from rillet.devstack.own_files import BACKFILLS, CHECKPOINTS, JOINER, Contents, OwnFolder
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.data_lock import hold
@@ -59,6 +59,11 @@ class Reset:
         return OwnFolder(self.config.data_dir / "joiner", JOINER)
 
     @property
+    def backfills(self) -> OwnFolder:
+        """What ``rillet backfill`` keeps, of each of its topics: offsets of the raw topics, as the joiner's state."""
+        return OwnFolder(self.config.data_dir / "backfills", BACKFILLS)
+
+    @property
     def topics_left(self) -> dict[str, str]:
         """Raw topics that are other applications' data, with the reason: those of a format that is not our own."""
         topics, sources = self.config.kafka.topics, self.config.sources
@@ -97,6 +102,9 @@ class Reset:
         with ExitStack() as stack:
             for service in sorted(held):
                 stack.enter_context(hold(data_dir, service))
+            if "join" in held:
+                for lock in sorted(self.backfills.path.glob("*/locks/join.lock")):
+                    stack.enter_context(hold(lock.parent.parent, "join"))
             if self.topics:
                 stack.enter_context(self._broker())
             if self.model and not self.force:
@@ -134,6 +142,8 @@ class Reset:
             lines += [
                 f"delete     the joiner's open windows and positions: {_there(self.joiner_state)}",
                 *_left(self.joiner_state.look().others),
+                f"delete     the state of backfills, not their topics: {_there(self.backfills)}",
+                *_left(self.backfills.look().others),
             ]
         return [*lines, *(f"afterwards {line}" for line in self._consequences())]
 
@@ -151,7 +161,8 @@ class Reset:
             say(f"deleted    model {config.model.name}: checkpoints, bases, dense weights")
         if self.joiner:
             self.joiner_state.delete()
-            say("deleted    the joiner's state")
+            self.backfills.delete()
+            say("deleted    the state of the joiner and of backfills")
         if self.topics:
             kafka = config.kafka
             # A topic that somebody has made with more partitions than we would gets as many again.
@@ -188,12 +199,13 @@ class Reset:
     def _refuse_offsets_of_deleted_topics(self) -> None:
         if not self.topics:
             return
-        kept = {"--model": self.checkpoints} if not self.model else {}
-        kept |= {"--joiner": self.joiner_state} if not self.joiner else {}
-        if missing := {option: folder for option, folder in kept.items() if folder.look().own}:
-            folders = " and ".join(str(folder.path) for folder in missing.values())
+        kept = [("--model", self.checkpoints)] if not self.model else []
+        kept += [("--joiner", folder) for folder in (self.joiner_state, self.backfills) if not self.joiner]
+        if left := [(option, folder.path) for option, folder in kept if folder.look().own]:
+            folders = " and ".join(str(path) for _, path in left)
+            options = " ".join(dict.fromkeys(option for option, _ in left))
             raise ServiceError(
-                f"--topics alone would leave {folders} with offsets of topics that are gone: add {' '.join(missing)}"
+                f"--topics alone would leave {folders} with offsets of topics that are gone: add {options}"
             )
 
     def _refuse_links(self) -> None:
@@ -207,7 +219,7 @@ class Reset:
                 folders = [root, root / self.config.model.name, *(root / self.config.model.name).glob("*")]
                 links += [folder for folder in folders if folder.is_symlink() and folder.is_dir()]
         if self.joiner:
-            links += self.joiner_state.look().links
+            links += [*self.joiner_state.look().links, *self.backfills.look().links]
         parents = {self.config.data_dir / "checkpoints"} if self.model else set()
         if links := [*(path for path in parents if path.is_symlink()), *links]:
             link = links[0]

@@ -7,9 +7,11 @@ process can find, question and stop them.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from rillet.devstack.broker import Broker
 from rillet.devstack.process import Process, require_free_port
 from rillet.jobs.config import RilletConfig, dump_config
 from rillet.jobs.config_checks import check_here
+from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.services import SERVICES, port_of, probe, ready_url
 from rillet.jobs.toolchain import python_environment
@@ -123,19 +126,30 @@ class Stack:
         return [sys.executable, "-m", "rillet", name, *options]
 
     def wait_ready(
-        self, name: str, timeout_s: float = READY_TIMEOUT_S, say: Callable[[str], None] = lambda _: None
+        self,
+        name: str,
+        timeout_s: float = READY_TIMEOUT_S,
+        say: Callable[[str], None] = lambda _: None,
+        beside: Sequence[str] = (),
     ) -> None:
         """Waits until a service says that it is ready; one without a port only has to live.
 
         The joiner has an interval of its checkpoints more: it is ready after the first one.
 
         :param say: is told now and then what is waited for, a line each.
-        :raises ServiceError: it died, or was not ready in time.
+        :param beside: services that have to live meanwhile.
+        :raises ServiceError: it, or one beside it, died, or it was not ready in time.
         """
         if name == "join":
             timeout_s += self.config.flink.checkpoint_interval_ms / 1_000
+
+        def ready() -> bool:
+            for other in beside:
+                self.process(other).require_alive()
+            return self.is_ready(name)
+
         self.process(name).wait_until(
-            lambda: self.is_ready(name),
+            ready,
             timeout_s,
             lambda seconds: say(f"{name:7} waits for {_READY_WITH[name]} ({seconds:.0f} s so far)"),
             "it runs on and may only be slow: run `rillet up` again to wait for it, or look at `rillet status`",
@@ -157,7 +171,8 @@ class Stack:
 def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVICES, *, restart: bool = False) -> None:
     """Starts what does not run yet and waits until all of it is ready. Running it again changes nothing.
 
-    Interrupted, it stops what it has started and is not ready, and says what runs.
+    Interrupted, it stops what it has started and is not ready, and says what runs. A second one at once waits for what the
+    first one starts.
 
     :param say: takes progress, a line each.
     :param services: besides the broker.
@@ -168,11 +183,12 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
     check_here(stack.config, stack.config_path)
     started: list[str] = []
     try:
-        _start_broker(stack, say)
+        with _starting(stack, say):
+            _start_broker(stack, say)
+            for name in services:
+                _start_service(stack, name, say, restart, started)
         for name in services:
-            _start_service(stack, name, say, restart, started)
-        for name in services:
-            stack.wait_ready(name, say=say)
+            stack.wait_ready(name, say=say, beside=services)
             say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
     except KeyboardInterrupt:
         for name in reversed(started):
@@ -186,6 +202,24 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
             else "interrupted; nothing runs"
         )
         raise
+
+
+@contextmanager
+def _starting(stack: Stack, say: Callable[[str], None]) -> Iterator[None]:
+    """One at a time: two would find that a service does not run, and start it twice."""
+    path = stack.config.data_dir / "locks" / "up.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise unwritable(stack.config.data_dir, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another `rillet up` starts services of this data_dir: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _start_broker(stack: Stack, say: Callable[[str], None]) -> None:

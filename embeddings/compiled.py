@@ -7,18 +7,21 @@ accepts both the decoder's read-only views and writable arrays with one speciali
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 from numba import types
-from numba.core import cgutils
+from numba.core import caching, cgutils
 from numba.extending import intrinsic
 
 # numba ships partial types; what it does not export for checkers is reached through Any.
 _numba: Any = numba
 _types: Any = types
 _cgutils: Any = cgutils
+_caching: Any = caching
 carray = _numba.carray
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,21 +40,47 @@ IN_FLOAT32S = types.Array(types.float32, 1, "C", readonly=True)
 IN_FLOAT32S_2D = types.Array(types.float32, 2, "C", readonly=True)
 
 
+def sources_digest(files: Iterable[Path]) -> str:
+    """Changes with the text of any of the files."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        text = file.read_bytes()
+        digest.update(f"{file.name} {len(text)} ".encode() + text)
+    return digest.hexdigest()
+
+
+#: what kernels are made of: these files may take constants and helpers from each other, and from no other file
+KERNEL_FILES = (Path(__file__), *Path(__file__).parent.glob("*_kernels.py"))
+_DIGEST = sources_digest(KERNEL_FILES)
+
+
+class KernelCache(_caching.FunctionCache):  # type: ignore[misc]
+    """numba's cache on disk, good for one text of all kernel files.
+
+    By itself numba asks for the time and size of the kernel's own file. A constant or a helper in another file is compiled into
+    the kernel all the same, and a stale one gives wrong results silently.
+    """
+
+    def __init__(self, function: Callable[..., Any], digest: str = _DIGEST) -> None:
+        super().__init__(function)
+        self._cache_file = _caching.IndexDataCacheFile(self._cache_path, self._impl.filename_base, digest)
+
+
 def kernel(result: Any, *arguments: Any) -> Callable[[F], F]:
     """Compiles one specialisation, cached on disk, that runs without the interpreter lock."""
 
     def compile_one(function: F) -> F:
-        compiled: Any = numba.njit(result(*arguments), cache=True, nogil=True, error_model="numpy")(function)
+        compiled = helper(cast(Any, function))
+        compiled._cache = KernelCache(function)
+        compiled.compile(result(*arguments))
+        compiled.disable_compile()
         return cast(F, compiled)
 
     return compile_one
 
 
 def helper(function: F) -> F:
-    """A function that kernels inline; compiled with whichever kernel calls it.
-
-    A kernel's disk cache is keyed by the kernel's own file only: after an edit here, touch the kernel files.
-    """
+    """A function that kernels inline; compiled with whichever kernel calls it."""
     compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
     return cast(F, compiled)
 

@@ -9,44 +9,35 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyflink.common import Configuration, Types
-from pyflink.common.serialization import RowFieldExtractorSchema
+from pyflink.common import Configuration
 from pyflink.datastream import StreamExecutionEnvironment
-from pyflink.datastream.connectors.base import DeliveryGuarantee
-from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, KafkaSink
-from pyflink.datastream.data_stream import DataStream, KeyedStream
-from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from rillet.connectors.lag import GroupLag
-from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.silence import TopicSilence
 from rillet.connectors.start_positions import FORMS, StartAt
 from rillet.connectors.topics import topic_ids
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.joiner import JoinerRuns, Kept, KeptSettings, RequestRange, check_kept
+from rillet.joiner import JoinerRuns, Kept, KeptSettings, Remedies, RequestRange, check_kept
 from rillet.operators.backfill_function import BackfillFunction
 from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction
-from rillet.operators.flink_config import joiner_group, joiner_name
+from rillet.operators.flink_config import joiner_group
+from rillet.operators.graph import exactly_once_sink, key_by_bucket, name_others, union
 from rillet.operators.job_settings import job_settings
-from rillet.operators.joiner_function import BYTES, DEAD_LETTERS, KEY_VALUE, JoinFunction
-from rillet.operators.key_groups import bucket_keys
+from rillet.operators.joiner_function import DEAD_LETTERS, KEY_VALUE, JoinFunction
+from rillet.operators.topic_sql import records_query, source_table
 
 if TYPE_CHECKING:
     from rillet.operators.flink_config import FlinkConfig
     from rillet.sources import Kind
 
-#: SQL for the event time that a record shows to be reached: its timestamp, but no later than it was sent. On a backlog the
-#: clock bounds nothing, and one event from the future would make all that comes after it in its partition late. Null, which
-#: moves nothing, where the header is no time; without a header the clock of the reader is all there is.
-_REACHED = """LEAST(ts, CURRENT_TIMESTAMP, CASE WHEN headers['ingest_ms'] IS NULL THEN ts ELSE
-                TO_TIMESTAMP_LTZ(TRY_CAST(DECODE(headers['ingest_ms'], 'ISO-8859-1') AS BIGINT), 3) END)"""
 #: name of the operator that joins
 OPERATOR = "join"
 
@@ -87,9 +78,9 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     tables = StreamTableEnvironment.create(env)
     raw: dict[Kind, str] = {"features": topics.features, "actions": topics.actions}
     for kind, topic in raw.items():
-        tables.execute_sql(_source(config, topic, kind, options))
+        tables.execute_sql(_source_table(config, topic, kind, options))
     specs, sources = config.load_specs(), config.sources
-    queries = {kind: _records(topic, kind, join.buckets) for kind, topic in raw.items()}
+    queries = {kind: records_query(topic, kind, join.buckets) for kind, topic in raw.items()}
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
     native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in sources.converted)
     streams = [tables.to_append_stream(tables.sql_query(native), KEY_RECORD)] if native else []
@@ -108,34 +99,15 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
         silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
     kind_of_join = JoinFunction if options.requests is None else partial(BackfillFunction, options.requests)
     function = kind_of_join(specs, join, config.flink, silence, options.local_dir)
-    records = _union(streams)
-    joined = _key_by_bucket(records).process(function, KEY_VALUE)
+    records = union(streams)
+    joined = key_by_bucket(records).process(function, KEY_VALUE)
     # State of other settings cannot be gone on with: it is the state of another operator.
     joined.name(OPERATOR).uid(f"join-{KeptSettings.of(specs.current, join).operator_digest:016x}")
-    joined.sink_to(_sink(config, topics.examples, options)).name("examples").uid("examples")
-    letters = _union([joined.get_side_output(DEAD_LETTERS), *refused])
-    letters.sink_to(_sink(config, topics.dead_letters, options)).name("dead letters").uid("dead-letters")
-    _name_others(env, options.topic_ids)
-
-
-def _name_others(env: StreamExecutionEnvironment, topic_ids: Mapping[Kind, str]) -> None:
-    """Gives a uid to each operator that SQL and PyFlink have made: the state of one without hangs on its place in the graph.
-
-    A topic's reader keeps its offsets under its own. It goes on at them whatever topic it is given then, so the topic's id is
-    a part of the uid. The others keep nothing, and are numbered.
-    """
-    sinks = env._j_stream_execution_environment.getTransformations()
-    every = {one.getId(): one for sink in sinks for one in sink.getTransitivePredecessors()}
-    for number, (_, transformation) in enumerate(sorted(every.items())):
-        if transformation.getClass().getSimpleName() == "SourceTransformation":
-            table = transformation.getName().rpartition(".")[2]
-            transformation.setUid("-".join(filter(None, ("read", table, topic_ids.get(table)))))
-        elif transformation.getUid() is None:
-            transformation.setUid(f"stateless-{number}")
-
-
-def _union(streams: list[DataStream]) -> DataStream:
-    return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+    sink = partial(exactly_once_sink, config.kafka, transaction_timeout_ms=config.flink.transaction_timeout_ms)
+    joined.sink_to(sink(topics.examples)).name("examples").uid("examples")
+    letters = union([joined.get_side_output(DEAD_LETTERS), *refused])
+    letters.sink_to(sink(topics.dead_letters)).name("dead letters").uid("dead-letters")
+    name_others(env, options.topic_ids)
 
 
 def operators(config: RilletConfig) -> list[str]:
@@ -171,107 +143,16 @@ def forget_progress(config: RilletConfig) -> None:
         lag.forget()
 
 
-def _source(config: RilletConfig, topic: str, table: str, options: JobOptions) -> str:
-    """DDL of a raw topic. The record's timestamp is the event time."""
+def _source_table(config: RilletConfig, topic: str, table: Kind, options: JobOptions) -> str:
     flink = config.flink
-    client = {f"properties.{name}": value for name, value in config.kafka.flink_settings.items()}
-    more = (
-        client
-        | {
-            "connector": "kafka",
-            "topic": topic,
-            "properties.bootstrap.servers": config.kafka.bootstrap_servers,
-            "properties.isolation.level": "read_committed",
-            "properties.group.id": groups(config)[topic],
-            "key.format": "raw",
-            "key.fields": "k",
-            "value.format": "raw",
-            "value.fields-include": "EXCEPT_KEY",
-        }
-        | (options.start or StartAt()).settings(table)
-    )
-    if flink.max_drift_ms and options.aligned:
-        more["scan.watermark.alignment.group"] = "rillet"
-        more["scan.watermark.alignment.max-drift"] = f"{flink.max_drift_ms} ms"
-        more["scan.watermark.alignment.update-interval"] = "200 ms"
-    pairs = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in more.items())
-    return f"""
-        CREATE TEMPORARY TABLE `{table}` (
-            k BYTES,
-            v BYTES,
-            `partition` INT METADATA VIRTUAL,
-            `offset` BIGINT METADATA VIRTUAL,
-            headers MAP<STRING, BYTES> METADATA VIRTUAL,
-            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            WATERMARK FOR ts AS {_earlier(_REACHED, flink.lateness_ms)}
-        ) WITH ({pairs})"""
-
-
-def _quoted(text: str) -> str:
-    """A string literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _earlier(column: str, span_ms: int) -> str:
-    """SQL for a time that lies a span before a column; interval literals have two digits a unit."""
-    seconds, milliseconds = divmod(span_ms, 1000)
-    days, seconds = divmod(seconds, 86_400)
-    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milliseconds:03}"
-    return f"{column} - INTERVAL '{days} {clock}' DAY(3) TO SECOND(3)"
-
-
-def _records(topic: str, table: str, buckets: int) -> str:
-    """(key of the bucket, record as :func:`rillet.operators.records.split_record` takes it).
-
-    Text of one byte per character carries the bytes through SQL.
-    """
-    key = "COALESCE(DECODE(k, 'ISO-8859-1'), '')"
-    ingest = "COALESCE(DECODE(headers['ingest_ms'], 'ISO-8859-1'), '')"
-    return f"""
-        SELECT
-            ARRAY[{", ".join(map(str, bucket_keys(buckets)))}][MOD(MOD(HASH_CODE({key}), {buckets}) + {buckets}, {buckets}) + 1],
-            ENCODE(CONCAT(
-                '{topic},', CAST(`partition` AS STRING), ',', CAST(`offset` AS STRING), ',',
-                COALESCE(CAST(ts AS STRING), ''), ',', CAST(COALESCE(CARDINALITY(headers), 0) AS STRING), ',',
-                CAST(CASE WHEN k IS NULL THEN -1 ELSE CHAR_LENGTH({key}) END AS STRING), ',',
-                CAST(CASE WHEN headers['ingest_ms'] IS NULL THEN -1 ELSE CHAR_LENGTH({ingest}) END AS STRING), ',',
-                CASE WHEN v IS NULL THEN '-' ELSE '+' END,
-                U&'\\000A', {key}, {ingest}, COALESCE(DECODE(v, 'ISO-8859-1'), '')
-            ), 'ISO-8859-1')
-        FROM `{table}`"""  # noqa: S608 - topic names are checked, and come from our own configuration
-
-
-def _key_by_bucket(rows: DataStream) -> KeyedStream:
-    """Keys (key, bytes) rows on the JVM; the process function then receives the bytes alone.
-
-    ``DataStream.key_by`` would send every record through a Python operator just to find its key. PyFlink's
-    own key selector on an existing key column does without.
-    """
-    key_type = Types.ROW([Types.INT()])
-    selector = get_gateway().jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
-    return KeyedStream(rows._j_data_stream.keyBy(selector, key_type.get_java_type_info()), BYTES, rows)
-
-
-def _sink(config: RilletConfig, topic: str, options: JobOptions) -> KafkaSink:
-    record = (
-        KafkaRecordSerializationSchema.builder()
-        .set_topic(topic)
-        .set_key_serialization_schema(RowFieldExtractorSchema(0))
-        .set_value_serialization_schema(RowFieldExtractorSchema(1))
-        .build()
-    )
-    builder = KafkaSink.builder()
-    for name, value in config.kafka.flink_settings.items():
-        builder.set_property(name, value)
-    return (
-        builder.set_bootstrap_servers(config.kafka.bootstrap_servers)
-        .set_record_serializer(record)
-        .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
-        .set_transactional_id_prefix(f"{joiner_name(config.kafka.topics.examples)}-{topic}")
-        .set_property("transaction.timeout.ms", str(config.flink.transaction_timeout_ms))
-        .set_property("max.request.size", str(RECORD_MAX_BYTES))
-        .set_property("compression.type", "lz4")
-        .build()
+    return source_table(
+        table,
+        config.kafka,
+        topic,
+        groups(config)[topic],
+        options.start or StartAt(),
+        lateness_ms=flink.lateness_ms,
+        max_drift_ms=flink.max_drift_ms if options.aligned else 0,
     )
 
 
@@ -301,6 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
         env.add_jars(known.jar.resolve().as_uri())
     config = load_config(known.config, bootstrap_servers=known.bootstrap_servers)
     options = JobOptions(local_dir=known.local_dir, topic_ids=ids_of_topics(config), start=known.start)
+    if known.start is not None:
+        topics = {"features": config.kafka.topics.features, "actions": config.kafka.topics.actions}
+        known.start.check(config.kafka.connection, topics, time.time_ns() // 1_000_000)
     if known.runs is not None:
         options = _begin_run(env, config, JoinerRuns(known.runs.resolve()), options)
     forget_progress(config)
@@ -316,7 +200,8 @@ def _begin_run(
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
     kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
-    check_kept(runs.newest, kept, specs, first_start=options.start is not None)
+    remedies = Remedies.of_cluster(runs.folder)
+    check_kept(runs.newest, kept, specs, remedies, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None
     run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     flink = Configuration()

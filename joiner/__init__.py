@@ -8,7 +8,7 @@ from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.header import END_OF_TIME_MS
 from rillet.joiner.held_time import HeldTime
 from rillet.joiner.join import Joiner
-from rillet.joiner.kept_state import Kept, KeptSettings, check_kept
+from rillet.joiner.kept_state import Kept, KeptSettings, Remedies, check_kept
 from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
 from rillet.joiner.request_range import RequestRange
 from rillet.joiner.runs import JoinerRun, JoinerRuns
@@ -36,6 +36,7 @@ __all__ = [
     "NameCounts",
     "RecentCounts",
     "RefusalMetrics",
+    "Remedies",
     "RequestRange",
     "SliceSchedule",
     "SpecJoiners",

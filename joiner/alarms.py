@@ -59,7 +59,7 @@ _OTHER_REFUSAL = "cannot be used: dead letters say why"
 
 
 class Alarms:
-    """Watches counts that only grow; what was counted before a restart of the job is forgotten."""
+    """Watches counts that only grow, also over restarts of the job."""
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig, clock: Callable[[], float]) -> None:
         """:param clock: seconds, of any beginning."""
@@ -120,13 +120,15 @@ class Alarms:
         name = max(more, key=lambda name: more[name], default="")
         # Counters are read one after the other while records come.
         unknown = min(of, sum(more.values()))
+        about = name
         if more.get(name, 0) < 0.9 * unknown:
+            about = ""  # which is the most frequent now is no news
             named = ", ".join(repr(name) for name in sorted(more, key=lambda name: -more[name])[:3])
             text = f"{_share(unknown, of)} of {of:,} actions have names that no task asks for ({named} and others)"
         else:
             text = f"{_share(unknown, of)} of {of:,} actions are named {name!r}, which no task asks for"
         text += f"; {self._spec.advice_on_action(name)}"
-        return self._tell("unknown_actions", unknown / of, text, about=name)
+        return self._tell("unknown_actions", unknown / of, text, about=about)
 
     def _waiting(self, counts: Mapping[str, int]) -> list[str]:
         """Long before the first of them is given up as an orphan."""
@@ -236,13 +238,10 @@ class _Stretch:
 
         The counts are not read at one moment, so a part may have grown by more than the total: the rest is of the next stretch.
         """
-        if total < self._total:
-            # The job was restarted, and counts from nothing.
-            self._total, self._parts, self._since_ms = 0, {}, None
         if self._since_ms is None:
             self._since_ms = time_ms
             if self._least_ms:
-                # What was waiting before a restart may have been given up already.
+                # What was waiting before the start may have been given up already.
                 self._total, self._parts = total, dict(parts)
         of = total - self._total
         if of < self._least or time_ms - self._since_ms < self._least_ms:

@@ -31,7 +31,7 @@ from rillet.schemas.arrays import Bools, Int64s, UInt16s, range_indices, range_s
 class BlockBuilder:
     """Builds the blocks of one spec. A row teaches one task: mask and labels are one-hot.
 
-    :param block_bytes: encoded bytes of a block of several rows at most.
+    :param block_bytes: encoded bytes of a block of several rows at most, unless one request takes most of them.
     """
 
     def __init__(self, spec: FeatureSpec, block_bytes: int = MAX_BLOCK_BYTES) -> None:
@@ -188,8 +188,8 @@ class BlockBuilder:
             for number in np.unique(of).tolist():
                 chosen = of == number
                 fids[chosen] = self._item_counts(entries[first + number].event)[index[part][chosen]]
-            most_bytes = self._block_bytes - self._sizes.head_bytes
-            found = cuts(of, self._sizes.rows(fids), np.array(sizes, np.int64), block_rows, most_bytes)
+            most, largest = self._block_bytes - self._sizes.head_bytes, MAX_BLOCK_BYTES - self._sizes.head_bytes
+            found = cuts(of, self._sizes.rows(fids), np.array(sizes, np.int64), block_rows, most, largest)
             parts += [slice(start + cut.start, start + cut.stop) for cut in found]
         return parts
 

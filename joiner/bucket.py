@@ -94,13 +94,13 @@ class Bucket:
                 break
         return entries
 
-    def forget(self, slice_: int, first: int, most: int, state: BucketState) -> int:
-        """Takes requests of a slice out of the state, from a number on; returns how many."""
-        entries = self.read(slice_, first, most, 1 << 62, state)
+    def forget(self, slice_: int, first: int, most: int, most_bytes: int, state: BucketState) -> list[Entry]:
+        """Takes requests of a slice out of the state, those that :meth:`read` gives; returns them."""
+        entries = self.read(slice_, first, most, most_bytes, state)
         for entry in entries:
             state.remove(request_key(slice_, entry.n))
             state.remove(place_key(entry.request_id))
-        return len(entries)
+        return entries
 
     def close_slice(self, slice_: int) -> None:
         """The last request of a slice is forgotten."""

@@ -30,8 +30,8 @@ class Closing:
     """Closes the windows of buckets.
 
     :param builder: builds the blocks.
-    :param step_requests: requests that one call of :meth:`advance` closes or forgets; a block is of one step.
-    :param step_bytes: bytes of requests from which on it takes no more.
+    :param step_requests: requests that one step, and one call of :meth:`advance`, closes or forgets; a block is of one step.
+    :param step_bytes: bytes of requests from which on either takes no more.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class Closing:
                     work = Work(WorkKind.CLOSE, slice_, task, open_slice.drained)
                     yield from self._drain_close(memory, work, state)
             open_slice.drained = memory.count(slice_, state)
-        self._counters.orphan_actions += len(memory.waiting.take_all(state))
+        for slice_, waiting in sorted(header.waiting.items()):
+            self._counters.orphan_actions += memory.waiting.give_up(slice_, waiting, state)
         if header.work is not None and header.work.kind is WorkKind.GIVE_UP:
             header.work = None
         memory.waiting.release_slots()
@@ -120,33 +121,38 @@ class Closing:
         return build(bucket, entries, kept, task, self._block_rows)
 
     def _step(self, memory: Bucket, work: Work, state: BucketState, blocks: list[ExampleBlock]) -> int:
-        """Does some of a work, adds the rows that it gives, and says how many requests or actions it has dealt with."""
+        """Does some of a work, adds the rows that it gives, and says how much of a call it has taken, in requests."""
         header, slice_ = memory.header, work.slice_
         if work.kind is WorkKind.CLOSE:
-            done = 0
+            took = 0
             if work.task not in self._immediate:
-                rows, done = self._close_some(memory, work, state)
+                rows, closed = self._close_some(memory, work, state)
                 blocks += rows
+                took = self._took(closed)
             if work.task in self._immediate or work.done >= memory.count(slice_, state):
                 header.work = next_close_at_once(header, self._schedule, work)
-            return done
+            return took
         if work.kind is WorkKind.FORGET:
-            done = memory.forget(slice_, work.done, self._step_requests, state)
-            work.done += done
+            forgotten = memory.forget(slice_, work.done, self._step_requests, self._step_bytes, state)
+            work.done += len(forgotten)
             if work.done >= memory.count(slice_, state):
                 header.work = None
                 self._buckets.close_slice(memory, slice_)
-            return done
+            return self._took(forgotten)
         done = memory.waiting.give_up(slice_, self._step_requests, state)
         self._counters.orphan_actions += done
         if slice_ not in header.waiting:
             header.work = None
         return done
 
+    def _took(self, entries: list[Entry]) -> int:
+        """How much of a call requests have taken: by their number or by their bytes, whichever is more."""
+        return max(len(entries), sum(entry.size_bytes for entry in entries) * self._step_requests // self._step_bytes)
+
     def _close_some(
         self, memory: Bucket, work: Work, state: BucketState, at_end: bool = False
-    ) -> tuple[list[ExampleBlock], int]:
-        """Closes the next requests of a slice for a task; the rows, and how many requests."""
+    ) -> tuple[list[ExampleBlock], list[Entry]]:
+        """Closes the next requests of a slice for a task; the rows, and the requests."""
         read = memory.read(work.slice_, work.done, self._step_requests, self._step_bytes, state)
         work.done += len(read)
         cold = [entry for entry in read if not entry.decoded]
@@ -158,7 +164,7 @@ class Closing:
         blocks = self.window_rows(memory.number, entries, work.task, discard)
         for entry in cold:
             entry.release()
-        return blocks, len(read)
+        return blocks, read
 
     def _drain_close(self, memory: Bucket, work: Work, state: BucketState) -> Iterator[ExampleBlock]:
         """Closes what is left of a slice for a task, step by step."""

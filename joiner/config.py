@@ -41,7 +41,8 @@ class JoinerConfig:
     disk_tier: bool = True
     #: the most rows of an example block
     block_rows: int = 256
-    #: the most bytes of an example block of several rows; a larger row has a block of its own
+    #: the most bytes of an example block; more where the context of a request takes over half of them, so that it is not
+    #: written again with each of its rows
     block_bytes: int = 1 << 20
     #: what the end of bounded input and ``stop --drain`` do to the negatives of windows that are still open
     negatives_at_end: Literal["emit", "discard"] = "emit"

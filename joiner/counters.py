@@ -93,13 +93,12 @@ class RecentCounts:
         self._kept: deque[tuple[float, int, dict[str, int]]] = deque()
 
     def add(self, now_s: float, counts: Mapping[str, int], records: int) -> None:
-        """Counts as they are now; those of a job that was restarted begin at 0 again.
+        """Counts as they are now; they only grow.
 
         :param records: that were read so far. While none come, what becomes of the last ones is still recent.
         """
         kept = self._kept
-        if not kept or records < kept[-1][1]:
-            kept.clear()
+        if not kept:
             kept.append((now_s, 0, {}))
         if len(kept) > 1 and records == kept[-1][1]:
             kept[-1] = (kept[-1][0], records, dict(counts))

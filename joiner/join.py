@@ -161,20 +161,25 @@ class Joiner:
         schedule, closed_ms = self._schedule, self.buckets.get(bucket, state).header.closed_ms
         return (closed_ms + 1 - schedule.kept_ms) // schedule.slice_ms * schedule.slice_ms
 
-    def give_up_waiting(self, bucket: int, state: BucketState) -> list[WaitingAction]:
-        """The actions of a bucket that wait, those of a request in order of arrival; they wait here no longer."""
+    def take_waiting(self, bucket: int, request_id: str, state: BucketState) -> list[WaitingAction]:
+        """The actions that wait for a request, in order of arrival; they wait here no longer."""
         memory = self.buckets.get(bucket, state)
-        waiting = memory.waiting.take_all(state)
-        memory.waiting.release_slots()
-        state.save_header(memory.header.to_bytes())
+        waiting = memory.waiting.take(request_id, state)
+        if waiting:
+            # The turn that was asked for may have been that of an action.
+            memory.wake(self._schedule, state)
         return waiting
 
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
-        """Lets actions wait that waited elsewhere, even where there is no room for them."""
+        """Lets actions wait that waited under another spec, even where there is no room; those that no task asks for are counted."""
         memory = self.buckets.get(bucket, state)
         for one in waiting:
-            slice_ = self._schedule.slice_of(one.action.event_time_ms)
-            memory.waiting.add(one.action, slice_, one.ingest_ms, encode(one.action), state)
+            action = one.action
+            if action.action not in self._tasks_of:
+                self._count_unasked(action)
+                continue
+            slice_ = self._schedule.slice_of(action.event_time_ms)
+            memory.waiting.add(action, slice_, one.ingest_ms, encode(action), state)
         memory.wake(self._schedule, state)
 
     def lose(self) -> None:
@@ -224,11 +229,7 @@ class Joiner:
     ) -> list[ExampleBlock]:
         if action.action not in self._tasks_of:
             self.counters.actions += 1
-            if action.action in self._spec.actions:
-                self.counters.history_actions += 1
-            else:
-                self.counters.unknown_actions += 1
-                self.unknown_actions.add(action.action)
+            self._count_unasked(action)
             return []
         memory = self.buckets.get(bucket, state)
         header = memory.header
@@ -257,6 +258,14 @@ class Joiner:
             memory.wake(self._schedule, state)
         return []
 
+    def _count_unasked(self, action: ActionEvent) -> None:
+        """Counts an action that no task of ours asks for."""
+        if action.action in self._spec.actions:
+            self.counters.history_actions += 1
+        else:
+            self.counters.unknown_actions += 1
+            self.unknown_actions.add(action.action)
+
     def _label(
         self,
         memory: Bucket,
@@ -270,6 +279,10 @@ class Joiner:
         :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
         """
+        if action.action not in self._tasks_of:
+            # It began to wait under a spec that asks for it.
+            self._count_unasked(action)
+            return []
         index = entry.index_of(action.impression_id)
         if index < 0:
             self.counters.unknown_impressions += 1

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import JoinerError
@@ -74,6 +75,41 @@ def _digest(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Remedies:
+    """What can be done about state that a start cannot go on with, as parts of a sentence; by default of ``rillet join``.
+
+    :param close: how its windows are closed, with the settings of before.
+    :param forget: how it is forgotten.
+    """
+
+    close: str = "run `rillet join --until-latest --drain`"
+    forget: str = (
+        "`rillet reset --joiner` forgets the state, open windows too, and the topics are joined from their beginning"
+    )
+
+    @classmethod
+    def of_cluster(cls, runs: Path) -> Remedies:
+        """Of a job on a cluster.
+
+        :param runs: folder of its runs.
+        """
+        return cls(
+            f"submit the job, and once all is read `flink stop --drain --savepointPath {runs}/NUMBER/drained JOB`, with the"
+            " number of its run",
+            f"move {runs} away, and the topics are joined from their beginning",
+        )
+
+    @classmethod
+    def of_backfill(cls, folder: Path) -> Remedies:
+        """Of a backfill, whose state is not the joiner's.
+
+        :param folder: its data_dir.
+        """
+        forget = f"delete {folder} and the topic of its rows, and the same command begins anew"
+        return cls("give the same command to its end", forget)
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """What the state of a run is kept under.
 
@@ -91,9 +127,10 @@ class Kept:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def of(cls, run: JoinerRun) -> Kept:
+    def of(cls, run: JoinerRun, remedies: Remedies) -> Kept:
         """What a run has noted.
 
+        :param remedies: to name where it cannot be used.
         :raises JoinerError: the note cannot be read, or the state is of another format.
         """
         try:
@@ -102,36 +139,41 @@ class Kept:
             if (state_format := note["settings"].get("state_format", 1)) != STATE_FORMAT:
                 raise JoinerError(
                     f"the joiner's state in {run.folder} is of format {state_format}, and this version of rillet reads format"
-                    f" {STATE_FORMAT} alone. Close the windows in it with the version that wrote it, `rillet join --until-latest"
-                    " --drain`: this one then goes on at the offsets where that ended. Or `rillet reset --joiner` forgets the"
-                    " state, open windows too, and the topics are joined from their beginning"
+                    f" {STATE_FORMAT} alone. Either close the windows in it with the version that wrote it: {remedies.close};"
+                    f" this one then goes on at the offsets where that ended. Or {remedies.forget}"
                 )
             topics = {kind: (str(name), str(id_)) for kind, (name, id_) in note["topics"].items()}
             requests = note.get("requests")
             return cls(KeptSettings(**note["settings"]), topics, tuple(requests) if requests else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise JoinerError(
-                f"{run.note} cannot be read ({error}): `rillet reset --joiner` forgets the joiner's state"
-            ) from error
+            raise JoinerError(f"{run.note} cannot be read ({error}): {remedies.forget}") from error
 
 
-def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry, *, first_start: bool = False) -> None:
+def check_kept(
+    run: JoinerRun | None,
+    now: Kept,
+    specs: SpecRegistry,
+    remedies: Remedies = Remedies(),
+    *,
+    first_start: bool = False,
+) -> None:
     """Refuses to go on under other settings with windows that are still open; state without any may be gone on with.
 
     Windows of any spec of the registry may be.
 
     :param run: whose state is to be gone on with.
+    :param remedies: to name in what is raised.
     :param first_start: whether it was said where reading begins, which only holds where there is no state.
     :raises JoinerError: windows were left open under other settings, of other topics, or in another format.
     """
     if run is not None and first_start:
         raise JoinerError(
             f"--from says where a first start begins to read, and {run.folder} has the state of an earlier one, which says where"
-            " to go on: leave out --from. Or `rillet reset --joiner` forgets the state, open windows too"
+            f" to go on: leave out --from. Or {remedies.forget}"
         )
     if run is None or run.drained:
         return
-    kept = Kept.of(run)
+    kept, folder = Kept.of(run, remedies), run.folder.parent.parent
     if kept.requests != now.requests:
         raise JoinerError(
             f"{run.folder} has the state of a backfill from {kept.requests} (milliseconds of event time), not yet done: finish it"
@@ -139,11 +181,10 @@ def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry, *, first_s
         )
     if specs.find(kept.settings.spec_hash) is None:
         raise JoinerError(
-            f"label windows are open in {run.folder.parent.parent} that were opened under feature spec {kept.settings.spec}"
-            f" {kept.settings.spec_hash:#x}, which is neither spec nor among also_accepts of rillet.toml. Either name its"
-            " file in also_accepts, until those windows have closed. Or close them: with that spec run `rillet join"
-            " --until-latest --drain`. Or forget them: `rillet reset --joiner`, after which the topics are joined anew from"
-            " their beginning"
+            f"label windows are open in {folder} that were opened under feature spec {kept.settings.spec}"
+            f" {kept.settings.spec_hash:#x}, which is neither spec nor among also_accepts of rillet.toml. Either name its file in"
+            f" also_accepts, until those windows have closed. Or close them, with that spec: {remedies.close}. Or"
+            f" {remedies.forget}"
         )
     found = [kept.settings.differences(now.settings)]
     for kind, (name, id_) in kept.topics.items():
@@ -152,16 +193,13 @@ def check_kept(run: JoinerRun | None, now: Kept, specs: SpecRegistry, *, first_s
             found.append(f"{kind} of topic {name}, now {name_now}")
         elif id_ and id_now and id_ != id_now:
             raise JoinerError(
-                f"topic {name} is not the one that the joiner's state in {run.folder.parent.parent} was made of: it has"
+                f"topic {name} is not the one that the joiner's state in {folder} was made of: it has"
                 f" id {id_now}, that one had {id_}. It was deleted and made anew, or is on another broker, so the offsets"
-                " of the state say nothing of it. Either go back to the broker of before or name another data_dir. Or"
-                " `rillet reset --joiner` forgets the state, open windows too, and the topics are joined from their beginning"
+                f" of the state say nothing of it. Either go back to the broker of before. Or {remedies.forget}"
             )
     if not any(found):
         return
     raise JoinerError(
-        f"label windows are open in {run.folder.parent.parent} that were opened with other settings"
-        f" ({', '.join(filter(None, found))}). Either close them: with the old settings run `rillet join --until-latest"
-        " --drain`, then start again with the new ones. Or forget them: `rillet reset --joiner`, after which the topics are"
-        " joined anew from their beginning"
+        f"label windows are open in {folder} that were opened with other settings ({', '.join(filter(None, found))}). Either"
+        f" close them, with the old settings: {remedies.close}; then start again with the new ones. Or {remedies.forget}"
     )

@@ -12,11 +12,16 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
+
+from rillet.joiner.errors import JoinerError
 
 log = logging.getLogger(__name__)
 
 #: Flink writes it last, in one step
 _COMPLETE = "_metadata"
+#: how that begins: a magic number, a version, the number of the snapshot
+_HEAD, _MAGIC = Struct(">iiq"), 0x4960672D
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +48,54 @@ class JoinerRun:
     def checkpoints(self) -> list[Path]:
         """Its complete checkpoints, oldest first."""
         found = [path.parent for path in self.checkpoint_dir.glob(f"*/chk-*/{_COMPLETE}")]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("chk-")))
+        return sorted(found, key=_number)
 
     @property
     def drained(self) -> bool:
         """Whether it has closed every window at its end."""
-        return bool(self._savepoints(drained=True))
+        newest = self.snapshot
+        return newest is not None and newest.parent == self.savepoint_dir(drained=True)
 
     @property
     def snapshot(self) -> Path | None:
-        """The state that it has left: the savepoint of its end, otherwise its newest checkpoint."""
-        ends = self._savepoints(drained=True) or self._savepoints(drained=False)
-        found = ends or self.checkpoints
-        return found[-1] if found else None
+        """The newest state that it has left: the savepoint of its end, or what was complete before it ended otherwise.
+
+        :raises JoinerError: see :func:`_number`.
+        """
+        ends = [path for drained in (False, True) for path in self._savepoints(drained=drained)]
+        return max([*self.checkpoints, *ends], key=_number, default=None)
+
+    @property
+    def interrupted_ms(self) -> int | None:
+        """When the checkpoint was complete that it has left, by the clock of its disk; None where a stop left a savepoint."""
+        newest = self.snapshot
+        if newest is None or not newest.is_relative_to(self.checkpoint_dir):
+            return None
+        return (newest / _COMPLETE).stat().st_mtime_ns // 1_000_000
 
     def _savepoints(self, *, drained: bool) -> list[Path]:
         return [path.parent for path in self.savepoint_dir(drained=drained).glob(f"*/{_COMPLETE}")]
+
+
+def _number(snapshot: Path) -> int:
+    """Flink numbers the checkpoints and savepoints of a job in one row, so the highest number is the newest.
+
+    Of a checkpoint it is a part of the name. Of a savepoint, of which anybody may take one while the job runs, it follows a
+    magic number and a version in the file.
+
+    :raises JoinerError: what should be a savepoint is none of Flink's.
+    """
+    if snapshot.name.startswith("chk-"):
+        return int(snapshot.name.removeprefix("chk-"))
+    with (snapshot / _COMPLETE).open("rb") as file:
+        head = file.read(_HEAD.size)
+    magic, _, number = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0, 0)
+    if magic != _MAGIC:
+        raise JoinerError(
+            f"{snapshot / _COMPLETE} is not the beginning of a snapshot of Flink: copy the savepoint there again, or move its"
+            " folder away, and the joiner goes on from the one before it"
+        )
+    return int(number)
 
 
 @dataclass(frozen=True, slots=True)

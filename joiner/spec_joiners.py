@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -28,6 +29,9 @@ from rillet.schemas import (
     encode,
 )
 from rillet.schemas.conversion import SpecConversion, without_idle_rows
+
+#: the part of memory_bytes that is for requests of other specs than ours: a quarter
+_SHARE_OF_OTHERS = 4
 
 
 class BucketStates(Protocol):
@@ -79,9 +83,14 @@ class SpecJoiners:
     """
 
     def __init__(self, specs: SpecRegistry, config: JoinerConfig, directory: Path) -> None:
-        self._specs, self._config, self._directory = specs, config, directory
+        self._specs, self._directory = specs, directory
+        self._max_ahead_ms = config.max_ahead_ms
         self._hash = specs.current.hash
-        self._current = Joiner(specs.current, config, directory)
+        # Together they have the memory of one; what is new comes to ours.
+        others, share = len(specs.others), config.memory_bytes // _SHARE_OF_OTHERS
+        ours = config if not others else replace(config, memory_bytes=config.memory_bytes - share)
+        self._config_of_others = replace(config, memory_bytes=max(1, share // max(1, others)))
+        self._current = Joiner(specs.current, ours, directory)
         self._earlier: dict[int, _Earlier] = {}
         #: by bucket, as in its state
         self._notes: dict[int, _Note] = {}
@@ -104,7 +113,7 @@ class SpecJoiners:
         event = decode_event(data, key)
         ours = self._specs.event(event)
         entered_ms = ingest_ms if entered_ms is None else entered_ms
-        check_event(self._specs.current, ours, entered_ms, self._config.max_ahead_ms)
+        check_event(self._specs.current, ours, entered_ms, self._max_ahead_ms)
         note = self._bucket(bucket, states)
         for spec_hash in note.specs:
             if spec_hash == self._hash:
@@ -118,7 +127,12 @@ class SpecJoiners:
                     return []
                 # A feature event is a duplicate, whatever spec it is of.
                 return list(_converted(joiner.on_event(bucket, ours, data or b"", ingest_ms, state), conversion))
-        if isinstance(ours, FeatureEvent) and ours.event_time_ms < note.forgotten_ms:
+        self._move_waiting(bucket, ours.request_id, states)
+        if (
+            isinstance(ours, FeatureEvent)
+            and ours.event_time_ms < note.forgotten_ms
+            and not self._current.remembers(bucket, ours.request_id, states.of_spec(self._hash))
+        ):
             raise RecordError(
                 f"event_time_ms: {ours.event_time_ms} is later than every label window of an earlier feature spec"
             )
@@ -176,16 +190,17 @@ class SpecJoiners:
     @property
     def waiting_actions(self) -> int:
         """Actions that wait for their feature event; of buckets that were touched since the start."""
-        return self._current.buckets.waiting_actions
+        return sum(joiner.buckets.waiting_actions for joiner in self._all())
 
     @property
     def waiting_bytes(self) -> int:
         """What they cost in memory, by estimate."""
-        return self._current.buckets.waiting_bytes
+        return sum(joiner.buckets.waiting_bytes for joiner in self._all())
 
     def oldest_waiting_ms(self) -> int | None:
         """Event time of the action that has waited longest; None while none waits."""
-        return self._current.buckets.oldest_waiting_ms()
+        oldest = (joiner.buckets.oldest_waiting_ms() for joiner in self._all())
+        return min((time_ms for time_ms in oldest if time_ms is not None), default=None)
 
     def lose(self) -> None:
         """Forgets what memory and disk hold, as a start would: the engine's state has it all."""
@@ -221,7 +236,7 @@ class SpecJoiners:
             note = self._notes[bucket] = note._replace(specs=known)
             for spec_hash in known:
                 if spec_hash != self._hash:
-                    self._take_over(bucket, spec_hash, states)
+                    self._know(spec_hash)
             self._note(bucket, states)
         return self._notes[bucket]
 
@@ -234,38 +249,48 @@ class SpecJoiners:
         drained = before.drained if drained is None else drained
         forgotten_ms, specs = before.forgotten_ms, []
         for joiner, state in self._all_in(bucket, states):
-            if joiner is not self._current:
-                forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
-            if joiner.holds_anything(bucket, state):
+            holds = joiner.holds_anything(bucket, state)
+            if holds:
                 specs.append(joiner.spec.hash)
+            # What holds nothing is not asked again, and the next start may make another spec the current one.
+            if joiner is not self._current or not holds:
+                forgotten_ms = max(forgotten_ms, joiner.forgotten_ms(bucket, state))
         now = _Note(forgotten_ms, specs, [one for one in drained if one in specs])
         if now != before:
             self._notes[bucket] = now
             states.save_note(now.to_bytes())
 
-    def _take_over(self, bucket: int, spec_hash: int, states: BucketStates) -> None:
-        """Makes the joiner of an earlier spec; actions that wait there wait here from now on, for requests of our spec."""
+    def _move_waiting(self, bucket: int, request_id: str, states: BucketStates) -> None:
+        """Actions that came for a request before the spec changed wait for one of our spec from now on.
+
+        Before anything else is done for the request, so that they stay in order of arrival.
+        """
+        for spec_hash in self._notes[bucket].specs:
+            if spec_hash != self._hash:
+                waiting = self._earlier[spec_hash].joiner.take_waiting(bucket, request_id, states.of_spec(spec_hash))
+                if waiting:
+                    self._current.let_wait(bucket, waiting, states.of_spec(self._hash))
+
+    def _know(self, spec_hash: int) -> None:
+        """Makes the joiner of an earlier spec."""
         if spec_hash not in self._earlier:
             conversion = self._specs.conversion(spec_hash)
             if conversion is None:
                 raise JoinerError(
-                    f"the kept state has requests that were joined under feature spec {spec_hash:#x}, which is neither spec"
-                    " nor among also_accepts of rillet.toml: name its file there until their label windows have closed"
+                    f"the kept state has requests, or actions that wait for theirs, from under feature spec {spec_hash:#x},"
+                    " which is neither spec nor among also_accepts of rillet.toml: name its file there until their label"
+                    " windows have closed and [joiner] action_wait_ms has passed"
                 )
             # Of its own: a task that died may still hold the lock of the other's.
             directory = self._directory.with_name(f"{self._directory.name}-{spec_hash:x}")
             joiner = Joiner(
                 conversion.old,
-                self._config,
+                self._config_of_others,
                 directory,
                 counters=self.counters,
                 unknown_actions=self.unknown_actions,
             )
             self._earlier[spec_hash] = _Earlier(joiner, conversion)
-        joiner = self._earlier[spec_hash].joiner
-        self._current.let_wait(
-            bucket, joiner.give_up_waiting(bucket, states.of_spec(spec_hash)), states.of_spec(self._hash)
-        )
 
 
 def _converted(blocks: Iterable[ExampleBlock], conversion: SpecConversion) -> Iterator[ExampleBlock]:

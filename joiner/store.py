@@ -57,8 +57,7 @@ class SliceStore:
         self.used_bytes += entry.size_bytes
         if entry.data:
             self._keep_decoded(entry)
-        if self.used_bytes + self._decoded_bytes > self._memory_bytes:
-            self._make_room()
+        self._make_room()
 
     def has_room(self, entry: Entry) -> bool:
         """Whether an entry fits into memory besides what is there."""
@@ -72,6 +71,7 @@ class SliceStore:
             if not entry.decoded:
                 entry.decode(self.decode)
                 self._keep_decoded(entry)
+                self._make_room()
             return entry
         if self._disk is not None:
             for cold in self._disk.slices():
@@ -97,6 +97,7 @@ class SliceStore:
         entry.size_bytes += grown
         if self._index.get(bucket, _NOTHING).get(entry.request_id) is entry:
             self.used_bytes += grown
+            self._make_room()
         elif entry.on_disk and self._disk is not None:
             self._disk.write(entry.slice_, [(bucket, entry)])
 
@@ -159,6 +160,7 @@ class SliceStore:
                 oldest.release()
 
     def _make_room(self) -> None:
+        """The oldest entries leave while memory is over its bound; one that is in use may be among them."""
         while self._hot and self.used_bytes + self._decoded_bytes > self._memory_bytes:
             self._spill(min(self._hot))
 

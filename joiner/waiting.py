@@ -107,10 +107,6 @@ class WaitingActions:
             self._remove(one, state)
         return taken
 
-    def take_all(self, state: BucketState) -> list[WaitingAction]:
-        """All actions, those of a request in order of arrival; they wait no longer."""
-        return [one for request_id in list(self._of_request) for one in self.take(request_id, state)]
-
     def give_up(self, slice_: int, most: int, state: BucketState) -> int:
         """Forgets the actions of a slice that have waited longest, at most so many.
 

@@ -1,6 +1,6 @@
 """Converts a topic that is not in the native format, in front of the join: a Python operator on that topic alone.
 
-Takes records as the SQL of ``jobs/joiner_job.py`` hands them over, and gives native ones in the same form, with the
+Takes records as the SQL of ``operators/topic_sql.py`` hands them over, and gives native ones in the same form, with the
 key of their request's bucket.
 """
 
@@ -84,7 +84,7 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
 
 
 def bucket_of(key: bytes | None, buckets: int) -> int:
-    """The bucket that the SQL of ``jobs/joiner_job.py`` gives a key.
+    """The bucket that the SQL of ``operators/topic_sql.py`` gives a key.
 
     Flink's HASH_CODE is the absolute value of Java's ``String.hashCode``; each character is a byte of the key. The absolute
     value of the smallest integer is itself.

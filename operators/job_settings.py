@@ -28,7 +28,7 @@ def job_settings(config: FlinkConfig, *, idle_sources: bool = True, restore_from
         "python.map-state.read-cache-size": "1",
         # A header and a map of each bucket, so that their changes go to Flink once per bundle.
         "python.state.cache-size": str(2 * KEY_GROUPS),
-        # In which times become text, see the SQL of jobs/joiner_job.py.
+        # In which times become text, see the SQL of operators/topic_sql.py.
         "table.local-time-zone": "UTC",
         "execution.checkpointing.interval": f"{config.checkpoint_interval_ms} ms",
         "execution.checkpointing.timeout": f"{config.checkpoint_timeout_ms} ms",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from pyflink.datastream.time_domain import TimeDomain
 from rillet.joiner import END_OF_TIME_MS, HeldTime, JoinerConfig, JoinMetrics, SliceSchedule, SpecJoiners
 from rillet.joiner.slices import MAX_OPEN_SLICES
 from rillet.operators.key_groups import bucket_keys
+from rillet.operators.local_folder import LocalFolder
 from rillet.operators.records import JoinRecord, dead_letter_row, split_record
 from rillet.operators.turns import Turn
 from rillet.schemas import (
@@ -155,8 +155,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Makes an empty joiner, which asks Flink's state for what it meets."""
-        # A fresh directory per attempt: a task that died may still hold the lock of its own.
-        directory = Path(self._local_dir or tempfile.gettempdir()) / f"rillet-joiner-{uuid.uuid4().hex}"
+        parent = Path(self._local_dir or tempfile.gettempdir())
+        self._local = LocalFolder(parent) if self._config.disk_tier else None
+        directory = parent if self._local is None else self._local.path / "tier"
         self._joiner = SpecJoiners(self._specs, self._config, directory)
         self._state = FlinkBucketStates(runtime_context, self._specs)
         self._bucket_of = {key: bucket for bucket, key in enumerate(bucket_keys(self._config.buckets))}
@@ -179,6 +180,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
     def close(self) -> None:
         """Releases the local store and the broker."""
         self._joiner.close()
+        if self._local is not None:
+            self._local.close()
         if self._silence is not None:
             self._silence.close()
 
@@ -224,7 +227,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             if self._looks.get(bucket, timestamp) == timestamp:
                 self._looks.pop(bucket, None)
                 self._report_soon(timers)
-                yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
+                # Between a drain and the end of the task timers still fire, and no time passes any more.
+                if time_ms < END_OF_TIME_MS:
+                    yield from self._emit(self._look(bucket, watermark_ms, time_ms, timers))
         elif time_ms == END_OF_TIME_MS:
             # No timer of the wall clock fires any more, so all goes out here, row by row.
             yield from self._emit(self._joiner.drain(bucket, state))

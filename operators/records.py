@@ -1,4 +1,4 @@
-"""Records as the SQL of ``jobs/joiner_job.py`` hands them over to Python, taken apart and put together."""
+"""Records as the SQL of ``operators/topic_sql.py`` hands them over to Python, taken apart and put together."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class JoinRecord(NamedTuple):
 
 
 def split_record(data: bytes) -> JoinRecord:
-    """Takes apart what the SQL of ``jobs/joiner_job.py`` makes of a record.
+    """Takes apart what the SQL of ``operators/topic_sql.py`` makes of a record.
 
     One line, ``topic,partition,offset,timestamp,headers,key length,ingest length,sign``, then key, ingest header
     and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there. The sign is ``c``

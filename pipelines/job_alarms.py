@@ -32,6 +32,5 @@ class JobAlarms:
                 " had ended them. Raise [flink] transaction_timeout_ms, and the broker's transaction.max.timeout.ms, above the"
                 " longest outage; `rillet backfill` writes the rows of the time again"
             )
-        self._restarts, self._failed = figures.restarts, figures.failed_in_a_row
-        self._lost = max(self._lost, lost)
+        self._restarts, self._failed, self._lost = figures.restarts, figures.failed_in_a_row, lost
         return lines

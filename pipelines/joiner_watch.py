@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -150,14 +151,17 @@ class JoinerWatch(Collector):
         #: the topic that was told to hold windows back
         self._holding: str | None = None
 
+    def refresh_job(self) -> None:
+        """Asks Flink how the job does that has not begun to read: one that fails at its start would be restarted for long."""
+        # While it is being set up, Flink does not know it yet.
+        with suppress(ConnectorError):
+            self._ask_job()
+
     def refresh(self) -> None:
         """Asks Flink; what is absurd goes to the log. While Flink does not answer, the last counts stay."""
         try:
             # First, since a job that is restarted has no counters.
-            self._figures = self._job.read() if self._job is not None else None
-            if self._figures is not None and self._job_alarms is not None:
-                for line in self._job_alarms.judge(self._figures):
-                    log.warning("%s", line)
+            self._ask_job()
             self._found = self._going_on(self._counters.read())
             self._silent = False
         except ConnectorError as error:
@@ -174,6 +178,12 @@ class JoinerWatch(Collector):
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
         self._tell_if_held()
+
+    def _ask_job(self) -> None:
+        self._figures = self._job.read() if self._job is not None else None
+        if self._figures is not None and self._job_alarms is not None:
+            for line in self._job_alarms.judge(self._figures):
+                log.warning("%s", line)
 
     def _going_on(self, told: list[dict[str, int]]) -> list[dict[str, int]]:
         """Counts that do not fall: the tasks' own begin at 0 at each restart, some at once and some with their first record."""

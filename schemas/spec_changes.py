@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from rillet.schemas.crosses import Cross
+from rillet.schemas.negative_rates import RateBySlot
 from rillet.schemas.slots import Slot
 from rillet.schemas.spec import FeatureSpec, Task
 
@@ -48,6 +49,11 @@ class SpecDiff:
         return {"compatible": not self.incompatible, "changes": [asdict(change) for change in self.changes]}
 
 
+#: values with another rate that are named
+_VALUES_TOLD = 5
+_OF_TASK = "negative_rate"
+#: what decides when labels are complete
+_WHEN_COMPLETE = ("window_ms", "labels")
 _AS_BEFORE = "goes on as before"
 _OPEN_REQUESTS = "goes on; requests that were joined before keep what they were joined with"
 
@@ -122,6 +128,8 @@ def _slot_changes(side: str, old: Sequence[Slot], new: Sequence[Slot]) -> Iterat
 def _slot_settings(path: str, old: Slot, new: Slot) -> Iterator[SpecChange]:
     if old.max_values != new.max_values:
         joiner = "goes on; values beyond it are left out" if new.max_values < old.max_values else _AS_BEFORE
+        if old.ragged and not new.ragged:
+            joiner += ", and where there is none it has the missing value"
         what = _was(old.max_values, new.max_values)
         yield SpecChange(f"{path}.max_values", what, True, joiner, "goes on", "requests are cut to it likewise")
     if old.history is not None and new.history is not None and old.history.max_age_ms != new.history.max_age_ms:
@@ -130,16 +138,20 @@ def _slot_settings(path: str, old: Slot, new: Slot) -> Iterator[SpecChange]:
 
 
 def _cross_changes(old: Sequence[Cross], new: Sequence[Cross]) -> Iterator[SpecChange]:
-    before, after = set(old), set(new)
-    for cross in old:
-        if cross not in after:
-            yield SpecChange(
-                f"cross.{cross.name}", "removed", True, _AS_BEFORE, "goes on without its input", _AS_BEFORE
-            )
-    for cross in new:
-        if cross not in before:
+    before, after = ({(cross.name, cross.slot): cross for cross in crosses} for crosses in (old, new))
+    for key, cross in before.items():
+        path = f"cross.{cross.name}"
+        if key not in after:
+            yield SpecChange(path, "removed", True, _AS_BEFORE, "goes on without its input", _AS_BEFORE)
+        elif cross.max_values != after[key].max_values:
+            what = _was(cross.max_values, after[key].max_values)
+            yield SpecChange(f"{path}.max_values", what, True, _AS_BEFORE, "goes on", _AS_BEFORE)
+    for key, cross in after.items():
+        if key not in before:
             trainer = "goes on; what reads it starts at its initial weights"
             yield SpecChange(f"cross.{cross.name}", f"added ({cross})", True, _AS_BEFORE, trainer, _AS_BEFORE)
+    if [key for key in before if key in after] != [key for key in after if key in before]:
+        yield _order("cross")
 
 
 def _dense_changes(old: FeatureSpec, new: FeatureSpec) -> Iterator[SpecChange]:
@@ -183,7 +195,10 @@ def _task_changes(old: Sequence[Task], new: Sequence[Task]) -> Iterator[SpecChan
         elif task.action == after[name].action:
             for key in (f.name for f in fields(Task)):
                 if (was := getattr(task, key)) != (now := getattr(after[name], key)):
-                    yield SpecChange(f"{path}.{key}", _was(was, now), True, _OPEN_REQUESTS, "goes on", _AS_BEFORE)
+                    same_slot = isinstance(was, RateBySlot) and isinstance(now, RateBySlot) and was.slot == now.slot
+                    what = _rates_of_values(was, now) if same_slot else _was(was, now)
+                    trainer = "goes on; its quality as served is told anew" if key in _WHEN_COMPLETE else "goes on"
+                    yield SpecChange(f"{path}.{key}", what, True, _OPEN_REQUESTS, trainer, _AS_BEFORE)
     for name, task in after.items():
         if name not in before:
             yield SpecChange(
@@ -228,11 +243,11 @@ def _numbered(spec: FeatureSpec) -> Iterator[tuple[str, int, str]]:
     for side in ("context", "item"):
         for slot in getattr(spec, side):
             meaning = f"kind {slot.kind}"
-            if slot.bins:
-                meaning += f", bins {list(slot.bins)}"
             if slot.history is not None:
-                of = spec.value_slot(slot)
-                meaning += f", of {slot.history.of} by action {slot.history.action} per {slot.history.by}, {of.kind}"
+                of = spec.value_slot(slot).kind
+                meaning += f", of {slot.history.of} by action {slot.history.action} per {slot.history.by}, {of}"
+            if bins := spec.value_slot(slot).bins:
+                meaning += f", bins {list(bins)}"
             yield f"{side}.{slot.name}", slot.slot, meaning
     for cross in spec.crosses:
         yield f"cross.{cross.name}", cross.slot, f"pairs of {cross.slots[0]} and {cross.slots[1]}"
@@ -241,6 +256,17 @@ def _numbered(spec: FeatureSpec) -> Iterator[tuple[str, int, str]]:
 def _order(what: str) -> SpecChange:
     carried = "goes on; columns are told apart by name"
     return SpecChange(what, "in another order", True, carried, carried, carried)
+
+
+def _rates_of_values(old: RateBySlot, new: RateBySlot) -> str:
+    """The values whose rate has changed, the first of them by name."""
+    before, after = ({value: one.rate for one in by.classes for value in one.values} for by in (old, new))
+    moved = [value for value in {**before, **after} if before.get(value) != after.get(value)]
+    told = [
+        f"{value!r} {_was(before.get(value, _OF_TASK), after.get(value, _OF_TASK))}" for value in moved[:_VALUES_TOLD]
+    ]
+    more = f"; and {len(moved) - len(told)} more" if len(moved) > len(told) else ""
+    return f"by {new.slot}: {'; '.join(told)}{more}" if moved else "classes in another form, rates as before"
 
 
 def _was(old: object, new: object) -> str:

@@ -89,13 +89,13 @@ def parse_spec(text: str) -> FeatureSpec:
 
 def dump_spec(spec: FeatureSpec) -> str:
     """The spec as TOML text that :func:`parse_spec` reads back to an equal spec."""
-    lines = ["[spec]", f"name = {json.dumps(spec.name)}", f"sampling_seed = {spec.sampling_seed}"]
+    lines = ["[spec]", f"name = {_toml(spec.name)}", f"sampling_seed = {spec.sampling_seed}"]
     for side in ("context", "item"):
         for slot in getattr(spec, side):
             lines += [
                 "",
                 f"[[{side}]]",
-                f"name = {json.dumps(slot.name)}",
+                f"name = {_toml(slot.name)}",
                 f"slot = {slot.slot}",
                 f'kind = "{slot.kind}"',
             ]
@@ -104,27 +104,32 @@ def dump_spec(spec: FeatureSpec) -> str:
             if slot.bins:
                 lines.append(f"bins = [{', '.join(repr(b) for b in slot.bins)}]")
             if slot.history is not None:
-                lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(slot.history).items()]
+                lines += [f"{key} = {_toml(value)}" for key, value in asdict(slot.history).items()]
     for cross in spec.crosses:
-        lines += ["", "[[cross]]", f"name = {json.dumps(cross.name)}", f"slot = {cross.slot}"]
-        lines += [f"slots = {json.dumps(cross.slots)}", f"max_values = {cross.max_values}"]
+        lines += ["", "[[cross]]", f"name = {_toml(cross.name)}", f"slot = {cross.slot}"]
+        lines += [f"slots = {_toml(cross.slots)}", f"max_values = {cross.max_values}"]
     for dense in spec.dense:
-        lines += ["", "[[dense]]", f"name = {json.dumps(dense.name)}"]
+        lines += ["", "[[dense]]", f"name = {_toml(dense.name)}"]
         if dense.transform != "none":
             lines.append(f'transform = "{dense.transform}"')
     for task in spec.tasks:
-        lines += ["", "[[tasks]]", f"name = {json.dumps(task.name)}", f"action = {json.dumps(task.action)}"]
+        lines += ["", "[[tasks]]", f"name = {_toml(task.name)}", f"action = {_toml(task.action)}"]
         lines += [f"window_ms = {task.window_ms}", f"negative_rate = {task.negative_rate!r}", f'late = "{task.late}"']
         lines += [f"early_ms = {task.early_ms}", f'labels = "{task.labels}"']
         if task.rate_by_slot is not None:
-            lines += ["", "[tasks.rate_by_slot]", f"slot = {json.dumps(task.rate_by_slot.slot)}", "classes = ["]
+            lines += ["", "[tasks.rate_by_slot]", f"slot = {_toml(task.rate_by_slot.slot)}", "classes = ["]
             for one in task.rate_by_slot.classes:
-                lines.append(f"  {{ values = {json.dumps(one.values, ensure_ascii=False)}, rate = {one.rate!r} }},")
+                lines.append(f"  {{ values = {_toml(one.values)}, rate = {one.rate!r} }},")
             lines.append("]")
         if task.rate_by_score is not None:
             lines += ["", "[tasks.rate_by_score]", f"mean_score = {task.rate_by_score.mean_score!r}"]
             lines.append(f"floor = {task.rate_by_score.floor!r}")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Text, whole numbers, and sequences of them. JSON's form, but for what TOML takes as it is, or does not."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _refuse_twins(what: str, values: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "pipelines",
         "operators",
     },
-    "inspection": {"schemas", "sync", "sources", "connectors", "operators", "jobs", "devstack", "audit"},
+    "inspection": {"schemas", "joiner", "sync", "sources", "connectors", "operators", "jobs", "devstack", "audit"},
     "devstack": {"schemas", "sync", "connectors", "jobs"},
     "recordings": {"schemas", "joiner", "trainer", "sources", "connectors", "jobs"},
     "audit": {"schemas", "sources", "connectors"},
@@ -62,12 +62,14 @@ JOBS: dict[str, set[str]] = {
     "signals": set(),
     "spec_cli": set(),
     "joiner_job": {"config"},
-    "join": {"config", "data_lock", "errors", "health", "joiner_job", "signals", "toolchain"},
+    "joiner_run": {"config", "data_lock", "errors", "health", "joiner_job", "signals", "toolchain"},
+    "join": {"config", "data_lock", "joiner_run", "signals"},
+    "backfill": {"config", "data_lock", "joiner_run", "signals"},
     "train": {"config", "data_lock", "health", "signals"},
     "serve": {"config", "signals"},
     "dump": {"config", "data_lock", "health", "signals"},
 }
-JOBS["cli"] = set(JOBS) - {"joiner_job"}
+JOBS["cli"] = set(JOBS) - {"joiner_job", "joiner_run"}
 
 #: room -> the libraries that it may import beside the standard library; the rooms not named here may import any
 LIBRARIES: dict[str, set[str]] = {

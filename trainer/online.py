@@ -40,7 +40,7 @@ _SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 6
+CHECKPOINT_FORMAT = 7
 
 
 @dataclass(slots=True)

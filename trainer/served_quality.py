@@ -121,7 +121,8 @@ class ServedQuality:
     def load_state(self, state: State) -> None:
         """Goes on from :meth:`state`.
 
-        A task whose stretches had another length starts with those that begin after all rows that were held.
+        A task whose stretches had another length, or whose labels were complete at another time, starts with those that
+        begin after all rows that were held.
 
         :raises CheckpointError: an array of it is missing.
         """
@@ -163,7 +164,8 @@ class _TaskQuality:
         self._index()
         #: the oldest stretch that rows are still taken for
         self._oldest = 0
-        #: stretches that rows were already counted for under another length: never told, since they would be incomplete
+        #: stretches that rows were already counted for under another length, window or label mode: never told, since they
+        #: would be incomplete
         self._begun: Int64s = np.empty(0, np.int64)
         #: times of the newest requests with rows of the clock's kind, and of any kind
         self._clock, self._recent = RecentTimes(RECENT_REQUESTS), RecentTimes(RECENT_REQUESTS)
@@ -239,6 +241,7 @@ class _TaskQuality:
             "clock": self._clock.times(),
             "recent": self._recent.times(),
             "marks": np.array([self.stretch_ms, self._oldest, self.unscored_rows, self.left_out_rows]),
+            "closing": np.array([self._clock_kind, self._window_ms]),
         }
 
     def load_state(self, state: State) -> None:
@@ -254,7 +257,7 @@ class _TaskQuality:
         self._recent.add(np.array(state["recent"], np.int64))
         self.unscored_rows, self.left_out_rows = unscored_rows, left_out_rows
         self._free = []
-        if stretch_ms == self.stretch_ms:
+        if stretch_ms == self.stretch_ms and state["closing"].tolist() == [self._clock_kind, self._window_ms]:
             self._oldest, self._begun, self._counts, self._sums = oldest, begun, counts, sums
             self._held = {stretch: place for place, stretch in enumerate(held.tolist())}
             self._index()

@@ -48,7 +48,7 @@ COMMANDS = {
     "replay": "rillet.recordings.cli",
     "backtest": "rillet.backtest.cli",
     "bench": "rillet.benchmarks.cli",
-    "check-config": "rillet.jobs.cli",
+    "check-config": "rillet.inspection.check_config",
     "spec": "rillet.jobs.spec_cli",
 }
 

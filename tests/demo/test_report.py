@@ -205,6 +205,15 @@ def test_the_page_is_self_contained_and_its_plots_are_labelled_well_formed_svg()
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_figure_is_the_same_at_the_top_and_in_the_table_of_scores() -> None:
+    shown = report()
+    served = replace(shown.quality.served, calibration=1.022504)  # 1.0225 in the JSON, which rounds to 1.022
+    page = render(replace(shown, quality=replace(shown.quality, scores=shown.quality.scores | {"served": served})))
+    assert page.count("1.023") == 2
+    assert "1.022" not in page
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_the_page_says_that_the_audit_passed_or_names_what_failed() -> None:
     assert "Audit passed: all 10 expected" in render(report())
     offender = Offender("lost", "r<1>", 3, "watch", "the positive is not there")

@@ -19,6 +19,7 @@ from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError
 from rillet.connectors.topic_reader import TopicRecord
 from rillet.connectors.topics import create_topics, ensure_broker, topic_ends
+from rillet.devstack.own_files import JOINER, OwnFolder
 from rillet.devstack.process import free_port
 from rillet.devstack.reset import Reset
 from rillet.devstack.stack import Stack
@@ -29,6 +30,7 @@ from rillet.joiner import JoinerRuns
 from rillet.operators.flink_log import log_environment
 from rillet.schemas import EpochClaim, encode
 from rillet.sync import Manifest
+from tests.joiner.snapshots import complete
 
 MODEL = "films"
 CHECKPOINT = "checkpoints/films/0x1/checkpoint-000000000001/table.safetensors"
@@ -46,6 +48,7 @@ def config_path(tmp_path: Path) -> Path:
     for name in (CHECKPOINT, "checkpoints/other/0x1/a", SAVEPOINT):
         (var / name).parent.mkdir(parents=True)
         (var / name).write_text("state")
+    complete((var / SAVEPOINT).parent)
     for name in ("store/films/base-000000000001/manifest.json", "store/films/dense/000000000001.safetensors"):
         (var / name).parent.mkdir(parents=True)
         (var / name).write_text("no manifest: damaged is deleted like any other")
@@ -93,8 +96,7 @@ def test_all_that_a_joiner_keeps_goes_and_a_start_begins_anew(config_path: Path)
         folders = [run.savepoint_dir(drained=drained) / "savepoint-d38a12-30aa6e31f30e"]
         folders += [run.checkpoint_dir / part for part in parts]
         for folder in folders:
-            folder.mkdir(parents=True)
-            (folder / "_metadata").touch()
+            complete(folder)
             (folder / "f1a2b3c4-0000-4000-8000-123456789abc").touch()
     assert runs.newest is not None
     log = config_path.parent / "var/joiner/log"
@@ -107,15 +109,37 @@ def test_all_that_a_joiner_keeps_goes_and_a_start_begins_anew(config_path: Path)
     assert not (config_path.parent / "var/joiner").exists()
 
 
+def test_a_backfill_that_runs_is_not_robbed_of_its_topics_and_one_that_does_not_is_forgotten(config_path: Path) -> None:
+    """Its state names offsets of the raw topics, as the joiner's does; its lock is that of a data_dir of its own."""
+    var = config_path.parent / "var"
+    folder, mine = var / "backfills/films.again", var / "backfills/notes"
+    complete(folder / "joiner/runs/000001/stopped/savepoint-d38a12-30aa6e31f30e")
+    mine.write_text("mine")
+    with hold(folder, "join"):
+        running = reset(config_path, "--joiner", "--yes")
+    assert (running.exit_code, "join runs already on data_dir" in running.stderr) == (2, True), running.output
+    assert str(folder) in running.stderr
+    work(config_path, "joiner").joiner_state.delete()
+    alone = reset(config_path, "--topics", "--model", "--yes")
+    assert (alone.exit_code, f"{var / 'backfills'} with offsets of topics that are gone" in alone.stderr) == (2, True)
+    assert alone.stderr.endswith(": add --joiner\n")
+    result = reset(config_path, "--joiner", "--yes")
+    assert (result.exit_code, f"leave      {mine}: " in result.stdout) == (0, True), result.output
+    assert not folder.exists()
+    assert mine.exists()
+
+
 def test_a_reset_that_is_interrupted_leaves_no_older_state_as_the_newest(config_path: Path) -> None:
     runs = JoinerRuns(config_path.parent / "var/joiner/runs")
     for _ in range(12):
         newest = runs.begin("").savepoint_dir(drained=False) / "savepoint-d38a12-30aa6e31f30e/_metadata"
-        newest.parent.mkdir(parents=True)
-        newest.touch()
+        complete(newest.parent)
     metadata = [path for path in work(config_path, "joiner").joiner_state.look().own if path.name == "_metadata"]
     assert metadata == sorted(metadata)
     assert metadata[-1] == newest
+    files, job = OwnFolder(config_path.parent / "var/joiner", JOINER), runs.begin("").checkpoint_dir / ("a" * 32)
+    checkpoints = [complete(job / f"chk-{number}") for number in (9, 10)]
+    assert [path.parent for path in files.look().own if path.parent in checkpoints] == checkpoints
 
 
 def test_a_second_time_there_is_nothing_left_to_delete_and_that_is_no_error(config_path: Path) -> None:

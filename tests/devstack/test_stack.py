@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from rillet.__main__ import main
 from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack import process as process_module
+from rillet.devstack import stack as stack_module
 from rillet.devstack.broker import Broker
 from rillet.devstack.process import Process, free_port
 from rillet.devstack.stack import Stack, down, up
@@ -111,6 +113,35 @@ def test_services_of_another_configuration_are_named_and_restarted_only_when_ask
     assert said[-2] == f"train   runs already (pid {changed.process('train').pid})"
 
 
+def test_of_two_ups_at_once_one_starts_the_services_and_both_wait_for_them(
+    without_broker: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the second would put the pid of its own, which dies, in the place of the one that runs."""
+    check = stack_module.require_free_port
+
+    def slow(*arguments: object) -> None:
+        time.sleep(0.2)
+        check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stack_module, "require_free_port", slow)
+    said: list[list[str]] = [[], []]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda lines: up(without_broker, lines.append, ["train"]), said))
+    told = [line for lines in said for line in lines]
+    assert sum("starting" in line for line in told) == 1, told
+    assert "another `rillet up` starts services of this data_dir: waiting for it" in told
+    assert without_broker.is_ready("train")
+
+
+def test_a_service_that_dies_is_told_while_another_one_is_waited_for(
+    without_broker: Stack, fake_services: dict[str, str]
+) -> None:
+    fake_services |= {"join": "import time; time.sleep(60)", "train": BROKEN}
+    with pytest.raises(ServiceError, match=r"train died while starting, .*the checkpoint is of another model"):
+        up(without_broker, lambda _: None, ["join", "train"])
+    assert without_broker.process("join").pid is not None, "left running for a look"
+
+
 def test_while_a_service_is_waited_for_it_is_told_now_and_then_what_for(
     without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +176,9 @@ def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
     fake_services["train"] = "import time; time.sleep(60)"
     wait_ready, said = Stack.wait_ready, list[str]()
 
-    def interrupted(stack: Stack, name: str, timeout_s: float = 10.0, say: Callable[[str], None] = print) -> None:
+    def interrupted(
+        stack: Stack, name: str, timeout_s: float = 10.0, say: Callable[[str], None] = print, **_: object
+    ) -> None:
         if name == "train":
             raise KeyboardInterrupt
         wait_ready(stack, name, timeout_s)

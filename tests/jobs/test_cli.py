@@ -13,20 +13,8 @@ from rillet.__main__ import main
 from rillet.devstack.process import free_port
 from rillet.recordings.synthetic import generate_synthetic
 from rillet.schemas import load_spec
+from tests.jobs.film_spec import SPEC
 
-SPEC = """\
-[spec]
-name = "films"
-[[item]]
-name = "film"
-slot = 16
-kind = "id"
-[[tasks]]
-name = "watch"
-action = "watch"
-window_ms = 600000
-negative_rate = 0.5
-"""
 COMMANDS = (
     *(
         "demo",

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,176 +16,103 @@ from unittest.mock import MagicMock
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from rillet.connectors.errors import BrokerUnavailableError
+from rillet.connectors.errors import BrokerUnavailableError, TopicError
 from rillet.connectors.start_positions import StartAt
 from rillet.devstack.process import free_port
-from rillet.jobs import join
+from rillet.jobs import join, joiner_run
 from rillet.jobs.config import RilletConfig, load_config
-from rillet.jobs.data_lock import hold
-from rillet.jobs.errors import ServiceError
+from rillet.jobs.errors import PortInUseError, ServiceError
 from rillet.jobs.joiner_job import groups
-from rillet.joiner import JoinerError, JoinerRun, JoinerRuns, KeptSettings, RequestRange
+from rillet.joiner import JoinerError, JoinerRun
 from rillet.operators.flink_config import joiner_name
 from rillet.pipelines import bounded_read
 from rillet.schemas import dump_spec
+from tests.jobs.fake_job import RunningJob, set_unread, signal_at_once
+from tests.joiner.snapshots import complete
 from tests.joiner.support import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Watch:
-    """A job that fails at once."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def running(self) -> bool:
-        return True
-
-    ready = running
-
-    def finished(self, wait_s: float) -> bool:
-        return True
-
-    def raise_failure(self) -> None:
-        raise ServiceError("the joiner job failed")
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConfig:
-    """Of a joiner whose Flink is none, and whose job is a :class:`_Watch`."""
-    config = load_config(ROOT / "rillet.toml")
-    for name in (
-        "create_topics",
-        "topic_ends",
-        "_prepare_process",
-        "_mini_cluster",
-        "_rest_url",
-        "fetch_jars",
-        "GroupLag",
-    ):
-        monkeypatch.setattr(join, name, MagicMock())
-    monkeypatch.setattr(join, "JobWatch", _Watch)
-    monkeypatch.setattr(signal, "signal", MagicMock())
-    job = MagicMock()
-    job.ids_of_topics.return_value = {"features": "id1", "actions": "id2"}
-    monkeypatch.setitem(sys.modules, "rillet.jobs.joiner_job", job)
-    return replace(config, health=replace(config.health, join_port=0), data_dir=tmp_path)
-
-
-def test_the_probes_port_is_free_again_when_the_job_has_ended(config: RilletConfig) -> None:
-    health = replace(config.health, join_port=free_port())
+def test_the_probes_port_is_free_again_when_the_job_has_ended(joiner_config: RilletConfig) -> None:
+    health = replace(joiner_config.health, join_port=free_port())
     with pytest.raises(ServiceError, match="failed"):
-        join.run_join(replace(config, health=health))
+        join.run_join(replace(joiner_config, health=health))
     with socket.create_server(("127.0.0.1", health.join_port), reuse_port=False):
         pass
 
 
-class _Running(_Watch):
-    """A job that runs until it is stopped."""
-
-    cancelled = False
-
-    def finished(self, wait_s: float) -> bool:
-        return False
-
-    def tell(self) -> None:
-        pass
-
-    def raise_failure(self) -> None:
-        pass
-
-
-@pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each of the jobs that end was drained."""
-    stops: list[bool] = []
-    monkeypatch.setattr(join, "_stop", lambda *_, drain: stops.append(drain))
-    monkeypatch.setattr(join, "JobWatch", _Running)
-    monkeypatch.setattr(join, "_REFRESH_S", 0.0)
-    return stops
-
-
-def _lag(monkeypatch: pytest.MonkeyPatch, reached: Iterable[bool | Exception]) -> None:
-    lag = MagicMock()
-    entered = lag.return_value.__enter__.return_value
-    entered.ends.return_value = {("features", 0): 9, ("actions", 0): 9}
-    unread = {True: {}, False: {"actions": {0: 1}}}
-    entered.unread.side_effect = (answer if isinstance(answer, Exception) else unread[answer] for answer in reached)
-    monkeypatch.setattr(join, "GroupLag", lag)
-
-
-def _signal_at_once(monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
-    left = iter(range(times))
-    monkeypatch.setattr(join, "call_on_signals", lambda stop: stop() if next(left, None) is not None else None)
+def test_a_port_that_is_taken_is_told_before_anything_is_written_or_begun(joiner_config: RilletConfig) -> None:
+    """Mostly it is that of another joiner, whose groups must not be put back."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        health = replace(joiner_config.health, join_port=taken.getsockname()[1])
+        with pytest.raises(PortInUseError, match="cannot be listened on"):
+            join.run_join(replace(joiner_config, health=health))
+    assert not (joiner_config.data_dir / "joiner/runs").exists()
+    assert not sys.modules["rillet.jobs.joiner_job"].forget_progress.called  # type: ignore[attr-defined]
 
 
 def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is_not_done(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _signal_at_once(monkeypatch)
+    signal_at_once(monkeypatch)
     with pytest.raises(ServiceError, match=r"stopped before the end .* run the same again to go on"):
-        join.run_join(config, until_latest=True, drain=True)
+        join.run_join(joiner_config, until_latest=True, drain=True)
     assert stops == [False]
-    _lag(monkeypatch, [True])
-    assert join.run_join(config, until_latest=True, drain=True) == 0
+    set_unread(monkeypatch, [True])
+    assert join.run_join(joiner_config, until_latest=True, drain=True) == 0
     assert stops == [False, True]
 
 
 def test_a_bounded_run_outlives_a_broker_that_is_away(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _lag(monkeypatch, [BrokerUnavailableError("away"), False, True])
-    assert join.run_join(config, until_latest=True) == 0
+    set_unread(monkeypatch, [BrokerUnavailableError("away"), False, True])
+    assert join.run_join(joiner_config, until_latest=True) == 0
     assert stops == [False]
 
 
 def test_a_live_drain_reads_on_to_the_ends_before_it_closes_windows(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _lag(monkeypatch, [False, True])
-    _signal_at_once(monkeypatch)
-    assert join.run_join(config, drain=True) == 0
+    set_unread(monkeypatch, [False, True])
+    signal_at_once(monkeypatch)
+    assert join.run_join(joiner_config, drain=True) == 0
     assert stops == [False, True]
 
 
 def test_a_drain_whose_topics_end_apart_reads_the_rest_of_the_later_one_without_alignment(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _lag(monkeypatch, [False, False, True])
+    set_unread(monkeypatch, [False, False, True])
     monkeypatch.setattr(bounded_read, "_HELD_BACK_S", 0.0)
     options = sys.modules["rillet.jobs.joiner_job"].JobOptions
-    assert join.run_join(config, until_latest=True, drain=True) == 0
+    assert join.run_join(joiner_config, until_latest=True, drain=True) == 0
     assert stops == [False, True]
     assert [call.kwargs["aligned"] for call in options.call_args_list] == [True, False]
     # What is not drained waits until the topic that ended early is left out.
-    _lag(monkeypatch, [False, False, True])
-    assert join.run_join(config, until_latest=True) == 0
+    set_unread(monkeypatch, [False, False, True])
+    assert join.run_join(joiner_config, until_latest=True) == 0
     assert stops == [False, True, False]
 
 
-def test_java_holds_the_lock_too(config: RilletConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A joiner that was killed leaves it for seconds, in which it may still complete a checkpoint."""
-    from pyflink import pyflink_gateway_server
-
-    monkeypatch.setattr(pyflink_gateway_server, "Popen", subprocess.Popen)
-    with hold(config.data_dir, "join") as lock:
-        join._start_java_apart(lock)
-        java = pyflink_gateway_server.Popen(["sleep", "60"])
-        try:
-            path = (config.data_dir / "locks/join.lock").resolve()
-            assert path in {link.resolve() for link in Path(f"/proc/{java.pid}/fd").iterdir()}
-            assert os.getsid(java.pid) == java.pid
-        finally:
-            java.kill()
-            java.wait()
+def test_a_job_that_has_no_checkpoint_yet_is_watched_for_failures(
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    watch = MagicMock(refresh_job=lambda: asked.append("job"), refresh=lambda: asked.append("counters"))
+    monkeypatch.setattr(joiner_run, "JoinerWatch", lambda *_: watch)
+    monkeypatch.setattr(RunningJob, "running", lambda _: len(asked) > 1)
+    set_unread(monkeypatch, [True])
+    assert join.run_join(joiner_config, until_latest=True) == 0
+    assert asked == ["job", "job", "counters"]
 
 
-def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(config: RilletConfig) -> None:
-    (config.data_dir / "joiner").mkdir()
-    (config.data_dir / "joiner/runs").write_text("in the way")
+def test_a_folder_that_takes_no_state_is_refused_before_the_job_begins(joiner_config: RilletConfig) -> None:
+    (joiner_config.data_dir / "joiner").mkdir()
+    (joiner_config.data_dir / "joiner/runs").write_text("in the way")
     with pytest.raises(ServiceError, match="joiner cannot be written to"):
-        join.run_join(config)
+        join.run_join(joiner_config)
 
 
 def test_a_stop_without_a_savepoint_says_what_the_next_start_goes_on_from(
@@ -194,40 +120,37 @@ def test_a_stop_without_a_savepoint_says_what_the_next_start_goes_on_from(
 ) -> None:
     run, client = JoinerRun(tmp_path), MagicMock()
     newest = run.checkpoint_dir / "job" / "chk-3"
-    newest.mkdir(parents=True)
-    (newest / "_metadata").touch()
+    complete(newest, 3)
     failure = Py4JJavaError.__new__(Py4JJavaError)
     monkeypatch.setattr(Py4JJavaError, "__str__", lambda _: "Caused by: timed out")
     monkeypatch.setattr("pyflink.java_gateway.get_gateway", MagicMock())
     client._j_job_client.stopWithSavepoint.side_effect = failure
     with pytest.raises(ServiceError, match=f"timed out; the next start goes on from {newest}"):
-        join._stop(client, _Running(), run, drain=False)  # type: ignore[arg-type]
+        joiner_run._stop(client, RunningJob(), run, drain=False)  # type: ignore[arg-type]
 
 
 def test_state_of_a_topic_that_was_made_anew_is_refused_before_anything_is_written(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _lag(monkeypatch, [True])
-    join.run_join(config, until_latest=True)
-    (run,) = (config.data_dir / "joiner/runs").iterdir()
+    set_unread(monkeypatch, [True])
+    join.run_join(joiner_config, until_latest=True)
+    (run,) = (joiner_config.data_dir / "joiner/runs").iterdir()
     end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     sys.modules["rillet.jobs.joiner_job"].ids_of_topics.return_value = {"features": "id1", "actions": "id9"}  # type: ignore[attr-defined]
     with pytest.raises(JoinerError, match="has id id9, that one had id2"):
-        join.run_join(config)
+        join.run_join(joiner_config)
     assert [*run.parent.iterdir()] == [run]
 
 
-@pytest.mark.parametrize(
-    ("ends", "told"), [({0: (0, 0), 1: (3, 3)}, False), ({0: (0, 0), 1: (0, 5)}, True), (None, False)]
-)
+@pytest.mark.parametrize(("rows", "told"), [([], False), ([object()], True), (TopicError("there is none"), False)])
 def test_a_joiner_without_state_that_finds_rows_says_that_another_may_write_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: object, told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rows: object, told: bool
 ) -> None:
     config = replace(load_config(ROOT / "rillet.toml"), data_dir=tmp_path)
-    monkeypatch.setattr(join, "topic_ends", lambda kafka, topic: ends)
-    join._warn_of_other_rows(config)
+    side_effect = rows if isinstance(rows, Exception) else None
+    monkeypatch.setattr(joiner_run, "newest_records", MagicMock(return_value=(rows, {}), side_effect=side_effect))
+    joiner_run._warn_of_other_rows(config)
     assert ("Does another joiner write to this topic?" in caplog.text) is told
 
 
@@ -239,79 +162,22 @@ def test_subtasks_that_share_an_interpreter_are_told_of(
 ) -> None:
     config = load_config(ROOT / "rillet.toml")
     flink = replace(config.flink, parallelism=parallelism, execution_mode=mode)
-    join._warn_of_shared_interpreter(replace(config, flink=flink))
+    joiner_run._warn_of_shared_interpreter(replace(config, flink=flink))
     assert ('Set [flink] execution_mode to "process"' in caplog.text) is told
 
 
 def test_where_reading_begins_is_for_a_first_start_alone(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
+    joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _lag(monkeypatch, [True])
+    set_unread(monkeypatch, [True])
     start = StartAt(time_ms=5)
-    assert join.run_join(config, until_latest=True, start=start) == 0
+    assert join.run_join(joiner_config, until_latest=True, start=start) == 0
     assert sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs["start"] == start  # type: ignore[attr-defined]
-    (run,) = (config.data_dir / "joiner/runs").iterdir()
+    (run,) = (joiner_config.data_dir / "joiner/runs").iterdir()
     end = JoinerRun(run).savepoint_dir(drained=False) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     with pytest.raises(JoinerError, match="leave out --from"):
-        join.run_join(config, until_latest=True, start=start)
-
-
-RANGE = RequestRange(1_000_000_000, 1_086_400_000)
-LATER_MS = 10 * RANGE.until_ms
-
-
-def test_a_backfill_shares_neither_state_nor_groups_nor_topics_with_the_joiner(config: RilletConfig) -> None:
-    other = join.backfill_config(config, "again")
-    assert other.data_dir == config.data_dir / "backfills" / "again"
-    assert (other.kafka.topics.examples, other.kafka.topics.dead_letters) == ("again", "again.dead_letters")
-    assert other.kafka.topics.features == config.kafka.topics.features
-    assert not set(groups(config).values()) & set(groups(other).values())
-    assert other.health.join_port == 0
-    assert KeptSettings.of(SPEC, other.joiner) == KeptSettings.of(SPEC, config.joiner)
-
-
-def test_a_backfill_reads_from_before_its_range_until_its_last_window_is_closed(
-    config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = config.load_spec()
-    asked: list[int] = []
-    monkeypatch.setattr(join, "ends_at", lambda kafka, topics, time_ms: asked.append(time_ms) or {("features", 0): 9})
-    _lag(monkeypatch, [True])
-    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, 0)})
-    assert join.run_backfill(config, RANGE, "again", LATER_MS) == 0
-    options = sys.modules["rillet.jobs.joiner_job"].JobOptions.call_args.kwargs  # type: ignore[attr-defined]
-    assert asked == [RANGE.read_until_ms(spec, config.joiner, config.flink.lateness_ms)]
-    assert options["start"] == StartAt(time_ms=RANGE.read_from_ms(spec, config.joiner))
-    assert (options["requests"], options["idle_sources"], stops) == (RANGE, False, [True])
-
-
-@pytest.mark.parametrize(
-    ("topic", "now_ms", "rows", "message"),
-    [
-        ("examples", LATER_MS, 0, "--examples-topic: examples is a topic of the loop itself"),
-        ("a topic", LATER_MS, 0, "--examples-topic: 'a topic' is no name of a Kafka topic"),
-        ("again", RANGE.until_ms, 0, r"label windows of requests before --until close in [\d.]+ h"),
-        ("again", LATER_MS, 3, "topic again holds rows already: a backfill needs a topic of its own"),
-    ],
-)
-def test_a_backfill_that_could_not_be_right_is_refused(
-    config: RilletConfig, monkeypatch: pytest.MonkeyPatch, topic: str, now_ms: int, rows: int, message: str
-) -> None:
-    monkeypatch.setattr(join, "topic_ends", lambda *_: {0: (0, rows)})
-    with pytest.raises(JoinerError, match=message):
-        join.run_backfill(config, RANGE, topic, now_ms)
-    assert not (config.data_dir / "backfills").exists()
-
-
-def test_a_backfill_that_is_done_is_not_begun_again(config: RilletConfig) -> None:
-    run = JoinerRuns(join.backfill_config(config, "again").data_dir / "joiner" / "runs").begin("")
-    end = run.savepoint_dir(drained=True) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
-    with pytest.raises(JoinerError, match="this backfill is done, its rows are on topic again"):
-        join.run_backfill(config, RANGE, "again", LATER_MS)
+        join.run_join(joiner_config, until_latest=True, start=start)
 
 
 def test_joiners_that_write_other_topics_share_no_group_and_no_transaction() -> None:

@@ -11,19 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SPEC = """\
-[spec]
-name = "films"
-[[item]]
-name = "film"
-slot = 16
-kind = "id"
-[[tasks]]
-name = "watch"
-action = "watch"
-window_ms = 600000
-negative_rate = 0.5
-"""
+from tests.jobs.film_spec import SPEC
 
 
 @pytest.mark.integration

@@ -10,20 +10,8 @@ from click.testing import CliRunner, Result
 
 from rillet.__main__ import main
 from rillet.schemas import dump_spec, parse_spec
+from tests.jobs.film_spec import SPEC
 
-SPEC = """
-[spec]
-name = "films"
-[[item]]
-name = "film"
-slot = 16
-kind = "id"
-[[tasks]]
-name = "watch"
-action = "watch"
-window_ms = 600000
-negative_rate = 0.5
-"""
 LIKE = '[[tasks]]\nname = "like"\naction = "like"\nwindow_ms = 5000\n'
 
 

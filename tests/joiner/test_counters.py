@@ -35,12 +35,5 @@ def test_of_little_traffic_a_hundred_records_are_recent() -> None:
     assert recent.grown() == {"actions": 100}
 
 
-def test_after_a_restart_of_the_job_all_is_recent() -> None:
-    recent = RecentCounts(window_s=120, least=100)
-    recent.add(0, {"actions": 900}, 900)
-    recent.add(2, {"actions": 7}, 7)
-    assert recent.grown() == {"actions": 7}
-
-
 def test_before_the_first_counts_nothing_has_grown() -> None:
     assert RecentCounts().grown() == {}

@@ -39,9 +39,10 @@ LONG = parse_spec(dump_spec(SPEC).replace('slot = 1\nkind = "id"', 'slot = 1\nki
     st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 9), max_size=6)), max_size=5),
     st.integers(1, 9),
     st.integers(1, 60),
+    st.integers(0, 60),
 )
 def test_every_cut_fits_and_none_could_be_longer(
-    requests: list[tuple[int, list[int]]], most_rows: int, most_bytes: int
+    requests: list[tuple[int, list[int]]], most_rows: int, most_bytes: int, more: int
 ) -> None:
     request = np.repeat(np.arange(len(requests)), [len(rows) for _, rows in requests])
     rows = np.array([size for _, sizes in requests for size in sizes], np.int64)
@@ -50,15 +51,17 @@ def test_every_cut_fits_and_none_could_be_longer(
     def size(start: int, stop: int) -> int:
         return int(rows[start:stop].sum() + of_request[np.unique(request[start:stop])].sum())
 
-    found = cuts(request, rows, of_request, most_rows, most_bytes)
+    largest = most_bytes + more
+    found = cuts(request, rows, of_request, most_rows, most_bytes, largest)
     ends = [0, *(cut.stop for cut in found)]
     assert [cut.start for cut in found] == ends[:-1]
     assert ends[-1] == len(rows)
     for start, stop in pairwise(ends):
         assert 1 <= stop - start <= most_rows
-        assert size(start, stop) <= most_bytes or stop - start == 1
+        most = max(most_bytes, min(2 * of_request[request[start]], largest))
+        assert size(start, stop) <= most or stop - start == 1
         if stop < len(rows) and stop - start < most_rows:
-            assert size(start, stop + 1) > most_bytes
+            assert size(start, stop + 1) > most
 
 
 def long_event(request: int, context: int, impressions: int, spec: FeatureSpec = LONG) -> FeatureEvent:
@@ -94,7 +97,8 @@ def test_no_block_of_several_rows_is_larger_than_block_bytes(sizes: list[tuple[i
     for block in blocks:
         LONG.check_block(block)
         assert len(block) <= 16
-        assert len(encode(block)) <= block_bytes or len(block) == 1
+        context = max(8 * sizes[int(name[1:])][0] for name in block.request_ids)
+        assert len(encode(block)) <= max(block_bytes, 2 * context + 2_000) or len(block) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -105,6 +109,13 @@ def test_a_request_with_a_long_history_gives_blocks_that_every_sink_takes(tmp_pa
     largest = max(len(encode(block)) for block in outcome.blocks)
     assert 72_000 < largest < 72_000 + 256 * 200  # the context once, and rows
     assert len(outcome.rows) > 250
+
+
+def test_a_context_larger_than_a_block_is_not_written_with_every_row(tmp_path: Path) -> None:
+    event = long_event(1, 9_000, 250)
+    outcome = join(tmp_path, [event], LONG, replace(CONFIG, block_bytes=50_000))
+    assert len(outcome.rows) > 250
+    assert sum(len(encode(block)) for block in outcome.blocks) < 5 * len(encode(event))
 
 
 def test_the_limit_is_one_that_topics_producers_and_the_sink_take() -> None:

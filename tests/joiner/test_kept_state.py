@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rillet.joiner import JoinerConfig, JoinerError, JoinerRun, JoinerRuns, Kept, KeptSettings, check_kept, kept_state
+from rillet.joiner import (
+    JoinerConfig,
+    JoinerError,
+    JoinerRun,
+    JoinerRuns,
+    Kept,
+    KeptSettings,
+    Remedies,
+    check_kept,
+    kept_state,
+)
 from rillet.joiner.kept_state import STATE_FORMAT
 from rillet.schemas import SpecRegistry
+from tests.joiner.snapshots import complete
 from tests.joiner.support import SPEC
 
 NOW = KeptSettings.of(SPEC, JoinerConfig())
@@ -22,8 +34,7 @@ def ended(folder: Path, kept: Kept, *, drained: bool = False) -> JoinerRun:
     """A run that has left a savepoint."""
     run = JoinerRuns(folder).begin(kept.dump())
     end = run.savepoint_dir(drained=drained) / "savepoint"
-    end.mkdir(parents=True)
-    (end / "_metadata").touch()
+    complete(end)
     return run
 
 
@@ -115,6 +126,30 @@ def test_a_backfill_is_finished_with_the_range_that_it_was_begun_with(tmp_path: 
     check_kept(run, Kept(NOW, requests=(1_000, 2_000)), OURS)
     with pytest.raises(JoinerError, match=r"state of a backfill from \(1000, 2000\) .*, not yet done"):
         check_kept(run, Kept(NOW, requests=(1_000, 3_000)), OURS)
+
+
+@pytest.mark.parametrize(
+    "remedies", [Remedies.of_backfill(Path("data/backfills/again")), Remedies.of_cluster(Path("/data/runs"))]
+)
+def test_a_backfill_and_a_job_on_a_cluster_are_not_sent_to_the_state_of_rillet_join(
+    tmp_path: Path, remedies: Remedies
+) -> None:
+    """Who followed that would forget the windows of a joiner that runs well."""
+    kept = Kept(NOW, {"features": ("shown", "id1")}, (1_000, 2_000))
+    run = ended(tmp_path, kept)
+    for now, specs in (
+        (replace(kept, settings=replace(NOW, buckets=7)), OURS),
+        (replace(kept, topics={"features": ("shown", "id2")}), OURS),
+        (kept, SpecRegistry(LONGER)),
+    ):
+        with pytest.raises(JoinerError) as refused:
+            check_kept(run, now, specs, remedies)
+        assert remedies.forget in str(refused.value)
+        assert "rillet reset" not in str(refused.value)
+        assert "rillet join" not in str(refused.value)
+    run.note.write_text("{}")
+    with pytest.raises(JoinerError, match=rf"kept\.json cannot be read .*: {re.escape(remedies.forget)}"):
+        check_kept(run, kept, OURS, remedies)
 
 
 @pytest.mark.parametrize("note", ["{}", "", "[]", f'{{"settings": {{"state_format": {STATE_FORMAT}}}, "topics": []}}'])

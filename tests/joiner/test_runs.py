@@ -7,24 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from rillet.joiner import JoinerRun, JoinerRuns
+from rillet.joiner import JoinerError, JoinerRun, JoinerRuns
+from tests.joiner.snapshots import complete
 
 JOB = "ab" * 16
 
 
-def complete(path: Path) -> Path:
-    """What Flink leaves when a snapshot is complete."""
-    path.mkdir(parents=True)
-    (path / "_metadata").touch()
-    return path
-
-
 def checkpoint(run: JoinerRun, number: int) -> Path:
-    return complete(run.checkpoint_dir / JOB / f"chk-{number}")
+    return complete(run.checkpoint_dir / JOB / f"chk-{number}", number)
 
 
-def savepoint(run: JoinerRun, *, drained: bool = False) -> Path:
-    return complete(run.savepoint_dir(drained=drained) / "savepoint-ababab-000000000000")
+def savepoint(run: JoinerRun, number: int = 1_000, *, drained: bool = False) -> Path:
+    return complete(run.savepoint_dir(drained=drained) / f"savepoint-ababab-{number:012}", number)
 
 
 def gone_on_from(runs: JoinerRuns) -> Path | None:
@@ -60,6 +54,15 @@ def test_the_number_of_a_checkpoint_decides_and_not_the_clock(runs: JoinerRuns) 
     assert gone_on_from(runs) == later.checkpoint_dir / JOB / "chk-3"
 
 
+def test_when_a_run_was_interrupted_is_known_and_one_that_was_stopped_was_not(runs: JoinerRuns) -> None:
+    run = runs.begin("")
+    assert run.interrupted_ms is None
+    os.utime(checkpoint(run, 3) / "_metadata", (7, 7))
+    assert run.interrupted_ms == 7_000
+    savepoint(run)
+    assert run.interrupted_ms is None
+
+
 @pytest.mark.parametrize("drained", [False, True])
 def test_a_snapshot_that_is_not_complete_is_none(runs: JoinerRuns, drained: bool) -> None:
     run = runs.begin("")
@@ -69,7 +72,7 @@ def test_a_snapshot_that_is_not_complete_is_none(runs: JoinerRuns, drained: bool
     (half / "._metadata.inprogress.x").touch()
     (run.checkpoint_dir / JOB / "chk-8").mkdir()
     assert (gone_on_from(runs), run.drained) == (before, False)
-    (half / "_metadata").touch()
+    complete(half)
     assert (gone_on_from(runs), run.drained) == (half, drained)
 
 
@@ -93,6 +96,23 @@ def test_as_many_earlier_runs_stay_as_are_kept_and_those_without_state_do_not_co
             names.append(savepoint(run).parent.parent)
     assert sorted(runs.folder.iterdir()) == [*names[-3:-1], runs.folder / "000006"]
     assert gone_on_from(runs) == next((runs.folder / "000006/stopped").iterdir())
+
+
+def test_a_savepoint_that_somebody_took_of_a_running_job_is_not_taken_for_its_end(runs: JoinerRuns) -> None:
+    """`flink savepoint JOB` on a cluster puts it where `flink stop` puts the last one; rows that went out later would again."""
+    run = runs.begin("")
+    savepoint(run, 4)
+    savepoint(run, 6)
+    later = checkpoint(run, 7)
+    assert (gone_on_from(runs), run.drained) == (later, False)
+    stopped = savepoint(run, 8)
+    assert gone_on_from(runs) == stopped
+
+
+def test_a_savepoint_that_is_not_flinks_is_refused(runs: JoinerRuns) -> None:
+    (savepoint(runs.begin("")) / "_metadata").write_bytes(b"a note of mine, longer than sixteen bytes")
+    with pytest.raises(JoinerError, match="_metadata is not the beginning of a snapshot of Flink"):
+        runs.newest  # noqa: B018
 
 
 def test_other_files_are_no_runs(runs: JoinerRuns) -> None:

@@ -117,6 +117,19 @@ def test_an_action_that_waits_meets_its_request_under_the_new_spec(engine: SpecE
     assert [(row[1], row[5]) for row in positive] == [(100, 6_000), (101, 6_500)]
 
 
+def test_an_action_that_waits_is_for_no_task_any_more_once_its_task_is_gone(engine: SpecEngine) -> None:
+    without = replace(SPEC, tasks=SPEC.tasks[1:])
+    engine.restart(SpecRegistry(SPEC, [without]))
+    engine.record(0, encode(action(1, 0, "watch", 6_000)))
+    engine.record(0, encode(action(1, 0, "like", 6_500)))
+    engine.restart(SpecRegistry(without, [SPEC]))
+    engine.record(0, encode(feature(1, 5_000)))
+    assert [row[2] for row in rows_of(without, engine.blocks)] == ["like"]
+    assert engine.joiner.counters.unknown_actions == 1
+    engine.watermark(200_000)
+    assert engine.empty
+
+
 def test_an_action_that_waits_for_nothing_is_an_orphan_once(engine: SpecEngine) -> None:
     engine.record(0, encode(action(1, 0, "watch", 6_000)))
     engine.restart(NEW_FIRST)
@@ -191,3 +204,62 @@ def test_sums_and_times_are_of_all_specs(engine: SpecEngine) -> None:
     # The watch window of the old request: ten seconds past the end of its slice.
     assert joiner.next_due_ms(0, states) == joiner.next_close_ms(0) == 15_999
     assert joiner.newest_ms(0, states) == 40_000
+
+
+def test_the_joiners_of_all_specs_hold_no_more_in_memory_than_one(tmp_path: Path) -> None:
+    config = replace(CONFIG, memory_bytes=40_000, disk_tier=False)
+    engine = SpecEngine(OLD_FIRST, config, tmp_path)
+    for number in range(60):
+        engine.record(0, encode(feature(number, 5_000)))
+    engine.restart(NEW_FIRST)
+    for number in range(60):
+        engine.record(0, encode(action(number, 0, "watch", 6_000)))
+        engine.record(0, encode(new_feature(100 + number, 5_000)))
+    held = [joiner.store.used_bytes for joiner in engine.joiner._all()]
+    assert min(held) > 0
+    assert sum(held) <= 40_000
+
+
+def test_an_action_that_waits_for_a_task_that_was_removed_makes_no_row_and_counts_again_once_it_is_back(
+    engine: SpecEngine,
+) -> None:
+    removed = replace(SPEC, tasks=SPEC.tasks[:1])
+    engine.record(0, encode(action(1, 0, "like", 6_000)))
+    engine.record(0, encode(action(2, 0, "like", 6_000)))
+    engine.restart(SpecRegistry(removed, [SPEC]))
+    engine.record(0, encode(feature(1, 5_000)))
+    assert not engine.blocks
+    assert engine.joiner.counters.unknown_actions == 1
+    engine.restart(SpecRegistry(SPEC, [removed]))
+    engine.record(0, encode(feature(2, 5_000)))
+    assert [row[:4] for row in rows_of(SPEC, engine.blocks)] == [("r2", 100, "like", 1)]
+
+
+def test_what_was_forgotten_before_the_spec_changed_is_not_joined_again(engine: SpecEngine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.restart(NEW_FIRST)
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(1, 5_000)))
+
+
+def test_a_request_that_is_remembered_is_a_duplicate_whatever_the_old_spec_has_forgotten(engine: SpecEngine) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.restart(NEW_FIRST)
+    engine.record(0, encode(feature(2, 4_500)))
+    engine.watermark(66_000)
+    engine.record(0, encode(feature(2, 4_500)))
+    assert engine.joiner.counters.duplicate_features == 1
+
+
+def test_windows_of_the_old_spec_close_on_time_where_an_action_waited_that_was_due_before(engine: SpecEngine) -> None:
+    engine.record(0, encode(action(1, 0, "like", 5_000)))
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(16_000)
+    # The next turn of the bucket was to be that in which the action would have been given up.
+    engine.restart(NEW_FIRST)
+    engine.touch(0)
+    engine.watermark(36_000)
+    engine.watermark(66_000)
+    rows = rows_of(NEW, [NEW_FIRST.block(block) for block in engine.blocks])
+    assert [row[1] for row in rows if row[2:4] == ("like", 0)] == [101, 102]

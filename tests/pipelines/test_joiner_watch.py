@@ -6,6 +6,7 @@ import logging
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -142,6 +143,20 @@ def test_the_job_itself_is_shown_and_told_of_also_while_it_has_no_counters(caplo
     assert found["rillet_joiner_watermark_lag_seconds"] == 7
     assert found['rillet_joiner_reads_total{tier="memory"}'] == 9
     assert found['rillet_joiner_reads_total{tier="engine"}'] == 1
+
+
+def test_a_job_that_fails_before_it_has_read_anything_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It has no counters, and is restarted for half an hour before it ends."""
+    answers = [ConnectorError("not there yet"), JobFigures(2, "KafkaException: no right", 0, 0, 0, "", 0, 0, 0, None)]
+    job = MagicMock()
+    job.read.side_effect = answers
+    watch = JoinerWatch(MagicMock(), Alarms(SPEC, JoinerConfig(), time.monotonic), job, JobAlarms(3, 20))
+    watch.refresh_job()
+    assert not caplog.messages
+    watch.refresh_job()
+    assert (
+        "restart 2 since the start (it ends after 20 that follow each other): KafkaException: no right" in caplog.text
+    )
 
 
 def test_while_flink_is_away_the_last_counts_stay_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -185,6 +185,12 @@ def test_text_and_spec_are_the_same_thing() -> None:
     assert parse_spec(dump_spec(SPEC)).hash == SPEC.hash
 
 
+@pytest.mark.parametrize("text", ["\U0001f44d", 'a"b\\c', "\x7f\t\n", "\u20ac"])
+def test_text_of_any_characters_is_written_so_that_it_can_be_read(text: str) -> None:
+    spec = replace(SPEC, name=text, tasks=(replace(SPEC.tasks[0], action=text), *SPEC.tasks[1:]))
+    assert parse_spec(dump_spec(spec)) == spec
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rillet.schemas import Cross, DenseFeature, FeatureSpec, History, Slot, Task, compare
+from rillet.schemas.negative_rates import RateBySlot, RateClass
 from rillet.schemas.spec_changes import conflicts
 from tests.schemas.specs import BUY, CHANGED, CLICK, FILM, GENRES, OLD, RECENT, USER
 
@@ -62,6 +63,37 @@ def test_crosses_are_compared() -> None:
     assert told(crossed, OLD) == ["cross.recent_film: removed"]
 
 
+def test_a_cross_that_goes_on_is_not_told_as_removed_and_added() -> None:
+    first, second = Cross("recent_film", 40, ("recent", "film"), 4), Cross("user_film", 41, ("user", "film"), 1)
+    old = replace(OLD, crosses=(first, second))
+    (change,) = compare(old, replace(OLD, crosses=(replace(first, max_values=2), second))).changes
+    assert (str(change), change.trainer) == ("cross.recent_film.max_values: 4, now 2", "goes on")
+    assert told(old, replace(OLD, crosses=(second, first))) == ["cross: in another order"]
+
+
+def test_what_becomes_of_values_and_of_quality_is_told() -> None:
+    (fewer,) = compare(OLD, replace(OLD, item=(FILM, replace(GENRES, max_values=1)))).changes
+    assert fewer.joiner == "goes on; values beyond it are left out, and where there is none it has the missing value"
+    (window,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, window_ms=5), BUY))).changes
+    (rate,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, negative_rate=0.5), BUY))).changes
+    assert (window.trainer, rate.trainer) == ("goes on; its quality as served is told anew", "goes on")
+
+
+def test_rates_by_slot_are_compared_value_by_value() -> None:
+    def by_film(*classes: tuple[tuple[int, ...], float]) -> FeatureSpec:
+        rates = RateBySlot("film", tuple(RateClass(values, rate) for values, rate in classes))
+        return replace(OLD, tasks=(replace(CLICK, rate_by_slot=rates), BUY))
+
+    old = by_film(((1, 2), 0.1), ((3,), 0.2))
+    path = "tasks.click.rate_by_slot: "
+    assert told(old, by_film(((1, 4), 0.1), ((3,), 0.3))) == [
+        f"{path}by film: 2 0.1, now negative_rate; 3 0.2, now 0.3; 4 negative_rate, now 0.1"
+    ]
+    assert told(old, by_film(((3,), 0.2), ((2, 1), 0.1))) == [f"{path}classes in another form, rates as before"]
+    many = by_film((tuple(range(10, 18)), 0.5))
+    assert told(old, many)[0].endswith("11 negative_rate, now 0.5; and 6 more")
+
+
 @pytest.mark.parametrize(
     ("new", "message"),
     [
@@ -104,6 +136,14 @@ def test_a_history_of_other_values_is_another_meaning_and_another_age_is_not() -
     assert compare(old, replace(OLD, context=(USER, of_genres))).incompatible
     younger = replace(seen, history=History("film", "watch", "user", 1_000))
     assert told(old, replace(OLD, context=(USER, younger))) == ["context.seen.max_age_ms: 0, now 1000"]
+
+
+def test_a_history_of_other_bins_is_another_meaning_whatever_the_number_of_their_slot() -> None:
+    price, paid = Slot("price", 20, "number", bins=(1.0, 2.0)), Slot("paid", 6, "history", 3)
+    paid = replace(paid, history=History("price", "buy", "user"))
+    old = replace(OLD, context=(USER, paid), item=(FILM, price))
+    new = replace(old, item=(FILM, replace(price, slot=21, bins=(10.0, 20.0))))
+    assert [change.path for change in compare(old, new).incompatible] == ["context.paid"]
 
 
 def test_a_number_that_comes_back_with_another_name_is_refused_among_all_specs() -> None:

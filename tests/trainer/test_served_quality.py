@@ -307,6 +307,31 @@ def test_stretches_that_were_begun_under_another_length_are_never_told(before_ms
         assert quality.left_out_rows(0) == 5
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (replace(TASK, labels="immediate"), TASK),
+        (TASK, replace(TASK, labels="immediate")),
+        (replace(TASK, window_ms=20 * MINUTE, labels="immediate"), replace(TASK, labels="immediate")),
+    ],
+)
+def test_stretches_that_were_begun_under_other_labels_are_never_told(before: Task, after: Task) -> None:
+    first, second = ServedQuality([before], EVERY), ServedQuality([after], EVERY)
+    kind = PROVISIONAL if before.labels == "immediate" else NEGATIVE
+    minutes = np.arange(30) * MINUTE
+    first.add(rows(minutes, [kind] * 30, [0.0] * 30))
+    first.add(at(30 * MINUTE, kind))
+    second.load_state(first.state())
+    # Actions on the requests of the last minutes are still to come.
+    assert second.known(0) is None
+    kind = PROVISIONAL if after.labels == "immediate" else NEGATIVE
+    second.add(rows([29 * MINUTE, 33 * MINUTE, 33 * MINUTE], [kind, kind, POSITIVE], [0.0] * 3))
+    second.add(at(50 * MINUTE, kind))
+    known = second.known(0)
+    assert known is not None
+    assert (known.start_ms, known.metrics.rows) == (33 * MINUTE, 2)
+
+
 def test_a_state_without_the_arrays_of_quality_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"no array 0\.marks.*another version.*remove the checkpoints"):
         ServedQuality([TASK], EVERY).load_state({})

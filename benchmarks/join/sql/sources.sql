@@ -21,23 +21,7 @@ CREATE TEMPORARY TABLE features (
     'value.fields-include' = 'EXCEPT_KEY'
 );
 
-CREATE TEMPORARY TABLE actions (
-    k STRING,
-    v BYTES,
-    ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-    WATERMARK FOR ts AS ts - INTERVAL '${lateness_s}' SECOND(3)
-) WITH (
-    'connector' = 'kafka',
+CREATE TEMPORARY TABLE actions WITH (
     'topic' = '${actions}',
-    'properties.bootstrap.servers' = '${servers}',
-    'properties.group.id' = '${name}-actions',
-    'scan.startup.mode' = 'earliest-offset',
-    'scan.bounded.mode' = 'latest-offset',
-    'scan.watermark.alignment.group' = 'bench',
-    'scan.watermark.alignment.max-drift' = '${max_drift_ms} ms',
-    'scan.watermark.alignment.update-interval' = '200 ms',
-    'key.format' = 'raw',
-    'key.fields' = 'k',
-    'value.format' = 'raw',
-    'value.fields-include' = 'EXCEPT_KEY'
-);
+    'properties.group.id' = '${name}-actions'
+) LIKE features;
