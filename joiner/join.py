@@ -21,6 +21,7 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.entry import Entry
 from rillet.joiner.header import WorkKind
+from rillet.joiner.rows import Positive
 from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState
@@ -212,9 +213,11 @@ class Joiner:
         blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.take(event.request_id, state)
         self.counters.matched_later += len(waited)
+        positives: list[Positive] = []
         for waiting in waited:
             # It came before its window closed, whatever the time is now.
-            blocks += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+        blocks += self._positives(bucket, entry, positives)
         memory.add(entry, state)
         if is_new:
             state.save_header(header.to_bytes())
@@ -237,10 +240,10 @@ class Joiner:
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
             positives_before, times_before = entry.positives, len(entry.times)
-            blocks = self._label(memory, entry, action, ingest_ms)
+            positives = self._label(memory, entry, action, ingest_ms)
             if entry.positives != positives_before:
                 memory.keep_labels(entry, len(entry.times) - times_before, state)
-            return blocks
+            return self._positives(bucket, entry, positives)
         slice_ = self._schedule.slice_of(action.event_time_ms)
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
         is_new = slice_ not in header.waiting
@@ -273,7 +276,7 @@ class Joiner:
         action: ActionEvent,
         ingest_ms: int,
         waited: bool = False,
-    ) -> list[ExampleBlock]:
+    ) -> list[Positive]:
         """Makes pairs positive by an action on a known request, one for each task that asks for it; the state follows after it.
 
         :param waited: the action was there before its request, and is never late.
@@ -287,7 +290,7 @@ class Joiner:
         if index < 0:
             self.counters.unknown_impressions += 1
             return []
-        blocks: list[ExampleBlock] = []
+        rows: list[Positive] = []
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -316,8 +319,11 @@ class Joiner:
                 if task in self._aligned:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
-            blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
-        return blocks
+            rows.append(Positive(index, task, kind, action.event_time_ms, ingest_ms))
+        return rows
+
+    def _positives(self, bucket: int, entry: Entry, rows: list[Positive]) -> list[ExampleBlock]:
+        return self._builder.positives(bucket, entry, rows, self._config.block_rows) if rows else []
 
     def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
         """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
