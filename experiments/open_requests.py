@@ -13,7 +13,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -219,8 +219,8 @@ def run(requests: int, page: int, folder: Path) -> BenchResult:
 
 
 def _result(held: Held, records: int, reading_s: float, back_s: float) -> BenchResult:
-    parts = np.array_split(np.array(held.checkpoints), 4)
-    per_record = [part[:, 1].sum() / max(part[:, 2].sum(), 1) for part in parts]
+    read = np.array([checkpoint for checkpoint in held.checkpoints if checkpoint[2]])
+    per_record = [part[:, 1].sum() / part[:, 2].sum() for part in np.array_split(read, 4) if len(part)]
     subject = "joiner"
     figures = [
         Figure(subject, "open requests", max(held.requests), "requests"),
@@ -237,13 +237,13 @@ def _result(held: Held, records: int, reading_s: float, back_s: float) -> BenchR
     return BenchResult("open_requests", figures)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2_000_000)
     parser.add_argument("--page", type=int, default=2, help="impressions of a request")
     parser.add_argument("--data", type=Path, default=Path("var/open-requests"), help="made anew; some gigabytes")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     result = run(given.requests, given.page, given.data.absolute())
     print("\n".join(result.lines()))
     if given.json:
