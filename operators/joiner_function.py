@@ -102,11 +102,14 @@ class FlinkBucketStates:
         self._note: ValueState = context.get_state(ValueStateDescriptor("note", _STATE_BYTES))
         hashes = {spec.hash for spec in (specs.current, *specs.others)}
         self._of = {spec_hash: FlinkBucketState(context, prefix=f"{spec_hash:x}-") for spec_hash in hashes}
+        self._timers: Any = None
 
     def at(self, timers: Any) -> FlinkBucketStates:
-        """The states, with the timer service of the call in progress."""
-        for state in self._of.values():
-            state.at(timers)
+        """The states, with the timer service of the call in progress: one of records, and one of timers."""
+        if timers is not self._timers:
+            self._timers = timers
+            for state in self._of.values():
+                state.at(timers)
         return self
 
     def of_spec(self, spec_hash: int) -> FlinkBucketState:
