@@ -44,7 +44,6 @@ class BlockBuilder:
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
         self._sampling = Sampling(spec)
-        self._numbers = np.arange(len(spec.tasks))
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
         self._provisional = _ProvisionalColumns(len(spec.tasks), 64)
 
@@ -104,7 +103,7 @@ class BlockBuilder:
             dense=event.dense[index * self._dense : (index + 1) * self._dense],
             labels=label,
             mask=label,
-            sampling_rate=self._sampling.rates(self._numbers[task : task + 1], columns),
+            sampling_rate=self._sampling.rate(task, columns),
             label_kind=_KINDS[kind : kind + 1],
             feature_time_ms=np.array([event.event_time_ms]),
             action_time_ms=np.array([action_time_ms]),

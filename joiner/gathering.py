@@ -61,8 +61,8 @@ class GatheringBuilder(BlockBuilder):
     def positives(self, bucket: int, entry: Entry, rows: Sequence[Positive], block_rows: int) -> list[ExampleBlock]:
         """See :class:`BlockBuilder`; gives no block yet."""
         for index, task, kind, action_time_ms, action_ingest_ms in rows:
-            tasks = self._numbers[task : task + 1]
-            self._gathered.append(_Part(entry, np.array([index]), tasks, kind, action_time_ms, action_ingest_ms))
+            part = _Part(entry, np.array([index]), np.array([task]), kind, action_time_ms, action_ingest_ms)
+            self._gathered.append(part)
         return []
 
     def provisional(
