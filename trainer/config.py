@@ -82,7 +82,7 @@ class TrainerConfig:
     first_batch_size: int = 32
     #: what the first steps of embedding rows are multiplied by, going to 1 with the rows trained on; below 1 it is a
     #: warm-up
-    first_step_factor: float = 8.0
+    first_step_factor: float = 6.0
     #: the same for the dense part
     dense_first_step_factor: float = 1.0
     #: rows after which the two factors are half way to 1
@@ -138,9 +138,9 @@ class TrainerConfig:
 
         A model without history has all to learn and nothing to lose; later, large steps are noise in its scores.
 
-        >>> config = TrainerConfig(first_step_factor=8.0)
+        >>> config = TrainerConfig(first_step_factor=6.0)
         >>> [round(config.row_step_factor(rows), 2) for rows in (0, 4_000, 100_000, 10_000_000)]
-        [8.0, 4.5, 1.27, 1.0]
+        [6.0, 3.5, 1.19, 1.0]
         """
         return self._step_factor(self.first_step_factor, trained_rows)
 

@@ -20,7 +20,7 @@ from rillet.trainer.batch import Batch
 from rillet.trainer.bias import BiasAdagrad
 from rillet.trainer.config import ModelConfig
 from rillet.trainer.dense_inputs import DenseStatistics
-from rillet.trainer.loss import bias_gradient, sampled_bce
+from rillet.trainer.loss import sampled_bce
 from rillet.trainer.models import build_model, known_statistics
 
 
@@ -154,19 +154,18 @@ class Learner:
         """
         embeddings = torch.from_numpy(pooled.reshape(len(batch), self._segments, -1)).requires_grad_()
         logits = self.model(embeddings, torch.from_numpy(batch.dense))
-        rows = (
+        loss = sampled_bce(
+            logits,
             torch.from_numpy(batch.labels.astype(np.float32)),
             torch.from_numpy(batch.mask.astype(np.float32)),
             torch.from_numpy(batch.sampling_rate),
             torch.from_numpy(batch.exposure),
+            torch.from_numpy(batch.late),
+            likelihood_share,
         )
-        loss = sampled_bce(logits, *rows, torch.from_numpy(batch.late), likelihood_share)
-        logits.retain_grad()
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        if logits.grad is not None and likelihood_share > 0 and batch.exposure.any():
-            self.model.bias.grad = bias_gradient(logits.grad, logits.detach(), *rows)
         return logits, loss, embeddings
 
     def _buffers_sound(self, before: list[torch.Tensor]) -> bool:

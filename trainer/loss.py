@@ -12,8 +12,7 @@ known way; the loss is that of the rows. r is the rate at which negatives were k
   With b = p / (p + r), the share of positives among the rows, the likelihood has the gradient (1 - p)(b - label): what is
   too high falls slowly, so that noise settles too high. The gradient b - label vanishes at the same z, pulls from both
   sides alike, and is that of a convex loss, ln(r + (1 + r) e^z) / (1 + r) - label * z. It finds low rates later, so a
-  model begins with the likelihood and leaves it (``likelihood_share``). The biases follow b - label from the first row
-  (:func:`bias_gradient`): they hold the mean score at the mean rate while the likelihood tells impressions apart.
+  model begins with the likelihood and leaves it (``likelihood_share``).
 * A late positive comes after its pair gave a negative row with probability r. It is learned as a positive, and takes
   back what the negative taught in expectation: r times the loss of a negative row.
 """
@@ -66,19 +65,3 @@ def sampled_bce(
         mixed = likelihood_share * losses + (1 - likelihood_share) * convex
         losses = torch.where(exposure.unsqueeze(1), losses.detach() + mixed - mixed.detach(), losses)
     return (losses * mask).sum()
-
-
-def bias_gradient(
-    gradient: Tensor, logits: Tensor, labels: Tensor, mask: Tensor, sampling_rate: Tensor, exposure: Tensor
-) -> Tensor:
-    """float32[T]: what the biases learn from a batch, whatever share the likelihood has in the rest of the model.
-
-    >>> logit, label, on = torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1)
-    >>> bias_gradient(torch.tensor([[0.167]]), logit, label, on, torch.ones(1), torch.tensor([True]))  # 1/3 - 0
-    tensor([0.3333])
-
-    :param gradient: float32[n, T], of :func:`sampled_bce` by the logits; taken for rows that are not exposure rows.
-    :param logits: and the others as given to :func:`sampled_bce`.
-    """
-    share = torch.sigmoid(functional.logsigmoid(logits) - torch.log(sampling_rate).unsqueeze(1))
-    return torch.where(exposure.unsqueeze(1), (share - labels) * mask, gradient).sum(0)

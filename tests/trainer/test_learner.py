@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from rillet.embeddings import TableConfig
-from rillet.schemas import LabelKind
 from rillet.trainer import BatchAssembler, ModelConfig, dense_state
 from rillet.trainer.batch import Batch
 from rillet.trainer.learner import Learner
@@ -93,14 +92,3 @@ def test_gradients_whose_sum_for_an_embedding_row_overflows_refuse_the_batch_and
     assert len(learner.table.touched) == 0
     for name, array in dense_state(learner.model).items():
         np.testing.assert_array_equal(array, before[name])
-
-
-def test_the_biases_follow_the_rate_whatever_share_the_likelihood_has_in_the_rest() -> None:
-    batch = make_batch(0)
-    kinds = np.where(batch.labels.any(axis=1), LabelKind.CORRECTION, LabelKind.PROVISIONAL).astype(np.uint8)
-    batch = replace(batch, label_kind=kinds)
-    likelihood, convex = Learner(RAGGED, MODEL, TABLE), Learner(RAGGED, MODEL, TABLE)
-    likelihood.step(batch, 0, 0, likelihood_share=1.0)
-    convex.step(batch, 0, 0, likelihood_share=0.0)
-    torch.testing.assert_close(likelihood.model.bias.grad, convex.model.bias.grad)
-    assert not np.allclose(likelihood.table.items()[1], convex.table.items()[1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rillet.trainer.loss import bias_gradient, sampled_bce
+from rillet.trainer.loss import sampled_bce
 
 PAIRS, EXPOSURES = False, True
 
@@ -177,20 +177,6 @@ def test_the_likelihoods_share_leaves_pair_rows_and_late_positives_alone() -> No
         torch.autograd.grad(sampled_bce(z, labels, ones, rates, _none(2), late, share), z)[0] for share in (1.0, 0.0)
     ]
     assert torch.equal(*found)
-
-
-def test_biases_are_pulled_by_what_exposure_rows_miss_of_the_label_and_by_the_loss_of_other_rows() -> None:
-    z = torch.tensor([[0.5, -1.0], [2.0, 0.0], [-1.0, 3.0]], requires_grad=True)
-    labels, mask = (
-        torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]),
-        torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]),
-    )
-    rates, exposure = torch.tensor([0.5, 0.25, 0.5]), torch.tensor([True, True, False])
-    (gradient,) = torch.autograd.grad(sampled_bce(z, labels, mask, rates, exposure, _none(3)), z)
-    p = torch.sigmoid(z.detach())
-    missed = (p / (p + rates.unsqueeze(1)) - labels) * mask
-    expected = missed[:2].sum(0) + gradient[2]
-    torch.testing.assert_close(bias_gradient(gradient, z.detach(), labels, mask, rates, exposure), expected)
 
 
 def test_far_logits_keep_finite_gradients_without_the_likelihood() -> None:

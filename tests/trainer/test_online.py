@@ -117,7 +117,7 @@ def test_the_bias_follows_the_first_labels() -> None:
         trainer.offer(0, offset, block, 0)
         trainer.train(0, more=True)
     after = dense_state(trainer.learner.model)["bias"]
-    assert after[0] > before[0] + 1.2, "the other weights have learned the rest"
+    assert after[0] > before[0] + 1.5, "the other weights have learned the rest"
     assert after[1] == before[1], "a task without labels keeps its bias"
 
 
@@ -332,6 +332,6 @@ def test_after_a_pause_the_first_rows_do_not_throw_the_bias() -> None:
 
 def test_a_weight_decay_that_turns_weights_around_in_the_first_steps_is_refused() -> None:
     table = replace(TABLE, learning_rate=0.1, weight_decay=5.0)
-    with pytest.raises(TrainerError, match=r"^table\.weight_decay: 5\.0 times .*first_step_factor 8\.0 is not below 1"):
+    with pytest.raises(TrainerError, match=r"^table\.weight_decay: 5\.0 times .*first_step_factor 6\.0 is not below 1"):
         _trainer(table=table)
     _trainer(table=table, config=replace(CONFIG, first_step_factor=1.0))
