@@ -51,7 +51,7 @@ class BlockBuilder:
         """Positives of one request, in blocks of at most ``block_rows``."""
         if len(rows) == 1:
             return [self._positive(bucket, entry, *rows[0])]
-        index = np.array([row.index for row in rows])
+        index = np.array([row.impression for row in rows])
         task = np.array([row.task for row in rows])
         kind = np.array([row.kind for row in rows], np.uint8)
         action_time_ms = np.array([row.action_time_ms for row in rows])

@@ -14,9 +14,12 @@ from rillet.schemas.arrays import Int64s, UInt8s
 
 
 class Positive(NamedTuple):
-    """A row of label 1 that goes out with its action: impression ``index`` of a request."""
+    """A row of label 1 that goes out with its action.
 
-    index: int
+    :param impression: its number in the request.
+    """
+
+    impression: int
     task: int
     kind: LabelKind
     action_time_ms: int
