@@ -64,6 +64,8 @@ RUN apt-get update \
 COPY --from=official --chown=flink:flink /opt/flink /opt/flink
 COPY --from=official /docker-entrypoint.sh /docker-entrypoint.sh
 COPY --from=jars --chown=flink:flink /jars/flink/ /opt/flink/lib/
+# A TaskManager that took it from a job's files could run no other job after that one.
+RUN ln -s /opt/flink/opt/flink-python-*.jar /opt/flink/lib/
 ENV FLINK_HOME=/opt/flink PATH=/opt/flink/bin:$PATH
 ENV JAVA_HOME=/usr/lib/jvm/java-17
 USER flink

@@ -38,7 +38,7 @@ test: setup ## run all tests but the long simulations, those with a real broker 
 unit: setup ## run the tests without broker, Flink and simulations, in under a minute
 	$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadfile -m "not integration and not simulation" --hypothesis-profile quick $(ARGS)
 
-test-long: setup ## run the long simulations: thousands of seeds
+test-long: setup ## run the long simulations (thousands of seeds), and the joiner on a cluster whose processes are killed
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
 
 fmt: setup ## format, and mend what the linter can mend

@@ -31,6 +31,7 @@ class _Place(NamedTuple):
 
     :param position: the offset after the last record that it has committed.
     :param put_back: whether it has committed none since :meth:`GroupLag.forget`.
+    :param read: whether it has committed any since then.
     """
 
     topic: str
@@ -39,6 +40,7 @@ class _Place(NamedTuple):
     end: int
     position: int
     put_back: bool
+    read: bool
 
 
 class TopicProgress(NamedTuple):
@@ -108,6 +110,10 @@ class GroupLag:
         if any(place.put_back and place.end > place.first for place in places):
             return None
         return sum(place.end - place.position for place in places)
+
+    def has_read(self) -> bool:
+        """Whether the groups have committed that records were read, since :meth:`forget`; raises as :meth:`records`."""
+        return any(place.read for place in self._places())
 
     def ends(self) -> Ends:
         """The present end offset of each partition of each topic; raises as :meth:`records`.
@@ -197,9 +203,9 @@ class GroupLag:
             for entry in committed:
                 first, end = ends[entry.partition]
                 # A partition that was never committed has a negative offset.
-                places.append(
-                    _Place(topic, entry.partition, first, end, max(entry.offset, first), entry.metadata == _PUT_BACK)
-                )
+                put_back, position = entry.metadata == _PUT_BACK, max(entry.offset, first)
+                read = entry.offset > 0 and not put_back
+                places.append(_Place(topic, entry.partition, first, end, position, put_back, read))
         self._errors.clear()
         return places
 

@@ -19,34 +19,55 @@ from rillet.schemas import RilletError
 log = logging.getLogger(__name__)
 
 _CHECKS_PER_IDLE_TIME = 4
-_TIMEOUT_S = 10.0
+_TIMEOUT_S, _SHORTEST_TIMEOUT_S = 10.0, 2.0
 
 
-class _Topic:
-    """One topic as the checks find it; times in seconds of a monotonic clock."""
+class TopicState:
+    """One topic as the checks find it; times in seconds of a monotonic clock.
 
-    def __init__(self, now_s: float, hold_s: float) -> None:
-        self._hold_s = hold_s
+    Time is held while it is silent, and while it moves again and is behind. It is behind until all of it is read and nothing more
+    has come from one check to the next. Where traffic is dense, that never is; there it is until ``idle_s`` have
+    passed, in which each partition's backlog comes, and what lies on the topic then is read. After an outage of the broker
+    this alone counts: partitions come back one after the other, and in between all may be read.
+    """
+
+    def __init__(self, now_s: float, idle_s: float) -> None:
+        """:param idle_s: how long nothing has to come before time may go on without records."""
+        self._idle_s = idle_s
         self._found: TopicProgress | None = None
         #: since when the ends have stood
         self.since_s = now_s
         #: what the reader has to pass to have read something new; None while the topic is not silent
         self._silent_at: Mapping[int, int] | None = None
-        #: whether it was silent and has not been read to its end since
-        self.behind = False
+        #: since when it moves again; None where it is not behind
+        self._moves_since_s: float | None = None
+        #: ends up to which it has to be read then; empty before they are known
+        self.awaited: Mapping[int, int] = {}
+        self._was_lost = False
 
-    def check(self, found: TopicProgress, now_s: float) -> None:
+    def check(self, found: TopicProgress, now_s: float, *, unread: bool = False) -> None:
+        """:param unread: whether a record before :attr:`awaited` is not read."""
         standing = self._found is not None and found.ends == self._found.ends
         if not standing:
             self.since_s = now_s
         self._found = found
         if self._silent_at is None:
-            if found.all_read and now_s - self.since_s >= self._hold_s:
+            if found.all_read and now_s - self.since_s >= self._idle_s / 2:
                 self._silent_at = found.ends
         elif self._moves(found, self._silent_at):
-            self._silent_at, self.behind = None, True
-        # While a producer sends what it has held back, all may be read for a moment.
-        self.behind &= not (found.all_read and standing)
+            self._silent_at, self._moves_since_s, self.awaited = None, now_s, {}
+        if self._moves_since_s is None:
+            return
+        if found.all_read and standing and not self._was_lost:
+            self._catch_up()
+        elif self.awaited:
+            if not unread:
+                self._catch_up()
+        elif now_s - self._moves_since_s >= self._idle_s:
+            self.awaited = found.ends
+
+    def _catch_up(self) -> None:
+        self._moves_since_s, self.awaited, self._was_lost = None, {}, False
 
     @staticmethod
     def _moves(found: TopicProgress, silent_at: Mapping[int, int]) -> bool:
@@ -62,13 +83,19 @@ class _Topic:
 
     def lose(self) -> None:
         """The broker is away: the reader gets nothing until it has passed where it is."""
-        if self._silent_at is None and self._found is not None:
-            self._silent_at = self._found.positions
-        self._found = None
+        if self._silent_at is None:
+            self._silent_at = self._found.positions if self._found is not None else {}
+        self._found, self._was_lost = None, True
 
     @property
     def silent(self) -> bool:
+        """Whether nothing comes, or nothing is known to."""
         return self._silent_at is not None
+
+    @property
+    def behind(self) -> bool:
+        """Whether it was silent, moves again, and has not been read since."""
+        return self._moves_since_s is not None
 
 
 class TopicSilence:
@@ -84,6 +111,8 @@ class TopicSilence:
         self._groups = dict(groups)
         self._idle_s = idle_ms / 1_000
         self._interval_s = self._idle_s / _CHECKS_PER_IDLE_TIME
+        #: an outage has to be known before the engine leaves partitions out
+        self._timeout_s = min(_TIMEOUT_S, max(_SHORTEST_TIMEOUT_S, self._idle_s / 2))
         #: when the last check found all read, and since when the topics have had their ends
         self._found: tuple[float, float] | None = None
         #: how long each silent topic has been so
@@ -102,7 +131,7 @@ class TopicSilence:
         if found is None:
             return None
         checked, since = found
-        if checked - since < self._idle_s or now - checked > 2 * self._interval_s + _TIMEOUT_S:
+        if checked - since < self._idle_s or now - checked > 2 * self._interval_s + self._timeout_s:
             return None
         return int(1_000 * (checked - since))
 
@@ -111,24 +140,26 @@ class TopicSilence:
         return self._silent
 
     def behind(self) -> bool:
-        """Whether a topic that was silent moves again, and has not been read to its end since."""
+        """Whether a topic that was silent moves again, and is not read: see :class:`TopicState`."""
         return self._behind
 
     def close(self) -> None:
         """Stops asking."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(_TIMEOUT_S)
+            self._thread.join(self._timeout_s)
 
     def _watch(self) -> None:
         began = time.monotonic()
-        topics = {name: _Topic(began, self._idle_s / 2) for name in self._groups}
+        topics = {name: TopicState(began, self._idle_s) for name in self._groups}
         trouble = ""
-        with GroupLag(self._kafka, self._groups, timeout_s=_TIMEOUT_S) as lag:
+        with GroupLag(self._kafka, self._groups, timeout_s=self._timeout_s) as lag:
             while not self._stop.wait(self._interval_s):
                 began = time.monotonic()
                 try:
                     found = lag.progress()
+                    awaited = {(name, number): end for name, t in topics.items() for number, end in t.awaited.items()}
+                    unread = lag.unread(awaited) if awaited else {}
                 except RilletError as error:
                     # Records that come when the broker is back were sent meanwhile: silence begins anew.
                     self._found = None
@@ -139,7 +170,7 @@ class TopicSilence:
                         log.warning("whether the topics are silent is not known: %s", trouble)
                 else:
                     for name, topic in topics.items():
-                        topic.check(found[name], time.monotonic())
+                        topic.check(found[name], time.monotonic(), unread=name in unread)
                     since = max(topic.since_s for topic in topics.values())
                     self._found = (began, since) if all(of.all_read for of in found.values()) else None
                     trouble = ""

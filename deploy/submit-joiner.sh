@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Submits the joiner to the Flink cluster. It goes on from the newest complete savepoint or checkpoint in the numbered folders
-# of its runs. Does nothing when the job runs already, so that it may be run again at any time.
+# of its runs. Does nothing when the job runs already, so that it may be run again at any time. stop-joiner.sh stops it.
 #
 #   submit-joiner.sh CONFIG RUNS_FOLDER
 set -euo pipefail

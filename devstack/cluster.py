@@ -7,6 +7,7 @@ TaskManager, because thread mode has one Python interpreter a process.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from rillet.jobs.errors import ServiceError
 from rillet.jobs.toolchain import fetch_jars, python_environment
 
 FLINK_HOME = Path(pyflink.__file__).parent
+_JARS_OF_PYTHON = [*(FLINK_HOME / "opt").glob("flink-python-*.jar")]
 _START_TIMEOUT_S = 120.0
 
 
@@ -46,6 +48,17 @@ class FlinkCluster:
         """The JobManager's process."""
         return Process("jobmanager", self.folder)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which ``flink`` speaks to this cluster."""
+        found = python_environment()
+        return found | {
+            "FLINK_CONF_DIR": str(self.folder / "conf"),
+            "FLINK_LOG_DIR": str(self.folder),
+            "FLINK_LIB_DIR": str(self.folder / "lib"),
+            "PATH": os.pathsep.join([str(FLINK_HOME / "bin"), found["PATH"]]),
+        }
+
     def task_manager(self, number: int = 0) -> Process:
         """A TaskManager's process."""
         return Process(f"taskmanager-{number}", self.folder)
@@ -55,9 +68,9 @@ class FlinkCluster:
 
         :raises ServiceError: one died or is not ready in time.
         """
-        self._configure()
+        self.configure()
         script = FLINK_HOME / "bin"
-        self.job_manager.start(["bash", str(script / "jobmanager.sh"), "start-foreground"], self._environment())
+        self.job_manager.start(["bash", str(script / "jobmanager.sh"), "start-foreground"], self.environment)
         self.job_manager.wait_until(lambda: self.get("/overview") is not None, _START_TIMEOUT_S)
         for number in range(task_managers):
             self.start_task_manager(number)
@@ -66,9 +79,13 @@ class FlinkCluster:
         )
 
     def start_task_manager(self, number: int = 0) -> None:
-        """Starts one TaskManager; it registers itself."""
+        """Starts one TaskManager with a working directory of its own; it registers itself."""
+        work = self.folder / f"taskmanager-{number}"
         command = ["bash", str(FLINK_HOME / "bin" / "taskmanager.sh"), "start-foreground"]
-        self.task_manager(number).start(command, self._environment())
+        command += ["-D", f"process.taskmanager.working-dir={work}", "-D", f"io.tmp.dirs={work}"]
+        command += ["-D", f"taskmanager.resource-id={work.name}"]
+        work.mkdir(exist_ok=True)
+        self.task_manager(number).start(command, self.environment)
 
     def stop(self) -> None:
         """Stops every process of the cluster."""
@@ -82,9 +99,9 @@ class FlinkCluster:
         :raises ServiceError: the submission failed, with the end of its output.
         """
         command = ["bash", str(FLINK_HOME / "bin" / "flink"), "run", "-d", "-m", f"127.0.0.1:{self.rest_port}"]
-        command += ["-C", fetch_jars().connector.as_uri(), "-py", str(script), *arguments]
+        command += ["-py", str(script), *arguments]
         done = subprocess.run(  # noqa: S603
-            command, env=self._environment(), capture_output=True, text=True, timeout=180, check=False
+            command, env=self.environment, capture_output=True, text=True, timeout=180, check=False
         )
         marker = "JobID "
         if done.returncode or marker not in done.stdout:
@@ -101,7 +118,15 @@ class FlinkCluster:
 
         :raises ServiceError: the savepoint failed or took too long.
         """
-        body = json.dumps({"drain": True, "targetDirectory": (self.folder / "savepoints").as_uri()}).encode()
+        self.stop_job(job_id, drain=True, timeout_s=timeout_s)
+
+    def stop_job(self, job_id: str, *, drain: bool = False, timeout_s: float = 120.0) -> Path:
+        """``flink stop JOB``: ends a job with a savepoint in the folder of the cluster's configuration; the savepoint.
+
+        :param drain: as at the end of its input.
+        :raises ServiceError: the savepoint failed or took too long.
+        """
+        body = json.dumps({"drain": drain}).encode()
         request = urllib.request.Request(  # noqa: S310 - our own address
             f"{self.rest_url}/jobs/{job_id}/stop", body, {"Content-Type": "application/json"}
         )
@@ -113,10 +138,21 @@ class FlinkCluster:
             if status.get("status", {}).get("id") == "COMPLETED":
                 cause = status.get("operation", {}).get("failure-cause")
                 if cause:
-                    raise ServiceError(f"job {job_id} could not be drained: {cause['stack-trace'].splitlines()[0]}")
-                return
+                    raise ServiceError(f"job {job_id} could not be stopped: {cause['stack-trace'].splitlines()[0]}")
+                return Path(status["operation"]["location"].removeprefix("file:"))
             time.sleep(0.2)
-        raise ServiceError(f"job {job_id} is not drained after {timeout_s:.0f} s")
+        raise ServiceError(f"job {job_id} is not stopped after {timeout_s:.0f} s")
+
+    def cancel(self, job_id: str) -> None:
+        """``flink cancel JOB``: ends a job where it stands; its last checkpoint stays.
+
+        :raises ServiceError: the cluster does not do it.
+        """
+        request = urllib.request.Request(f"{self.rest_url}/jobs/{job_id}", method="PATCH")  # noqa: S310 - our own address
+        try:
+            urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - our own address
+        except OSError as error:
+            raise ServiceError(f"job {job_id} could not be cancelled: {error}") from error
 
     def completed_checkpoints(self, job_id: str) -> int:
         """How many checkpoints of a job have completed."""
@@ -132,19 +168,27 @@ class FlinkCluster:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 
-    def _environment(self) -> dict[str, str]:
-        return python_environment() | {
-            "FLINK_CONF_DIR": str(self.folder / "conf"),
-            "FLINK_LOG_DIR": str(self.folder),
-        }
+    def configure(self) -> None:
+        """Copies the stock configuration, which has the ``--add-opens`` that Flink needs, and adds ours.
 
-    def _configure(self) -> None:
-        """Copies the stock configuration, which has the ``--add-opens`` that Flink needs, and adds ours."""
+        In ``lib`` are the Kafka connector and Flink's own Python jar too: a process loads the library of an interpreter
+        once, so a TaskManager that took it from a job's files could run no other job after that one.
+        """
+        lib = self.folder / "lib"
+        lib.mkdir(exist_ok=True)
+        for jar in [*(FLINK_HOME / "lib").glob("*.jar"), *_JARS_OF_PYTHON, fetch_jars().connector]:
+            if not (link := lib / jar.name).exists():
+                link.symlink_to(jar)
         conf = self.folder / "conf"
         shutil.copytree(FLINK_HOME / "conf", conf, dirs_exist_ok=True)
         yaml = YAML(typ="safe", pure=True)
-        settings = _flatten(yaml.load((conf / "config.yaml").read_text()))
-        settings |= {
+        settings = _flatten(yaml.load((conf / "config.yaml").read_text())) | self.settings()
+        with (conf / "config.yaml").open("w") as out:
+            yaml.dump(settings, out)
+
+    def settings(self) -> dict[str, Any]:
+        """Of Flink, beside the stock ones."""
+        return {
             "rest.port": self.rest_port,
             "rest.bind-port": self.rest_port,
             "jobmanager.rpc.port": free_port(),
@@ -159,8 +203,6 @@ class FlinkCluster:
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 6000,
         }
-        with (conf / "config.yaml").open("w") as out:
-            yaml.dump(settings, out)
 
 
 def start_cluster(folder: Path, task_managers: int = 1) -> FlinkCluster:

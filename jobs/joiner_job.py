@@ -33,6 +33,7 @@ from rillet.operators.graph import exactly_once_sink, key_by_bucket, name_others
 from rillet.operators.job_settings import job_settings
 from rillet.operators.joiner_function import DEAD_LETTERS, KEY_VALUE, JoinFunction
 from rillet.operators.topic_sql import records_query, source_table
+from rillet.pipelines.left_state import check_left
 
 if TYPE_CHECKING:
     from rillet.operators.flink_config import FlinkConfig
@@ -187,7 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
         known.start.check(config.kafka.connection, topics, time.time_ns() // 1_000_000)
     if known.runs is not None:
         options = _begin_run(env, config, JoinerRuns(known.runs.resolve()), options)
-    forget_progress(config)
+    else:
+        forget_progress(config)
     build(env, config, options)
     env.execute()
 
@@ -199,14 +201,16 @@ def _begin_run(
     names = config.kafka.topics
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
+    check_left(runs, config.kafka.connection, groups(config))
     kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
     remedies = Remedies.of_cluster(runs.folder)
     check_kept(runs.newest, kept, specs, remedies, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None
+    # Before the folder is there: what the groups commit from now on is of the run that it is of.
+    forget_progress(config)
     run = runs.begin(kept.dump(), config.flink.keep_savepoints)
     flink = Configuration()
     flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
-    flink.set_string("execution.checkpointing.savepoint-dir", run.savepoint_dir(drained=False).as_uri())
     env.configure(flink)
     print(f"run {run.folder.name} goes on from {snapshot or 'nothing: the topics are read anew'}")
     return replace(options, restore_from=None if snapshot is None else snapshot.as_uri())

@@ -14,7 +14,7 @@ import numpy as np
 
 from rillet.joiner.cuts import cuts
 from rillet.joiner.entry import Entry
-from rillet.joiner.rows import Rows
+from rillet.joiner.rows import Positive, Rows
 from rillet.joiner.sampling import Columns, Sampling
 from rillet.schemas import (
     LABEL_OF_KIND,
@@ -25,7 +25,7 @@ from rillet.schemas import (
     FeatureSpec,
     LabelKind,
 )
-from rillet.schemas.arrays import Bools, Int64s, UInt16s, range_indices, range_starts
+from rillet.schemas.arrays import Bools, Int64s, UInt8s, UInt16s, range_indices, range_starts
 
 
 class BlockBuilder:
@@ -44,11 +44,33 @@ class BlockBuilder:
         self._dense = len(spec.dense)
         self._tasks = len(spec.tasks)
         self._sampling = Sampling(spec)
-        self._numbers = np.arange(len(spec.tasks))
         self._one_hot = np.eye(len(spec.tasks), dtype=np.uint8)
         self._provisional = _ProvisionalColumns(len(spec.tasks), 64)
 
-    def positive(
+    def positives(self, bucket: int, entry: Entry, rows: Sequence[Positive], block_rows: int) -> list[ExampleBlock]:
+        """Positives of one request, in blocks of at most ``block_rows``."""
+        if len(rows) == 1:
+            return [self._positive(bucket, entry, *rows[0])]
+        index = np.array([row.impression for row in rows])
+        task = np.array([row.task for row in rows])
+        kind = np.array([row.kind for row in rows], np.uint8)
+        action_time_ms = np.array([row.action_time_ms for row in rows])
+        action_ingest_ms = np.array([row.action_ingest_ms for row in rows])
+        return [
+            self._request_block(
+                bucket,
+                entry,
+                index[part],
+                task[part],
+                self._one_hot[task[part]].reshape(-1),
+                kind[part],
+                action_time_ms[part],
+                action_ingest_ms[part],
+            )
+            for part in self._parts([entry], np.zeros(len(rows), np.int64), index, block_rows)
+        ]
+
+    def _positive(
         self,
         bucket: int,
         entry: Entry,
@@ -57,7 +79,7 @@ class BlockBuilder:
         kind: LabelKind,
         action_time_ms: int,
         action_ingest_ms: int,
-    ) -> list[ExampleBlock]:
+    ) -> ExampleBlock:
         """The block of one positive: impression ``index`` of a request."""
         # One row, many times a second: slices of the event's columns, without the arrays of the general form.
         event = entry.event
@@ -68,7 +90,7 @@ class BlockBuilder:
             logits = logits[index * self._tasks : (index + 1) * self._tasks]
         contexts = event.context_fids, self._context_lengths(event)
         columns = Columns(0, *contexts, fids, lengths, logits)
-        block = ExampleBlock(
+        return ExampleBlock(
             spec_hash=self._spec_hash,
             bucket=bucket,
             request_ids=[event.request_id],
@@ -81,7 +103,7 @@ class BlockBuilder:
             dense=event.dense[index * self._dense : (index + 1) * self._dense],
             labels=label,
             mask=label,
-            sampling_rate=self._sampling.rates(self._numbers[task : task + 1], columns),
+            sampling_rate=self._sampling.rate(task, columns),
             label_kind=_KINDS[kind : kind + 1],
             feature_time_ms=np.array([event.event_time_ms]),
             action_time_ms=np.array([action_time_ms]),
@@ -89,7 +111,6 @@ class BlockBuilder:
             action_ingest_ms=np.array([action_ingest_ms]),
             served_logits=logits,
         )
-        return [block]
 
     def negatives(
         self, bucket: int, entries: Sequence[Entry], indices: Sequence[Int64s], task: int, block_rows: int
@@ -121,47 +142,60 @@ class BlockBuilder:
         :param chosen: bool[k, N], for each of them which of the N impressions to send.
         """
         # Made for every request, so nothing here is done per task.
-        event, width = entry.event, self._tasks
-        n = len(event.impression_ids)
         which, every = chosen.nonzero()
-        if len(tasks) < width:
+        if len(tasks) < self._tasks:
             which = np.array(tasks)[which]
-        dense, all_logits = event.dense, event.served_logits
-        context_lengths = self._context_lengths(event)
         blocks = []
         for part in self._parts([entry], np.zeros(len(every), np.int64), every, block_rows):
-            index, task = every[part], which[part]
-            k = len(index)
-            fids, lengths = self._items(event, index)
-            logits = None if all_logits is None else all_logits.reshape(n, width)[index].reshape(-1)
-            columns = Columns(0, event.context_fids, context_lengths, fids, lengths, logits)
+            k = part.stop - part.start
             if k > self._provisional.capacity:
-                self._provisional = _ProvisionalColumns(width, 2 * k)
-            column = self._provisional
-            blocks.append(
-                ExampleBlock(
-                    spec_hash=self._spec_hash,
-                    bucket=bucket,
-                    request_ids=[event.request_id],
-                    request_index=column.request_index[:k],
-                    impression_ids=event.impression_ids[index],
-                    context_fids=event.context_fids,
-                    context_lengths=context_lengths,
-                    item_fids=fids,
-                    item_lengths=lengths,
-                    dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
-                    labels=column.labels[: k * width],
-                    mask=self._one_hot[task].reshape(-1),
-                    sampling_rate=self._sampling.rates(task, columns),
-                    label_kind=column.kind[:k],
-                    feature_time_ms=np.full(k, event.event_time_ms),
-                    action_time_ms=column.no_time[:k],
-                    feature_ingest_ms=np.full(k, entry.ingest_ms),
-                    action_ingest_ms=column.no_time[:k],
-                    served_logits=logits,
-                )
-            )
+                self._provisional = _ProvisionalColumns(self._tasks, 2 * k)
+            same = self._provisional
+            labels, kind, no_time = same.labels[: k * self._tasks], same.kind[:k], same.no_time[:k]
+            blocks.append(self._request_block(bucket, entry, every[part], which[part], labels, kind, no_time, no_time))
         return blocks
+
+    def _request_block(
+        self,
+        bucket: int,
+        entry: Entry,
+        index: Int64s,
+        task: Int64s,
+        labels: UInt8s,
+        kind: UInt8s,
+        action_time_ms: Int64s,
+        action_ingest_ms: Int64s,
+    ) -> ExampleBlock:
+        """The block of k rows of one request."""
+        event, width = entry.event, self._tasks
+        n, k = len(event.impression_ids), len(index)
+        dense, logits = event.dense, event.served_logits
+        context_lengths = self._context_lengths(event)
+        fids, lengths = self._items(event, index)
+        if logits is not None:
+            logits = logits.reshape(n, width)[index].reshape(-1)
+        columns = Columns(0, event.context_fids, context_lengths, fids, lengths, logits)
+        return ExampleBlock(
+            spec_hash=self._spec_hash,
+            bucket=bucket,
+            request_ids=[event.request_id],
+            request_index=np.zeros(k, np.int32),
+            impression_ids=event.impression_ids[index],
+            context_fids=event.context_fids,
+            context_lengths=context_lengths,
+            item_fids=fids,
+            item_lengths=lengths,
+            dense=dense.reshape(n, self._dense)[index].reshape(-1) if self._dense else dense,
+            labels=labels,
+            mask=self._one_hot[task].reshape(-1),
+            sampling_rate=self._sampling.rates(task, columns),
+            label_kind=kind,
+            feature_time_ms=np.full(k, event.event_time_ms),
+            action_time_ms=action_time_ms,
+            feature_ingest_ms=np.full(k, entry.ingest_ms),
+            action_ingest_ms=action_ingest_ms,
+            served_logits=logits,
+        )
 
     def build(self, bucket: int, entries: Sequence[Entry], rows: Rows, block_rows: int) -> list[ExampleBlock]:
         """Blocks of at most ``block_rows`` of any rows."""
@@ -301,15 +335,14 @@ class BlockBuilder:
 class _ProvisionalColumns:
     """Columns that are the same in all blocks of provisional negatives: up to ``capacity`` rows, read-only."""
 
-    __slots__ = ("capacity", "kind", "labels", "no_time", "request_index")
+    __slots__ = ("capacity", "kind", "labels", "no_time")
 
     def __init__(self, tasks: int, capacity: int) -> None:
         self.capacity = capacity
-        self.request_index = np.zeros(capacity, np.int32)
         self.kind = np.full(capacity, LabelKind.PROVISIONAL, np.uint8)
         self.no_time = np.full(capacity, NO_TIME_MS, np.int64)
         self.labels = np.zeros(capacity * tasks, np.uint8)
-        for column in (self.request_index, self.kind, self.no_time, self.labels):
+        for column in (self.kind, self.no_time, self.labels):
             column.setflags(write=False)
 
 

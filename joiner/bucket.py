@@ -12,20 +12,16 @@ from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
     BucketState,
     Place,
-    labels_key,
-    pack_labels,
-    pack_places,
+    pack_place,
     pack_request,
     place_key,
     request_key,
-    unpack_labels,
-    unpack_places,
+    unpack_place,
     unpack_request,
 )
 from rillet.joiner.store import SliceStore
 from rillet.joiner.waiting import WaitingActions
 from rillet.joiner.works import next_work
-from rillet.schemas import FeatureEvent
 
 
 class Bucket:
@@ -49,8 +45,7 @@ class Bucket:
             place = state.get(place_key(request_id))
             if place is None:
                 return None
-            (at,) = unpack_places(place)
-            entry = self._load(at, state).decode(self._store.decode)
+            entry = self._load(*unpack_place(place), state).decode(self._store.decode)
             if self._store.has_room(entry):
                 self._store.put(self.number, entry)
         if entry is not None:
@@ -59,22 +54,21 @@ class Bucket:
                 return None
         return entry
 
-    def add(self, event: FeatureEvent, data: bytes, ingest_ms: int, slice_: int, state: BucketState) -> Entry:
-        """Remembers a request that is new, in a slice that is open."""
-        n = self.count(slice_, state)
-        entry = Entry(event, ingest_ms, data=data, slice_=slice_, n=n)
-        state.put(request_key(slice_, n), pack_request(event.request_id, ingest_ms, data))
-        state.put(place_key(event.request_id), pack_places((Place(slice_, n),)))
+    def add(self, entry: Entry, state: BucketState) -> None:
+        """Remembers a request that is new, in a slice that is open; its number is that of :meth:`count`."""
+        slice_, n = entry.slice_, entry.n
+        state.put(request_key(slice_, n), pack_request(entry.request_id, entry.ingest_ms, entry.data))
+        self._keep_place(entry, state)
         self.header.slices[slice_].count = n + 1
+        entry.size_bytes += len(entry.times)
         self._store.put(self.number, entry)
-        return entry
 
     def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
         """Keeps the positives and times of a request, which have changed.
 
         :param grown: bytes by which its times are more, below 0 where they are less.
         """
-        state.put(labels_key(entry.slice_, entry.n), pack_labels(entry.positives, entry.times))
+        self._keep_place(entry, state)
         self._store.update(self.number, entry, grown)
 
     def count(self, slice_: int, state: BucketState) -> int:
@@ -93,7 +87,7 @@ class Bucket:
         entries: list[Entry] = []
         size = 0
         for n in range(first, min(first + most, self.count(slice_, state))):
-            entry = self._store.at(self.number, slice_, n) or self._load(Place(slice_, n), state)
+            entry = self._store.at(self.number, slice_, n) or self._read(slice_, n, state)
             entries.append(entry)
             size += entry.size_bytes
             if size >= most_bytes:
@@ -106,8 +100,6 @@ class Bucket:
         for entry in entries:
             state.remove(request_key(slice_, entry.n))
             state.remove(place_key(entry.request_id))
-            if entry.positives or entry.times:
-                state.remove(labels_key(slice_, entry.n))
         return entries
 
     def close_slice(self, slice_: int) -> None:
@@ -115,32 +107,37 @@ class Bucket:
         del self.header.slices[slice_]
         self._store.drop(slice_, self.number)
 
-    def close_waiting(self) -> None:
-        """No action waits any more."""
-        for slice_ in list(self.header.waiting):
-            self.waiting.close_slice(slice_)
-        if self.header.work is not None and self.header.work.kind is WorkKind.GIVE_UP:
-            self.header.work = None
-
     def wake(self, schedule: SliceSchedule, state: BucketState, after_ms: int = NEVER_MS) -> None:
         """Asks for the bucket's turn when the next thing is due, unless that is not after a time."""
+        if self._woken_ms is not None and self._woken_ms <= after_ms:
+            self._woken_ms = None
         due = next_work(self.header, schedule)
         if due is not None and due[0] > after_ms and (self._woken_ms != due[0] or after_ms != NEVER_MS):
             state.wake_at(due[0])
             self._woken_ms = due[0]
 
-    def _load(self, at: Place, state: BucketState) -> Entry:
-        slice_, n = at
+    def _keep_place(self, entry: Entry, state: BucketState) -> None:
+        place = pack_place(Place(entry.slice_, entry.n), entry.positives, entry.times)
+        state.put(place_key(entry.request_id), place)
+
+    def _read(self, slice_: int, n: int, state: BucketState) -> Entry:
+        """A request by its number, from the engine's state."""
         self._store.engine_reads += 1
-        value = state.get(request_key(slice_, n))
-        if value is None:
-            raise JoinerError(
-                f"request {n} of slice {slice_} is missing in the checkpointed state of bucket {self.number}"
-            )
-        request_id, ingest_ms, data = unpack_request(value)
-        labels = state.get(labels_key(slice_, n))
-        positives, times = (0, b"") if labels is None else unpack_labels(labels)
+        request_id, ingest_ms, data = unpack_request(self._kept(request_key(slice_, n), state))
+        _, positives, times = unpack_place(self._kept(place_key(request_id), state))
         return Entry.of_record(request_id, data, ingest_ms, positives, times, slice_, n)
+
+    def _load(self, at: Place, positives: int, times: bytes, state: BucketState) -> Entry:
+        """A request of which place and positives are known, from the engine's state."""
+        self._store.engine_reads += 1
+        request_id, ingest_ms, data = unpack_request(self._kept(request_key(*at), state))
+        return Entry.of_record(request_id, data, ingest_ms, positives, times, at.slice_, at.n)
+
+    def _kept(self, key: str, state: BucketState) -> bytes:
+        value = state.get(key)
+        if value is None:
+            raise JoinerError(f"entry {key} is missing in the checkpointed state of bucket {self.number}")
+        return value
 
 
 def _first_missing(known: int, slice_: int, state: BucketState) -> int:

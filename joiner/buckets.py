@@ -28,7 +28,7 @@ class Buckets:
         self._open_slices: Counter[int] = Counter()
 
     def get(self, number: int, state: BucketState) -> Bucket:
-        """A bucket; at the first touch after a start its header is read, and nothing else.
+        """A bucket; at the first touch after a start its header is read, and the actions that wait.
 
         :raises JoinerError: the header was written under other settings.
         """
@@ -77,9 +77,9 @@ class Buckets:
         return None if first is None else first * self._schedule.slice_ms
 
     def lose(self) -> None:
-        """Forgets the waiting actions that are in memory, as a start would."""
-        for memory in self._buckets.values():
-            memory.waiting.lose()
+        """Forgets what is in memory, as a start would."""
+        self._buckets.clear()
+        self._open_slices.clear()
 
     def _read(self, number: int, state: BucketState) -> Bucket:
         saved = state.load_header()
@@ -93,7 +93,7 @@ class Buckets:
                 f"submit jobs/joiner_job.py with the new ones and `flink run --allowNonRestoredState -s SAVEPOINT`: the "
                 f"uid of its operator is another, so it goes on at the offsets and leaves this state behind"
             )
-        waiting = WaitingActions(header, self._config.waiting_bytes // self._config.buckets)
+        waiting = WaitingActions(header, self._config.waiting_bytes // self._config.buckets, state)
         memory = Bucket(number, header, waiting, self._store)
         self._open_slices.update(header.slices.keys())
         # A drain leaves no timer.

@@ -81,6 +81,7 @@ class Closing:
             header.closed_ms, header.work = max(header.closed_ms, due[0]), due[1]
             done += 1 + self._step(memory, due[1], state, blocks)
         if done:
+            memory.waiting.release_slots()
             state.save_header(header.to_bytes())
         return blocks
 
@@ -100,9 +101,11 @@ class Closing:
                     work = Work(WorkKind.CLOSE, slice_, task, open_slice.drained)
                     yield from self._drain_close(memory, work, state)
             open_slice.drained = memory.count(slice_, state)
-        for slice_ in sorted(header.waiting):
-            self._counters.orphan_actions += memory.waiting.give_up(slice_, 0, header.waiting[slice_].count, state)
-        memory.close_waiting()
+        for slice_, waiting in sorted(header.waiting.items()):
+            self._counters.orphan_actions += memory.waiting.give_up(slice_, waiting, state)
+        if header.work is not None and header.work.kind is WorkKind.GIVE_UP:
+            header.work = None
+        memory.waiting.release_slots()
         state.save_header(header.to_bytes())
 
     def window_rows(
@@ -140,13 +143,10 @@ class Closing:
                 header.work = None
                 self._buckets.close_slice(memory, slice_)
             return self._took(forgotten)
-        waits = header.waiting[slice_]
-        done = min(self._step_requests, waits.count - work.done) if waits.waiting else 0
-        self._counters.orphan_actions += memory.waiting.give_up(slice_, work.done, done, state)
-        work.done += done
-        if not waits.waiting:
+        done = memory.waiting.give_up(slice_, self._step_requests, state)
+        self._counters.orphan_actions += done
+        if slice_ not in header.waiting:
             header.work = None
-            memory.waiting.close_slice(slice_)
         return done
 
     def _took(self, entries: list[Entry]) -> int:

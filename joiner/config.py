@@ -22,8 +22,9 @@ DISK_TIER_BYTES = 32 << 20
 class JoinerConfig:
     """How the join works through its events; none of it changes a label of an event that is not late."""
 
-    #: requests are hashed into so many buckets, the unit in which state and work are spread over subtasks
-    buckets: int = 1_024
+    #: requests are hashed into so many buckets, the unit in which state and work are spread over subtasks: ten per subtask and
+    #: partition of examples are even enough. Each closes its windows alone, so more of them cost time where traffic is low
+    buckets: int = 128
     #: event time is cut into slices of this length; the label windows of a slice close together.
     #: 0 = a sixteenth of the longest time that a slice is kept
     slice_ms: int = 0

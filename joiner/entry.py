@@ -167,7 +167,7 @@ class Entry:
 
 def pack_positives(positives: int) -> bytes:
     """The bit set in as few bytes as hold it, little-endian."""
-    return positives.to_bytes((positives.bit_length() + 7) // 8, "little")
+    return positives.to_bytes((positives.bit_length() + 7) // 8, "little") if positives else b""
 
 
 def _event_bytes(event: FeatureEvent) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.entry import Entry
-from rillet.joiner.rows import Rows
+from rillet.joiner.rows import Positive, Rows
 from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec, LabelKind
 from rillet.schemas.arrays import Bools, Int64s
 
@@ -58,19 +58,11 @@ class GatheringBuilder(BlockBuilder):
         )
         return super().build(bucket, [part.entry for part in parts], rows, self._block_rows)
 
-    def positive(
-        self,
-        bucket: int,
-        entry: Entry,
-        index: int,
-        task: int,
-        kind: LabelKind,
-        action_time_ms: int,
-        action_ingest_ms: int,
-    ) -> list[ExampleBlock]:
+    def positives(self, bucket: int, entry: Entry, rows: Sequence[Positive], block_rows: int) -> list[ExampleBlock]:
         """See :class:`BlockBuilder`; gives no block yet."""
-        tasks = self._numbers[task : task + 1]
-        self._gathered.append(_Part(entry, np.array([index]), tasks, kind, action_time_ms, action_ingest_ms))
+        for index, task, kind, action_time_ms, action_ingest_ms in rows:
+            part = _Part(entry, np.array([index]), np.array([task]), kind, action_time_ms, action_ingest_ms)
+            self._gathered.append(part)
         return []
 
     def provisional(

@@ -1,7 +1,7 @@
 """What a bucket knows of itself without its entries: how far its time is, which slices are open, and what is half done.
 
-It is the only part of the state that is read when a bucket is first touched, and it is small: some tens of bytes, and
-16 more for each slice that is open.
+It is read when a bucket is first touched, with the actions that wait, and it is small: some tens of bytes, and 16 more for each
+slice of requests that is open.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ NEVER_MS = -(1 << 62)
 #: the watermark of the end of a bounded stream and of ``stop --drain`` (Flink's Long.MAX_VALUE)
 END_OF_TIME_MS = (1 << 63) - 1
 
-_HEAD = struct.Struct("<QqQII")
+_HEAD = struct.Struct("<QqII")
+_SLICE = struct.Struct("<qII")
 _WORK = struct.Struct("<BqII")
 
 
@@ -55,16 +56,6 @@ class OpenSlice:
 
 
 @dataclass(slots=True)
-class WaitingSlice:
-    """A slice with actions that wait."""
-
-    #: numbers given to its actions
-    count: int = 0
-    #: those that still wait
-    waiting: int = 0
-
-
-@dataclass(slots=True)
 class BucketHeader:
     """The header of one bucket.
 
@@ -76,8 +67,10 @@ class BucketHeader:
     closed_ms: int = NEVER_MS
     work: Work | None = None
     slices: dict[int, OpenSlice] = field(default_factory=dict)
-    waiting: dict[int, WaitingSlice] = field(default_factory=dict)
-    #: what the actions that wait cost in memory, by estimate
+    #: slots of waiting actions, in use or not: none beyond them is
+    slots: int = 0
+    #: how many actions wait, by slice, and what they cost in memory, by estimate; not saved, it follows from what is in the slots
+    waiting: dict[int, int] = field(default_factory=dict)
     waiting_bytes: int = 0
 
     def is_past(self, due_ms: int, slice_: int, task: int) -> bool:
@@ -96,35 +89,23 @@ class BucketHeader:
 
     def to_bytes(self) -> bytes:
         """The saved form."""
-        work = self.work
-        parts = [
-            _HEAD.pack(self.settings_digest, self.closed_ms, self.waiting_bytes, len(self.slices), len(self.waiting)),
-            b"" if work is None else _WORK.pack(work.kind, work.slice_, work.task, work.done),
-        ]
-        numbers: list[int] = [*self.slices, *self.waiting]
-        counts: list[int] = []
-        for one in self.slices.values():
-            counts += (one.count, one.drained)
-        for waits in self.waiting.values():
-            counts += (waits.count, waits.waiting)
-        parts.append(struct.pack(f"<{len(numbers)}q{len(counts)}I", *numbers, *counts))
+        slices, work = self.slices, self.work
+        parts = [_HEAD.pack(self.settings_digest, self.closed_ms, self.slots, len(slices))]
+        parts += [_SLICE.pack(slice_, one.count, one.drained) for slice_, one in slices.items()]
         # The work comes last, so that its presence follows from the length.
-        return parts[0] + parts[2] + parts[1]
+        if work is not None:
+            parts.append(_WORK.pack(work.kind, work.slice_, work.task, work.done))
+        return b"".join(parts)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BucketHeader:
         """Reads back :meth:`to_bytes`."""
-        digest, closed_ms, waiting_bytes, slices, waits = _HEAD.unpack_from(data)
-        body = struct.Struct(f"<{slices + waits}q{2 * (slices + waits)}I")
-        found = body.unpack_from(data, _HEAD.size)
-        numbers, counts = found[: slices + waits], found[slices + waits :]
-        pairs = list(zip(counts[::2], counts[1::2], strict=True))
-        header = cls(digest, closed_ms, waiting_bytes=waiting_bytes)
-        for slice_, (count, drained) in zip(numbers[:slices], pairs[:slices], strict=True):
-            header.slices[slice_] = OpenSlice(count, drained)
-        for slice_, (count, waiting) in zip(numbers[slices:], pairs[slices:], strict=True):
-            header.waiting[slice_] = WaitingSlice(count, waiting)
-        if len(data) > _HEAD.size + body.size:
-            kind, slice_, task, done = _WORK.unpack_from(data, _HEAD.size + body.size)
+        digest, closed_ms, slots, slices = _HEAD.unpack_from(data)
+        end = _HEAD.size + slices * _SLICE.size
+        found = _SLICE.iter_unpack(data[_HEAD.size : end])
+        header = cls(digest, closed_ms, slots=slots)
+        header.slices = {slice_: OpenSlice(count, drained) for slice_, count, drained in found}
+        if len(data) > end:
+            kind, slice_, task, done = _WORK.unpack_from(data, end)
             header.work = Work(WorkKind(kind), slice_, task, done)
         return header

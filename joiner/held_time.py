@@ -1,8 +1,8 @@
 """How far windows may close: the engine's watermark, held back while a topic is silent as a whole.
 
 An engine leaves what is idle out of its watermark, so that windows close without the actions that a producer holds back
-meanwhile, and it never takes a watermark back. Time is held here instead, until the topic is read again to its end, or
-the watermark goes on with the topic in it.
+meanwhile, and it never takes a watermark back. Time is held here instead, until the topic is read again: that the watermark goes
+on says nothing, for a partition that comes back later than the others is not in it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ class HeldTime:
     """The time of one subtask; event times and watermarks in epoch milliseconds.
 
     >>> time = HeldTime(hold_ms=60_000)
-    >>> time.at(100_000, silent=False), time.at(130_000, silent=True), time.at(190_000, silent=True)
+    >>> time.at(100_000, held=False), time.at(130_000, held=True), time.at(190_000, held=True)
     (100000, 100000, 130000)
-
-    The topic moves again. What it has held back is older than the watermark, which stands until it has caught up:
-
-    >>> time.at(190_000, silent=False, behind=True), time.at(190_500, silent=False, behind=True)
-    (130000, 190500)
+    >>> time.at(190_500, held=False)
+    190500
     """
 
     def __init__(self, hold_ms: int) -> None:
@@ -28,30 +25,20 @@ class HeldTime:
         self._hold_ms = hold_ms
         #: the last watermark that every topic was part of
         self._whole_ms = NEVER_MS
-        self._held = False
-        #: the watermark when the topic moved again, None before
-        self._moved_at_ms: int | None = None
 
     @property
     def known(self) -> bool:
         """Whether there was a watermark that every topic was part of."""
         return self._whole_ms > NEVER_MS
 
-    def at(self, watermark_ms: int, silent: bool, behind: bool = False) -> int:
+    def at(self, watermark_ms: int, held: bool) -> int:
         """The time at a watermark; call it now and then, and before anything closes.
 
-        :param silent: whether a topic is silent as a whole.
-        :param behind: whether a topic that was has not been read to its end since.
+        :param held: whether a topic is silent as a whole, or was and is not read since.
         """
         if watermark_ms == END_OF_TIME_MS:
             return watermark_ms
-        if silent:
-            self._held, self._moved_at_ms = True, None
-        elif self._held:
-            if self._moved_at_ms is None:
-                self._moved_at_ms = watermark_ms
-            self._held = behind and watermark_ms <= self._moved_at_ms
-        if not self._held:
-            self._whole_ms = max(self._whole_ms, watermark_ms)
-            return watermark_ms
-        return max(self._whole_ms, watermark_ms - self._hold_ms)
+        if held:
+            return max(self._whole_ms, watermark_ms - self._hold_ms)
+        self._whole_ms = max(self._whole_ms, watermark_ms)
+        return watermark_ms

@@ -22,6 +22,7 @@ from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.entry import Entry
 from rillet.joiner.gathered import Fate, take
 from rillet.joiner.header import WorkKind
+from rillet.joiner.rows import Positive
 from rillet.joiner.sampling import Sampling
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import BucketState
@@ -170,7 +171,6 @@ class Joiner:
         memory = self.buckets.get(bucket, state)
         waiting = memory.waiting.take(request_id, state)
         if waiting:
-            state.save_header(memory.header.to_bytes())
             # The turn that was asked for may have been that of an action.
             memory.wake(self._schedule, state)
         return waiting
@@ -178,13 +178,13 @@ class Joiner:
     def let_wait(self, bucket: int, waiting: list[WaitingAction], state: BucketState) -> None:
         """Lets actions wait that waited under another spec, even where there is no room; those that no task asks for are counted."""
         memory = self.buckets.get(bucket, state)
-        for action, ingest_ms, _ in waiting:
+        for one in waiting:
+            action = one.action
             if action.action not in self._tasks_of:
                 self._count_unasked(action)
                 continue
             slice_ = self._schedule.slice_of(action.event_time_ms)
-            memory.waiting.add(action, slice_, ingest_ms, encode(action), state)
-        state.save_header(memory.header.to_bytes())
+            memory.waiting.add(action, slice_, one.ingest_ms, encode(action), state)
         memory.wake(self._schedule, state)
 
     def lose(self) -> None:
@@ -213,17 +213,19 @@ class Joiner:
             self._schedule.check_room(len(header.slices), event.event_time_ms)
             self.buckets.open_slice(memory, slice_)
         self.counters.features += 1
-        entry = memory.add(event, data, ingest_ms, slice_, state)
+        entry = Entry(event, ingest_ms, data=data, slice_=slice_, n=memory.count(slice_, state))
         blocks = self._provisional(bucket, entry) if self._immediate else []
         waited = memory.waiting.take(event.request_id, state)
         self.counters.matched_later += len(waited)
-        if is_new or waited:
-            state.save_header(header.to_bytes())
-        if is_new:
-            memory.wake(self._schedule, state)
+        positives: list[Positive] = []
         for waiting in waited:
             # It came before its window closed, whatever the time is now.
-            blocks += self._label(memory, entry, waiting.action, waiting.ingest_ms, state, waited=True)
+            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+        blocks += self._positives(bucket, entry, positives)
+        memory.add(entry, state)
+        if is_new:
+            state.save_header(header.to_bytes())
+            memory.wake(self._schedule, state)
         for task in self._closing.tasks:
             if self._closing.is_closed(memory, entry, task):
                 blocks += self._closing.window_rows(bucket, [entry], task)
@@ -241,21 +243,24 @@ class Joiner:
         entry = memory.find(action.request_id, state)
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            return self._label(memory, entry, action, ingest_ms, state)
+            positives_before, times_before = entry.positives, entry.times
+            positives = self._label(memory, entry, action, ingest_ms)
+            if entry.positives != positives_before or entry.times is not times_before:
+                memory.keep_labels(entry, len(entry.times) - len(times_before), state)
+            return self._positives(bucket, entry, positives)
         slice_ = self._schedule.slice_of(action.event_time_ms)
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
         is_new = slice_ not in header.waiting
         if not expired:
             if is_new:
                 self._schedule.check_room(len(header.waiting), action.event_time_ms)
-            memory.waiting.check_room(action.request_id, data, state)
+            memory.waiting.check_room(action.request_id, data)
         self.counters.actions += 1
         self.counters.unmatched_actions += 1
         if expired:
             self.counters.orphan_actions += 1
             return []
         memory.waiting.add(action, slice_, ingest_ms, data, state)
-        state.save_header(header.to_bytes())
         if is_new:
             memory.wake(self._schedule, state)
         return []
@@ -274,10 +279,9 @@ class Joiner:
         entry: Entry,
         action: ActionEvent,
         ingest_ms: int,
-        state: BucketState,
         waited: bool = False,
-    ) -> list[ExampleBlock]:
-        """Makes pairs positive by an action on a known request, one for each task that asks for it.
+    ) -> list[Positive]:
+        """Makes pairs positive by an action on a known request, one for each task that asks for it; the state follows after it.
 
         :param waited: the action was there before its request, and is never late.
         :returns: the rows that go out with the action; those of aligned tasks wait for the close of the window.
@@ -290,8 +294,7 @@ class Joiner:
         if index < 0:
             self.counters.unknown_impressions += 1
             return []
-        blocks: list[ExampleBlock] = []
-        positives_before, times_before = entry.positives, entry.times
+        rows: list[Positive] = []
         for task in self._tasks_of[action.action]:
             after_ms = action.event_time_ms - entry.event.event_time_ms
             if after_ms < -self._spec.tasks[task].early_ms:
@@ -326,10 +329,11 @@ class Joiner:
                 if task in self._aligned and not late:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
-            blocks += self._builder.positive(memory.number, entry, index, task, kind, action.event_time_ms, ingest_ms)
-        if entry.positives != positives_before or entry.times is not times_before:
-            memory.keep_labels(entry, len(entry.times) - len(times_before), state)
-        return blocks
+            rows.append(Positive(index, task, kind, action.event_time_ms, ingest_ms))
+        return rows
+
+    def _positives(self, bucket: int, entry: Entry, rows: list[Positive]) -> list[ExampleBlock]:
+        return self._builder.positives(bucket, entry, rows, self._config.block_rows) if rows else []
 
     def _takes_late(self, task: int, sampled: bool) -> bool:
         """Whether a late action makes a row of a pair, by its task and whether the sample keeps the pair's negative."""

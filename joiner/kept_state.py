@@ -19,7 +19,7 @@ from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec, SpecRegistry
 
 #: of what the joiner keeps in the engine's state; raised by whatever changes what joiner/state.py writes, or how it is keyed
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,7 @@ class Remedies:
         :param runs: folder of its runs.
         """
         return cls(
-            f"submit the job, and once all is read `flink stop --drain --savepointPath {runs}/NUMBER/drained JOB`, with the"
-            " number of its run",
+            f"submit the job, and once all is read `deploy/stop-joiner.sh {runs} --drain`",
             f"move {runs} away, and the topics are joined from their beginning",
         )
 

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from rillet.joiner.entry import TIMES, Entry
 from rillet.schemas import NO_TIME_MS, LabelKind
 from rillet.schemas.arrays import Int64s, UInt8s
+
+
+class Positive(NamedTuple):
+    """A row of label 1 that goes out with its action.
+
+    :param impression: its number in the request.
+    """
+
+    impression: int
+    task: int
+    kind: LabelKind
+    action_time_ms: int
+    action_ingest_ms: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

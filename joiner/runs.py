@@ -109,6 +109,12 @@ class JoinerRuns:
         """The newest run that has left state, which a start goes on from."""
         return next((run for run in reversed(self._all()) if run.snapshot is not None), None)
 
+    @property
+    def without_state(self) -> JoinerRun | None:
+        """The last run, if it has left no state here."""
+        runs = self._all()
+        return runs[-1] if runs and runs[-1].snapshot is None else None
+
     def begin(self, note: str, keep: int = 1) -> JoinerRun:
         """Makes the folder of the next run; of the earlier ones the newest that have left state stay, and no others.
 

@@ -167,6 +167,11 @@ class Sampling:
         self._ruled = [number for number, rule in enumerate(self._rules) if rule.of_all is None]
         self._all_kept = bool((self._of_all >= 1).all())
 
+    def rate(self, task: int, columns: Columns) -> Float32s:
+        """Rate of one pair, float32[1]."""
+        rate: Float32s = self._of_all[task : task + 1]
+        return self.rates(np.array([task]), columns) if task in self._ruled else rate
+
     def rates(self, task: Int64s, columns: Columns) -> Float32s:
         """Rates of n pairs, which go with their rows, float32[n].
 

@@ -5,30 +5,26 @@ grows with traffic, and none is read but by its key. The keys are text: a heap o
 
 ====================  ==================================================================================
 ``r/slice/n``         the n-th request of a slice, in order of arrival, from 0: feature event as it came
-``p/request_id``      its place: slice and n
-``l/slice/n``         which of its pairs are positive; only where one is
-``w/slice/n``         the n-th action of a slice that has to wait for its request
-``i/request_id``      the places of the actions that wait for a request, in order of arrival
+``p/request_id``      its place, slice and n, and which of its pairs are positive
+``w/slot``            an action that has to wait for its request; slots are numbers from 0, used again when they are free
 ====================  ==================================================================================
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from rillet.joiner.entry import pack_positives
 from rillet.joiner.errors import JoinerError
 
 _REQUEST = struct.Struct("<qI")
-_LABELS = struct.Struct("<I")
-_PLACE = struct.Struct("<qI")
-_TIME = struct.Struct("<q")
+_PLACE = struct.Struct("<qII")
+_WAITING = struct.Struct("<qqq")
 
 
 class Place(NamedTuple):
-    """Where a request or a waiting action lies in its bucket."""
+    """Where a request lies in its bucket."""
 
     slice_: int
     #: its number in the slice, in order of arrival
@@ -70,19 +66,9 @@ def place_key(request_id: str) -> str:
     return "p/" + request_id
 
 
-def labels_key(slice_: int, n: int) -> str:
-    """Key of the positives of a request."""
-    return f"l/{slice_}/{n}"
-
-
-def waiting_key(slice_: int, n: int) -> str:
+def waiting_key(slot: int) -> str:
     """Key of an action that waits."""
-    return f"w/{slice_}/{n}"
-
-
-def waiting_places_key(request_id: str) -> str:
-    """Key of the places of the actions that wait for a request."""
-    return "i/" + request_id
+    return f"w/{slot}"
 
 
 def pack_request(request_id: str, ingest_ms: int, record: bytes) -> bytes:
@@ -104,53 +90,36 @@ def unpack_request(value: bytes) -> tuple[str, int, bytes]:
         raise JoinerError(f"a request in the checkpointed state is damaged: {error}") from error
 
 
-def pack_labels(positives: int, times: bytes) -> bytes:
-    """The positive pairs of a request as a bit set, and the times that :attr:`rillet.joiner.entry.Entry.times` keeps."""
+def pack_place(place: Place, positives: int, times: bytes) -> bytes:
+    """A place, the positive pairs of its request as a bit set, and what :attr:`rillet.joiner.entry.Entry.times` keeps of them."""
     bits = pack_positives(positives)
-    return _LABELS.pack(len(bits)) + bits + times
+    return _PLACE.pack(*place, len(bits)) + bits + times
 
 
-def unpack_labels(value: bytes) -> tuple[int, bytes]:
-    """Reads back :func:`pack_labels`.
+def unpack_place(value: bytes) -> tuple[Place, int, bytes]:
+    """Reads back :func:`pack_place`.
 
     :raises JoinerError: the entry is damaged.
     """
     try:
-        (length,) = _LABELS.unpack_from(value)
+        slice_, n, length = _PLACE.unpack_from(value)
     except struct.error as error:
-        raise JoinerError(f"the labels of a request in the checkpointed state are damaged: {error}") from error
-    end = _LABELS.size + length
-    return int.from_bytes(value[_LABELS.size : end], "little"), value[end:]
+        raise JoinerError(f"the place of a request in the checkpointed state is damaged: {error}") from error
+    end = _PLACE.size + length
+    return Place(slice_, n), int.from_bytes(value[_PLACE.size : end], "little"), value[end:]
 
 
-def pack_waiting(ingest_ms: int, record: bytes) -> bytes:
-    """An action that waits: when it entered the topic, and the action."""
-    return _TIME.pack(ingest_ms) + record
+def pack_waiting(arrival: int, slice_: int, ingest_ms: int, record: bytes) -> bytes:
+    """An action that waits: its number in order of arrival, its slice, when it entered the topic, and the action."""
+    return _WAITING.pack(arrival, slice_, ingest_ms) + record
 
 
-def unpack_waiting(value: bytes) -> tuple[int, bytes]:
-    """Ingest time and record; reads back :func:`pack_waiting`.
+def unpack_waiting(value: bytes) -> tuple[int, int, int, bytes]:
+    """Arrival, slice, ingest time and record; reads back :func:`pack_waiting`.
 
     :raises JoinerError: the entry is damaged.
     """
     try:
-        (ingest_ms,) = _TIME.unpack_from(value)
+        return *_WAITING.unpack_from(value), value[_WAITING.size :]
     except struct.error as error:
         raise JoinerError(f"a waiting action in the checkpointed state is damaged: {error}") from error
-    return ingest_ms, value[_TIME.size :]
-
-
-def pack_places(places: Iterable[Place]) -> bytes:
-    """Places one after the other."""
-    return b"".join([_PLACE.pack(slice_, n) for slice_, n in places])
-
-
-def unpack_places(value: bytes) -> list[Place]:
-    """Reads back :func:`pack_places`.
-
-    :raises JoinerError: the entry is damaged.
-    """
-    try:
-        return [Place(slice_, n) for slice_, n in _PLACE.iter_unpack(value)]
-    except struct.error as error:
-        raise JoinerError(f"a place in the checkpointed state is damaged: {error}") from error

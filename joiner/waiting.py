@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 from rillet.joiner.errors import WaitingFullError
-from rillet.joiner.header import BucketHeader, WaitingSlice
-from rillet.joiner.state import (
-    BucketState,
-    Place,
-    pack_places,
-    pack_waiting,
-    unpack_places,
-    unpack_waiting,
-    waiting_key,
-    waiting_places_key,
-)
+from rillet.joiner.header import BucketHeader
+from rillet.joiner.state import BucketState, pack_waiting, unpack_waiting, waiting_key
 from rillet.schemas import ActionEvent, decode_as
 
 #: what an action that waits costs in memory beyond its record (measured with tracemalloc, rounded up)
 _OBJECT_BYTES = 850
-#: actions that may wait for one request, whose places are one entry of the state
+#: actions that may wait for one request: its feature event labels all of them in one call
 _MOST_OF_REQUEST = 1_000
+#: slots of a bucket when its first action waits; they double when they are all taken
+_FIRST_SLOTS = 16
 
 
 class WaitingAction(NamedTuple):
@@ -31,36 +25,46 @@ class WaitingAction(NamedTuple):
     ingest_ms: int
     #: what it costs in memory
     size_bytes: int
+    #: of its event time
+    slice_: int
+    #: its place in the state
+    slot: int
 
 
 class WaitingActions:
-    """What waits, by request and slice; a slice of it is given up in steps.
+    """What waits, by request and by slice; a slice is given up in steps.
 
-    The engine's state has it all; memory has what has come since the start, and is asked alone once nothing else waits.
+    All of it is in memory, since its bytes are bounded, and an entry each in the engine's state. A start finds the entries by
+    their slots, so that the header is saved when there are more slots, not with each action.
     """
 
-    def __init__(self, header: BucketHeader, max_bytes: int) -> None:
+    def __init__(self, header: BucketHeader, max_bytes: int, state: BucketState) -> None:
         """
-        :param header: of the bucket, in which what waits is counted. It is for the caller to save.
+        :param header: of the bucket, which counts what waits.
         :param max_bytes: that actions may cost in memory, by estimate.
+        :param state: what waits there is read.
         """
         self._header = header
         self._max_bytes = max_bytes
-        self._actions: dict[Place, WaitingAction] = {}
-        #: places of the actions of a request, in order of arrival; of all that wait, unless some are in the state alone
-        self._places: dict[str, list[Place]] = {}
-        #: slices of which actions may be in the state alone
-        self._lacking = set(header.waiting)
+        #: by slot, in order of arrival
+        self._of_request: dict[str, dict[int, WaitingAction]] = {}
+        self._of_slice: dict[int, dict[int, WaitingAction]] = {}
+        #: free slots before the first one that nothing was ever put into
+        self._free: list[int] = []
+        self._first_new = header.slots
+        #: the number that the next action gets, in order of arrival
+        self._arrival = 0
+        self._read(state)
 
     def __len__(self) -> int:
         """How many actions wait."""
-        return sum(slice_.waiting for slice_ in self._header.waiting.values())
+        return sum(self._header.waiting.values())
 
     def oldest_slice(self) -> int | None:
         """The slice of the action with the earliest event time; None while none waits."""
-        return min((slice_ for slice_, one in self._header.waiting.items() if one.waiting), default=None)
+        return min(self._header.waiting, default=None)
 
-    def check_room(self, request_id: str, record: bytes, state: BucketState) -> None:
+    def check_room(self, request_id: str, record: bytes) -> None:
         """Whether one more action may wait.
 
         :raises WaitingFullError: it would cost more than is left, or there are too many of its request.
@@ -71,7 +75,7 @@ class WaitingActions:
                 f"the bucket's share of [joiner] waiting_bytes allows ({self._max_bytes} bytes). Look why feature events do "
                 "not come, or raise waiting_bytes; then this record may be sent again"
             )
-        if len(self._of(request_id, state)) >= _MOST_OF_REQUEST:
+        if len(self._of_request.get(request_id, ())) >= _MOST_OF_REQUEST:
             raise WaitingFullError(
                 f"request_id: its feature event has not come, and {_MOST_OF_REQUEST:,} actions wait for it already. Is it "
                 "the id of one request?"
@@ -83,85 +87,76 @@ class WaitingActions:
         :param slice_: of its event time.
         :param record: the action in single-object encoding.
         """
-        places = self._of(action.request_id, state)
-        in_slice = self._header.waiting.setdefault(slice_, WaitingSlice())
-        place = Place(slice_, in_slice.count)
-        in_slice.count += 1
-        in_slice.waiting += 1
-        places.append(place)
-        self._places[action.request_id] = places
-        one = self._actions[place] = WaitingAction(action, ingest_ms, _OBJECT_BYTES + len(record))
-        self._header.waiting_bytes += one.size_bytes
-        state.put(waiting_key(*place), pack_waiting(ingest_ms, record))
-        state.put(waiting_places_key(action.request_id), pack_places(places))
+        header = self._header
+        if self._free:
+            slot = self._free.pop()
+        else:
+            slot = self._first_new
+            self._first_new += 1
+            if slot >= header.slots:
+                header.slots = max(_FIRST_SLOTS, 2 * header.slots)
+                state.save_header(header.to_bytes())
+        state.put(waiting_key(slot), pack_waiting(self._arrival, slice_, ingest_ms, record))
+        self._arrival += 1
+        self._keep(WaitingAction(action, ingest_ms, _OBJECT_BYTES + len(record), slice_, slot))
 
     def take(self, request_id: str, state: BucketState) -> list[WaitingAction]:
         """The actions of a request, which has come, in order of arrival; they wait no longer."""
-        if not self._header.waiting:
-            return []
-        places = self._of(request_id, state)
-        if not places:
-            return []
-        taken = [self._remove(place, state) for place in places]
-        self._places.pop(request_id, None)
-        state.remove(waiting_places_key(request_id))
-        return [one for one in taken if one is not None]
+        taken = list(self._of_request.get(request_id, _NONE).values())
+        for one in taken:
+            self._remove(one, state)
+        return taken
 
-    def give_up(self, slice_: int, first: int, most: int, state: BucketState) -> int:
-        """Forgets the actions of a slice whose numbers are from ``first`` on, at most so many.
+    def give_up(self, slice_: int, most: int, state: BucketState) -> int:
+        """Forgets the actions of a slice that have waited longest, at most so many.
 
         :returns: how many there were: orphans.
         """
-        before = self._header.waiting[slice_].waiting
-        for n in range(first, first + most):
-            place = Place(slice_, n)
-            one = self._remove(place, state)
-            if one is not None:
-                request_id = one.action.request_id
-                places = self._of(request_id, state)
-                places.remove(place)
-                if places:
-                    state.put(waiting_places_key(request_id), pack_places(places))
-                else:
-                    self._places.pop(request_id, None)
-                    state.remove(waiting_places_key(request_id))
-        return before - self._header.waiting[slice_].waiting
+        orphans = list(islice(self._of_slice.get(slice_, _NONE).values(), most))
+        for one in orphans:
+            self._remove(one, state)
+        return len(orphans)
 
-    def close_slice(self, slice_: int) -> None:
-        """The last action of a slice waits no longer."""
-        del self._header.waiting[slice_]
-        self._lacking.discard(slice_)
+    def release_slots(self) -> None:
+        """Gives the slots back where nothing waits. The header has to be saved after it."""
+        if self._first_new and not self._header.waiting:
+            self._header.slots = self._first_new = 0
+            self._free.clear()
 
-    def lose(self) -> None:
-        """Forgets what is in memory, as a start would."""
-        self._actions.clear()
-        self._places.clear()
-        self._lacking = set(self._header.waiting)
+    def _read(self, state: BucketState) -> None:
+        """Reads what waits from the state; the bytes that may wait bound how much that is."""
+        found = []
+        for slot in reversed(range(self._header.slots)):
+            value = state.get(waiting_key(slot))
+            if value is None:
+                self._free.append(slot)
+            else:
+                found.append((*unpack_waiting(value), slot))
+        for arrival, slice_, ingest_ms, record, slot in sorted(found):
+            action = decode_as(ActionEvent, record)
+            self._keep(WaitingAction(action, ingest_ms, _OBJECT_BYTES + len(record), slice_, slot))
+            self._arrival = arrival + 1
 
-    def _of(self, request_id: str, state: BucketState) -> list[Place]:
-        places = self._places.get(request_id)
-        if places is None and self._lacking:
-            value = state.get(waiting_places_key(request_id))
-            if value is not None:
-                # From here on memory has what changes.
-                places = self._places[request_id] = unpack_places(value)
-        return [] if places is None else places
+    def _keep(self, one: WaitingAction) -> None:
+        header, slice_ = self._header, one.slice_
+        self._of_request.setdefault(one.action.request_id, {})[one.slot] = one
+        self._of_slice.setdefault(slice_, {})[one.slot] = one
+        header.waiting[slice_] = header.waiting.get(slice_, 0) + 1
+        header.waiting_bytes += one.size_bytes
 
-    def _remove(self, place: Place, state: BucketState) -> WaitingAction | None:
-        """Takes an action out of memory and state, None where there is none any more."""
-        one = self._at(place, state)
-        if one is not None:
-            self._actions.pop(place, None)
-            state.remove(waiting_key(*place))
-            self._header.waiting[place.slice_].waiting -= 1
-            self._header.waiting_bytes -= one.size_bytes
-        return one
+    def _remove(self, one: WaitingAction, state: BucketState) -> None:
+        """Takes an action out of memory and state."""
+        header, request_id, slice_ = self._header, one.action.request_id, one.slice_
+        state.remove(waiting_key(one.slot))
+        self._free.append(one.slot)
+        of_request, of_slice = self._of_request[request_id], self._of_slice[slice_]
+        del of_request[one.slot], of_slice[one.slot]
+        if not of_request:
+            del self._of_request[request_id]
+        header.waiting[slice_] -= 1
+        header.waiting_bytes -= one.size_bytes
+        if not of_slice:
+            del self._of_slice[slice_], header.waiting[slice_]
 
-    def _at(self, place: Place, state: BucketState) -> WaitingAction | None:
-        one = self._actions.get(place)
-        if one is None and place.slice_ in self._lacking:
-            value = state.get(waiting_key(*place))
-            if value is not None:
-                ingest_ms, record = unpack_waiting(value)
-                one = WaitingAction(decode_as(ActionEvent, record), ingest_ms, _OBJECT_BYTES + len(record))
-        return one
+
+_NONE: dict[int, WaitingAction] = {}

@@ -102,11 +102,14 @@ class FlinkBucketStates:
         self._note: ValueState = context.get_state(ValueStateDescriptor("note", _STATE_BYTES))
         hashes = {spec.hash for spec in (specs.current, *specs.others)}
         self._of = {spec_hash: FlinkBucketState(context, prefix=f"{spec_hash:x}-") for spec_hash in hashes}
+        self._timers: Any = None
 
     def at(self, timers: Any) -> FlinkBucketStates:
-        """The states, with the timer service of the call in progress."""
-        for state in self._of.values():
-            state.at(timers)
+        """The states, with the timer service of the call in progress: one of records, and one of timers."""
+        if timers is not self._timers:
+            self._timers = timers
+            for state in self._of.values():
+                state.at(timers)
         return self
 
     def of_spec(self, spec_hash: int) -> FlinkBucketState:
@@ -251,6 +254,9 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """
         joiner, state = self._joiner, self._state
         due_ms = joiner.next_due_ms(bucket, state)
+        if due_ms is not None and due_ms > time_ms:
+            # What the timer was for is gone, an action that waited: the next one is asked for.
+            yield from joiner.advance(bucket, time_ms, state)
         while due_ms is not None and due_ms <= time_ms:
             if self._turn.is_over():
                 self._looks[bucket] = timers.current_processing_time() + self._turn.put_off_ms()
@@ -270,7 +276,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """The event time up to which windows may close; the engine's watermark, unless a topic is silent as a whole."""
         silence = self._silence
         silent: Mapping[str, int] = {} if silence is None else silence.silent_ms()
-        time_ms = self._held_time.at(watermark_ms, bool(silent), silence is not None and silence.behind())
+        time_ms = self._held_time.at(watermark_ms, bool(silent) or (silence is not None and silence.behind()))
         self._metrics.hold(silent, max(0, watermark_ms - time_ms) if watermark_ms < END_OF_TIME_MS else 0)
         return time_ms
 

@@ -53,9 +53,11 @@ def split_record(data: bytes) -> JoinRecord:
     and value. A length of -1 and the sign ``-`` stand for a key, header and value that is not there. The sign is ``c``
     where ``operators/conversion_function.py`` has converted the record, and ``t`` where the ingest time, too, is its doing.
     """
-    line, _, rest = data.partition(b"\n")
-    topic, partition, offset, timestamp, headers, key_length, ingest_length, sign = line.decode().split(",")
-    key_end = max(int(key_length), 0)
+    line_end = data.index(b"\n")
+    line = data[:line_end].decode()
+    topic, partition, offset, timestamp, headers, key_length, ingest_length, sign = line.split(",")
+    begin = line_end + 1
+    key_end = begin + max(int(key_length), 0)
     ingest_end = key_end + max(int(ingest_length), 0)
     return JoinRecord(
         topic,
@@ -63,9 +65,9 @@ def split_record(data: bytes) -> JoinRecord:
         int(offset),
         timestamp,
         int(headers),
-        None if key_length == "-1" else rest[:key_end],
-        None if ingest_length == "-1" else rest[key_end:ingest_end],
-        None if sign == "-" else rest[ingest_end:],
+        None if key_length == "-1" else data[begin:key_end],
+        None if ingest_length == "-1" else data[key_end:ingest_end],
+        None if sign == "-" else data[ingest_end:],
         sign in ("c", "t"),
         sign != "t",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from operator import attrgetter, index
 from typing import Any
 
@@ -21,6 +22,8 @@ _LONGS = range(-(1 << 63), 1 << 63)
 _END = b"\0"
 
 
+# The hash of the spec is in every block; typed, because 1.0, which is refused, is equal to 1.
+@lru_cache(maxsize=1_024, typed=True)
 def encode_long(value: int) -> bytes:
     """An integer as zigzag and variable-length bytes.
 

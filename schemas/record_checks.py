@@ -168,6 +168,7 @@ class RecordChecks:
         if lengths is None:
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, expected {rows} x {columns.width}")
+            packed = columns.packed
         else:
             if len(lengths) != len(expected):
                 raise RecordError(f"{side} lengths: {len(lengths)} values, expected {rows} x {columns.width}")
@@ -177,8 +178,9 @@ class RecordChecks:
             expected = expected.repeat(lengths)
             if len(fids) != len(expected):
                 raise RecordError(f"{side} fids: {len(fids)} values, lengths ask for {len(expected)}")
+            packed = expected.tobytes()
         found = np.ascontiguousarray(fids).view(np.uint16)[3::4]
-        if found.tobytes() != expected.tobytes():
+        if found.tobytes() != packed:
             at = int((found != expected).argmax())
             raise RecordError(
                 f"{side} fids: value {at} is of slot {fids[at] >> VALUE_BITS}, expected slot {expected[at]}"
@@ -196,9 +198,11 @@ class RecordChecks:
             if len(self._known_columns) >= _MAX_PATTERNS:
                 self._known_columns.clear()
             numbers, fewest, most = self._sides[side]
+            slots = np.tile(numbers.astype("<u2"), rows)
             known = self._known_columns[side, rows] = _Columns(
                 len(numbers),
-                np.tile(numbers.astype("<u2"), rows),
+                slots,
+                slots.tobytes(),
                 np.tile(fewest.astype(np.uint16), rows),
                 np.tile((most - fewest).astype(np.uint16), rows),
             )
@@ -211,6 +215,8 @@ class _Columns:
 
     width: int
     slots: UInt16s
+    #: the same as bytes
+    packed: bytes
     fewest: UInt16s
     spread: UInt16s
 

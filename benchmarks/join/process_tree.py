@@ -20,6 +20,8 @@ _SAMPLE_S = 0.2
 _TELL_S = 15.0
 _END_S = 30.0
 _LAST_LINES = 15
+#: a thread that has no compiler's name for so long is none
+_NAMED_S = 2.0
 #: what OpenJDK calls the threads of its compilers; the kernel keeps 15 characters of it
 _COMPILER = re.compile("C[12] Compiler")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -89,8 +91,8 @@ class ProcessTree:
                 )
         except OSError as error:
             raise BenchError(f"{command[0]} cannot be started: {error.strerror}") from error
-        #: threads that were no compilers when they were first seen
-        self._seen: set[tuple[int, int]] = set()
+        #: when threads that are no compilers were first seen, monotonic seconds
+        self._seen_s: dict[tuple[int, int], float] = {}
         self._root = psutil.Process(self._child.pid)
         self._tree: list[psutil.Process] = []
 
@@ -130,9 +132,9 @@ class ProcessTree:
             with suppress(OSError):
                 if thread not in self._compiling_s and not _COMPILER.match((folder / "comm").read_text()):
                     # A thread gets its name a moment after it has begun.
-                    if thread in self._seen:
+                    now_s = time.monotonic()
+                    if now_s - self._seen_s.setdefault(thread, now_s) > _NAMED_S:
                         self._compiling_s[thread] = None
-                    self._seen.add(thread)
                     continue
                 user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
                 self._compiling_s[thread] = (int(user) + int(system)) / _TICKS_PER_S

@@ -88,6 +88,20 @@ def test_what_a_reader_that_was_put_back_has_not_read_is_known_once_it_has_commi
         assert lag.known_records() == 1, "of partitions without a record nothing is ever committed"
 
 
+def test_a_group_has_read_what_it_has_committed_since_it_was_put_back() -> None:
+    cluster = MockCluster("t")
+    cluster.write("t", *[b"x"] * 5)
+    with GroupLag(cluster.bootstrap_servers, {"t": "g"}) as lag:
+        told = [lag.has_read()]
+        consumer = KafkaConnection(cluster.bootstrap_servers).consumer({"group.id": "g"})
+        consumer.commit(offsets=[TopicPartition("t", 0, 3)], asynchronous=False)
+        told.append(lag.has_read())
+        lag.forget()
+        told.append(lag.has_read())
+        consumer.close()
+    assert told == [False, True, False]
+
+
 @pytest.mark.integration
 def test_the_lag_is_what_the_groups_have_not_committed(broker: str, topics: Callable[..., str]) -> None:
     features, actions, group = topics("features", 2), topics("actions", 1), uuid.uuid4().hex

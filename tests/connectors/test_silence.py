@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.lag import TopicProgress
-from rillet.connectors.silence import TopicSilence
+from rillet.connectors.lag import Ends, TopicProgress
+from rillet.connectors.silence import TopicSilence, TopicState
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
@@ -91,6 +91,10 @@ class Lag:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def unread(self, ends: Ends) -> dict[str, Mapping[int, int]]:
+        behind = {topic for (topic, number), end in ends.items() if self.positions[topic][number] < end}
+        return {topic: self.positions[topic] for topic in behind}
 
     def progress(self) -> dict[str, TopicProgress]:
         if self.away:
@@ -192,8 +196,46 @@ def test_after_an_outage_a_topic_moves_once_each_partition_with_something_new_is
     assert silence.behind()
 
 
+def progress(end: tuple[int, int], position: tuple[int, int]) -> TopicProgress:
+    """Of a topic of two partitions."""
+    return TopicProgress(dict(enumerate(end)), dict(enumerate(position)), position >= end)
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_after_an_outage_a_partition_of_which_nothing_has_come_yet_is_waited_for(known_before: bool) -> None:
+    """A broker that was killed leads its partitions one after the other, and producers send again after a pause."""
+    topic = TopicState(0.0, idle_s=10.0)
+    if known_before:
+        topic.check(progress((5, 5), (5, 5)), 0.0)
+    topic.lose()
+    assert topic.silent
+    # The first partition moves at once. All that has come is read, and more comes, but nothing to the second one.
+    for second in range(1, 8):
+        topic.check(progress((9 + second, 5), (9 + second, 5)), float(second))
+        topic.check(progress((9 + second, 5), (9 + second, 5)), second + 0.5)
+    assert (topic.silent, topic.behind) == (False, True)
+    for second in range(8, 30):
+        topic.check(progress((50 + second, 14), (49 + second, 5)), float(second), unread=bool(topic.awaited))
+    assert (topic.awaited, topic.behind) == ({0: 61, 1: 14}, True)
+    topic.check(progress((99, 20), (98, 15)), 30.0)
+    assert not topic.behind
+
+
+def test_where_traffic_is_dense_a_topic_that_was_silent_is_behind_until_what_came_in_the_idle_time_is_read() -> None:
+    topic = TopicState(0.0, idle_s=10.0)
+    for second in range(7):
+        topic.check(progress((5, 5), (5, 5)), float(second))
+    assert topic.silent
+    for second in range(7, 18):
+        assert not topic.awaited
+        topic.check(progress((50 + second, 5), (49 + second, 5)), float(second))
+    assert (topic.awaited, topic.behind) == ({0: 67, 1: 5}, True)
+    topic.check(progress((98, 20), (97, 5)), 18.0, unread=False)
+    assert not topic.behind
+
+
 def test_without_a_broker_nothing_is_known(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rillet.connectors.silence._TIMEOUT_S", 0.2)
+    monkeypatch.setattr("rillet.connectors.silence._SHORTEST_TIMEOUT_S", 0.2)
     silence = TopicSilence("127.0.0.1:1", {"features": "g"}, idle_ms=10)
     silence.start()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from rillet.devstack.cluster import FLINK_HOME, FlinkCluster, start_cluster
 from rillet.devstack.process import Process, free_port
 from rillet.jobs.config import BOOTSTRAP_VARIABLE, RilletConfig, dump_config, load_config
 from rillet.jobs.services import probe
-from rillet.jobs.toolchain import POM, fetch_jars, python_environment
+from rillet.jobs.toolchain import POM, python_environment
 from rillet.joiner import JoinerRuns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +78,11 @@ def test_files_named_by_services_are_in_the_project_and_in_the_image(services: d
         for volume in service.get("volumes", []):
             if volume.startswith("./"):
                 assert (ROOT / volume.partition(":")[0]).is_file(), volume
+
+
+def test_the_image_has_in_lib_what_a_task_manager_loads_once_for_all_jobs() -> None:
+    """From a job's files it is loaded per job, and the library of the interpreter can be loaded once per process."""
+    assert "ln -s /opt/flink/opt/flink-python-*.jar /opt/flink/lib/" in (ROOT / "Dockerfile").read_text()
 
 
 def test_every_package_is_in_the_image() -> None:
@@ -174,13 +178,8 @@ def test_the_commands_of_the_services_become_healthy_as_plain_processes(
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlinkCluster]:
-    """A cluster as in the image: the Kafka connector lies in its lib."""
-    lib = tmp_path / "lib"
-    lib.mkdir()
-    for jar in [*(FLINK_HOME / "lib").glob("*.jar"), fetch_jars().connector]:
-        (lib / jar.name).symlink_to(jar)
-    monkeypatch.setenv("FLINK_LIB_DIR", str(lib))
+def cluster(tmp_path: Path) -> Iterator[FlinkCluster]:
+    """A cluster as in the image: the Kafka connector and Flink's Python jar lie in its lib."""
     cluster = start_cluster(tmp_path / "flink")
     yield cluster
     cluster.stop()
@@ -191,14 +190,7 @@ def test_the_joiner_is_submitted_to_a_cluster_once_and_goes_on_from_its_newest_c
     deployed: tuple[Path, RilletConfig], broker: str, cluster: FlinkCluster
 ) -> None:
     path, _ = deployed
-    environment = python_environment()
-    environment |= {
-        BOOTSTRAP_VARIABLE: broker,
-        "FLINK_CONF_DIR": str(cluster.folder / "conf"),
-        "FLINK_LOG_DIR": str(cluster.folder),
-        "PATH": f"{FLINK_HOME / 'bin'}{os.pathsep}{environment['PATH']}",
-    }
-
+    environment = cluster.environment | {BOOTSTRAP_VARIABLE: broker}
     runs = JoinerRuns(cluster.folder / "runs")
 
     def submit() -> str:
@@ -228,3 +220,5 @@ def test_the_joiner_is_submitted_to_a_cluster_once_and_goes_on_from_its_newest_c
     (second,) = (job for job, state in jobs().items() if state == "RUNNING")
     restored = (cluster.get(f"/jobs/{second}/checkpoints") or {})["latest"]["restored"]
     assert restored["external_path"].endswith(str(newest.snapshot))
+    # In the TaskManager that has run the first one.
+    tasks.wait_until(lambda: cluster.completed_checkpoints(second) > 0, 60)

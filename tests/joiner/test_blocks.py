@@ -9,6 +9,7 @@ import pytest
 
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.entry import Entry
+from rillet.joiner.rows import Positive
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, dump_spec, encode, parse_spec
 from tests.joiner.support import SPEC, feature
 
@@ -69,12 +70,41 @@ def due(spec: FeatureSpec, event: FeatureEvent, index: int) -> tuple[str, int, l
 def test_a_positive_carries_the_columns_of_its_own_impression(spec: FeatureSpec) -> None:
     event = event_of(spec, 2, 5)
     for index in range(5):
-        (block,) = BlockBuilder(spec).positive(3, Entry(event, 11), index, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12)
+        row = Positive(index, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12)
+        (block,) = BlockBuilder(spec).positives(3, Entry(event, 11), [row], 256)
         assert rows(spec, block) == [due(spec, event, index)]
         assert (block.bucket, block.labels.tolist(), block.mask.tolist()) == (3, [0, 1], [0, 1])
         assert block.label_kind.tolist() == [LabelKind.LATE_POSITIVE]
         assert (block.feature_time_ms[0], block.action_time_ms[0]) == (2_000, 2_500)
         assert (block.feature_ingest_ms[0], block.action_ingest_ms[0]) == (11, 12)
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])
+def test_positives_of_one_request_are_the_rows_that_they_would_be_alone(spec: FeatureSpec) -> None:
+    event, builder = event_of(spec, 2, 5), BlockBuilder(spec)
+    wanted = [
+        Positive(3, LIKE, LabelKind.LATE_POSITIVE, 2_500, 12),
+        Positive(0, WATCH, LabelKind.POSITIVE, 2_400, -1),
+        Positive(3, WATCH, LabelKind.CORRECTION, 2_600, 13),
+    ]
+    (together,) = builder.positives(3, Entry(event, 11), wanted, 256)
+    assert together.request_ids == [event.request_id]
+    alone = [block for row in wanted for block in builder.positives(3, Entry(event, 11), [row], 256)]
+    assert rows(spec, together) == [row for block in alone for row in rows(spec, block)]
+    for name in (
+        "labels",
+        "mask",
+        "sampling_rate",
+        "label_kind",
+        "feature_time_ms",
+        "action_time_ms",
+        "feature_ingest_ms",
+    ):
+        assert getattr(together, name).tolist() == np.concatenate([getattr(block, name) for block in alone]).tolist(), (
+            name
+        )
+    assert together.action_ingest_ms.tolist() == [12, -1, 13]
+    assert [len(block) for block in builder.positives(3, Entry(event, 11), wanted, 2)] == [2, 1]
 
 
 @pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["ragged", "plain"])

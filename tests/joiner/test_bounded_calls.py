@@ -114,7 +114,7 @@ def test_the_first_call_after_a_change_of_spec_does_not_ask_for_every_action_tha
         name = f"r{number}"
         waits, comes = replace(action(1, 0, "watch", 6_000), request_id=name), replace(one, request_id=name)
         before.on_record(0, name.encode(), encode(waits), -1, states)
-        # One is left to wait, so that its slice cannot be left out.
+        # One is left to wait, so that there is something to be read.
         if number:
             before.on_record(0, name.encode(), encode(comes), -1, states)
     after = SpecJoiners(SpecRegistry(changed, [SPEC]), CONFIG, tmp_path / "b")
@@ -123,6 +123,7 @@ def test_the_first_call_after_a_change_of_spec_does_not_ask_for_every_action_tha
         already = calls.total()
         blocks = after.on_record(0, name.encode(), encode(replace(one, request_id=name)), -1, states)
         asked.append(calls.total() - already)
-    assert max(asked) <= 10
+    # There were never more than two at a time, which is sixteen slots.
+    assert max(asked) <= 16 + 4
     assert [len(block) for block in blocks] == [1], "the action has met its request"
     assert after.waiting_actions == 0

@@ -16,6 +16,7 @@ from rillet.joiner import GatheringBuilder, JoinerConfig
 from rillet.joiner.blocks import BlockBuilder
 from rillet.joiner.cuts import cuts
 from rillet.joiner.entry import Entry
+from rillet.joiner.rows import Positive
 from rillet.schemas import (
     MAX_BLOCK_BYTES,
     FeatureEvent,
@@ -153,7 +154,9 @@ def test_the_largest_request_that_is_taken_gives_blocks_within_the_limit() -> No
     event = huge_event((15 << 20) - 1_024)
     HUGE.check_feature(event)
     blocks = BlockBuilder(HUGE).provisional(65_535, Entry(event, 1), [0], np.ones((1, 2), np.bool_), 256)
-    blocks += BlockBuilder(HUGE).positive(65_535, Entry(event, 1), 1, 0, LabelKind.POSITIVE, 1 << 40, 1 << 40)
+    blocks += BlockBuilder(HUGE).positives(
+        65_535, Entry(event, 1), [Positive(1, 0, LabelKind.POSITIVE, 1 << 40, 1 << 40)], 256
+    )
     assert max(len(encode(block)) for block in blocks) <= MAX_BLOCK_BYTES
 
 
@@ -161,6 +164,6 @@ def test_a_gathering_builder_keeps_the_order_where_it_cuts_by_bytes() -> None:
     builder = GatheringBuilder(LONG, 1_000)
     entries = [Entry(long_event(at, 5, 3), -1) for at in range(2)]
     for at in (0, 1, 0):
-        builder.positive(0, entries[at], 1, 0, LabelKind.POSITIVE, 6_000, -1)
+        builder.positives(0, entries[at], [Positive(1, 0, LabelKind.POSITIVE, 6_000, -1)], 256)
     (block,) = builder.gathered(0)
     assert [block.request_ids[at] for at in block.request_index] == ["r0", "r1", "r0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rillet.joiner.header import NEVER_MS, BucketHeader, OpenSlice, WaitingSlice, Work, WorkKind
+from rillet.joiner.header import NEVER_MS, BucketHeader, OpenSlice, Work, WorkKind
 from rillet.joiner.slices import MAX_OPEN_SLICES
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -20,8 +20,7 @@ WORK = st.builds(Work, st.sampled_from(WorkKind), INT64, st.integers(0, 100), UI
         INT64,
         st.none() | WORK,
         st.dictionaries(INT64, st.builds(OpenSlice, UINT32, UINT32)),
-        st.dictionaries(INT64, st.builds(WaitingSlice, UINT32, UINT32)),
-        st.integers(0, 1 << 60),
+        UINT32,
     )
 )
 def test_a_header_reads_back(header: BucketHeader) -> None:
@@ -40,4 +39,4 @@ def test_a_header_costs_sixteen_bytes_per_open_slice_however_many_requests_there
 
 def test_a_fresh_header_has_closed_nothing() -> None:
     header = BucketHeader(1)
-    assert (header.closed_ms, header.work, header.slices, header.waiting) == (NEVER_MS, None, {}, {})
+    assert (header.closed_ms, header.work, header.slices, header.slots) == (NEVER_MS, None, {}, 0)

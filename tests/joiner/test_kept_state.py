@@ -61,7 +61,7 @@ def test_windows_of_a_known_spec_are_gone_on_with_under_another(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("now", "named"),
     [
-        (KeptSettings.of(SPEC, JoinerConfig(buckets=32)), "(buckets 1024, now 32)"),
+        (KeptSettings.of(SPEC, JoinerConfig(buckets=32)), "(buckets 128, now 32)"),
         (replace(NOW, slice_ms=7, action_wait_ms=8), "slice_ms 0, now 7, action_wait_ms 600000, now 8"),
     ],
 )

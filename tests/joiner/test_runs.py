@@ -98,6 +98,16 @@ def test_as_many_earlier_runs_stay_as_are_kept_and_those_without_state_do_not_co
     assert gone_on_from(runs) == next((runs.folder / "000006/stopped").iterdir())
 
 
+def test_the_last_run_is_without_state_until_its_first_snapshot(runs: JoinerRuns) -> None:
+    assert runs.without_state is None
+    first = runs.begin("1")
+    assert runs.without_state == first
+    checkpoint(first, 1)
+    assert runs.without_state is None
+    second = runs.begin("2")
+    assert runs.without_state == second
+
+
 def test_a_savepoint_that_somebody_took_of_a_running_job_is_not_taken_for_its_end(runs: JoinerRuns) -> None:
     """`flink savepoint JOB` on a cluster puts it where `flink stop` puts the last one; rows that went out later would again."""
     run = runs.begin("")

@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 from rillet.joiner import JoinerError
 from rillet.joiner.state import (
     Place,
-    pack_labels,
-    pack_places,
+    pack_place,
     pack_request,
     pack_waiting,
-    unpack_labels,
-    unpack_places,
+    unpack_place,
     unpack_request,
     unpack_waiting,
 )
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-PLACES = st.lists(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)), max_size=5)
 
 
 @given(st.text(), INT64, st.binary())
@@ -31,28 +28,22 @@ def test_a_request_reads_back(request_id: str, ingest_ms: int, record: bytes) ->
     assert unpack_request(pack_request(request_id, ingest_ms, record)) == (request_id, ingest_ms, record)
 
 
-@given(st.integers(0, 1 << 200), st.binary())
-def test_labels_read_back(positives: int, times: bytes) -> None:
-    assert unpack_labels(pack_labels(positives, times)) == (positives, times)
+@given(INT64, INT64, INT64, st.binary())
+def test_a_waiting_action_reads_back(arrival: int, slice_: int, ingest_ms: int, record: bytes) -> None:
+    assert unpack_waiting(pack_waiting(arrival, slice_, ingest_ms, record)) == (arrival, slice_, ingest_ms, record)
 
 
-@given(INT64, st.binary())
-def test_a_waiting_action_reads_back(ingest_ms: int, record: bytes) -> None:
-    assert unpack_waiting(pack_waiting(ingest_ms, record)) == (ingest_ms, record)
-
-
-@given(PLACES)
-def test_places_read_back_in_their_order(places: list[Place]) -> None:
-    assert unpack_places(pack_places(places)) == places
+@given(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)), st.integers(0, 1 << 200), st.binary())
+def test_a_place_and_its_labels_read_back(place: Place, positives: int, times: bytes) -> None:
+    assert unpack_place(pack_place(place, positives, times)) == (place, positives, times)
 
 
 @pytest.mark.parametrize(
     ("read", "what"),
     [
         (unpack_request, "a request"),
-        (unpack_labels, "the labels of a request"),
         (unpack_waiting, "a waiting action"),
-        (unpack_places, "a place"),
+        (unpack_place, "the place of a request"),
     ],
 )
 def test_what_is_cut_off_is_refused(read: Callable[[bytes], Any], what: str) -> None:

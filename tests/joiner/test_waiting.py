@@ -89,19 +89,24 @@ def test_as_many_actions_wait_for_one_request_as_a_request_may_have(tmp_path: Pa
 def waiting_of(number: int) -> tuple[WaitingActions, BucketHeader, MemoryState]:
     """So many actions on one request, over twenty slices."""
     header, state = BucketHeader(1), MemoryState()
-    waiting = WaitingActions(header, 1 << 40)
+    waiting = WaitingActions(header, 1 << 40, state)
     for at in range(number):
         event = ActionEvent("hot", 1_000 * (at % 20), 1, "watch")
         waiting.add(event, at % 20, at, encode(event), state)
     return waiting, header, state
 
 
+def started_again(state: MemoryState) -> tuple[WaitingActions, BucketHeader]:
+    header = BucketHeader.from_bytes(state.header or b"")
+    return WaitingActions(header, 1 << 40, state), header
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_slice_is_given_up_in_steps_and_leaves_nothing(lost: bool) -> None:
     waiting, header, state = waiting_of(60)
     if lost:
-        waiting.lose()
-    assert [waiting.give_up(3, first, 2, state) for first in (0, 2)] == [2, 1]
+        waiting, header = started_again(state)
+    assert [waiting.give_up(3, 2, state) for _ in range(2)] == [2, 1]
     assert len(waiting) == 57
     assert [one.ingest_ms for one in waiting.take("hot", state)] == [n for n in range(60) if n % 20 != 3]
     assert (waiting.take("hot", state), waiting.oldest_slice()) == ([], None)
@@ -112,9 +117,41 @@ def test_a_slice_is_given_up_in_steps_and_leaves_nothing(lost: bool) -> None:
 def test_all_slices_of_a_request_can_be_given_up(lost: bool) -> None:
     waiting, header, state = waiting_of(100)
     if lost:
-        waiting.lose()
+        waiting, header = started_again(state)
     for slice_ in range(20):
         assert waiting.oldest_slice() == slice_
-        assert waiting.give_up(slice_, 0, header.waiting[slice_].count, state) == 5
-        waiting.close_slice(slice_)
+        assert waiting.give_up(slice_, 128, state) == 5
     assert (state.entries, header.waiting_bytes, header.waiting) == ({}, 0, {})
+
+
+def test_a_start_finds_what_waits_in_order_of_arrival_although_slots_are_used_again() -> None:
+    waiting, _, state = waiting_of(40)
+    assert waiting.give_up(0, 128, state) == 2
+    for at in range(100, 103):
+        event = ActionEvent("hot", 1_000, 1, "watch")
+        waiting.add(event, 1, at, encode(event), state)
+    again, _ = started_again(state)
+    assert [one.ingest_ms for one in again.take("hot", state)] == [*(n for n in range(40) if n % 20), 100, 101, 102]
+
+
+def test_the_header_is_not_saved_with_each_action_that_waits() -> None:
+    waiting, header, state = waiting_of(200)
+    for at in range(1_000):
+        waiting.give_up(at % 20, 1, state)
+        event = ActionEvent("hot", 1_000 * (at % 20), 1, "watch")
+        waiting.add(event, at % 20, at, encode(event), state)
+    assert state.calls["save_header"] == 5  # 16 slots, 32, 64, 128, 256
+    assert (len(waiting), header.slots) == (200, 256)
+
+
+def test_slots_are_given_back_once_nothing_waits() -> None:
+    waiting, header, state = waiting_of(200)
+    waiting.release_slots()
+    assert header.slots == 256
+    waiting.take("hot", state)
+    waiting.release_slots()
+    assert header.slots == 0
+    event = ActionEvent("hot", 0, 1, "watch")
+    waiting.add(event, 0, 7, encode(event), state)
+    again, _ = started_again(state)
+    assert [one.ingest_ms for one in again.take("hot", state)] == [7]

@@ -106,8 +106,7 @@ def test_in_silence_time_goes_at_the_pace_of_the_clock_on_an_old_recording(tmp_p
     assert reached_ms - 3_000 <= runner.metric("watermark_ms") <= reached_ms, "another silence begins at other records"
 
 
-@pytest.mark.parametrize("all_read", [False, True])
-def test_windows_wait_for_a_topic_that_is_silent_until_it_has_caught_up(tmp_path: Path, all_read: bool) -> None:
+def test_windows_wait_for_a_topic_that_is_silent_until_it_has_caught_up(tmp_path: Path) -> None:
     silence = Silence()
     runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
 
@@ -129,11 +128,11 @@ def test_windows_wait_for_a_topic_that_is_silent_until_it_has_caught_up(tmp_path
     for index in range(3):  # what it had held back
         runner.send(of(action(1, index, "watch", 21_000 + index)))
     assert [(row[3], row[6]) for row in rows_of(SPEC, runner.blocks)] == [(1, LabelKind.POSITIVE)] * 3
-    silence.is_behind = not all_read
-    if not all_read:  # the watermark stands until it has caught up
-        runner.wait(30_000)
-        assert len(runner.blocks) == 3
-        go_on_to(runner.keyed.watermark + 1)
+    # The watermark may go on without a partition that comes back later than the others.
+    go_on_to(runner.keyed.watermark + 1)
+    runner.wait(30_000)
+    assert len(runner.blocks) == 3
+    silence.is_behind = False
     runner.wait(30_000)
     assert len({row[0] for row in rows_of(SPEC, runner.blocks)}) > 10
     assert (runner.metric("held_ms"), runner.metric("silent_topic_ms.actions.count")) == (0, 0)

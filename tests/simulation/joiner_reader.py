@@ -5,10 +5,13 @@ It is what Flink does with the two raw topics (``jobs/joiner_job.py``), with a j
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from rillet.connectors.lag import TopicProgress
+from rillet.connectors.silence import TopicState
 from rillet.joiner import HeldTime
 from rillet.schemas import RecordError
 from tests.joiner.support import LATENESS_MS
@@ -33,6 +36,10 @@ class Partition:
     #: since when it would count as idle: a pause is not idleness
     idle_since_ms: int = 0
 
+    def end(self, now_ms: int) -> int:
+        """How many records have arrived."""
+        return bisect_right(self.records, now_ms, key=lambda record: record[0])
+
     def has_record(self, now_ms: int) -> bool:
         return self.position < len(self.records) and self.records[self.position][0] <= now_ms
 
@@ -53,13 +60,15 @@ class Reader:
     drift_ms: int
     now_ms: int
     watermark_ms: int = _NEVER_MS
+    #: while the broker is away
+    outage: range = range(0)
     refused: int = 0
     time: HeldTime = field(init=False)
-    #: topics that were silent and have not been read to their ends since
-    behind: set[str] = field(default_factory=set)
+    topics: dict[str, TopicState] = field(init=False)
 
     def __post_init__(self) -> None:
         self.time = HeldTime(self.hold_ms)
+        self.topics = {topic: TopicState(self.now_ms / 1_000, self.idle_ms / 1_000) for topic in TOPICS}
         for partition in self.partitions.values():
             partition.read_ms = partition.idle_since_ms = self.now_ms
 
@@ -76,10 +85,11 @@ class Reader:
                 self._take(partition)
         if active := self._active():
             self.watermark_ms = max(self.watermark_ms, min(active))
-        silent = {topic for topic in TOPICS if self._is_silent(topic, self.idle_ms // 2)}
-        self.behind |= silent
-        self.behind -= {topic for topic in self.behind - silent if self._is_silent(topic, self.idle_ms // 4)}
-        self.engine.watermark(self.time.at(self.watermark_ms, bool(silent), bool(self.behind)))
+        if self.now_ms % (self.idle_ms // 4) == 0:
+            for name, topic in self.topics.items():
+                self._check(name, topic)
+        held = any(topic.silent or topic.behind for topic in self.topics.values())
+        self.engine.watermark(self.time.at(self.watermark_ms, held))
 
     @property
     def done(self) -> bool:
@@ -103,7 +113,12 @@ class Reader:
             if partition.has_record(self.now_ms) or self.now_ms - partition.idle_since_ms < self.idle_ms
         ]
 
-    def _is_silent(self, topic: str, for_ms: int) -> bool:
-        partitions = [partition for name, partition in self.partitions.items() if name.startswith(topic)]
-        unread = any(partition.has_record(self.now_ms) for partition in partitions)
-        return not unread and self.now_ms - max(partition.read_ms for partition in partitions) >= for_ms
+    def _check(self, name: str, topic: TopicState) -> None:
+        if self.now_ms in self.outage:
+            topic.lose()
+            return
+        partitions = [partition for key, partition in self.partitions.items() if key.startswith(name)]
+        ends = {number: partition.end(self.now_ms) for number, partition in enumerate(partitions)}
+        positions = {number: partition.position for number, partition in enumerate(partitions)}
+        unread = any(positions[number] < end for number, end in topic.awaited.items())
+        topic.check(TopicProgress(ends, positions, positions == ends), self.now_ms / 1_000, unread=unread)

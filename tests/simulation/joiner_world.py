@@ -123,7 +123,7 @@ class JoinerWorld:
         self.config = JoinerConfig(
             buckets=BUCKETS,
             slice_ms=int(rng.choice([1_000, 5_000, 20_000])),
-            memory_bytes=int(rng.choice([1 << 30, 10_000, 1])),
+            memory_bytes=int(rng.choice([1 << 30, 6_000, 1])),
             disk_tier=bool(rng.choice([True, False])),
             waiting_bytes=int(rng.choice([1 << 30, BUCKETS * 3_000])),
             block_rows=16,

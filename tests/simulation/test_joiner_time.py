@@ -1,13 +1,10 @@
 """The same rows live, after an outage and read again from the beginning, whatever clocks and producers do.
 
-Clocks of clients are ahead and behind, a producer of actions stalls, one partition has few records.
+Clocks of clients are ahead and behind, a producer of actions stalls, the broker is away, one partition has few records.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from zlib import crc32
 
@@ -36,14 +33,17 @@ class Records:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._queue: list[tuple[int, int, Sent]] = []
-        self._number: Callable[[], int] = count().__next__
+        #: when they arrive, and when they would have with nothing in the way
+        self._sent: list[tuple[int, int, Sent]] = []
+        outage_ms = START_MS + int(self._rng.integers(0, LONG_MS))
+        #: while the broker is away, in every second recording; it leads its partitions again one after the other
+        self.outage = range(outage_ms, outage_ms + int(self._rng.integers(5_000, 60_000)) * (seed // 2 % 2))
+        self._back_ms = {name: self.outage.stop + int(self._rng.integers(0, IDLE_MS - 2_500)) for name in PARTITIONS}
         self._stall_ms = START_MS + int(self._rng.integers(50_000, 120_000))
         for request in range(100):
             self._request(request)
         self.partitions: dict[str, list[tuple[int, Sent]]] = {name: [] for name in PARTITIONS}
-        while self._queue:
-            at_ms, _, sent = heapq.heappop(self._queue)
+        for at_ms, _, sent in sorted(self._sent, key=lambda sent: sent[:2]):
             self.partitions[sent.partition].append((at_ms, sent))
 
     def _request(self, request: int) -> None:
@@ -61,14 +61,14 @@ class Records:
                     self._send("actions", action(request, index, name, acted_ms + ahead_ms), acted_ms)
 
     def _send(self, topic: str, event: FeatureEvent | ActionEvent, sent_ms: int) -> None:
-        at_ms = sent_ms + int(self._rng.integers(0, LATENESS_MS))
-        since_ms = at_ms - self._stall_ms
-        if topic == "actions" and 0 <= since_ms < STALL_MS + STALL_MS // 100:
-            # Sent in order when the producer goes on, and before what comes then.
-            at_ms = self._stall_ms + STALL_MS + min(since_ms, STALL_MS) // 100
+        at_ms = due_ms = sent_ms + int(self._rng.integers(0, LATENESS_MS))
+        if topic == "actions":
+            at_ms = _delayed(at_ms, self._stall_ms, self._stall_ms + STALL_MS)
         arrival = Arrival.of(event, ingest_ms=sent_ms)
         partition = f"{topic} {crc32(arrival.key or b'') % 5 // 4}"  # the second one has few
-        heapq.heappush(self._queue, (at_ms, self._number(), Sent(partition, arrival, event.event_time_ms)))
+        if self.outage:
+            at_ms = _delayed(at_ms, self.outage.start, self._back_ms[partition])
+        self._sent.append((at_ms, due_ms, Sent(partition, arrival, event.event_time_ms)))
 
     def due(self) -> list[Row]:
         """By the oracle, where nothing is late."""
@@ -76,11 +76,17 @@ class Records:
         return oracle(SPEC, *usable(SPEC, [sent.arrival for _, sent in arrived], CONFIG.max_ahead_ms))
 
 
+def _delayed(at_ms: int, begin_ms: int, end_ms: int) -> int:
+    """When a record arrives that is kept from one time to another; it is sent in order then, and before what comes later."""
+    since_ms, long_ms = at_ms - begin_ms, end_ms - begin_ms
+    return end_ms + min(since_ms, long_ms) // 100 if 0 <= since_ms < long_ms + long_ms // 100 else at_ms
+
+
 def joined(records: Records, folder: Path, *, begin_ms: int, per_step: int) -> tuple[list[Row], int]:
     """The rows of a joiner that begins to read at a time, and how many actions were late."""
     engine = Engine(SPEC, CONFIG, folder)
     partitions = {name: Partition(of) for name, of in records.partitions.items()}
-    reader = Reader(engine, partitions, HOLD_MS, IDLE_MS, DRIFT_MS, begin_ms)
+    reader = Reader(engine, partitions, HOLD_MS, IDLE_MS, DRIFT_MS, begin_ms, outage=records.outage)
     while not reader.done:
         reader.step(per_step)
         reader.now_ms += 500
