@@ -50,7 +50,7 @@ class ExpectedExamples:
     rates: Float32s
     #: bool[M, T]: whether the sample keeps the pair as a negative
     sampled: Bools
-    #: bool[M, T]: whether the first action of a positive can have come after the window was closed
+    #: bool[M, T]: whether the action of a positive can have come after the pair's negative was due
     may_be_late: Bools
     #: what happened to the events that made no label, by the names of the joiner's counters
     counts: dict[str, int]
@@ -66,13 +66,13 @@ class ExpectedExamples:
     def emits_late(self) -> Bools:
         """Whether a late action on a pair still gives a row with label 1: bool[M, T]."""
         policies = np.array([task.late for task in self.spec.tasks])
-        emits: Bools = (policies == "emit") | ((policies == "emit_unsampled") & ~self.sampled)
+        emits: Bools = (policies == "correct") | ((policies == "emit_unsampled") & ~self.sampled)
         return emits
 
     @property
     def marks_late(self) -> Bools:
-        """Whether that row is of a kind of its own: bool[M, T]."""
-        return self.emits_late & ~self.immediate
+        """Whether that row takes back a negative, and so is of a kind of its own: bool[M, T]."""
+        return self.emits_late & self.sampled & ~self.immediate
 
     @property
     def negative(self) -> Bools:

@@ -23,7 +23,7 @@ class Labels:
     duplicated: Int64s
     mislabelled: Int64s
     unexpected: Int64s
-    #: a late positive, beside its negative where the sample keeps it
+    #: a late positive, beside the negative that it takes back
     late_positive: Bools
     #: the action came too late for a pair whose task drops late ones
     late_dropped: Bools

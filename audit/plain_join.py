@@ -7,13 +7,15 @@ curves. Source of the hash: SplitMix64 (Steele, Lea, Flood 2014) over BLAKE2b.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from math import exp
+from typing import NamedTuple
 
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples, find_pairs
+from rillet.audit.rules import turning_actions
 from rillet.schemas import (
     MAX_AHEAD_MS,
     MAX_TIME_MS,
@@ -28,6 +30,16 @@ from rillet.schemas import (
 )
 from rillet.schemas.arrays import AnyArray, Bools, Float32s, Int64s, UInt16s
 from rillet.schemas.negative_rates import RateByScore
+
+
+class _Acted(NamedTuple):
+    """An action that a task asks for."""
+
+    request_id: str
+    #: impression id, event time, ingest time, newest timestamp before it
+    numbers: tuple[int, int, int, int]
+    #: its number among all, what tells it from others on its pair, its value
+    told: tuple[int, Hashable, float | None]
 
 
 class PlainJoin:
@@ -63,16 +75,22 @@ class PlainJoin:
         self._counts = dict.fromkeys(
             (
                 *("duplicate_features", "duplicate_actions", "early_actions", "outside_window"),
-                *("unknown_impressions", "unknown_actions", "orphan_actions"),
+                *(
+                    "unknown_impressions",
+                    "unknown_actions",
+                    "orphan_actions",
+                    "incomplete_actions",
+                    "ungathered_actions",
+                ),
             ),
             0,
         )
         self._number_of: dict[str, int] = {}
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
-        self._wanted = {task.action for task in spec.tasks}
+        self._wanted = {name for task in spec.tasks for name in task.actions}
         self._asked_for = spec.actions
-        self._actions: dict[str, list[tuple[str, int, int, int, int]]] = {name: [] for name in self._wanted}
+        self._actions: dict[str, list[_Acted]] = {name: [] for name in self._wanted}
 
     def add_record(
         self,
@@ -124,8 +142,13 @@ class PlainJoin:
         """
         self.actions += 1
         if event.action in self._wanted:
+            identity = event.action_id or (event.action, event.event_time_ms, event.value)
             self._actions[event.action].append(
-                (event.request_id, event.impression_id, event.event_time_ms, ingest_ms, newest_before_ms)
+                _Acted(
+                    event.request_id,
+                    (event.impression_id, event.event_time_ms, ingest_ms, newest_before_ms),
+                    (self.actions, identity, event.value),
+                )
             )
         elif event.action not in self._asked_for:
             self._counts["unknown_actions"] += 1
@@ -166,24 +189,33 @@ class PlainJoin:
         newest_ms = max(self._newest_ms.values(), default=NO_TIME_MS)
         counts = dict(self._counts)
         for name in self._wanted:
-            numbers, rows, _ = self._match(name, request, impression_ids)
+            numbers, rows, _, _ = self._match([name], request, impression_ids)
             counts["orphan_actions"] += int((numbers < 0).sum())
             counts["unknown_impressions"] += int(((numbers >= 0) & (rows < 0)).sum())
         for column, task in enumerate(spec.tasks):
-            _, rows, times = self._match(task.action, request, impression_ids)
-            known = rows >= 0
+            _, rows, times, acted = self._match(task.actions, request, impression_ids)
+            known = np.flatnonzero(rows >= 0)
             rows, times = rows[known], times[known]
             after = times[:, 0] - feature_time[request[rows]]
             early, outside = after < -task.early_ms, after >= task.window_ms
             inside = ~early & ~outside
             rows, times = rows[inside], times[inside]
-            # Of several actions on a pair the first to arrive counts, whatever their event times.
-            labelled, first = np.unique(rows, return_index=True)
+            if task.at_least is None:
+                # Of several actions on a pair the first to arrive counts, whatever their event times.
+                labelled, first = np.unique(rows, return_index=True)
+                counts["duplicate_actions"] += len(rows) - len(labelled)
+            else:
+                told = [acted[at].told[1:] for at in known[inside].tolist()]
+                first, fates = turning_actions(task.at_least, rows, told)
+                labelled = rows[first]
+                for fate, count in fates.items():
+                    counts[fate] += count
             positive[labelled, column] = True
             action_time[labelled, column] = times[first, 0]
             action_ingest[labelled, column] = times[first, 1]
-            # A window closes for a watermark past its end, and that takes a record so new, or silence until then.
-            ends = feature_time[request[labelled]] + task.window_ms
+            # A negative goes out for a watermark past its time, and that takes a record so new, or silence until then.
+            wait_ms = task.window_ms if task.negative_after_ms is None else task.negative_after_ms
+            ends = feature_time[request[labelled]] + wait_ms
             before_ms = times[first, 2]
             if self._idle_delay_ms is not None:
                 ingest_ms = times[first, 1]
@@ -208,7 +240,6 @@ class PlainJoin:
             sampled[:, column] = self._sampled(column, request, impression_ids, rates[:, column])
             counts["early_actions"] += int(early.sum())
             counts["outside_window"] += int(outside.sum())
-            counts["duplicate_actions"] += len(rows) - len(labelled)
         return ExpectedExamples(
             spec=spec,
             request_ids=list(self._number_of),
@@ -251,15 +282,19 @@ class PlainJoin:
         entered_ms = timestamp_ms if ingest_ms == NO_TIME_MS else ingest_ms
         return entered_ms < 0 or event.event_time_ms <= entered_ms + self._max_ahead_ms
 
-    def _match(self, action: str, request: Int64s, impression_ids: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-        """Request number and impression row (-1: none) of the n actions of one name, int64[n], as they came.
+    def _match(
+        self, names: Sequence[str], request: Int64s, impression_ids: Int64s
+    ) -> tuple[Int64s, Int64s, Int64s, list[_Acted]]:
+        """Request number and impression row (-1: none) of the n actions of some names, int64[n], as they came.
 
-        With their event time, ingest time and the newest timestamp before them, int64[n, 3].
+        With their event time, ingest time and the newest timestamp before them, int64[n, 3], and all that is known of them.
         """
-        found = self._actions[action]
-        numbers = np.array([self._number_of.get(entry[0], -1) for entry in found], np.int64)
-        rest = np.array([entry[1:] for entry in found], np.int64).reshape(len(found), 4)
-        return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1:]
+        found = self._actions[names[0]]
+        if len(names) > 1:
+            found = sorted((one for name in names for one in self._actions[name]), key=lambda one: one.told[0])
+        numbers = np.array([self._number_of.get(one.request_id, -1) for one in found], np.int64)
+        rest = np.array([one.numbers for one in found], np.int64).reshape(len(found), 4)
+        return numbers, find_pairs(request, impression_ids, numbers, rest[:, 0]), rest[:, 1:], found
 
     def _sampled(self, column: int, request: Int64s, impression_ids: Int64s, rates: Float32s) -> Bools:
         """Whether each impression is kept as a negative of the task, bool[M]."""

@@ -123,8 +123,8 @@ def backtest(
       rillet backtest ... --by-slot country
 
     KEY is one of the configuration (model.dim, table.learning_rate, trainer.batch_size ...), delays.commit, .publish,
-    .dense or .apply, spec.sampling_seed, spec.crosses, spec.tasks.TASK. with window_ms, negative_rate, labels, late or
-    early_ms, spec.context.HISTORY. with action, max_values or max_age_ms, or spec.dense.NAME.transform.
+    .dense or .apply, spec.sampling_seed, spec.crosses, spec.tasks.TASK. with window_ms, negative_rate, labels, late,
+    early_ms or negative_after_ms, spec.context.HISTORY. with action, max_values or max_age_ms, or spec.dense.NAME.transform.
     Whatever a setting learns from, all are judged by the labels of the recording's own feature spec, on requests whose
     label window had closed when the recording ended. If the spec that --config names has other windows, rates, label
     modes, crosses, histories or transforms, they are what is learned from.

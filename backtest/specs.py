@@ -17,7 +17,14 @@ from rillet.jobs.errors import ConfigError
 from rillet.schemas import Cross, DenseFeature, FeatureSpec, SpecError, Task, dump_spec, load_spec, parse_spec
 
 #: what may be varied of a task: it changes what is learned and when, and no recorded column
-TASK_KEYS = {"window_ms": int, "negative_rate": float, "labels": str, "late": str, "early_ms": int}
+TASK_KEYS = {
+    "window_ms": int,
+    "negative_rate": float,
+    "labels": str,
+    "late": str,
+    "early_ms": int,
+    "negative_after_ms": int,
+}
 
 #: what may be varied of a history: it is filled from the recorded actions
 HISTORY_KEYS = {"action": str, "max_values": int, "max_age_ms": int}
@@ -97,12 +104,15 @@ def _vary_transform(spec: FeatureSpec, path: str, name: str, value: Any) -> Feat
 
 
 def _logged(spec: FeatureSpec) -> FeatureSpec:
-    """What a recording has to hold as it is: neither crosses nor histories nor transforms, nor which negatives are kept."""
+    """What a recording has to hold as it is: neither crosses nor histories nor transforms, nor which labels and negatives there are."""
     return replace(
         spec.without_histories(),
         crosses=(),
         dense=tuple(DenseFeature(name) for name in spec.dense_names),
-        tasks=tuple(replace(task, rate_by_slot=None, rate_by_score=None) for task in spec.tasks),
+        tasks=tuple(
+            replace(task, rate_by_slot=None, rate_by_score=None, at_least=None, negative_after_ms=None)
+            for task in spec.tasks
+        ),
     )
 
 
@@ -119,13 +129,13 @@ def learned_spec(recorded: FeatureSpec, config: Path | Mapping[str, Any] | None)
         raise ConfigError(f"spec: {tables['spec']!r} is no path")
     path = Path(tables["spec"])
     named = load_spec(config.parent / path if isinstance(config, Path) else path)
-    changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named)}
+    changes = {f"tasks.{name}.{key}": value for name, key, value in _task_changes(recorded, named) if value is not None}
     varied = _logged(vary_spec(_logged(recorded), changes | {"sampling_seed": named.sampling_seed}))
     if _logged(named) != varied:
         raise ConfigError(
             f"{path}: feature spec {named.name} ({named.hash:#x}) is not that of the recording, {recorded.name} "
             f"({recorded.hash:#x}), and differs in more than sampling_seed, crosses, histories, transforms and {', '.join(TASK_KEYS)}, "
-            f"rate_by_slot, rate_by_score of tasks; name another --config"
+            f"at_least, rate_by_slot, rate_by_score of tasks; name another --config"
         )
     return named
 
@@ -146,6 +156,12 @@ def spec_changes(recorded: FeatureSpec, learned: FeatureSpec) -> list[str]:
         f"dense.{dense.name}.transform: {dense.transform}, recorded {transforms[dense.name]}"
         for dense in learned.dense
         if dense.transform != transforms[dense.name]
+    ]
+    asked = {task.name: task.at_least for task in recorded.tasks}
+    found += [
+        f"tasks.{task.name}: {task.at_least or 'one action'}, recorded {asked[task.name] or 'one action'}"
+        for task in learned.tasks
+        if task.at_least != asked[task.name]
     ]
     rules = {task.name: task.rate_by_slot or task.rate_by_score for task in recorded.tasks}
     found += [

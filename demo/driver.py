@@ -122,7 +122,7 @@ class Driver:
         self._in_flight: dict[str, list[ActionEvent]] = {}
         self._times: list[tuple[int, str]] = []  # heap of the event times in flight
         self._changed = asyncio.Condition()
-        self._column = next(i for i, task in enumerate(spec.tasks) if task.action == watched)
+        self._column = next(i for i, task in enumerate(spec.tasks) if watched in task.actions)
         self._window_ms = spec.tasks[self._column].window_ms
         #: actions that the broker may not have yet: how many there were with it, and its event time
         self._unacknowledged: deque[tuple[int, int]] = deque()

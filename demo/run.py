@@ -158,7 +158,7 @@ class _Demo:
             self.settings.drive.client(),
             actions,
             self.stats,
-            watched=spec.tasks[0].action,
+            watched=spec.tasks[0].actions[0],
         )
         stop = threading.Event()
         pacer = threading.Thread(target=self._pace, args=(driver, stop), name="pace", daemon=True)
@@ -212,7 +212,7 @@ class _Demo:
             audit=audit,
             unlogged=self.plan.live - audit.requests,
             quality=judge(joined, requests, others, task=0, first_request=self.plan.batch),
-            watched=self.recording.info.spec.tasks[0].action,
+            watched=self.recording.info.spec.tasks[0].actions[0],
             deltas=summarise_deltas(read_topic(kafka.connection, kafka.topics.deltas), self.started_ms),
             readings=self.monitor.readings,
             freshness=self.monitor.served.histograms.get(FRESHNESS, ([], [])),

@@ -82,7 +82,9 @@ def check_config(
         window = f"{ms / 1000:g} s" if ms % 60_000 else f"{ms // 60_000:,} min"
         rule = task.rate_by_slot or task.rate_by_score
         rate = f"{task.negative_rate:g} of negatives" + (f" {rule}" if rule else "")
-        click.echo(f"task      {task.name}: action {task.action} within {window}, {rate}, labels {task.labels}")
+        wait = "" if task.negative_after_ms is None else f", negatives after {task.negative_after_ms / 1000:g} s"
+        of = " or ".join(task.actions) + (f", {task.at_least}," if task.at_least else "")
+        click.echo(f"task      {task.name}: action {of} within {window}, {rate}, labels {task.labels}{wait}")
     for source in sources:
         click.echo(f"source    {source}")
     memory = partial(TaskMemory.of, config.joiner, config.flink, converted_topics=len(config.sources.converted))
@@ -131,7 +133,7 @@ def _echo_history(spec: FeatureSpec, slot: Slot, history: History) -> None:
     age = f"up to {history.max_age_ms / 60_000:g} min old" if history.max_age_ms else "of any age"
     values = f"the newest {slot.max_values} of {history.of} by action {history.action}"
     click.echo(f"history   {slot.name}: {values} per {history.by}, {age}")
-    if history.action not in {task.action for task in spec.tasks}:
+    if history.action not in {name for task in spec.tasks for name in task.actions}:
         click.echo(
             f"warning: history {slot.name}: action {history.action} is no task's:"
             " the history stays empty unless applications send it",

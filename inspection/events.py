@@ -49,7 +49,7 @@ def _feature(event: FeatureEvent, spec: FeatureSpec) -> Json:
 
 
 def _action(event: ActionEvent, spec: FeatureSpec) -> Json:
-    tasks = [task.name for task in spec.tasks if task.action == event.action]
+    tasks = [task.name for task in spec.tasks if event.action in task.actions]
     view: Json = {
         "record": "action_event",
         "request_id": event.request_id,

@@ -31,7 +31,7 @@ _QUIET_S = 300.0
 
 _SETTLED = (
     *("positives", "corrections", "late_positives", "duplicate_actions", "late_actions", "early_actions"),
-    *("outside_window", "unknown_impressions", "orphan_actions"),
+    *("outside_window", "unknown_impressions", "orphan_actions", "incomplete_actions", "ungathered_actions"),
 )
 #: how actions end that make no row, and what to look at
 _ADVICE = {

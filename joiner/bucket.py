@@ -64,9 +64,9 @@ class Bucket:
         self._store.put(self.number, entry)
 
     def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
-        """Keeps the positives of a request, which have changed.
+        """Keeps the positives and times of a request, which have changed.
 
-        :param grown: bytes by which its times are more.
+        :param grown: bytes by which its times are more, below 0 where they are less.
         """
         self._keep_place(entry, state)
         self._store.update(self.number, entry, grown)

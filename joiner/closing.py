@@ -65,6 +65,10 @@ class Closing:
             return entry.n < work.done
         return header.is_past(self._schedule.close_ms(slice_, task), slice_, task)
 
+    def was_sent(self, memory: Bucket, entry: Entry) -> bool:
+        """Whether the negatives of a closed request went out that the sample keeps: a drain may have discarded them."""
+        return self._negatives_at_end == "emit" or entry.n >= memory.header.slices[entry.slice_].drained
+
     def advance(self, memory: Bucket, time_ms: int, state: BucketState) -> list[ExampleBlock]:
         """Takes a step of what is due by a time: closes windows, forgets requests, gives up actions."""
         header = memory.header

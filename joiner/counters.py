@@ -26,6 +26,10 @@ class Counters:
     late_actions: int = 0
     early_actions: int = 0
     outside_window: int = 0
+    #: actions with which the rule of a task is not true, or not yet
+    incomplete_actions: int = 0
+    #: actions that a rule had no room for
+    ungathered_actions: int = 0
     unknown_impressions: int = 0
     #: that were scored and not shown; duplicates of their events count, too
     unexposed_impressions: int = 0
@@ -44,6 +48,10 @@ class Counters:
     def as_dict(self) -> dict[str, int]:
         """Name to count."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def add(self, name: str) -> None:
+        """One more of what a count is called."""
+        setattr(self, name, getattr(self, name) + 1)
 
 
 class NameCounts:

@@ -2,7 +2,8 @@
 
 The event is kept as it came, and decoded while it is worked with: as bytes it takes a third of the memory, and moves to
 disk as it is. The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. Where the
-row of a positive waits for its window to close, the times of its action are kept too.
+row of a positive waits for its window to close, the times of its action are kept too; where a rule asks for several
+actions, those that were not enough yet (``joiner/gathered.py``).
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Entry:
         self.request_id = event.request_id
         self.ingest_ms = ingest_ms
         self.positives = positives
-        #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other;
+        #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other,
+        #: and among them what rules have gathered;
         #: as bytes, because an object each would cost more than the rest of the entry
         self.times = times
         self.data = data

@@ -20,6 +20,7 @@ from rillet.joiner.closing import STEP_BYTES, STEP_REQUESTS, Closing
 from rillet.joiner.config import JoinerConfig
 from rillet.joiner.counters import Counters, NameCounts
 from rillet.joiner.entry import Entry
+from rillet.joiner.gathered import Fate, take
 from rillet.joiner.header import WorkKind
 from rillet.joiner.rows import Positive
 from rillet.joiner.sampling import Sampling
@@ -72,7 +73,10 @@ class Joiner:
         self._builder = builder or BlockBuilder(spec, config.block_bytes)
         self._tasks_of: dict[str, list[int]] = {}
         for index, task in enumerate(spec.tasks):
-            self._tasks_of.setdefault(task.action, []).append(index)
+            for name in task.actions:
+                self._tasks_of.setdefault(name, []).append(index)
+        #: of the tasks for which one action is not enough
+        self._rules = {index: task.at_least for index, task in enumerate(spec.tasks) if task.at_least is not None}
         self._immediate = tuple(index for index, task in enumerate(spec.tasks) if task.labels == "immediate")
         self._sampling = Sampling(spec)
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
@@ -239,10 +243,10 @@ class Joiner:
         entry = memory.find(action.request_id, state)
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            positives_before, times_before = entry.positives, len(entry.times)
+            positives_before, times_before = entry.positives, entry.times
             positives = self._label(memory, entry, action, ingest_ms)
-            if entry.positives != positives_before:
-                memory.keep_labels(entry, len(entry.times) - times_before, state)
+            if entry.positives != positives_before or entry.times is not times_before:
+                memory.keep_labels(entry, len(entry.times) - len(times_before), state)
             return self._positives(bucket, entry, positives)
         slice_ = self._schedule.slice_of(action.event_time_ms)
         expired = self._schedule.waiting_expiry_ms(slice_) <= header.closed_ms
@@ -303,20 +307,26 @@ class Joiner:
                 self.counters.duplicate_actions += 1
                 continue
             late = not waited and self._closing.is_closed(memory, entry, task)
-            if late and not self._emits_late(entry, index, task):
+            kept = late and self._sampling.keeps(entry.event, task, index)
+            if late and not self._takes_late(task, kept):
                 self.counters.late_actions += 1
                 continue
+            if task in self._rules:
+                fate = take(self._rules[task], entry, task, index, action)
+                if fate is not Fate.TURNED:
+                    self.counters.add(fate.value)
+                    continue
             entry.add_positive(task, index)
             if task in self._immediate:
                 kind = LabelKind.CORRECTION
                 self.counters.corrections += 1
-            elif late:
+            elif kept and self._closing.was_sent(memory, entry):
                 kind = LabelKind.LATE_POSITIVE
                 self.counters.late_positives += 1
             else:
                 kind = LabelKind.POSITIVE
                 self.counters.positives += 1
-                if task in self._aligned:
+                if task in self._aligned and not late:
                     entry.keep_times(task, index, action.event_time_ms, ingest_ms)
                     continue
             rows.append(Positive(index, task, kind, action.event_time_ms, ingest_ms))
@@ -325,12 +335,10 @@ class Joiner:
     def _positives(self, bucket: int, entry: Entry, rows: list[Positive]) -> list[ExampleBlock]:
         return self._builder.positives(bucket, entry, rows, self._config.block_rows) if rows else []
 
-    def _emits_late(self, entry: Entry, index: int, task: int) -> bool:
-        """Whether a late action makes a row of a pair, by its task and, where that asks, by whether its negative went out."""
+    def _takes_late(self, task: int, sampled: bool) -> bool:
+        """Whether a late action makes a row of a pair, by its task and whether the sample keeps the pair's negative."""
         late = self._spec.tasks[task].late
-        if late != "emit_unsampled":
-            return late == "emit"
-        return not self._sampling.of_request(entry.event, [task])[0, index]
+        return late == "correct" or (late == "emit_unsampled" and not sampled)
 
     def _provisional(self, bucket: int, entry: Entry) -> list[ExampleBlock]:
         """The provisional negatives of a request that has just come, for the tasks whose labels are immediate."""

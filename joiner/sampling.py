@@ -196,6 +196,10 @@ class Sampling:
                 rates[row] = self._rules[task].of(columns)
         return choose(np.array(hashes, np.uint64)[:, None], event.impression_ids, rates)
 
+    def keeps(self, event: FeatureEvent, task: int, index: int) -> bool:
+        """Whether the sample of a task keeps impression ``index`` of a request as a negative."""
+        return bool(self.of_request(event, [task])[0, index])
+
     def of_requests(self, events: Sequence[FeatureEvent], indices: Sequence[Int64s], task: int) -> list[Int64s]:
         """Those of some impressions of several requests that the sample of a task keeps.
 

@@ -26,7 +26,8 @@ class SliceSchedule:
     """
 
     def __init__(self, spec: FeatureSpec, config: JoinerConfig) -> None:
-        self.windows_ms = tuple(task.window_ms for task in spec.tasks)
+        #: how long after the end of a slice its negatives go out, by task
+        self.closes_ms = tuple(task.closes_ms for task in spec.tasks)
         self.action_wait_ms = config.action_wait_ms
         early = max(spec.tasks, key=lambda task: task.early_ms)
         if early.early_ms > config.action_wait_ms:
@@ -68,7 +69,7 @@ class SliceSchedule:
 
     def close_ms(self, slice_: int, task: int) -> int:
         """The watermark at which a slice's label windows of a task are closed."""
-        return (slice_ + 1) * self.slice_ms + self.windows_ms[task] - 1
+        return (slice_ + 1) * self.slice_ms + self.closes_ms[task] - 1
 
     def expiry_ms(self, slice_: int) -> int:
         """The watermark at which a slice is forgotten; not before its last close."""
@@ -80,9 +81,9 @@ class SliceSchedule:
 
     def first_after(self, time_ms: int, task: int) -> int:
         """The earliest slice that closes for a task after a time."""
-        return (time_ms + 1 - self.windows_ms[task]) // self.slice_ms
+        return (time_ms + 1 - self.closes_ms[task]) // self.slice_ms
 
     def close_at(self, time_ms: int, task: int) -> int | None:
         """The slice that closes for a task exactly at a time."""
-        slice_, rest = divmod(time_ms + 1 - self.windows_ms[task], self.slice_ms)
+        slice_, rest = divmod(time_ms + 1 - self.closes_ms[task], self.slice_ms)
         return None if rest else slice_ - 1

@@ -19,7 +19,7 @@ def next_work(header: BucketHeader, schedule: SliceSchedule) -> tuple[int, Work]
     found: list[tuple[int, WorkKind, int, int]] = []
     if header.slices:
         ordered = sorted(header.slices)
-        for task in range(len(schedule.windows_ms)):
+        for task in range(len(schedule.closes_ms)):
             at = bisect_left(ordered, schedule.first_after(header.closed_ms, task))
             if at < len(ordered):
                 found.append((schedule.close_ms(ordered[at], task), WorkKind.CLOSE, ordered[at], task))
@@ -41,7 +41,7 @@ def begun(header: BucketHeader, kind: WorkKind, slice_: int, task: int = 0) -> W
 def next_close_at_once(header: BucketHeader, schedule: SliceSchedule, done: Work) -> Work | None:
     """The close that follows at the same time on one that is done, None where none does."""
     found = []
-    for task in range(len(schedule.windows_ms)):
+    for task in range(len(schedule.closes_ms)):
         slice_ = schedule.close_at(header.closed_ms, task)
         if slice_ in header.slices and (slice_, task) > (done.slice_, done.task):
             found.append((slice_, task))

@@ -38,6 +38,8 @@ _HELP = {
     "late_actions": "Actions that came after their windows were closed, and make no row.",
     "early_actions": "Actions that lie further before their impressions than `early_ms`.",
     "outside_window": "Actions that lie after their label windows.",
+    "incomplete_actions": "Actions with which `at_least` of their task was not reached, or not yet.",
+    "ungathered_actions": "Actions left out, since 256 on their pair have not reached `at_least` of the task.",
     "unknown_impressions": "Actions on impressions that their requests do not have, or that were not exposed.",
     "unexposed_impressions": "Impressions without rows, since their feature event says that they were not exposed.",
     "earlier_requests": "Actions of requests that were joined under an earlier feature spec, which does not ask for them.",

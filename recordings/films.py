@@ -127,7 +127,7 @@ def _requests(count: int, seed: int, spec: FeatureSpec, config: FilmsConfig) -> 
             item_fids=item_fids[page].reshape(-1),
         )
         actions = [
-            ActionEvent(request_id, time_ms + int(delay_ms), int(films[page[at]]), spec.tasks[0].action)
+            ActionEvent(request_id, time_ms + int(delay_ms), int(films[page[at]]), spec.tasks[0].actions[0])
             for at, delay_ms in zip(watched.tolist(), delays_ms.tolist(), strict=True)
         ]
         yield event, actions, truth.reshape(-1, 1)

@@ -29,11 +29,11 @@ MAX_ACTION_TIMES = 65_536
 class LabelKind(IntEnum):
     """Why a row carries the label that it carries, and so which other rows its pair may have."""
 
-    #: an action came while the window was open; no other row of the pair
+    #: an action came, and the pair has no other row
     POSITIVE = 0
-    #: the window closed without an action
+    #: no action came in time; one that came later has made a LATE_POSITIVE
     NEGATIVE = 1
-    #: an action came after its window was closed; the pair's negative was sent where the sample kept it
+    #: an action came after the pair's NEGATIVE was sent, which this row takes back
     LATE_POSITIVE = 2
     #: an action came after the pair's PROVISIONAL negative, which was sent where the sample kept it
     CORRECTION = 3

@@ -18,13 +18,14 @@ from typing import Any, Literal
 from rillet.schemas.arrays import AnyArray, Int64s, UInt16s
 from rillet.schemas.block_sizes import BlockSizes
 from rillet.schemas.crosses import Cross
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateByScore, RateBySlot
 from rillet.schemas.packing import pack_columns
 from rillet.schemas.record_checks import RecordChecks
 from rillet.schemas.records import ActionEvent, ExampleBlock, FeatureEvent
 from rillet.schemas.slots import Slot
 
-LatePolicy = Literal["drop", "emit", "emit_unsampled"]
+LatePolicy = Literal["drop", "correct", "emit_unsampled"]
 Transform = Literal["none", "log1p"]
 #: When the rows of a pair (an impression and a task) go out:
 #: ``positives_first``: a positive with its action, a negative once the window has closed;
@@ -49,17 +50,18 @@ class DenseFeature:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One label: the action that makes it positive, and how long after the impression it may come.
+    """One label: the actions that make it positive, and how long after the impression they may come.
 
     A negative is kept with probability ``negative_rate``, or with that which its slot's value or its score give. An action within its window that arrives after
-    the window was closed is late: ``drop`` counts it, ``emit`` sends a late positive, ``emit_unsampled`` sends
-    one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
+    the window was closed is late: ``drop`` counts it, ``correct`` sends a positive that takes the pair's negative back where it
+    was sent, ``emit_unsampled`` sends one only where the sample left the pair's negative out. An action may lie up to ``early_ms`` before its impression by its event time, because two machines' clocks differ; one
     that lies further before it is no positive. ``labels`` says when the rows of a pair go out
     (:data:`LabelMode`). ``docs/join.md`` is the exact definition.
     """
 
     name: str
-    action: str
+    #: its name, or the names of several, in the order of the alphabet
+    action: str | tuple[str, ...]
     window_ms: int
     negative_rate: float = 1.0
     late: LatePolicy = "drop"
@@ -68,6 +70,20 @@ class Task:
     #: at most one of the two
     rate_by_slot: RateBySlot | None = None
     rate_by_score: RateByScore | None = None
+    #: None: one action is enough
+    at_least: AtLeast | None = None
+    #: how long after the impression its negative goes out; None: when the window closes
+    negative_after_ms: int | None = None
+
+    @property
+    def closes_ms(self) -> int:
+        """How long after the impression a pair without an action gives its negative; later actions are late."""
+        return self.window_ms if self.negative_after_ms is None else self.negative_after_ms
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the actions that count."""
+        return (self.action,) if isinstance(self.action, str) else self.action
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class FeatureSpec:
     def actions(self) -> frozenset[str]:
         """Names of the actions that a task or a history asks for; any other is counted as unknown."""
         of_histories = {slot.history.action for slot in self.histories if slot.history is not None}
-        return frozenset({task.action for task in self.tasks} | of_histories)
+        return frozenset({name for task in self.tasks for name in task.actions} | of_histories)
 
     def advice_on_action(self, name: str) -> str:
         """What to say of an action that is not among :attr:`actions`: the name that is meant, or all that are asked for."""

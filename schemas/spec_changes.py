@@ -52,8 +52,8 @@ class SpecDiff:
 #: values with another rate that are named
 _VALUES_TOLD = 5
 _OF_TASK = "negative_rate"
-#: what decides when labels are complete
-_WHEN_COMPLETE = ("window_ms", "labels")
+#: what decides which labels there are, and when they are complete
+_OF_LABELS = ("action", "at_least", "window_ms", "labels", "negative_after_ms")
 _AS_BEFORE = "goes on as before"
 _OPEN_REQUESTS = "goes on; requests that were joined before keep what they were joined with"
 
@@ -192,18 +192,18 @@ def _task_changes(old: Sequence[Task], new: Sequence[Task]) -> Iterator[SpecChan
                 "goes on without its output",
                 "deploy first the clients that read its score",
             )
-        elif task.action == after[name].action:
+        elif not set(task.actions).isdisjoint(after[name].actions):
             for key in (f.name for f in fields(Task)):
                 if (was := getattr(task, key)) != (now := getattr(after[name], key)):
                     same_slot = isinstance(was, RateBySlot) and isinstance(now, RateBySlot) and was.slot == now.slot
                     what = _rates_of_values(was, now) if same_slot else _was(was, now)
-                    trainer = "goes on; its quality as served is told anew" if key in _WHEN_COMPLETE else "goes on"
+                    trainer = "goes on; its quality as served is told anew" if key in _OF_LABELS else "goes on"
                     yield SpecChange(f"{path}.{key}", what, True, _OPEN_REQUESTS, trainer, _AS_BEFORE)
     for name, task in after.items():
         if name not in before:
             yield SpecChange(
                 f"tasks.{name}",
-                f"added (action {task.action})",
+                f"added (action {' or '.join(task.actions)})",
                 True,
                 "goes on; has rows of requests that come from then on",
                 "goes on; its output starts at its initial weights",
@@ -221,10 +221,9 @@ def _conflicts(old: FeatureSpec, new: FeatureSpec) -> Iterator[SpecChange]:
         yield SpecChange(path, f"slot {number} was {was}, now {now}: take a number that was never used", False)
     tasks = {task.name: task for task in new.tasks}
     for task in old.tasks:
-        if task.name in tasks and tasks[task.name].action != task.action:
-            what = (
-                f"action was {task.action}, now {tasks[task.name].action}: that is another label, give it another name"
-            )
+        if task.name in tasks and set(task.actions).isdisjoint(tasks[task.name].actions):
+            was, now = (" or ".join(one.actions) for one in (task, tasks[task.name]))
+            what = f"action was {was}, now {now}: that is another label, give it another name"
             yield SpecChange(f"tasks.{task.name}", what, False)
 
 
@@ -270,4 +269,8 @@ def _rates_of_values(old: RateBySlot, new: RateBySlot) -> str:
 
 
 def _was(old: object, new: object) -> str:
-    return f"{old}, now {new}"
+    return f"{_told(old)}, now {_told(new)}"
+
+
+def _told(value: object) -> object:
+    return "none" if value is None else " or ".join(value) if isinstance(value, tuple) else value

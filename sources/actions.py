@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rillet.schemas import ActionEvent, FeatureSpec
+from rillet.schemas import ActionEvent, FeatureSpec, RecordError
 from rillet.sources.config import ActionSource
 from rillet.sources.errors import SourceError
 from rillet.sources.features import impression_request_id
-from rillet.sources.paths import Path
+from rillet.sources.paths import Path, shown
 from rillet.sources.values import id_text, impression_number, time_ms
 
 
@@ -28,6 +29,8 @@ class RawAction:
     impression: Any
     impression_id: int
     action: str
+    value: float | None = None
+    action_id: str | None = None
 
 
 class ActionReader:
@@ -51,6 +54,8 @@ class ActionReader:
         self._time = Path(source.time)
         self._impression_id = Path(source.impression_id)
         self._action = Path(source.action)
+        self._value = Path(source.value) if source.value else None
+        self._action_id = Path(source.action_id) if source.action_id else None
 
     def read(self, value: Mapping[str, Any]) -> RawAction:
         """What the record says.
@@ -70,11 +75,28 @@ class ActionReader:
             impression,
             number,
             source.names.get(name, name),
+            _number(self._value, value),
+            _id(self._action_id, value),
         )
 
     def event(self, raw: RawAction) -> ActionEvent:
         """The event; an action that no task asks for is one, too: the joiner counts it."""
-        return ActionEvent(raw.request_id, raw.event_time_ms, raw.impression_id, raw.action)
+        return ActionEvent(raw.request_id, raw.event_time_ms, raw.impression_id, raw.action, raw.value, raw.action_id)
+
+
+def _number(path: Path | None, record: Mapping[str, Any]) -> float | None:
+    """:raises RecordError: something else than a finite number lies there."""
+    found = None if path is None else path.find(record)
+    if path is None or found is None:
+        return None
+    if type(found) not in (int, float) or not math.isfinite(found):
+        raise RecordError(f"{path.text}: {shown(found)} is no finite number")
+    return float(found)
+
+
+def _id(path: Path | None, record: Mapping[str, Any]) -> str | None:
+    found = None if path is None else path.find(record)
+    return None if path is None or found is None else id_text(found, path.text)
 
 
 def nearest_action(name: str, spec: FeatureSpec) -> str | None:

@@ -75,9 +75,13 @@ class ActionSource(_Source):
     action: str = ""
     #: what the topic calls an action = what the feature spec calls it; others keep their name
     names: dict[str, str] = field(default_factory=dict)
+    #: path of how much of it there was, a number; where it is missing or null there is none
+    value: str = ""
+    #: path of an id of the action alone, text or an integer, by which one that is sent twice counts once
+    action_id: str = ""
 
     def __post_init__(self) -> None:
-        _check(self, required=("request_id", "time", "impression_id", "action"), optional=())
+        _check(self, required=("request_id", "time", "impression_id", "action"), optional=("value", "action_id"))
 
 
 @dataclass(frozen=True, slots=True)

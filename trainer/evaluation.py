@@ -22,8 +22,6 @@ BINS = 4096
 
 #: log loss, predicted mass, rows
 SUMS = 3
-#: by LabelKind: the negatives that a row with label 1 takes away
-_TAKES_AWAY = np.array([-1.0 if k in (LabelKind.CORRECTION, LabelKind.LATE_POSITIVE) else 0.0 for k in LabelKind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +136,11 @@ class ScoreHistogram:
 def row_weights(labels: UInt8s, kinds: UInt8s, rates: Float32s) -> tuple[Float64s, Float64s]:
     """By how much each row counts as a negative and as a positive, float64[n] each.
 
-    A negative that survived sampling at rate r stands for 1/r negatives. A correction or late positive follows a
-    negative of the same impression, which went out earlier if the sample kept it and counted 1 in expectation: it takes
-    1 away at the same logit, and adds a positive. That is exact in expectation, and exact where all negatives are kept.
+    A negative that survived sampling at rate r stands for 1/r negatives. A late positive follows such a negative of the same
+    impression, which it takes away at the same logit, and adds a positive: exact. A correction follows a negative that went
+    out if the sample kept it, and counted 1 in expectation: it takes 1 away. That is exact in expectation, and exact where
+    all negatives are kept.
     """
     positive = (labels != 0).astype(np.float64)
-    negative = (1 - positive) / rates + positive * _TAKES_AWAY[kinds]
+    negative = (1 - positive - (kinds == LabelKind.LATE_POSITIVE)) / rates - (kinds == LabelKind.CORRECTION)
     return negative, positive

@@ -13,8 +13,17 @@ known way; the loss is that of the rows. r is the rate at which negatives were k
   too high falls slowly, so that noise settles too high. The gradient b - label vanishes at the same z, pulls from both
   sides alike, and is that of a convex loss, ln(r + (1 + r) e^z) / (1 + r) - label * z. It finds low rates later, so a
   model begins with the likelihood and leaves it (``likelihood_share``).
-* A late positive comes after its pair gave a negative row with probability r. It is learned as a positive, and takes
-  back what the negative taught in expectation: r times the loss of a negative row.
+* A late positive comes after its pair gave a negative row, which was kept and sent. It is learned as a positive, and takes
+  back what that row taught: the loss of a negative row. An action that comes late to a pair whose negative the sample left
+  out gives an ordinary positive row: there is nothing to take back. With e the probability of an action in time, p that of any
+  action, and P and N the gradients of a positive and a negative row, a pair's gradient is in expectation
+
+      e P + (1 - p) r N  +  (p - e) (r (N + P - N) + (1 - r) P)  =  p P + r (1 - p) N,
+
+  that of pair rows whose actions all came in time: whatever e is, so however short the wait before the negative, at any rate, by
+  pair or by score. P - N is -1, so a late positive pulls up by its whole weight wherever the score is, and its own loss has no
+  minimum; that of both rows together has. Its negative was learned at the weights of then and is taken back at those of now,
+  which differ by the steps in between.
 """
 
 from __future__ import annotations
@@ -49,7 +58,7 @@ def sampled_bce(
     :param mask: float32[n, T], 1 where the row has a label for the task.
     :param sampling_rate: float32[n], in (0, 1]; stamped on positives too.
     :param exposure: bool[n], True for exposure rows, see the module's text.
-    :param late: bool[n], True for late positives.
+    :param late: bool[n], True for late positives, each of which takes back a negative row.
     :param likelihood_share: of the gradient of exposure rows; the rest is that of the convex loss. The value is the
         likelihood's in any case.
     """
@@ -57,8 +66,7 @@ def sampled_bce(
     corrected = log_odds - torch.log(sampling_rate).unsqueeze(1)
     losses = functional.binary_cross_entropy_with_logits(corrected, labels, reduction="none")
     if late.any():
-        taken_back = functional.softplus(corrected[late]) * sampling_rate[late].unsqueeze(1)
-        losses = losses.index_put((late,), losses[late] - taken_back)
+        losses = losses.index_put((late,), losses[late] - functional.softplus(corrected[late]))
     if likelihood_share < 1 and exposure.any():
         rate = sampling_rate.unsqueeze(1)
         convex = torch.logaddexp(rate.log(), logits + rate.log1p()) / (1 + rate) - labels * logits

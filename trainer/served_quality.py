@@ -144,7 +144,8 @@ class _TaskQuality:
         immediate = task.labels == "immediate"
         #: rows of this kind come in order of request time, this long before the labels of their requests are complete
         self._clock_kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
-        self._open_ms = task.window_ms if immediate else 0
+        # A row of the clock's kind comes when labels are awaited for so long still.
+        self._open_ms = task.window_ms if immediate else task.window_ms - task.closes_ms
         self._window_ms = task.window_ms
         self._rows = config.quality_rows
         self.stretch_ms = config.quality_stretch_ms or _default_stretch_ms(task.window_ms)
@@ -241,7 +242,7 @@ class _TaskQuality:
             "clock": self._clock.times(),
             "recent": self._recent.times(),
             "marks": np.array([self.stretch_ms, self._oldest, self.unscored_rows, self.left_out_rows]),
-            "closing": np.array([self._clock_kind, self._window_ms]),
+            "closing": np.array([self._clock_kind, self._window_ms, self._open_ms]),
         }
 
     def load_state(self, state: State) -> None:
@@ -257,7 +258,11 @@ class _TaskQuality:
         self._recent.add(np.array(state["recent"], np.int64))
         self.unscored_rows, self.left_out_rows = unscored_rows, left_out_rows
         self._free = []
-        if stretch_ms == self.stretch_ms and state["closing"].tolist() == [self._clock_kind, self._window_ms]:
+        if stretch_ms == self.stretch_ms and state["closing"].tolist() == [
+            self._clock_kind,
+            self._window_ms,
+            self._open_ms,
+        ]:
             self._oldest, self._begun, self._counts, self._sums = oldest, begun, counts, sums
             self._held = {stretch: place for place, stretch in enumerate(held.tolist())}
             self._index()
@@ -274,8 +279,8 @@ class _TaskQuality:
     def _complete(self) -> list[int]:
         """Held stretches whose label windows have closed, oldest first.
 
-        The close of a window is seen by the negatives that it brings; where nothing comes at the close, by provisional
-        ones of requests a window later. Most of the newest must be past the stretch: single rows may have any time,
+        The close of a window is seen by the negatives that it brings; where they do not wait for it, by those of requests
+        that were later by as much. Most of the newest must be past the stretch: single rows may have any time,
         since clocks of clients are wrong by up to a day. Beside that there is a stretch of slack, for rows that other
         partitions bring later.
         """

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.reference import configuration, metrics, records, vectors
+from docs.reference import configuration, metrics, records, timeline, vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
 }
 VECTORS = DOCS / "vectors.json"
+TIMELINE = DOCS / "figures" / "label-modes.svg"
 
 
 def generated() -> dict[Path, str]:
@@ -30,7 +31,7 @@ def generated() -> dict[Path, str]:
 
     :raises ValueError: a page lacks a section, or has one that nothing makes.
     """
-    return {VECTORS: vectors.as_json()} | {
+    return {VECTORS: vectors.as_json(), TIMELINE: timeline.svg()} | {
         DOCS / name: with_sections((DOCS / name).read_text("utf-8"), sections) for name, sections in SECTIONS.items()
     }
 

@@ -118,7 +118,7 @@ def named(report: AuditReport, problem: str, block: ExampleBlock) -> bool:
     return who in [(o.request_id, o.impression_id, o.task) for o in report.offenders if o.problem == problem]
 
 
-EMITTING = replace(SPEC, tasks=tuple(replace(task, late="emit") for task in SPEC.tasks))
+CORRECTING = replace(SPEC, tasks=tuple(replace(task, late="correct") for task in SPEC.tasks))
 
 
 def late_blocks(spec: FeatureSpec, pairs: set[tuple[str, int, int]]) -> list[ExampleBlock]:
@@ -135,8 +135,9 @@ def late_blocks(spec: FeatureSpec, pairs: set[tuple[str, int, int]]) -> list[Exa
             continue  # comes with the positive
         if pair in negatives:
             blocks.append(negatives[pair])
-        if spec.tasks[pair[2]].late == "emit":
-            kind = LabelKind.CORRECTION if spec.tasks[pair[2]].labels == "immediate" else LabelKind.LATE_POSITIVE
+        if spec.tasks[pair[2]].late == "correct":
+            kind = LabelKind.LATE_POSITIVE if pair in negatives else LabelKind.POSITIVE
+            kind = LabelKind.CORRECTION if spec.tasks[pair[2]].labels == "immediate" else kind
             blocks.append(replace(block, label_kind=np.array([kind], np.uint8)))
     return blocks
 

@@ -13,7 +13,7 @@ from rillet.schemas.spec import LabelMode
 from tests.audit.faultless import (
     ACTIONS,
     AFTER_ALL_MS,
-    EMITTING,
+    CORRECTING,
     FEATURES,
     NEVER_LATE,
     SPEC,
@@ -134,12 +134,14 @@ def test_late_actions_of_immediate_tasks_pass_as_far_as_they_were_counted() -> N
 
 @pytest.mark.parametrize("mode", MODES)
 def test_late_positives_of_each_mode_pass_beside_their_negatives(mode: LabelMode) -> None:
-    spec = with_labels(EMITTING, mode)
+    spec = with_labels(CORRECTING, mode)
     features = [replace(feature, spec_hash=spec.hash) for feature in FEATURES]
     blocks = late_blocks(spec, WATCHES)
     report = run(blocks, features, spec, newest_before_ms=AFTER_ALL_MS)
     assert report.ok, report.lines()
-    assert report.late_positive == (0 if mode == "immediate" else len(WATCHES))
+    taken_back = sum(block.label_kind[0] == LabelKind.LATE_POSITIVE for block in blocks)
+    assert report.late_positive == taken_back
+    assert bool(taken_back) is (mode != "immediate")
     assert report.expected == report.found == len(blocks)
     index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and not b.labels.any())
     report = run(blocks[:index] + blocks[index + 1 :], features, spec, newest_before_ms=AFTER_ALL_MS)
@@ -147,7 +149,7 @@ def test_late_positives_of_each_mode_pass_beside_their_negatives(mode: LabelMode
 
 
 def test_a_late_correction_of_a_task_that_emits_is_due_and_is_a_correction() -> None:
-    spec = with_labels(EMITTING, "immediate")
+    spec = with_labels(CORRECTING, "immediate")
     features = [replace(feature, spec_hash=spec.hash) for feature in FEATURES]
     blocks = late_blocks(spec, WATCHES)
     index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and b.labels.any())

@@ -8,7 +8,7 @@ from rillet.schemas import LabelKind
 from tests.audit.faultless import (
     AFTER_ALL_MS,
     BLOCKS,
-    EMITTING,
+    CORRECTING,
     FEATURES,
     NEVER_LATE,
     POSITIVES,
@@ -21,38 +21,40 @@ from tests.audit.faultless import (
 
 
 def test_late_positives_with_their_sampled_negatives_pass() -> None:
-    blocks = late_blocks(EMITTING, WATCHES)
+    blocks = late_blocks(CORRECTING, WATCHES)
     sampled = len(blocks) - len(BLOCKS)
     assert 0 < sampled < len(WATCHES), "both kinds should be in the stream"
     report = run(
-        blocks, [replace(f, spec_hash=EMITTING.hash) for f in FEATURES], EMITTING, newest_before_ms=AFTER_ALL_MS
+        blocks, [replace(f, spec_hash=CORRECTING.hash) for f in FEATURES], CORRECTING, newest_before_ms=AFTER_ALL_MS
     )
     assert report.ok, report.lines()
-    assert report.late_positive == len(WATCHES)
+    assert report.late_positive == sampled
     assert report.expected == report.found == len(blocks)
 
 
 def test_a_late_positive_without_its_sampled_negative_is_a_loss() -> None:
-    blocks = late_blocks(EMITTING, WATCHES)
+    blocks = late_blocks(CORRECTING, WATCHES)
     index = next(i for i, b in enumerate(blocks) if pair_of(b) in WATCHES and b.label_kind[0] == LabelKind.NEGATIVE)
-    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(blocks[:index] + blocks[index + 1 :], features, EMITTING, newest_before_ms=AFTER_ALL_MS)
+    features = [replace(f, spec_hash=CORRECTING.hash) for f in FEATURES]
+    report = run(blocks[:index] + blocks[index + 1 :], features, CORRECTING, newest_before_ms=AFTER_ALL_MS)
     assert (report.lost, report.mislabelled, report.duplicated) == (1, 0, 0)
 
 
 def test_a_negative_alone_is_mislabelled_where_late_actions_are_emitted() -> None:
-    blocks = [b for b in late_blocks(EMITTING, WATCHES) if b.label_kind[0] != LabelKind.LATE_POSITIVE]
-    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(blocks, features, EMITTING, newest_before_ms=AFTER_ALL_MS)
-    assert report.mislabelled + report.lost == len(WATCHES)
+    late = late_blocks(CORRECTING, WATCHES)
+    blocks = [b for b in late if b.label_kind[0] != LabelKind.LATE_POSITIVE]
+    features = [replace(f, spec_hash=CORRECTING.hash) for f in FEATURES]
+    report = run(blocks, features, CORRECTING, newest_before_ms=AFTER_ALL_MS)
+    assert (report.mislabelled, report.lost) == (len(late) - len(blocks), 0)
     assert report.mislabelled > 0
     assert not report.ok
 
 
 def test_a_late_positive_that_cannot_have_been_late_is_found() -> None:
-    features = [replace(f, spec_hash=EMITTING.hash) for f in FEATURES]
-    report = run(late_blocks(EMITTING, WATCHES), features, EMITTING, newest_before_ms=NEVER_LATE)
-    assert report.wrong_columns == {"label_kind": len(WATCHES)}
+    features = [replace(f, spec_hash=CORRECTING.hash) for f in FEATURES]
+    blocks = late_blocks(CORRECTING, WATCHES)
+    report = run(blocks, features, CORRECTING, newest_before_ms=NEVER_LATE)
+    assert report.wrong_columns == {"label_kind": sum(b.label_kind[0] == LabelKind.LATE_POSITIVE for b in blocks)}
     assert report.mislabelled > 0
     assert report.late_positive == 0
 

@@ -16,8 +16,8 @@ from tests.joiner.support import SPEC, action, feature
 from tests.simulation.joiner_oracle import kept
 
 #: the first task drops late actions, the second emits them
-BOTH = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"').replace('"emit"', '"drop"', 1))
-DROP, EMIT = 0, 1
+BOTH = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "correct"').replace('"correct"', '"drop"', 1))
+DROP, CORRECT = 0, 1
 
 
 def one_pair(task: int, acted: bool, sampled: bool, late: bool, mode: LabelMode) -> ExpectedExamples:
@@ -55,17 +55,19 @@ def one_pair(task: int, acted: bool, sampled: bool, late: bool, mode: LabelMode)
         (DROP, True, False, True, (0, 0, 0), {"late_dropped": 1}),
         (DROP, True, False, True, (0, 0, 1), {"mislabelled": 1}),
         (DROP, True, True, True, (1, 1, 1), {"mislabelled": 1, "duplicated": 1}),
-        (EMIT, True, True, True, (1, 0, 0), {}),
-        (EMIT, True, True, True, (1, 1, 1), {"late_positive": 1}),
-        (EMIT, True, True, True, (1, 1, 0), {"late_positive": 1, "lost": 1}),
-        (EMIT, True, True, True, (2, 1, 1), {"late_positive": 1, "duplicated": 1}),
-        (EMIT, True, True, True, (1, 1, 2), {"late_positive": 1, "duplicated": 1}),
-        (EMIT, True, True, True, (0, 0, 1), {"mislabelled": 1}),
-        (EMIT, True, True, True, (0, 0, 0), {"lost": 1}),
-        (EMIT, True, True, True, (1, 0, 1), {"mislabelled": 1, "duplicated": 1}),
-        (EMIT, True, False, True, (1, 1, 0), {"late_positive": 1}),
-        (EMIT, True, False, True, (1, 1, 1), {"late_positive": 1, "unexpected": 1}),
-        (EMIT, True, True, False, (1, 1, 1), {"mislabelled": 1, "duplicated": 1}),
+        (CORRECT, True, True, True, (1, 0, 0), {}),
+        (CORRECT, True, True, True, (1, 1, 1), {"late_positive": 1}),
+        (CORRECT, True, True, True, (1, 1, 0), {"late_positive": 1, "lost": 1}),
+        (CORRECT, True, True, True, (2, 1, 1), {"late_positive": 1, "duplicated": 1}),
+        (CORRECT, True, True, True, (1, 1, 2), {"late_positive": 1, "duplicated": 1}),
+        (CORRECT, True, True, True, (0, 0, 1), {"mislabelled": 1}),
+        (CORRECT, True, True, True, (0, 0, 0), {"lost": 1}),
+        (CORRECT, True, True, True, (1, 0, 1), {"mislabelled": 1, "duplicated": 1}),
+        # Where no negative was sent there is none to take back: late or not, it is the same row.
+        (CORRECT, True, False, True, (1, 0, 0), {}),
+        (CORRECT, True, False, True, (0, 0, 0), {"lost": 1}),
+        (CORRECT, True, False, True, (1, 1, 1), {"mislabelled": 1, "duplicated": 1}),
+        (CORRECT, True, True, False, (1, 1, 1), {"mislabelled": 1, "duplicated": 1}),
     ],
 )
 @pytest.mark.parametrize("mode", ["positives_first", "aligned"])
@@ -105,14 +107,14 @@ def test_rows_of_a_pair(
         (DROP, True, True, True, (0, 0, 0), {"late_dropped": 1, "lost": 1}),
         (DROP, True, False, True, (0, 0, 0), {"late_dropped": 1}),
         # What is late is corrected like the rest, so lateness excuses nothing.
-        (EMIT, True, True, True, (1, 0, 1), {}),
-        (EMIT, True, True, True, (1, 0, 0), {"lost": 1}),
-        (EMIT, True, True, True, (2, 0, 1), {"duplicated": 1}),
-        (EMIT, True, True, True, (0, 0, 1), {"lost": 1}),
-        (EMIT, True, True, True, (0, 0, 0), {"lost": 2}),
-        (EMIT, True, False, True, (1, 0, 0), {}),
-        (EMIT, True, False, True, (0, 0, 0), {"lost": 1}),
-        (EMIT, True, False, True, (1, 0, 1), {"unexpected": 1}),
+        (CORRECT, True, True, True, (1, 0, 1), {}),
+        (CORRECT, True, True, True, (1, 0, 0), {"lost": 1}),
+        (CORRECT, True, True, True, (2, 0, 1), {"duplicated": 1}),
+        (CORRECT, True, True, True, (0, 0, 1), {"lost": 1}),
+        (CORRECT, True, True, True, (0, 0, 0), {"lost": 2}),
+        (CORRECT, True, False, True, (1, 0, 0), {}),
+        (CORRECT, True, False, True, (0, 0, 0), {"lost": 1}),
+        (CORRECT, True, False, True, (1, 0, 1), {"unexpected": 1}),
     ],
 )
 def test_rows_of_a_pair_whose_negative_is_provisional(

@@ -12,6 +12,7 @@ from rillet.backtest.settings import axes_of, grid, numeric, parse_grid
 from rillet.backtest.specs import learned_spec, spec_changes, vary_spec
 from rillet.jobs.errors import ConfigError
 from rillet.schemas import Cross, DenseFeature, History, Slot, SpecError, dump_spec
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from tests.backtest.events import SPEC
 
@@ -114,14 +115,14 @@ def test_windows_rates_labels_and_seeds_can_be_varied_and_give_another_spec() ->
             "spec.tasks.click.window_ms=600000,3600000",
             "spec.tasks.click.labels=aligned",
             "spec.tasks.buy.negative_rate=1",
-            "spec.tasks.buy.late=emit",
+            "spec.tasks.buy.late=correct",
             "spec.tasks.buy.early_ms=0",
             "spec.sampling_seed=5",
         ],
     )
     spec = setups["spec.tasks.click.window_ms=3600000"].spec
     assert (spec.tasks[0].window_ms, spec.tasks[0].labels) == (3_600_000, "aligned")
-    assert (spec.tasks[1].negative_rate, spec.tasks[1].late, spec.tasks[1].early_ms) == (1.0, "emit", 0)
+    assert (spec.tasks[1].negative_rate, spec.tasks[1].late, spec.tasks[1].early_ms) == (1.0, "correct", 0)
     assert spec.sampling_seed == 5
     assert spec.hash != SPEC.hash
     assert (spec.context, spec.item, spec.dense) == (SPEC.context, SPEC.item, SPEC.dense)
@@ -258,4 +259,19 @@ def test_rules_for_rates_of_negatives_may_differ_from_the_recordings(tmp_path: P
     assert spec_changes(SPEC, learned) == [
         "tasks.click: negatives by score (mean 0.2, floor 0.1), recorded at one rate",
         "tasks.buy: negatives by item (0.5 of 1 value), recorded at one rate",
+    ]
+
+
+def test_what_labels_ask_for_and_how_long_negatives_wait_may_differ_from_the_recordings(tmp_path: Path) -> None:
+    first, *others = (replace(task, labels="positives_first", late="correct") for task in SPEC.tasks)
+    recorded = replace(SPEC, tasks=(replace(first, negative_after_ms=1_000), *others))
+    named = replace(SPEC, tasks=(replace(first, at_least=AtLeast("sum", 3.0)), replace(others[0], negative_after_ms=5)))
+    path = tmp_path / "spec.toml"
+    path.write_text(dump_spec(named))
+    learned = learned_spec(recorded, {"spec": str(path)})
+    assert learned == named
+    assert spec_changes(recorded, learned) == [
+        "tasks.click.negative_after_ms: None, recorded 1000",
+        "tasks.buy.negative_after_ms: 5, recorded None",
+        "tasks.click: sum of at least 3, recorded one action",
     ]

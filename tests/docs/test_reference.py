@@ -15,7 +15,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.schemas import DeadLetter, encode_dead_letter
 from rillet.schemas.ranges import check_above_zero, check_at_most
 
-GENERATED = [pages.VECTORS, *(pages.DOCS / name for name in pages.SECTIONS)]
+GENERATED = [pages.VECTORS, pages.TIMELINE, *(pages.DOCS / name for name in pages.SECTIONS)]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def test_out_of_order_early_late_and_misplaced_events_are_joined_by_the_rules(br
 
     A window is made to close before its late action.
     """
-    spec = parse_spec(dump_spec(with_labels(SPEC, "aligned", "immediate")).replace('late = "drop"', 'late = "emit"'))
+    spec = parse_spec(dump_spec(with_labels(SPEC, "aligned", "immediate")).replace('late = "drop"', 'late = "correct"'))
     made = make_run(tmp_path, broker, joiner=replace(JOINER, late_retention_ms=600_000), spec=spec)
     topics, requests = made.config.kafka.topics, 200
     producer = Producer({"bootstrap.servers": made.config.kafka.bootstrap_servers})

@@ -19,8 +19,8 @@ def example_blocks(
                 times = [
                     action.event_time_ms
                     for action in actions
-                    if (action.request_id, action.impression_id, action.action)
-                    == (feature.request_id, impression_id, task.action)
+                    if (action.request_id, action.impression_id) == (feature.request_id, impression_id)
+                    and action.action in task.actions
                     and -task.early_ms <= action.event_time_ms - feature.event_time_ms < task.window_ms
                 ]
                 immediate = task.labels == "immediate"

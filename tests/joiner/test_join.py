@@ -141,7 +141,7 @@ def test_state_written_under_another_configuration_is_refused(
 
 
 def test_a_longer_retention_does_not_make_a_joiner_take_again_what_it_has_forgotten(tmp_path: Path) -> None:
-    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    spec = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "correct"'))
     short, long = (replace(CONFIG, action_wait_ms=200_000, late_retention_ms=ms) for ms in (0, 100_000))
     engine, other = Engine(spec, short, tmp_path / "a"), Engine(spec, long, tmp_path / "b")
     data = encode(replace(feature(1, 5_000), spec_hash=spec.hash))

@@ -11,9 +11,9 @@ import pytest
 from rillet.audit.comparison import audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS
-from rillet.schemas import ActionEvent, FeatureEvent, decode, encode
+from rillet.schemas import ActionEvent, FeatureEvent, LabelKind, decode, encode
 from rillet.schemas.spec import LabelMode
-from tests.joiner.scenarios import CONFIG, EMIT, LIKE_CLOSED_MS, MODES, WATCH_CLOSED_MS, join, shown
+from tests.joiner.scenarios import CONFIG, CORRECT, LIKE_CLOSED_MS, MODES, WATCH_CLOSED_MS, join, sampled, shown
 from tests.joiner.support import LATENESS_MS, SPEC, Arrival, action, key_of, stream, with_labels
 from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import oracle, rows_of
@@ -51,21 +51,32 @@ def test_rule_15_the_end_of_input_sends_or_discards_the_negatives_of_open_window
     assert engine.joiner.counters.orphan_actions == 1
 
 
+def test_rule_15_a_negative_that_a_drain_discarded_is_not_taken_back(tmp_path: Path) -> None:
+    spec = with_labels(CORRECT, "positives_first")
+    engine = Engine(spec, replace(CONFIG, negatives_at_end="discard"), tmp_path)
+    engine.record(0, encode(shown(1, 5_000, spec=spec)))
+    engine.watermark(END_OF_TIME_MS)
+    for task in ("watch", "like"):
+        for index in range(3):
+            engine.record(0, encode(action(1, index, task, 6_000)))
+    assert {row[6] for row in rows_of(spec, engine.blocks)} == {LabelKind.POSITIVE}
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("late", ["drop", "emit"])
+@pytest.mark.parametrize("late", ["drop", "correct"])
 def test_rule_15_what_a_drain_closed_stays_closed_and_what_comes_after_it_is_joined(
     tmp_path: Path, mode: LabelMode, late: str
 ) -> None:
-    spec = with_labels(EMIT if late == "emit" else SPEC, mode)
+    spec, kept = with_labels(CORRECT if late == "correct" else SPEC, mode), sampled(12)[0]
     engine = Engine(spec, CONFIG, tmp_path)
-    engine.record(0, encode(shown(1, 5_000, spec=spec)))
+    engine.record(0, encode(shown(1, 5_000, 12, spec)))
     engine.watermark(END_OF_TIME_MS)
     engine.restore(engine.checkpoint())
     before = rows_of(spec, engine.blocks)
     for event in (
-        shown(1, 5_000, spec=spec),  # known
-        shown(2, 5_100, spec=spec),  # of a slice that was drained
-        action(1, 0, "watch", 6_000),  # late, but under immediate, where a drain closes nothing
+        shown(1, 5_000, 12, spec),  # known
+        shown(2, 5_100, 12, spec),  # of a slice that was drained
+        action(1, kept, "watch", 6_000),  # late, but under immediate, where a drain closes nothing
         action(2, 0, "watch", 6_000),
     ):
         engine.record(0, encode(event))
@@ -76,8 +87,8 @@ def test_rule_15_what_a_drain_closed_stays_closed_and_what_comes_after_it_is_joi
     )
     engine.watermark(END_OF_TIME_MS)
     features, acts = (
-        [shown(n, 4_900 + 100 * n, spec=spec) for n in (1, 2)],
-        [action(n, 0, "watch", 6_000) for n in (1, 2)],
+        [shown(n, 4_900 + 100 * n, 12, spec) for n in (1, 2)],
+        [action(1, kept, "watch", 6_000), action(2, 0, "watch", 6_000)],
     )
     assert rows_of(spec, engine.blocks) == oracle(spec, features, acts, late=[] if mode == "immediate" else acts[:1])
     engine.watermark(END_OF_TIME_MS)
@@ -155,8 +166,8 @@ def test_rule_17_a_joiner_that_ignores_actions_fails_although_the_topic_goes_on(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rule_17_a_faultless_late_run_passes_and_a_mislabelled_one_does_not(tmp_path: Path, mode: LabelMode) -> None:
-    late = action(1, 1, "watch", 14_000)
-    for spec in (with_labels(SPEC, mode), with_labels(EMIT, mode)):
+    late = action(1, next(index for index in sampled(12) if index != 0), "watch", 14_000)
+    for spec in (with_labels(SPEC, mode), with_labels(CORRECT, mode)):
         events = [shown(1, 5_000, 12, spec), action(1, 0, "watch", 6_000), WATCH_CLOSED_MS, late]
         outcome = join(tmp_path / spec.tasks[0].late, events, spec, late=[late])
         plain = PlainJoin(spec, lateness_ms=WATCH_CLOSED_MS)  # a lateness with which it cannot have been late
@@ -165,7 +176,7 @@ def test_rule_17_a_faultless_late_run_passes_and_a_mislabelled_one_does_not(tmp_
                 arrival = Arrival.of(event)
                 plain.add_record(arrival.data, arrival.key)
         # A late correction is like any other; everything else that follows from lateness needs a reason on the topics.
-        same = mode == "immediate" and spec.tasks[0].late == "emit"
+        same = mode == "immediate" and spec.tasks[0].late == "correct"
         assert audit_examples(plain.result(), outcome.blocks).ok is same
 
 

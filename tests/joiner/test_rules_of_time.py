@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rillet.schemas import LabelKind, RecordError, encode
+from rillet.schemas import LABEL_OF_KIND, LabelKind, RecordError, encode
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.scenarios import (
     ALIGNED,
     CONFIG,
-    EMIT,
+    CORRECT,
     EMIT_UNSAMPLED,
     IMMEDIATE,
     LIKE_CLOSED_MS,
@@ -133,21 +133,25 @@ def test_rule_12_a_task_that_drops_ignores_a_late_action(tmp_path: Path, mode: L
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("crash", [False, True])
-def test_rule_13_a_task_that_emits_sends_a_late_positive_beside_the_sampled_negative(
+def test_rule_13_a_task_that_corrects_takes_back_the_negatives_that_were_sent(
     tmp_path: Path, mode: LabelMode, crash: bool
 ) -> None:
-    spec = with_labels(EMIT, mode)
+    spec = with_labels(CORRECT, mode)
     acts = [action(1, index, "watch", 14_000) for index in range(12)]
     events = [shown(1, 5_000, 12, spec), WATCH_CLOSED_MS, *acts, *acts]
     outcome = join(tmp_path, events, spec, late=acts, crash=crash)
     assert outcome.pairs(1) == [(index, "watch") for index in range(12)]
     negatives = [index for index, task in outcome.pairs(0) if task == "watch"]
     assert negatives == sampled(12)
-    kinds = [kind for block in outcome.blocks for kind in block.label_kind.tolist()]
-    # A provisional negative is corrected by whatever action comes.
-    late = 0 if mode == "immediate" else 12
-    assert kinds.count(LabelKind.LATE_POSITIVE) == outcome.report.late_positive == late
-    assert kinds.count(LabelKind.CORRECTION) == 12 - late
+    positive = {index: kind for index, kind in outcome.kinds("watch") if LABEL_OF_KIND[kind]}
+    if mode == "immediate":
+        # A provisional negative is corrected by whatever action comes.
+        assert set(positive.values()) == {LabelKind.CORRECTION}
+    else:
+        # Where the sample left the negative out there is nothing to take back.
+        assert [index for index, kind in positive.items() if kind is LabelKind.LATE_POSITIVE] == negatives
+        assert sum(kind is LabelKind.POSITIVE for kind in positive.values()) == 12 - len(negatives)
+        assert outcome.report.late_positive == outcome.counts["late_positives"] == len(negatives)
     assert outcome.counts["duplicate_actions"] == 12
 
 
@@ -162,7 +166,7 @@ def test_rule_13_a_task_that_emits_unsampled_sends_only_late_positives_without_a
     left_out = [index for index in range(12) if index not in sampled(12)]
     assert outcome.pairs(1) == [(index, "watch") for index in left_out]
     assert [index for index, task in outcome.pairs(0) if task == "watch"] == sampled(12)
-    kind = LabelKind.CORRECTION if mode == "immediate" else LabelKind.LATE_POSITIVE
+    kind = LabelKind.CORRECTION if mode == "immediate" else LabelKind.POSITIVE
     assert {row[6] for row in outcome.rows if row[3] == 1} == {kind}
     assert outcome.counts["late_actions"] == outcome.report.late_dropped == len(sampled(12))
 
@@ -184,9 +188,45 @@ def test_rule_13_a_late_action_on_a_pair_with_a_negative_gives_nothing_unless_em
     assert engine.blocks == []
 
 
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("wait_ms", [0, 2_000])
+def test_rule_13_a_negative_that_goes_out_after_a_short_wait_is_taken_back_within_the_window(
+    tmp_path: Path, wait_ms: int, crash: bool
+) -> None:
+    watch, like = CORRECT.tasks
+    spec = replace(CORRECT, tasks=(replace(watch, negative_after_ms=wait_ms), like))
+    on_time, late = action(1, 0, "watch", 5_100), [action(1, index, "watch", 14_999) for index in range(1, 12)]
+    events = [shown(1, 5_000, 12, spec), on_time, 5_999 + wait_ms, *late, action(1, 1, "watch", 15_000)]
+    outcome = join(tmp_path, events, spec, late=late, crash=crash)
+    kinds = outcome.kinds("watch")
+    negatives = [index for index, kind in kinds if kind is LabelKind.NEGATIVE]
+    assert negatives == [index for index in sampled(12) if index != 0]
+    assert [index for index, kind in kinds if kind is LabelKind.LATE_POSITIVE] == negatives
+    assert [index for index, kind in kinds if kind is LabelKind.POSITIVE] == [
+        index for index in range(12) if index not in negatives
+    ]
+    # The window is as long as ever, and what comes after it is no positive.
+    assert outcome.counts["outside_window"] == 1
+    assert outcome.counts["late_actions"] == 0
+
+
+def test_rule_11_a_negative_goes_out_when_the_watermark_has_passed_its_short_wait(tmp_path: Path) -> None:
+    watch, like = CORRECT.tasks
+    spec = replace(CORRECT, tasks=(replace(watch, negative_after_ms=2_000), like))
+    engine = Engine(spec, CONFIG, tmp_path)
+    engine.record(0, encode(shown(1, 5_000, 12, spec)))
+    engine.watermark(7_998)
+    assert engine.blocks == []
+    engine.watermark(7_999)
+    assert {row[2] for row in rows_of(spec, engine.blocks)} == {"watch"}
+    del engine.blocks[:]
+    engine.watermark(LIKE_CLOSED_MS)
+    assert {row[2] for row in rows_of(spec, engine.blocks)} == {"like"}
+
+
 def test_rule_13_nothing_is_emitted_once_the_request_is_forgotten(tmp_path: Path) -> None:
-    engine = Engine(EMIT, CONFIG, tmp_path)
-    engine.record(0, encode(shown(1, 5_000, spec=EMIT)))
+    engine = Engine(CORRECT, CONFIG, tmp_path)
+    engine.record(0, encode(shown(1, 5_000, spec=CORRECT)))
     engine.watermark(LIKE_CLOSED_MS + 60_000)
     del engine.blocks[:]
     engine.record(0, encode(action(1, 0, "watch", 14_000)))

@@ -13,7 +13,7 @@ from rillet.schemas import FeatureSpec, dump_spec, parse_spec
 from tests.joiner.support import SPEC
 
 CONFIG = JoinerConfig(slice_ms=1_000, action_wait_ms=30_000, late_retention_ms=7_000)
-EMIT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"', 1))
+CORRECT = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "correct"', 1))
 WATCH, LIKE = 0, 1
 
 
@@ -26,15 +26,15 @@ def test_no_window_of_a_slice_ends_after_its_close(time_ms: int, slice_ms: int, 
     assert last_valid_ms <= close_ms <= last_valid_ms + slice_ms
 
 
-@pytest.mark.parametrize("spec", [SPEC, EMIT])
+@pytest.mark.parametrize("spec", [SPEC, CORRECT])
 def test_a_slice_is_kept_for_the_longest_window(spec: FeatureSpec) -> None:
     assert SliceSchedule(spec, CONFIG).expiry_ms(5) == 6_000 + 60_000 - 1
 
 
 def test_a_task_that_emits_late_positives_keeps_slices_longer() -> None:
-    both = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "emit"'))
+    both = parse_spec(dump_spec(SPEC).replace('late = "drop"', 'late = "correct"'))
     assert SliceSchedule(both, CONFIG).expiry_ms(5) == 6_000 + 60_000 + 7_000 - 1
-    assert SliceSchedule(EMIT, replace(CONFIG, late_retention_ms=55_000)).expiry_ms(5) == 6_000 + 10_000 + 55_000 - 1
+    assert SliceSchedule(CORRECT, replace(CONFIG, late_retention_ms=55_000)).expiry_ms(5) == 6_000 + 10_000 + 55_000 - 1
 
 
 def test_an_action_waits_for_at_least_the_configured_time() -> None:

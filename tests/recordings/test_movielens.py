@@ -88,7 +88,7 @@ def test_events_come_in_time_order_and_actions_within_their_windows(source: Path
     times = [event.event_time_ms for event in events]
     assert times == sorted(times)
     start = {e.request_id: e.event_time_ms for e in events if isinstance(e, FeatureEvent)}
-    window = {task.action: task.window_ms for task in ml1m_spec().tasks}
+    window = {task.actions[0]: task.window_ms for task in ml1m_spec().tasks}
     for event in events:
         if isinstance(event, ActionEvent):
             assert 0 < event.event_time_ms - start[event.request_id] < window[event.action]

@@ -58,7 +58,7 @@ negative_rate = 0.25
 name = "buy"
 action = "buy"
 window_ms = 86_400_000
-late = "emit"
+late = "correct"
 """
 SPEC = parse_spec(TEXT)
 
@@ -198,12 +198,39 @@ def test_text_of_any_characters_is_written_so_that_it_can_be_read(text: str) -> 
         ("12.5", "13"),
         ("0.25", "0.5"),
         ("600_000", "600_001"),
-        ('"emit"', '"drop"'),
-        ('"emit"', '"emit"\nearly_ms = 1'),
+        ('"correct"', '"drop"'),
+        ('"correct"', '"correct"\nearly_ms = 1'),
+        ('action = "buy"', 'actions = ["buy", "pay"]'),
+        ('"correct"', '"correct"\nat_least = { count = 2 }'),
+        ('"correct"', '"correct"\nat_least = { sum = 2 }'),
     ],
 )
 def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None:
     assert parse_spec(TEXT.replace(*change)).hash != SPEC.hash
+
+
+def test_the_order_of_actions_and_a_count_of_one_mean_nothing() -> None:
+    both = [
+        parse_spec(TEXT.replace('action = "buy"', f"actions = {names}"))
+        for names in ('["buy", "pay"]', '["pay", "buy"]')
+    ]
+    assert both[0] == both[1]
+    assert both[0].actions == {"click", "buy", "pay"}
+    assert parse_spec(TEXT.replace('action = "buy"', 'actions = ["buy"]\nat_least = { count = 1 }')) == SPEC
+
+
+def test_a_short_wait_for_negatives_is_read_back_as_it_was_written() -> None:
+    text = TEXT.replace('"correct"', '"correct"\nlabels = "positives_first"\nnegative_after_ms = 0')
+    spec = parse_spec(text)
+    assert (spec.tasks[1].negative_after_ms, spec.tasks[1].closes_ms, SPEC.tasks[1].closes_ms) == (0, 0, 86_400_000)
+    assert parse_spec(dump_spec(spec)) == spec
+    assert spec.hash != parse_spec(text.replace("negative_after_ms = 0", "negative_after_ms = 1")).hash
+
+
+@pytest.mark.parametrize("rule", ["count = 2", "sum = 0.1", "value = -3.5"])
+def test_rules_of_labels_are_read_back_as_they_were_written(rule: str) -> None:
+    spec = parse_spec(TEXT.replace('action = "buy"', f'actions = ["pay", "buy"]\nat_least = {{ {rule} }}'))
+    assert parse_spec(dump_spec(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -218,8 +245,31 @@ def test_any_change_of_meaning_changes_the_hash(change: tuple[str, str]) -> None
         (("[6, 12.5, 18]", "[6, 6]"), r"context\[1\]\.bins: the edges must increase"),
         (("0.25", "0"), r"tasks\[0\]\.negative_rate: 0\.0 is not in \[1e-06, 1\]"),
         (("600_000", "-1"), r"tasks\[0\]\.window_ms: -1 is not positive"),
-        (('"emit"', '"emit"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
-        (('"emit"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, emit, emit_unsampled"),
+        (('"correct"', '"correct"\nearly_ms = -1'), r"tasks\[1\]\.early_ms: -1 is negative"),
+        (('action = "buy"', "actions = []"), r"tasks\[1\]\.actions: at least one is needed"),
+        (('action = "buy"', 'actions = ["buy", "buy"]'), r"tasks\[1\]\.actions: 'buy' stands twice"),
+        (('action = "buy"', 'actions = ["buy", 7]'), r"tasks\[1\]\.actions: expected str, found 7"),
+        (('action = "buy"', 'action = "buy"\nactions = ["pay"]'), r"tasks\[1\]\.actions: the task has action, too"),
+        (('action = "buy"', ""), r"tasks\[1\]\.action: expected str, found nothing"),
+        (('"correct"', '"correct"\nat_least = { count = 0 }'), r"tasks\[1\]\.at_least\.count: 0 is not in 1\.\.256"),
+        (
+            ('"correct"', '"correct"\nat_least = { count = 2.5 }'),
+            r"tasks\[1\]\.at_least\.count: expected int, found 2\.5",
+        ),
+        (('"correct"', '"correct"\nat_least = { sum = 0 }'), r"tasks\[1\]\.at_least\.sum: 0 is not above 0"),
+        (('"correct"', '"correct"\nat_least = { value = inf }'), r"tasks\[1\]\.at_least\.value: inf is not finite"),
+        (('"correct"', '"correct"\nat_least = { most = 2 }'), r"at_least: expected one of count, sum, value, such as"),
+        (('"correct"', '"correct"\nat_least = { count = 2, sum = 3 }'), r"at_least: expected one of count, sum, value"),
+        (('"correct"', '"maybe"'), r"tasks\[1\]\.late: 'maybe' is none of drop, correct, emit_unsampled"),
+        (
+            ('"correct"', '"correct"\nlabels = "positives_first"\nnegative_after_ms = 86_400_000'),
+            r"tasks\[1\]\.negative_after_ms: 86400000 is not in 0\.\.86399999, below window_ms",
+        ),
+        (('"correct"', '"correct"\nnegative_after_ms = 5'), r"negative_after_ms: labels is 'immediate'"),
+        (
+            ('"correct"', '"drop"\nlabels = "positives_first"\nnegative_after_ms = 5'),
+            r"negative_after_ms: late is 'drop', .*; set late to 'correct'",
+        ),
         (("[spec]", "[specs]"), "specs: unknown table"),
         (('name = "shop"\n[[context]]', "[[context]]"), r"spec\.name: expected str, found nothing"),
         (("[spec]", "[spec"), "line 2"),

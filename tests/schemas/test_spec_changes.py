@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rillet.schemas import Cross, DenseFeature, FeatureSpec, History, Slot, Task, compare
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateBySlot, RateClass
 from rillet.schemas.spec_changes import conflicts
 from tests.schemas.specs import BUY, CHANGED, CLICK, FILM, GENRES, OLD, RECENT, USER
@@ -77,6 +78,15 @@ def test_what_becomes_of_values_and_of_quality_is_told() -> None:
     (window,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, window_ms=5), BUY))).changes
     (rate,) = compare(OLD, replace(OLD, tasks=(replace(CLICK, negative_rate=0.5), BUY))).changes
     assert (window.trainer, rate.trainer) == ("goes on; its quality as served is told anew", "goes on")
+
+
+def test_actions_that_are_added_and_what_they_come_to_are_changes_to_live_with() -> None:
+    both = replace(CLICK, action=("click", "tap"))
+    assert told(OLD, replace(OLD, tasks=(both, BUY))) == ["tasks.click.action: click, now click or tap"]
+    twice = replace(OLD, tasks=(replace(CLICK, at_least=AtLeast("count", 2)), BUY))
+    (change,) = compare(OLD, twice).changes
+    assert str(change) == "tasks.click.at_least: none, now count of at least 2"
+    assert (change.compatible, change.trainer) == (True, "goes on; its quality as served is told anew")
 
 
 def test_rates_by_slot_are_compared_value_by_value() -> None:

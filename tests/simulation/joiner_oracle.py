@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from functools import reduce
 from hashlib import blake2b
 from math import exp, isnan
+from operator import add
 
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples, row_kind
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, LabelKind, RecordError, Task, decode
+from rillet.schemas.label_rules import MOST_GATHERED, AtLeast
 from tests.joiner.support import Arrival
 
 Row = tuple[object, ...]
@@ -84,6 +87,26 @@ def usable(
     return features, actions
 
 
+def turning(rule: AtLeast | None, actions: Iterable[ActionEvent]) -> ActionEvent | None:
+    """The action with which a rule is first true, of the valid ones on a pair."""
+    counted: dict[object, float] = {}
+    for a in actions:
+        told = a.action_id or (a.action, a.event_time_ms, a.value)
+        measures = {
+            "count": len(counted) + 1,
+            "sum": None if a.value is None else reduce(add, counted.values(), 0.0) + a.value,
+            "value": a.value,
+        }
+        reached = measures[rule.measure] if rule else 1
+        if told in counted or reached is None:
+            continue
+        if rule is None or reached >= rule.number:
+            return a
+        if len(counted) < MOST_GATHERED:
+            counted[told] = a.value or 0.0
+    return None
+
+
 def oracle(
     spec: FeatureSpec,
     features: Iterable[FeatureEvent],
@@ -96,9 +119,9 @@ def oracle(
 
     :param late: the actions that come after the windows of their pairs were closed.
     """
-    acted: dict[tuple[str, int, str], list[ActionEvent]] = defaultdict(list)
+    acted: dict[tuple[str, int], list[ActionEvent]] = defaultdict(list)
     for a in actions:
-        acted[a.request_id, a.impression_id, a.action].append(a)
+        acted[a.request_id, a.impression_id].append(a)
     rows: list[Row] = []
     for event in {f.request_id: f for f in reversed(list(features))}.values():
         for index, impression in enumerate(event.impression_ids.tolist()):
@@ -107,20 +130,22 @@ def oracle(
             for task in spec.tasks:
                 valid = [
                     a
-                    for a in acted[event.request_id, impression, task.action]
-                    if -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
+                    for a in acted[event.request_id, impression]
+                    if a.action in task.actions
+                    and -task.early_ms <= a.event_time_ms - event.event_time_ms < task.window_ms
                 ]
-                is_late = bool(valid) and valid[0] in late
+                made = turning(task.at_least, valid)
+                is_late = made in late
                 immediate = task.labels == "immediate"
                 rate = pair_rate(spec, task, event, index)
                 sampled = kept(spec.sampling_seed, task.name, event.request_id, impression, rate)
-                emits = task.late == "emit" or (task.late == "emit_unsampled" and not sampled)
-                if valid and (not is_late or emits):
-                    time_ms = valid[0].event_time_ms
-                    kind = LabelKind.LATE_POSITIVE if is_late else LabelKind.POSITIVE
+                emits = task.late == "correct" or (task.late == "emit_unsampled" and not sampled)
+                if made and (not is_late or emits):
+                    time_ms = made.event_time_ms
+                    kind = LabelKind.LATE_POSITIVE if is_late and sampled else LabelKind.POSITIVE
                     kind = LabelKind.CORRECTION if immediate else kind
                     rows.append((event.request_id, impression, task.name, 1, rate, time_ms, kind))
-                if (immediate or not valid or is_late) and sampled:
+                if (immediate or not made or is_late) and sampled:
                     kind = LabelKind.PROVISIONAL if immediate else LabelKind.NEGATIVE
                     rows.append((event.request_id, impression, task.name, 0, rate, -1, kind))
     return sorted(rows)

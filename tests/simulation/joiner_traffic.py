@@ -134,9 +134,10 @@ class Traffic:
     def action_on(self, event: FeatureEvent, time_ms: int) -> ActionEvent:
         rng = self.simulation.rng
         index = 77 if self.simulation.chance(0.02) else int(rng.integers(len(event.impression_ids)))
-        name = str(rng.choice(["watch", "like", "scroll"], p=[0.49, 0.49, 0.02]))
+        name = str(rng.choice(["watch", "like", "share", "scroll"], p=[0.44, 0.3, 0.24, 0.02]))
+        value = float(rng.choice([-0.5, 0.5, 1.0, 1.5])) if self.simulation.chance(0.8) else None
         request = int(event.request_id[1:]) + (1_000_000 if self.simulation.chance(0.02) else 0)
-        return action(request, index, name, time_ms)
+        return replace(action(request, index, name, time_ms), value=value)
 
     # -- network -------------------------------------------------------------------------------------------
 

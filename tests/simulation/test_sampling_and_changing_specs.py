@@ -31,6 +31,7 @@ from rillet.schemas import (
     encode,
 )
 from rillet.schemas.fid import MISSING_VALUE
+from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.negative_rates import RateByScore, RateBySlot, RateClass
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.specs import MemoryStates, SpecEngine
@@ -130,7 +131,15 @@ def draw_spec(rng: np.random.Generator) -> FeatureSpec:
         if rule == 2:
             by_score = RateByScore(float(rng.choice([0.05, 0.4, 1.0])), 0.05)
         window_ms = int(rng.choice([1, 2, 4])) * ACTIONS[name] // 2
-        return Task(name, name, window_ms, rate, late, labels=labels, rate_by_slot=by_slot, rate_by_score=by_score)
+        short = late == "correct" and labels == "positives_first" and rng.random() < 0.7
+        return Task(
+            *(name, name, window_ms, rate, late),
+            labels=labels,
+            rate_by_slot=by_slot,
+            rate_by_score=by_score,
+            negative_after_ms=window_ms // 3 if short else None,
+            at_least=AtLeast("count", 2) if rng.random() < 0.3 else None,
+        )
 
     tasks = tuple(map(task, some(["watch"], ["like", "share"])))
     dense = tuple(map(DenseFeature, some([], ["price", "age"])))
@@ -185,7 +194,7 @@ class Seen:
             for index, task in enumerate(spec.tasks):
                 closes_ms = schedule.close_ms(schedule.slice_of(request.time_ms), index)
                 drained = action.request_id in self.drained and task.labels != "immediate"
-                if task.action == action.action and (drained or closes_ms <= self.watermark_ms):
+                if action.action in task.actions and (drained or closes_ms <= self.watermark_ms):
                     self.late.add(action)
         self.actions[at] = action
 

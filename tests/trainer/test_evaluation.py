@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rillet.schemas import LabelKind
 from rillet.trainer import ScoreHistogram
+from rillet.trainer.evaluation import row_weights
 from tests.trainer.reference import weighted_auc, weighted_log_loss
 
 
@@ -95,6 +96,14 @@ def test_at_usual_spreads_the_error_of_the_auc_is_in_the_third_digit_at_most() -
         metrics = histogram.metrics()
         assert metrics.auc_error < 0.0015 / spread
         assert metrics.auc == pytest.approx(weighted_auc(labels, logits), abs=1e-4)
+
+
+def test_a_late_positive_takes_its_sampled_negative_away_exactly() -> None:
+    rates = np.array([0.1, 0.1, 0.3], np.float32)
+    labels, kinds = np.array([0, 1, 1], np.uint8), (LabelKind.NEGATIVE, LabelKind.LATE_POSITIVE, LabelKind.POSITIVE)
+    negative, positive = row_weights(labels, np.array(kinds, np.uint8), rates)
+    assert negative[0] + negative[1] == 0
+    assert (negative[2], positive.tolist()) == (0, [0, 1, 1])
 
 
 @pytest.mark.parametrize(

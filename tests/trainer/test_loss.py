@@ -97,16 +97,56 @@ def test_exposure_rows_taken_for_pairs_promise_too_little_for_the_best(rate: flo
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.1])
-@pytest.mark.parametrize(("on_time", "late"), [(0.3, 0.3), (0.1, 0.2), (0.05, 0.05)])
-def test_late_positives_beside_their_negatives_give_the_rate_of_all_positives(
+@pytest.mark.parametrize(("on_time", "late"), [(0.3, 0.3), (0.1, 0.2), (0.05, 0.05), (0.0, 0.1)])
+def test_late_positives_that_take_their_negatives_back_give_the_rate_of_all_positives(
     on_time: float, late: float, rate: float
 ) -> None:
     n = 10_000
-    counts = [round(on_time * n), round((1 - on_time) * rate * n), round(late * n)]
+    # A late action finds its negative sent with probability r; otherwise it gives an ordinary positive.
+    counts = [round((on_time + late * (1 - rate)) * n), round((1 - on_time) * rate * n), round(late * rate * n)]
     labels = torch.tensor(np.repeat([1.0, 0.0, 1.0], counts)).unsqueeze(1)
     kinds = torch.tensor(np.repeat([False, False, True], counts))
     bias = _fit(torch.ones(len(labels), 1, dtype=torch.float64), labels, rate, PAIRS, kinds)
     assert torch.sigmoid(bias).item() == pytest.approx(on_time + late, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+@pytest.mark.parametrize("on_time", [0.0, 0.1, 0.3])
+def test_the_expected_gradient_does_not_depend_on_how_many_actions_come_in_time(on_time: float, rate: float) -> None:
+    z, p = torch.linspace(-5, 5, 21, dtype=torch.float64).unsqueeze(1).requires_grad_(), 0.3
+    n = len(z)
+
+    def gradient(label: float, late: bool = False) -> torch.Tensor:
+        rates, kinds = torch.full((n,), rate, dtype=torch.float64), torch.full((n,), late)
+        loss = sampled_bce(
+            z, torch.full((n, 1), float(label), dtype=torch.float64), torch.ones(n, 1), rates, _none(n), kinds
+        )
+        return torch.autograd.grad(loss, z)[0]
+
+    late = p - on_time
+    expected = on_time * gradient(1) + (1 - p) * rate * gradient(0)
+    expected += late * (rate * (gradient(0) + gradient(1, late=True)) + (1 - rate) * gradient(1))
+    torch.testing.assert_close(expected, p * gradient(1) + (1 - p) * rate * gradient(0))
+
+
+@pytest.mark.parametrize("on_time", [0.05, 0.5])
+def test_a_late_positive_of_a_sampled_negative_leaves_the_weights_of_each_kind_of_impression_true(
+    on_time: float,
+) -> None:
+    """Rows as the joiner sends them, each kind of impression with a rate of its own, and only some actions in time."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(-1, 2, 60_000)
+    features = np.stack([np.ones(len(x)), x], 1)
+    acted = rng.random(len(x)) < 1 / (1 + np.exp(-features @ (-2.0, 1.5)))
+    rates = np.array([0.1, 0.3, 1.0])[x + 1]
+    # Likely ones act sooner: lateness is not by chance alone.
+    early = acted & (rng.random(len(x)) < on_time * (1 + 0.5 * x))
+    sent = ~early & (rng.random(len(x)) < rates)
+    which = np.concatenate([np.flatnonzero(sent), np.flatnonzero(acted)])
+    labels = torch.from_numpy(np.repeat([0.0, 1.0], [sent.sum(), acted.sum()])).unsqueeze(1)
+    late = torch.from_numpy(np.concatenate([np.zeros(sent.sum(), bool), sent[acted]]))
+    weights = _fit(torch.from_numpy(features[which]), labels, torch.from_numpy(rates[which]), PAIRS, late)
+    assert weights.tolist() == pytest.approx([-2.0, 1.5], abs=0.08)
 
 
 def test_the_gradient_of_all_forms_is_that_of_finite_differences() -> None:

@@ -91,6 +91,19 @@ def test_it_is_told_at_what_event_time_the_first_stretch_will_be(mode: LabelMode
     assert quality.known(0) is not None
 
 
+def test_where_negatives_do_not_wait_for_the_window_their_stretch_does() -> None:
+    quality = ServedQuality([replace(TASK, late="correct", negative_after_ms=MINUTE)], EVERY)
+    quality.add(rows([1_000, 2_000, 3_000], [NEGATIVE] * 3, [1.0, 0.0, 0.5]))
+    quality.add(rows([1_000], [LabelKind.LATE_POSITIVE], [1.0]))
+    # The negatives of requests eleven minutes after the first come when these windows close.
+    quality.add(at(11 * MINUTE - 1))
+    assert quality.known(0) is None
+    quality.add(at(11 * MINUTE))
+    known = quality.known(0)
+    assert known is not None
+    assert (known.metrics.auc, known.metrics.base_rate) == (1.0, pytest.approx(1 / 3))
+
+
 def test_where_rows_go_out_at_once_corrections_are_waited_for() -> None:
     quality = ServedQuality([replace(TASK, labels="immediate")], EVERY)
     quality.add(rows([1_000, 2_000, 3_000], [PROVISIONAL] * 3, [1.0, 0.0, 0.5]))
