@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.jobs.processes import start_time
 
 _POLL_S = 0.1
 _TELL_S = 15.0
@@ -55,7 +56,7 @@ class Process:
             pid, started = int(self.pid_file.read_text()), self.started_file.read_text().split()[0]
         except (OSError, ValueError, IndexError):
             return None
-        return pid if _start_time(pid) == started else None
+        return pid if start_time(pid) == started else None
 
     @property
     def started_ms(self) -> int | None:
@@ -109,7 +110,7 @@ class Process:
         except OSError as error:
             raise ServiceError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from error
         try:
-            self.started_file.write_text(f"{_start_time(child.pid)} {log_bytes}")
+            self.started_file.write_text(f"{start_time(child.pid)} {log_bytes}")
             self.pid_file.write_text(f"{child.pid}\n")
             self.configuration_file.write_text(configuration)
         except BaseException:
@@ -218,21 +219,3 @@ def require_free_port(port: int, what: str) -> None:
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it ended meanwhile
         os.kill(pid, number)
-
-
-def _start_time(pid: int) -> str | None:
-    """The kernel's start time of a living process, None when there is none or it is a zombie."""
-    try:
-        # the command name stands in parentheses and may contain spaces
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return None
-        shown = subprocess.run(  # noqa: S603  macOS has no /proc
-            ["ps", "-o", "state=,lstart=", "-p", str(pid)],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.split()
-        return None if not shown or shown[0].startswith("Z") else "".join(shown[1:])
-    return None if state in ("Z", "X") else fields[18]

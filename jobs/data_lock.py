@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from rillet.jobs.errors import ServiceError
+from rillet.jobs.processes import start_time
 
 #: for a process that a killed service has started, and that ends when it notices
 _WAIT_S, _POLL_S = 30.0, 0.1
@@ -69,14 +70,8 @@ def _locked(held: int, folder: Path) -> bool:
 
 
 def _has_ended(pid: str) -> bool:
-    """Whether there is no process of this number."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
+    """Whether there is no process of this number any more; what is no number says nothing."""
+    return pid.isdecimal() and start_time(int(pid)) is None
 
 
 def require_writable(folder: Path) -> None:

@@ -91,6 +91,8 @@ def test_what_makes_no_label_is_counted_by_the_joiner_s_names() -> None:
         "unknown_impressions": 1,
         "unknown_actions": 1,
         "orphan_actions": 1,
+        "incomplete_actions": 0,
+        "ungathered_actions": 0,
     }
     assert expected.positive.tolist() == [[True, False], [False, False], [False, False]]
     assert expected.action_time_ms[0, 0] == 11_000

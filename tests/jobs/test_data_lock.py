@@ -58,6 +58,17 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
 
 
+def test_a_holder_that_nobody_has_waited_for_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rillet.jobs.data_lock._WAIT_S", 0.0)
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as zombie, hold(tmp_path, "join"):
+        assert zombie.stdout is not None
+        zombie.stdout.read()
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "locks/join.lock").write_text(f"{zombie.pid}\n")
+        with pytest.raises(ServiceError, match="what it has started has not"), hold(tmp_path, "join"):
+            raise AssertionError("held twice")
+
+
 @contextmanager
 def left_by_a_killed_holder(folder: Path) -> Iterator[Callable[[], None]]:
     """The lock as a process has it that was started by a service which is gone; what is yielded ends that process."""

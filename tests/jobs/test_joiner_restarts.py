@@ -37,6 +37,10 @@ def cluster(tmp_path: Path) -> Iterator[FlinkCluster]:
         running.stop()
 
 
+def _has_checkpoint(runs: JoinerRuns, number: int) -> bool:
+    return bool(list((runs.folder / f"{number:06d}").rglob("chk-*/_metadata")))
+
+
 def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     cluster: FlinkCluster, made: JoinerRun, recording: Recording
 ) -> None:
@@ -62,24 +66,25 @@ def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
     made: JoinerRun, recording: Recording, tmp_path: Path
 ) -> None:
     process = Process("join", tmp_path)
+    runs = JoinerRuns(made.path.parent / "data/joiner/runs")
     replaying = threading.Thread(target=made.replay, args=(recording, 10.0))
     process.start(made.command)
     try:
+        # The stream is 20 s long, and Flink may take as long to start: so it begins when Flink has.
+        wait_until(lambda: _has_checkpoint(runs, 1), 90)
         replaying.start()
         wait_until(lambda: len(made.blocks()) > 200, 60)
         process.stop(kill=True)
         process.start(made.command)
-        seen = len(made.blocks())
-        wait_until(lambda: len(made.blocks()) > seen, 60)
+        wait_until(lambda: _has_checkpoint(runs, 2), 90)
         process.stop(timeout_s=60)
-        runs = JoinerRuns(made.path.parent / "data/joiner/runs")
         assert runs.newest is not None
         assert runs.newest.folder.name == "000002"
         assert not runs.newest.checkpoints, "no savepoint of the clean stop"
         process.start([*made.command, "--drain"])
         replaying.join()
         # One that has not begun yet ends at once.
-        wait_until(lambda: bool(list((runs.folder / "000003").rglob("chk-*/_metadata"))), 90)
+        wait_until(lambda: _has_checkpoint(runs, 3), 90)
         with joiner_lag(made.config) as lag:
             wait_until(lambda: lag.records() == 0, 60)
     finally:
@@ -101,7 +106,7 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     process = Process("join", tmp_path)
     process.start([*made.command, "--drain"])
     try:
-        wait_until(lambda: bool(list((made.path.parent / "moved/joiner/runs/000003").rglob("chk-*/_metadata"))), 90)
+        wait_until(lambda: _has_checkpoint(JoinerRuns(made.path.parent / "moved/joiner/runs"), 3), 90)
     finally:
         process.stop(timeout_s=150)
     made.audited()
