@@ -263,3 +263,34 @@ def test_windows_of_the_old_spec_close_on_time_where_an_action_waited_that_was_d
     engine.watermark(66_000)
     rows = rows_of(NEW, [NEW_FIRST.block(block) for block in engine.blocks])
     assert [row[1] for row in rows if row[2:4] == ("like", 0)] == [101, 102]
+
+
+def test_an_action_that_has_moved_to_another_spec_is_known_there_though_the_record_that_moved_it_was_refused(
+    engine: SpecEngine,
+) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.record(0, encode(action(2, 0, "watch", 201_000)))
+    engine.restart(NEW_FIRST)
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(2, 5_000)))
+    engine.restart(OLD_FIRST)
+    assert engine.joiner.waiting_actions == 0, "no bucket is read yet"
+    engine.record(0, encode(feature(2, 200_500)))
+    assert [row[:4] for row in rows_of(SPEC, engine.blocks) if row[3] == 1] == [("r2", 100, "watch", 1)]
+
+
+def test_a_spec_of_which_nothing_waits_any_more_may_go_though_the_record_that_took_the_last_was_refused(
+    engine: SpecEngine,
+) -> None:
+    without = replace(SPEC, tasks=SPEC.tasks[1:])
+    engine.restart(SpecRegistry(SPEC, [without]))
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.record(0, encode(action(2, 0, "watch", 201_000)))
+    engine.restart(SpecRegistry(without, [SPEC]))
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(2, 5_000)))
+    engine.restart(SpecRegistry(without))
+    engine.touch(0)
+    assert engine.joiner.open_requests == 0
