@@ -66,8 +66,10 @@ def take(rule: AtLeast, entry: Entry, task: int, index: int, action: ActionEvent
 
 def _identity(action: ActionEvent) -> int:
     """What tells an action on a pair from another one: its id, or else its name, time and value."""
-    if action.action_id is not None:
+    if action.action_id:
         told = f"id|{action.action_id}"
     else:
-        told = f"{action.event_time_ms}|{action.value!r}|{action.action}"
+        # Of the two zeros one.
+        value = None if action.value is None else action.value + 0.0
+        told = f"{action.event_time_ms}|{value!r}|{action.action}"
     return int.from_bytes(blake2b(told.encode(), digest_size=8).digest(), "little", signed=True)

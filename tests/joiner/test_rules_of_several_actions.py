@@ -94,6 +94,13 @@ def test_rule_7_actions_with_an_id_are_told_apart_by_it(tmp_path: Path, second: 
     assert join(tmp_path, [shown(1, 5_000, spec=spec), *events], spec).pairs(1) == ([(0, "watch")] if positive else [])
 
 
+def test_rule_7_an_empty_id_tells_nothing_and_zero_has_one_sign(tmp_path: Path) -> None:
+    spec = asking(AtLeast("count", 2))
+    events = [acted("watch", 6_000, 0.0, ""), acted("watch", 6_000, -0.0, None), acted("watch", 6_500, 0.0, "")]
+    outcome = join(tmp_path, [shown(1, 5_000, spec=spec), *events], spec)
+    assert [row[5] for row in outcome.rows if row[3] == 1] == [6_500]
+
+
 def test_rule_7_each_pair_and_each_task_gathers_on_its_own(tmp_path: Path) -> None:
     watch, like = asking(AtLeast("count", 2)).tasks
     spec = replace(SPEC, tasks=(watch, replace(like, action=("tap", "like"), at_least=AtLeast("count", 3))))
