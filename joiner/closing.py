@@ -65,9 +65,10 @@ class Closing:
             return entry.n < work.done
         return header.is_past(self._schedule.close_ms(slice_, task), slice_, task)
 
-    def was_sent(self, memory: Bucket, entry: Entry) -> bool:
+    def was_sent(self, memory: Bucket, entry: Entry, task: int) -> bool:
         """Whether the negatives of a closed request went out that the sample keeps: a drain may have discarded them."""
-        return self._negatives_at_end == "emit" or entry.n >= memory.header.slices[entry.slice_].drained
+        discarded = memory.header.slices[entry.slice_].discarded
+        return not any(part.task == task and part.first <= entry.n < part.end for part in discarded)
 
     def advance(self, memory: Bucket, time_ms: int, state: BucketState) -> list[ExampleBlock]:
         """Takes a step of what is due by a time: closes windows, forgets requests, gives up actions."""
@@ -172,5 +173,7 @@ class Closing:
 
     def _drain_close(self, memory: Bucket, work: Work, state: BucketState) -> Iterator[ExampleBlock]:
         """Closes what is left of a slice for a task, step by step."""
+        if self._negatives_at_end == "discard":
+            memory.header.slices[work.slice_].discard(work.task, work.done, memory.count(work.slice_, state))
         while work.done < memory.count(work.slice_, state):
             yield from self._close_some(memory, work, state, at_end=True)[0]

@@ -320,7 +320,7 @@ class Joiner:
             if task in self._immediate:
                 kind = LabelKind.CORRECTION
                 self.counters.corrections += 1
-            elif kept and self._closing.was_sent(memory, entry):
+            elif kept and self._closing.was_sent(memory, entry, task):
                 kind = LabelKind.LATE_POSITIVE
                 self.counters.late_positives += 1
             else:
