@@ -143,7 +143,7 @@ class Closing:
             if work.done >= memory.count(slice_, state):
                 header.work = None
                 self._buckets.close_slice(memory, slice_)
-            return self._took(forgotten)
+            return max(self._took(forgotten), sum(entry.gathering.bit_count() for entry in forgotten))
         done = memory.waiting.give_up(slice_, self._step_requests, state)
         self._counters.orphan_actions += done
         if slice_ not in header.waiting:

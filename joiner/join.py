@@ -220,7 +220,7 @@ class Joiner:
         positives: list[Positive] = []
         for waiting in waited:
             # It came before its window closed, whatever the time is now.
-            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, state, waited=True)
         blocks += self._positives(bucket, entry, positives)
         memory.add(entry, state)
         if is_new:
@@ -243,9 +243,9 @@ class Joiner:
         entry = memory.find(action.request_id, state)
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            positives_before, times_before = entry.positives, entry.times
-            positives = self._label(memory, entry, action, ingest_ms)
-            if entry.positives != positives_before or entry.times is not times_before:
+            pairs_before, times_before = (entry.positives, entry.gathering), entry.times
+            positives = self._label(memory, entry, action, ingest_ms, state)
+            if (entry.positives, entry.gathering) != pairs_before or entry.times is not times_before:
                 memory.keep_labels(entry, len(entry.times) - len(times_before), state)
             return self._positives(bucket, entry, positives)
         slice_ = self._schedule.slice_of(action.event_time_ms)
@@ -279,6 +279,7 @@ class Joiner:
         entry: Entry,
         action: ActionEvent,
         ingest_ms: int,
+        state: BucketState,
         waited: bool = False,
     ) -> list[Positive]:
         """Makes pairs positive by an action on a known request, one for each task that asks for it; the state follows after it.
@@ -312,7 +313,7 @@ class Joiner:
                 self.counters.late_actions += 1
                 continue
             if task in self._rules:
-                fate = take(self._rules[task], entry, task, index, action)
+                fate = take(self._rules[task], entry, task, index, action, state)
                 if fate is not Fate.TURNED:
                     self.counters.add(fate.value)
                     continue
