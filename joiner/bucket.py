@@ -68,7 +68,7 @@ class Bucket:
     def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
         """Keeps the labels of a request, which have changed.
 
-        :param grown: bytes by which its times are more, below 0 where they are less.
+        :param grown: bytes by which its times are more.
         """
         self._keep_place(entry, state)
         self._store.update(self.number, entry, grown)

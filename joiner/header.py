@@ -1,7 +1,7 @@
 """What a bucket knows of itself without its entries: how far its time is, which slices are open, and what is half done.
 
 It is read when a bucket is first touched, with the actions that wait, and it is small: some tens of bytes, and 16 more for each
-slice of requests that is open. After a drain that has discarded negatives it is 20 more for each of these slices and each task.
+slice of requests that is open. For each of these slices and each task of which negatives were not sent, as after a drain that discards them, it is 20 more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Work:
 
 
 class Discarded(NamedTuple):
-    """Requests of a slice whose negatives a drain has left out."""
+    """Requests of a slice that were closed for a task without their negatives."""
 
     task: int
     #: numbers in the slice, from ``first``, below ``end``
@@ -62,7 +62,7 @@ class OpenSlice:
     count: int = 0
     #: requests below this number were closed for all tasks by a drain, ahead of their time
     drained: int = 0
-    #: the negatives among them that were not sent
+    #: negatives that were not sent: a drain has discarded them, or our spec did not have their task then
     discarded: list[Discarded] = field(default_factory=list)
     #: whether ``count`` is all; not saved
     exact: bool = False

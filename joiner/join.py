@@ -48,7 +48,7 @@ class Joiner:
     :param directory: for the disk tier, made when first needed; must not exist.
     :param builder: builds the blocks; by default all rows go out with the event that they are due to.
     :param counters: to count in, and ``unknown_actions`` to count names in; by default its own.
-    :param step_requests: see :class:`rillet.joiner.closing.Closing`, like ``step_bytes``.
+    :param step_requests: see :class:`rillet.joiner.closing.Closing`, like ``step_bytes`` and ``left_out``.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Joiner:
         unknown_actions: NameCounts | None = None,
         step_requests: int = STEP_REQUESTS,
         step_bytes: int = STEP_BYTES,
+        left_out: frozenset[int] = frozenset(),
     ) -> None:
         self.counters = Counters() if counters is None else counters
         #: ``counters.unknown_actions`` by the names of the actions
@@ -82,7 +83,7 @@ class Joiner:
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
         self.buckets = Buckets(spec, config, self.store)
         self._closing = Closing(
-            spec, config, self.buckets, self.store, self._builder, self.counters, step_requests, step_bytes
+            spec, config, self.buckets, self.store, self._builder, self.counters, step_requests, step_bytes, left_out
         )
 
     def on_record(

@@ -288,12 +288,14 @@ class SpecJoiners:
                 )
             # Of its own: a task that died may still hold the lock of the other's.
             directory = self._directory.with_name(f"{self._directory.name}-{spec_hash:x}")
+            asked = {task.name for task in self._specs.current.tasks}
             joiner = Joiner(
                 conversion.old,
                 self._config_of_others,
                 directory,
                 counters=self.counters,
                 unknown_actions=self.unknown_actions,
+                left_out=frozenset(index for index, task in enumerate(conversion.old.tasks) if task.name not in asked),
             )
             self._earlier[spec_hash] = _Earlier(joiner, conversion)
 
