@@ -5,13 +5,15 @@ Nothing is read ahead: after a start a bucket knows its header, and asks the eng
 
 from __future__ import annotations
 
-from rillet.joiner.entry import Entry
+from rillet.joiner.entry import Entry, pairs_of
 from rillet.joiner.errors import JoinerError
 from rillet.joiner.header import NEVER_MS, BucketHeader, WorkKind
 from rillet.joiner.slices import SliceSchedule
 from rillet.joiner.state import (
     BucketState,
+    Labels,
     Place,
+    gathered_key,
     pack_place,
     pack_request,
     place_key,
@@ -64,9 +66,9 @@ class Bucket:
         self._store.put(self.number, entry)
 
     def keep_labels(self, entry: Entry, grown: int, state: BucketState) -> None:
-        """Keeps the positives and times of a request, which have changed.
+        """Keeps the labels of a request, which have changed.
 
-        :param grown: bytes by which its times are more, below 0 where they are less.
+        :param grown: bytes by which its times are more.
         """
         self._keep_place(entry, state)
         self._store.update(self.number, entry, grown)
@@ -95,12 +97,22 @@ class Bucket:
         return entries
 
     def forget(self, slice_: int, first: int, most: int, most_bytes: int, state: BucketState) -> list[Entry]:
-        """Takes requests of a slice out of the state, those that :meth:`read` gives; returns them."""
-        entries = self.read(slice_, first, most, most_bytes, state)
-        for entry in entries:
+        """Takes requests of a slice out of the state, those that :meth:`read` gives; returns them.
+
+        They are fewer where so many of their pairs have gathered actions.
+        """
+        forgotten: list[Entry] = []
+        gathered = 0
+        for entry in self.read(slice_, first, most, most_bytes, state):
             state.remove(request_key(slice_, entry.n))
             state.remove(place_key(entry.request_id))
-        return entries
+            for pair in pairs_of(entry.gathering):
+                state.remove(gathered_key(slice_, entry.n, pair))
+            forgotten.append(entry)
+            gathered += entry.gathering.bit_count()
+            if gathered >= most:
+                break
+        return forgotten
 
     def close_slice(self, slice_: int) -> None:
         """The last request of a slice is forgotten."""
@@ -117,21 +129,21 @@ class Bucket:
             self._woken_ms = due[0]
 
     def _keep_place(self, entry: Entry, state: BucketState) -> None:
-        place = pack_place(Place(entry.slice_, entry.n), entry.positives, entry.times)
-        state.put(place_key(entry.request_id), place)
+        labels = Labels(entry.positives, entry.gathering, entry.times)
+        state.put(place_key(entry.request_id), pack_place(Place(entry.slice_, entry.n), labels))
 
     def _read(self, slice_: int, n: int, state: BucketState) -> Entry:
         """A request by its number, from the engine's state."""
         self._store.engine_reads += 1
         request_id, ingest_ms, data = unpack_request(self._kept(request_key(slice_, n), state))
-        _, positives, times = unpack_place(self._kept(place_key(request_id), state))
-        return Entry.of_record(request_id, data, ingest_ms, positives, times, slice_, n)
+        _, labels = unpack_place(self._kept(place_key(request_id), state))
+        return Entry.of_record(request_id, data, ingest_ms, *labels, slice_, n)
 
-    def _load(self, at: Place, positives: int, times: bytes, state: BucketState) -> Entry:
-        """A request of which place and positives are known, from the engine's state."""
+    def _load(self, at: Place, labels: Labels, state: BucketState) -> Entry:
+        """A request of which place and labels are known, from the engine's state."""
         self._store.engine_reads += 1
         request_id, ingest_ms, data = unpack_request(self._kept(request_key(*at), state))
-        return Entry.of_record(request_id, data, ingest_ms, positives, times, at.slice_, at.n)
+        return Entry.of_record(request_id, data, ingest_ms, *labels, at.slice_, at.n)
 
     def _kept(self, key: str, state: BucketState) -> bytes:
         value = state.get(key)

@@ -32,6 +32,7 @@ class Closing:
     :param builder: builds the blocks.
     :param step_requests: requests that one step, and one call of :meth:`advance`, closes or forgets; a block is of one step.
     :param step_bytes: bytes of requests from which on either takes no more.
+    :param left_out: tasks of which no row goes out.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Closing:
         counters: Counters,
         step_requests: int = STEP_REQUESTS,
         step_bytes: int = STEP_BYTES,
+        left_out: frozenset[int] = frozenset(),
     ) -> None:
         self._buckets, self._store, self._builder, self._counters = buckets, store, builder, counters
         self._step_requests, self._step_bytes = step_requests, step_bytes
+        self._left_out = left_out
         self._schedule = SliceSchedule(spec, config)
         self._sampling = Sampling(spec)
         self._block_rows, self._negatives_at_end = config.block_rows, config.negatives_at_end
@@ -65,9 +68,11 @@ class Closing:
             return entry.n < work.done
         return header.is_past(self._schedule.close_ms(slice_, task), slice_, task)
 
-    def was_sent(self, memory: Bucket, entry: Entry) -> bool:
-        """Whether the negatives of a closed request went out that the sample keeps: a drain may have discarded them."""
-        return self._negatives_at_end == "emit" or entry.n >= memory.header.slices[entry.slice_].drained
+    def was_sent(self, memory: Bucket, entry: Entry, task: int) -> bool:
+        """Whether the negatives of a closed request went out that the sample keeps: they may have been left out, or a drain may
+        have discarded them."""
+        discarded = memory.header.slices[entry.slice_].discarded
+        return not any(part.task == task and part.first <= entry.n < part.end for part in discarded)
 
     def advance(self, memory: Bucket, time_ms: int, state: BucketState) -> list[ExampleBlock]:
         """Takes a step of what is due by a time: closes windows, forgets requests, gives up actions."""
@@ -142,7 +147,7 @@ class Closing:
             if work.done >= memory.count(slice_, state):
                 header.work = None
                 self._buckets.close_slice(memory, slice_)
-            return self._took(forgotten)
+            return max(self._took(forgotten), sum(entry.gathering.bit_count() for entry in forgotten))
         done = memory.waiting.give_up(slice_, self._step_requests, state)
         self._counters.orphan_actions += done
         if slice_ not in header.waiting:
@@ -157,15 +162,20 @@ class Closing:
         self, memory: Bucket, work: Work, state: BucketState, at_end: bool = False
     ) -> tuple[list[ExampleBlock], list[Entry]]:
         """Closes the next requests of a slice for a task; the rows, and the requests."""
-        read = memory.read(work.slice_, work.done, self._step_requests, self._step_bytes, state)
+        first = work.done
+        read = memory.read(work.slice_, first, self._step_requests, self._step_bytes, state)
         work.done += len(read)
+        at_end = at_end and self._negatives_at_end == "discard"
+        if at_end or work.task in self._left_out:
+            memory.header.slices[work.slice_].discard(work.task, first, work.done)
+        if work.task in self._left_out:
+            return [], read
         cold = [entry for entry in read if not entry.decoded]
         for entry in cold:
             entry.decode(self._store.decode)
         # In order of time, so that a block does not depend on how the requests of a step came in.
         entries = sorted(read, key=lambda e: (e.event.event_time_ms, e.request_id))
-        discard = at_end and self._negatives_at_end == "discard"
-        blocks = self.window_rows(memory.number, entries, work.task, discard)
+        blocks = self.window_rows(memory.number, entries, work.task, at_end)
         for entry in cold:
             entry.release()
         return blocks, read

@@ -1,16 +1,17 @@
 """What the joiner remembers of one request: its feature event, and which impressions are positive for which task.
 
 The event is kept as it came, and decoded while it is worked with: as bytes it takes a third of the memory, and moves to
-disk as it is. The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. Where the
-row of a positive waits for its window to close, the times of its action are kept too; where a rule asks for several
-actions, those that were not enough yet (``joiner/gathered.py``).
+disk as it is. The positive pairs are one integer used as a bit set: bit ``task * N + i`` for impression i of N. Another one
+has the pairs of which actions were gathered that are not enough for a rule yet (``joiner/gathered.py``). Where the row of a positive
+waits for its window to close, the times of its action are kept too.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from rillet.schemas.arrays import Int64s
 Decode = Callable[[bytes], FeatureEvent]
 decode_feature: Decode = partial(decode_as, FeatureEvent)
 
-_HEAD = struct.Struct("<qqIIII")
+_HEAD = struct.Struct("<qqIIIII")
 _TIMES = struct.Struct("<Iqq")
 #: one element of :attr:`Entry.times`; ``pair`` is the bit of the pair
 TIMES = np.dtype([("pair", "<u4"), ("action_time_ms", "<i8"), ("action_ingest_ms", "<i8")])
@@ -41,6 +42,7 @@ class Entry:
     __slots__ = (
         "_event",
         "data",
+        "gathering",
         "ingest_ms",
         "n",
         "on_disk",
@@ -66,9 +68,9 @@ class Entry:
         self.request_id = event.request_id
         self.ingest_ms = ingest_ms
         self.positives = positives
-        #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other,
-        #: and among them what rules have gathered;
-        #: as bytes, because an object each would cost more than the rest of the entry
+        #: the pairs with gathered actions, a bit set like ``positives``; the actions are in the engine's state alone
+        self.gathering = 0
+        #: times of the actions whose rows wait for the close of their windows, elements of TIMES one after the other; as bytes, because an object each would cost more than the rest of the entry
         self.times = times
         self.data = data
         self.slice_ = slice_
@@ -80,7 +82,15 @@ class Entry:
 
     @classmethod
     def of_record(
-        cls, request_id: str, data: bytes, ingest_ms: int, positives: int, times: bytes, slice_: int, n: int
+        cls,
+        request_id: str,
+        data: bytes,
+        ingest_ms: int,
+        positives: int,
+        gathering: int,
+        times: bytes,
+        slice_: int,
+        n: int,
     ) -> Entry:
         """An entry whose event is decoded when it is needed, with :meth:`decode`."""
         entry = cls.__new__(cls)
@@ -88,6 +98,7 @@ class Entry:
         entry.request_id = request_id
         entry.ingest_ms = ingest_ms
         entry.positives = positives
+        entry.gathering = gathering
         entry.times = times
         entry.data = data
         entry.slice_ = slice_
@@ -149,25 +160,32 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """The form on disk."""
-        name, bits = self.request_id.encode(), pack_positives(self.positives)
-        head = _HEAD.pack(self.slice_, self.ingest_ms, self.n, len(name), len(bits), len(self.times))
-        return head + name + bits + self.times + (self.data or encode(self.event))
+        name, positives, gathering = self.request_id.encode(), pack_pairs(self.positives), pack_pairs(self.gathering)
+        sizes = len(name), len(positives), len(gathering), len(self.times)
+        head = _HEAD.pack(self.slice_, self.ingest_ms, self.n, *sizes)
+        return head + name + positives + gathering + self.times + (self.data or encode(self.event))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Entry:
         """Reads back :meth:`to_bytes`; the event is not decoded."""
-        slice_, ingest_ms, n, name_length, length, times_length = _HEAD.unpack_from(data)
-        name = _HEAD.size + name_length
-        times = name + length
-        body = times + times_length
+        slice_, ingest_ms, n, *sizes = _HEAD.unpack_from(data)
+        name, first, times, body = list(accumulate(sizes, initial=_HEAD.size))[1:]
         request_id = data[_HEAD.size : name].decode()
-        positives = int.from_bytes(data[name:times], "little")
-        return cls.of_record(request_id, data[body:], ingest_ms, positives, data[times:body], slice_, n)
+        positives, gathering = int.from_bytes(data[name:first], "little"), int.from_bytes(data[first:times], "little")
+        return cls.of_record(request_id, data[body:], ingest_ms, positives, gathering, data[times:body], slice_, n)
 
 
-def pack_positives(positives: int) -> bytes:
-    """The bit set in as few bytes as hold it, little-endian."""
-    return positives.to_bytes((positives.bit_length() + 7) // 8, "little") if positives else b""
+def pack_pairs(pairs: int) -> bytes:
+    """A bit set in as few bytes as hold it, little-endian."""
+    return pairs.to_bytes((pairs.bit_length() + 7) // 8, "little") if pairs else b""
+
+
+def pairs_of(bits: int) -> Iterator[int]:
+    """The numbers of the bits that are set, ascending."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 def _event_bytes(event: FeatureEvent) -> int:

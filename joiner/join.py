@@ -48,7 +48,7 @@ class Joiner:
     :param directory: for the disk tier, made when first needed; must not exist.
     :param builder: builds the blocks; by default all rows go out with the event that they are due to.
     :param counters: to count in, and ``unknown_actions`` to count names in; by default its own.
-    :param step_requests: see :class:`rillet.joiner.closing.Closing`, like ``step_bytes``.
+    :param step_requests: see :class:`rillet.joiner.closing.Closing`, like ``step_bytes`` and ``left_out``.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Joiner:
         unknown_actions: NameCounts | None = None,
         step_requests: int = STEP_REQUESTS,
         step_bytes: int = STEP_BYTES,
+        left_out: frozenset[int] = frozenset(),
     ) -> None:
         self.counters = Counters() if counters is None else counters
         #: ``counters.unknown_actions`` by the names of the actions
@@ -82,7 +83,7 @@ class Joiner:
         self._aligned = frozenset(index for index, task in enumerate(spec.tasks) if task.labels == "aligned")
         self.buckets = Buckets(spec, config, self.store)
         self._closing = Closing(
-            spec, config, self.buckets, self.store, self._builder, self.counters, step_requests, step_bytes
+            spec, config, self.buckets, self.store, self._builder, self.counters, step_requests, step_bytes, left_out
         )
 
     def on_record(
@@ -220,7 +221,7 @@ class Joiner:
         positives: list[Positive] = []
         for waiting in waited:
             # It came before its window closed, whatever the time is now.
-            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, waited=True)
+            positives += self._label(memory, entry, waiting.action, waiting.ingest_ms, state, waited=True)
         blocks += self._positives(bucket, entry, positives)
         memory.add(entry, state)
         if is_new:
@@ -243,9 +244,9 @@ class Joiner:
         entry = memory.find(action.request_id, state)
         if entry is not None and not header.in_progress(WorkKind.FORGET, entry.slice_):
             self.counters.actions += 1
-            positives_before, times_before = entry.positives, entry.times
-            positives = self._label(memory, entry, action, ingest_ms)
-            if entry.positives != positives_before or entry.times is not times_before:
+            pairs_before, times_before = (entry.positives, entry.gathering), entry.times
+            positives = self._label(memory, entry, action, ingest_ms, state)
+            if (entry.positives, entry.gathering) != pairs_before or entry.times is not times_before:
                 memory.keep_labels(entry, len(entry.times) - len(times_before), state)
             return self._positives(bucket, entry, positives)
         slice_ = self._schedule.slice_of(action.event_time_ms)
@@ -279,6 +280,7 @@ class Joiner:
         entry: Entry,
         action: ActionEvent,
         ingest_ms: int,
+        state: BucketState,
         waited: bool = False,
     ) -> list[Positive]:
         """Makes pairs positive by an action on a known request, one for each task that asks for it; the state follows after it.
@@ -312,7 +314,7 @@ class Joiner:
                 self.counters.late_actions += 1
                 continue
             if task in self._rules:
-                fate = take(self._rules[task], entry, task, index, action)
+                fate = take(self._rules[task], entry, task, index, action, state)
                 if fate is not Fate.TURNED:
                     self.counters.add(fate.value)
                     continue
@@ -320,7 +322,7 @@ class Joiner:
             if task in self._immediate:
                 kind = LabelKind.CORRECTION
                 self.counters.corrections += 1
-            elif kept and self._closing.was_sent(memory, entry):
+            elif kept and self._closing.was_sent(memory, entry, task):
                 kind = LabelKind.LATE_POSITIVE
                 self.counters.late_positives += 1
             else:

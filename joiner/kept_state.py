@@ -19,7 +19,7 @@ from rillet.joiner.slices import SliceSchedule
 from rillet.schemas import FeatureSpec, SpecRegistry
 
 #: of what the joiner keeps in the engine's state; raised by whatever changes what joiner/state.py writes, or how it is keyed
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from rillet.joiner.config import JoinerConfig
 from rillet.joiner.errors import WaitingFullError
 from rillet.joiner.gathering import GatheringBuilder
 from rillet.joiner.join import Joiner
+from rillet.joiner.state import is_gathered
 from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, RecordError
 
 _BUCKET = 0
@@ -23,10 +24,14 @@ _EVER = 1 << 62
 
 
 class _NoState:
-    """A bucket's state that keeps nothing but when it is to be woken: a run that crashes begins anew."""
+    """A bucket's state that keeps what is nowhere else: what rules have gathered, and when it is to be woken.
+
+    A run that crashes begins anew.
+    """
 
     def __init__(self) -> None:
         self.wake_ms: int | None = None
+        self._gathered: dict[str, bytes] = {}
 
     def load_header(self) -> bytes | None:
         return None
@@ -35,13 +40,14 @@ class _NoState:
         pass
 
     def get(self, key: str) -> bytes | None:
-        return None
+        return self._gathered.get(key)
 
     def put(self, key: str, value: bytes) -> None:
-        pass
+        if is_gathered(key):
+            self._gathered[key] = value
 
     def remove(self, key: str) -> None:
-        pass
+        self._gathered.pop(key, None)
 
     def wake_at(self, watermark_ms: int) -> None:
         self.wake_ms = watermark_ms if self.wake_ms is None else min(self.wake_ms, watermark_ms)

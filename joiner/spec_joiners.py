@@ -263,13 +263,18 @@ class SpecJoiners:
     def _move_waiting(self, bucket: int, request_id: str, states: BucketStates) -> None:
         """Actions that came for a request before the spec changed wait for one of our spec from now on.
 
-        Before anything else is done for the request, so that they stay in order of arrival.
+        Before anything else is done for the request, so that they stay in order of arrival. It is noted at once: the record
+        may be refused, and they have moved all the same.
         """
-        for spec_hash in self._notes[bucket].specs:
+        note, moved = self._notes[bucket], False
+        for spec_hash in note.specs:
             if spec_hash != self._hash:
                 waiting = self._earlier[spec_hash].joiner.take_waiting(bucket, request_id, states.of_spec(spec_hash))
                 if waiting:
                     self._current.let_wait(bucket, waiting, states.of_spec(self._hash))
+                    moved = True
+        if moved:
+            self._note(bucket, states, drained=[one for one in note.drained if one != self._hash])
 
     def _know(self, spec_hash: int) -> None:
         """Makes the joiner of an earlier spec."""
@@ -283,12 +288,14 @@ class SpecJoiners:
                 )
             # Of its own: a task that died may still hold the lock of the other's.
             directory = self._directory.with_name(f"{self._directory.name}-{spec_hash:x}")
+            asked = {task.name for task in self._specs.current.tasks}
             joiner = Joiner(
                 conversion.old,
                 self._config_of_others,
                 directory,
                 counters=self.counters,
                 unknown_actions=self.unknown_actions,
+                left_out=frozenset(index for index, task in enumerate(conversion.old.tasks) if task.name not in asked),
             )
             self._earlier[spec_hash] = _Earlier(joiner, conversion)
 

@@ -5,7 +5,8 @@ grows with traffic, and none is read but by its key. The keys are text: a heap o
 
 ====================  ==================================================================================
 ``r/slice/n``         the n-th request of a slice, in order of arrival, from 0: feature event as it came
-``p/request_id``      its place, slice and n, and which of its pairs are positive
+``p/request_id``      its place, slice and n, which of its pairs are positive, and which have gathered actions
+``g/slice/n/pair``    what a pair of it has gathered: actions that were not enough for a rule yet
 ``w/slot``            an action that has to wait for its request; slots are numbers from 0, used again when they are free
 ====================  ==================================================================================
 """
@@ -15,11 +16,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Protocol
 
-from rillet.joiner.entry import pack_positives
+from rillet.joiner.entry import pack_pairs
 from rillet.joiner.errors import JoinerError
 
 _REQUEST = struct.Struct("<qI")
-_PLACE = struct.Struct("<qII")
+_PLACE = struct.Struct("<qIII")
 _WAITING = struct.Struct("<qqq")
 
 
@@ -66,6 +67,16 @@ def place_key(request_id: str) -> str:
     return "p/" + request_id
 
 
+def gathered_key(slice_: int, n: int, pair: int) -> str:
+    """Key of what a pair of a request has gathered; the pair is numbered as in :attr:`rillet.joiner.entry.Entry.gathering`."""
+    return f"g/{slice_}/{n}/{pair}"
+
+
+def is_gathered(key: str) -> bool:
+    """Whether a key is one of :func:`gathered_key`."""
+    return key.startswith("g/")
+
+
 def waiting_key(slot: int) -> str:
     """Key of an action that waits."""
     return f"w/{slot}"
@@ -90,23 +101,35 @@ def unpack_request(value: bytes) -> tuple[str, int, bytes]:
         raise JoinerError(f"a request in the checkpointed state is damaged: {error}") from error
 
 
-def pack_place(place: Place, positives: int, times: bytes) -> bytes:
-    """A place, the positive pairs of its request as a bit set, and what :attr:`rillet.joiner.entry.Entry.times` keeps of them."""
-    bits = pack_positives(positives)
-    return _PLACE.pack(*place, len(bits)) + bits + times
+class Labels(NamedTuple):
+    """What :class:`rillet.joiner.entry.Entry` says of the pairs of a request, by the names that it has there."""
+
+    positives: int
+    gathering: int
+    times: bytes
 
 
-def unpack_place(value: bytes) -> tuple[Place, int, bytes]:
+def pack_place(place: Place, labels: Labels) -> bytes:
+    """A place, and the labels of its request."""
+    positives, gathering = pack_pairs(labels.positives), pack_pairs(labels.gathering)
+    return _PLACE.pack(*place, len(positives), len(gathering)) + positives + gathering + labels.times
+
+
+def unpack_place(value: bytes) -> tuple[Place, Labels]:
     """Reads back :func:`pack_place`.
 
     :raises JoinerError: the entry is damaged.
     """
     try:
-        slice_, n, length = _PLACE.unpack_from(value)
+        slice_, n, positives, gathering = _PLACE.unpack_from(value)
     except struct.error as error:
         raise JoinerError(f"the place of a request in the checkpointed state is damaged: {error}") from error
-    end = _PLACE.size + length
-    return Place(slice_, n), int.from_bytes(value[_PLACE.size : end], "little"), value[end:]
+    first = _PLACE.size + positives
+    end = first + gathering
+    labels = Labels(
+        int.from_bytes(value[_PLACE.size : first], "little"), int.from_bytes(value[first:end], "little"), value[end:]
+    )
+    return Place(slice_, n), labels
 
 
 def pack_waiting(arrival: int, slice_: int, ingest_ms: int, record: bytes) -> bytes:

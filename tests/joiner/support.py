@@ -131,7 +131,7 @@ def stream(
                     if rng.random() < 0.3:
                         # a second action on the pair that may well overtake the first
                         after += int(rng.integers(-LATENESS_MS, LATENESS_MS))
-                        actions.append(action(i, index, name, event.event_time_ms + after))
+                        actions.append(action(i, index, name, max(event.event_time_ms + after, 0)))
     events: list[FeatureEvent | ActionEvent] = [*features, *actions]
     events += [events[k] for k in rng.integers(0, len(events), requests // 10)]
     arrival = [event.event_time_ms + int(rng.integers(0, LATENESS_MS)) for event in events]

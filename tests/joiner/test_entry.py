@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rillet.joiner.entry import Entry, pack_positives
+from rillet.joiner.entry import Entry, pack_pairs, pairs_of
 from rillet.schemas import encode
 from tests.joiner.support import SPEC, feature
 
@@ -26,9 +26,10 @@ def test_positives_and_negatives_part_the_impressions_of_each_task(n: int, pairs
 
 
 @given(st.integers(0, 1 << 200))
-def test_positives_take_as_few_bytes_as_hold_them(positives: int) -> None:
-    data = pack_positives(positives)
-    assert int.from_bytes(data, "little") == positives
+def test_pairs_take_as_few_bytes_as_hold_them(pairs: int) -> None:
+    data = pack_pairs(pairs)
+    assert int.from_bytes(data, "little") == pairs
+    assert sum(1 << pair for pair in pairs_of(pairs)) == pairs
     assert not data or data[-1]
 
 
@@ -37,8 +38,10 @@ def test_the_form_on_disk_reads_back_whole() -> None:
     entry.add_positive(1, 29)
     entry.add_positive(0, 0)
     entry.keep_times(1, 29, 1_700_000_000_000, -1)
+    entry.gathering = 1 << 31
     back = Entry.from_bytes(entry.to_bytes())
     assert (back.ingest_ms, back.positives, back.times) == (-1, entry.positives, entry.times)
+    assert back.gathering == entry.gathering
     assert (back.request_id, back.slice_, back.n) == ("r3", -4, 1 << 31)
     assert encode(back.decode().event) == encode(entry.event)
 

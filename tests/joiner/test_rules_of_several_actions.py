@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from rillet.joiner import gathered
+from rillet.joiner.closing import STEP_REQUESTS
+from rillet.joiner.simulated import SimulatedJoin
 from rillet.schemas import ActionEvent, FeatureSpec, LabelKind, encode
 from rillet.schemas.label_rules import AtLeast
 from rillet.schemas.spec import LabelMode, LatePolicy
 from tests.joiner.scenarios import CONFIG, MODES, WATCH_CLOSED_MS, join, shown
 from tests.joiner.support import SPEC, Arrival, action, with_labels
 from tests.simulation.joiner_engine import Engine
+from tests.simulation.joiner_oracle import rows_of
 
 
 def asking(rule: AtLeast | None, mode: LabelMode = "positives_first", late: LatePolicy = "drop") -> FeatureSpec:
@@ -94,6 +97,13 @@ def test_rule_7_actions_with_an_id_are_told_apart_by_it(tmp_path: Path, second: 
     assert join(tmp_path, [shown(1, 5_000, spec=spec), *events], spec).pairs(1) == ([(0, "watch")] if positive else [])
 
 
+def test_rule_7_an_empty_id_tells_nothing_and_zero_has_one_sign(tmp_path: Path) -> None:
+    spec = asking(AtLeast("count", 2))
+    events = [acted("watch", 6_000, 0.0, ""), acted("watch", 6_000, -0.0, None), acted("watch", 6_500, 0.0, "")]
+    outcome = join(tmp_path, [shown(1, 5_000, spec=spec), *events], spec)
+    assert [row[5] for row in outcome.rows if row[3] == 1] == [6_500]
+
+
 def test_rule_7_each_pair_and_each_task_gathers_on_its_own(tmp_path: Path) -> None:
     watch, like = asking(AtLeast("count", 2)).tasks
     spec = replace(SPEC, tasks=(watch, replace(like, action=("tap", "like"), at_least=AtLeast("count", 3))))
@@ -139,6 +149,52 @@ def test_what_a_rule_has_gathered_is_forgotten_with_its_request(tmp_path: Path, 
     engine.watermark(10_000_000)
     assert not engine.states[0].entries
     assert engine.joiner.store.used_bytes == 0
+
+
+def test_an_action_writes_what_its_own_pair_has_gathered_and_not_what_others_have(tmp_path: Path) -> None:
+    spec = asking(AtLeast("sum", 100.0))
+    engine = Engine(spec, CONFIG, tmp_path)
+    engine.record(0, encode(shown(1, 5_000, 200, spec)))
+    largest = max(map(len, engine.states[0].entries.values()))
+    for at in range(600):
+        engine.record(0, encode(replace(action(1, at % 200, "watch", 6_000 + at), value=0.5)))
+    assert engine.joiner.counters.incomplete_actions == 600
+    assert max(map(len, engine.states[0].entries.values())) <= largest
+    assert sum(map(len, engine.states[0].entries.values())) < largest + 600 * 16 + 200
+
+
+def test_requests_with_gathered_actions_are_forgotten_in_small_steps(tmp_path: Path) -> None:
+    spec = asking(AtLeast("count", 2))
+    engine = Engine(spec, CONFIG, tmp_path, at_once=False)
+    for request in range(20):
+        engine.record(0, encode(shown(request, 5_000, 40, spec)))
+        for index in range(40):
+            engine.record(0, encode(action(request, index, "watch", 6_000)))
+    engine.watermark(10_000_000)
+    most = 0
+    while engine.put_off:
+        before = engine.states[0].calls["remove"]
+        engine.go_on(0)
+        most = max(most, engine.states[0].calls["remove"] - before)
+    assert not engine.states[0].entries
+    assert most <= STEP_REQUESTS + 40 + 2 * 4
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+def test_an_engine_without_state_gathers_likewise(tmp_path: Path, memory_bytes: int) -> None:
+    spec = asking(AtLeast("count", 2))
+    config = replace(CONFIG, memory_bytes=memory_bytes)
+    simulated = SimulatedJoin(spec, config, lateness_ms=0, commit_ms=0, directory=tmp_path / "tier")
+    for event in (
+        shown(1, 5_000, 12, spec),
+        *(action(1, 3, "watch", at) for at in (5_100, 5_200, 5_300)),
+        action(1, 4, "watch", 5_400),
+    ):
+        simulated.take(event)
+    simulated.finish()
+    rows = rows_of(spec, [block for _, block in simulated.visible(1 << 62)])
+    assert [(row[1], row[5]) for row in rows if row[3] == 1] == [(103, 5_200)]
+    simulated.close()
 
 
 def test_gathered_actions_do_not_become_rows_of_an_aligned_window(tmp_path: Path) -> None:

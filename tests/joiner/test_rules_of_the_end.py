@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def test_rule_15_a_negative_that_a_drain_discarded_is_not_taken_back(tmp_path: P
         for index in range(3):
             engine.record(0, encode(action(1, index, task, 6_000)))
     assert {row[6] for row in rows_of(spec, engine.blocks)} == {LabelKind.POSITIVE}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("now", ["emit", "discard"])
+@pytest.mark.parametrize("then", ["emit", "discard"])
+def test_rule_15_only_a_negative_that_was_sent_is_taken_back_after_a_drain_whatever_the_setting_is_now(
+    tmp_path: Path, then: str, now: str, closed: bool
+) -> None:
+    spec = with_labels(CORRECT, "positives_first")
+    engine = Engine(spec, replace(CONFIG, negatives_at_end=then), tmp_path)
+    engine.record(0, encode(shown(1, 5_000, 12, spec)))
+    if closed:
+        engine.watermark(WATCH_CLOSED_MS)
+    engine.watermark(END_OF_TIME_MS)
+    engine.restore(engine.checkpoint(), config=replace(CONFIG, negatives_at_end=now))
+    for index in range(12):
+        engine.record(0, encode(action(1, index, "watch", 6_000)))
+    kinds: dict[int, list[LabelKind]] = defaultdict(list)
+    for row in rows_of(spec, engine.blocks):
+        if row[2] == "watch":
+            kinds[int(str(row[1]))].append(LabelKind(int(str(row[6]))))
+    sent = sampled(12) if closed or then == "emit" else []
+    taken_back, alone = [LabelKind.NEGATIVE, LabelKind.LATE_POSITIVE], [LabelKind.POSITIVE]
+    assert kinds == {100 + index: taken_back if index in sent else alone for index in range(12)}
 
 
 @pytest.mark.parametrize("mode", MODES)

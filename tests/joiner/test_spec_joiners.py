@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
-from rillet.schemas import FeatureEvent, RecordError, Slot, SpecMismatchError, SpecRegistry, Task, encode
+from rillet.schemas import FeatureEvent, LabelKind, RecordError, Slot, SpecMismatchError, SpecRegistry, Task, encode
 from rillet.schemas.conversion import SpecConversion
 from tests.joiner.specs import SpecEngine
 from tests.joiner.support import SPEC, action, feature
@@ -263,3 +263,55 @@ def test_windows_of_the_old_spec_close_on_time_where_an_action_waited_that_was_d
     engine.watermark(66_000)
     rows = rows_of(NEW, [NEW_FIRST.block(block) for block in engine.blocks])
     assert [row[1] for row in rows if row[2:4] == ("like", 0)] == [101, 102]
+
+
+def test_an_action_that_has_moved_to_another_spec_is_known_there_though_the_record_that_moved_it_was_refused(
+    engine: SpecEngine,
+) -> None:
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.record(0, encode(action(2, 0, "watch", 201_000)))
+    engine.restart(NEW_FIRST)
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(2, 5_000)))
+    engine.restart(OLD_FIRST)
+    engine.record(0, encode(feature(2, 200_500)))
+    assert [row[:4] for row in rows_of(SPEC, engine.blocks) if row[3] == 1] == [("r2", 100, "watch", 1)]
+
+
+def test_a_spec_of_which_nothing_waits_any_more_may_go_though_the_record_that_took_the_last_was_refused(
+    engine: SpecEngine,
+) -> None:
+    without = replace(SPEC, tasks=SPEC.tasks[1:])
+    engine.restart(SpecRegistry(SPEC, [without]))
+    engine.record(0, encode(feature(1, 5_000)))
+    engine.watermark(200_000)
+    engine.record(0, encode(action(2, 0, "watch", 201_000)))
+    engine.restart(SpecRegistry(without, [SPEC]))
+    with pytest.raises(RecordError, match="later than every label window of an earlier"):
+        engine.record(0, encode(feature(2, 5_000)))
+    engine.restart(SpecRegistry(without))
+    engine.touch(0)
+    assert engine.joiner.open_requests == 0
+
+
+def test_a_negative_that_was_left_out_while_its_task_was_gone_is_not_taken_back_once_the_task_is_there_again(
+    tmp_path: Path,
+) -> None:
+    watch, like = SPEC.tasks
+    spec = replace(SPEC, tasks=(replace(watch, negative_rate=1.0, late="correct"), like))
+    without = replace(spec, tasks=(like,))
+    with_it, gone = SpecRegistry(spec, [without]), SpecRegistry(without, [spec])
+    engine = SpecEngine(with_it, replace(CONFIG, slice_ms=0), tmp_path)
+    engine.record(0, encode(replace(feature(1, 5_000), spec_hash=spec.hash)))
+    engine.restart(gone)
+    engine.touch(0)
+    engine.watermark(1_000_000)
+    engine.restart(with_it)
+    engine.record(0, encode(replace(feature(2, 1_000_000), spec_hash=spec.hash)))
+    engine.watermark(2_000_000)
+    for request, time_ms in ((1, 6_000), (2, 1_001_000)):
+        engine.record(0, encode(action(request, 0, "watch", time_ms)))
+    rows = [row for block in engine.blocks if block.spec_hash == spec.hash for row in rows_of(spec, [block])]
+    kinds = {str(row[0]): LabelKind(int(str(row[6]))) for row in rows if row[2] == "watch" and row[3] == 1}
+    assert kinds == {"r1": LabelKind.POSITIVE, "r2": LabelKind.LATE_POSITIVE}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rillet.joiner import JoinerError
 from rillet.joiner.state import (
+    Labels,
     Place,
     pack_place,
     pack_request,
@@ -21,6 +22,7 @@ from rillet.joiner.state import (
 )
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+BITS = st.integers(0, 1 << 200)
 
 
 @given(st.text(), INT64, st.binary())
@@ -33,9 +35,9 @@ def test_a_waiting_action_reads_back(arrival: int, slice_: int, ingest_ms: int, 
     assert unpack_waiting(pack_waiting(arrival, slice_, ingest_ms, record)) == (arrival, slice_, ingest_ms, record)
 
 
-@given(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)), st.integers(0, 1 << 200), st.binary())
-def test_a_place_and_its_labels_read_back(place: Place, positives: int, times: bytes) -> None:
-    assert unpack_place(pack_place(place, positives, times)) == (place, positives, times)
+@given(st.builds(Place, INT64, st.integers(0, (1 << 32) - 1)), st.builds(Labels, BITS, BITS, st.binary()))
+def test_a_place_and_its_labels_read_back(place: Place, labels: Labels) -> None:
+    assert unpack_place(pack_place(place, labels)) == (place, labels)
 
 
 @pytest.mark.parametrize(

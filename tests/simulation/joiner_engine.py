@@ -135,9 +135,12 @@ class Engine:
     def checkpoint(self) -> tuple[dict[int, MemoryState], int, set[int]]:
         return copy.deepcopy(self.states), len(self.blocks), set(self.put_off)
 
-    def restore(self, saved: tuple[dict[int, MemoryState], int, set[int]], subtasks: int = 1) -> None:
-        """Goes on from a checkpoint, with nothing in memory, and buckets spread over so many subtasks."""
+    def restore(
+        self, saved: tuple[dict[int, MemoryState], int, set[int]], subtasks: int = 1, config: JoinerConfig | None = None
+    ) -> None:
+        """Goes on from a checkpoint, with nothing in memory, buckets spread over so many subtasks, and other settings if given."""
         self.close()
+        self._config = config or self._config
         self.states, self.blocks = copy.deepcopy(saved[0]), self.blocks[: saved[1]]
         # Flink restores timers, and no watermarks.
         self.put_off, self.watermark_ms = set(saved[2]), -(1 << 62)

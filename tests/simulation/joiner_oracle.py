@@ -102,7 +102,8 @@ def turning(rule: AtLeast | None, actions: Iterable[ActionEvent]) -> ActionEvent
             continue
         if rule is None or reached >= rule.number:
             return a
-        if len(counted) < MOST_GATHERED:
+        # A value is of one action alone, whichever came before it.
+        if rule.measure != "value" and len(counted) < MOST_GATHERED:
             counted[told] = a.value or 0.0
     return None
 

@@ -135,9 +135,10 @@ class Traffic:
         rng = self.simulation.rng
         index = 77 if self.simulation.chance(0.02) else int(rng.integers(len(event.impression_ids)))
         name = str(rng.choice(["watch", "like", "share", "scroll"], p=[0.44, 0.3, 0.24, 0.02]))
-        value = float(rng.choice([-0.5, 0.5, 1.0, 1.5])) if self.simulation.chance(0.8) else None
+        value = float(rng.choice([-0.5, -0.0, 0.0, 0.5, 1.0, 1.5])) if self.simulation.chance(0.8) else None
+        action_id = str(rng.choice(["", "a", "b", "c"])) if self.simulation.chance(0.3) else None
         request = int(event.request_id[1:]) + (1_000_000 if self.simulation.chance(0.02) else 0)
-        return replace(action(request, index, name, time_ms), value=value)
+        return replace(action(request, index, name, time_ms), value=value, action_id=action_id)
 
     # -- network -------------------------------------------------------------------------------------------
 
