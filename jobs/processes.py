@@ -14,6 +14,8 @@ def start_time(pid: int) -> str | None:
     try:
         # the command name stands in parentheses and may contain spaces
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return None  # it has ended since the file was opened
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return None
