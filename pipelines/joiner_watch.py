@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,6 +14,7 @@ from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 from rillet.joiner import Alarms, Counters, RecentCounts
 from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC
+from rillet.pipelines.hold_alarms import HoldAlarms
 from rillet.pipelines.job_alarms import JobAlarms
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,6 @@ GAUGES = {
     ),
 }
 _HELD = "By how much event time is behind the watermark, because nothing comes to one of the topics."
-#: silence of one topic is told from so much on; a pause of users is shorter
-_TOLD_MS = 60_000
 #: gauges that are sums over subtasks; of times the earliest counts
 _SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 
@@ -150,12 +149,7 @@ class JoinerWatch(Collector):
         #: per subtask, restarts or not
         self._found: list[dict[str, int]] = []
         self._silent = False
-        #: the topic that was told to hold windows back
-        self._holding: str | None = None
-        #: while all topics count as silent: by how much time was held then, by how much it was when last looked at, and since
-        #: when that grows
-        self._unknown: tuple[int, int, float | None] | None = None
-        self._told_unknown = False
+        self._hold_alarms = HoldAlarms(now_s)
 
     def refresh_job(self) -> None:
         """Asks Flink how the job does that has not begun to read: one that fails at its start would be restarted for long."""
@@ -183,7 +177,7 @@ class JoinerWatch(Collector):
         self._recent.add(self._now_s(), counts | named, records)
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
-        self._tell_if_held()
+        self._hold_alarms.tell(self._held_ms(), self._silent_topics())
 
     def _ask_job(self) -> None:
         self._figures = self._job.read() if self._job is not None else None
@@ -204,42 +198,6 @@ class JoinerWatch(Collector):
             now | {name: count + now.get(name, 0) for name, count in before.items()}
             for now, before in zip(told, self._before, strict=True)
         ]
-
-    def _tell_if_held(self) -> None:
-        held_ms, silent = self._held_ms(), self._silent_topics()
-        self._tell_if_unknown(held_ms, silent)
-        holding = next(iter(silent)) if len(silent) == 1 and held_ms >= _TOLD_MS else None
-        if holding is not None and holding != self._holding:
-            log.warning(
-                "nothing has come to topic %s for %s s while the other one goes on: label windows wait for it, up to"
-                " [flink] hold_ms; does what writes to it run?",
-                holding,
-                silent[holding] // 1_000,
-            )
-            self._holding = holding
-        elif self._holding is not None and not held_ms:
-            log.info("topic %s goes on, label windows close by the watermark again", self._holding)
-            self._holding = None
-
-    def _tell_if_unknown(self, held_ms: int, silent: Mapping[str, int]) -> None:
-        """Where all topics are silent, nothing moves the watermark away from time; where something does, nobody knows of it."""
-        if len(silent) < 2:
-            self._unknown, self._told_unknown = None, False
-            return
-        first_ms, last_ms, since_s = self._unknown or (held_ms, held_ms, None)
-        grows = held_ms > last_ms
-        if grows and since_s is None:
-            since_s = self._now_s()
-        self._unknown = first_ms, held_ms, since_s
-        # Once it may: the watermark goes on when a partition is left out.
-        lasting = since_s is not None and self._now_s() - since_s >= _TOLD_MS / 1_000
-        if grows and lasting and held_ms - first_ms >= _TOLD_MS and not self._told_unknown:
-            self._told_unknown = True
-            log.warning(
-                "records come, and the broker does not tell how far topics %s are read: label windows wait, up to [flink] hold_ms;"
-                " the log of Flink says why (`whether the topics are silent is not known`)",
-                " and ".join(sorted(silent)),
-            )
 
     def _watermark_ms(self) -> int | None:
         return min((subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None)
