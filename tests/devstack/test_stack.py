@@ -296,7 +296,7 @@ def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_se
     with pytest.raises(ServiceError, match=r"train died while starting, see .*train\.log: .*another model") as caught:
         up(stack, lambda line: None)
     assert "\n" not in str(caught.value)
-    assert stack.is_ready("join")
+    stack.wait_ready("join", timeout_s=10)
 
 
 def test_the_broker_alone_starts_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

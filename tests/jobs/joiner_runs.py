@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
@@ -164,6 +164,40 @@ def make_run(
     create_topics(servers, config.kafka.topic_partitions)
     (folder / "rillet.toml").write_text(dump_config(config))
     return JoinerRun(config, folder / "rillet.toml")
+
+
+def rows_of(blocks: Iterable[ExampleBlock | None], *, ingest: bool = False) -> list[tuple[object, ...]]:
+    """All rows, sorted, wherever they stand: which rows share a block depends on what came first. Feature time is column -2.
+
+    :param ingest: with the times at which feature and action were ingested, in front of it.
+    """
+    rows: list[tuple[object, ...]] = []
+    for block in blocks:
+        assert block is not None
+        n = len(block)
+        columns: list[list[object]] = [
+            [block.request_ids[at] for at in block.request_index],
+            block.impression_ids.tolist(),
+            *(
+                np.ascontiguousarray(getattr(block, name)).reshape(n, -1).tolist()
+                for name in ("dense", "labels", "mask", "sampling_rate", "label_kind")
+            ),
+            block.action_time_ms.tolist(),
+            *([block.feature_ingest_ms.tolist(), block.action_ingest_ms.tolist()] if ingest else []),
+            block.feature_time_ms.tolist(),
+            [part.tolist() for part in np.split(block.row_fids()[0], np.cumsum(_row_fids(block))[:-1])],
+        ]
+        rows += zip(*columns, strict=True)
+    return sorted(rows)
+
+
+def _row_fids(block: ExampleBlock) -> list[int]:
+    """Fids per row."""
+    lengths = block.row_fids()[1]
+    if lengths is None:
+        return [len(SPEC.slots)] * len(block)
+    found: list[int] = lengths.reshape(len(block), -1).sum(axis=1, dtype=np.int64).tolist()
+    return found
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

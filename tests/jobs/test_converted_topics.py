@@ -21,8 +21,9 @@ from rillet.joiner import JoinerConfig
 from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording
 from rillet.recordings.record import record
-from rillet.schemas import ExampleBlock, decode_as, dump_spec, encode
+from rillet.schemas import ExampleBlock, decode_as, dump_spec
 from rillet.sources import SourcesConfig
+from tests.jobs.joiner_runs import rows_of
 from tests.sources.support import PAGES, SHOWN_MS, SPEC, actions_of, as_json, click, features_of, page
 
 pytestmark = pytest.mark.integration
@@ -48,15 +49,15 @@ def make(folder: Path, broker: str, name: str, sources: SourcesConfig) -> Rillet
     return load_config(folder / "rillet.toml")
 
 
-def join(config: RilletConfig, *options: str) -> list[bytes]:
-    """Joins what is on the topics; the blocks, sorted."""
+def join(config: RilletConfig, *options: str) -> list[ExampleBlock]:
+    """Joins what is on the topics; the blocks."""
     path = config.spec.parent / "rillet.toml"
     command = [sys.executable, "-m", "rillet", "join", *options, "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     assert "counters are not known" not in done.stderr, "the counters of an operator were not found"
     values = read_topic(config.kafka.connection, config.kafka.topics.examples)
-    return sorted(encode(decode_as(ExampleBlock, found.value or b"")) for found in values)
+    return [decode_as(ExampleBlock, found.value or b"") for found in values]
 
 
 def pages() -> list[tuple[str, int, dict[str, Any]]]:
@@ -92,9 +93,9 @@ def test_json_topics_give_the_examples_of_native_ones(broker: str, tmp_path: Pat
     )
     producer.flush(10)
 
-    blocks = join(json_, "--until-latest", "--drain")
-    assert blocks == join(native, "--until-latest", "--drain")
-    assert sum(len(decode_as(ExampleBlock, block)) for block in blocks) == 2 * 3 * REQUESTS + REQUESTS
+    rows = rows_of(join(json_, "--until-latest", "--drain"), ingest=True)
+    assert rows == rows_of(join(native, "--until-latest", "--drain"), ingest=True)
+    assert len(rows) == 2 * 3 * REQUESTS + REQUESTS
 
     topics = json_.kafka.topics
     (stored,) = read_dead_letters(json_.kafka.connection, topics.dead_letters)
@@ -153,7 +154,7 @@ def test_a_topic_whose_format_changes_is_read_on_where_it_was(broker: str, tmp_p
     (config.spec.parent / "rillet.toml").write_text(
         dump_config(replace(config, sources=replace(PAGES, features=SourcesConfig().features)))
     )
-    blocks = [decode_as(ExampleBlock, block) for block in join(config, "--until-latest", "--drain")]
+    blocks = join(config, "--until-latest", "--drain")
     assert 0 < len(before) < len(blocks)
     # An exposure per pair and a correction per action, each once.
     assert sum(len(block) for block in blocks) == 2 * 3 * REQUESTS + REQUESTS
