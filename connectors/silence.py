@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
+from types import MappingProxyType
 
 from rillet.connectors.connection import KafkaConnection
 from rillet.connectors.lag import GroupLag, TopicProgress
@@ -29,6 +31,9 @@ class TopicState:
     has come from one check to the next. Where traffic is dense, that never is; there it is until ``idle_s`` have
     passed, in which each partition's backlog comes, and what lies on the topic then is read. After an outage of the broker
     this alone counts: partitions come back one after the other, and in between all may be read.
+
+    A partition that was added is found by the engine after minutes, in which time would go on without it. From its first records on
+    time is held, until these are read, and after that all that lies on the topic then.
     """
 
     def __init__(self, now_s: float, idle_s: float) -> None:
@@ -37,13 +42,17 @@ class TopicState:
         self._found: TopicProgress | None = None
         #: since when the ends have stood
         self.since_s = now_s
-        #: what the reader has to pass to have read something new; None while the topic is not silent
-        self._silent_at: Mapping[int, int] | None = None
+        #: how far the topic was when it fell silent; None while it is not
+        self._silent_at: TopicProgress | None = None
         #: since when it moves again; None where it is not behind
         self._moves_since_s: float | None = None
         #: ends up to which it has to be read then; empty before they are known
         self.awaited: Mapping[int, int] = {}
+        #: whether that is the beginning of a partition, after which the rest of it is awaited
+        self._awaits_first = False
         self._was_lost = False
+        #: partitions that were there from the start on, or have had records since; empty before the first check
+        self._known: set[int] = set()
 
     def check(self, found: TopicProgress, now_s: float, *, unread: bool = False) -> None:
         """:param unread: whether a record before :attr:`awaited` is not read."""
@@ -53,38 +62,52 @@ class TopicState:
         self._found = found
         if self._silent_at is None:
             if found.all_read and now_s - self.since_s >= self._idle_s / 2:
-                self._silent_at = found.ends
+                self._silent_at = found
         elif self._moves(found, self._silent_at):
             self._silent_at, self._moves_since_s, self.awaited = None, now_s, {}
-        if self._moves_since_s is None:
+        if self._has_grown(found):
+            self._moves_since_s, self.awaited, self._awaits_first = now_s, found.ends, True
+        elif self._moves_since_s is None:
             return
-        if found.all_read and standing and not self._was_lost:
+        elif found.all_read and standing and not self._was_lost:
             self._catch_up()
         elif self.awaited:
             if not unread:
-                self._catch_up()
+                self._catch_up(found.ends if self._awaits_first else {})
         elif now_s - self._moves_since_s >= self._idle_s:
             self.awaited = found.ends
 
-    def _catch_up(self) -> None:
-        self._moves_since_s, self.awaited, self._was_lost = None, {}, False
+    def _catch_up(self, awaited: Mapping[int, int] = MappingProxyType({})) -> None:
+        """:param awaited: ends that are to be reached before."""
+        self.awaited, self._awaits_first = awaited, False
+        if not awaited:
+            self._moves_since_s, self._was_lost = None, False
+
+    def _has_grown(self, found: TopicProgress) -> bool:
+        """Whether the first records have come to a partition that was added."""
+        begun = {number for number, end in found.ends.items() if end} if self._known else found.ends.keys()
+        grown = bool(self._known) and not begun <= self._known
+        self._known |= begun
+        return grown
 
     @staticmethod
-    def _moves(found: TopicProgress, silent_at: Mapping[int, int]) -> bool:
+    def _moves(found: TopicProgress, silent_at: TopicProgress) -> bool:
         """Whether every partition that something new has come to is read from again.
 
         That records have come is not enough: until one of theirs is read, the engine leaves partitions out, and one that
         is read first would take time past what lies on the others.
         """
-        new = {number for number, end in found.ends.items() if end > silent_at.get(number, 0)}
-        read = {number for number, position in found.positions.items() if position > silent_at.get(number, 0)}
-        # What ends transactions lies on partitions too, and is never read.
+        # By ends and by positions: what ends transactions lies between them, and is never read.
+        new = {number for number, end in found.ends.items() if end > silent_at.ends.get(number, 0)}
+        read = {n for n, position in found.positions.items() if position > silent_at.positions.get(n, 0)}
         return bool(read) and (new <= read or found.all_read)
 
     def lose(self) -> None:
         """The broker is away: the reader gets nothing until it has passed where it is."""
         if self._silent_at is None:
-            self._silent_at = self._found.positions if self._found is not None else {}
+            self._silent_at = self._found if self._found is not None else TopicProgress({}, {}, all_read=False)
+        # What was to be read after an earlier outage says nothing of this one.
+        self._moves_since_s, self.awaited, self._awaits_first = None, {}, False
         self._found, self._was_lost = None, True
 
     @property
@@ -117,12 +140,18 @@ class TopicSilence:
         self._found: tuple[float, float] | None = None
         #: how long each silent topic has been so
         self._silent: dict[str, int] = {}
-        self._behind = False
+        self._holds = False
+        self._lag = GroupLag(self._kafka, self._groups, timeout_s=self._timeout_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="silence", daemon=True)
 
     def start(self) -> None:
-        """Starts to ask."""
+        """Starts to ask.
+
+        :raises KafkaSettingsError: no client can be made here, for instance since a file of a certificate is missing.
+        """
+        # Here, where it is heard: without this thread windows would not wait for a silent topic, nor close in silence.
+        self._lag.start()
         self._thread.start()
 
     def quiet_ms(self) -> int | None:
@@ -139,9 +168,9 @@ class TopicSilence:
         """Topics that are silent, and for how long: of which all is read and nothing new is, or not known to be."""
         return self._silent
 
-    def behind(self) -> bool:
-        """Whether a topic that was silent moves again, and is not read: see :class:`TopicState`."""
-        return self._behind
+    def holds(self) -> bool:
+        """Whether time is held: a topic is silent, or moves again and is not read since, see :class:`TopicState`."""
+        return self._holds
 
     def close(self) -> None:
         """Stops asking."""
@@ -153,13 +182,13 @@ class TopicSilence:
         began = time.monotonic()
         topics = {name: TopicState(began, self._idle_s) for name in self._groups}
         trouble = ""
-        with GroupLag(self._kafka, self._groups, timeout_s=self._timeout_s) as lag:
+        with closing(self._lag):
             while not self._stop.wait(self._interval_s):
                 began = time.monotonic()
                 try:
-                    found = lag.progress()
+                    found = self._lag.progress()
                     awaited = {(name, number): end for name, t in topics.items() for number, end in t.awaited.items()}
-                    unread = lag.unread(awaited) if awaited else {}
+                    unread = self._lag.unread(awaited) if awaited else {}
                 except RilletError as error:
                     # Records that come when the broker is back were sent meanwhile: silence begins anew.
                     self._found = None
@@ -175,6 +204,5 @@ class TopicSilence:
                     self._found = (began, since) if all(of.all_read for of in found.values()) else None
                     trouble = ""
                 now = time.monotonic()
-                # In this order: what is silent no longer is not taken for read in between.
-                self._behind = any(topic.behind for topic in topics.values())
+                self._holds = any(topic.silent or topic.behind for topic in topics.values())
                 self._silent = {name: int(1_000 * (now - t.since_s)) for name, t in topics.items() if t.silent}

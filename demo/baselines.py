@@ -25,6 +25,7 @@ from rillet.backtest.settings import Setup
 from rillet.backtest.workers import rare_collections
 from rillet.demo.errors import DemoError
 from rillet.jobs.config import RilletConfig
+from rillet.jobs.processes import end_with_parent
 from rillet.recordings import Recording
 from rillet.recordings.format import TRUTH_FILE
 from rillet.recordings.known_truth import read_truth
@@ -93,7 +94,7 @@ def scored_beside(
     The context's value waits for them, and raises what they raised, or :class:`DemoError` where the process has died.
     """
     # Not forked: there are threads by now. One that dies is noticed, which a multiprocessing.Pool would wait for.
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _ignore_interrupts)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _end_with_the_demo)
     try:
         scored = pool.submit(_score, recording.directory, config, delays, requests)
 
@@ -112,9 +113,10 @@ def scored_beside(
             child.terminate()
 
 
-def _ignore_interrupts() -> None:
+def _end_with_the_demo() -> None:
     # A terminal's Ctrl-C goes to all processes; this one is ended by the one that started it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _score(directory: Path, config: RilletConfig, delays: Delays, requests: int) -> References:

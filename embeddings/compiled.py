@@ -8,7 +8,9 @@ accepts both the decoder's read-only views and writable arrays with one speciali
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,6 +25,8 @@ _types: Any = types
 _cgutils: Any = cgutils
 _caching: Any = caching
 carray = _numba.carray
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,16 +58,63 @@ KERNEL_FILES = (Path(__file__), *Path(__file__).parent.glob("*_kernels.py"))
 _DIGEST = sources_digest(KERNEL_FILES)
 
 
+class _CacheFile(_caching.IndexDataCacheFile):  # type: ignore[misc]
+    """numba's files of one kernel, without its trust in them.
+
+    Processes that write at once, of two texts or processors, may leave the index of one with the machine code of the other, so
+    the code says what it is of. What a lost machine or a full disk has left is compiled anew.
+    """
+
+    def load(self, key: Any) -> Any:
+        """The compiled kernel; None where there is none that is known to be of this text, signature and processor."""
+        of, data = super().load(key) or (None, None)
+        return data if of == (self._source_stamp, key) else None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keeps it, if there is room."""
+        try:
+            super().save(key, ((self._source_stamp, key), data))
+        except OSError as error:
+            log.warning("a compiled kernel cannot be kept, so that the next start compiles it again: %s", error)
+
+    def _load_index(self) -> Any:
+        return self._read(super()._load_index, self._index_path, {})
+
+    def _load_data(self, name: str) -> Any:
+        return self._read(lambda: super(_CacheFile, self)._load_data(name), self._data_path(name), None)
+
+    @staticmethod
+    def _read(read: Callable[[], Any], path: str, otherwise: Any) -> Any:
+        try:
+            return read()
+        except FileNotFoundError:
+            return otherwise
+        except Exception as error:
+            log.warning("%s cannot be used, its kernel is compiled anew: %s: %s", path, type(error).__name__, error)
+            return otherwise
+
+
 class KernelCache(_caching.FunctionCache):  # type: ignore[misc]
     """numba's cache on disk, good for one text of all kernel files.
 
     By itself numba asks for the time and size of the kernel's own file. A constant or a helper in another file is compiled into
     the kernel all the same, and a stale one gives wrong results silently.
+
+    :raises RuntimeError: there is no folder that may be written to.
     """
 
     def __init__(self, function: Callable[..., Any], digest: str = _DIGEST) -> None:
         super().__init__(function)
-        self._cache_file = _caching.IndexDataCacheFile(self._cache_path, self._impl.filename_base, digest)
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, digest)
+
+
+@cache
+def _warn_of_no_folder() -> None:
+    """Once, not for each kernel."""
+    log.warning(
+        "compiled kernels cannot be kept, so that each start compiles them: neither the folder of the package nor the user's"
+        " cache folder can be written to; set NUMBA_CACHE_DIR to one that can"
+    )
 
 
 def kernel(result: Any, *arguments: Any) -> Callable[[F], F]:
@@ -71,7 +122,10 @@ def kernel(result: Any, *arguments: Any) -> Callable[[F], F]:
 
     def compile_one(function: F) -> F:
         compiled = helper(cast(Any, function))
-        compiled._cache = KernelCache(function)
+        try:
+            compiled._cache = KernelCache(function)
+        except RuntimeError:
+            _warn_of_no_folder()
         compiled.compile(result(*arguments))
         compiled.disable_compile()
         return cast(F, compiled)

@@ -34,17 +34,18 @@ def hold(folder: Path, service: str) -> Iterator[int]:
     path = folder / "locks" / f"{service}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not truncated by being opened: it may hold the pid of who has the lock. Closed in every child (PEP 446).
+        # Not truncated by being opened: it may name who has the lock. Closed in every child (PEP 446).
         held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
         deadline_s = time.monotonic() + _WAIT_S
         while not _locked(held, folder):
-            pid = os.pread(held, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            if not _has_ended(pid):
+            pid, _, started = os.pread(held, 64, 0).decode("ascii", "replace").strip().partition(" ")
+            if not _has_ended(pid, started):
                 raise ServiceError(
-                    f"{service} runs already on data_dir {folder} (pid {pid}): stop it first, with `rillet down` or kill {pid}"
+                    f"{service} runs already on data_dir {folder} (pid {pid or 'unknown'}): stop it first, with `rillet down` or"
+                    f" {f'kill {pid}' if pid else 'by hand'}"
                 )
             if time.monotonic() >= deadline_s:
                 raise ServiceError(
@@ -53,7 +54,8 @@ def hold(folder: Path, service: str) -> Iterator[int]:
                 )
             time.sleep(_POLL_S)
         os.ftruncate(held, 0)
-        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        # With its start time, for the number of a process that has ended is given to another one some day.
+        os.pwrite(held, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
         yield held
     finally:
         os.close(held)
@@ -69,9 +71,9 @@ def _locked(held: int, folder: Path) -> bool:
     return True
 
 
-def _has_ended(pid: str) -> bool:
-    """Whether there is no process of this number any more; what is no number says nothing."""
-    return pid.isdecimal() and start_time(int(pid)) is None
+def _has_ended(pid: str, started: str) -> bool:
+    """Whether the process of this number and start time is there no more; what is no number says nothing."""
+    return pid.isdecimal() and start_time(int(pid)) != started
 
 
 def require_writable(folder: Path) -> None:

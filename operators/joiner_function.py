@@ -276,7 +276,7 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         """The event time up to which windows may close; the engine's watermark, unless a topic is silent as a whole."""
         silence = self._silence
         silent: Mapping[str, int] = {} if silence is None else silence.silent_ms()
-        time_ms = self._held_time.at(watermark_ms, bool(silent) or (silence is not None and silence.behind()))
+        time_ms = self._held_time.at(watermark_ms, silence is not None and silence.holds())
         self._metrics.hold(silent, max(0, watermark_ms - time_ms) if watermark_ms < END_OF_TIME_MS else 0)
         return time_ms
 

@@ -34,10 +34,8 @@ class LocalFolder:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             _remove_left(parent)
-            held = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
-            # Also where nobody closes it: a task may fail while it is opened.
-            self._unlock = weakref.finalize(self, os.close, held)
-            fcntl.flock(held, fcntl.LOCK_EX)
+            # Closed also where nobody asks for it: a task may fail while it is opened.
+            self._unlock = weakref.finalize(self, os.close, _lock(self._lock))
             self.path.mkdir()
         except OSError as error:
             raise StoreError(
@@ -52,12 +50,29 @@ class LocalFolder:
             self._unlock()
 
 
+def _lock(path: Path) -> int:
+    """A new file, locked."""
+    while True:
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            # Before it was locked, another task may have taken it for one that was left, and removed it.
+            if os.fstat(held).st_nlink:
+                return held
+        except OSError:
+            os.close(held)
+            raise
+        os.close(held)
+
+
 def _remove_left(parent: Path) -> None:
     for lock in parent.glob(f"{_PREFIX}*{_LOCK}"):
         try:
             held = os.open(lock, os.O_RDWR)
         except FileNotFoundError:
             continue  # another task was faster
+        except PermissionError:
+            continue  # of another user, whose next task removes it
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log.info("removing %s, which a task has left that was killed", lock.with_suffix(""))

@@ -14,6 +14,7 @@ from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 from rillet.joiner import Alarms, Counters, RecentCounts
 from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC
+from rillet.pipelines.hold_alarms import HoldAlarms
 from rillet.pipelines.job_alarms import JobAlarms
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,6 @@ GAUGES = {
     ),
 }
 _HELD = "By how much event time is behind the watermark, because nothing comes to one of the topics."
-#: silence of one topic is told from so much on; a pause of users is shorter
-_TOLD_MS = 60_000
 #: gauges that are sums over subtasks; of times the earliest counts
 _SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 
@@ -150,8 +149,7 @@ class JoinerWatch(Collector):
         #: per subtask, restarts or not
         self._found: list[dict[str, int]] = []
         self._silent = False
-        #: the topic that was told to hold windows back
-        self._holding: str | None = None
+        self._hold_alarms = HoldAlarms(now_s)
 
     def refresh_job(self) -> None:
         """Asks Flink how the job does that has not begun to read: one that fails at its start would be restarted for long."""
@@ -179,7 +177,7 @@ class JoinerWatch(Collector):
         self._recent.add(self._now_s(), counts | named, records)
         for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
-        self._tell_if_held()
+        self._hold_alarms.tell(self._held_ms(), self._silent_topics())
 
     def _ask_job(self) -> None:
         self._figures = self._job.read() if self._job is not None else None
@@ -200,21 +198,6 @@ class JoinerWatch(Collector):
             now | {name: count + now.get(name, 0) for name, count in before.items()}
             for now, before in zip(told, self._before, strict=True)
         ]
-
-    def _tell_if_held(self) -> None:
-        held_ms, silent = self._held_ms(), self._silent_topics()
-        holding = next(iter(silent)) if len(silent) == 1 and held_ms >= _TOLD_MS else None
-        if holding is not None and holding != self._holding:
-            log.warning(
-                "nothing has come to topic %s for %s s while the other one goes on: label windows wait for it, up to"
-                " [flink] hold_ms; does what writes to it run?",
-                holding,
-                silent[holding] // 1_000,
-            )
-            self._holding = holding
-        elif self._holding is not None and not held_ms:
-            log.info("topic %s goes on, label windows close by the watermark again", self._holding)
-            self._holding = None
 
     def _watermark_ms(self) -> int | None:
         return min((subtask["watermark_ms"] for subtask in self._found if subtask.get("watermark_ms")), default=None)

@@ -14,9 +14,23 @@ the user's to mend into one line and let everything else surface as a bug.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RilletError(Exception):
-    """Something the user or operator can mend; the message says what, where and how."""
+    """Something the user or operator can mend; the message says what, where and how.
+
+    It goes from one process to another as it is, whatever arguments it was made of.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[RilletError], arguments: tuple[object, ...]) -> RilletError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
 
 
 class SpecError(RilletError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -10,22 +11,28 @@ from typing import Any
 
 import pytest
 from numba import int64, njit
+from numba.core.caching import IndexDataCacheFile
 
-from rillet.embeddings.compiled import KERNEL_FILES, KernelCache, sources_digest
+from rillet.embeddings.compiled import KERNEL_FILES, KernelCache, kernel, sources_digest
 
 CONSTANTS, KERNELS = "constants.py", "kernels.py"
 
 
 def _kernel(folder: Path) -> tuple[int, bool]:
     """What the kernel in ``folder`` returns, and whether it came from the disk."""
+    compiled = _uncompiled(folder)
+    compiled.compile(int64(int64))
+    return compiled(1), bool(compiled.stats.cache_hits)
+
+
+def _uncompiled(folder: Path) -> Any:
     files = [folder / CONSTANTS, folder / KERNELS]
     # Not imported: Python's own cache on disk takes a file of the same second and size for the same file.
     constants = dict(line.split(" = ") for line in files[0].read_text().splitlines())
     function = _load(files[1], ADDED=int(constants["ADDED"])).add
     compiled: Any = njit(function)
     compiled._cache = KernelCache(function, sources_digest(files))
-    compiled.compile(int64(int64))
-    return compiled(1), bool(compiled.stats.cache_hits)
+    return compiled
 
 
 def _load(file: Path, **names: int) -> ModuleType:
@@ -38,13 +45,78 @@ def _load(file: Path, **names: int) -> ModuleType:
     return module
 
 
-def test_a_kernel_is_compiled_anew_when_a_constant_in_another_file_has_changed(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A kernel that adds 1."""
     (tmp_path / KERNELS).write_text("def add(value):\n    return value + ADDED\n")
     (tmp_path / CONSTANTS).write_text("ADDED = 1\n")
-    assert _kernel(tmp_path) == (2, False)
-    assert _kernel(tmp_path) == (2, True)
-    (tmp_path / CONSTANTS).write_text("ADDED = 2\n")
-    assert _kernel(tmp_path) == (3, False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [b"", b"\x80\x05junk"], ids=["empty", "cut"])
+def test_what_a_lost_machine_has_left_of_a_file_is_compiled_anew(
+    folder: Path, kind: str, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    _kernel(folder)
+    (file,) = (folder / "__pycache__").glob(f"*.{kind}")
+    file.write_bytes(left)
+    assert _kernel(folder) == (2, False)
+    assert str(file) in caplog.text
+    assert _kernel(folder) == (2, True)
+
+
+def test_of_two_texts_that_are_compiled_at_once_neither_is_taken_for_the_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _uncompiled(folder)
+    (folder / CONSTANTS).write_text("ADDED = 100\n")
+    new = _uncompiled(folder)
+    write = IndexDataCacheFile._save_data
+
+    def between(self: Any, name: str, data: Any) -> None:
+        monkeypatch.setattr(IndexDataCacheFile, "_save_data", write)
+        new.compile(int64(int64))
+        write(self, name, data)
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", between)
+    old.compile(int64(int64))
+    assert _kernel(folder)[0] == 101
+
+
+def test_where_a_kernel_cannot_be_kept_it_is_used_and_this_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", full)
+    assert _kernel(folder) == (2, False)
+    assert "No space left" in caplog.text
+
+
+def test_where_no_folder_can_be_written_to_kernels_are_compiled_and_this_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rillet.embeddings.compiled._caching.CompileResultCacheImpl._locator_classes", [])
+
+    @kernel(int64, int64)
+    def doubled(value: Any) -> Any:
+        return 2 * value
+
+    @kernel(int64, int64)
+    def next_of(value: Any) -> Any:
+        return value + 1
+
+    assert (doubled(2), next_of(2)) == (4, 3)
+    assert caplog.text.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_a_kernel_is_compiled_anew_when_a_constant_in_another_file_has_changed(folder: Path) -> None:
+    assert _kernel(folder) == (2, False)
+    assert _kernel(folder) == (2, True)
+    (folder / CONSTANTS).write_text("ADDED = 2\n")
+    assert _kernel(folder) == (3, False)
 
 
 def test_kernel_files_take_nothing_from_files_that_their_cache_does_not_know() -> None:

@@ -36,7 +36,7 @@ def test_it_is_free_again_after_its_block_and_after_an_error_in_it(tmp_path: Pat
 
 def test_services_and_folders_do_not_exclude_each_other(tmp_path: Path) -> None:
     with hold(tmp_path / "a", "train"), hold(tmp_path / "a", "join"), hold(tmp_path / "b", "train"):
-        assert (tmp_path / "a" / "locks" / "join.lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "a" / "locks" / "join.lock").read_text().split()[0] == str(os.getpid())
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
@@ -65,6 +65,17 @@ def test_a_holder_that_nobody_has_waited_for_is_gone(tmp_path: Path, monkeypatch
         zombie.stdout.read()
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         (tmp_path / "locks/join.lock").write_text(f"{zombie.pid}\n")
+        with pytest.raises(ServiceError, match="what it has started has not"), hold(tmp_path, "join"):
+            raise AssertionError("held twice")
+
+
+def test_a_process_that_has_the_number_of_a_holder_which_is_gone_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the advice would be to kill it."""
+    monkeypatch.setattr("rillet.jobs.data_lock._WAIT_S", 0.0)
+    with hold(tmp_path, "join"):
+        (tmp_path / "locks/join.lock").write_text(f"{os.getpid()} 1\n")
         with pytest.raises(ServiceError, match="what it has started has not"), hold(tmp_path, "join"):
             raise AssertionError("held twice")
 

@@ -169,8 +169,8 @@ class Silence:
     def quiet_ms(self) -> int | None:
         return self.quiet
 
-    def behind(self) -> bool:
-        return self.is_behind
+    def holds(self) -> bool:
+        return bool(self.silent) or self.is_behind
 
     def silent_ms(self) -> dict[str, int]:
         return self.silent

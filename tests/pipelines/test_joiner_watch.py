@@ -227,3 +227,28 @@ def test_a_silent_topic_that_holds_windows_is_told_once_and_when_it_goes_on(capl
     flink.subtasks = [counts | {"held_ms": 0}]
     watch.refresh()
     assert caplog.messages == ["topic site.actions goes on, label windows close by the watermark again"]
+
+
+def test_windows_that_wait_since_the_broker_does_not_tell_of_the_topics_are_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A partition has no leader, or a right is missing: nothing is known of either topic, and the records of others go on."""
+    flink, counts, now_s = Flink(), Counters().as_dict(), [0.0]
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic), now_s=lambda: now_s[0])  # type: ignore[arg-type]
+    silent = {f"silent_topic_ms.site.{topic}.count": 90_000 for topic in ("actions", "features")}
+
+    def go_on(held_ms: list[int], silent: dict[str, int]) -> list[str]:
+        caplog.clear()
+        for held in held_ms:
+            now_s[0] += 30
+            flink.subtasks = [counts | {"held_ms": held} | silent]
+            watch.refresh()
+        return caplog.messages
+
+    assert go_on([5_000, 5_000, 5_000, 95_000, 95_000, 95_000, 95_000], silent) == [], "a partition is left out"
+    assert go_on([95_000], {}) == []
+    assert go_on([7_000, 9_000, 300_000], silent) == [], "read at once after an outage"
+    (told,) = go_on([330_000, 360_000, 390_000], silent)
+    assert told.startswith(
+        "records come, and the broker does not tell how far topics site.actions and site.features are"
+    )

@@ -35,6 +35,9 @@ class Partition:
     read_ms: int = 0
     #: since when it would count as idle: a pause is not idleness
     idle_since_ms: int = 0
+    #: when it was added, and when the reader finds it
+    added_ms: int = 0
+    found_ms: int = 0
 
     def end(self, now_ms: int) -> int:
         """How many records have arrived."""
@@ -76,7 +79,7 @@ class Reader:
         """Reads at most so many records of each partition that is not paused, then lets time go on."""
         slowest_ms = min(self._active(), default=_NEVER_MS)
         for partition in self.partitions.values():
-            if partition.watermark_ms > slowest_ms + self.drift_ms:
+            if self.now_ms < partition.found_ms or partition.watermark_ms > slowest_ms + self.drift_ms:
                 partition.idle_since_ms = self.now_ms
                 continue
             for _ in range(records):
@@ -110,14 +113,19 @@ class Reader:
         return [
             partition.watermark_ms
             for partition in self.partitions.values()
-            if partition.has_record(self.now_ms) or self.now_ms - partition.idle_since_ms < self.idle_ms
+            if self.now_ms >= partition.found_ms
+            and (partition.has_record(self.now_ms) or self.now_ms - partition.idle_since_ms < self.idle_ms)
         ]
 
     def _check(self, name: str, topic: TopicState) -> None:
         if self.now_ms in self.outage:
             topic.lose()
             return
-        partitions = [partition for key, partition in self.partitions.items() if key.startswith(name)]
+        partitions = [
+            partition
+            for key, partition in self.partitions.items()
+            if key.startswith(name) and partition.added_ms <= self.now_ms
+        ]
         ends = {number: partition.end(self.now_ms) for number, partition in enumerate(partitions)}
         positions = {number: partition.position for number, partition in enumerate(partitions)}
         unread = any(positions[number] < end for number, end in topic.awaited.items())

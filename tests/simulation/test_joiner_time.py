@@ -31,8 +31,10 @@ STALL_MS = 150_000
 class Records:
     """What lies on the topics in the end, with the times at which it came there."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, added_ms: int = 0) -> None:
+        """:param added_ms: when each topic gets its second partition, to which some keys move then."""
         self._rng = np.random.default_rng(seed)
+        self._added_ms = added_ms
         #: when they arrive, and when they would have with nothing in the way
         self._sent: list[tuple[int, int, Sent]] = []
         outage_ms = START_MS + int(self._rng.integers(0, LONG_MS))
@@ -65,7 +67,8 @@ class Records:
         if topic == "actions":
             at_ms = _delayed(at_ms, self._stall_ms, self._stall_ms + STALL_MS)
         arrival = Arrival.of(event, ingest_ms=sent_ms)
-        partition = f"{topic} {crc32(arrival.key or b'') % 5 // 4}"  # the second one has few
+        second = at_ms >= self._added_ms and crc32(arrival.key or b"") % 5 == 4  # it has few
+        partition = f"{topic} {int(second)}"
         if self.outage:
             at_ms = _delayed(at_ms, self.outage.start, self._back_ms[partition])
         self._sent.append((at_ms, due_ms, Sent(partition, arrival, event.event_time_ms)))
@@ -82,10 +85,17 @@ def _delayed(at_ms: int, begin_ms: int, end_ms: int) -> int:
     return end_ms + min(since_ms, long_ms) // 100 if 0 <= since_ms < long_ms + long_ms // 100 else at_ms
 
 
-def joined(records: Records, folder: Path, *, begin_ms: int, per_step: int) -> tuple[list[Row], int]:
-    """The rows of a joiner that begins to read at a time, and how many actions were late."""
+def joined(
+    records: Records, folder: Path, *, begin_ms: int, per_step: int, added_ms: int = 0, found_ms: int = 0
+) -> tuple[list[Row], int]:
+    """The rows of a joiner that begins to read at a time, and how many actions were late.
+
+    :param found_ms: when it finds the second partition of each topic.
+    """
     engine = Engine(SPEC, CONFIG, folder)
     partitions = {name: Partition(of) for name, of in records.partitions.items()}
+    for name in ("features 1", "actions 1"):
+        partitions[name].added_ms, partitions[name].found_ms = added_ms, found_ms
     reader = Reader(engine, partitions, HOLD_MS, IDLE_MS, DRIFT_MS, begin_ms, outage=records.outage)
     while not reader.done:
         reader.step(per_step)
@@ -102,3 +112,12 @@ def test_rows_are_the_same_live_after_an_outage_and_from_the_beginning(seed: int
     for way, begin_ms in ways.items():
         rows, late = joined(records, tmp_path / way, begin_ms=begin_ms, per_step=(2, 50)[seed % 2])
         assert (rows, late) == (due, 0), way
+
+
+def test_rows_are_the_same_where_partitions_are_added_and_found_minutes_later(seed: int, tmp_path: Path) -> None:
+    added_ms = START_MS + 10_000 * (1 + seed % 20)
+    records = Records(seed, added_ms=added_ms)
+    rows, late = joined(
+        records, tmp_path, begin_ms=START_MS, per_step=50, added_ms=added_ms, found_ms=added_ms + 120_000
+    )
+    assert (rows, late) == (records.due(), 0)
