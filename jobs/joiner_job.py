@@ -49,8 +49,7 @@ class JobOptions:
 
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
-    #: whether partitions without records stop to hold the watermark back. Of a source whose partitions all have, Flink
-    #: drops the watermark of a drain too, and no window would close.
+    #: whether partitions without records stop to hold the watermark back
     idle_sources: bool = True
     #: whether partitions are read side by side in event time, see ``max_drift_ms``
     aligned: bool = True
