@@ -127,12 +127,12 @@ class JoinerRun:
         )
         return report
 
-    def audited(self) -> AuditReport:
+    def audited(self, requests: int = REQUESTS) -> AuditReport:
         """The audit of a run of the whole recording, clean and with nothing dropped."""
         report = self.audit()
         assert report.ok, "\n".join(report.lines())
         assert report.late_dropped == 0
-        assert report.impressions == 5 * REQUESTS
+        assert report.impressions == 5 * requests
         return report
 
 

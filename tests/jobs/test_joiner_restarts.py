@@ -15,8 +15,8 @@ from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
 from rillet.joiner import JoinerRuns
 from rillet.recordings.format import Recording
-from tests.jobs.joiner_runs import FLINK, JoinerRun, make_recording, make_run, wait_until
-from tests.joiner.support import SPEC, with_labels
+from tests.jobs.joiner_runs import FLINK, REQUESTS, START_MS, JoinerRun, make_recording, make_run, wait_until
+from tests.joiner.support import SPEC, feature, with_labels
 
 pytestmark = pytest.mark.integration
 
@@ -65,10 +65,11 @@ def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     restarts = cluster.get(f"/jobs/{job}/exceptions") or {}
     assert restarts["exceptionHistory"]["entries"], "the kill was not noticed"
     # Every source is idle by then, and a drain closes all windows still.
+    made.send([replace(feature(REQUESTS, START_MS + 300_000, impressions=5), spec_hash=ALIGNED.hash)])
     time.sleep((_IDLE_MS + 2 * FLINK.checkpoint_interval_ms) / 1_000 + 1)
     cluster.drain(job)
     wait_until(lambda: cluster.job_state(job) == "FINISHED", 60)
-    made.audited()
+    made.audited(requests=REQUESTS + 1)
 
 
 def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
