@@ -29,10 +29,10 @@ from rillet.joiner import JoinerRuns, Kept, KeptSettings, Remedies, RequestRange
 from rillet.operators.backfill_function import BackfillFunction
 from rillet.operators.conversion_function import KEY_RECORD, ConversionFunction
 from rillet.operators.flink_config import joiner_group
-from rillet.operators.graph import exactly_once_sink, key_by_bucket, name_others, union
+from rillet.operators.graph import end_of_time, exactly_once_sink, key_by_bucket, name_others, union
 from rillet.operators.job_settings import job_settings
 from rillet.operators.joiner_function import DEAD_LETTERS, KEY_VALUE, JoinFunction
-from rillet.operators.topic_sql import records_query, source_table
+from rillet.operators.topic_sql import nothing_query, nothing_table, records_query, source_table
 from rillet.pipelines.left_state import check_left
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class JobOptions:
 
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
-    #: whether partitions without records stop to hold the watermark back. Of a source whose partitions all have, Flink
-    #: drops the watermark of a drain too, and no window would close.
+    #: whether partitions without records stop to hold the watermark back
     idle_sources: bool = True
     #: whether partitions are read side by side in event time, see ``max_drift_ms``
     aligned: bool = True
@@ -85,6 +84,9 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     # Native topics go in together: no record of theirs passes through Python before it is keyed.
     native = " UNION ALL ".join(query for kind, query in queries.items() if kind not in sources.converted)
     streams = [tables.to_append_stream(tables.sql_query(native), KEY_RECORD)] if native else []
+    if options.idle_sources:
+        tables.execute_sql(nothing_table("nothing"))
+        streams.append(end_of_time(tables.to_append_stream(tables.sql_query(nothing_query("nothing")), KEY_RECORD)))
     refused = []
     for kind in sources.converted:
         lying = tables.to_append_stream(tables.sql_query(queries[kind]), KEY_RECORD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pyflink.common import Types
+from pyflink.common import Duration, Types, WatermarkStrategy
 from pyflink.common.serialization import RowFieldExtractorSchema
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.datastream.connectors.base import DeliveryGuarantee
@@ -20,6 +20,10 @@ from rillet.operators.joiner_function import BYTES
 if TYPE_CHECKING:
     from rillet.connectors.config import KafkaConfig
     from rillet.sources import Kind
+
+
+#: until then, a stream without records holds the watermark of all others
+_IDLE_MS = 100
 
 
 def key_by_bucket(rows: DataStream) -> KeyedStream:
@@ -52,6 +56,19 @@ def name_others(env: StreamExecutionEnvironment, topic_ids: Mapping[Kind, str]) 
 def union(streams: list[DataStream]) -> DataStream:
     """All records of streams of one type."""
     return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+
+
+def end_of_time(nothing: DataStream) -> DataStream:
+    """Lets the last watermark of a drain through where all topics are idle.
+
+    A source that is idle is taken out of the watermark, with all that it sends, at a drain as well: no window would close
+    (FLINK-40499). This stream comes from a source that is not idle and has no records. Its watermarks are made in an operator
+    of its own, which is idle, and no longer is when it is drained.
+
+    :param nothing: a stream that never ends and has no records.
+    """
+    strategy = WatermarkStrategy.for_monotonous_timestamps().with_idleness(Duration.of_millis(_IDLE_MS))
+    return nothing.assign_timestamps_and_watermarks(strategy).name("end of time")
 
 
 def exactly_once_sink(kafka: KafkaConfig, topic: str, transaction_timeout_ms: int) -> KafkaSink:

@@ -89,6 +89,18 @@ def records_query(topic: str, table: str, buckets: int) -> str:
         FROM `{table}`"""  # noqa: S608 - topic names are checked, and come from our own configuration
 
 
+def nothing_table(table: str) -> str:
+    """DDL of a source that goes on for ever, and is never idle as Flink sees it."""
+    return f"""
+        CREATE TEMPORARY TABLE `{table}` (n INT)
+        WITH ('connector' = 'datagen', 'rows-per-second' = '1', 'fields.n.min' = '0', 'fields.n.max' = '0')"""
+
+
+def nothing_query(table: str) -> str:
+    """None of its rows, in the form of :func:`records_query`. The planner does not know that there are none."""
+    return f"SELECT n, ENCODE('', 'ISO-8859-1') FROM `{table}` WHERE n > 0"  # noqa: S608 - a name of our own
+
+
 def _quoted(text: str) -> str:
     """A string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import PIPE
 
@@ -37,18 +37,18 @@ JOINER = JoinerConfig(buckets=8, slice_ms=10_000, memory_bytes=1 << 20)
 FLINK = FlinkConfig(lateness_ms=5_000, max_drift_ms=120_000, checkpoint_interval_ms=1_000)
 
 
-def make_recording(directory: Path) -> Recording:
+def make_recording(directory: Path, spec: FeatureSpec = SPEC) -> Recording:
     """:data:`REQUESTS` requests of five impressions each, 200 s long; some actions come after their window's end."""
     rng = np.random.default_rng(3)
     events: list[FeatureEvent | ActionEvent] = []
     for request in range(REQUESTS):
-        shown = feature(request, START_MS + request * 100, impressions=5)
+        shown = replace(feature(request, START_MS + request * 100, impressions=5), spec_hash=spec.hash)
         events.append(shown)
         for index in range(5):
             for name, share, within_ms in (("watch", 0.2, 12_000), ("like", 0.1, 70_000)):
                 if rng.random() < share:
                     events.append(action(request, index, name, shown.event_time_ms + int(rng.integers(0, within_ms))))
-    with RecordingWriter(directory, SPEC, "test stream") as writer:
+    with RecordingWriter(directory, spec, "test stream") as writer:
         for event in sorted(events, key=lambda e: e.event_time_ms):
             writer.write(event)
     return Recording(directory)
@@ -127,12 +127,12 @@ class JoinerRun:
         )
         return report
 
-    def audited(self) -> AuditReport:
+    def audited(self, requests: int = REQUESTS) -> AuditReport:
         """The audit of a run of the whole recording, clean and with nothing dropped."""
         report = self.audit()
         assert report.ok, "\n".join(report.lines())
         assert report.late_dropped == 0
-        assert report.impressions == 5 * REQUESTS
+        assert report.impressions == 5 * requests
         return report
 
 

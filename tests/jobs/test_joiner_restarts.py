@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,19 +15,24 @@ from rillet.devstack.cluster import FlinkCluster, start_cluster
 from rillet.devstack.process import Process
 from rillet.joiner import JoinerRuns
 from rillet.recordings.format import Recording
-from tests.jobs.joiner_runs import JoinerRun, make_recording, make_run, wait_until
+from tests.jobs.joiner_runs import FLINK, REQUESTS, START_MS, JoinerRun, make_recording, make_run, wait_until
+from tests.joiner.support import SPEC, feature, with_labels
 
 pytestmark = pytest.mark.integration
+
+_IDLE_MS = 5_000
+#: rows that go out as their windows close
+ALIGNED = with_labels(SPEC, "aligned")
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    return make_recording(tmp_path_factory.mktemp("recording") / "stream")
+    return make_recording(tmp_path_factory.mktemp("recording") / "stream", ALIGNED)
 
 
 @pytest.fixture
 def made(broker: str, tmp_path: Path) -> JoinerRun:
-    return make_run(tmp_path, broker)
+    return make_run(tmp_path, broker, flink=replace(FLINK, idle_ms=_IDLE_MS), spec=ALIGNED)
 
 
 @pytest.fixture
@@ -57,9 +64,12 @@ def test_nothing_is_lost_or_doubled_when_a_task_manager_is_killed(
     wait_until(lambda: cluster.completed_checkpoints(job) > before + 1, 90)
     restarts = cluster.get(f"/jobs/{job}/exceptions") or {}
     assert restarts["exceptionHistory"]["entries"], "the kill was not noticed"
+    # Every source is idle by then, and a drain closes all windows still.
+    made.send([replace(feature(REQUESTS, START_MS + 300_000, impressions=5), spec_hash=ALIGNED.hash)])
+    time.sleep((_IDLE_MS + 2 * FLINK.checkpoint_interval_ms) / 1_000 + 1)
     cluster.drain(job)
     wait_until(lambda: cluster.job_state(job) == "FINISHED", 60)
-    made.audited()
+    made.audited(requests=REQUESTS + 1)
 
 
 def test_a_local_joiner_goes_on_after_a_kill_and_after_a_clean_stop(
