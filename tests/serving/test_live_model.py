@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rillet.embeddings import EmbeddingTable, TableConfig
-from rillet.schemas import Cross, Freshness, dump_spec, make_fids
+from rillet.schemas import Cross, Freshness, make_fids
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine
@@ -32,75 +31,8 @@ from rillet.sync import (
     StoreUnavailableError,
     TableShard,
 )
-from tests.bases import write_base
 from tests.serving.helpers import MODEL, WIDTH, demo_spec, exported_linear
-
-_NOW_MS = 1_000_000
-
-
-@dataclass
-class _Clock:
-    """The replica's wall clock."""
-
-    now_ms: int = _NOW_MS
-
-
-@dataclass
-class _Loop:
-    """A publisher, its log and store, and a model that follows them; the replica's thread is the test's to start."""
-
-    table: EmbeddingTable
-    publisher: Publisher
-    model: LiveModel
-    metrics: ServingMetrics
-    dense: dict[str, np.ndarray]
-    program: bytes
-    log: MemoryLog
-    store: ModelStore
-    clock: _Clock
-
-    def write(self, fid_value: int, weight: float) -> None:
-        """Sets a film's linear weight in the trainer's table."""
-        row = np.zeros((1, WIDTH), np.float32)
-        row[0, 0] = weight
-        self.table.upsert(make_fids(16, [fid_value]), row)
-
-    def publish(self, dense: dict[str, np.ndarray] | None = None, ingest: tuple[int, ...] = ()) -> None:
-        self.publisher.publish(
-            self.table,
-            now_ms=_NOW_MS,
-            freshness=Freshness(_NOW_MS - 7000, _NOW_MS, np.array(ingest, np.int64)),
-            dense=dense,
-        )
-
-    def base(self) -> None:
-        write_base(
-            self.publisher,
-            self.store,
-            self.table,
-            now_ms=_NOW_MS,
-            dense=self.dense,
-            program=self.program,
-            spec_toml=dump_spec(demo_spec()),
-        )
-
-    def lose(self, monkeypatch: pytest.MonkeyPatch, broken: Callable[[], None]) -> None:
-        """Writes what the follower does not get to see, then a base after ``broken``, and truncates the log to it."""
-        with monkeypatch.context() as patch:
-            patch.setattr(self.log, "read", lambda *_: [])
-            self.write(9, 1.0)
-            self.publish()
-            broken()
-            self.base()
-            self.log.truncate(self.log.end())
-
-    def weight(self, fid_value: int) -> float:
-        """A film's linear weight as served."""
-        table = self.model.table
-        return float(table.gather_pooled(table.find(make_fids(16, [fid_value])), None)[0, 0])
-
-    def counted(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name, labels)
+from tests.serving.loop import NOW_MS, Clock, Following, Loop, until
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +41,11 @@ def program_bytes() -> bytes:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
+def loop(tmp_path: Path, program_bytes: bytes) -> Loop:
     spec = demo_spec()
     delta_log, store = MemoryLog(), ModelStore(str(tmp_path), MODEL)
-    metrics, clock = ServingMetrics(CollectorRegistry()), _Clock()
-    return _Loop(
+    metrics, clock = ServingMetrics(CollectorRegistry()), Clock()
+    return Loop(
         table=EmbeddingTable(
             WIDTH, TableConfig(optimizer="none", initial_capacity=4096, chunk_rows=4096), track_touched=True
         ),
@@ -142,52 +74,11 @@ def loop(tmp_path: Path, program_bytes: bytes) -> _Loop:
     )
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-class _Following:
-    """Runs the reading thread; the test's own thread is the batcher's."""
-
-    def __init__(self, model: LiveModel, wake: Callable[[], None] = lambda: None) -> None:
-        self.failure: BaseException | None = None
-        self._model = model
-        self._wake = wake
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> _Following:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self._model.run(self._stop, self._wake)
-        except BaseException as error:
-            self.failure = error
-
-    def apply_until(self, condition: Callable[[], bool]) -> None:
-        def step() -> bool:
-            while self._model.apply(0.002):
-                pass
-            return condition()
-
-        _until(step)
-
-
 def test_it_waits_for_the_first_base_and_is_ready_once_the_log_is_replayed(
-    loop: _Loop, caplog: pytest.LogCaptureFixture
+    loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO), _Following(loop.model) as following:
-        _until(lambda: "waiting for the trainer to write a first base" in caplog.text)
+    with caplog.at_level(logging.INFO), Following(loop.model) as following:
+        until(lambda: "waiting for the trainer to write a first base" in caplog.text)
         assert not loop.model.ready
         assert not loop.model.apply(0.002)
         loop.write(1, 0.5)
@@ -199,42 +90,42 @@ def test_it_waits_for_the_first_base_and_is_ready_once_the_log_is_replayed(
     assert "ready: model films" in caplog.text
     assert loop.counted("rillet_replica_ready") == 1
     assert loop.counted("rillet_replica_rows") == 2
-    assert loop.counted("rillet_replica_newest_event_timestamp_seconds") == _NOW_MS / 1000 - 7
+    assert loop.counted("rillet_replica_newest_event_timestamp_seconds") == NOW_MS / 1000 - 7
 
 
-def test_an_event_of_tomorrow_counts_as_the_newest_only_until_the_next_update(loop: _Loop) -> None:
+def test_an_event_of_tomorrow_counts_as_the_newest_only_until_the_next_update(loop: Loop) -> None:
     def newest() -> float | None:
         return loop.counted("rillet_replica_newest_event_timestamp_seconds")
 
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
-        for at, newest_ms in ((1, _NOW_MS + 86_400_000), (2, _NOW_MS - 7000)):
+        for at, newest_ms in ((1, NOW_MS + 86_400_000), (2, NOW_MS - 7000)):
             loop.write(at, 0.5)
-            loop.publisher.publish(loop.table, now_ms=_NOW_MS, freshness=Freshness(newest_ms, _NOW_MS))
+            loop.publisher.publish(loop.table, now_ms=NOW_MS, freshness=Freshness(newest_ms, NOW_MS))
             following.apply_until(lambda at=at: loop.weight(at) == 0.5)  # type: ignore[misc]
             assert newest() == newest_ms / 1000
 
 
-def test_an_action_of_a_clock_ahead_of_ours_took_no_time_rather_than_less(loop: _Loop) -> None:
+def test_an_action_of_a_clock_ahead_of_ours_took_no_time_rather_than_less(loop: Loop) -> None:
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         loop.write(1, 0.5)
-        loop.publish(ingest=(_NOW_MS + 30_000,))
+        loop.publish(ingest=(NOW_MS + 30_000,))
         following.apply_until(lambda: loop.metrics.freshness_seconds.count == 1)
     assert loop.counted("rillet_freshness_seconds_sum") == 0
 
 
-def test_it_is_told_when_the_log_last_answered(loop: _Loop) -> None:
+def test_it_is_told_when_the_log_last_answered(loop: Loop) -> None:
     assert loop.counted("rillet_replica_reached_timestamp_seconds") is None
     loop.base()
-    with _Following(loop.model):
-        _until(lambda: loop.counted("rillet_replica_reached_timestamp_seconds") == _NOW_MS / 1000)
+    with Following(loop.model):
+        until(lambda: loop.counted("rillet_replica_reached_timestamp_seconds") == NOW_MS / 1000)
 
 
 def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(
-    loop: _Loop, caplog: pytest.LogCaptureFixture
+    loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
     crossed = replace(demo_spec(), crosses=(Cross("user_film", 40, ("user", "film"), 1),))
     model = LiveModel(
@@ -250,19 +141,19 @@ def test_a_base_with_other_crosses_is_not_served_and_the_log_says_so(
         rf"WARNING.*not ready.*\(base-0+1\) of feature spec, crosses and transforms {demo_spec().model_hash:#x}, ours are"
         rf" {crossed.model_hash:#x}: start `rillet train` on our spec"
     )
-    with caplog.at_level(logging.INFO), _Following(model):
-        _until(lambda: re.search(said, caplog.text) is not None)
+    with caplog.at_level(logging.INFO), Following(model):
+        until(lambda: re.search(said, caplog.text) is not None)
         assert not model.ready
 
 
-def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: _Loop) -> None:
+def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: Loop) -> None:
     loop.write(1, 0.5)
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         version = loop.model.version
         loop.write(1, 0.75)
-        loop.publish({"bias": np.array([1.0, 2.0], np.float32)}, (_NOW_MS - 1500, -1, _NOW_MS - 3000))
+        loop.publish({"bias": np.array([1.0, 2.0], np.float32)}, (NOW_MS - 1500, -1, NOW_MS - 3000))
         following.apply_until(lambda: loop.weight(1) == 0.75 and loop.model.version > version)
         logits = loop.model.program(np.zeros((1, 8, WIDTH), np.float32), np.zeros((1, 0), np.float32))
     np.testing.assert_array_equal(logits, [[1, 2]])
@@ -270,14 +161,14 @@ def test_new_rows_and_weights_are_served_and_their_freshness_observed(loop: _Loo
     assert loop.counted("rillet_freshness_seconds_sum") == pytest.approx(4.5)
 
 
-def test_a_slice_ends_within_its_budget_and_the_rest_follows(loop: _Loop) -> None:
+def test_a_slice_ends_within_its_budget_and_the_rest_follows(loop: Loop) -> None:
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         films = np.arange(1, 4001)
         loop.table.upsert(make_fids(16, films), np.ones((4000, WIDTH), np.float32))
         loop.publish()
-        _until(lambda: (loop.counted("rillet_replica_queued_rows") or 0) == 4000)
+        until(lambda: (loop.counted("rillet_replica_queued_rows") or 0) == 4000)
         slices = 1
         while loop.model.apply(1e-9):
             slices += 1
@@ -286,9 +177,9 @@ def test_a_slice_ends_within_its_budget_and_the_rest_follows(loop: _Loop) -> Non
         assert len(loop.model.table) == 4000
 
 
-def test_weights_that_do_not_fit_are_counted_and_the_old_ones_stay(loop: _Loop) -> None:
+def test_weights_that_do_not_fit_are_counted_and_the_old_ones_stay(loop: Loop) -> None:
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         version = loop.model.version
         loop.publish({"bias": np.zeros(3, np.float32)})
@@ -297,20 +188,18 @@ def test_weights_that_do_not_fit_are_counted_and_the_old_ones_stay(loop: _Loop) 
         assert loop.model.ready
 
 
-def test_a_base_whose_program_does_not_load_ends_the_follower_with_the_reason(loop: _Loop) -> None:
+def test_a_base_whose_program_does_not_load_ends_the_follower_with_the_reason(loop: Loop) -> None:
     loop.program = b"no program"
     loop.base()
-    with _Following(loop.model) as following:
-        _until(lambda: following.failure is not None)
+    with Following(loop.model) as following:
+        until(lambda: following.failure is not None)
         assert "does not load" in str(following.failure)
         assert not loop.model.ready
 
 
-def test_a_failing_slice_is_counted_and_does_not_reach_the_batcher(
-    loop: _Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_slice_is_counted_and_does_not_reach_the_batcher(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
 
         def broken(*_: object) -> None:
@@ -325,7 +214,7 @@ def test_a_failing_slice_is_counted_and_does_not_reach_the_batcher(
 
 
 def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_it_can(
-    loop: _Loop, monkeypatch: pytest.MonkeyPatch
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the engine's own thread: what nobody wakes it for is not applied."""
     engine = Engine(demo_spec(), loop.model, ServingConfig(), loop.metrics)
@@ -338,9 +227,9 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
 
     engine.start()
     try:
-        with _Following(loop.model, engine.wake):
+        with Following(loop.model, engine.wake):
             loop.base()
-            _until(lambda: loop.model.ready)
+            until(lambda: loop.model.ready)
             version = loop.model.version
             with monkeypatch.context() as patch:
                 patch.setattr(loop.store, "load_dense", unreadable)
@@ -348,18 +237,18 @@ def test_rows_are_served_while_the_dense_blob_cannot_be_read_and_the_blob_once_i
                     loop.write(1, weight)
                     loop.publish({"bias": np.ones(2, np.float32)} if rows == 1 else None)
                     # Not the weight itself: a table is not to be read while the engine's thread writes it.
-                    _until(lambda rows=rows: loop.counted("rillet_replica_upserted_rows_total") == rows)  # type: ignore[misc]
+                    until(lambda rows=rows: loop.counted("rillet_replica_upserted_rows_total") == rows)  # type: ignore[misc]
                     assert loop.weight(1) == weight
                 assert tries == 1  # the log was read on without waiting for the store each time
                 assert loop.model.version == version
             loop.clock.now_ms += 10_000
-            _until(lambda: loop.model.version > version)
+            until(lambda: loop.model.version > version)
     finally:
         engine.close()
 
 
 def test_a_later_base_is_loaded_by_the_reading_thread_and_only_taken_over_by_the_batchers(
-    loop: _Loop, monkeypatch: pytest.MonkeyPatch
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
 
@@ -373,7 +262,7 @@ def test_a_later_base_is_loaded_by_the_reading_thread_and_only_taken_over_by_the
             super().load_weights(weights)
 
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         monkeypatch.setattr("rillet.serving.live_model.DenseProgram", Watched)
         old = loop.model.program
@@ -387,11 +276,11 @@ def test_a_later_base_is_loaded_by_the_reading_thread_and_only_taken_over_by_the
 
 @pytest.mark.parametrize("weights", [np.array([0.0, np.nan], np.float32), np.zeros(3, np.float32)])
 def test_a_later_base_that_does_not_fit_changes_nothing_and_the_next_one_is_taken(
-    loop: _Loop, monkeypatch: pytest.MonkeyPatch, weights: np.ndarray
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, weights: np.ndarray
 ) -> None:
     monkeypatch.setattr("rillet.serving.live_model._RETRY_S", 0.01)
     loop.base()
-    with _Following(loop.model) as following:
+    with Following(loop.model) as following:
         following.apply_until(lambda: loop.model.ready)
         loop.publish({"bias": np.array([1.0, 2.0], np.float32)})
         following.apply_until(lambda: bool((_logits(loop) == [[1, 2]]).all()))
@@ -408,5 +297,5 @@ def test_a_later_base_that_does_not_fit_changes_nothing_and_the_next_one_is_take
         assert loop.model.version > version
 
 
-def _logits(loop: _Loop) -> np.ndarray:
+def _logits(loop: Loop) -> np.ndarray:
     return loop.model.program(np.zeros((1, 8, WIDTH), np.float32), np.zeros((1, 0), np.float32))
