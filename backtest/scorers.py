@@ -18,7 +18,7 @@ from rillet.jobs.config import RilletConfig
 from rillet.schemas import ExampleBlock, FeatureEvent, FeatureSpec
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
-from rillet.serving.predictor import Predictor
+from rillet.serving.predictor import Predictor, check_logits
 from rillet.sync import Dense, MemoryLog, ModelStore, Publisher, Replica, TableShard
 from rillet.trainer import OnlineTrainer, build_model, dense_state
 
@@ -126,7 +126,7 @@ class ModelScorer:
         for first in range(0, len(requests), _BATCH_REQUESTS):
             batch = [ScoreRequest.of_event(event) for event in requests[first : first + _BATCH_REQUESTS]]
             parts += self._predictor.score(self._replica.table, self._network, batch)
-        return np.concatenate(parts) if parts else np.empty((0, self._tasks), np.float32)
+        return check_logits(np.concatenate(parts)) if parts else np.empty((0, self._tasks), np.float32)
 
     def _count(self) -> None:
         if not self._uncounted:

@@ -9,7 +9,7 @@ from rillet.connectors.delta_log import KafkaDeltaLog
 from rillet.jobs.config import RilletConfig
 from rillet.schemas.arrays import Float32s, Int64s
 from rillet.serving.features import ScoreRequest
-from rillet.serving.predictor import Predictor
+from rillet.serving.predictor import Predictor, check_logits
 from rillet.serving.program import DenseProgram
 from rillet.sync import ModelStore, TableShard, replica_as_of
 
@@ -51,7 +51,7 @@ def frozen_logits(config: RilletConfig, joined: ExpectedExamples, requests: Int6
             [_request(joined, int(number)) for number in requests[begin : begin + _BATCH_REQUESTS]],
         )
     ]
-    return np.concatenate(parts) if parts else np.empty((0, len(spec.tasks)), np.float32)
+    return check_logits(np.concatenate(parts)) if parts else np.empty((0, len(spec.tasks)), np.float32)
 
 
 def _request(joined: ExpectedExamples, number: int) -> ScoreRequest:

@@ -116,7 +116,7 @@ class InferenceApp:
         return routes
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+        arrived_s = self._engine.clock()
         json_length: int | None = None
         status = 200
         try:
@@ -127,7 +127,8 @@ class InferenceApp:
             outputs = _wanted(request)
             spec = self._specs.of(request.parameters)
             scoring = spec.parse(request, self._now_ms(), self._new_id())
-            scored = await self._engine.score(scoring, timeout_ms(request, self._config.default_timeout_ms))
+            timeout = timeout_ms(request, self._config.default_timeout_ms)
+            scored = await self._engine.score(scoring, timeout, arrived_s)
             body, json_length = self._answer(spec, scoring, scored, outputs)
         except RequestError as error:
             status, body = error.status, format_error(str(error))
@@ -145,7 +146,7 @@ class InferenceApp:
             headers.append((b"inference-header-content-length", str(json_length).encode()))
         if status in (429, 503):
             headers.append((b"retry-after", b"1"))
-        self._metrics.answered(status, time.perf_counter() - started)
+        self._metrics.answered(status, self._engine.clock() - arrived_s)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -191,7 +192,8 @@ class InferenceApp:
         return _json({"name": "rillet", "version": _version(), "extensions": ["binary_tensor_data"]})
 
     async def _live(self, request: Request) -> Response:
-        return _json({"live": True})
+        live = self._engine.live
+        return _json({"live": live}, 200 if live else 503)
 
     async def _ready(self, request: Request) -> Response:
         ready = self._engine.ready

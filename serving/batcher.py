@@ -30,9 +30,6 @@ class BatchObserver(Protocol):
     def batch(self, jobs: int, rows: int, seconds: float) -> None:
         """A batch was computed."""
 
-    def queue_rows(self, rows: int) -> None:
-        """``rows`` rows are queued."""
-
 
 class AutoBatcher(Generic[P, R]):
     """``submit`` and ``wake`` from any thread, everything else happens on the batcher's own."""
@@ -40,7 +37,7 @@ class AutoBatcher(Generic[P, R]):
     def __init__(
         self,
         *,
-        compute: Callable[[Sequence[P]], Sequence[R]],
+        compute: Callable[[Sequence[P]], Sequence[R | RequestError]],
         background_slice: Callable[[], bool],
         deliver: Callable[[list[tuple[Job[P, R], R | RequestError]]], None],
         queue: RowQueue[P, R],
@@ -48,7 +45,7 @@ class AutoBatcher(Generic[P, R]):
         observer: BatchObserver,
     ) -> None:
         """
-        :param compute: payloads of one batch to their results, in order.
+        :param compute: payloads of one batch to their results, or why there is none for one of them, in order.
         :param background_slice: one slice of background work; True when there is more of it.
         :param deliver: takes the results; called once per batch.
         :param clock: monotonic seconds.
@@ -62,6 +59,8 @@ class AutoBatcher(Generic[P, R]):
         self._changed = threading.Condition()
         self._background_pending = False
         self._closed = False
+        #: when the step that runs now began; None between two steps
+        self._step_began_s: float | None = None
         #: jobs out of the queue and not answered yet; whoever empties it under the lock answers them
         self._taken: list[Job[P, R]] = []
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -87,6 +86,13 @@ class AutoBatcher(Generic[P, R]):
         with self._changed:
             self._background_pending = True
             self._changed.notify_all()
+
+    def stuck_s(self) -> float:
+        """For how long the thread has been in one step, in seconds: 0 between two, infinite once the thread has died."""
+        if self._thread.ident is not None and not self._thread.is_alive():
+            return float("inf")
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else self._clock() - began_s
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Ends the thread after the batch that it computes, and answers what waits with NotReadyError.
@@ -135,14 +141,15 @@ class AutoBatcher(Generic[P, R]):
             given_up, self._taken = self._taken is not taken, []
         if outcomes and not given_up:  # close answers what it gives up
             self._deliver(outcomes)
-            self._observer.queue_rows(self._queue.rows)
         if background and self._background_slice():
             with self._changed:
                 self._background_pending = True
 
     def _run(self) -> None:
         while self._wait():
+            self._step_began_s = self._clock()
             self.step()
+            self._step_began_s = None
 
     def _wait(self) -> bool:
         """Sleeps until :meth:`step` has something to do; False when closed."""

@@ -23,7 +23,7 @@ class ServingConfig:
     max_request_rows: int = 2048
     #: how long a batch that is not full waits for more, from its first request on, in ms; 0 never waits
     max_queue_delay_ms: float = 0.0
-    #: deadline of a request that sets none, in ms from its arrival; 0 is no deadline
+    #: deadline of a request that sets none, in ms from its first byte to its scores; 0 is no deadline
     default_timeout_ms: float = 0.0
     #: longest time between two batches that applying updates may take, in ms
     apply_slice_ms: float = 2.0
@@ -33,13 +33,15 @@ class ServingConfig:
     base_poll_interval_ms: float = 1000.0
     #: largest request body, in bytes; 413 above it
     max_body_bytes: int = 16 * 1024 * 1024
+    #: a batch, or a slice of updates, that takes this many seconds is stuck: the server is neither live nor ready then
+    stuck_after_s: float = 10.0
     #: how long shutdown waits for requests in flight and for the feature log, together, in seconds
     drain_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not in 0..65535")
-        times = ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "drain_timeout_s")
+        times = ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "stuck_after_s", "drain_timeout_s")
         optional_times = ("max_queue_delay_ms", "default_timeout_ms")
         check_above_zero(self, "max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes", *times)
         check_not_negative(self, *optional_times)

@@ -12,14 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from rillet.schemas import ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.config import ServingConfig
-from rillet.serving.errors import NotReadyError, RequestError
+from rillet.serving.errors import DeadlineError, NotReadyError, RequestError
 from rillet.serving.features import ScoreRequest
 from rillet.serving.metrics import ServingMetrics
-from rillet.serving.predictor import Predictor, Program, Table
+from rillet.serving.predictor import Predictor, Program, Table, check_logits
 from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,8 @@ class Engine:
         self.model = model
         self._config = config
         self._metrics = metrics
-        self._clock = clock
+        #: monotonic seconds, which deadlines are of
+        self.clock = clock
         self._predictor = Predictor(spec)
         self._queue: RowQueue[ScoreRequest, Scored] = RowQueue(
             config.max_queue_rows, config.max_batch_rows, config.max_queue_delay_ms / 1e3
@@ -88,11 +91,18 @@ class Engine:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._refusing = False
+        metrics.waiting_rows(lambda: self._queue.rows)
+
+    @property
+    def live(self) -> bool:
+        """Whether the batcher's thread does anything, or is not wanted any more; a process in which it is stuck has to be
+        started again."""
+        return self._refusing or self._batcher.stuck_s() < self._config.stuck_after_s
 
     @property
     def ready(self) -> bool:
         """Whether requests are scored now."""
-        return self.model.ready and not self._refusing
+        return self.model.ready and not self._refusing and self.live
 
     @property
     def queue_rows(self) -> int:
@@ -119,10 +129,11 @@ class Engine:
         self._refusing = True
         self._batcher.close()
 
-    async def score(self, request: ScoreRequest, timeout_ms: float) -> Scored:
+    async def score(self, request: ScoreRequest, timeout_ms: float, arrived_s: float) -> Scored:
         """Queues a request and waits for its scores.
 
-        :param timeout_ms: not scored if it waits longer than this; 0 is no deadline.
+        :param timeout_ms: from its arrival to its scores; those that come later are not given. 0 is no deadline.
+        :param arrived_s: when its first byte came, on :attr:`clock`.
         :raises RequestError: not ready, queue full, deadline passed, or the model failed.
         """
         if not self.ready:
@@ -140,13 +151,15 @@ class Engine:
             else:
                 future.set_result(outcome)
 
-        now = self._clock()
-        deadline = now + timeout_ms / 1e3 if timeout_ms else float("inf")
+        deadline = arrived_s + timeout_ms / 1e3 if timeout_ms else float("inf")
         try:
-            self._batcher.submit(Job(request, request.rows, settle, now, deadline))
+            self._batcher.submit(Job(request, request.rows, settle, self.clock(), deadline))
         except ClosedError as error:
             raise NotReadyError("the server is stopping") from error
-        return await future
+        scored = await future
+        if (now := self.clock()) >= deadline:
+            raise DeadlineError(f"the scores came {(now - arrived_s) * 1e3:.1f} ms after the request, too late for it")
+        return scored
 
     def _bound_loop(self) -> asyncio.AbstractEventLoop:
         """The running loop: that of the first request, as for asyncio's own locks and queues."""
@@ -157,14 +170,16 @@ class Engine:
             raise RuntimeError("the engine scores the requests of one event loop, and this is another")
         return loop
 
-    def _compute(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+    def _compute(self, requests: Sequence[ScoreRequest]) -> list[Scored | RequestError]:
         model, predictor = self.model, self._predictor
         fids, unknown = predictor.fids, predictor.unknown_fids
         logits = predictor.score(model.table, model.program, requests)
         self._metrics.fids.inc(predictor.fids - fids)
         self._metrics.unknown_fids.inc(predictor.unknown_fids - unknown)
         version = model.version
-        return [Scored(one, version) for one in logits]
+        if np.isfinite(np.concatenate(logits)).all():
+            return [Scored(one, version) for one in logits]
+        return [_scored(one, version) for one in logits]
 
     def _apply_slice(self) -> bool:
         return self.model.apply(self._config.apply_slice_ms / 1e3)
@@ -176,6 +191,13 @@ class Engine:
             self._loop.call_soon_threadsafe(_settle_all, outcomes)
         except RuntimeError:  # the loop was closed, and with it the connections of those who asked
             log.error("%d requests were scored after the event loop was closed", len(outcomes))
+
+
+def _scored(logits: Float32s, version: int) -> Scored | RequestError:
+    try:
+        return Scored(check_logits(logits), version)
+    except RequestError as error:
+        return error
 
 
 def _settle_all(outcomes: list[_Outcome]) -> None:

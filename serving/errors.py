@@ -82,7 +82,7 @@ class NotReadyError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """The request's deadline passed while it waited; it was not scored."""
+    """The request's deadline passed before it had its scores; nothing of it is logged."""
 
     status = 504
     reason = "deadline"

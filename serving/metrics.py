@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -147,9 +147,9 @@ class ServingMetrics:
         self._batch_rows.observe(rows)
         self._batch_requests.observe(jobs)
 
-    def queue_rows(self, rows: int) -> None:
-        """``rows`` rows are queued."""
-        self._queue_rows.set(rows)
+    def waiting_rows(self, rows: Callable[[], int]) -> None:
+        """Asks ``rows`` for the candidates that wait, at every scrape."""
+        self._queue_rows.set_function(rows)
 
     def counter(self, name: str, documentation: str) -> Counter:
         """Another counter of this server."""

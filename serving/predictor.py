@@ -45,7 +45,7 @@ class Predictor:
     def score(self, table: Table, program: Program, requests: Sequence[ScoreRequest]) -> list[Float32s]:
         """Logits float32[rows, T] of each request; row numbers do not outlive the call.
 
-        :raises ScoringError: the model gave a logit that is not finite.
+        Those of a request with an absurd number may not be finite (:func:`check_logits`), which the others do not feel.
         """
         counts = np.array([request.rows for request in requests])
         total = int(counts.sum())
@@ -73,10 +73,20 @@ class Predictor:
             _place(np.repeat(context.reshape(len(requests), -1, width), counts, axis=0), self._context, embeddings)
         dense = np.concatenate([request.dense for request in requests]).reshape(total, self._dense_width)
         logits = program(embeddings, dense)
-        if not np.isfinite(logits).all():
-            raise ScoringError("the model gave a logit that is not finite")
         ends = np.cumsum(counts).tolist()
         return [logits[end - request.rows : end] for end, request in zip(ends, requests, strict=True)]
+
+
+def check_logits(logits: Float32s) -> Float32s:
+    """The logits of one request, as they are.
+
+    :raises ScoringError: one of them is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ScoringError(
+            "the model gave a logit that is not finite: is a dense feature of the request absurdly large?"
+        )
+    return logits
 
 
 def _place(part: Float32s, columns: CrossColumns, embeddings: Float32s) -> None:

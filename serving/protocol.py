@@ -24,6 +24,8 @@ Array = AnyArray
 DATATYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _MAX_RANK = 16
+#: of one tensor; a body of any size that a server would take has fewer
+_MAX_ELEMENTS = 2**31
 _MAX_ID_CHARACTERS = 512
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -146,6 +148,9 @@ def _input(path: str, entry: Any, binary: memoryview) -> tuple[str, Array, int]:
     _expect(f"{path}.shape", shape, list, "an array of integers")
     if len(shape) > _MAX_RANK or not all(type(size) is int and size >= 0 for size in shape):
         raise InvalidRequestError(f"{path}.shape", f"expected at most {_MAX_RANK} integers that are not negative")
+    # An axis of 0 makes none of the others smaller: NumPy refuses what they would need without it.
+    if math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+        raise InvalidRequestError(f"{path}.shape", f"more than {_MAX_ELEMENTS} elements")
     elements = math.prod(shape)
     size = _parameters(f"{path}.parameters", entry).get("binary_data_size")
     if size is None:

@@ -28,7 +28,7 @@ class Job(Generic[P, R]):
     #: called once, by whoever delivers the batch, with the result or why there is none
     done: Callable[[R | RequestError], None]
     enqueued_s: float
-    #: not computed at or after this time; infinite if there is no deadline
+    #: not computed from this time on; infinite if there is no deadline
     deadline_s: float = float("inf")
 
 
@@ -80,25 +80,25 @@ class RowQueue(Generic[P, R]):
         return max(0.0, self._due_s - now_s)
 
     def take(self, now_s: float) -> tuple[list[Job[P, R]], list[Job[P, R]]]:
-        """The next batch, and the jobs met on the way whose deadline has passed.
+        """The next batch, and all jobs whose deadline has passed: none of them holds room any longer.
 
         A batch has at most ``max_batch_rows`` rows, or is one job that is larger by itself.
         """
         batch: list[Job[P, R]] = []
         expired: list[Job[P, R]] = []
+        waiting: deque[Job[P, R]] = deque()
         rows = 0
-        while self._jobs:
-            job = self._jobs[0]
+        for job in self._jobs:
             if job.deadline_s <= now_s:
                 expired.append(job)
-            elif batch and rows + job.rows > self._max_batch_rows:
-                break
-            else:
+            elif not waiting and (not batch or rows + job.rows <= self._max_batch_rows):
                 batch.append(job)
                 rows += job.rows
-            self._jobs.popleft()
-            self.rows -= job.rows
-        self._due_s = min(map(self._due, self._jobs), default=float("inf"))
+            else:
+                waiting.append(job)
+        self._jobs = waiting
+        self.rows = sum(job.rows for job in waiting)
+        self._due_s = min(map(self._due, waiting), default=float("inf"))
         return batch, expired
 
     def clear(self) -> list[Job[P, R]]:

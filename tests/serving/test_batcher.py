@@ -42,9 +42,6 @@ class _Harness:
     def batch(self, jobs: int, rows: int, seconds: float) -> None:
         self.batches.append((jobs, rows))
 
-    def queue_rows(self, rows: int) -> None:
-        self.waiting_rows = rows
-
     def _compute(self, payloads: Sequence[str]) -> list[str]:
         self.calls.append(list(payloads))
         self.during_compute()
@@ -225,3 +222,38 @@ def test_a_deadline_shorter_than_the_batching_delay_is_met() -> None:
         harness.batcher.step()
         harness.now += 0.0005
     assert harness.answers == {"a": "A"}
+
+
+def test_a_request_that_has_no_result_takes_none_from_the_others_of_its_batch() -> None:
+    harness = _Harness()
+    refused = ScoringError("not finite")
+    compute = harness._compute
+    harness.batcher._compute = lambda payloads: [refused if one == "B" else one for one in compute(payloads)]
+    for name in "abc":
+        harness.submit(name)
+    harness.batcher.step()
+    assert harness.answers == {"a": "A", "b": refused, "c": "C"}
+
+
+def test_a_step_that_does_not_end_is_told_and_so_is_a_thread_that_has_died() -> None:
+    harness = _Harness()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        inside.set()
+        go_on.wait(5)
+
+    harness.during_compute = hang
+    assert harness.batcher.stuck_s() == 0
+    harness.batcher.start()
+    harness.submit("a")
+    assert inside.wait(5)
+    harness.now = 7.5
+    assert harness.batcher.stuck_s() == 7.5
+    inside.clear()
+    harness.submit("b")
+    go_on.set()
+    assert inside.wait(5), "the next step"
+    assert harness.batcher.stuck_s() == 0
+    harness.batcher.close(5.0)
+    assert harness.batcher.stuck_s() == float("inf")

@@ -10,7 +10,7 @@ import pytest
 from rillet.schemas import Cross, FeatureSpec, make_fids
 from rillet.serving.errors import ProgramError, ScoringError
 from rillet.serving.features import RequestLayout, ScoreRequest
-from rillet.serving.predictor import Predictor
+from rillet.serving.predictor import Predictor, check_logits
 from rillet.serving.program import DenseProgram
 from rillet.serving.protocol import InferRequest
 from tests.embeddings.twins import row_with_crosses
@@ -97,11 +97,21 @@ def test_unknown_fids_are_counted() -> None:
 
 
 def test_a_logit_that_is_not_finite_is_an_error_not_an_answer() -> None:
-    def broken(embeddings: np.ndarray, dense: np.ndarray) -> np.ndarray:
-        return np.full((len(embeddings), 2), np.nan, np.float32)
+    _, requests = _requests(5)
+    bad = requests[0].rows + requests[1].rows - 1  # the last row of the second one
 
-    with pytest.raises(ScoringError):
-        Predictor(demo_spec()).score(empty_table(), broken, _requests(1)[1])
+    def broken(embeddings: np.ndarray, dense: np.ndarray) -> np.ndarray:
+        logits = np.arange(2 * len(embeddings), dtype=np.float32).reshape(-1, 2)
+        logits[bad, 1] = np.inf
+        return logits
+
+    answers = Predictor(demo_spec()).score(empty_table(), broken, requests)
+    with pytest.raises(ScoringError, match="not finite"):
+        check_logits(answers[1])
+    for at in (0, 2, 3, 4):
+        start = 2 * sum(request.rows for request in requests[:at])
+        expected = np.arange(start, start + 2 * requests[at].rows).reshape(-1, 2)
+        np.testing.assert_array_equal(check_logits(answers[at]), expected, "the others of the batch have theirs")
 
 
 def test_weights_are_swapped_whole_or_not_at_all() -> None:

@@ -244,7 +244,6 @@ def test_one_long_string_among_numbers_is_refused_in_the_memory_of_the_body(data
 @pytest.mark.parametrize(
     ("shape", "data"),
     [
-        ([1 << 40, 1 << 40], [1]),
         ([4], [[1, 2], [3, 4]]),
         ([2, 2], [[1, 2], 3, 4]),
         ([2, 2], [1, 2, [3, 4]]),
@@ -258,3 +257,14 @@ def test_data_is_flat_or_nested_as_the_shape_says(shape: list[int], data: list[A
     with pytest.raises(InvalidRequestError) as caught:
         _parse({"inputs": [{"name": "fids", "datatype": "INT64", "shape": shape, "data": data}]})
     assert caught.value.field == "inputs[0] (fids).data"
+
+
+@pytest.mark.parametrize("shape", [[1 << 40, 1 << 40], [0, 1 << 63], [1 << 63, 0], [0, *[1 << 30] * 5]])
+@pytest.mark.parametrize("size", [None, 0])
+def test_a_shape_of_more_elements_than_there_can_be_is_refused_by_name(shape: list[int], size: int | None) -> None:
+    tensor: dict[str, Any] = {"name": "fids", "datatype": "INT64", "shape": shape}
+    tensor |= {"data": []} if size is None else {"parameters": {"binary_data_size": size}}
+    document = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(InvalidRequestError, match="more than") as caught:
+        parse_infer_request(document, len(document))
+    assert caught.value.field == "inputs[0] (fids).shape"

@@ -56,6 +56,17 @@ def test_expired_requests_are_taken_out_and_cost_no_batch_rows() -> None:
     assert queue.rows == 0
 
 
+def test_expired_requests_hold_no_room_wherever_they_wait() -> None:
+    queue: RowQueue[str, str] = RowQueue(20, 5, 0.0)
+    for name, deadline in (("a", 9.0), ("b", 9.0), ("late", 1.0), ("c", 9.0)):
+        queue.offer(_job(name, 5, deadline=deadline))
+    batch, expired = queue.take(1.0)
+    assert (_names(batch), _names(expired)) == (["a"], ["late"])
+    assert queue.rows == 10
+    queue.offer(_job("d", 10))
+    assert [_names(queue.take(1.0)[0]) for _ in range(3)] == [["b"], ["c"], ["d"]]
+
+
 def test_the_delay_counts_from_the_first_request_and_ends_when_the_batch_is_full() -> None:
     queue: RowQueue[str, str] = RowQueue(100, 10, 0.002)
     assert queue.wait_s(5.0) is None

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from rillet.schemas import FeatureSpec, make_fids
+from rillet.schemas import make_fids
 from rillet.serving.config import ServingConfig
+from tests.serving.calls import TENSOR, document, linear_model, post
 from tests.serving.helpers import (
     MODEL,
     WIDTH,
@@ -33,15 +31,11 @@ from tests.serving.helpers import (
 pytestmark = pytest.mark.integration
 
 
-def _model(spec: FeatureSpec) -> FakeModel:
-    return FakeModel(empty_table(), program(Linear(len(spec.tasks)), spec))
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     """A server whose scores say which films are known: film f has linear weight f / 1000."""
     spec = demo_spec()
-    model = _model(spec)
+    model = linear_model(spec)
     films = np.arange(1, 3001)
     values = np.zeros((3000, WIDTH), np.float32)
     values[:, 0] = films / 1000
@@ -54,22 +48,6 @@ def _inputs(tensor: np.ndarray, binary: bool = True) -> list[Any]:
     fids = triton.InferInput("fids", tensor.shape, "INT64")
     fids.set_data_from_numpy(tensor, binary_data=binary)
     return [fids]
-
-
-def _post(url: str, body: Any, path: str = f"/v2/models/{MODEL}/infer", **headers: str) -> tuple[int, Any, Any]:
-    connection = http.client.HTTPConnection(url, timeout=10)
-    try:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", path, data, headers)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read()), response.headers
-    finally:
-        connection.close()
-
-
-def _document(tensor: np.ndarray, **parameters: Any) -> dict[str, Any]:
-    entry = {"name": "fids", "datatype": "INT64", "shape": list(tensor.shape), "data": tensor.reshape(-1).tolist()}
-    return {"inputs": [entry], "parameters": parameters}
 
 
 def test_health_and_metadata_are_what_the_reference_client_expects(server: Running) -> None:
@@ -135,17 +113,16 @@ def test_what_was_served_is_logged_with_its_logits_unless_told_not_to(server: Ru
 
 
 def test_a_request_without_id_is_given_one_that_its_log_bears_too(server: Running) -> None:
-    _, answer, _ = _post(server.url, _document(request_tensor(np.random.default_rng(6), 2)))
+    _, answer, _ = post(server.url, document(request_tensor(np.random.default_rng(6), 2)))
     assert len(answer["id"]) == 32
     assert server.features.events[-1].request_id == answer["id"]
 
 
-_TENSOR = request_tensor(np.random.default_rng(8), 3)
 _COLUMNS = "user, age, gender, occupation, zip, film, year, genres x 6"
 
 
 def _with(row: int, column: int, value: int) -> np.ndarray:
-    tensor = _TENSOR.copy()
+    tensor = TENSOR.copy()
     tensor[row, column] = value
     return tensor
 
@@ -154,59 +131,59 @@ def _with(row: int, column: int, value: int) -> np.ndarray:
     ("body", "status", "message"),
     [
         (b"{", 400, "body: not JSON"),
-        (_document(_TENSOR[:, :5]), 400, f"fids.shape: [3, 5], expected [N, 13]: {_COLUMNS} of feature spec "),
-        (_document(_with(1, 5, int(make_fids(99, [1])[0]))), 400, "expected a fid of slot 16"),
-        (_document(_with(2, 0, int(make_fids(1, [99_999])[0]))), 400, "fids[2][0]: a context column must be equal"),
-        (_document(_TENSOR, event_time_ms="now"), 400, "parameters.event_time_ms"),
-        (_document(_TENSOR, timeout_ms=-1), 400, "parameters.timeout_ms"),
-        ({**_document(_TENSOR), "outputs": [{"name": "labels"}]}, 400, "outputs[0].name"),
+        (document(TENSOR[:, :5]), 400, f"fids.shape: [3, 5], expected [N, 13]: {_COLUMNS} of feature spec "),
+        (document(_with(1, 5, int(make_fids(99, [1])[0]))), 400, "expected a fid of slot 16"),
+        (document(_with(2, 0, int(make_fids(1, [99_999])[0]))), 400, "fids[2][0]: a context column must be equal"),
+        (document(TENSOR, event_time_ms="now"), 400, "parameters.event_time_ms"),
+        (document(TENSOR, timeout_ms=-1), 400, "parameters.timeout_ms"),
+        ({**document(TENSOR), "outputs": [{"name": "labels"}]}, 400, "outputs[0].name"),
     ],
 )
 def test_a_bad_request_is_400_with_its_field(server: Running, body: Any, status: int, message: str) -> None:
-    found, answer, headers = _post(server.url, body)
+    found, answer, headers = post(server.url, body)
     assert (found, list(answer)) == (status, ["error"])
     assert message in answer["error"]
     assert headers["content-type"] == "application/json"
 
 
 def test_errors_around_the_body_have_the_protocols_form(server: Running) -> None:
-    good = _document(_TENSOR)
-    assert _post(server.url, good, "/v2/models/other/infer")[0] == 404
-    assert _post(server.url, good, f"/v2/models/{MODEL}/versions/1/infer")[0] == 200
-    status, answer, _ = _post(server.url, good, f"/v2/models/{MODEL}/versions/7/infer")
+    good = document(TENSOR)
+    assert post(server.url, good, "/v2/models/other/infer")[0] == 404
+    assert post(server.url, good, f"/v2/models/{MODEL}/versions/1/infer")[0] == 200
+    status, answer, _ = post(server.url, good, f"/v2/models/{MODEL}/versions/7/infer")
     assert (status, "version 1 is" in answer["error"]) == (404, True)
-    assert _post(server.url, good, "/v2/nowhere")[0] == 404
-    assert _post(server.url, good, f"/v2/models/{MODEL}")[0] == 405
-    assert "Content-Encoding" in _post(server.url, good, **{"Content-Encoding": "gzip"})[1]["error"]
+    assert post(server.url, good, "/v2/nowhere")[0] == 404
+    assert post(server.url, good, f"/v2/models/{MODEL}")[0] == 405
+    assert "Content-Encoding" in post(server.url, good, **{"Content-Encoding": "gzip"})[1]["error"]
     header = {"Inference-Header-Content-Length": "-3"}
-    assert "Inference-Header-Content-Length" in _post(server.url, good, **header)[1]["error"]
+    assert "Inference-Header-Content-Length" in post(server.url, good, **header)[1]["error"]
 
 
 def test_a_dense_number_that_is_not_finite_is_400() -> None:
     spec = demo_spec(dense=True)
-    with running_server(spec, _model(spec)) as running:
+    with running_server(spec, linear_model(spec)) as running:
         client = triton.InferenceServerClient(running.url)
         dense = triton.InferInput("dense", [3, 2], "FP32")
         numbers = np.zeros((3, 2), np.float32)
         dense.set_data_from_numpy(numbers)
-        assert client.infer(MODEL, [*_inputs(_TENSOR), dense]).as_numpy("scores").shape == (3, 2)
+        assert client.infer(MODEL, [*_inputs(TENSOR), dense]).as_numpy("scores").shape == (3, 2)
         numbers[1, 1] = np.nan
         dense.set_data_from_numpy(numbers)
         with pytest.raises(InferenceServerException, match=r"dense\[1\]\[1\]: not finite") as caught:
-            client.infer(MODEL, [*_inputs(_TENSOR), dense])
+            client.infer(MODEL, [*_inputs(TENSOR), dense])
         assert caught.value.status() == "400"
 
 
 def test_a_body_above_the_limit_is_413() -> None:
     spec = demo_spec()
-    with running_server(spec, _model(spec), ServingConfig(port=0, max_body_bytes=1000)) as running:
-        status, answer, _ = _post(running.url, _document(request_tensor(np.random.default_rng(1), 30)))
+    with running_server(spec, linear_model(spec), ServingConfig(port=0, max_body_bytes=1000)) as running:
+        status, answer, _ = post(running.url, document(request_tensor(np.random.default_rng(1), 30)))
         assert (status, "max_body_bytes" in answer["error"]) == (413, True)
 
 
 def test_a_model_that_is_not_there_yet_is_live_but_not_ready() -> None:
     spec = demo_spec()
-    model = _model(spec)
+    model = linear_model(spec)
     model.ready = False
     with running_server(spec, model) as running:
         client = triton.InferenceServerClient(running.url)
@@ -214,91 +191,19 @@ def test_a_model_that_is_not_there_yet_is_live_but_not_ready() -> None:
         assert not client.is_server_ready()
         assert not client.is_model_ready(MODEL)
         assert client.get_model_metadata(MODEL)["versions"] == []
-        assert _post(running.url, _document(_TENSOR))[0] == 503
+        assert post(running.url, document(TENSOR))[0] == 503
         model.ready = True
         assert client.is_server_ready()
-        assert _post(running.url, _document(_TENSOR))[0] == 200
-
-
-class _Gate:
-    """Holds the batcher between two batches until opened, so that requests pile up."""
-
-    def __init__(self, running: Running) -> None:
-        self.open = threading.Event()
-        self._held = threading.Event()
-        running.model.updates = self._hold
-        running.engine.wake()
-        assert self._held.wait(5)
-
-    def _hold(self, budget_s: float) -> bool:
-        self._held.set()
-        self.open.wait(10)
-        return False
-
-
-def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_a_full_queue_is_429_and_what_waited_is_answered_in_one_call() -> None:
-    spec = demo_spec()
-    config = ServingConfig(port=0, max_queue_rows=30, max_request_rows=30)
-    with running_server(spec, _model(spec), config) as running, ThreadPoolExecutor(8) as pool:
-        tensor = request_tensor(np.random.default_rng(1), 10)
-        gate = _Gate(running)
-        waiting = [pool.submit(_post, running.url, _document(tensor)) for _ in range(3)]
-        _until(lambda: running.engine.queue_rows == 30)
-        status, answer, headers = _post(running.url, _document(tensor))
-        assert (status, headers["retry-after"]) == (429, "1")
-        assert "30 rows are waiting" in answer["error"]
-        gate.open.set()
-        assert [future.result()[0] for future in waiting] == [200, 200, 200]
-        registry = running.metrics.registry
-        assert registry.get_sample_value("rillet_serving_batch_rows_sum") == 30
-        assert registry.get_sample_value("rillet_serving_batch_rows_count") == 1
-        assert registry.get_sample_value("rillet_serving_rejected_total", {"reason": "queue_full"}) == 1
-        assert registry.get_sample_value("rillet_serving_requests_total", {"code": "429"}) == 1
-
-
-def test_a_request_whose_deadline_passes_in_the_queue_is_504_and_never_computed() -> None:
-    spec = demo_spec()
-    with running_server(spec, _model(spec)) as running, ThreadPoolExecutor(8) as pool:
-        gate = _Gate(running)
-        late = pool.submit(_post, running.url, _document(_TENSOR, timeout_ms=20))
-        fine = pool.submit(_post, running.url, _document(_TENSOR, timeout_ms=60_000))
-        _until(lambda: running.engine.queue_rows == 6)
-        time.sleep(0.03)
-        gate.open.set()
-        assert late.result()[0] == 504
-        assert fine.result()[0] == 200
-        assert running.metrics.registry.get_sample_value("rillet_serving_batch_rows_sum") == 3
-        assert len(running.features.events) == 1
+        assert post(running.url, document(TENSOR))[0] == 200
 
 
 def test_a_full_feature_log_costs_the_event_and_not_the_answer() -> None:
     spec = demo_spec()
-    with running_server(spec, _model(spec), capacity=1) as running:
-        answers = [_post(running.url, _document(_TENSOR)) for _ in range(2)]
+    with running_server(spec, linear_model(spec), capacity=1) as running:
+        answers = [post(running.url, document(TENSOR)) for _ in range(2)]
         assert [answer[0] for answer in answers] == [200, 200]
         assert answers[0][1]["parameters"] == {"logged": True}
         assert answers[1][1]["parameters"] == {"logged": False}
-
-
-def test_requests_in_flight_are_answered_when_the_server_stops() -> None:
-    spec = demo_spec()
-    with running_server(spec, _model(spec)) as running, ThreadPoolExecutor(4) as pool:
-        gate = _Gate(running)
-        waiting = [pool.submit(_post, running.url, _document(_TENSOR)) for _ in range(3)]
-        _until(lambda: running.engine.queue_rows == 9)
-        running.service.stop()
-        _until(lambda: not running.engine.ready)
-        gate.open.set()
-        assert [future.result()[0] for future in waiting] == [200, 200, 200]
-        running.thread.join(10)
-        assert not running.thread.is_alive()
 
 
 def test_updates_while_serving_change_scores_and_no_request_sees_half_a_row() -> None:

@@ -1,0 +1,124 @@
+"""A full queue, deadlines, requests that cannot be scored, a batcher that is stuck: over real sockets."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rillet.serving.config import ServingConfig
+from tests.serving.calls import TENSOR, Gate, document, get, linear_model, post, until
+from tests.serving.helpers import (
+    FakeModel,
+    demo_spec,
+    empty_table,
+    request_tensor,
+    running_server,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_full_queue_is_429_and_what_waited_is_answered_in_one_call() -> None:
+    spec = demo_spec()
+    config = ServingConfig(port=0, max_queue_rows=30, max_request_rows=30)
+    with running_server(spec, linear_model(spec), config) as running, ThreadPoolExecutor(8) as pool:
+        tensor = request_tensor(np.random.default_rng(1), 10)
+        gate = Gate(running)
+        waiting = [pool.submit(post, running.url, document(tensor)) for _ in range(3)]
+        until(lambda: running.engine.queue_rows == 30)
+        status, answer, headers = post(running.url, document(tensor))
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert "30 rows are waiting" in answer["error"]
+        gate.open.set()
+        assert [future.result()[0] for future in waiting] == [200, 200, 200]
+        registry = running.metrics.registry
+        assert registry.get_sample_value("rillet_serving_batch_rows_sum") == 30
+        assert registry.get_sample_value("rillet_serving_batch_rows_count") == 1
+        assert registry.get_sample_value("rillet_serving_rejected_total", {"reason": "queue_full"}) == 1
+        assert registry.get_sample_value("rillet_serving_requests_total", {"code": "429"}) == 1
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_504_and_never_computed() -> None:
+    spec = demo_spec()
+    with running_server(spec, linear_model(spec)) as running, ThreadPoolExecutor(8) as pool:
+        gate = Gate(running)
+        late = pool.submit(post, running.url, document(TENSOR, timeout_ms=20))
+        fine = pool.submit(post, running.url, document(TENSOR, timeout_ms=60_000))
+        until(lambda: running.engine.queue_rows == 6)
+        time.sleep(0.03)
+        gate.open.set()
+        assert late.result()[0] == 504
+        assert fine.result()[0] == 200
+        assert running.metrics.registry.get_sample_value("rillet_serving_batch_rows_sum") == 3
+        assert len(running.features.events) == 1
+
+
+def test_scores_that_come_after_the_deadline_are_504_and_not_logged() -> None:
+    spec = demo_spec()
+    model = linear_model(spec)
+    score = model.program
+
+    def slow(embeddings: np.ndarray, dense: np.ndarray) -> np.ndarray:
+        time.sleep(0.1)
+        return score(embeddings, dense)
+
+    model.program = slow
+    with running_server(spec, model) as running:
+        status, answer, _ = post(running.url, document(TENSOR, timeout_ms=50))
+        assert (status, running.features.events) == (504, [])
+        assert "too late" in answer["error"]
+        assert post(running.url, document(TENSOR, timeout_ms=5_000))[0] == 200
+        assert len(running.features.events) == 1
+
+
+def test_one_request_without_a_finite_score_is_500_alone() -> None:
+    spec = demo_spec(dense=True)
+    model = FakeModel(empty_table(), lambda embeddings, dense: np.where(dense > 1e15, np.inf, dense))
+    with running_server(spec, model) as running, ThreadPoolExecutor(4) as pool:
+        gate = Gate(running)
+        prices = [1.0, 1e20, 2.0]
+        waiting = []
+        for at, price in enumerate(prices):
+            asked = document(TENSOR)
+            asked["inputs"].append({"name": "dense", "datatype": "FP32", "shape": [3, 2], "data": [price] * 6})
+            waiting.append(pool.submit(post, running.url, asked))
+            until(lambda at=at: running.engine.queue_rows == 3 * (at + 1))  # type: ignore[misc]
+        gate.open.set()
+        answers = [future.result() for future in waiting]
+        assert [status for status, _, _ in answers] == [200, 500, 200]
+        assert "not finite" in answers[1][1]["error"]
+        assert running.metrics.registry.get_sample_value("rillet_serving_batch_rows_count") == 1
+        assert len(running.features.events) == 2
+
+
+def test_a_stuck_batcher_is_neither_live_nor_ready_and_its_waiting_rows_are_shown() -> None:
+    spec = demo_spec()
+    with running_server(spec, linear_model(spec), ServingConfig(port=0, stuck_after_s=0.1)) as running:
+        with ThreadPoolExecutor(1) as pool:
+            assert [get(running.url, f"/v2/health/{probe}")[0] for probe in ("live", "ready")] == [200, 200]
+            gate = Gate(running)
+            waiting = pool.submit(post, running.url, document(TENSOR))
+            until(lambda: get(running.url, "/v2/health/live")[0] == 503)
+            assert get(running.url, "/v2/health/ready")[0] == 503
+            until(lambda: running.metrics.registry.get_sample_value("rillet_serving_queue_rows") == 3)
+            gate.open.set()
+            assert waiting.result()[0] == 200
+        assert [get(running.url, f"/v2/health/{probe}")[0] for probe in ("live", "ready")] == [200, 200]
+        assert running.metrics.registry.get_sample_value("rillet_serving_queue_rows") == 0
+
+
+def test_requests_in_flight_are_answered_when_the_server_stops() -> None:
+    spec = demo_spec()
+    with running_server(spec, linear_model(spec)) as running, ThreadPoolExecutor(4) as pool:
+        gate = Gate(running)
+        waiting = [pool.submit(post, running.url, document(TENSOR)) for _ in range(3)]
+        until(lambda: running.engine.queue_rows == 9)
+        running.service.stop()
+        until(lambda: not running.engine.ready)
+        gate.open.set()
+        assert [future.result()[0] for future in waiting] == [200, 200, 200]
+        running.thread.join(10)
+        assert not running.thread.is_alive()
