@@ -46,7 +46,3 @@ class ServingConfig:
         check_above_zero(self, "max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes", *times)
         check_not_negative(self, *optional_times)
         check_finite(self, *times, *optional_times)
-        if self.max_request_rows > self.max_queue_rows:
-            raise ValueError(
-                f"max_request_rows: {self.max_request_rows} rows never fit in max_queue_rows = {self.max_queue_rows}"
-            )

@@ -109,6 +109,13 @@ class Engine:
         """Rows waiting for the batcher."""
         return self._queue.rows
 
+    def check_room(self) -> None:
+        """For the event loop, before it reads a request that would be refused anyway.
+
+        :raises QueueFullError: too many rows wait.
+        """
+        self._queue.check_room()
+
     def start(self) -> None:
         """Starts the batcher's thread."""
         self._batcher.start()

@@ -33,7 +33,7 @@ class Job(Generic[P, R]):
 
 
 class RowQueue(Generic[P, R]):
-    """First in, first out; at most ``max_rows`` rows.
+    """First in, first out; closed to more while ``max_rows`` rows or more wait.
 
     >>> queue = RowQueue(max_rows=100, max_batch_rows=10, max_delay_s=0.0)
     >>> for name, rows in (("a", 4), ("b", 6), ("c", 5)):
@@ -56,17 +56,20 @@ class RowQueue(Generic[P, R]):
         return len(self._jobs)
 
     def offer(self, job: Job[P, R]) -> None:
-        """Appends a job.
+        """Appends a job, whatever its rows, unless ``max_rows`` wait already: else small jobs would take what room is left,
+        and large ones would hardly ever come in.
 
-        :raises QueueFullError: its rows do not fit any more; the queue is as before. It is a BackpressureError.
+        :raises QueueFullError: see :meth:`check_room`; the queue is as before.
         """
-        if self.rows + job.rows > self._max_rows:
-            raise QueueFullError(
-                f"{self.rows} rows are waiting, {job.rows} more exceed max_queue_rows = {self._max_rows}; retry later"
-            )
+        self.check_room()
         self._jobs.append(job)
         self.rows += job.rows
         self._due_s = min(self._due_s, self._due(job))
+
+    def check_room(self) -> None:
+        """:raises QueueFullError: ``max_rows`` wait, so any job would be refused now. It is a BackpressureError."""
+        if self.rows >= self._max_rows:
+            raise QueueFullError(f"{self.rows} rows are waiting, of max_queue_rows = {self._max_rows}; retry later")
 
     def wait_s(self, now_s: float) -> float | None:
         """Seconds until a batch should be taken: 0 when one is due, None when nothing waits.

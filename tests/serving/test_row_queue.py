@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,15 +37,41 @@ def test_a_request_larger_than_a_batch_is_a_batch_of_its_own() -> None:
     assert _names(queue.take(0.0)[0]) == ["small"]
 
 
-def test_a_request_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+def test_a_full_queue_refuses_requests_of_any_size_and_is_as_before() -> None:
     queue: RowQueue[str, str] = RowQueue(10, 10, 0.0)
     queue.offer(_job("a", 8))
-    with pytest.raises(QueueFullError, match="8 rows are waiting") as full:
-        queue.offer(_job("b", 3))
-    assert isinstance(full.value, BackpressureError)
-    queue.offer(_job("c", 2))
-    assert queue.rows == 10
-    assert _names(queue.take(0.0)[0]) == ["a", "c"]
+    queue.check_room()
+    queue.offer(_job("b", 5))
+    for refused in (queue.check_room, lambda: queue.offer(_job("c", 1))):
+        with pytest.raises(QueueFullError, match="13 rows are waiting, of max_queue_rows = 10") as full:
+            refused()
+        assert isinstance(full.value, BackpressureError)
+    assert queue.rows == 13
+    assert _names(queue.take(0.0)[0]) == ["a"]
+    queue.offer(_job("d", 1))
+    assert _names(queue.take(0.0)[0]) == ["b", "d"]
+
+
+def test_room_for_large_requests_is_not_taken_by_small_ones() -> None:
+    """Twice as many rows as are computed: as large a share of large requests comes in as of small ones."""
+    queue: RowQueue[str, str] = RowQueue(1000, 200, 0.0)
+    rng = np.random.default_rng(0)
+    came, let_in = {10: 0, 150: 0}, {10: 0, 150: 0}
+    for _ in range(2000):
+        wanted = 400
+        while wanted > 0:
+            rows = int(rng.choice([10, 150], p=[15 / 16, 1 / 16]))
+            wanted -= rows
+            came[rows] += 1
+            try:
+                queue.offer(_job("x", rows))
+            except QueueFullError:
+                continue
+            let_in[rows] += 1
+        queue.take(0.0)
+    shares = {rows: let_in[rows] / came[rows] for rows in came}
+    assert 0.3 < shares[10] < 0.6
+    assert shares[150] == pytest.approx(shares[10], rel=0.1)
 
 
 def test_expired_requests_are_taken_out_and_cost_no_batch_rows() -> None:
@@ -96,8 +123,9 @@ def test_every_admitted_request_leaves_once_in_order(steps: list[int], max_rows:
             try:
                 queue.offer(Job(number, rows, lambda outcome: None, 0.0))
             except QueueFullError:
-                assert waiting + rows > max_rows
+                assert waiting >= max_rows
             else:
+                assert waiting < max_rows
                 admitted.append(number)
                 waiting += rows
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 from rillet.serving.config import ServingConfig
 from tests.serving.calls import TENSOR, Gate, document, get, linear_model, post, until
 from tests.serving.helpers import (
+    MODEL,
     FakeModel,
     demo_spec,
     empty_table,
@@ -32,13 +34,19 @@ def test_a_full_queue_is_429_and_what_waited_is_answered_in_one_call() -> None:
         status, answer, headers = post(running.url, document(tensor))
         assert (status, headers["retry-after"]) == (429, "1")
         assert "30 rows are waiting" in answer["error"]
+        connection = http.client.HTTPConnection(running.url, timeout=10)
+        connection.putrequest("POST", f"/v2/models/{MODEL}/infer")
+        connection.putheader("Content-Length", "1000000")
+        connection.endheaders(b"the rest never comes")
+        assert connection.getresponse().status == 429, "before the body is read"
+        connection.close()
         gate.open.set()
         assert [future.result()[0] for future in waiting] == [200, 200, 200]
         registry = running.metrics.registry
         assert registry.get_sample_value("rillet_serving_batch_rows_sum") == 30
         assert registry.get_sample_value("rillet_serving_batch_rows_count") == 1
-        assert registry.get_sample_value("rillet_serving_rejected_total", {"reason": "queue_full"}) == 1
-        assert registry.get_sample_value("rillet_serving_requests_total", {"code": "429"}) == 1
+        assert registry.get_sample_value("rillet_serving_rejected_total", {"reason": "queue_full"}) == 2
+        assert registry.get_sample_value("rillet_serving_requests_total", {"code": "429"}) == 2
 
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_504_and_never_computed() -> None:
