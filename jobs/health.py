@@ -6,6 +6,7 @@ Runs on a daemon thread beside the service's loop. Path names follow Kubernetes'
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,8 @@ from rillet.jobs.errors import PortInUseError
 
 #: how soon the server's thread notices that it is to end
 _POLL_S = 0.1
+#: after which a connection that sends nothing is closed
+_SILENCE_S = 10.0
 
 
 class HealthServer:
@@ -49,7 +52,8 @@ class HealthServer:
         if self.port == 0:
             return
         try:
-            self._server = ThreadingHTTPServer((self._host, self.port), _handler(self._is_ready, self._registry))
+            server = _Server6 if ":" in self._host else ThreadingHTTPServer
+            self._server = server((self._host, self.port), _handler(self._is_ready, self._registry))
         except OSError as error:
             raise PortInUseError(
                 f"port {self.port} on {self._host} cannot be listened on ({error.strerror}): choose another in"
@@ -72,8 +76,15 @@ class HealthServer:
         self.close()
 
 
+class _Server6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
 def _handler(is_ready: Callable[[], bool], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        #: each connection has a thread: one that says nothing gives it back
+        timeout = _SILENCE_S
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/healthz":

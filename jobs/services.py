@@ -49,4 +49,6 @@ def _url(config: RilletConfig, service: str, path: str) -> str | None:
 
 def _reachable(host: str) -> str:
     """Where a server that listens on ``host`` is reached from this machine."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  compared, not bound
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104  compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

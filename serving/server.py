@@ -62,7 +62,14 @@ class InferenceServer:
         """
         host, port = self._config.host, self._config.port
         try:
-            self._socket = socket.create_server((host, port), backlog=_BACKLOG)
+            if ":" in host:
+                # "::" is every address of either version, as people expect of it.
+                version6, both = socket.AF_INET6, host == "::"
+                self._socket = socket.create_server(
+                    (host, port), family=version6, backlog=_BACKLOG, dualstack_ipv6=both
+                )
+            else:
+                self._socket = socket.create_server((host, port), backlog=_BACKLOG)
         except OSError as error:
             raise ServingError(
                 f"cannot listen on {host}:{port} ({error.strerror}): set serving.host and serving.port"

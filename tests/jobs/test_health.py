@@ -10,8 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from rillet.devstack.process import free_port
+from rillet.jobs import health
 from rillet.jobs.errors import PortInUseError
 from rillet.jobs.health import HealthServer
+from rillet.jobs.services import probe
 
 
 class Service:
@@ -56,6 +58,21 @@ def test_another_path_is_answered_with_the_known_ones(server: HealthServer) -> N
     status, text = get(server, "/favicon.ico")
     assert status == 404
     assert "/readyz" in text
+
+
+@pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")])
+def test_it_listens_on_addresses_of_version_6_too(host: str, reached: str) -> None:
+    with HealthServer(free_port(), lambda: True, host=host) as server:
+        url = f"http://{reached}:{server.port}/readyz"
+        assert probe(url) == 200
+
+
+def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_SILENCE_S", 0.05)
+    with HealthServer(free_port(), lambda: True) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent:
+            assert silent.recv(1) == b""
+        assert get(server, "/healthz")[0] == 200
 
 
 def test_port_zero_is_off() -> None:

@@ -56,6 +56,17 @@ def test_it_answers_from_its_start_to_its_close() -> None:
         _get(server.port)
 
 
+@pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1")])
+def test_it_listens_on_addresses_of_version_6_too(host: str, reached: str) -> None:
+    server = InferenceServer(_App(), ServingConfig(host=host, port=0))  # type: ignore[arg-type]
+    server.start()
+    try:
+        with urllib.request.urlopen(f"http://{reached}:{server.port}/", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        server.close()
+
+
 def test_a_taken_port_is_refused_with_the_setting_to_change() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = _server(_App(), taken.getsockname()[1])
