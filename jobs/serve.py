@@ -96,6 +96,7 @@ def wire_server(config: RilletConfig) -> InferenceService:
         recorder=recorder,
         updates=[follower],
         drain_timeout_s=serving.drain_timeout_s,
+        notice_s=serving.drain_notice_s,
     )
     return service
 

@@ -121,7 +121,7 @@ class InferenceApp:
         status = 200
         try:
             self._check_model(scope.get("path_params", {}))
-            self._engine.check_room()
+            self._engine.admit()
             json_header = json_length_header(scope)
             body = await read_body(receive, self._config.max_body_bytes)
             request = parse_infer_request(body, parse_json_length(json_header, len(body)))

@@ -7,7 +7,9 @@ touch the table or the program, so no request sees half a row, and neither needs
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -93,6 +95,11 @@ class AutoBatcher(Generic[P, R]):
             return float("inf")
         began_s = self._step_began_s
         return 0.0 if began_s is None else self._clock() - began_s
+
+    def where(self) -> str:
+        """What the thread executes at the moment, as lines of a traceback; empty where it has ended."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Ends the thread after the batch that it computes, and answers what waits with NotReadyError.

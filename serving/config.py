@@ -34,15 +34,18 @@ class ServingConfig:
     #: largest request body, in bytes; 413 above it
     max_body_bytes: int = 16 * 1024 * 1024
     #: a batch, or a slice of updates, that takes this many seconds is stuck: the server is neither live nor ready then
-    stuck_after_s: float = 10.0
-    #: how long shutdown waits for requests in flight and for the feature log, together, in seconds
+    stuck_after_s: float = 30.0
+    #: how long a stop goes on serving while the readiness probe says no already, in seconds: as long as a load balancer takes
+    #: to notice; 0 behind none
+    drain_notice_s: float = 0.0
+    #: how long shutdown then waits for requests in flight and for the feature log, together, in seconds
     drain_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not in 0..65535")
         times = ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "stuck_after_s", "drain_timeout_s")
-        optional_times = ("max_queue_delay_ms", "default_timeout_ms")
+        optional_times = ("max_queue_delay_ms", "default_timeout_ms", "drain_notice_s")
         check_above_zero(self, "max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes", *times)
         check_not_negative(self, *optional_times)
         check_finite(self, *times, *optional_times)

@@ -90,30 +90,46 @@ class Engine:
             observer=metrics,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._refusing = False
+        self._withdrawn = self._refusing = False
+        self._was_live = True
         metrics.waiting_rows(lambda: self._queue.rows)
 
     @property
     def live(self) -> bool:
         """Whether the batcher's thread does anything, or is not wanted any more; a process in which it is stuck has to be
         started again."""
-        return self._refusing or self._batcher.stuck_s() < self._config.stuck_after_s
+        stuck_s = self._batcher.stuck_s()
+        live = self._refusing or stuck_s < self._config.stuck_after_s
+        if live != self._was_live:
+            self._was_live = live
+            if live:
+                log.warning("the batcher's thread goes on")
+            else:
+                log.error("the batcher's thread has been in one step for %.0f s:\n%s", stuck_s, self._batcher.where())
+        return live
 
     @property
     def ready(self) -> bool:
-        """Whether requests are scored now."""
-        return self.model.ready and not self._refusing and self.live
+        """Whether requests are wanted; after :meth:`withdraw` those that come are still scored."""
+        return self.model.ready and not self._withdrawn and self.live
 
     @property
     def queue_rows(self) -> int:
         """Rows waiting for the batcher."""
         return self._queue.rows
 
-    def check_room(self) -> None:
-        """For the event loop, before it reads a request that would be refused anyway.
+    def admit(self) -> None:
+        """Asked once per request, before its body is read: what was admitted is scored, also if :meth:`refuse` comes meanwhile.
 
+        :raises NotReadyError: no model yet, stuck, or stopping.
         :raises QueueFullError: too many rows wait.
         """
+        if self._refusing:
+            raise NotReadyError("the server is stopping")
+        if not self.model.ready:
+            raise NotReadyError("no model is loaded yet; the replica waits for a base")
+        if not self.live:
+            raise NotReadyError("the thread that scores is stuck; the log says more")
         self._queue.check_room()
 
     def start(self) -> None:
@@ -124,29 +140,29 @@ class Engine:
         """Says that there are updates to apply; callable from any thread."""
         self._batcher.wake()
 
+    def withdraw(self) -> None:
+        """From now on not ready, so that a load balancer sends no more; what still comes is scored."""
+        self._withdrawn = True
+
     def refuse(self) -> None:
-        """From now on not ready, so that no new requests come; those that were queued are still answered."""
-        self._refusing = True
+        """From now on nothing is admitted; what was is still answered."""
+        self._withdrawn = self._refusing = True
 
     def close(self) -> None:
         """Ends the batcher's thread after the batch that it computes; requests still queued get NotReadyError.
 
         A batch that does not end soon gets ScoringError, and its thread is left to end with the process.
         """
-        self._refusing = True
+        self.refuse()
         self._batcher.close()
 
     async def score(self, request: ScoreRequest, timeout_ms: float, arrived_s: float) -> Scored:
-        """Queues a request and waits for its scores.
+        """Queues an admitted request and waits for its scores.
 
         :param timeout_ms: from its arrival to its scores; those that come later are not given. 0 is no deadline.
         :param arrived_s: when its first byte came, on :attr:`clock`.
-        :raises RequestError: not ready, queue full, deadline passed, or the model failed.
+        :raises RequestError: queue full, deadline passed, the model failed, or the batcher is closed.
         """
-        if not self.ready:
-            raise NotReadyError(
-                "the server is stopping" if self._refusing else "no model is loaded yet; the replica waits for a base"
-            )
         loop = self._bound_loop()
         future: asyncio.Future[Scored] = loop.create_future()
 

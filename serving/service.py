@@ -1,7 +1,8 @@
 """A serving process put together: the order in which its stages start and end, and what ends it.
 
-SIGTERM as Kubernetes means it: not ready any more, new requests get 503, those in flight are answered, the server
-ends, and what it served until then is flushed to the feature log. One deadline holds for all of it.
+SIGTERM as Kubernetes means it: not ready any more, and still serving until load balancers have noticed; then new requests
+get 503, those in flight are answered, the server ends, and what it served until then is flushed to the feature log. One
+deadline holds for all that comes after the notice.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class InferenceService:
         recorder: FeatureRecorder,
         updates: Sequence[Stage] = (),
         drain_timeout_s: float,
+        notice_s: float = 0.0,
     ) -> None:
         """
         :param updates: stages that change the served model; they start last and end first.
         :param drain_timeout_s: how long a stop waits for the requests in flight and for the feature log, together.
+        :param notice_s: how long requests are served on before that, while the readiness probe says no.
         """
         self.engine = engine
         self.server = server
@@ -50,6 +53,7 @@ class InferenceService:
         # Ended in reverse: what is still queued in the engine is answered, and what the server still served is logged.
         self._stages = StageGroup([recorder, server, engine, *updates])
         self._drain_timeout_s = drain_timeout_s
+        self._notice_s = notice_s
         self._stopping = threading.Event()
         #: set by the first stop; a failure sets only ``_stopping``
         self._asked = threading.Event()
@@ -94,7 +98,11 @@ class InferenceService:
         self._stages.close()
 
     def _drain(self) -> bool:
-        """Refuses what is new, answers what is in flight, ends engine and server, then flushes what they logged."""
+        """Gives notice, refuses what is new, answers what is in flight, ends engine and server, flushes what they logged."""
+        self.engine.withdraw()
+        if self._notice_s and self._failure is None:
+            log.info("stopping: not ready any more; requests are served for another %g s", self._notice_s)
+            self._at_once.wait(self._notice_s)
         log.info("stopping: answering the requests in flight")
         deadline = time.monotonic() + self._drain_timeout_s
         for_requests = deadline - (1 - _REQUESTS_SHARE) * self._drain_timeout_s

@@ -215,7 +215,11 @@ def running_server(
         config=config,
     )
     service = InferenceService(
-        engine=engine, server=InferenceServer(app, config), recorder=recorder, drain_timeout_s=config.drain_timeout_s
+        engine=engine,
+        server=InferenceServer(app, config),
+        recorder=recorder,
+        drain_timeout_s=config.drain_timeout_s,
+        notice_s=config.drain_notice_s,
     )
     started = threading.Event()
     thread = threading.Thread(target=service.run, args=(started.set,), daemon=True)

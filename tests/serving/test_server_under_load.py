@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from rillet.schemas import FlushTimeoutError
 from rillet.serving.config import ServingConfig
 from tests.serving.calls import TENSOR, Gate, document, get, linear_model, post, until
 from tests.serving.helpers import (
     MODEL,
     FakeModel,
+    Running,
     demo_spec,
     empty_table,
     request_tensor,
@@ -102,7 +105,9 @@ def test_one_request_without_a_finite_score_is_500_alone() -> None:
         assert len(running.features.events) == 2
 
 
-def test_a_stuck_batcher_is_neither_live_nor_ready_and_its_waiting_rows_are_shown() -> None:
+def test_a_stuck_batcher_is_neither_live_nor_ready_and_its_waiting_rows_are_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     spec = demo_spec()
     with running_server(spec, linear_model(spec), ServingConfig(port=0, stuck_after_s=0.1)) as running:
         with ThreadPoolExecutor(1) as pool:
@@ -111,6 +116,8 @@ def test_a_stuck_batcher_is_neither_live_nor_ready_and_its_waiting_rows_are_show
             waiting = pool.submit(post, running.url, document(TENSOR))
             until(lambda: get(running.url, "/v2/health/live")[0] == 503)
             assert get(running.url, "/v2/health/ready")[0] == 503
+            assert post(running.url, document(TENSOR))[0] == 503
+            assert caplog.text.count("self.open.wait(10)") == 1, "where it is stuck, once"
             until(lambda: running.metrics.registry.get_sample_value("rillet_serving_queue_rows") == 3)
             gate.open.set()
             assert waiting.result()[0] == 200
@@ -128,5 +135,44 @@ def test_requests_in_flight_are_answered_when_the_server_stops() -> None:
         until(lambda: not running.engine.ready)
         gate.open.set()
         assert [future.result()[0] for future in waiting] == [200, 200, 200]
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+
+
+def test_a_server_that_stops_goes_on_until_a_load_balancer_has_noticed() -> None:
+    spec = demo_spec()
+    with running_server(spec, linear_model(spec), ServingConfig(port=0, drain_notice_s=60.0)) as running:
+        running.service.stop()
+        until(lambda: get(running.url, "/v2/health/ready")[0] == 503)
+        assert post(running.url, document(TENSOR))[0] == 200
+        assert get(running.url, "/v2/health/live")[0] == 200
+        running.service.stop()  # a second one waits for nothing more
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+        assert len(running.features.events) == 1
+
+
+def _in_flight(running: Running) -> bool:
+    try:
+        running.service.server.flush(0.0)
+    except FlushTimeoutError:
+        return True
+    return False
+
+
+def test_a_request_whose_body_arrives_during_the_stop_is_answered() -> None:
+    spec = demo_spec()
+    body = json.dumps(document(TENSOR)).encode()
+    with running_server(spec, linear_model(spec)) as running:
+        connection = http.client.HTTPConnection(running.url, timeout=10)
+        connection.putrequest("POST", f"/v2/models/{MODEL}/infer")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:20])
+        until(lambda: _in_flight(running))
+        running.service.stop()
+        until(lambda: post(running.url, document(TENSOR))[0] == 503)
+        connection.send(body[20:])
+        assert connection.getresponse().status == 200
+        connection.close()
         running.thread.join(10)
         assert not running.thread.is_alive()

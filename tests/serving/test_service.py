@@ -32,6 +32,9 @@ class _Part:
         if self.start_error is not None:
             raise self.start_error
 
+    def withdraw(self) -> None:
+        self.calls.append(f"withdraw {self.name}")
+
     def refuse(self) -> None:
         self.calls.append(f"refuse {self.name}")
 
@@ -73,6 +76,7 @@ def test_a_stop_refuses_answers_and_ends_the_server_before_it_flushes_what_was_s
         "start server",
         "start engine",
         "start updates",
+        "withdraw engine",
         "refuse engine",
         "close updates",
         "flush server",
