@@ -96,9 +96,11 @@ def _not_joined(joiner: JoinerFacts, facts: LoopFacts, spec: FeatureSpec) -> Ite
             text = f"{count:,} of the newest {actions:,} actions are named {name!r}, which no task asks for"
             yield f"{text}; {spec.advice_on_action(name)}"
     unmatched = recent.get("unmatched_actions", 0) - recent.get("matched_later", 0)
-    waiting = unmatched >= max(_FEWEST, _WAITING_SHARE * actions)
+    # Those that were given up wait no more, whenever they came.
+    still = unmatched if joiner.waiting is None else min(unmatched, joiner.waiting)
+    waiting = still >= max(_FEWEST, _WAITING_SHARE * actions)
     if waiting:
-        share = f"{min(unmatched / max(actions, 1), 1):.0%}"
+        share = f"{min(still / max(actions, 1), 1):.0%}"
         text = f"{share} of the newest {actions:,} actions wait for a request that has not come"
         if refused:
             yield f"{text}, {_PAGES_REFUSED}"

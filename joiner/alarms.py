@@ -90,7 +90,7 @@ class Alarms:
     ) -> list[str]:
         """What has to be told now, one line each.
 
-        :param counts: of :class:`rillet.joiner.Counters`, and ``dead_letters``.
+        :param counts: of :class:`rillet.joiner.Counters`, ``dead_letters``, and how many ``waiting_actions`` there are now.
         :param unknown_actions: by name.
         :param refused: dead letters by the kind of their error.
         :param watermark_ms: event time up to which the joiner has come; None while there is none, and then orphans are
@@ -138,12 +138,14 @@ class Alarms:
         if grown is None:
             return []
         of, more = grown
-        text = f"{_share(more[''], of)} of {of:,} actions wait for feature events of their requests"
+        # Those that were given up wait no more, whenever they came.
+        waiting = min(more[""], counts["waiting_actions"])
+        text = f"{_share(waiting, of)} of {of:,} actions wait for feature events of their requests"
         if more["features"]:
             text += " that have not come: are request ids the same on both topics?"
         else:
             text += ", and none has come: does anything write feature events to their topic?"
-        return self._tell("waiting_actions", more[""] / of, text)
+        return self._tell("waiting_actions", waiting / of, text)
 
     def _settled(self, counts: Mapping[str, int], watermark_ms: int | None) -> list[str]:
         total = sum(counts[name] for name in _SETTLED)

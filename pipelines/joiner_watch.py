@@ -175,7 +175,8 @@ class JoinerWatch(Collector):
         records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
         named = {f"{BY_ACTION}.{name}": count for name, count in self._by_name(BY_ACTION).items()}
         self._recent.add(self._now_s(), counts | named, records)
-        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
+        judged = counts | {"waiting_actions": self._sum("waiting_actions")}
+        for line in self._alarms.judge(judged, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
             log.warning("%s", line)
         self._hold_alarms.tell(self._held_ms(), self._silent_topics())
 

@@ -209,16 +209,29 @@ def test_what_was_mended_is_noted_no_more_and_what_broke_now_is() -> None:
 
 def test_actions_under_ids_that_no_request_has_are_noted_while_they_wait() -> None:
     wrong = {"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 1}
-    assert joiner_notes(wrong) == [
+    assert joiner_notes(wrong, waiting=37) == [
         "92% of the newest 40 actions wait for a request that has not come; are request ids the same on both topics?"
     ]
-    assert joiner_notes(wrong | {"orphan_actions": 37}) == joiner_notes(wrong), "one note on one mistake"
-    assert joiner_notes({"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 30}) == []
-    (note,) = joiner_notes(wrong | {"features": 0})
+    given_up = wrong | {"orphan_actions": 37}
+    assert joiner_notes(given_up, waiting=370) == joiner_notes(wrong, waiting=37), "one note on one mistake"
+    assert joiner_notes(wrong, waiting=None) == joiner_notes(wrong, waiting=37), "how many wait is not known"
+    assert joiner_notes({"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 30}, waiting=8) == []
+    (note,) = joiner_notes(wrong | {"features": 0}, waiting=37)
     assert note == (
         "92% of the newest 40 actions wait for a request that has not come, and no page came among them; does anything"
         " write to films.features?"
     )
+
+
+def test_actions_that_were_given_up_are_not_said_to_wait() -> None:
+    """After an outage: pages were lost, and no action has come since those on them were given up."""
+    outage = {"features": 30, "actions": 100, "unmatched_actions": 58, "orphan_actions": 58}
+    assert joiner_notes(outage, waiting=0) == [
+        "58 of the newest 100 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
+    assert joiner_notes(outage | {"orphan_actions": 55}, waiting=3) == [
+        "55 of the newest 100 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
 
 
 def test_of_a_name_that_no_task_asks_for_the_one_that_is_meant_is_told() -> None:
@@ -233,7 +246,7 @@ def test_where_pages_are_refused_their_actions_are_not_said_to_have_wrong_ids() 
     waiting = {"features": 90, "actions": 40, "unmatched_actions": 38, "dead_letters": 120}
 
     def note(recent: dict[str, int], refused: tuple[RefusedFacts, ...]) -> str:
-        facts = replace(FACTS, joiner=replace(FACTS.joiner, recent=recent), refused=refused)  # type: ignore[type-var]
+        facts = replace(FACTS, joiner=replace(FACTS.joiner, recent=recent, waiting=40), refused=refused)  # type: ignore[type-var]
         (found,) = (note for note in notes_on(facts, SPEC) if "actions" in note)
         return found
 

@@ -8,8 +8,11 @@ from rillet.joiner import Alarms, Counters, JoinerConfig
 from tests.joiner.support import SPEC
 
 
-def counts(dead_letters: int = 0, **named: int) -> dict[str, int]:
-    return Counters(**named).as_dict() | {"dead_letters": dead_letters}
+def counts(dead_letters: int = 0, waiting_actions: int | None = None, **named: int) -> dict[str, int]:
+    """Actions that are not matched wait, unless it is said how many do."""
+    found = Counters(**named)
+    waiting = found.unmatched_actions - found.matched_later if waiting_actions is None else waiting_actions
+    return found.as_dict() | {"dead_letters": dead_letters, "waiting_actions": waiting}
 
 
 class Clock:
@@ -217,6 +220,15 @@ def test_actions_that_come_a_little_before_their_feature_events_are_no_matter(al
         clock.now_s += 2
         found = counts(features=second, actions=second, unmatched_actions=second, matched_later=max(0, second - 20))
         assert alarms.judge(found, {}, {}, 0) == []
+
+
+def test_actions_that_were_given_up_are_not_said_to_wait(alarms: Alarms, clock: Clock) -> None:
+    """After an outage a backlog comes whose pages are lost: its actions are given up as the watermark passes them."""
+    assert alarms.judge(counts(), {}, {}, 0) == []
+    clock.now_s += 60
+    outage = counts(features=60, actions=100, positives=42, unmatched_actions=58, orphan_actions=58, waiting_actions=0)
+    (line,) = alarms.judge(outage, {}, {}, 700_000)
+    assert line.startswith("58 % of 100 actions found no feature event of their request")
 
 
 def test_without_any_feature_event_the_advice_is_another(alarms: Alarms, clock: Clock) -> None:
