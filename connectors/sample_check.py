@@ -27,6 +27,7 @@ from rillet.schemas import (
 )
 from rillet.schemas.text import printable
 from rillet.sources import Converter, Kind, SourcesConfig, is_native, make_converter
+from rillet.sources.actions import tasks_of_values
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
@@ -73,6 +74,9 @@ class SampleCheck:
         self.refused = 0
         self.actions = 0
         self.unknown: Counter[str] = Counter()
+        #: of the tasks that ask for values: their actions, and those of them that have one
+        self.asked: Counter[str] = Counter()
+        self.valued: Counter[str] = Counter()
 
     def file(self, path: Path, kind: Kind) -> None:
         """The records of a file, as if they were on the topic of this kind.
@@ -125,14 +129,35 @@ class SampleCheck:
         fit = "1 record fits" if self.fitting == 1 else f"{self.fitting} records fit"
         letters = "1 would be a dead letter" if self.refused == 1 else f"{self.refused} would be dead letters"
         self._say(f"{fit}, {letters}{asked}")
+        valueless = self._say_valueless()
         if not unknown or unknown < self.actions:
-            return not self.refused
+            return not self.refused and not valueless
         named = ", ".join(f"{name} {count}" for name, count in self.unknown.most_common())
         self._say(
             f"no action would make a row: {named}; the feature spec asks for {', '.join(sorted(self._spec.actions))}:"
             " use its names, or translate under [sources.actions.names]"
         )
         return False
+
+    def _say_valueless(self) -> bool:
+        """Names the tasks that ask for values and would have negatives alone; whether there are any."""
+        source = self._sources.actions
+        if source.format == "rillet":
+            where = "field value of the action event is null"
+        elif source.value:
+            where = f"nothing lies at {source.value} ([sources.actions] value)"
+        else:
+            where = "[sources.actions] value names no path"
+        valueless = [
+            task for task in tasks_of_values(self._spec) if self.asked[task.name] and not self.valued[task.name]
+        ]
+        for task in valueless:
+            count = self.asked[task.name]
+            self._say(
+                f"task {task.name} would have negatives alone: it asks for a {task.at_least}, and"
+                f" {f'none of its {count} actions has' if count > 1 else 'its one action does not have'} a value: {where}"
+            )
+        return bool(valueless)
 
     def _converter(self, kind: Kind) -> Converter | None:
         return connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
@@ -149,6 +174,9 @@ class SampleCheck:
             if isinstance(event, ActionEvent):
                 self.actions += 1
                 self.unknown[event.action] += event.action not in self._spec.actions
+                for task in tasks_of_values(self._spec):
+                    self.asked[task.name] += event.action in task.actions
+                    self.valued[task.name] += event.action in task.actions and event.value is not None
             self._say(f"{record.sample.place}: {lines[0]}")
             for line in lines[1:]:
                 self._say(line)
@@ -164,7 +192,7 @@ class SampleCheck:
         sample, spec = record.sample, self._spec
         if converter is not None and not is_native(sample.data):
             done = converter.convert(sample.data, record.ingest, record.timestamp_ms)
-            return done.event, list(describe(done.raw, spec))
+            return done.event, list(describe(done.raw, spec, self._sources.actions))
         if converter is None and (sample.data or b"")[:1] in (b"{", b"\0"):
             raise RecordError(
                 f"value: is no record of rillet's own; say in [sources.{kind}] what format the topic has, and where in a"

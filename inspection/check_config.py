@@ -42,8 +42,8 @@ def check_config(
 ) -> None:
     """Check a configuration and its feature spec without starting anything.
 
-    With --sample or --from-topic records instead, as [sources] says how to read them. Status 1 if one does not fit, or if no
-    action is one that the feature spec asks for.
+    With --sample or --from-topic records instead, as [sources] says how to read them. Status 1 if one does not fit, if no
+    action is one that the feature spec asks for, or if a task asks for values and none of its actions has one.
     """
     if sample is not None and topic is None:
         raise click.UsageError("--sample FILE needs --topic features or --topic actions")

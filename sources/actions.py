@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rillet.schemas import ActionEvent, FeatureSpec, RecordError
+from rillet.schemas import ActionEvent, FeatureSpec, RecordError, Task
 from rillet.sources.config import ActionSource
 from rillet.sources.errors import SourceError
 from rillet.sources.features import impression_request_id
@@ -22,6 +22,7 @@ class RawAction:
 
     :param impression: the impression's id as found; ``impression_id`` the same as an integer.
     :param action: as the feature spec calls it.
+    :param record: all of it as decoded; for messages.
     """
 
     request_id: str
@@ -29,8 +30,9 @@ class RawAction:
     impression: Any
     impression_id: int
     action: str
-    value: float | None = None
-    action_id: str | None = None
+    value: float | None
+    action_id: str | None
+    record: Mapping[str, Any]
 
 
 class ActionReader:
@@ -77,6 +79,7 @@ class ActionReader:
             source.names.get(name, name),
             _number(self._value, value),
             _id(self._action_id, value),
+            value,
         )
 
     def event(self, raw: RawAction) -> ActionEvent:
@@ -102,3 +105,8 @@ def _id(path: Path | None, record: Mapping[str, Any]) -> str | None:
 def nearest_action(name: str, spec: FeatureSpec) -> str | None:
     """The action asked for that a name may stand for: ``click`` for ``CLICK``."""
     return next(iter(difflib.get_close_matches(name.lower(), sorted(spec.actions), 1)), None)
+
+
+def tasks_of_values(spec: FeatureSpec) -> list[Task]:
+    """The tasks of which an action without a value makes no positive."""
+    return [task for task in spec.tasks if task.at_least is not None and task.at_least.needs_values]

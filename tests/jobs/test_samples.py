@@ -18,7 +18,8 @@ from rillet.connectors.sample_check import SampleCheck, _Looked
 from rillet.connectors.samples import Sample
 from rillet.devstack.process import free_port
 from rillet.jobs.config import RilletConfig, dump_config
-from rillet.schemas import dump_spec
+from rillet.schemas import ActionEvent, Task, dump_spec, encode
+from rillet.schemas.label_rules import AtLeast, Measure
 from rillet.sources import SourcesConfig
 from tests.sources.avro_schemas import PAGE
 from tests.sources.registries import framed, registry_server
@@ -115,6 +116,62 @@ def test_actions_that_nobody_asks_for_do_not_fit_where_there_are_no_others(tmp_p
     sample.write_bytes(b"\n".join(map(as_json, [click(), click(type="zoom")])))
     result = check(config, "--sample", sample, "--topic", "actions")
     assert result.exit_code == 0, "what nobody asks for is counted and left out"
+
+
+WATCHING = replace(SPEC, tasks=(*SPEC.tasks, Task("watch", ("click", "watch"), 60_000, at_least=AtLeast("sum", 20.0))))
+
+
+def check_actions(folder: Path, path: str, *actions: dict[str, object]) -> Result:
+    """The actions, of which a task asks for 20 s in all, at this path."""
+    config = write(folder, replace(PAGES, actions=replace(PAGES.actions, value=path)))
+    (folder / "spec.toml").write_text(dump_spec(WATCHING))
+    sample = folder / "actions.jsonl"
+    sample.write_bytes(b"\n".join(map(as_json, actions)))
+    return check(config, "--sample", sample, "--topic", "actions")
+
+
+def test_values_of_actions_are_shown(tmp_path: Path) -> None:
+    result = check_actions(tmp_path, "seconds", click(type="watch", seconds=12.5), click(), click(type="like"))
+    assert result.exit_code == 0, result.output
+    assert [line.partition("action ")[2] for line in result.output.splitlines()[:3]] == [
+        "watch on impression 'a23', value 12.5",
+        "click on impression 'a23', no value at seconds, which task watch asks for",
+        "like on impression 'a23', no value at seconds",
+    ]
+
+
+def test_a_task_that_asks_for_values_and_finds_none_ends_with_status_1(tmp_path: Path) -> None:
+    watched = [click(type="watch", seconds=30), click(type="watch", seconds=0)]
+    result = check_actions(tmp_path, "second", *watched, click(type="like"))
+    assert result.exit_code == 1
+    first, *_, summary, verdict = result.output.splitlines()
+    assert first.endswith(", no value at second, which task watch asks for; 'seconds' is there: is that meant?")
+    assert summary == "3 records fit, 0 would be dead letters"
+    assert verdict == (
+        "task watch would have negatives alone: it asks for a sum of at least 20, and none of its 2 actions has a value:"
+        " nothing lies at second ([sources.actions] value)"
+    )
+    result = check_actions(tmp_path, "", *watched[:1])
+    assert result.exit_code == 1
+    assert result.output.endswith("and its one action does not have a value: [sources.actions] value names no path\n")
+
+
+@pytest.mark.parametrize("measure", ["sum", "value", "count"])
+def test_values_of_native_actions_are_checked_too(measure: Measure) -> None:
+    lines: list[str] = []
+    task = replace(WATCHING.tasks[-1], at_least=AtLeast(measure, 2.0))
+    spec = replace(WATCHING, tasks=(task,))
+    check = SampleCheck(spec, SourcesConfig(), lines.append, max_ahead_ms=1_000, lateness_ms=1_000)
+    event = ActionEvent("p1", SHOWN_MS, 7, "watch")
+    check._check("actions", None, [_Looked(Sample("here", encode(event)))])
+    assert check.conclude() == (measure == "count")
+    assert ("field value of the action event is null" in lines[-1]) == (measure != "count")
+    # One that has a value is enough, and zero is one.
+    check._check("actions", None, [_Looked(Sample("here", encode(replace(event, value=0.0))))])
+    assert (
+        lines[-1] == "here: request p1, 2025-11-22T00:06:40.250Z, action watch on impression 7, value 0 (native record)"
+    )
+    assert check.conclude()
 
 
 def test_texts_of_records_are_no_control_sequences(tmp_path: Path) -> None:
