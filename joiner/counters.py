@@ -83,6 +83,23 @@ class NameCounts:
         return dict(self._counts)
 
 
+class ValueCounts:
+    """Of the tasks that ask for values of actions: how many actions had one, and how many had none, by task.
+
+    Each action is counted that could have made a pair positive.
+    """
+
+    #: tasks of a spec, and of those before it
+    _TASKS = 100
+
+    def __init__(self) -> None:
+        self.valued, self.valueless = NameCounts(self._TASKS), NameCounts(self._TASKS)
+
+    def add(self, task: str, value: float | None) -> None:
+        """One more action on a task."""
+        (self.valueless if value is None else self.valued).add(task)
+
+
 class RecentCounts:
     """How much counts have grown over the newest records: those of the last minutes with traffic, and some at least.
 

@@ -16,6 +16,8 @@ from rillet.schemas import RecordError
 GROUP = "rillet_joiner"
 #: groups of counters with a name or kind in their own names
 BY_ACTION, BY_ERROR, BY_TOPIC, BY_TIER = "unknown_action", "refused", "silent_topic_ms", "reads"
+#: of tasks that ask for values: actions that have one, and actions that have none
+VALUED, VALUELESS = "valued", "valueless"
 
 
 class RefusalMetrics:
@@ -69,6 +71,8 @@ class JoinMetrics:
         joiner = self._joiner
         now: dict[tuple[str, ...], int] = {(name,): count for name, count in joiner.counters.as_dict().items()}
         now |= {(BY_ACTION, name, "count"): count for name, count in joiner.unknown_actions.as_dict().items()}
+        for group, counts in ((VALUED, joiner.values.valued), (VALUELESS, joiner.values.valueless)):
+            now |= {(group, task, "count"): count for task, count in counts.as_dict().items()}
         time_ms = max(self._silent_ms, watermark_ms)
         now |= {(BY_TOPIC, topic, "count"): silent_ms for topic, silent_ms in self._silent_topics.items()}
         now["held_ms",] = self._held_ms

@@ -234,6 +234,16 @@ def test_actions_that_were_given_up_are_not_said_to_wait() -> None:
     ]
 
 
+def test_a_task_whose_newest_actions_have_no_value_is_noted() -> None:
+    recent = {"features": 100, "actions": 300}
+    (note,) = joiner_notes(recent, recent_valued={"watch": 1}, recent_valueless={"watch": 39, "rate": 9})
+    assert note == (
+        "39 of the newest 40 actions on task watch have no value, which its at_least asks for; does [sources.actions] value"
+        " say where it lies, and do producers send it?"
+    )
+    assert joiner_notes(recent, recent_valued={"watch": 20}, recent_valueless={"watch": 39}) == []
+
+
 def test_of_a_name_that_no_task_asks_for_the_one_that_is_meant_is_told() -> None:
     (note,) = joiner_notes({"actions": 300}, recent_unknown={"Watch": 200})
     assert note == "200 of the newest 300 actions are named 'Watch', which no task asks for; did you mean 'watch'?"

@@ -222,6 +222,25 @@ def test_actions_that_come_a_little_before_their_feature_events_are_no_matter(al
         assert alarms.judge(found, {}, {}, 0) == []
 
 
+def test_a_task_whose_actions_lack_the_value_that_it_asks_for_is_told_of(alarms: Alarms, clock: Clock) -> None:
+    found = counts(features=1_000, actions=9_000, positives=8_000, incomplete_actions=1_000)
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 5, "buy": 400}, valueless={"watch": 195, "buy": 500})
+    assert line == (
+        "98 % of 200 actions on task watch have no value, which its at_least asks for: does [sources.actions] value say where"
+        " it lies, and do producers send it?"
+    )
+    clock.now_s += 100
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 105, "buy": 400}, valueless={"watch": 195, "buy": 600})
+    assert line.startswith("100 % of 100 actions on task buy"), "of what has come since"
+    clock.now_s += 300
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 205, "buy": 400}, valueless={"watch": 195, "buy": 600})
+    assert line.startswith("well again: 0 % of 100 actions on task watch have no value")
+
+
+def test_few_actions_without_a_value_are_not_judged(alarms: Alarms) -> None:
+    assert alarms.judge(counts(), {}, {}, valued={}, valueless={"watch": 49}) == []
+
+
 def test_actions_that_were_given_up_are_not_said_to_wait(alarms: Alarms, clock: Clock) -> None:
     """After an outage a backlog comes whose pages are lost: its actions are given up as the watermark passes them."""
     assert alarms.judge(counts(), {}, {}, 0) == []
