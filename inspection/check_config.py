@@ -63,7 +63,7 @@ def check_config(
     specs = config.load_specs()
     spec = specs.current
     schedule = SliceSchedule(spec, config.joiner)
-    sources = describe_sources(spec, config.sources)
+    sources = describe_sources(specs, config.sources)
     click.echo(f"{config_path}: good")
     of_model = f", of the model {spec.model_hash:#x}" if spec.model_hash != spec.hash else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{of_model}")
@@ -113,13 +113,14 @@ def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None
     """What becomes of a file's records and of the newest on the topics; 1 if one does not fit."""
     from rillet.connectors.sample_check import KINDS, SampleCheck
 
-    kafka = config.kafka
+    kafka, specs = config.kafka, config.load_specs()
     check = SampleCheck(
-        config.load_spec(),
+        specs.current,
         config.sources,
         click.echo,
         max_ahead_ms=config.joiner.max_ahead_ms,
         lateness_ms=config.flink.lateness_ms,
+        also_accepts=specs.others,
     )
     if sample is not None and topic is not None:
         check.file(sample, topic)

@@ -102,6 +102,7 @@ class JoinerFacts:
     :param recent_unknown: the same of unknown actions.
     :param recent_valued: of tasks that ask for values, actions among the newest that have one, by task; ``recent_valueless``
         those that have none.
+    :param recent_lacking: pages among the newest without a slot or dense feature that is new to the spec, by its name.
     """
 
     open_requests: int | None
@@ -117,6 +118,7 @@ class JoinerFacts:
     recent_unknown: Mapping[str, int]
     recent_valued: Mapping[str, int] = field(default_factory=dict)
     recent_valueless: Mapping[str, int] = field(default_factory=dict)
+    recent_lacking: Mapping[str, int] = field(default_factory=dict)
     held_s: float = 0.0
     silent_s: Mapping[str, float] = field(default_factory=dict)
     failed_checkpoints: int = 0

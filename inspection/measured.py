@@ -46,6 +46,7 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         recent_unknown=_counts(read, "rillet_joiner_recent_unknown_actions", "action"),
         recent_valued=_counts(read, "rillet_joiner_recent_valued_actions", "task"),
         recent_valueless=_counts(read, "rillet_joiner_recent_valueless_actions", "task"),
+        recent_lacking=_counts(read, "rillet_joiner_recent_lacking_pages", "feature"),
         held_s=read.values.get("rillet_joiner_held_seconds", 0.0),
         silent_s=_by_label(read, "rillet_joiner_silent_topic_seconds", "topic"),
         failed_checkpoints=whole(read, "rillet_joiner_failed_checkpoints_in_a_row") or 0,

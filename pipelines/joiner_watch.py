@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 from rillet.joiner import Alarms, Counters, RecentCounts
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, VALUED, VALUELESS
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, LACKING, VALUED, VALUELESS
 from rillet.pipelines.hold_alarms import HoldAlarms
 from rillet.pipelines.job_alarms import JobAlarms
 
@@ -32,6 +32,12 @@ _BY_NAME = {
         "task",
         "Likewise those without a value: none of them can make a positive.",
     ),
+    LACKING: (
+        "rillet_joiner_lacking_pages",
+        "feature",
+        "Pages in another format without a slot or dense feature that is new to the spec, taken as missing while `also_accepts` "
+        "names a spec without it.",
+    ),
     BY_ERROR: ("rillet_joiner_refused", "error", "Records that became dead letters, by the kind of error."),
     BY_TIER: ("rillet_joiner_reads", "tier", "Reads of requests, by tier: memory, disk, engine (Flink's state)."),
 }
@@ -40,6 +46,7 @@ _RECENT = {
     BY_ACTION: "rillet_joiner_recent_unknown_actions",
     VALUED: "rillet_joiner_recent_valued_actions",
     VALUELESS: "rillet_joiner_recent_valueless_actions",
+    LACKING: "rillet_joiner_recent_lacking_pages",
 }
 #: what the counters count, by name
 _HELP = {

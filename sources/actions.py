@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rillet.schemas import ActionEvent, FeatureSpec, RecordError, Task
+from rillet.schemas import ActionEvent, FeatureSpec, RecordError, SpecRegistry, Task
 from rillet.sources.config import ActionSource
 from rillet.sources.errors import SourceError
 from rillet.sources.features import impression_request_id
@@ -38,13 +38,14 @@ class RawAction:
 class ActionReader:
     """Reads decoded records of the actions topic as a source says."""
 
-    def __init__(self, spec: FeatureSpec, source: ActionSource, *, per_impression: bool) -> None:
+    def __init__(self, specs: SpecRegistry, source: ActionSource, *, per_impression: bool) -> None:
         """
         :param per_impression: each impression is a request of its own.
-        :raises SourceError: an action is called what the spec does not ask for.
+        :raises SourceError: an action is called what none of the specs asks for.
         """
+        spec = specs.current
         for name, action in source.names.items():
-            if action not in spec.actions:
+            if not any(action in one.actions for one in (spec, *specs.others)):
                 raise SourceError(
                     f"sources.actions.names.{name}: no task and no history of feature spec {spec.name} asks for action"
                     f" {action!r}; they ask for {', '.join(sorted(spec.actions))}"

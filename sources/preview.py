@@ -37,7 +37,7 @@ def describe(raw: Raw, spec: FeatureSpec, source: ActionSource) -> Iterator[str]
         for slot in spec.item:
             yield f"    {slot.name:{width}}  {_values(spec, slot, raw.items[slot.name][index])}"
         for name in spec.dense_names:
-            yield f"    {name:{width}}  {shown(raw.dense[name][index])} (dense)"
+            yield f"    {name:{width}}  {_dense(raw.dense[name][index])} (dense)"
         for task, scores in raw.scores.items():
             score = scores[index]
             yield f"    {task:{width}}  {'-' if score is None else shown(score)} (score)"
@@ -88,9 +88,15 @@ def _unknown(action: str, spec: FeatureSpec) -> str:
 
 
 def _values(spec: FeatureSpec, slot: Slot, value: Any) -> str:
+    if value is None:
+        return "missing"
     values = value if slot.ragged else [value]
     of = spec.value_slot(slot)
     return ", ".join(_one(of, one) for one in values) or "-"
+
+
+def _dense(value: Any) -> str:
+    return "missing" if value is None else shown(value)
 
 
 def _one(slot: Slot, value: Any) -> str:

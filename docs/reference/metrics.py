@@ -7,11 +7,11 @@ from typing import Any
 
 from rillet.connectors.flink_metrics import JobFigures
 from rillet.joiner import Counters
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, VALUED, VALUELESS
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, LACKING, VALUED, VALUELESS
 from rillet.pipelines.joiner_watch import GAUGES, JoinerWatch
 
 #: counters with a name in their own names
-_NAMED = (BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, VALUED, VALUELESS)
+_NAMED = (BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, VALUED, VALUELESS, LACKING)
 
 
 def joiner() -> str:

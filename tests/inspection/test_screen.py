@@ -108,6 +108,14 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
     assert missing.split() == ["films.dead_letters", "missing"]
 
 
+def test_pages_that_lack_what_is_new_to_the_spec_are_told_while_they_come() -> None:
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, recent={"features": 90}, recent_lacking={"country": 80, "age": 3})
+    words = "of the newest 90 pages 80 lack country, 3 lack age (new to the feature spec)"
+    assert words in text(replace(FACTS, joiner=joiner))
+    assert "lack" not in text(FACTS)
+
+
 def test_times_have_seconds_where_windows_are_of_seconds() -> None:
     shown = text(replace(FACTS, shortest_window_ms=30_000))
     assert "the next window closes at 22:15:20Z, 2 min after the watermark, watermark 22:12:50Z (30 s ago)" in shown

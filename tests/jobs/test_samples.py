@@ -18,7 +18,7 @@ from rillet.connectors.sample_check import SampleCheck, _Looked
 from rillet.connectors.samples import Sample
 from rillet.devstack.process import free_port
 from rillet.jobs.config import RilletConfig, dump_config
-from rillet.schemas import ActionEvent, Task, dump_spec, encode
+from rillet.schemas import ActionEvent, DenseFeature, Slot, Task, dump_spec, encode
 from rillet.schemas.label_rules import AtLeast, Measure
 from rillet.sources import SourcesConfig
 from tests.sources.avro_schemas import PAGE
@@ -116,6 +116,40 @@ def test_actions_that_nobody_asks_for_do_not_fit_where_there_are_no_others(tmp_p
     sample.write_bytes(b"\n".join(map(as_json, [click(), click(type="zoom")])))
     result = check(config, "--sample", sample, "--topic", "actions")
     assert result.exit_code == 0, "what nobody asks for is counted and left out"
+
+
+def test_while_a_spec_is_changed_what_only_one_of_the_two_has_may_be_missing(tmp_path: Path) -> None:
+    new = replace(
+        SPEC, context=(*SPEC.context, Slot("country", 4, "token")), dense=(DenseFeature("words"), *SPEC.dense)
+    )
+    config = write(tmp_path, PAGES)
+    (tmp_path / "old.toml").write_text(dump_spec(SPEC))
+    (tmp_path / "spec.toml").write_text(dump_spec(new))
+    sample = tmp_path / "pages.jsonl"
+    sample.write_bytes(as_json(page()) + b"\n" + as_json(page(page_id="p2", country="FR")))
+    refused = check(config, "--sample", sample, "--topic", "features")
+    assert refused.exit_code == 1
+    assert "country: is missing or null (slot country" in refused.output
+
+    config.write_text(config.read_text().replace("also_accepts = []", 'also_accepts = ["old.toml"]'))
+    taken = check(config, "--sample", sample, "--topic", "features")
+    assert taken.exit_code == 0, taken.output
+    assert "  country     missing\n" in taken.output
+    assert "  country     'FR'\n" in taken.output
+    assert taken.output.count("    words       missing (dense)\n") == 6
+    assert taken.output.endswith(
+        "2 records fit, 0 would be dead letters\n"
+        "country: 1 page lacks it, and none of also_accepts has it: taken as missing, and refused once also_accepts is empty\n"
+        "words: 2 pages lack it, and none of also_accepts has it: taken as missing, and refused once also_accepts is empty\n"
+    )
+
+
+def test_native_records_of_the_other_spec_fit(tmp_path: Path) -> None:
+    new = replace(SPEC, context=(*SPEC.context, Slot("country", 4, "token")))
+    lines: list[str] = []
+    check = SampleCheck(new, SourcesConfig(), lines.append, max_ahead_ms=1_000, lateness_ms=1_000, also_accepts=[SPEC])
+    check._check("features", None, [_Looked(Sample("here", features_of().native(None, as_json(page())).value))])
+    assert check.conclude(), lines
 
 
 WATCHING = replace(SPEC, tasks=(*SPEC.tasks, Task("watch", ("click", "watch"), 60_000, at_least=AtLeast("sum", 20.0))))

@@ -107,6 +107,16 @@ def test_a_task_whose_actions_lack_values_is_shown_and_told_of(caplog: pytest.Lo
     assert "99 % of 100 actions on task watch have no value" in caplog.text
 
 
+def test_pages_that_lack_what_is_new_to_the_spec_are_shown() -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    flink.subtasks = [Counters(features=70).as_dict(), {"lacking.country.count": 40}, {"lacking.country.count": 2}]
+    watch.refresh()
+    found = shown(watch)
+    assert found['rillet_joiner_lacking_pages_total{feature="country"}'] == 42
+    assert found['rillet_joiner_recent_lacking_pages{feature="country"}'] == 42
+
+
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     flink = Flink()
     clock = [0.0]
