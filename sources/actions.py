@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rillet.schemas import ActionEvent, FeatureSpec, RecordError, SpecRegistry, Task
@@ -93,9 +94,13 @@ def _number(path: Path | None, record: Mapping[str, Any]) -> float | None:
     found = None if path is None else path.find(record)
     if path is None or found is None:
         return None
-    if type(found) not in (int, float) or not math.isfinite(found):
+    try:
+        number = float(found) if type(found) in (int, float, Decimal) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise RecordError(f"{path.text}: {shown(found)} is no finite number")
-    return float(found)
+    return number
 
 
 def _id(path: Path | None, record: Mapping[str, Any]) -> str | None:
