@@ -152,20 +152,22 @@ HOSTILE = [math.nan, math.inf, -math.inf, True, "n/a", "", [], {}, [1], {"a": No
 
 @pytest.mark.parametrize("value", HOSTILE, ids=repr)
 @pytest.mark.parametrize("name", ADDED)
-def test_a_value_that_is_there_is_taken_or_refused_as_after_the_change(name: str, value: Any) -> None:
-    hostile = full()
-    for place in [hostile] if name in CONTEXT else hostile["articles"][1:2]:
-        place[name] = value
+@pytest.mark.parametrize("sources", [PAGES, IMPRESSIONS], ids=["pages", "impressions"])
+def test_a_value_that_is_there_is_taken_or_refused_as_after_the_change(
+    name: str, value: Any, sources: SourcesConfig
+) -> None:
+    hostile = full() if sources is PAGES else impression(**CONTEXT, **ITEM)
+    (hostile if name in CONTEXT or sources is IMPRESSIONS else hostile["articles"][1])[name] = value
 
     def outcome(others: Sequence[FeatureSpec]) -> Any:
         try:
-            return event(hostile, NEW, others)
+            return event(hostile, NEW, others, sources)
         except RecordError as error:
             return str(error)
 
     now, after = outcome([SPEC]), outcome([])
     assert now == after if isinstance(now, str) else same(now, after)
-    assert isinstance(now, str) or native(hostile).lacking == ()
+    assert isinstance(now, str) or native(hostile, sources=sources).lacking == ()
 
 
 def test_every_kind_of_slot_of_one_value_can_be_missing() -> None:
