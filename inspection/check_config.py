@@ -58,6 +58,7 @@ def check_config(
     from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
     from rillet.operators.memory import TaskMemory
+    from rillet.sources.actions import tasks_of_values
 
     check_here(config, config_path, folders=not elsewhere)
     specs = config.load_specs()
@@ -87,6 +88,13 @@ def check_config(
         click.echo(f"task      {task.name}: action {of} within {window}, {rate}, labels {task.labels}{wait}")
     for source in sources:
         click.echo(f"source    {source}")
+    actions = config.sources.actions
+    for task in tasks_of_values(spec) if actions.format != "rillet" and not actions.value else ():
+        click.echo(
+            f"warning: task {task.name}: asks for a {task.at_least}, and [sources.actions] value names no path: it has"
+            " negatives alone",
+            err=True,
+        )
     memory = partial(TaskMemory.of, config.joiner, config.flink, converted_topics=len(config.sources.converted))
     click.echo(f"memory    Flink below rillet join: {memory(subtasks=config.flink.parallelism)}")
     click.echo(f"          each TaskManager of a cluster: {memory()}")

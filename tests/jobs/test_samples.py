@@ -190,6 +190,17 @@ def test_a_task_that_asks_for_values_and_finds_none_ends_with_status_1(tmp_path:
     assert result.output.endswith("and its one action does not have a value: [sources.actions] value names no path\n")
 
 
+def test_without_a_path_of_values_a_task_that_asks_for_them_is_warned_of(tmp_path: Path) -> None:
+    warning = "warning: task watch: asks for a sum of at least 20, and [sources.actions] value names no path: it has negatives alone"
+    valued = replace(PAGES, actions=replace(PAGES.actions, value="seconds"))
+    for sources, warned in ((PAGES, True), (valued, False), (SourcesConfig(), False)):
+        config = write(tmp_path, sources)
+        (tmp_path / "spec.toml").write_text(dump_spec(WATCHING))
+        result = check(config)
+        assert result.exit_code == 0, result.output
+        assert (warning in result.output) == warned
+
+
 @pytest.mark.parametrize("measure", ["sum", "value", "count"])
 def test_values_of_native_actions_are_checked_too(measure: Measure) -> None:
     lines: list[str] = []
