@@ -7,7 +7,7 @@ memory as arrays (about 350 bytes per impression); examples are streamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -307,6 +307,7 @@ def audit_topics(
     lateness_ms: int = 0,
     idle_delay_ms: int | None = None,
     allowed_late: int = 0,
+    also_accepts: Sequence[FeatureSpec] = (),
 ) -> tuple[AuditReport, ExpectedExamples]:
     """Joins what is on the raw topics and audits what is committed on the examples topic, to their present ends.
 
@@ -315,6 +316,7 @@ def audit_topics(
     :param sources: formats of the raw topics, whose records are judged as they are converted; native by default.
     :param max_ahead_ms: see :class:`PlainJoin`, and ``lateness_ms`` and ``idle_delay_ms`` too.
     :param allowed_late: see :class:`Audit`.
+    :param also_accepts: the joiner's other feature specs: what is new to ``spec`` may be missing in pages of another format.
     :returns: the report, and the expected examples for whoever wants their labels.
     :raises TopicError: a topic is missing.
     :raises BrokerUnavailableError: no broker answers.
@@ -322,7 +324,9 @@ def audit_topics(
     join = PlainJoin(spec, max_ahead_ms=max_ahead_ms, lateness_ms=lateness_ms, idle_delay_ms=idle_delay_ms)
     topics: dict[Kind, str] = {"features": features, "actions": actions}
     for kind, topic in topics.items():
-        converter = connected_converter(kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms)
+        converter = connected_converter(
+            kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms, also_accepts=also_accepts
+        )
         # Partitions are merged, each in the order of its offsets; a request lies in one of them.
         for read in read_topic(kafka, topic):
             record = native_or_unusable(read, converter)

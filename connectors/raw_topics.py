@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from rillet.connectors.producers import INGEST_HEADER
@@ -12,13 +13,19 @@ from rillet.sources import Converter, Kind, SourcesConfig, load_schema, make_con
 
 
 def connected_converter(
-    kind: Kind, spec: FeatureSpec, sources: SourcesConfig, *, max_ahead_ms: int = MAX_AHEAD_MS
+    kind: Kind,
+    spec: FeatureSpec,
+    sources: SourcesConfig,
+    *,
+    max_ahead_ms: int = MAX_AHEAD_MS,
+    also_accepts: Iterable[FeatureSpec] = (),
 ) -> Converter | None:
     """The converter of a topic with its schema file read, or its schema registry; None for a native topic.
 
     What :class:`SchemaRegistry` raises, it raises as records are converted.
 
-    :raises SourceError: source and spec do not fit each other, or the schema file cannot be used.
+    :param also_accepts: see :func:`rillet.sources.make_converter`.
+    :raises SourceError: source and specs do not fit each other, or the schema file cannot be used.
     """
     source = getattr(sources, kind)
     return make_converter(
@@ -28,6 +35,7 @@ def connected_converter(
         schema=load_schema(source.schema) if source.schema else None,
         schema_of=SchemaRegistry(source.registry).schema,
         max_ahead_ms=max_ahead_ms,
+        also_accepts=also_accepts,
     )
 
 

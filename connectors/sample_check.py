@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rillet.schemas import (
     FeatureEvent,
     FeatureSpec,
     RecordError,
+    SpecRegistry,
     check_event,
     decode,
     decode_event,
@@ -27,6 +28,8 @@ from rillet.schemas import (
 )
 from rillet.schemas.text import printable
 from rillet.sources import Converter, Kind, SourcesConfig, is_native, make_converter
+from rillet.sources.actions import tasks_of_values
+from rillet.sources.features import RawPage
 from rillet.sources.preview import describe, describe_native
 from rillet.sources.values import iso
 
@@ -58,12 +61,15 @@ class SampleCheck:
         *,
         max_ahead_ms: int,
         lateness_ms: int,
+        also_accepts: Sequence[FeatureSpec] = (),
     ) -> None:
         """
         :param say: takes each line.
         :param max_ahead_ms: of ``[joiner]``, and ``lateness_ms`` of ``[flink]``.
+        :param also_accepts: specs beside ``spec`` whose records are taken.
         """
         self._spec = spec
+        self._specs = SpecRegistry(spec, also_accepts)
         self._sources = sources
         self._echo = say
         self._max_ahead_ms = max_ahead_ms
@@ -73,6 +79,11 @@ class SampleCheck:
         self.refused = 0
         self.actions = 0
         self.unknown: Counter[str] = Counter()
+        #: of the tasks that ask for values: their actions, and those of them that have one
+        self.asked: Counter[str] = Counter()
+        self.valued: Counter[str] = Counter()
+        #: pages without what is new to the spec, by its name
+        self.lacking: Counter[str] = Counter()
 
     def file(self, path: Path, kind: Kind) -> None:
         """The records of a file, as if they were on the topic of this kind.
@@ -86,7 +97,14 @@ class SampleCheck:
             # The joiner would read with the schema that the records were written with.
             plain = replace(source, format="avro", registry="", schema=path)
             sources = replace(self._sources, **{kind: plain})
-            converter = make_converter(kind, self._spec, sources, schema=schema, max_ahead_ms=self._max_ahead_ms)
+            converter = make_converter(
+                kind,
+                self._spec,
+                sources,
+                schema=schema,
+                max_ahead_ms=self._max_ahead_ms,
+                also_accepts=self._specs.others,
+            )
         else:
             converter = self._converter(kind)
         self._check(kind, converter, map(_Looked, samples))
@@ -125,8 +143,14 @@ class SampleCheck:
         fit = "1 record fits" if self.fitting == 1 else f"{self.fitting} records fit"
         letters = "1 would be a dead letter" if self.refused == 1 else f"{self.refused} would be dead letters"
         self._say(f"{fit}, {letters}{asked}")
+        for name, count in self.lacking.items():
+            self._say(
+                f"{name}: {'1 page lacks it' if count == 1 else f'{count} pages lack it'}, and none of also_accepts has it: taken"
+                " as missing, and refused once also_accepts is empty"
+            )
+        valueless = self._say_valueless()
         if not unknown or unknown < self.actions:
-            return not self.refused
+            return not self.refused and not valueless
         named = ", ".join(f"{name} {count}" for name, count in self.unknown.most_common())
         self._say(
             f"no action would make a row: {named}; the feature spec asks for {', '.join(sorted(self._spec.actions))}:"
@@ -134,8 +158,30 @@ class SampleCheck:
         )
         return False
 
+    def _say_valueless(self) -> bool:
+        """Names the tasks that ask for values and would have negatives alone; whether there are any."""
+        source = self._sources.actions
+        if source.format == "rillet":
+            where = "field value of the action event is null"
+        elif source.value:
+            where = f"nothing lies at {source.value} ([sources.actions] value)"
+        else:
+            where = "[sources.actions] value names no path"
+        valueless = [
+            task for task in tasks_of_values(self._spec) if self.asked[task.name] and not self.valued[task.name]
+        ]
+        for task in valueless:
+            count = self.asked[task.name]
+            self._say(
+                f"task {task.name} would have negatives alone: it asks for a {task.at_least}, and"
+                f" {f'none of its {count} actions has' if count > 1 else 'its one action does not have'} a value: {where}"
+            )
+        return bool(valueless)
+
     def _converter(self, kind: Kind) -> Converter | None:
-        return connected_converter(kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms)
+        return connected_converter(
+            kind, self._spec, self._sources, max_ahead_ms=self._max_ahead_ms, also_accepts=self._specs.others
+        )
 
     def _check(self, kind: Kind, converter: Converter | None, records: Iterable[_Looked]) -> None:
         for record in records:
@@ -149,6 +195,9 @@ class SampleCheck:
             if isinstance(event, ActionEvent):
                 self.actions += 1
                 self.unknown[event.action] += event.action not in self._spec.actions
+                for task in tasks_of_values(self._spec):
+                    self.asked[task.name] += event.action in task.actions
+                    self.valued[task.name] += event.action in task.actions and event.value is not None
             self._say(f"{record.sample.place}: {lines[0]}")
             for line in lines[1:]:
                 self._say(line)
@@ -164,13 +213,15 @@ class SampleCheck:
         sample, spec = record.sample, self._spec
         if converter is not None and not is_native(sample.data):
             done = converter.convert(sample.data, record.ingest, record.timestamp_ms)
-            return done.event, list(describe(done.raw, spec))
+            if isinstance(done.raw, RawPage):
+                self.lacking.update(done.raw.lacking)
+            return done.event, list(describe(done.raw, spec, self._sources.actions))
         if converter is None and (sample.data or b"")[:1] in (b"{", b"\0"):
             raise RecordError(
                 f"value: is no record of rillet's own; say in [sources.{kind}] what format the topic has, and where in a"
                 " record things lie (docs/sources.md)"
             )
-        event = decode_event(sample.data, record.key) if record.on_topic else _event(sample.data)
+        event = self._specs.event(decode_event(sample.data, record.key) if record.on_topic else _event(sample.data))
         check_event(spec, event, entry_time_ms(parse_ingest_ms(record.ingest), record.timestamp_ms), self._max_ahead_ms)
         return event, list(describe_native(event, spec))
 
@@ -196,14 +247,14 @@ def _event(data: bytes | None) -> FeatureEvent | ActionEvent:
     return event
 
 
-def describe_sources(spec: FeatureSpec, sources: SourcesConfig) -> list[str]:
+def describe_sources(specs: SpecRegistry, sources: SourcesConfig) -> list[str]:
     """How each topic is read that is not native.
 
-    :raises SourceError: source and spec do not fit each other, or a schema file cannot be used.
+    :raises SourceError: source and specs do not fit each other, or a schema file cannot be used.
     """
     lines = []
     for kind in KINDS:
-        if connected_converter(kind, spec, sources) is not None:
+        if connected_converter(kind, specs.current, sources, also_accepts=specs.others) is not None:
             one = "impression" if kind == "features" and sources.features.per_impression else _ONE[kind]
             lines.append(f"{kind}: {getattr(sources, kind).format}, one record per {one}")
     return lines

@@ -42,8 +42,8 @@ def check_config(
 ) -> None:
     """Check a configuration and its feature spec without starting anything.
 
-    With --sample or --from-topic records instead, as [sources] says how to read them. Status 1 if one does not fit, or if no
-    action is one that the feature spec asks for.
+    With --sample or --from-topic records instead, as [sources] says how to read them. Status 1 if one does not fit, if no
+    action is one that the feature spec asks for, or if a task asks for values and none of its actions has one.
     """
     if sample is not None and topic is None:
         raise click.UsageError("--sample FILE needs --topic features or --topic actions")
@@ -58,12 +58,13 @@ def check_config(
     from rillet.jobs.config_checks import check_here
     from rillet.joiner import SliceSchedule
     from rillet.operators.memory import TaskMemory
+    from rillet.sources.actions import tasks_of_values
 
     check_here(config, config_path, folders=not elsewhere)
     specs = config.load_specs()
     spec = specs.current
     schedule = SliceSchedule(spec, config.joiner)
-    sources = describe_sources(spec, config.sources)
+    sources = describe_sources(specs, config.sources)
     click.echo(f"{config_path}: good")
     of_model = f", of the model {spec.model_hash:#x}" if spec.model_hash != spec.hash else ""
     click.echo(f"spec      {config.spec}: {spec.name}, hash {spec.hash:#x}{of_model}")
@@ -87,6 +88,13 @@ def check_config(
         click.echo(f"task      {task.name}: action {of} within {window}, {rate}, labels {task.labels}{wait}")
     for source in sources:
         click.echo(f"source    {source}")
+    actions = config.sources.actions
+    for task in tasks_of_values(spec) if actions.format != "rillet" and not actions.value else ():
+        click.echo(
+            f"warning: task {task.name}: asks for a {task.at_least}, and [sources.actions] value names no path: it has"
+            " negatives alone",
+            err=True,
+        )
     memory = partial(TaskMemory.of, config.joiner, config.flink, converted_topics=len(config.sources.converted))
     click.echo(f"memory    Flink below rillet join: {memory(subtasks=config.flink.parallelism)}")
     click.echo(f"          each TaskManager of a cluster: {memory()}")
@@ -113,13 +121,14 @@ def _check_samples(config: RilletConfig, sample: Path | None, topic: Kind | None
     """What becomes of a file's records and of the newest on the topics; 1 if one does not fit."""
     from rillet.connectors.sample_check import KINDS, SampleCheck
 
-    kafka = config.kafka
+    kafka, specs = config.kafka, config.load_specs()
     check = SampleCheck(
-        config.load_spec(),
+        specs.current,
         config.sources,
         click.echo,
         max_ahead_ms=config.joiner.max_ahead_ms,
         lateness_ms=config.flink.lateness_ms,
+        also_accepts=specs.others,
     )
     if sample is not None and topic is not None:
         check.file(sample, topic)

@@ -183,12 +183,12 @@ def audit(config: RilletConfig, config_path: Path, allowed_late: int, json_path:
 
     from rillet.audit.comparison import audit_topics
 
-    topics = config.kafka.topics
+    topics, specs = config.kafka.topics, config.load_specs()
     if json_path is not None:
         json_path.touch()  # before minutes of work, of which nothing would be left
     report, _ = audit_topics(
         config.kafka.connection,
-        config.load_spec(),
+        specs.current,
         features=topics.features,
         actions=topics.actions,
         examples=topics.examples,
@@ -196,6 +196,7 @@ def audit(config: RilletConfig, config_path: Path, allowed_late: int, json_path:
         max_ahead_ms=config.joiner.max_ahead_ms,
         lateness_ms=config.flink.lateness_ms,
         allowed_late=allowed_late,
+        also_accepts=specs.others,
     )
     if json_path is not None:
         json_path.write_text(json.dumps({"ok": report.ok, **asdict(report)}, indent=2) + "\n", "utf-8")

@@ -100,6 +100,9 @@ class JoinerFacts:
     :param unknown_actions: actions that no task asks for, by name.
     :param recent: what the counters have grown by over the newest records.
     :param recent_unknown: the same of unknown actions.
+    :param recent_valued: of tasks that ask for values, actions among the newest that have one, by task; ``recent_valueless``
+        those that have none.
+    :param recent_lacking: pages among the newest without a slot or dense feature that is new to the spec, by its name.
     """
 
     open_requests: int | None
@@ -113,6 +116,9 @@ class JoinerFacts:
     unknown_actions: Mapping[str, int]
     recent: Mapping[str, int]
     recent_unknown: Mapping[str, int]
+    recent_valued: Mapping[str, int] = field(default_factory=dict)
+    recent_valueless: Mapping[str, int] = field(default_factory=dict)
+    recent_lacking: Mapping[str, int] = field(default_factory=dict)
     held_s: float = 0.0
     silent_s: Mapping[str, float] = field(default_factory=dict)
     failed_checkpoints: int = 0

@@ -41,9 +41,12 @@ def joiner_facts(read: Scrape) -> JoinerFacts | None:
         waiting=whole(read, "rillet_joiner_waiting_actions"),
         oldest_waiting_ms=time_ms(read, "rillet_joiner_oldest_waiting_seconds"),
         counts=counts,
-        unknown_actions=_by_action(read, "rillet_joiner_unknown_actions_total"),
+        unknown_actions=_counts(read, "rillet_joiner_unknown_actions_total", "action"),
         recent=recent,
-        recent_unknown=_by_action(read, "rillet_joiner_recent_unknown_actions"),
+        recent_unknown=_counts(read, "rillet_joiner_recent_unknown_actions", "action"),
+        recent_valued=_counts(read, "rillet_joiner_recent_valued_actions", "task"),
+        recent_valueless=_counts(read, "rillet_joiner_recent_valueless_actions", "task"),
+        recent_lacking=_counts(read, "rillet_joiner_recent_lacking_pages", "feature"),
         held_s=read.values.get("rillet_joiner_held_seconds", 0.0),
         silent_s=_by_label(read, "rillet_joiner_silent_topic_seconds", "topic"),
         failed_checkpoints=whole(read, "rillet_joiner_failed_checkpoints_in_a_row") or 0,
@@ -140,8 +143,8 @@ def _quality(read: Scrape, task: str) -> QualityFacts:
     )
 
 
-def _by_action(read: Scrape, name: str) -> dict[str, int]:
-    return {action: round(value) for action, value in _by_label(read, name, "action").items() if value}
+def _counts(read: Scrape, name: str, label: str) -> dict[str, int]:
+    return {of: round(value) for of, value in _by_label(read, name, label).items() if value}
 
 
 def _by_label(read: Scrape, name: str, label: str) -> dict[str, float]:

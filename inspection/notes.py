@@ -14,6 +14,7 @@ _FUTURE_MS = 5_000
 _HELD_S = 60.0
 #: share of the newest records from which a mistake is noted, and how many there must be
 _UNKNOWN_SHARE, _WAITING_SHARE, _LOST_SHARE, _FEWEST = 0.1, 0.5, 0.01, 10
+_VALUELESS_SHARE = 0.9
 _PAGES_REFUSED = "and pages were refused: rillet peek dead-letters shows why"
 #: counter of the joiner: what it counts, and what to look at
 _LOST = {
@@ -95,10 +96,19 @@ def _not_joined(joiner: JoinerFacts, facts: LoopFacts, spec: FeatureSpec) -> Ite
         if count >= max(_FEWEST, _UNKNOWN_SHARE * actions):
             text = f"{count:,} of the newest {actions:,} actions are named {name!r}, which no task asks for"
             yield f"{text}; {spec.advice_on_action(name)}"
+    for task, count in joiner.recent_valueless.items():
+        of = count + joiner.recent_valued.get(task, 0)
+        if count >= max(_FEWEST, _VALUELESS_SHARE * of):
+            yield (
+                f"{count:,} of the newest {of:,} actions on task {task} have no value, which its at_least asks for; does"
+                " [sources.actions] value say where it lies, and do producers send it?"
+            )
     unmatched = recent.get("unmatched_actions", 0) - recent.get("matched_later", 0)
-    waiting = unmatched >= max(_FEWEST, _WAITING_SHARE * actions)
+    # Those that were given up wait no more, whenever they came.
+    still = unmatched if joiner.waiting is None else min(unmatched, joiner.waiting)
+    waiting = still >= max(_FEWEST, _WAITING_SHARE * actions)
     if waiting:
-        share = f"{min(unmatched / max(actions, 1), 1):.0%}"
+        share = f"{min(still / max(actions, 1), 1):.0%}"
         text = f"{share} of the newest {actions:,} actions wait for a request that has not come"
         if refused:
             yield f"{text}, {_PAGES_REFUSED}"

@@ -17,7 +17,7 @@ from rillet.inspection.records import Convert, Kind, RecordReader
 from rillet.inspection.text import lines_of
 from rillet.inspection.topics import find_records, follow
 from rillet.jobs.config import RilletConfig
-from rillet.schemas import FeatureSpec, RecordError, decode_dead_letter
+from rillet.schemas import RecordError, SpecRegistry, decode_dead_letter
 from rillet.schemas.text import printable
 from rillet.sources import Converter
 
@@ -56,7 +56,7 @@ class Peek:
             limit=rows,
             full=full,
             max_ahead_ms=config.joiner.max_ahead_ms,
-            sources=converts_of(config, spec),
+            sources=converts_of(config, specs),
         )
         self._as_json = as_json
         self._show, self._tell = show, tell
@@ -133,10 +133,10 @@ class Peek:
             self._show(line)
 
 
-def converts_of(config: RilletConfig, spec: FeatureSpec) -> dict[Kind, Convert]:
+def converts_of(config: RilletConfig, specs: SpecRegistry) -> dict[Kind, Convert]:
     """For the topics that [sources] gives another format than the native one, what makes native records of them.
 
-    :raises SourceError: source and spec do not fit each other, or a schema file cannot be used.
+    :raises SourceError: source and specs do not fit each other, or a schema file cannot be used.
     """
 
     def of(converter: Converter) -> Convert:
@@ -149,7 +149,10 @@ def converts_of(config: RilletConfig, spec: FeatureSpec) -> dict[Kind, Convert]:
         return convert
 
     ahead_ms = config.joiner.max_ahead_ms
-    made = {kind: connected_converter(kind, spec, config.sources, max_ahead_ms=ahead_ms) for kind in _RAW}
+    made = {
+        kind: connected_converter(kind, specs.current, config.sources, max_ahead_ms=ahead_ms, also_accepts=specs.others)
+        for kind in _RAW
+    }
     return {kind: of(converter) for kind, converter in made.items() if converter is not None}
 
 

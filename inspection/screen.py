@@ -150,6 +150,10 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
     odd = [f"{counts[name]:,} {text}" for name, text in names.items() if counts.get(name)]
     if odd:
         yield "", "not joined: " + ", ".join(odd)
+    if joiner.recent_lacking:
+        lacking = ", ".join(f"{count:,} lack {name}" for name, count in joiner.recent_lacking.items())
+        pages = joiner.recent.get("features", 0) + joiner.recent.get("duplicate_features", 0)
+        yield "", f"of the newest {pages:,} pages {lacking} (new to the feature spec)"
     if joiner.unknown_actions:
         most = sorted(joiner.unknown_actions.items(), key=lambda entry: -entry[1])
         yield "", "unknown actions: " + ", ".join(f"{name} {count:,}" for name, count in most[:6])

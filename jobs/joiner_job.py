@@ -90,9 +90,7 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     refused = []
     for kind in sources.converted:
         lying = tables.to_append_stream(tables.sql_query(queries[kind]), KEY_RECORD)
-        conversion = ConversionFunction(
-            kind, specs.current, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms
-        )
+        conversion = ConversionFunction(kind, specs, sources, buckets=join.buckets, max_ahead_ms=join.max_ahead_ms)
         stream = lying.process(conversion, KEY_RECORD).name(f"convert-{kind}").uid(f"convert-{kind}")
         streams.append(stream)
         refused.append(stream.get_side_output(DEAD_LETTERS))

@@ -9,7 +9,7 @@ from rillet.joiner.header import END_OF_TIME_MS
 from rillet.joiner.held_time import HeldTime
 from rillet.joiner.join import Joiner
 from rillet.joiner.kept_state import Kept, KeptSettings, Remedies, check_kept
-from rillet.joiner.metrics import JoinMetrics, RefusalMetrics
+from rillet.joiner.metrics import JoinMetrics, LackMetrics, RefusalMetrics
 from rillet.joiner.request_range import RequestRange
 from rillet.joiner.runs import JoinerRun, JoinerRuns
 from rillet.joiner.slices import SliceSchedule
@@ -33,6 +33,7 @@ __all__ = [
     "JoinerRuns",
     "Kept",
     "KeptSettings",
+    "LackMetrics",
     "NameCounts",
     "RecentCounts",
     "RefusalMetrics",

@@ -22,6 +22,9 @@ _ABSURD, _WELL = 0.5, 0.25
 _ABSURD_REFUSED, _ABSURD_SYSTEMATIC, _WELL_REFUSED = 0.1, 1e-9, 1e-9
 _SYSTEMATIC = ("SpecMismatchError", "TimeUnitError", "WaitingFullError")
 
+#: of actions without a value that their task asks for: a task may listen to an action that has none beside one that has
+_ABSURD_VALUELESS = 0.9
+
 #: records refused with errors of a kind that are a mistake, and growth of their number that is told
 _FEWEST_REFUSED, _TOLD_AGAIN = 10, 10
 #: of a stretch of actions that wait, to tell them from those that come a little before their feature events
@@ -73,6 +76,8 @@ class Alarms:
         self._stretches["waiting"] = _Stretch(_STRETCH, _WAIT_MS)
         # Of refused records a few are enough.
         self._stretches["records"] = _Stretch(_STRETCH // 5)
+        #: by task
+        self._values: dict[str, _Stretch] = {}
         #: by the kind of their error
         self._refusals: dict[str, _Refusals] = {}
         #: what was told of each subject and is not well again
@@ -87,16 +92,21 @@ class Alarms:
         unknown_actions: Mapping[str, int],
         refused: Mapping[str, int],
         watermark_ms: int | None = None,
+        *,
+        valued: Mapping[str, int] | None = None,
+        valueless: Mapping[str, int] | None = None,
     ) -> list[str]:
         """What has to be told now, one line each.
 
-        :param counts: of :class:`rillet.joiner.Counters`, and ``dead_letters``.
+        :param counts: of :class:`rillet.joiner.Counters`, ``dead_letters``, and how many ``waiting_actions`` there are now.
         :param unknown_actions: by name.
         :param refused: dead letters by the kind of their error.
         :param watermark_ms: event time up to which the joiner has come; None while there is none, and then orphans are
             not judged.
+        :param valued: of the tasks that ask for values, actions that have one, by task; ``valueless`` those that have none.
         """
         lines = self._unknown(counts, unknown_actions) + self._waiting(counts) + self._settled(counts, watermark_ms)
+        lines += self._valueless(valued or {}, valueless or {})
         total = counts["features"] + counts["duplicate_features"] + counts["actions"] + counts["dead_letters"]
         if (grown := self._stretches["records"].grown(total, refused)) is not None:
             of, more = grown
@@ -130,6 +140,21 @@ class Alarms:
         text += f"; {self._spec.advice_on_action(name)}"
         return self._tell("unknown_actions", unknown / of, text, about=about)
 
+    def _valueless(self, valued: Mapping[str, int], valueless: Mapping[str, int]) -> list[str]:
+        lines = []
+        for task, count in valueless.items():
+            stretch = self._values.setdefault(task, _Stretch(_STRETCH))
+            grown = stretch.grown(count + valued.get(task, 0), {"": count})
+            if grown is not None:
+                of, more = grown
+                text = (
+                    f"{_share(more[''], of)} of {of:,} actions on task {task} have no value, which its at_least asks for: "
+                    "does [sources.actions] value say where it lies, and do producers send it?"
+                )
+                absurd = _ABSURD_VALUELESS
+                lines += self._tell(f"valueless {task}", more[""] / of, text, absurd=absurd, well=absurd)
+        return lines
+
     def _waiting(self, counts: Mapping[str, int]) -> list[str]:
         """Long before the first of them is given up as an orphan."""
         features = counts["features"] + counts["duplicate_features"]
@@ -138,12 +163,14 @@ class Alarms:
         if grown is None:
             return []
         of, more = grown
-        text = f"{_share(more[''], of)} of {of:,} actions wait for feature events of their requests"
+        # Those that were given up wait no more, whenever they came.
+        waiting = min(more[""], counts["waiting_actions"])
+        text = f"{_share(waiting, of)} of {of:,} actions wait for feature events of their requests"
         if more["features"]:
             text += " that have not come: are request ids the same on both topics?"
         else:
             text += ", and none has come: does anything write feature events to their topic?"
-        return self._tell("waiting_actions", more[""] / of, text)
+        return self._tell("waiting_actions", waiting / of, text)
 
     def _settled(self, counts: Mapping[str, int], watermark_ms: int | None) -> list[str]:
         total = sum(counts[name] for name in _SETTLED)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_LENGTH = 60
 
 
 @dataclass(slots=True)
@@ -54,6 +55,11 @@ class Counters:
         setattr(self, name, getattr(self, name) + 1)
 
 
+def metric_label(name: str) -> str:
+    """A name as the label of a metric: its beginning, with ``_`` for what Flink's reporters do not take."""
+    return _NOT_IN_NAMES.sub("_", name[:_LENGTH]) or "_"
+
+
 class NameCounts:
     """Counts by name, of names that strangers give: as many as are worth telling apart, the others under one.
 
@@ -64,7 +70,6 @@ class NameCounts:
     """
 
     OTHER = "other"
-    _LENGTH = 60
 
     def __init__(self, names: int = 20) -> None:
         """:param names: that are told apart."""
@@ -72,8 +77,8 @@ class NameCounts:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str) -> None:
-        """One more of a name; what a metric's label may not have is replaced by ``_``."""
-        name = _NOT_IN_NAMES.sub("_", name[: self._LENGTH]) or "_"
+        """One more of a name, see :func:`metric_label`."""
+        name = metric_label(name)
         if name not in self._counts and len(self._counts) >= self._names:
             name = self.OTHER
         self._counts[name] = self._counts.get(name, 0) + 1
@@ -81,6 +86,23 @@ class NameCounts:
     def as_dict(self) -> dict[str, int]:
         """Name to count."""
         return dict(self._counts)
+
+
+class ValueCounts:
+    """Of the tasks that ask for values of actions: how many actions had one, and how many had none, by task.
+
+    Each action is counted that could have made a pair positive.
+    """
+
+    #: tasks of a spec, and of those before it
+    _TASKS = 100
+
+    def __init__(self) -> None:
+        self.valued, self.valueless = NameCounts(self._TASKS), NameCounts(self._TASKS)
+
+    def add(self, task: str, value: float | None) -> None:
+        """One more action on a task."""
+        (self.valueless if value is None else self.valued).add(task)
 
 
 class RecentCounts:

@@ -18,7 +18,7 @@ from rillet.joiner.bucket import Bucket
 from rillet.joiner.buckets import Buckets
 from rillet.joiner.closing import STEP_BYTES, STEP_REQUESTS, Closing
 from rillet.joiner.config import JoinerConfig
-from rillet.joiner.counters import Counters, NameCounts
+from rillet.joiner.counters import Counters, NameCounts, ValueCounts
 from rillet.joiner.entry import Entry
 from rillet.joiner.gathered import Fate, take
 from rillet.joiner.header import WorkKind
@@ -47,7 +47,7 @@ class Joiner:
 
     :param directory: for the disk tier, made when first needed; must not exist.
     :param builder: builds the blocks; by default all rows go out with the event that they are due to.
-    :param counters: to count in, and ``unknown_actions`` to count names in; by default its own.
+    :param counters: to count in, ``unknown_actions`` to count names in, and ``values``; by default its own.
     :param step_requests: see :class:`rillet.joiner.closing.Closing`, like ``step_bytes`` and ``left_out``.
     """
 
@@ -60,6 +60,7 @@ class Joiner:
         *,
         counters: Counters | None = None,
         unknown_actions: NameCounts | None = None,
+        values: ValueCounts | None = None,
         step_requests: int = STEP_REQUESTS,
         step_bytes: int = STEP_BYTES,
         left_out: frozenset[int] = frozenset(),
@@ -67,6 +68,7 @@ class Joiner:
         self.counters = Counters() if counters is None else counters
         #: ``counters.unknown_actions`` by the names of the actions
         self.unknown_actions = NameCounts() if unknown_actions is None else unknown_actions
+        self.values = ValueCounts() if values is None else values
         self.store = SliceStore(config.memory_bytes, directory if config.disk_tier else None)
         self.spec = self._spec = spec
         self._config = config
@@ -314,6 +316,8 @@ class Joiner:
                 self.counters.late_actions += 1
                 continue
             if task in self._rules:
+                if self._rules[task].needs_values:
+                    self.values.add(self._spec.tasks[task].name, action.value)
                 fate = take(self._rules[task], entry, task, index, action, state)
                 if fate is not Fate.TURNED:
                     self.counters.add(fate.value)

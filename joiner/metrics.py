@@ -6,9 +6,10 @@ process with them does not bear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rillet.joiner.counters import metric_label
 from rillet.joiner.header import END_OF_TIME_MS
 from rillet.joiner.spec_joiners import SpecJoiners
 from rillet.schemas import RecordError
@@ -16,6 +17,10 @@ from rillet.schemas import RecordError
 GROUP = "rillet_joiner"
 #: groups of counters with a name or kind in their own names
 BY_ACTION, BY_ERROR, BY_TOPIC, BY_TIER = "unknown_action", "refused", "silent_topic_ms", "reads"
+#: of tasks that ask for values: actions that have one, and actions that have none
+VALUED, VALUELESS = "valued", "valueless"
+#: pages without a slot or dense feature that only the new one of two feature specs has
+LACKING = "lacking"
 
 
 class RefusalMetrics:
@@ -34,6 +39,22 @@ class RefusalMetrics:
             self._kinds[kind] = self._group.add_group(BY_ERROR, kind).counter("count")
         self._kinds[kind].inc()
         self._total.inc()
+
+
+class LackMetrics:
+    """Pages without what only the new one of two feature specs has, by its name; each counts at once."""
+
+    def __init__(self, group: Any) -> None:
+        """:param group: Flink's metric group of the task."""
+        self._group = group.add_group(GROUP)
+        self._counters: dict[str, Any] = {}
+
+    def add(self, names: Iterable[str]) -> None:
+        """A page lacks these."""
+        for name in map(metric_label, names):
+            if name not in self._counters:
+                self._counters[name] = self._group.add_group(LACKING, name).counter("count")
+            self._counters[name].inc()
 
 
 class JoinMetrics:
@@ -69,6 +90,8 @@ class JoinMetrics:
         joiner = self._joiner
         now: dict[tuple[str, ...], int] = {(name,): count for name, count in joiner.counters.as_dict().items()}
         now |= {(BY_ACTION, name, "count"): count for name, count in joiner.unknown_actions.as_dict().items()}
+        for group, counts in ((VALUED, joiner.values.valued), (VALUELESS, joiner.values.valueless)):
+            now |= {(group, task, "count"): count for task, count in counts.as_dict().items()}
         time_ms = max(self._silent_ms, watermark_ms)
         now |= {(BY_TOPIC, topic, "count"): silent_ms for topic, silent_ms in self._silent_topics.items()}
         now["held_ms",] = self._held_ms

@@ -95,7 +95,7 @@ class SpecJoiners:
         #: by bucket, as in its state
         self._notes: dict[int, _Note] = {}
         self.counters = self._current.counters
-        self.unknown_actions = self._current.unknown_actions
+        self.unknown_actions, self.values = self._current.unknown_actions, self._current.values
 
     def on_record(
         self,
@@ -295,6 +295,7 @@ class SpecJoiners:
                 directory,
                 counters=self.counters,
                 unknown_actions=self.unknown_actions,
+                values=self.values,
                 left_out=frozenset(index for index, task in enumerate(conversion.old.tasks) if task.name not in asked),
             )
             self._earlier[spec_hash] = _Earlier(joiner, conversion)

@@ -13,11 +13,11 @@ from pyflink.common import Row, Types
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from rillet.connectors.schema_registry import SchemaRegistry
-from rillet.joiner import RefusalMetrics
+from rillet.joiner import LackMetrics, RefusalMetrics
 from rillet.operators.joiner_function import BYTES, DEAD_LETTERS
 from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import dead_letter_row, join_record, split_record
-from rillet.schemas import NO_TIME_MS, FeatureSpec, RecordError
+from rillet.schemas import NO_TIME_MS, RecordError, SpecRegistry
 from rillet.sources import Kind, SourceError, SourcesConfig, load_schema, make_converter
 
 #: (key of the bucket, record)
@@ -36,16 +36,16 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
     """
 
     def __init__(
-        self, kind: Kind, spec: FeatureSpec, sources: SourcesConfig, *, buckets: int, max_ahead_ms: int
+        self, kind: Kind, specs: SpecRegistry, sources: SourcesConfig, *, buckets: int, max_ahead_ms: int
     ) -> None:
         source = getattr(sources, kind)
         # Read where the job is built: a cluster's workers do not have the file.
         self._schema = load_schema(source.schema) if source.schema else None
         # Refuses settings that cannot work here, not in a task that would be restarted.
-        make_converter(kind, spec, sources)
+        make_converter(kind, specs.current, sources, also_accepts=specs.others)
         self._registry = source.registry
         self._kind = kind
-        self._spec = spec
+        self._specs = specs
         self._sources = sources
         self._keys = bucket_keys(buckets)
         self._max_ahead_ms = max_ahead_ms
@@ -54,16 +54,18 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
         """Makes the converter."""
         converter = make_converter(
             self._kind,
-            self._spec,
+            self._specs.current,
             self._sources,
             schema=self._schema,
             schema_of=SchemaRegistry(self._registry, wait_s=_REGISTRY_WAIT_S).schema,
             max_ahead_ms=self._max_ahead_ms,
+            also_accepts=self._specs.others,
         )
         if converter is None:
             raise SourceError(f"sources.{self._kind}: the topic is native, there is nothing to convert")
         self._converter = converter
         self._refusals = RefusalMetrics(runtime_context.get_metrics_group())
+        self._lacks = LackMetrics(runtime_context.get_metrics_group())
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[Any]:
         """One record of the topic, with a bucket of which nothing is known yet."""
@@ -74,6 +76,7 @@ class ConversionFunction(ProcessFunction):  # type: ignore[misc]
             self._refusals.add(error)
             yield DEAD_LETTERS, dead_letter_row(error, record)
             return
+        self._lacks.add(native.lacking)
         if native.value != record.value:
             ingest = None if native.ingest_ms == NO_TIME_MS else str(native.ingest_ms).encode()
             own_ingest = record.ingest is not None

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from rillet.connectors.errors import ConnectorError
 from rillet.connectors.flink_metrics import FlinkCounters, FlinkJob, JobFigures
 from rillet.joiner import Alarms, Counters, RecentCounts
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, LACKING, VALUED, VALUELESS
 from rillet.pipelines.hold_alarms import HoldAlarms
 from rillet.pipelines.job_alarms import JobAlarms
 
@@ -22,8 +22,31 @@ log = logging.getLogger(__name__)
 _COUNTERS = (*Counters().as_dict(), "dead_letters", "examples")
 _BY_NAME = {
     BY_ACTION: ("rillet_joiner_unknown_actions", "action", "Actions that no task and no history asks for, by name."),
+    VALUED: (
+        "rillet_joiner_valued_actions",
+        "task",
+        "Actions that could have made a positive of a task whose `at_least` asks for values, with a value.",
+    ),
+    VALUELESS: (
+        "rillet_joiner_valueless_actions",
+        "task",
+        "Likewise those without a value: none of them can make a positive.",
+    ),
+    LACKING: (
+        "rillet_joiner_lacking_pages",
+        "feature",
+        "Pages in another format without a slot or dense feature that is new to the spec, taken as missing while `also_accepts` "
+        "names a spec without it.",
+    ),
     BY_ERROR: ("rillet_joiner_refused", "error", "Records that became dead letters, by the kind of error."),
     BY_TIER: ("rillet_joiner_reads", "tier", "Reads of requests, by tier: memory, disk, engine (Flink's state)."),
+}
+#: of them, those of which the growth over the newest records is shown
+_RECENT = {
+    BY_ACTION: "rillet_joiner_recent_unknown_actions",
+    VALUED: "rillet_joiner_recent_valued_actions",
+    VALUELESS: "rillet_joiner_recent_valueless_actions",
+    LACKING: "rillet_joiner_recent_lacking_pages",
 }
 #: what the counters count, by name
 _HELP = {
@@ -173,9 +196,17 @@ class JoinerWatch(Collector):
             return
         counts = {name: self._sum(name) for name in _COUNTERS}
         records = sum(counts[name] for name in ("features", "duplicate_features", "actions", "dead_letters"))
-        named = {f"{BY_ACTION}.{name}": count for name, count in self._by_name(BY_ACTION).items()}
+        named = {f"{kind}.{name}": count for kind in _RECENT for name, count in self._by_name(kind).items()}
         self._recent.add(self._now_s(), counts | named, records)
-        for line in self._alarms.judge(counts, self._by_name(BY_ACTION), self._by_name(BY_ERROR), self._watermark_ms()):
+        lines = self._alarms.judge(
+            counts | {"waiting_actions": self._sum("waiting_actions")},
+            self._by_name(BY_ACTION),
+            self._by_name(BY_ERROR),
+            self._watermark_ms(),
+            valued=self._by_name(VALUED),
+            valueless=self._by_name(VALUELESS),
+        )
+        for line in lines:
             log.warning("%s", line)
         self._hold_alarms.tell(self._held_ms(), self._silent_topics())
 
@@ -248,14 +279,17 @@ class JoinerWatch(Collector):
         yield silence
         text = "Growth of counters over the newest records: the last two minutes with traffic, 100 records at least."
         recent = GaugeMetricFamily("rillet_joiner_recent", text, labels=["count"])
-        unknown = GaugeMetricFamily("rillet_joiner_recent_unknown_actions", f"By name. {text}", labels=["action"])
+        named = {}
+        for kind, metric in _RECENT.items():
+            label = _BY_NAME[kind][1]
+            named[kind] = GaugeMetricFamily(metric, f"By {label}. {text}", labels=[label])
         for name, count in self._recent.grown().items():
-            kind, _, action = name.partition(".")
-            if kind == BY_ACTION:
-                unknown.add_metric([action], count)
+            kind, _, label = name.partition(".")
+            if kind in named:
+                named[kind].add_metric([label], count)
             else:
                 recent.add_metric([name], count)
-        yield from (recent, unknown)
+        yield from (recent, *named.values())
 
     def _sum(self, name: str) -> int:
         return sum(subtask.get(name, 0) for subtask in self._found)

@@ -65,7 +65,9 @@ def record(
     start = start or {}
     topics: dict[Kind, str] = {"features": features, "actions": actions}
     converters = {
-        topic: connected_converter(kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms)
+        topic: connected_converter(
+            kind, spec, sources or SourcesConfig(), max_ahead_ms=max_ahead_ms, also_accepts=also_accepts
+        )
         for kind, topic in topics.items()
     }
     kafka = KafkaConnection.of(kafka)

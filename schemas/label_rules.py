@@ -24,6 +24,11 @@ class AtLeast:
     measure: Measure
     number: float
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether actions without a value count for nothing; ``count`` takes them."""
+        return self.measure != "count"
+
     def __str__(self) -> str:
         """For people.
 

@@ -6,9 +6,10 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from rillet.schemas import ActionEvent, FeatureSpec, RecordError
+from rillet.schemas import ActionEvent, FeatureSpec, RecordError, SpecRegistry, Task
 from rillet.sources.config import ActionSource
 from rillet.sources.errors import SourceError
 from rillet.sources.features import impression_request_id
@@ -22,6 +23,7 @@ class RawAction:
 
     :param impression: the impression's id as found; ``impression_id`` the same as an integer.
     :param action: as the feature spec calls it.
+    :param record: all of it as decoded; for messages.
     """
 
     request_id: str
@@ -29,20 +31,22 @@ class RawAction:
     impression: Any
     impression_id: int
     action: str
-    value: float | None = None
-    action_id: str | None = None
+    value: float | None
+    action_id: str | None
+    record: Mapping[str, Any]
 
 
 class ActionReader:
     """Reads decoded records of the actions topic as a source says."""
 
-    def __init__(self, spec: FeatureSpec, source: ActionSource, *, per_impression: bool) -> None:
+    def __init__(self, specs: SpecRegistry, source: ActionSource, *, per_impression: bool) -> None:
         """
         :param per_impression: each impression is a request of its own.
-        :raises SourceError: an action is called what the spec does not ask for.
+        :raises SourceError: an action is called what none of the specs asks for.
         """
+        spec = specs.current
         for name, action in source.names.items():
-            if action not in spec.actions:
+            if not any(action in one.actions for one in (spec, *specs.others)):
                 raise SourceError(
                     f"sources.actions.names.{name}: no task and no history of feature spec {spec.name} asks for action"
                     f" {action!r}; they ask for {', '.join(sorted(spec.actions))}"
@@ -77,6 +81,7 @@ class ActionReader:
             source.names.get(name, name),
             _number(self._value, value),
             _id(self._action_id, value),
+            value,
         )
 
     def event(self, raw: RawAction) -> ActionEvent:
@@ -89,9 +94,13 @@ def _number(path: Path | None, record: Mapping[str, Any]) -> float | None:
     found = None if path is None else path.find(record)
     if path is None or found is None:
         return None
-    if type(found) not in (int, float) or not math.isfinite(found):
+    try:
+        number = float(found) if type(found) in (int, float, Decimal) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise RecordError(f"{path.text}: {shown(found)} is no finite number")
-    return float(found)
+    return number
 
 
 def _id(path: Path | None, record: Mapping[str, Any]) -> str | None:
@@ -102,3 +111,8 @@ def _id(path: Path | None, record: Mapping[str, Any]) -> str | None:
 def nearest_action(name: str, spec: FeatureSpec) -> str | None:
     """The action asked for that a name may stand for: ``click`` for ``CLICK``."""
     return next(iter(difflib.get_close_matches(name.lower(), sorted(spec.actions), 1)), None)
+
+
+def tasks_of_values(spec: FeatureSpec) -> list[Task]:
+    """The tasks of which an action without a value makes no positive."""
+    return [task for task in spec.tasks if task.at_least is not None and task.at_least.needs_values]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from traceback import extract_tb
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ from rillet.schemas import (
     FutureTimeError,
     RecordError,
     RilletError,
+    SpecRegistry,
     encode,
     parse_ingest_ms,
 )
@@ -36,11 +37,15 @@ _NATIVE = frozenset(CODECS[kind].header for kind in (FeatureEvent, ActionEvent))
 
 
 class NativeRecord(NamedTuple):
-    """Key and value as a native producer would have written them, and when the record was ingested, -1 unknown."""
+    """Key and value as a native producer would have written them, and when the record was ingested, -1 unknown.
+
+    :param lacking: what the page lacks that is new to the spec, see :class:`rillet.sources.features.RawPage`.
+    """
 
     key: bytes | None
     value: bytes | None
     ingest_ms: int
+    lacking: tuple[str, ...] = ()
 
 
 class Converted(NamedTuple):
@@ -83,7 +88,8 @@ class Converter:
         if is_native(value):
             return NativeRecord(key, value, parse_ingest_ms(ingest))
         done = self.convert(value, ingest, timestamp_ms)
-        return NativeRecord(done.event.request_id.encode(), encode(done.event), done.ingest_ms)
+        lacking = done.raw.lacking if isinstance(done.raw, RawPage) else ()
+        return NativeRecord(done.event.request_id.encode(), encode(done.event), done.ingest_ms, lacking)
 
     def convert(self, value: bytes | None, ingest: bytes | None = None, timestamp_ms: int = NO_TIME_MS) -> Converted:
         """The event of a record that is not native, with what the record says by the names of the feature spec.
@@ -138,18 +144,22 @@ def make_converter(
     schema: Schema = None,
     schema_of: SchemaOfId = no_registry,
     max_ahead_ms: int = MAX_AHEAD_MS,
+    also_accepts: Iterable[FeatureSpec] = (),
 ) -> Converter | None:
     """The converter of a topic; None where its records are native.
 
+    :param spec: that events are made by.
     :param schema: of format avro.
     :param schema_of: of format registry.
-    :raises SourceError: source and spec do not fit each other.
+    :param also_accepts: specs from before or after a change that is under way: what is new to ``spec`` may be missing.
+    :raises SourceError: source and specs do not fit each other.
     """
     if getattr(sources, kind).format == "rillet":
         return None
     reader: FeatureReader | ActionReader
+    specs = SpecRegistry(spec, also_accepts)
     if kind == "features":
-        reader = FeatureReader(spec, sources.features)
+        reader = FeatureReader(specs, sources.features)
     else:
-        reader = ActionReader(spec, sources.actions, per_impression=sources.features.per_impression)
+        reader = ActionReader(specs, sources.actions, per_impression=sources.features.per_impression)
     return Converter(reader, decoder(getattr(sources, kind), schema, schema_of), max_ahead_ms=max_ahead_ms)

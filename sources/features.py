@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rillet.schemas import MAX_VALUE, FeatureEvent, FeatureSpec, RecordError, Slot, token_values
+from rillet.schemas import MAX_VALUE, FeatureEvent, RecordError, Slot, SpecRegistry, token_values
 from rillet.schemas.arrays import Float32s, UInt8s
 from rillet.sources.config import FeatureSource
 from rillet.sources.errors import SourceError
+from rillet.sources.new_columns import NewColumns
 from rillet.sources.paths import Path, joined, shown
 from rillet.sources.scores import ScoreReader
 from rillet.sources.values import check_text, id_text, impression_number, missing_or, time_ms
@@ -34,6 +35,8 @@ class RawPage:
     :param scores: task to N scores, None where an impression has none.
     :param exposed: N times whether the impression was exposed; None where the source does not say.
     :param record: all of it as decoded; for messages.
+    :param lacking: slots and dense features that are new to a spec that is being changed, and that the page, or one of its
+        impressions, lacks; None stands for their values.
     """
 
     request_id: str
@@ -46,19 +49,23 @@ class RawPage:
     scores: dict[str, list[Any]]
     record: Mapping[str, Any]
     exposed: list[Any] | None = None
+    lacking: tuple[str, ...] = ()
 
 
 class FeatureReader:
     """Reads decoded records of the features topic as a source says."""
 
-    def __init__(self, spec: FeatureSpec, source: FeatureSource) -> None:
-        """:raises SourceError: a slot, dense feature or task is named that the spec does not have."""
-        known = [slot.name for slot in spec.slots] + list(spec.dense_names)
+    def __init__(self, specs: SpecRegistry, source: FeatureSource) -> None:
+        """:raises SourceError: a slot, dense feature or task is named that none of the specs has."""
+        spec = specs.current
+        known = [
+            name for one in (spec, *specs.others) for name in (*(slot.name for slot in one.slots), *one.dense_names)
+        ]
         for name in source.slots:
             if name not in known:
                 raise SourceError(
                     f"sources.features.slots.{name}: feature spec {spec.name} has no slot or dense feature of this name;"
-                    f" it has {', '.join(known)}"
+                    f" it has {', '.join(dict.fromkeys(known))}"
                 )
         self.time_path = source.time
         self._spec = spec
@@ -70,7 +77,8 @@ class FeatureReader:
         self._context_paths = [(slot, _path(source, slot.name)) for slot in spec.context]
         self._item_paths = [(slot, _path(source, slot.name)) for slot in spec.item]
         self._dense_paths = [(name, _path(source, name)) for name in spec.dense_names]
-        self._scores = ScoreReader(spec, source)
+        self._scores = ScoreReader(specs, source)
+        self._new = NewColumns(specs)
         self._exposed = Path(source.exposed) if source.exposed else None
         self._number_slots = [slot for slot in spec.slots if spec.value_slot(slot).kind == "number"]
 
@@ -91,20 +99,24 @@ class FeatureReader:
             raise RecordError(f"{place}: {shown(impressions[at])} stands twice in the request")
         if self._items is None:
             request_id = impression_request_id(request_id, impressions[0])
+        context = {slot.name: _value(slot, path.find(value)) for slot, path in self._context_paths}
+        of_items = {
+            slot.name: [_value(slot, found) for found in path.column(items, source.items)]
+            for slot, path in self._item_paths
+        }
+        dense = {name: path.column(items, source.items) for name, path in self._dense_paths}
         page = RawPage(
             request_id,
             event_time_ms,
             impressions,
             numbers,
-            {slot.name: _value(slot, path.find(value)) for slot, path in self._context_paths},
-            {
-                slot.name: [_value(slot, found) for found in path.column(items, source.items)]
-                for slot, path in self._item_paths
-            },
-            {name: path.column(items, source.items) for name, path in self._dense_paths},
+            context,
+            of_items,
+            dense,
             self._scores.read(items, source.items),
             value,
             None if self._exposed is None else self._exposed.column(items, source.items),
+            self._new.lacking(context, of_items, dense),
         )
         self._check_numbers(page)
         return page
@@ -114,17 +126,16 @@ class FeatureReader:
 
         :raises RecordError: a value that its slot does not take; with its path.
         """
-        spec = self._spec
         try:
-            context, context_lengths = spec.encode_side("context", {name: [v] for name, v in page.context.items()})
-            item, item_lengths = spec.encode_side("item", page.items)
+            context, context_lengths = self._new.encode_side("context", {name: [v] for name, v in page.context.items()})
+            item, item_lengths = self._new.encode_side("item", page.items)
         except RecordError:
             self._refuse_value(page)
             raise
         return FeatureEvent(
             request_id=page.request_id,
             event_time_ms=page.event_time_ms,
-            spec_hash=spec.hash,
+            spec_hash=self._spec.hash,
             context_fids=context,
             context_lengths=context_lengths,
             impression_ids=np.array(page.impression_ids, np.int64),
@@ -152,7 +163,7 @@ class FeatureReader:
         """Dense features of the impressions, row after row, float32[N x Dd]."""
         if not self._dense_paths:
             return np.empty(0, np.float32)
-        columns = [page.dense[name] for name, _ in self._dense_paths]
+        columns = [self._new.dense_column(name, page.dense[name]) for name, _ in self._dense_paths]
         return np.array(columns, np.float64).T.astype(np.float32).reshape(-1)
 
     def _impression_numbers(self, impressions: list[Any]) -> list[int]:
@@ -172,9 +183,11 @@ class FeatureReader:
 
         :raises RecordError: a number is none.
         """
-        columns = [page.dense[name] for name, _ in self._dense_paths]
+        columns = [self._new.dense_column(name, page.dense[name]) for name, _ in self._dense_paths]
         for slot in self._number_slots:
             column = page.items[slot.name] if slot.name in page.items else [page.context[slot.name]]
+            if slot.name in self._new.slots:
+                column = [value for value in column if value is not None]
             columns += [value if type(value) is list else [value] for value in column]
         if not all(type(one) in (float, int) and -_MAX_FLOAT32 <= one <= _MAX_FLOAT32 for c in columns for one in c):
             self._refuse_value(page)
@@ -186,6 +199,8 @@ class FeatureReader:
         """
         for slot, path in self._context_paths:
             value = page.context[slot.name]
+            if value is None and slot.name in self._new.slots:
+                continue
             if value is None:
                 raise _missing("slot", slot.name, path, path.text, page.record)
             _check_value(self._spec.value_slot(slot), slot.ragged, value, path.text)
@@ -193,11 +208,13 @@ class FeatureReader:
         for slot, path in self._item_paths:
             for index, value in enumerate(page.items[slot.name]):
                 place = self._item_path(index, path.text)
+                if value is None and slot.name in self._new.slots:
+                    continue
                 if value is None:
                     raise _missing("slot", slot.name, path, place, items[index])
                 _check_value(slot, slot.ragged, value, place)
         for name, path in self._dense_paths:
-            for index, value in enumerate(page.dense[name]):
+            for index, value in enumerate(self._new.dense_column(name, page.dense[name])):
                 place = self._item_path(index, path.text)
                 if value is None:
                     raise _missing("dense feature", name, path, place, items[index])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rillet.schemas import FeatureSpec, RecordError
+from rillet.schemas import RecordError, SpecRegistry
 from rillet.schemas.arrays import Float32s
 from rillet.sources.config import FeatureSource, ScoreKind
 from rillet.sources.errors import SourceError
@@ -24,18 +24,19 @@ _MAX_LOGIT = 1e4
 class ScoreReader:
     """Finds the scores of candidates, by the tasks of a feature spec."""
 
-    def __init__(self, spec: FeatureSpec, source: FeatureSource) -> None:
-        """:raises SourceError: a score is of a task that the spec does not have."""
-        tasks = [task.name for task in spec.tasks]
+    def __init__(self, specs: SpecRegistry, source: FeatureSource) -> None:
+        """:raises SourceError: a score is of a task that none of the specs has."""
+        tasks = [task.name for task in specs.current.tasks]
+        others = {task.name for spec in specs.others for task in spec.tasks}
         for name in source.scores:
-            if name not in tasks:
+            if name not in tasks and name not in others:
                 raise SourceError(
-                    f"sources.features.scores.{name}: feature spec {spec.name} has no task of this name; it has"
+                    f"sources.features.scores.{name}: feature spec {specs.current.name} has no task of this name; it has"
                     f" {', '.join(tasks)}"
                 )
         self._tasks = len(tasks)
         self._kind = source.score_kind
-        self._paths = [(tasks.index(name), name, Path(path)) for name, path in source.scores.items()]
+        self._paths = [(tasks.index(name), name, Path(path)) for name, path in source.scores.items() if name in tasks]
 
     def read(self, items: Sequence[Any], prefix: str) -> dict[str, list[Any]]:
         """Task to N scores as found, None where an item has none.

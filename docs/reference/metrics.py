@@ -7,11 +7,11 @@ from typing import Any
 
 from rillet.connectors.flink_metrics import JobFigures
 from rillet.joiner import Counters
-from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC
+from rillet.joiner.metrics import BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, LACKING, VALUED, VALUELESS
 from rillet.pipelines.joiner_watch import GAUGES, JoinerWatch
 
 #: counters with a name in their own names
-_NAMED = (BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC)
+_NAMED = (BY_ACTION, BY_ERROR, BY_TIER, BY_TOPIC, VALUED, VALUELESS, LACKING)
 
 
 def joiner() -> str:
@@ -19,7 +19,7 @@ def joiner() -> str:
     counts = dict.fromkeys((*Counters().as_dict(), *GAUGES, *(f"{group}.x.count" for group in _NAMED)), 1)
     flink: Any = SimpleNamespace(read=lambda: [counts])
     job: Any = SimpleNamespace(read=lambda: JobFigures(0, "", 0, 0, 0, "", 0, 0, 0, 0))
-    alarms: Any = SimpleNamespace(judge=lambda *_: [])
+    alarms: Any = SimpleNamespace(judge=lambda *_, **__: [])
     watch = JoinerWatch(flink, alarms, job)
     watch.refresh()
     rows = ["| metric | is |", "|---|---|"]

@@ -37,6 +37,10 @@ def test_the_join_rate_is_positives_of_every_kind_over_the_newest_actions() -> N
             'rillet_joiner_recent{count="late_positives"} 10',
             'rillet_joiner_recent_unknown_actions{action="CLICK"} 3',
             'rillet_joiner_recent_unknown_actions{action="open"} 0',
+            'rillet_joiner_recent_valued_actions{task="watch"} 8',
+            'rillet_joiner_recent_valueless_actions{task="watch"} 12',
+            'rillet_joiner_recent_lacking_pages{feature="country"} 2',
+            'rillet_joiner_recent_lacking_pages{feature="city"} 0',
             "rillet_joiner_open_requests 12",
             "rillet_joiner_waiting_actions 4",
             "rillet_joiner_oldest_waiting_seconds 1700000000.5",
@@ -47,6 +51,8 @@ def test_the_join_rate_is_positives_of_every_kind_over_the_newest_actions() -> N
     assert facts.counts["orphan_actions"] == 5
     assert (facts.unknown_actions, facts.counts["unknown_actions"]) == ({"CLICK": 7}, 7)
     assert (facts.recent["corrections"], facts.recent_unknown) == (30, {"CLICK": 3})
+    assert facts.recent_lacking == {"country": 2}
+    assert (facts.recent_valued, facts.recent_valueless) == ({"watch": 8}, {"watch": 12})
     assert facts.open_requests == 12
     assert facts.next_close_ms is None, "no window is open"
     assert (facts.waiting, facts.oldest_waiting_ms) == (4, NOW_MS + 500)

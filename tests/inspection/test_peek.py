@@ -12,7 +12,7 @@ from rillet.inspection.cli import peek
 from rillet.inspection.peek import Peek, converts_of
 from rillet.inspection.records import RecordReader
 from rillet.jobs.config import load_config
-from rillet.schemas import dump_spec
+from rillet.schemas import SpecRegistry, dump_spec
 from tests.inspection.samples import NOW_MS, SPEC, on_topic
 
 SOURCES = """
@@ -31,7 +31,7 @@ WATCH = "watch"
 def test_a_json_action_is_shown_by_the_names_of_the_spec_and_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "shop.spec.toml").write_text(dump_spec(SPEC))
     (tmp_path / "rillet.toml").write_text(SOURCES)
-    converts = converts_of(load_config(tmp_path / "rillet.toml"), SPEC)
+    converts = converts_of(load_config(tmp_path / "rillet.toml"), SpecRegistry(SPEC))
     assert set(converts) == {"actions"}
     reader = RecordReader(SPEC, sources=converts)
     raw = f'{{"page": "r-1", "article": 50, "at": {NOW_MS - 4_000}, "type": "WATCH"}}'

@@ -108,6 +108,14 @@ def test_it_says_what_runs_how_far_it_is_and_what_is_wrong() -> None:
     assert missing.split() == ["films.dead_letters", "missing"]
 
 
+def test_pages_that_lack_what_is_new_to_the_spec_are_told_while_they_come() -> None:
+    assert FACTS.joiner is not None
+    joiner = replace(FACTS.joiner, recent={"features": 90}, recent_lacking={"country": 80, "age": 3})
+    words = "of the newest 90 pages 80 lack country, 3 lack age (new to the feature spec)"
+    assert words in text(replace(FACTS, joiner=joiner))
+    assert "lack" not in text(FACTS)
+
+
 def test_times_have_seconds_where_windows_are_of_seconds() -> None:
     shown = text(replace(FACTS, shortest_window_ms=30_000))
     assert "the next window closes at 22:15:20Z, 2 min after the watermark, watermark 22:12:50Z (30 s ago)" in shown
@@ -209,16 +217,39 @@ def test_what_was_mended_is_noted_no_more_and_what_broke_now_is() -> None:
 
 def test_actions_under_ids_that_no_request_has_are_noted_while_they_wait() -> None:
     wrong = {"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 1}
-    assert joiner_notes(wrong) == [
+    assert joiner_notes(wrong, waiting=37) == [
         "92% of the newest 40 actions wait for a request that has not come; are request ids the same on both topics?"
     ]
-    assert joiner_notes(wrong | {"orphan_actions": 37}) == joiner_notes(wrong), "one note on one mistake"
-    assert joiner_notes({"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 30}) == []
-    (note,) = joiner_notes(wrong | {"features": 0})
+    given_up = wrong | {"orphan_actions": 37}
+    assert joiner_notes(given_up, waiting=370) == joiner_notes(wrong, waiting=37), "one note on one mistake"
+    assert joiner_notes(wrong, waiting=None) == joiner_notes(wrong, waiting=37), "how many wait is not known"
+    assert joiner_notes({"features": 40, "actions": 40, "unmatched_actions": 38, "matched_later": 30}, waiting=8) == []
+    (note,) = joiner_notes(wrong | {"features": 0}, waiting=37)
     assert note == (
         "92% of the newest 40 actions wait for a request that has not come, and no page came among them; does anything"
         " write to films.features?"
     )
+
+
+def test_actions_that_were_given_up_are_not_said_to_wait() -> None:
+    """After an outage: pages were lost, and no action has come since those on them were given up."""
+    outage = {"features": 30, "actions": 100, "unmatched_actions": 58, "orphan_actions": 58}
+    assert joiner_notes(outage, waiting=0) == [
+        "58 of the newest 100 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
+    assert joiner_notes(outage | {"orphan_actions": 55}, waiting=3) == [
+        "55 of the newest 100 actions found no page of their request: are both topics keyed by the same request id?"
+    ]
+
+
+def test_a_task_whose_newest_actions_have_no_value_is_noted() -> None:
+    recent = {"features": 100, "actions": 300}
+    (note,) = joiner_notes(recent, recent_valued={"watch": 1}, recent_valueless={"watch": 39, "rate": 9})
+    assert note == (
+        "39 of the newest 40 actions on task watch have no value, which its at_least asks for; does [sources.actions] value"
+        " say where it lies, and do producers send it?"
+    )
+    assert joiner_notes(recent, recent_valued={"watch": 20}, recent_valueless={"watch": 39}) == []
 
 
 def test_of_a_name_that_no_task_asks_for_the_one_that_is_meant_is_told() -> None:
@@ -233,7 +264,7 @@ def test_where_pages_are_refused_their_actions_are_not_said_to_have_wrong_ids() 
     waiting = {"features": 90, "actions": 40, "unmatched_actions": 38, "dead_letters": 120}
 
     def note(recent: dict[str, int], refused: tuple[RefusedFacts, ...]) -> str:
-        facts = replace(FACTS, joiner=replace(FACTS.joiner, recent=recent), refused=refused)  # type: ignore[type-var]
+        facts = replace(FACTS, joiner=replace(FACTS.joiner, recent=recent, waiting=40), refused=refused)  # type: ignore[type-var]
         (found,) = (note for note in notes_on(facts, SPEC) if "actions" in note)
         return found
 

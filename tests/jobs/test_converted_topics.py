@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import Producer
 
@@ -21,7 +22,8 @@ from rillet.joiner import JoinerConfig
 from rillet.operators.flink_config import FlinkConfig
 from rillet.recordings.format import Recording
 from rillet.recordings.record import record
-from rillet.schemas import ExampleBlock, decode_as, dump_spec
+from rillet.schemas import ExampleBlock, Slot, decode_as, dump_spec
+from rillet.schemas.arrays import range_starts
 from rillet.sources import SourcesConfig
 from tests.jobs.joiner_runs import rows_of
 from tests.sources.support import PAGES, SHOWN_MS, SPEC, actions_of, as_json, click, features_of, page
@@ -131,8 +133,8 @@ def test_json_topics_give_the_examples_of_native_ones(broker: str, tmp_path: Pat
     ]
 
 
-def test_a_topic_whose_format_changes_is_read_on_where_it_was(broker: str, tmp_path: Path) -> None:
-    """Actions become JSON between a stop and a start; features stay native, as those that a server logs."""
+def test_a_topic_whose_format_and_spec_change_is_read_on_where_it_was(broker: str, tmp_path: Path) -> None:
+    """Pages become JSON between a stop and a start, under a spec with a slot more that half of them have; actions stay native."""
     config = make(tmp_path, broker, "changed", SourcesConfig())
     producer = Producer({"bootstrap.servers": broker})
     converters = {"features": features_of(), "actions": actions_of()}
@@ -150,12 +152,42 @@ def test_a_topic_whose_format_changes_is_read_on_where_it_was(broker: str, tmp_p
     half = len(records) // 2
     send(records[:half], as_json_="")
     before = join(config, "--until-latest")
-    send(records[half:], as_json_="actions")
-    (config.spec.parent / "rillet.toml").write_text(
-        dump_config(replace(config, sources=replace(PAGES, features=SourcesConfig().features)))
-    )
+    later = [value for kind, _, value in records[half:] if kind == "features"]
+    for value in later[::2]:
+        value["country"] = "NO"
+    send(records[half:], as_json_="features")
+    folder = config.spec.parent
+    country = Slot("country", 4, "token")
+    new = replace(SPEC, context=(country, *SPEC.context))
+    (folder / "new.toml").write_text(dump_spec(new))
+    sources = replace(PAGES, actions=SourcesConfig().actions)
+    changed = replace(config, spec=Path("new.toml"), also_accepts=(Path("spec.toml"),), sources=sources)
+    (folder / "rillet.toml").write_text(dump_config(changed))
     blocks = join(config, "--until-latest", "--drain")
     assert 0 < len(before) < len(blocks)
     # An exposure per pair and a correction per action, each once.
     assert sum(len(block) for block in blocks) == 2 * 3 * REQUESTS + REQUESTS
     assert sum(int(block.labels.sum()) for block in blocks) == REQUESTS
+    assert list(read_dead_letters(config.kafka.connection, config.kafka.topics.dead_letters)) == []
+    # The new slot is the first of the context: what the page says, and the missing value of pages without it.
+    found: dict[str, int] = {}
+    for block in blocks:
+        if block.spec_hash == new.hash:
+            assert block.context_lengths is not None
+            first = range_starts(block.context_lengths.astype(np.int64))[:: len(new.context)]
+            found |= zip(block.request_ids, block.context_fids[first].tolist(), strict=True)
+    for value in later:
+        assert found[value["page_id"]] == (country.fids(["NO"])[0] if "country" in value else (4 << 48) | (1 << 48) - 1)
+
+    # A recording takes both specs, and the audit both forms of a page under the new one.
+    topics, kafka = config.kafka.topics, config.kafka.connection
+    read: dict[str, Any] = {
+        "features": topics.features,
+        "actions": topics.actions,
+        "sources": sources,
+        "also_accepts": [SPEC],
+    }
+    recorded = record(kafka, tmp_path / "recording", new, **read)
+    assert (recorded.dead_letters, recorded.info.requests) == (0, REQUESTS)
+    report, _ = audit_topics(kafka, new, examples=topics.examples, lateness_ms=config.flink.lateness_ms, **read)
+    assert (report.requests, report.unusable_events) == (len(later), REQUESTS - len(later))

@@ -18,7 +18,8 @@ from rillet.connectors.sample_check import SampleCheck, _Looked
 from rillet.connectors.samples import Sample
 from rillet.devstack.process import free_port
 from rillet.jobs.config import RilletConfig, dump_config
-from rillet.schemas import dump_spec
+from rillet.schemas import ActionEvent, DenseFeature, Slot, Task, dump_spec, encode
+from rillet.schemas.label_rules import AtLeast, Measure
 from rillet.sources import SourcesConfig
 from tests.sources.avro_schemas import PAGE
 from tests.sources.registries import framed, registry_server
@@ -115,6 +116,107 @@ def test_actions_that_nobody_asks_for_do_not_fit_where_there_are_no_others(tmp_p
     sample.write_bytes(b"\n".join(map(as_json, [click(), click(type="zoom")])))
     result = check(config, "--sample", sample, "--topic", "actions")
     assert result.exit_code == 0, "what nobody asks for is counted and left out"
+
+
+def test_while_a_spec_is_changed_what_only_one_of_the_two_has_may_be_missing(tmp_path: Path) -> None:
+    new = replace(
+        SPEC, context=(*SPEC.context, Slot("country", 4, "token")), dense=(DenseFeature("words"), *SPEC.dense)
+    )
+    config = write(tmp_path, PAGES)
+    (tmp_path / "old.toml").write_text(dump_spec(SPEC))
+    (tmp_path / "spec.toml").write_text(dump_spec(new))
+    sample = tmp_path / "pages.jsonl"
+    sample.write_bytes(as_json(page()) + b"\n" + as_json(page(page_id="p2", country="FR")))
+    refused = check(config, "--sample", sample, "--topic", "features")
+    assert refused.exit_code == 1
+    assert "country: is missing or null (slot country" in refused.output
+
+    config.write_text(config.read_text().replace("also_accepts = []", 'also_accepts = ["old.toml"]'))
+    taken = check(config, "--sample", sample, "--topic", "features")
+    assert taken.exit_code == 0, taken.output
+    assert "  country     missing\n" in taken.output
+    assert "  country     'FR'\n" in taken.output
+    assert taken.output.count("    words       missing (dense)\n") == 6
+    assert taken.output.endswith(
+        "2 records fit, 0 would be dead letters\n"
+        "country: 1 page lacks it, and none of also_accepts has it: taken as missing, and refused once also_accepts is empty\n"
+        "words: 2 pages lack it, and none of also_accepts has it: taken as missing, and refused once also_accepts is empty\n"
+    )
+
+
+def test_native_records_of_the_other_spec_fit(tmp_path: Path) -> None:
+    new = replace(SPEC, context=(*SPEC.context, Slot("country", 4, "token")))
+    lines: list[str] = []
+    check = SampleCheck(new, SourcesConfig(), lines.append, max_ahead_ms=1_000, lateness_ms=1_000, also_accepts=[SPEC])
+    check._check("features", None, [_Looked(Sample("here", features_of().native(None, as_json(page())).value))])
+    assert check.conclude(), lines
+
+
+WATCHING = replace(SPEC, tasks=(*SPEC.tasks, Task("watch", ("click", "watch"), 60_000, at_least=AtLeast("sum", 20.0))))
+
+
+def check_actions(folder: Path, path: str, *actions: dict[str, object]) -> Result:
+    """The actions, of which a task asks for 20 s in all, at this path."""
+    config = write(folder, replace(PAGES, actions=replace(PAGES.actions, value=path)))
+    (folder / "spec.toml").write_text(dump_spec(WATCHING))
+    sample = folder / "actions.jsonl"
+    sample.write_bytes(b"\n".join(map(as_json, actions)))
+    return check(config, "--sample", sample, "--topic", "actions")
+
+
+def test_values_of_actions_are_shown(tmp_path: Path) -> None:
+    result = check_actions(tmp_path, "seconds", click(type="watch", seconds=12.5), click(), click(type="like"))
+    assert result.exit_code == 0, result.output
+    assert [line.partition("action ")[2] for line in result.output.splitlines()[:3]] == [
+        "watch on impression 'a23', value 12.5",
+        "click on impression 'a23', no value at seconds, which task watch asks for",
+        "like on impression 'a23', no value at seconds",
+    ]
+
+
+def test_a_task_that_asks_for_values_and_finds_none_ends_with_status_1(tmp_path: Path) -> None:
+    watched = [click(type="watch", seconds=30), click(type="watch", seconds=0)]
+    result = check_actions(tmp_path, "second", *watched, click(type="like"))
+    assert result.exit_code == 1
+    first, *_, summary, verdict = result.output.splitlines()
+    assert first.endswith(", no value at second, which task watch asks for; 'seconds' is there: is that meant?")
+    assert summary == "3 records fit, 0 would be dead letters"
+    assert verdict == (
+        "task watch would have negatives alone: it asks for a sum of at least 20, and none of its 2 actions has a value:"
+        " nothing lies at second ([sources.actions] value)"
+    )
+    result = check_actions(tmp_path, "", *watched[:1])
+    assert result.exit_code == 1
+    assert result.output.endswith("and its one action does not have a value: [sources.actions] value names no path\n")
+
+
+def test_without_a_path_of_values_a_task_that_asks_for_them_is_warned_of(tmp_path: Path) -> None:
+    warning = "warning: task watch: asks for a sum of at least 20, and [sources.actions] value names no path: it has negatives alone"
+    valued = replace(PAGES, actions=replace(PAGES.actions, value="seconds"))
+    for sources, warned in ((PAGES, True), (valued, False), (SourcesConfig(), False)):
+        config = write(tmp_path, sources)
+        (tmp_path / "spec.toml").write_text(dump_spec(WATCHING))
+        result = check(config)
+        assert result.exit_code == 0, result.output
+        assert (warning in result.output) == warned
+
+
+@pytest.mark.parametrize("measure", ["sum", "value", "count"])
+def test_values_of_native_actions_are_checked_too(measure: Measure) -> None:
+    lines: list[str] = []
+    task = replace(WATCHING.tasks[-1], at_least=AtLeast(measure, 2.0))
+    spec = replace(WATCHING, tasks=(task,))
+    check = SampleCheck(spec, SourcesConfig(), lines.append, max_ahead_ms=1_000, lateness_ms=1_000)
+    event = ActionEvent("p1", SHOWN_MS, 7, "watch")
+    check._check("actions", None, [_Looked(Sample("here", encode(event)))])
+    assert check.conclude() == (measure == "count")
+    assert ("field value of the action event is null" in lines[-1]) == (measure != "count")
+    # One that has a value is enough, and zero is one.
+    check._check("actions", None, [_Looked(Sample("here", encode(replace(event, value=0.0))))])
+    assert (
+        lines[-1] == "here: request p1, 2025-11-22T00:06:40.250Z, action watch on impression 7, value 0 (native record)"
+    )
+    assert check.conclude()
 
 
 def test_texts_of_records_are_no_control_sequences(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from rillet.joiner import Alarms, Counters, JoinerConfig
 from tests.joiner.support import SPEC
 
 
-def counts(dead_letters: int = 0, **named: int) -> dict[str, int]:
-    return Counters(**named).as_dict() | {"dead_letters": dead_letters}
+def counts(dead_letters: int = 0, waiting_actions: int | None = None, **named: int) -> dict[str, int]:
+    """Actions that are not matched wait, unless it is said how many do."""
+    found = Counters(**named)
+    waiting = found.unmatched_actions - found.matched_later if waiting_actions is None else waiting_actions
+    return found.as_dict() | {"dead_letters": dead_letters, "waiting_actions": waiting}
 
 
 class Clock:
@@ -217,6 +220,34 @@ def test_actions_that_come_a_little_before_their_feature_events_are_no_matter(al
         clock.now_s += 2
         found = counts(features=second, actions=second, unmatched_actions=second, matched_later=max(0, second - 20))
         assert alarms.judge(found, {}, {}, 0) == []
+
+
+def test_a_task_whose_actions_lack_the_value_that_it_asks_for_is_told_of(alarms: Alarms, clock: Clock) -> None:
+    found = counts(features=1_000, actions=9_000, positives=8_000, incomplete_actions=1_000)
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 5, "buy": 400}, valueless={"watch": 195, "buy": 500})
+    assert line == (
+        "98 % of 200 actions on task watch have no value, which its at_least asks for: does [sources.actions] value say where"
+        " it lies, and do producers send it?"
+    )
+    clock.now_s += 100
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 105, "buy": 400}, valueless={"watch": 195, "buy": 600})
+    assert line.startswith("100 % of 100 actions on task buy"), "of what has come since"
+    clock.now_s += 300
+    (line,) = alarms.judge(found, {}, {}, valued={"watch": 205, "buy": 400}, valueless={"watch": 195, "buy": 600})
+    assert line.startswith("well again: 0 % of 100 actions on task watch have no value")
+
+
+def test_few_actions_without_a_value_are_not_judged(alarms: Alarms) -> None:
+    assert alarms.judge(counts(), {}, {}, valued={}, valueless={"watch": 49}) == []
+
+
+def test_actions_that_were_given_up_are_not_said_to_wait(alarms: Alarms, clock: Clock) -> None:
+    """After an outage a backlog comes whose pages are lost: its actions are given up as the watermark passes them."""
+    assert alarms.judge(counts(), {}, {}, 0) == []
+    clock.now_s += 60
+    outage = counts(features=60, actions=100, positives=42, unmatched_actions=58, orphan_actions=58, waiting_actions=0)
+    (line,) = alarms.judge(outage, {}, {}, 700_000)
+    assert line.startswith("58 % of 100 actions found no feature event of their request")
 
 
 def test_without_any_feature_event_the_advice_is_another(alarms: Alarms, clock: Clock) -> None:

@@ -202,3 +202,27 @@ def test_gathered_actions_do_not_become_rows_of_an_aligned_window(tmp_path: Path
     events: list[ActionEvent] = [action(1, 0, "watch", 6_000), *(action(1, 1, "watch", 6_000 + at) for at in range(2))]
     outcome = join(tmp_path, [shown(1, 5_000, 12, spec), *events], spec)
     assert [index for index, kind in outcome.kinds("watch") if kind is LabelKind.POSITIVE] == [1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "counted"),
+    [
+        (AtLeast("sum", 9.0), ({"watch": 1}, {"watch": 2})),
+        (AtLeast("value", 9.0), ({"watch": 1}, {"watch": 2})),
+        (AtLeast("count", 9), ({}, {})),
+        (None, ({}, {})),
+    ],
+)
+def test_actions_that_lack_a_value_are_counted_by_the_tasks_that_ask_for_one(
+    tmp_path: Path, rule: AtLeast | None, counted: tuple[dict[str, int], dict[str, int]]
+) -> None:
+    spec = asking(rule)
+    engine = Engine(spec, CONFIG, tmp_path)
+    # One of them waits, and is counted once it finds its request; that of another task and that on no impression are not.
+    page = Arrival.of(shown(1, 5_000, spec=spec))
+    arrivals = [acted("tap", 5_500), page, acted("watch", 6_000), acted("tap", 6_500, 2.0)]
+    others = [Arrival.of(action(1, 0, "like", 7_000)), Arrival.of(action(1, 77, "watch", 7_000))]
+    for arrival in (*arrivals, *others):
+        engine.record(0, arrival.data)
+    values = engine.joiner.values
+    assert (values.valued.as_dict(), values.valueless.as_dict()) == counted

@@ -17,11 +17,13 @@ from rillet.operators.conversion_function import ConversionFunction, bucket_of
 from rillet.operators.joiner_function import DEAD_LETTERS
 from rillet.operators.key_groups import bucket_keys
 from rillet.operators.records import JoinRecord, dead_letter_row, join_record, split_record
-from rillet.schemas import DeadLetter, RecordError, decode, decode_dead_letter
+from rillet.schemas import DeadLetter, RecordError, Slot, SpecRegistry, decode, decode_dead_letter
 from rillet.sources import SourceError, SourcesConfig
 from tests.sources.avro_schemas import PAGE
 from tests.sources.registries import avro
 from tests.sources.support import PAGES, SPEC, actions_of, as_json, click, features_of, page
+
+SPECS = SpecRegistry(SPEC)
 
 
 class Context:
@@ -48,8 +50,13 @@ def raw(value: bytes | None, key: bytes | None = None, ingest: bytes | None = No
     return JoinRecord("actions", 3, 42, "2025-11-22 00:06:44.250", headers, key, ingest, value)
 
 
-def run(record: JoinRecord, kind: Any = "actions", sources: SourcesConfig = PAGES) -> tuple[list[Any], Context]:
-    function = ConversionFunction(kind, SPEC, sources, buckets=64, max_ahead_ms=1_000)
+def run(
+    record: JoinRecord,
+    kind: Any = "actions",
+    sources: SourcesConfig = PAGES,
+    specs: SpecRegistry = SPECS,
+) -> tuple[list[Any], Context]:
+    function = ConversionFunction(kind, specs, sources, buckets=64, max_ahead_ms=1_000)
     context = Context()
     function.open(context)
     return list(function.process_element(Row(0, join_record(record)), None)), context
@@ -62,6 +69,15 @@ def test_a_record_becomes_native_under_the_bucket_of_its_request() -> None:
     # 2025-11-22 00:06:44.250, the record's timestamp
     assert record == raw(record.value, b"p1", b"1763770004250")._replace(converted=True, own_ingest=False)
     assert decode(record.value or b"") == decode(native(click()))
+
+
+def test_pages_without_what_is_new_to_the_spec_are_counted_by_its_name() -> None:
+    new = (Slot("country.of", 4, "token"), Slot("city", 5, "token"), *SPEC.context)
+    specs = SpecRegistry(replace(SPEC, context=new), [SPEC])
+    (_,), context = run(raw(as_json(page(city="Oslo"))), "features", specs=specs)
+    assert context.counts == {"rillet_joiner.lacking.country_of.count": 1}
+    (_,), context = run(raw(as_json(page(city="Oslo", **{"country.of": "NO"}))), "features", specs=specs)
+    assert not context.counts
 
 
 def native(value: Any) -> bytes:
@@ -122,7 +138,7 @@ def test_features_are_converted_by_their_own_table() -> None:
 def test_tables_that_do_not_fit_the_spec_are_refused_where_the_job_is_built() -> None:
     wrong = SourcesConfig(PAGES.features, replace(PAGES.actions, names={"CLICK": "klick"}))
     with pytest.raises(SourceError, match=r"sources\.actions\.names\.CLICK"):
-        ConversionFunction("actions", SPEC, wrong, buckets=4, max_ahead_ms=0)
+        ConversionFunction("actions", SPECS, wrong, buckets=4, max_ahead_ms=0)
 
 
 def test_a_registry_that_is_away_stops_the_topic_and_makes_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +152,7 @@ def test_a_schema_file_is_read_where_the_job_is_built(tmp_path: Path) -> None:
     path = tmp_path / "page.avsc"
     path.write_text(json.dumps(PAGE))
     sources = replace(PAGES, features=replace(PAGES.features, format="avro", schema=path))
-    function = ConversionFunction("features", SPEC, sources, buckets=4, max_ahead_ms=1_000)
+    function = ConversionFunction("features", SPECS, sources, buckets=4, max_ahead_ms=1_000)
     path.unlink()
     function.open(Context())
     ((_, data),) = function.process_element(Row(0, join_record(raw(avro(PAGE, page())))), None)

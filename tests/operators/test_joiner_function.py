@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, JoinMetrics
 from rillet.operators.joiner_function import JoinFunction
 from rillet.operators.key_groups import bucket_keys
 from rillet.schemas import (
     SpecRegistry,
     encode,
 )
+from rillet.schemas.label_rules import AtLeast
+from tests.joiner.specs import SpecEngine
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, stream
-from tests.operators.joiner_runner import FLINK, Runner, of, record
+from tests.operators.joiner_runner import FLINK, Metrics, Runner, of, record
 from tests.simulation.joiner_oracle import oracle, rows_of
 
 
@@ -110,3 +112,20 @@ def test_the_disk_tier_of_a_task_that_was_killed_is_removed_by_the_next(tmp_path
         runner.restart()
     runner.function.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_of_actions_are_metrics_by_task_also_on_requests_of_an_earlier_spec(tmp_path: Path) -> None:
+    watch, like = SPEC.tasks
+    old = replace(SPEC, tasks=(replace(watch, at_least=AtLeast("sum", 9.0)), like))
+    new = replace(old, sampling_seed=8)
+    engine = SpecEngine(SpecRegistry(old), JoinerConfig(slice_ms=5_000), tmp_path)
+    engine.record(0, encode(replace(feature(1, 5_000), spec_hash=old.hash)))
+    engine.restart(SpecRegistry(new, [old]))
+    engine.record(0, encode(action(1, 0, "watch", 6_000)))
+    engine.record(0, encode(replace(feature(2, 5_000), spec_hash=new.hash)))
+    for value in (None, 1.0, -0.0):
+        engine.record(0, encode(replace(action(2, 0, "watch", 6_000), value=value)))
+    metrics = Metrics()
+    JoinMetrics(metrics, engine.joiner)
+    counted = {name: counter.count for name, counter in metrics.counters.items() if "value" in name}
+    assert counted == {"rillet_joiner.valueless.watch.count": 2, "rillet_joiner.valued.watch.count": 2}

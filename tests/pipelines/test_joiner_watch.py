@@ -92,6 +92,31 @@ def test_counters_go_on_and_gauges_do_not_when_flink_restarts_the_job() -> None:
         assert found["rillet_joiner_open_requests"] == 2
 
 
+def test_a_task_whose_actions_lack_values_is_shown_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    flink.subtasks = [
+        Counters(actions=60, incomplete_actions=60).as_dict() | {"valueless.watch.count": 60},
+        Counters(actions=40, positives=1).as_dict() | {"valueless.watch.count": 39, "valued.watch.count": 1},
+    ]
+    watch.refresh()
+    found = shown(watch)
+    assert found['rillet_joiner_valueless_actions_total{task="watch"}'] == 99
+    assert found['rillet_joiner_valued_actions_total{task="watch"}'] == 1
+    assert found['rillet_joiner_recent_valueless_actions{task="watch"}'] == 99
+    assert "99 % of 100 actions on task watch have no value" in caplog.text
+
+
+def test_pages_that_lack_what_is_new_to_the_spec_are_shown() -> None:
+    flink = Flink()
+    watch = JoinerWatch(flink, Alarms(SPEC, JoinerConfig(), time.monotonic))  # type: ignore[arg-type]
+    flink.subtasks = [Counters(features=70).as_dict(), {"lacking.country.count": 40}, {"lacking.country.count": 2}]
+    watch.refresh()
+    found = shown(watch)
+    assert found['rillet_joiner_lacking_pages_total{feature="country"}'] == 42
+    assert found['rillet_joiner_recent_lacking_pages{feature="country"}'] == 42
+
+
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     flink = Flink()
     clock = [0.0]

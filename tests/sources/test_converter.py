@@ -262,9 +262,9 @@ def test_a_place_is_named_without_a_list_where_an_event_is_an_impression() -> No
 
 def test_a_native_record_passes_unchanged_with_its_ingest_time() -> None:
     data = encode(feature(page()))
-    assert features_of().native(b"p1", data, b"17", 99) == (b"p1", data, 17)
-    assert features_of().native(b"p1", data, None, 99) == (b"p1", data, -1)
-    assert actions_of().native(b"x", data) == (b"x", data, -1)
+    assert features_of().native(b"p1", data, b"17", 99) == (b"p1", data, 17, ())
+    assert features_of().native(b"p1", data, None, 99) == (b"p1", data, -1, ())
+    assert actions_of().native(b"x", data) == (b"x", data, -1, ())
 
 
 def test_the_ingest_time_is_that_of_the_header_else_of_the_record() -> None:

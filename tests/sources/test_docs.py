@@ -67,6 +67,20 @@ def test_scores_are_shown_with_their_candidates(folder: Path) -> None:
     assert check("pages.jsonl", "features") == blocks(section, "")[-1]
 
 
+def test_values_of_actions_are_shown_and_missed(folder: Path) -> None:
+    section = "Values of actions"
+    task, table = blocks(section, "toml")
+    spec = folder / "news.toml"
+    spec.write_text(f"{spec.read_text()}\n{task}")
+    (folder / "leaves.jsonl").write_text(blocks(section, "json")[0])
+    good, bad = blocks(section, "")
+    configure(folder, table)
+    assert check("leaves.jsonl", "actions") == good
+    configure(folder, table.replace('"spent.seconds"', '"seconds"'))
+    result = CliRunner().invoke(main, ["check-config", "--sample", "leaves.jsonl", "--topic", "actions"])
+    assert (result.exit_code, result.output) == (1, bad)
+
+
 def test_impressions_as_json_meet_their_actions(folder: Path) -> None:
     section = "JSON, one record per impression"
     configure(folder, blocks(section, "toml")[0])
