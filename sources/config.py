@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from rillet.schemas import FeatureSpec
 from rillet.sources.paths import Path as FieldPath
 
 #: ``rillet``: our own; ``avro``: plain Avro with ``schema``; ``registry``: Avro with a schema registry's framing
@@ -98,6 +99,17 @@ class SourcesConfig:
         """The topics that are not native."""
         kinds: tuple[Literal["features", "actions"], ...] = ("features", "actions")
         return tuple(kind for kind in kinds if getattr(self, kind).format != "rillet")
+
+    def of_spec(self, spec: FeatureSpec) -> SourcesConfig:
+        """Without the slots, dense features and tasks that a spec does not have, where one beside our own is read."""
+        slots = {*(slot.name for slot in spec.slots), *spec.dense_names}
+        tasks = {task.name for task in spec.tasks}
+        features = replace(
+            self.features,
+            slots={name: path for name, path in self.features.slots.items() if name in slots},
+            scores={name: path for name, path in self.features.scores.items() if name in tasks},
+        )
+        return replace(self, features=features)
 
     def resolved(self, folder: Path) -> SourcesConfig:
         """With schema files relative to ``folder``."""
