@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from rillet.__main__ import main
 from rillet.audit import comparison
 from rillet.audit.report import AuditReport, Offender
+from rillet.devstack.process import free_port
 from rillet.schemas import dump_spec
 from tests.inspection.samples import SPEC
 
@@ -130,3 +132,26 @@ def test_rows_of_an_unknown_spec_are_one_sentence_and_no_advice_on_open_windows(
     assert (result.exit_code, result.stderr) == (1, "")
     assert result.stdout.count("\n") == 1
     assert "8 rows are of feature spec 0xabc" in result.stdout
+
+
+@pytest.mark.integration
+def test_without_a_broker_the_advice_starts_it_alone_and_the_audit_goes_on(config: Path) -> None:
+    config.write_text(config.read_text().replace("127.0.0.1:1", f"127.0.0.1:{free_port()}"))
+
+    def run(*command: str) -> Result:
+        return CliRunner().invoke(main, [*command, "--config", str(config)])
+
+    without = run("audit")
+    assert without.exit_code == 2
+    found = re.search(r"no Kafka broker answers at .*: start one with `rillet (.*?)`", without.stderr)
+    assert found is not None, without.stderr
+    try:
+        advised = run(*found[1].split())
+        assert advised.exit_code == 0, advised.output
+        assert not list((config.parent / "var/rillet").glob("services/*.pid")), "no service runs"
+        audited = run("audit")
+        assert (audited.exit_code, "topics pages and clicks hold no event" in audited.stderr) == (2, True), (
+            audited.output
+        )
+    finally:
+        assert run("down").exit_code == 0
