@@ -7,6 +7,7 @@ order in which the joiner had its specs, for the era of each request, and to jud
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,6 +56,7 @@ def audit_eras(
     :param joined: the plain join of all events under each spec, the oldest first.
     :param blocks: gives them all, as often as it is called.
     :param unusable: raw records that are usable under no spec.
+    :raises AuditError: rows of several specs alternate, so that it was not one joiner.
     """
     by_hash = {expected.spec.hash: expected for expected in joined}
     sequence = SpecSequence(list(by_hash))
@@ -70,7 +72,8 @@ def audit_eras(
     ]
     _add_all(audits, blocks)
     reports = [audit.report() for audit in audits]
-    return add_up(reports, unusable_events=unusable, allowed_late=allowed_late, name_at_most=_NAMED)
+    report = add_up(reports, unusable_events=unusable, allowed_late=allowed_late, name_at_most=_NAMED)
+    return replace(report, spec_changes=sequence.changes)
 
 
 def _eras_of_requests(
@@ -136,6 +139,7 @@ def audit_topics(
     :param max_ahead_ms: see :class:`PlainJoin`, and ``lateness_ms`` and ``idle_delay_ms`` too.
     :param allowed_late: see :class:`Audit`.
     :returns: the report, and the examples that are expected of a joiner with ``spec`` for whoever wants their labels.
+    :raises AuditError: see :func:`audit_eras`.
     :raises TopicError: a topic is missing.
     :raises BrokerUnavailableError: no broker answers.
     """

@@ -13,9 +13,13 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
+from rillet.audit.errors import AuditError
 from rillet.schemas import FeatureSpec
 from rillet.schemas.arrays import Bools, Int64s
 from rillet.schemas.conversion import SpecConversion
+
+#: more than anybody changes a spec within one topic; each costs memory
+_MOST_ERAS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,10 +87,19 @@ class SpecSequence:
         self._runs: dict[int, list[int]] = {}
 
     def add(self, partition: int, spec_hash: int) -> None:
-        """One example block of a partition, in the order of their offsets; one of an unknown spec says nothing."""
+        """One example block of a partition, in the order of their offsets; one of an unknown spec says nothing.
+
+        :raises AuditError: specs take turns so often that it was not one joiner.
+        """
         run = self._runs.setdefault(partition, [])
         if spec_hash in self._rank and run[-1:] != [spec_hash]:
             run.append(spec_hash)
+            if len(run) > _MOST_ERAS:
+                raise AuditError(
+                    f"rows of {len(set(run))} feature specs take turns more than {_MOST_ERAS - 1} times in partition {partition}"
+                    " of the examples topic: that is of two joiners with different specs that ran at the same time, and the"
+                    " audit is of one; stop one of them and join into a topic of its own"
+                )
 
     def history(self) -> list[int]:
         """The joiner's specs, the oldest first: a sequence in which that of every partition is contained.
@@ -94,12 +107,21 @@ class SpecSequence:
         It ends with the newest spec. One without a row comes before all others: a request may have come under a spec and have
         had its first row under the next one.
         """
-        merged: list[int] = []
-        for run in self._runs.values():
-            merged = self._merged(merged, run)
+        merged = self._seen()
         *older, newest = self._rank
         unseen = [spec_hash for spec_hash in older if spec_hash not in merged]
         return [*unseen, *merged, *([] if merged[-1:] == [newest] else [newest])]
+
+    @property
+    def changes(self) -> int:
+        """How often rows of one spec follow those of another."""
+        return max(len(self._seen()) - 1, 0)
+
+    def _seen(self) -> list[int]:
+        merged: list[int] = []
+        for run in self._runs.values():
+            merged = self._merged(merged, run)
+        return merged
 
     def _merged(self, one: list[int], other: list[int]) -> list[int]:
         merged: list[int] = []

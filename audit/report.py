@@ -38,6 +38,7 @@ class AuditReport:
     :param wrong_spec: rows of a spec that the audit is not told of, or that their request cannot have had any more.
     :param unknown_specs: of these the former, by hash.
     :param requests_by_spec: requests by the name and hash of the spec that they were joined under.
+    :param spec_changes: how often rows of one spec follow those of another.
     :param left_out: rows that are not there, and need not be, of tasks that a later spec does not have.
     """
 
@@ -66,6 +67,7 @@ class AuditReport:
     allowed_late: int = 0
     unknown_specs: dict[str, int] = field(default_factory=dict)
     requests_by_spec: dict[str, int] = field(default_factory=dict)
+    spec_changes: int = 0
     left_out: int = 0
 
     @property
@@ -107,6 +109,9 @@ class AuditReport:
         if len(self.requests_by_spec) > 1:
             of_each = ", ".join(f"{count:,} under {name}" for name, count in self.requests_by_spec.items())
             verdict += f"; requests joined: {of_each}"
+        if self.spec_changes:
+            times = "once" if self.spec_changes == 1 else f"{self.spec_changes} times"
+            verdict += f"; the joiner's spec changed {times}"
         for count, what in (
             (self.left_out, "rows were left out, of tasks that a later spec does not have"),
             (self.unusable_events, "raw records are no events of this spec, or unusable"),

@@ -238,9 +238,9 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
             else:
                 for name in services:
                     _start_service(stack, name, say, started)
-        for name in services:
-            stack.wait_ready(name, say=say, beside=services)
-            say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
+        if not others:
+            for name in services:
+                _wait_ready(stack, name, say, beside=services)
     except KeyboardInterrupt:
         for name in reversed(started):
             if not stack.is_ready(name) and stack.stop(name):
@@ -286,7 +286,7 @@ def _roll(
             stack.stop(name)
         _start_service(stack, name, say, started)
         try:
-            stack.wait_ready(name, say=say)
+            _wait_ready(stack, name, say)
         except ServiceError as error:
             left = [other for other in services[at + 1 :] if other in others]
             if not left:
@@ -334,6 +334,11 @@ def _start_service(stack: Stack, name: str, say: Callable[[str], None], started:
     started.append(name)
     stack.start(name)
     say(f"{name:7} starting (pid {stack.process(name).pid})")
+
+
+def _wait_ready(stack: Stack, name: str, say: Callable[[str], None], beside: Sequence[str] = ()) -> None:
+    stack.wait_ready(name, say=say, beside=beside)
+    say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
 
 
 def down(stack: Stack, say: Callable[[str], None]) -> None:

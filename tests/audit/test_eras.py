@@ -10,6 +10,7 @@ import pytest
 
 from rillet.audit.comparison import audit_eras
 from rillet.audit.eras import SpecSequence, find_eras, make_eras
+from rillet.audit.errors import AuditError
 from rillet.audit.plain_join import PlainJoin
 from rillet.audit.report import AuditReport
 from rillet.schemas import DenseFeature, ExampleBlock, FeatureSpec, LabelKind, Slot, Task, encode
@@ -101,6 +102,7 @@ def test_every_request_is_judged_under_the_spec_that_it_came_under(mode: str) ->
     assert report.requests == len(FEATURES)
     assert list(report.requests_by_spec.values()) == [CUT, len(FEATURES) - CUT]
     assert f"{CUT} under {SPEC.name} {rolling.old.hash:#x}, {len(FEATURES) - CUT} under" in report.lines()[0]
+    assert "the joiner's spec changed once" in report.lines()[0]
 
 
 def _with(**columns: Callable[[np.ndarray], np.ndarray]) -> Callable[[ExampleBlock], ExampleBlock]:
@@ -203,13 +205,20 @@ def test_a_provisional_row_names_the_spec_that_its_request_came_under() -> None:
 @modes
 def test_a_row_of_a_spec_that_the_joiner_no_longer_had_is_found(mode: str) -> None:
     rolling = ROLLING[mode]
-    at = rolling.first(9, POSITIVE[mode])
-    moved = without_idle_rows(
-        SpecConversion(rolling.new, rolling.old).block(rolling.blocks[rolling.first(9, NEGATIVE[mode])])
+    back = SpecConversion(rolling.new, rolling.old)
+    at, moved = next(
+        (at, back.block(block))
+        for at, block in enumerate(rolling.blocks)
+        if block.request_ids == ["r9"] and block.labels.any() and not block.mask[0]
     )
-    report = rolling.audit([moved if len(moved) else rolling.blocks[0], *rolling.changed(at)])
-    assert not report.ok
-    assert report.lost >= 1
+    assert len(without_idle_rows(moved)) == 1
+    rest = rolling.changed(at)
+    report = rolling.audit([moved, *rest])
+    assert (report.wrong_spec, report.lost, report.ok) == (1, 1, False)
+    assert f"its row is of {rolling.old.hash:#x}, the request came under {rolling.new.hash:#x}" in report.lines()[1]
+    # Among rows of the new spec it says that the joiner had the old one again for a while, and that is told.
+    swapped = rolling.audit([*rest, moved, rest[-1]])
+    assert "the joiner's spec changed 3 times" in swapped.lines()[0]
 
 
 @modes
@@ -311,6 +320,7 @@ def test_the_order_of_specs_is_that_of_every_partition() -> None:
     for partition, spec_hash in ((0, 1), (0, 1), (0, 2), (1, 2), (1, 9), (1, 2), (2, 1), (2, 3)):
         sequence.add(partition, spec_hash)
     assert sequence.history() == [1, 2, 3]
+    assert sequence.changes == 2
     swapped = SpecSequence([2, 1])
     for spec_hash in (1, 2, 1):
         swapped.add(0, spec_hash)
@@ -321,6 +331,16 @@ def test_the_order_of_specs_is_that_of_every_partition() -> None:
         apart.add(partition, spec_hash)
     assert apart.history() == [2, 1]
     assert SpecSequence([5, 6]).history() == [5, 6]
+    assert SpecSequence([5, 6]).changes == 0
+
+
+def test_two_joiners_at_a_time_are_told_as_such() -> None:
+    sequence = SpecSequence([1, 2])
+    with pytest.raises(
+        AuditError, match=r"rows of 2 feature specs take turns more than 31 times in partition 3 .* two joiners"
+    ):
+        for number in range(99):
+            sequence.add(3, 1 + number % 2)
 
 
 def test_eras_begin_where_the_fewest_faults_are_left_and_never_go_back() -> None:

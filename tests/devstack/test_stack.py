@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from rillet.__main__ import main
+from rillet.connectors.errors import TopicError
 from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack import process as process_module
 from rillet.devstack import stack as stack_module
@@ -152,18 +153,19 @@ def test_a_restart_goes_from_readers_to_writers_and_waits_for_each(
     monkeypatch.setattr(Stack, "start", lambda s, name: steps.append(f"start {name}") or start(s, name))
 
     def waited(stack: Stack, name: str, **options: object) -> None:
-        if "beside" not in options:
-            # Until one is ready those after it run as they were.
-            steps.append(f"ready {name}, with {' '.join(other for other in SERVICES if stack.is_ready(other))}")
+        assert not options["beside"]
+        # Until one is ready those after it run as they were.
+        ready = " ".join(other for other in SERVICES if other != name and stack.is_ready(other))
+        steps.append(f"wait for {name} beside {ready}")
         wait_ready(stack, name)
 
     monkeypatch.setattr(Stack, "wait_ready", waited)
     up(_changed(stack, batch_size=7), lambda _: None, restart=True)
     monkeypatch.undo()
     assert steps == [
-        *("stop train", "start train", "ready train, with join serve"),
-        *("stop join", "start join", "ready join, with train serve"),
-        *("stop serve", "start serve", "ready serve, with join train"),
+        *("stop train", "start train", "wait for train beside join serve"),
+        *("stop join", "start join", "wait for join beside train serve"),
+        *("stop serve", "start serve", "wait for serve beside join train"),
     ]
 
 
@@ -217,6 +219,7 @@ def _left_open(stack: Stack, **topics: str) -> None:
         ("another spec", JoinerError, "neither spec nor among also_accepts"),
         ("other topics", JoinerError, "features of topic features-.*, now elsewhere"),
         ("topics made anew", JoinerError, "is not the one that the joiner's state in .* was made of"),
+        ("a compacted topic", TopicError, "features is compacted"),
         ("the address", ServiceError, r"port \d+ on 192\.0\.2\.1 cannot be listened on"),
     ],
 )
@@ -248,9 +251,16 @@ def test_what_is_wrong_is_told_before_anything_is_stopped(
         "other topics": replace(
             config, kafka=replace(config.kafka, topics=replace(config.kafka.topics, features="elsewhere"))
         ),
+        "a compacted topic": replace(config, trainer=replace(config.trainer, batch_size=7)),
         "topics made anew": replace(config, trainer=replace(config.trainer, batch_size=7)),
         "the address": replace(config, health=replace(config.health, host="192.0.2.1")),
     }[wrong]
+    if wrong == "a compacted topic":
+
+        def refuses(*_: object) -> bool:
+            raise TopicError("features is compacted")
+
+        monkeypatch.setattr(Stack, "start_broker", refuses)
     if wrong == "topics made anew":
         monkeypatch.setattr(Stack, "check_topics", CHECK_TOPICS)
         monkeypatch.setattr(stack_module, "topic_ids", lambda _, names: dict.fromkeys(names, "id-2"))
