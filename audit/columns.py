@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from rillet.audit.expected import ExpectedExamples
-from rillet.schemas import ExampleBlock
-from rillet.schemas.arrays import Int64s, range_indices
-from rillet.schemas.example_rows import fids_of_blocks
+from rillet.schemas import NO_TIME_MS, ExampleBlock, FeatureSpec
+from rillet.schemas.arrays import AnyArray, Bools, Int64s, UInt16s, range_indices
+from rillet.schemas.conversion import SpecConversion, take_columns
+from rillet.schemas.example_rows import fids_of_blocks, join_rows
 
 
-def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dict[str, Any]:
-    """The blocks' columns, concatenated; absent ones filled with what they stand for.
+def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples, spec: FeatureSpec) -> dict[str, Any]:
+    """The columns of a spec's blocks, concatenated; absent ones filled with what they stand for.
 
     Beside the record's own: ``request`` int64[n] (number in ``expected``, -1 unknown), ``request_ids`` with
     ``request_at`` int64[n] into it, ``has_lengths`` bool[n] (present exactly on the sides of the spec that are ragged),
     ``fid_counts`` and ``fid_ends`` int64[n], ``bucket`` int64[n].
     """
-    spec = expected.spec
     slots, tasks = len(spec.slots), len(spec.tasks)
     sizes = [len(block) for block in blocks]
     column: dict[str, Any] = {
@@ -55,14 +55,53 @@ def stack_columns(blocks: list[ExampleBlock], expected: ExpectedExamples) -> dic
     return column
 
 
-def due_fids(expected: ExpectedExamples, requests: Int64s, rows: Int64s) -> Int64s:
-    """Context and item fids of impressions, one row after the other."""
-    context = expected.context_start[requests + 1] - expected.context_start[requests]
-    item = expected.item_start[rows + 1] - expected.item_start[rows]
-    starts = np.stack(
-        (expected.context_start[requests], expected.item_start[rows] + len(expected.context_fids)), axis=1
+def due_columns(
+    expected: ExpectedExamples,
+    rows: Int64s,
+    task: Int64s,
+    label: Bools,
+    conversion: SpecConversion | None = None,
+) -> dict[str, AnyArray]:
+    """What columns of n rows should hold besides fids, kinds and rates, given their tasks and labels, [n] or [n, k].
+
+    :param conversion: see :func:`due_fids`.
+    """
+    requests, n = expected.request[rows], len(rows)
+    dense, logits = expected.dense[rows], expected.served_logits[rows]
+    if conversion is not None:
+        dense = conversion.dense(dense, n).reshape(n, -1)
+        logits = take_columns(logits, n, conversion.tasks, np.nan).reshape(n, -1)
+    return {
+        "feature_time_ms": expected.feature_time_ms[requests],
+        "feature_ingest_ms": expected.feature_ingest_ms[requests],
+        "action_time_ms": np.where(label, expected.action_time_ms[rows, task], NO_TIME_MS),
+        "action_ingest_ms": np.where(label, expected.action_ingest_ms[rows, task], NO_TIME_MS),
+        "dense": dense,
+        "served_logits": logits,
+    }
+
+
+def due_fids(
+    expected: ExpectedExamples, requests: Int64s, rows: Int64s, conversion: SpecConversion | None = None
+) -> tuple[Int64s, UInt16s]:
+    """Context and item fids of n > 0 impressions, one row after the other, and how many values each slot has, uint16[n, S].
+
+    :param conversion: to the spec under which the rows went out, where it is another one.
+    """
+    used, at = np.unique(requests, return_inverse=True)
+    context, item = (
+        fids[range_indices(start[chosen], start[chosen + 1] - start[chosen])]
+        for fids, start, chosen in (
+            (expected.context_fids, expected.context_start, used),
+            (expected.item_fids, expected.item_start, rows),
+        )
     )
-    sizes = np.stack((context, item), axis=1)
-    both = np.concatenate((expected.context_fids, expected.item_fids))
-    fids: Int64s = both[range_indices(starts.reshape(-1), sizes.reshape(-1))]
-    return fids
+    context_lengths: UInt16s | None = expected.context_lengths[used].reshape(-1)
+    item_lengths: UInt16s | None = expected.item_lengths[rows].reshape(-1)
+    if conversion is not None:
+        context, context_lengths = conversion.context(context, context_lengths, len(used))
+        item, item_lengths = conversion.item(item, item_lengths, len(rows))
+    fids, lengths = join_rows(context, context_lengths, item, item_lengths, at, len(used))
+    if lengths is None:
+        lengths = np.ones(len(fids), np.uint16)
+    return fids, lengths.reshape(len(rows), -1)

@@ -22,6 +22,9 @@ class ExpectedExamples:
     spec: FeatureSpec
     request_ids: list[str]
     number_of: dict[str, int]
+    #: topic and partition of each request's feature event, and its place among all records that were read, int64[R]
+    partitions: list[tuple[str, int]]
+    arrival: Int64s
     #: int64[R]
     feature_time_ms: Int64s
     feature_ingest_ms: Int64s

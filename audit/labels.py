@@ -27,11 +27,15 @@ class Labels:
     late_positive: Bools
     #: the action came too late for a pair whose task drops late ones
     late_dropped: Bools
-    #: rows that are due, given which actions were late
+    #: rows that are due, given which actions were late and what was left out
     due: Int64s
+    #: rows that are not there, of a task that a later spec does not have
+    left_out: Int64s
 
 
-def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, negatives: Int32s) -> Labels:
+def judge_labels(
+    expected: ExpectedExamples, positives: Int32s, late: Int32s, negatives: Int32s, left_out: Bools | None = None
+) -> Labels:
     """Compares numbers of rows with what is due.
 
     Where a pair may have one row at most, a row with the wrong label stands for the right one: it is mislabelled, and
@@ -40,22 +44,25 @@ def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, ne
     :param positives: rows with label 1 of each pair, late ones included, int32[M, T].
     :param late: those of them that are marked late.
     :param negatives: rows with label 0.
+    :param left_out: tasks of which the joiner has sent no row any more since some moment, because its spec no longer had
+        them: their rows may be missing, but for provisional ones, which went out with the request; bool[T], None for none.
     """
     positive, sampled, immediate = expected.positive, expected.sampled, expected.immediate
     can = positive & expected.may_be_late
+    may_miss = np.zeros(positive.shape[1], np.bool_) if left_out is None else left_out
+    # Whatever became of the action, its row had no task any more.
+    unsent = can & may_miss & (positives == 0)
     late_positive = can & expected.marks_late & (late > 0)
     # A provisional negative is due whatever comes after it, so it says nothing about the action.
-    late_dropped = can & ~expected.emits_late & (positives == 0) & (immediate | (negatives == sampled))
-    due_1 = positive & ~late_dropped
-    due_0 = expected.negative | (sampled & (late_positive | late_dropped))
+    late_dropped = can & ~may_miss & ~expected.emits_late & (positives == 0) & (immediate | (negatives == sampled))
+    due_1 = positive & ~late_dropped & ~unsent
+    due_0 = expected.negative | (sampled & (late_positive | late_dropped | unsent))
     # Both rows are due of a late positive as well: its negative went out before it.
     apart = immediate | late_positive
     found = positives + negatives
-    lost = np.where(
-        apart,
-        (due_1 & (positives == 0)).astype(np.int64) + (due_0 & (negatives == 0)),
-        (due_1 | due_0) & (found == 0),
-    )
+    missing_1 = (due_1 & (positives == 0)).astype(np.int64)
+    lost = np.where(apart, missing_1 + (due_0 & (negatives == 0)), (due_1 | due_0) & (found == 0))
+    not_sent = np.where(may_miss, np.where(immediate, missing_1, lost), 0)
     duplicated = np.where(
         apart,
         np.maximum(positives - 1, 0) + np.where(due_0, np.maximum(negatives - 1, 0), 0),
@@ -63,11 +70,12 @@ def judge_labels(expected: ExpectedExamples, positives: Int32s, late: Int32s, ne
     )
     right_0 = due_0 | ~positive | apart
     return Labels(
-        lost=lost,
+        lost=lost - not_sent,
         duplicated=duplicated,
         mislabelled=np.where(positive, 0, positives) + np.where(right_0, 0, negatives),
         unexpected=np.where(right_0 & ~due_0, negatives, 0),
         late_positive=late_positive,
         late_dropped=late_dropped,
-        due=due_1.astype(np.int64) + due_0,
+        due=due_1.astype(np.int64) + due_0 - not_sent,
+        left_out=not_sent,
     )

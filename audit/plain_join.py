@@ -7,7 +7,7 @@ curves. Source of the hash: SplitMix64 (Steele, Lea, Flood 2014) over BLAKE2b.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from math import exp
 from typing import NamedTuple
@@ -21,10 +21,10 @@ from rillet.schemas import (
     MAX_TIME_MS,
     NO_TIME_MS,
     ActionEvent,
-    DecodeError,
     FeatureEvent,
     FeatureSpec,
     RecordError,
+    SpecRegistry,
     Task,
     decode,
 )
@@ -45,6 +45,8 @@ class _Acted(NamedTuple):
 class PlainJoin:
     """Collects events; :meth:`result` joins them. The records of a partition have to come in order of their offsets.
 
+    :param spec: under which all requests are joined.
+    :param also_accepts: specs whose feature events are taken too, and converted.
     :param max_ahead_ms: the joiner's setting of that name.
     :param lateness_ms: the setting of that name in ``[flink]``; 0 is safe for any, and lets more rows pass as late.
     :param idle_delay_ms: None where no partition was idle for so long that Flink went on without it; otherwise the longest
@@ -58,11 +60,13 @@ class PlainJoin:
         self,
         spec: FeatureSpec,
         *,
+        also_accepts: Iterable[FeatureSpec] = (),
         max_ahead_ms: int = MAX_AHEAD_MS,
         lateness_ms: int = 0,
         idle_delay_ms: int | None = None,
     ) -> None:
         self.spec = spec
+        self._specs = SpecRegistry(spec, also_accepts)
         #: records that are dead letters
         self.unusable = 0
         #: usable action events
@@ -88,6 +92,10 @@ class PlainJoin:
         self._number_of: dict[str, int] = {}
         self._features: list[FeatureEvent] = []
         self._feature_ingest: list[int] = []
+        self._partitions: list[tuple[str, int]] = []
+        self._arrival: list[int] = []
+        #: records so far
+        self._read = 0
         self._wanted = {name for task in spec.tasks for name in task.actions}
         self._asked_for = spec.actions
         self._actions: dict[str, list[_Acted]] = {name: [] for name in self._wanted}
@@ -101,11 +109,12 @@ class PlainJoin:
         *,
         topic: str = "",
         partition: int = 0,
-    ) -> None:
-        """One record of either topic as it lies there; an unusable one is counted.
+    ) -> bool:
+        """One record of either topic as it lies there; whether it is usable. One that is not is counted.
 
         :param timestamp_ms: of the record in Kafka, which is what watermarks are made of.
         """
+        self._read += 1
         # Only records read before it can have moved the watermark past an action, and a partition holds the
         # watermark back until its next record is read. An unusable record moves it too.
         newest_before_ms = self._newest_ms.get((topic, partition), NO_TIME_MS)
@@ -114,19 +123,22 @@ class PlainJoin:
         self._newest_ms[topic, partition] = max(newest_before_ms, moves_to_ms)
         try:
             event = decode(value or b"")
-        except DecodeError:
+            if not isinstance(event, FeatureEvent | ActionEvent):
+                raise RecordError("neither feature nor action event")
+            event = self._specs.event(event)
+            self._check(event, key, ingest_ms, timestamp_ms)
+        except RecordError:
             self.unusable += 1
-            return
-        if not isinstance(event, FeatureEvent | ActionEvent) or not self._is_usable(
-            event, key, ingest_ms, timestamp_ms
-        ):
-            self.unusable += 1
-        elif isinstance(event, FeatureEvent):
-            self.add_feature(event, ingest_ms)
+            return False
+        if isinstance(event, FeatureEvent):
+            self.add_feature(event, ingest_ms, (topic, partition))
         else:
             self.add_action(event, ingest_ms, newest_before_ms)
+        return True
 
-    def add_feature(self, event: FeatureEvent, ingest_ms: int = NO_TIME_MS) -> None:
+    def add_feature(
+        self, event: FeatureEvent, ingest_ms: int = NO_TIME_MS, partition: tuple[str, int] = ("", 0)
+    ) -> None:
         """One feature event that is usable; the first of its request counts. Impressions that were not exposed do not."""
         if event.request_id in self._number_of:
             self._counts["duplicate_features"] += 1
@@ -134,6 +146,8 @@ class PlainJoin:
         self._number_of[event.request_id] = len(self._features)
         self._features.append(event.shown())
         self._feature_ingest.append(ingest_ms)
+        self._partitions.append(partition)
+        self._arrival.append(self._read)
 
     def add_action(self, event: ActionEvent, ingest_ms: int = NO_TIME_MS, newest_before_ms: int = NO_TIME_MS) -> None:
         """One action event that is usable.
@@ -244,6 +258,8 @@ class PlainJoin:
             spec=spec,
             request_ids=list(self._number_of),
             number_of=self._number_of,
+            partitions=self._partitions,
+            arrival=np.array(self._arrival, np.int64),
             feature_time_ms=feature_time,
             feature_ingest_ms=np.array(self._feature_ingest, np.int64),
             start=start,
@@ -267,20 +283,19 @@ class PlainJoin:
             unusable=self.unusable,
         )
 
-    def _is_usable(
-        self, event: FeatureEvent | ActionEvent, key: bytes | None, ingest_ms: int, timestamp_ms: int
-    ) -> bool:
+    def _check(self, event: FeatureEvent | ActionEvent, key: bytes | None, ingest_ms: int, timestamp_ms: int) -> None:
+        """
+        :raises RecordError: the event is unusable.
+        """
         if key != event.request_id.encode() or not NO_TIME_MS <= ingest_ms < MAX_TIME_MS:
-            return False
-        try:
-            if isinstance(event, FeatureEvent):
-                self.spec.check_feature(event)
-            else:
-                self.spec.check_action(event)
-        except RecordError:
-            return False
+            raise RecordError("key or ingest time")
+        if isinstance(event, FeatureEvent):
+            self.spec.check_feature(event)
+        else:
+            self.spec.check_action(event)
         entered_ms = timestamp_ms if ingest_ms == NO_TIME_MS else ingest_ms
-        return entered_ms < 0 or event.event_time_ms <= entered_ms + self._max_ahead_ms
+        if 0 <= entered_ms < event.event_time_ms - self._max_ahead_ms:
+            raise RecordError("ahead of its time")
 
     def _match(
         self, names: Sequence[str], request: Int64s, impression_ids: Int64s

@@ -131,10 +131,10 @@ class KafkaConnection:
         if error.code() in _TOO_SLOW:
             return BrokerUnavailableError(
                 f"no Kafka broker answers at {self} in time ({text}): one that runs there is slow or overloaded, or wants"
-                " other [kafka.client] settings; where none runs, start one with `rillet up`"
+                " other [kafka.client] settings; where none runs, start one with `rillet up --broker-only`"
             )
         return BrokerUnavailableError(
-            f"no Kafka broker answers at {self} ({text}): start one with `rillet up`, "
+            f"no Kafka broker answers at {self} ({text}): start one with `rillet up --broker-only`, "
             "or set [kafka] bootstrap_servers and [kafka.client]"
         )
 

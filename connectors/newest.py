@@ -30,7 +30,7 @@ def require_broker(kafka: KafkaConnection) -> None:
         except (OSError, ValueError) as error:
             refused = getattr(error, "strerror", None) or str(error)
     raise BrokerUnavailableError(
-        f"no Kafka broker answers at {kafka} ({refused}): start one with `rillet up`, or set [kafka] bootstrap_servers"
+        f"no Kafka broker answers at {kafka} ({refused}): start one with `rillet up --broker-only`, or set [kafka] bootstrap_servers"
     )
 
 

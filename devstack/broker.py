@@ -18,7 +18,8 @@ from rillet.connectors.errors import BrokerRefusedError, BrokerUnavailableError
 from rillet.connectors.limits import TOPIC_MAX_BYTES
 from rillet.connectors.topics import ensure_broker
 from rillet.devstack.certificates import Certificates, make_certificates
-from rillet.devstack.process import Process, free_port, require_free_port
+from rillet.devstack.ports import require_free_port
+from rillet.devstack.process import Process, free_port
 from rillet.jobs.data_lock import unwritable
 from rillet.jobs.errors import ServiceError
 from rillet.jobs.toolchain import Jars, fetch_jars, find_java, java_environment

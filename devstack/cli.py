@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--broker-only", is_flag=True, help="Start the broker and make the topics, and start no service.")
-@click.option("--restart", is_flag=True, help="Restart services that run with another configuration than this.")
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Restart services that run with another configuration than this: trainer, joiner, server, each once the one before"
+    " it is ready.",
+)
 @configured
 def up(config: RilletConfig, config_path: Path, broker_only: bool, restart: bool) -> None:
     """Start broker, joiner, trainer and server as processes of this machine.
 
     Starts what does not run yet, and returns when all of it is ready. Logs and pid files lie in data_dir. Interrupted, it
     stops what it has started and is not ready yet.
+
+    Configuration, feature specs, topics and ports are checked before anything is started or stopped. Services that run with
+    another configuration are refused, with what differs, unless --restart is given.
     """
     from rillet.devstack.stack import Stack
     from rillet.devstack.stack import up as start_all

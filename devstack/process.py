@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rillet.jobs.data_lock import unwritable
-from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.jobs.errors import ServiceError
 from rillet.jobs.processes import start_time
 
 _POLL_S = 0.1
@@ -71,12 +71,13 @@ class Process:
         """What it was started with, as its starter has told."""
         return self.folder / f"{self.name}.configuration"
 
-    def runs_with(self, configuration: str) -> bool:
-        """Whether it was started with this configuration."""
+    @property
+    def configuration(self) -> str | None:
+        """What it was started with, None where that is not known."""
         try:
-            return self.configuration_file.read_text() == configuration
+            return self.configuration_file.read_text("utf-8")
         except OSError:
-            return False
+            return None
 
     def start(
         self,
@@ -87,7 +88,7 @@ class Process:
     ) -> int:
         """Starts it in a session of its own; the pid.
 
-        :param configuration: what tells one configuration from another, for :meth:`runs_with`.
+        :param configuration: what it is started with, for :attr:`configuration`.
         :raises ServiceError: it runs already, or the command does not exist.
         """
         if (running := self.pid) is not None:
@@ -112,7 +113,7 @@ class Process:
         try:
             self.started_file.write_text(f"{start_time(child.pid)} {log_bytes}")
             self.pid_file.write_text(f"{child.pid}\n")
-            self.configuration_file.write_text(configuration)
+            self.configuration_file.write_text(configuration, "utf-8")
         except BaseException:
             # Nobody would find it again.
             child.kill()
@@ -198,22 +199,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def require_free_port(port: int, what: str) -> None:
-    """Refuses a port that is taken.
-
-    :param what: the setting to change, for the message.
-    :raises PortInUseError: something listens there.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise PortInUseError(
-                f"port {port} is in use: stop what listens there, or choose another with {what}"
-            ) from error
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -8,7 +8,7 @@ process can find, question and stop them.
 from __future__ import annotations
 
 import fcntl
-import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rillet.connectors.errors import BrokerUnavailableError
-from rillet.connectors.topics import create_topics, ensure_broker
+from rillet.connectors.topics import create_topics, ensure_broker, topic_ids
 from rillet.devstack.broker import Broker
-from rillet.devstack.process import Process, require_free_port
-from rillet.jobs.config import RilletConfig, dump_config
+from rillet.devstack.configuration import differences, record
+from rillet.devstack.ports import holder_of, require_free_port
+from rillet.devstack.process import Process
+from rillet.jobs.config import RilletConfig
 from rillet.jobs.config_checks import check_here
 from rillet.jobs.data_lock import unwritable
-from rillet.jobs.errors import ServiceError
-from rillet.jobs.services import SERVICES, port_of, probe, ready_url
+from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.jobs.services import SERVICES, host_of, port_of, probe, ready_url
+from rillet.jobs.start_checks import check_start
 from rillet.jobs.toolchain import python_environment
 
 #: Flink's mini cluster or torch on two cold cores, that others use too
@@ -34,6 +37,8 @@ _READY_WITH = {
     "train": "its first publication",
     "serve": "the trainer's first base and the updates since then",
 }
+#: who reads before who writes: none gets records of a spec that it does not know yet, and the server finds a base of its own
+_RESTART_ORDER = ("train", "join", "serve")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -103,21 +108,53 @@ class Stack:
         process = self.process(name)
         if process.pid is not None:
             return False
-        if port := port_of(self.config, name):
-            require_free_port(port, "[serving] port" if name == "serve" else f"[health] {name}_port")
-        process.start(self.command(name), python_environment(), configuration=self.fingerprint)
+        self.require_free_ports([name])
+        process.start(self.command(name), python_environment(), configuration=record(self.config))
         return True
 
-    def runs_as_configured(self, name: str) -> bool:
-        """Whether a running service was started with the configuration and the feature spec as they are now."""
-        return self.process(name).runs_with(self.fingerprint)
+    def require_free_ports(self, names: Sequence[str]) -> None:
+        """Refuses ports of services that others than themselves listen on.
 
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that a service reads at its start; without secrets."""
-        spec = self.config.spec
-        text = dump_config(self.config) + (spec.read_text("utf-8") if spec.is_file() else "")
-        return hashlib.sha256(text.encode()).hexdigest()
+        :raises PortInUseError: with every port that is taken, and by whom where that can be told.
+        :raises ServiceError: a service cannot listen at its address.
+        """
+        taken = []
+        for name in names:
+            if port := port_of(self.config, name):
+                what = "[serving] port" if name == "serve" else f"[health] {name}_port"
+                try:
+                    require_free_port(port, what, host_of(self.config, name))
+                except PortInUseError as error:
+                    if not self._listens_itself(name, port):
+                        taken.append(f"{name}: {error}")
+        if taken:
+            raise PortInUseError("; ".join(taken))
+
+    def _listens_itself(self, name: str, port: int) -> bool:
+        """Whether it is the service as it runs now that listens on a port; where nobody can tell, it is taken to be."""
+        pid = self.process(name).pid
+        if pid is None:
+            return False
+        holder = holder_of(port)
+        try:
+            # Each service has a session of its own, and its processes are in it.
+            return holder is None or os.getsid(holder.pid) == pid
+        except ProcessLookupError:  # it has ended meanwhile
+            return True
+
+    def differences(self, name: str) -> list[str]:
+        """How the configuration that a running service was started with differs from this one; empty where it does not."""
+        return differences(self.process(name).configuration, record(self.config))
+
+    def check_topics(self) -> None:
+        """Refuses topics that are not those that the joiner's state was made of; asks the broker.
+
+        :raises JoinerError: see :func:`check_start`.
+        """
+        topics = self.config.kafka.topics
+        ids = topic_ids(self.config.kafka.connection, [topics.features, topics.actions])
+        found = {"features": ids[topics.features], "actions": ids[topics.actions]}
+        check_start(self.config, self.config_path, found)
 
     def command(self, name: str) -> list[str]:
         """The command line of a service."""
@@ -171,25 +208,39 @@ class Stack:
 def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVICES, *, restart: bool = False) -> None:
     """Starts what does not run yet and waits until all of it is ready. Running it again changes nothing.
 
-    Interrupted, it stops what it has started and is not ready, and says what runs. A second one at once waits for what the
-    first one starts.
+    What can be told to be wrong is told before anything is started or stopped. Interrupted, it stops what it has started and
+    is not ready, and says what runs. A second one at once waits for what the first one starts.
 
     :param say: takes progress, a line each.
     :param services: besides the broker.
-    :param restart: stop and start services that run with another configuration; without it they are named only.
-    :raises ServiceError: a service did not come up; the others are left running for a look.
-    :raises ConfigError: the services cannot all run here.
+    :param restart: restart services that run with another configuration, one after the other, each once the one before it
+        is ready; without it they are refused.
+    :raises ServiceError: services run with another configuration, a port is taken, or a service did not come up; the others
+        are left running for a look.
+    :raises ConfigError: the services cannot all run here, or not with these feature specs.
+    :raises JoinerError: the joiner could not go on with its state.
     """
     check_here(stack.config, stack.config_path)
+    if services:
+        check_start(stack.config, stack.config_path)
     started: list[str] = []
     try:
         with _starting(stack, say):
+            others = _running_otherwise(stack, services)
+            if others and not restart:
+                raise ServiceError(_refusal(stack, others))
+            stack.require_free_ports([name for name in services if name in others or stack.process(name).pid is None])
             _start_broker(stack, say)
+            if services:
+                stack.check_topics()
+            if others:
+                _roll(stack, [name for name in _RESTART_ORDER if name in services], list(others), say, started)
+            else:
+                for name in services:
+                    _start_service(stack, name, say, started)
+        if not others:
             for name in services:
-                _start_service(stack, name, say, restart, started)
-        for name in services:
-            stack.wait_ready(name, say=say, beside=services)
-            say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
+                _wait_ready(stack, name, say, beside=services)
     except KeyboardInterrupt:
         for name in reversed(started):
             if not stack.is_ready(name) and stack.stop(name):
@@ -202,6 +253,48 @@ def up(stack: Stack, say: Callable[[str], None], services: Sequence[str] = SERVI
             else "interrupted; nothing runs"
         )
         raise
+
+
+def _running_otherwise(stack: Stack, services: Sequence[str]) -> dict[str, list[str]]:
+    """The services that run with another configuration, and how it differs."""
+    running = [name for name in services if stack.process(name).pid is not None]
+    return {name: found for name in running if (found := stack.differences(name))}
+
+
+def _refusal(stack: Stack, others: dict[str, list[str]]) -> str:
+    """Of services that were started together the differences are the same, and are told once."""
+    of: dict[str, list[str]] = {}
+    for name, found in others.items():
+        of.setdefault("; ".join(found), []).append(name)
+    told = [f"{', '.join(names)} ({found})" for found, names in of.items()]
+    return (
+        f"services run with another configuration than {stack.config_path}: {' and '.join(told)}. Nothing was started or"
+        " stopped: `rillet up --restart` restarts them one after the other with this one"
+    )
+
+
+def _roll(
+    stack: Stack, services: Sequence[str], others: list[str], say: Callable[[str], None], started: list[str]
+) -> None:
+    """Restarts services that run with another configuration and starts those that do not run, in this order.
+
+    Each once the one before it is ready: the server goes on with the model that it has until there is one for the new one.
+    """
+    for at, name in enumerate(services):
+        if name in others:
+            say(f"{name:7} stopping, to be started with this configuration")
+            stack.stop(name)
+        _start_service(stack, name, say, started)
+        try:
+            _wait_ready(stack, name, say)
+        except ServiceError as error:
+            left = [other for other in services[at + 1 :] if other in others]
+            if not left:
+                raise
+            raise ServiceError(
+                f"{error}; {' and '.join(left)} {'was' if len(left) == 1 else 'were'} not restarted and still"
+                f" {'runs' if len(left) == 1 else 'run'} with the configuration of before"
+            ) from error
 
 
 @contextmanager
@@ -232,23 +325,20 @@ def _start_broker(stack: Stack, say: Callable[[str], None]) -> None:
         say(f"broker  at {servers} answers and was not started from {stack.config.data_dir}: using it as it is")
 
 
-def _start_service(stack: Stack, name: str, say: Callable[[str], None], restart: bool, started: list[str]) -> None:
+def _start_service(stack: Stack, name: str, say: Callable[[str], None], started: list[str]) -> None:
     """:param started: gets the name before there is a process, so that an interrupt in between stops it."""
     pid = stack.process(name).pid
-    if pid is not None and not stack.runs_as_configured(name):
-        if not restart:
-            say(
-                f"{name:7} runs already (pid {pid}), with another configuration than this: `rillet up --restart` restarts it"
-            )
-            return
-        stack.stop(name)
-        say(f"{name:7} stopped, to be started with this configuration")
-    elif pid is not None:
+    if pid is not None:
         say(f"{name:7} runs already (pid {pid})")
         return
     started.append(name)
     stack.start(name)
     say(f"{name:7} starting (pid {stack.process(name).pid})")
+
+
+def _wait_ready(stack: Stack, name: str, say: Callable[[str], None], beside: Sequence[str] = ()) -> None:
+    stack.wait_ready(name, say=say, beside=beside)
+    say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
 
 
 def down(stack: Stack, say: Callable[[str], None]) -> None:

@@ -19,6 +19,11 @@ def port_of(config: RilletConfig, service: str) -> int:
     return {**ports, "serve": config.serving.port}[service]
 
 
+def host_of(config: RilletConfig, service: str) -> str:
+    """The address that a service listens on with that port."""
+    return config.serving.host if service == "serve" else config.health.host
+
+
 def ready_url(config: RilletConfig, service: str) -> str | None:
     """The readiness probe of a service, None when it has no port."""
     path = "/v2/health/ready" if service == "serve" else "/readyz"
@@ -43,8 +48,7 @@ def probe(url: str, timeout_s: float = _PROBE_TIMEOUT_S) -> int | None:
 
 def _url(config: RilletConfig, service: str, path: str) -> str | None:
     port = port_of(config, service)
-    host = config.serving.host if service == "serve" else config.health.host
-    return f"http://{_reachable(host)}:{port}{path}" if port else None
+    return f"http://{_reachable(host_of(config, service))}:{port}{path}" if port else None
 
 
 def _reachable(host: str) -> str:

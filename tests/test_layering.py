@@ -56,6 +56,7 @@ JOBS: dict[str, set[str]] = {
     "config": {"errors"},
     "config_checks": {"config", "errors"},
     "services": {"config"},
+    "start_checks": {"config", "errors"},
     "health": {"errors"},
     "toolchain": {"errors"},
     "processes": set(),

@@ -53,7 +53,7 @@ def test_rows_know_the_request_that_their_block_names_and_its_number() -> None:
         block_of(["b"], [0, 0], [[1, 1, 0, 1], [1, 1, 2, 1]], bucket=3),
         block_of(["stranger", "a"], [1, 0], [[1, 1, 0, 1], [1, 1, 1, 1]], bucket=5),
     ]
-    column = stack_columns(blocks, EXPECTED)
+    column = stack_columns(blocks, EXPECTED, SPEC)
     assert [column["request_ids"][at] for at in column["request_at"]] == ["b", "b", "a", "stranger"]
     assert column["request"].tolist() == [1, 1, 0, -1]
     assert column["bucket"].tolist() == [3, 3, 5, 5]
@@ -64,7 +64,7 @@ def test_rows_know_the_request_that_their_block_names_and_its_number() -> None:
 def test_absent_lengths_are_ones_and_absent_logits_are_unknown() -> None:
     plain = replace(block_of(["a"], [0], [[1, 1, 1, 1]]), item_lengths=None)
     scored = replace(block_of(["b"], [0], [[1, 1, 0, 1]]), served_logits=np.array([0.5, 0.25], np.float32))
-    column = stack_columns([plain, scored], EXPECTED)
+    column = stack_columns([plain, scored], EXPECTED, SPEC)
     assert column["lengths"].tolist() == [1, 1, 1, 1, 1, 1, 0, 1]
     # The spec has a slot of up to three values: lengths have to be there.
     assert column["has_lengths"].tolist() == [False, True]
@@ -73,8 +73,9 @@ def test_absent_lengths_are_ones_and_absent_logits_are_unknown() -> None:
 
 def test_the_fids_that_are_due_are_those_of_the_context_and_then_of_the_item() -> None:
     expected = expected_of(request("a", 0, [1, 2], user=7, tags=[5]), request("b", 10, [3], user=8))
-    found = due_fids(expected, np.array([1, 0]), np.array([2, 1]))
+    found, lengths = due_fids(expected, np.array([1, 0]), np.array([2, 1]))
     context = [expected.context_fids[expected.context_start[r] : expected.context_start[r + 1]] for r in (1, 0)]
     items = [expected.item_fids[expected.item_start[row] : expected.item_start[row + 1]] for row in (2, 1)]
     assert found.tolist() == np.concatenate([context[0], items[0], context[1], items[1]]).tolist()
     assert len(found) == 3 + 4  # b's item has no tag, a's has one
+    assert lengths.tolist() == [[1, 1, 0, 1], [1, 1, 1, 1]]

@@ -158,6 +158,13 @@ def test_a_changed_spec_is_rolled_out_under_traffic(joiner: Deployment) -> None:
         assert {request_id: pair for request_id, pair in later.items() if pair[0] != pair[1]} == {}
         of_old += cut
     assert 0.3 * len(features) < of_old < 0.7 * len(features)
+    report = joiner.made.audit()
+    assert report.ok, "\n".join(report.lines())
+    assert (report.requests, report.late_dropped, report.unusable_events) == (len(features), 0, 0)
+    # A request that either spec gives the same rows counts for the new one.
+    under_old, under_new = report.requests_by_spec.values()
+    assert 0.9 * of_old < under_old <= of_old
+    assert under_old + under_new == len(features)
     assert (joiner.dead_letters(), joiner.lost) == (0, False), joiner.watched.alarms
     joiner.tell(sum(map(len, found.values())), of_old_spec=of_old)
 

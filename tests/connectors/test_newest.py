@@ -96,5 +96,5 @@ def test_one_address_that_answers_is_enough(listening: int) -> None:
     [("127.0.0.1:1", "Connection refused"), ("[::1]:x", "invalid literal"), ("broker", "invalid")],
 )
 def test_addresses_that_do_not_answer_are_told_with_the_reason_and_what_to_do(servers: str, reason: str) -> None:
-    with pytest.raises(BrokerUnavailableError, match=rf"\({reason}.*start one with `rillet up`"):
+    with pytest.raises(BrokerUnavailableError, match=rf"\({reason}.*start one with `rillet up --broker-only`"):
         require_broker(KafkaConnection(servers))

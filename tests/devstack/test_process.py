@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from rillet.devstack.process import Process, free_port, require_free_port
-from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.devstack.process import Process
+from rillet.jobs.errors import ServiceError
 
 STUBBORN = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
@@ -81,13 +80,3 @@ def test_what_an_earlier_process_logged_are_not_the_last_words_of_this_one(tmp_p
 def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="/no/such/java"):
         Process("ghost", tmp_path).start(["/no/such/java"])
-
-
-def test_a_taken_port_is_refused_with_the_setting_to_change() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(PortInUseError, match=rf"port {port} is in use: .*\[serving\] port"):
-            require_free_port(port, "[serving] port")
-    require_free_port(free_port(), "[serving] port")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from rillet.__main__ import main
+from rillet.connectors.errors import TopicError
 from rillet.connectors.topics import ensure_broker, topic_ends
 from rillet.devstack import process as process_module
 from rillet.devstack import stack as stack_module
@@ -22,9 +24,12 @@ from rillet.devstack.broker import Broker
 from rillet.devstack.process import Process, free_port
 from rillet.devstack.stack import Stack, down, up
 from rillet.jobs.config import parse_config
-from rillet.jobs.errors import PortInUseError, ServiceError
+from rillet.jobs.errors import ConfigError, PortInUseError, ServiceError
 from rillet.jobs.services import SERVICES, port_of
 from rillet.jobs.toolchain import python_environment
+from rillet.joiner import JoinerError, JoinerRuns, Kept, KeptSettings
+from rillet.schemas import dump_spec
+from tests.joiner.support import SPEC
 
 #: answers every path with 200, so also the readiness probes
 READY = """
@@ -36,11 +41,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
 """
+CHECK_TOPICS = Stack.check_topics
 BROKEN = "raise SystemExit('rillet train: the checkpoint is of another model')"
 
 
 def make_stack(folder: Path, servers: str) -> Stack:
-    config = parse_config({"spec": "a", "data_dir": str(folder)})
+    (folder / "spec.toml").write_text(dump_spec(SPEC))
+    config = parse_config({"spec": str(folder / "spec.toml"), "data_dir": str(folder)})
     unique = {name: f"{name}-{folder.name}" for name in ("features", "actions", "examples", "deltas", "dead_letters")}
     config = replace(
         config,
@@ -89,28 +96,208 @@ def test_up_makes_topics_and_starts_what_is_ready_and_up_again_changes_nothing(s
 def without_broker(tmp_path: Path, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """Services that stand in for the real ones, and a broker that is taken to answer."""
     monkeypatch.setattr(Stack, "start_broker", lambda *_: False)
+    monkeypatch.setattr(Stack, "check_topics", lambda _: None)
     stack = make_stack(tmp_path, "127.0.0.1:1")
     yield stack
     for name in SERVICES:
         stack.stop(name, kill=True)
 
 
-def test_services_of_another_configuration_are_named_and_restarted_only_when_asked(without_broker: Stack) -> None:
+def _changed(stack: Stack, **trainer: int) -> Stack:
+    return Stack(replace(stack.config, trainer=replace(stack.config.trainer, **trainer)), stack.config_path)
+
+
+def _pids(stack: Stack) -> list[int | None]:
+    return [stack.process(name).pid for name in SERVICES]
+
+
+def test_services_of_another_configuration_are_refused_with_what_differs_and_go_on(without_broker: Stack) -> None:
     stack, said = without_broker, list[str]()
-    up(stack, said.append, ["train"])
-    pid = stack.process("train").pid
-    changed = Stack(replace(stack.config, trainer=replace(stack.config.trainer, batch_size=7)), stack.config_path)
-    up(stack, said.append, ["train"])
-    assert said[-2] == f"train   runs already (pid {pid})"
-    up(changed, said.append, ["train"])
-    assert said[-2].startswith(
-        f"train   runs already (pid {pid}), with another configuration than this: `rillet up --re"
+    up(stack, said.append, ["join", "train"])
+    pids = _pids(stack)
+    changed = _changed(stack, batch_size=7)
+    with pytest.raises(ServiceError) as caught:
+        up(changed, said.append)
+    assert str(caught.value) == (
+        f"services run with another configuration than {stack.config_path}: join, train (trainer.batch_size"
+        f" {stack.config.trainer.batch_size}, now 7). Nothing was started or stopped: `rillet up --restart` restarts them"
+        " one after the other with this one"
     )
+    assert _pids(stack) == pids
+    assert pids[-1] is None, "the server was not started either"
     # the advice
-    up(changed, said.append, ["train"], restart=True)
-    assert changed.process("train").pid not in (None, pid)
-    up(changed, said.append, ["train"], restart=True)
-    assert said[-2] == f"train   runs already (pid {changed.process('train').pid})"
+    up(changed, said.append, restart=True)
+    assert set(_pids(stack)).isdisjoint({None, *pids})
+    before = _pids(stack)
+    up(changed, said.append, restart=True)
+    up(changed, said.append)
+    assert _pids(stack) == before
+
+
+def test_services_that_differ_in_several_ways_are_told_apart(without_broker: Stack) -> None:
+    up(without_broker, lambda _: None, ["train"])
+    up(_changed(without_broker, batch_size=7), lambda _: None, ["join"])
+    with pytest.raises(
+        ServiceError, match=r"join \(trainer.batch_size 7, now 9\) and train \(trainer.batch_size \d+, now 9\)"
+    ):
+        up(_changed(without_broker, batch_size=9), lambda _: None)
+
+
+def test_a_restart_goes_from_readers_to_writers_and_waits_for_each(
+    without_broker: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, steps = without_broker, list[str]()
+    up(stack, lambda _: None)
+    stop, start, wait_ready = Stack.stop, Stack.start, Stack.wait_ready
+    monkeypatch.setattr(Stack, "stop", lambda s, name, **_: steps.append(f"stop {name}") or stop(s, name))
+    monkeypatch.setattr(Stack, "start", lambda s, name: steps.append(f"start {name}") or start(s, name))
+
+    def waited(stack: Stack, name: str, **options: object) -> None:
+        assert not options["beside"]
+        # Until one is ready those after it run as they were.
+        ready = " ".join(other for other in SERVICES if other != name and stack.is_ready(other))
+        steps.append(f"wait for {name} beside {ready}")
+        wait_ready(stack, name)
+
+    monkeypatch.setattr(Stack, "wait_ready", waited)
+    up(_changed(stack, batch_size=7), lambda _: None, restart=True)
+    monkeypatch.undo()
+    assert steps == [
+        *("stop train", "start train", "wait for train beside join serve"),
+        *("stop join", "start join", "wait for join beside train serve"),
+        *("stop serve", "start serve", "wait for serve beside join train"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dies", "left"),
+    [
+        ("train", "; join and serve were not restarted and still run with the configuration of before"),
+        ("join", "; serve was not restarted and still runs with the configuration of before"),
+        ("serve", ""),
+    ],
+)
+def test_a_service_that_does_not_come_back_leaves_those_after_it_as_they_were(
+    without_broker: Stack, monkeypatch: pytest.MonkeyPatch, dies: str, left: str
+) -> None:
+    stack, stopped = without_broker, list[str]()
+
+    def wait_ready(stack: Stack, name: str, **_: object) -> None:
+        if name == dies:
+            raise ServiceError(f"{name} died while starting")
+
+    monkeypatch.setattr(Stack, "differences", lambda *_: ["another batch size"])
+    monkeypatch.setattr(Stack, "start", lambda *_: True)
+    monkeypatch.setattr(Stack, "stop", lambda _, name, **__: stopped.append(name) or True)
+    monkeypatch.setattr(Stack, "wait_ready", wait_ready)
+    monkeypatch.setattr(Process, "pid", os.getpid())
+    with pytest.raises(ServiceError, match=rf"^{dies} died while starting{left}$"):
+        up(stack, lambda _: None, restart=True)
+    order = ["train", "join", "serve"]
+    assert stopped == order[: order.index(dies) + 1]
+    monkeypatch.undo()
+
+
+def _left_open(stack: Stack, **topics: str) -> None:
+    """What a joiner notes that has open windows, of these topics."""
+    names = {"features": stack.config.kafka.topics.features, "actions": stack.config.kafka.topics.actions} | topics
+    kept = Kept(KeptSettings.of(SPEC, stack.config.joiner), {kind: (name, "id-1") for kind, name in names.items()})
+    run = JoinerRuns(stack.config.data_dir / "joiner" / "runs").begin(kept.dump())
+    snapshot = run.checkpoint_dir / "job" / "chk-3"
+    snapshot.mkdir(parents=True)
+    (snapshot / "_metadata").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [
+        ("spec gone", ConfigError, r"rillet\.toml: .*gone\.toml"),
+        ("spec broken", ConfigError, r"rillet\.toml: .*broken\.toml"),
+        ("specs in conflict", ConfigError, r"also_accepts: .*cannot be accepted at the same time.*rillet spec diff"),
+        ("sources", ConfigError, r"sources\.features\.slots\.studio: feature spec test has no slot"),
+        ("slices", JoinerError, "slice_ms"),
+        ("another spec", JoinerError, "neither spec nor among also_accepts"),
+        ("other topics", JoinerError, "features of topic features-.*, now elsewhere"),
+        ("topics made anew", JoinerError, "is not the one that the joiner's state in .* was made of"),
+        ("a compacted topic", TopicError, "features is compacted"),
+        ("the address", ServiceError, r"port \d+ on 192\.0\.2\.1 cannot be listened on"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_stopped(
+    without_broker: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+    error: type[Exception],
+    told: str,
+) -> None:
+    stack, config = without_broker, without_broker.config
+    up(stack, lambda _: None, ["train"])
+    pid = stack.process("train").pid
+    _left_open(stack)
+    (tmp_path / "broken.toml").write_text("[spec]\n")
+    (tmp_path / "other.toml").write_text(dump_spec(replace(SPEC, sampling_seed=9)))
+    (tmp_path / "clash.toml").write_text(dump_spec(SPEC).replace(f'name = "{SPEC.item[0].name}"', 'name = "clashing"'))
+    source = replace(
+        config.sources.features, format="json", request_id="r", time="t", impression_id="i", slots={"studio": "s"}
+    )
+    changed = {
+        "spec gone": replace(config, spec=tmp_path / "gone.toml"),
+        "spec broken": replace(config, spec=tmp_path / "broken.toml"),
+        "specs in conflict": replace(config, also_accepts=(tmp_path / "clash.toml",)),
+        "sources": replace(config, sources=replace(config.sources, features=source)),
+        "slices": replace(config, joiner=replace(config.joiner, slice_ms=1)),
+        "another spec": replace(config, spec=tmp_path / "other.toml"),
+        "other topics": replace(
+            config, kafka=replace(config.kafka, topics=replace(config.kafka.topics, features="elsewhere"))
+        ),
+        "a compacted topic": replace(config, trainer=replace(config.trainer, batch_size=7)),
+        "topics made anew": replace(config, trainer=replace(config.trainer, batch_size=7)),
+        "the address": replace(config, health=replace(config.health, host="192.0.2.1")),
+    }[wrong]
+    if wrong == "a compacted topic":
+
+        def refuses(*_: object) -> bool:
+            raise TopicError("features is compacted")
+
+        monkeypatch.setattr(Stack, "start_broker", refuses)
+    if wrong == "topics made anew":
+        monkeypatch.setattr(Stack, "check_topics", CHECK_TOPICS)
+        monkeypatch.setattr(stack_module, "topic_ids", lambda _, names: dict.fromkeys(names, "id-2"))
+    with pytest.raises(error, match=told):
+        up(Stack(changed, stack.config_path), lambda _: None, ["train"], restart=True)
+    assert stack.process("train").pid == pid
+    # And nothing is started that does not run.
+    stack.stop("train", kill=True)
+    with pytest.raises(error, match=told):
+        up(Stack(changed, stack.config_path), lambda _: None)
+    assert _pids(stack) == [None] * 3
+
+
+def test_all_ports_are_looked_at_before_the_first_service_is_started(without_broker: Stack) -> None:
+    stack = without_broker
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", stack.config.serving.port))
+        other.bind(("127.0.0.1", stack.config.health.train_port))
+        for taken in (one, other):
+            taken.listen()
+        with pytest.raises(PortInUseError) as caught:
+            up(stack, lambda _: None)
+        assert _pids(stack) == [None] * 3
+        told = str(caught.value)
+        by = rf"is in use by process {os.getpid()} \(.*\): stop it, or choose another with"
+        assert re.search(rf"train: port {stack.config.health.train_port} {by} \[health\] train_port; serve: port", told)
+        assert re.search(rf"serve: port {stack.config.serving.port} {by} \[serving\] port$", told)
+
+
+def test_a_port_that_another_service_of_ours_holds_is_refused_before_a_restart(without_broker: Stack) -> None:
+    stack = without_broker
+    up(stack, lambda _: None)
+    pids, health = _pids(stack), stack.config.health
+    swapped = replace(health, join_port=health.train_port, train_port=health.join_port)
+    with pytest.raises(PortInUseError, match=rf"join: port {health.train_port} is in use by process {pids[1]} "):
+        up(Stack(replace(stack.config, health=swapped), stack.config_path), lambda _: None, restart=True)
+    assert _pids(stack) == pids
 
 
 def test_of_two_ups_at_once_one_starts_the_services_and_both_wait_for_them(
@@ -162,14 +349,6 @@ def test_while_a_service_is_waited_for_it_is_told_now_and_then_what_for(
     assert len(said) == 5
 
 
-def test_a_changed_spec_is_another_configuration(tmp_path: Path) -> None:
-    stack = make_stack(tmp_path, "127.0.0.1:1")
-    stack = Stack(replace(stack.config, spec=tmp_path / "films.spec.toml"), stack.config_path)
-    before = stack.fingerprint
-    stack.config.spec.write_text("[spec]\n")
-    assert stack.fingerprint != before
-
-
 def test_interrupted_up_stops_what_is_not_ready_and_says_what_runs(
     without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +381,9 @@ def test_up_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path, m
 
     monkeypatch.setattr(Stack, "start_broker", terminated)
     path = tmp_path / "rillet.toml"
-    path.write_text('spec = "a"\ndata_dir = "data"\n')
+    (tmp_path / "a.toml").write_text(dump_spec(SPEC))
+    path.write_text('spec = "a.toml"\ndata_dir = "data"\n')
+    monkeypatch.setattr(Stack, "require_free_ports", lambda *_: None)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(main, ["up", "--config", str(path)])

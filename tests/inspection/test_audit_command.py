@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from rillet.__main__ import main
 from rillet.audit import comparison
 from rillet.audit.report import AuditReport, Offender
+from rillet.devstack.process import free_port
 from rillet.schemas import dump_spec
 from tests.inspection.samples import SPEC
 
@@ -64,7 +66,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     asked: dict[str, Any] = {"report": CLEAN}
 
     def audit_topics(kafka: object, spec: object, **options: Any) -> tuple[AuditReport, None]:
-        asked.update(options)
+        asked.update(options, spec=spec)
         return asked["report"], None
 
     monkeypatch.setattr(comparison, "audit_topics", audit_topics)
@@ -108,3 +110,48 @@ def test_a_report_that_cannot_be_written_is_told_before_the_topics_are_read(
     assert result.exit_code == 2
     assert "report.json" in result.stderr
     assert "features" not in asked
+
+
+def test_the_specs_before_are_those_of_the_configuration_and_those_named_with_the_command(
+    config: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    longer, seeded = replace(SPEC, sampling_seed=5), replace(SPEC, sampling_seed=6)
+    (tmp_path / "longer.toml").write_text(dump_spec(longer))
+    (tmp_path / "seeded.toml").write_text(dump_spec(seeded))
+    config.write_text(f'also_accepts = ["longer.toml"]\n{config.read_text()}')
+    command = ["audit", "--config", str(config), "--also-accepts", str(tmp_path / "seeded.toml")]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert (asked["spec"], asked["also_accepts"]) == (SPEC, (longer, seeded))
+
+
+def test_rows_of_an_unknown_spec_are_one_sentence_and_no_advice_on_open_windows(
+    config: Path, asked: dict[str, Any]
+) -> None:
+    asked["report"] = replace(CLEAN, lost=8, wrong_spec=8, unknown_specs={"0xabc": 8})
+    result = CliRunner().invoke(main, ["audit", "--config", str(config)])
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert result.stdout.count("\n") == 1
+    assert "8 rows are of feature spec 0xabc" in result.stdout
+
+
+@pytest.mark.integration
+def test_without_a_broker_the_advice_starts_it_alone_and_the_audit_goes_on(config: Path) -> None:
+    config.write_text(config.read_text().replace("127.0.0.1:1", f"127.0.0.1:{free_port()}"))
+
+    def run(*command: str) -> Result:
+        return CliRunner().invoke(main, [*command, "--config", str(config)])
+
+    without = run("audit")
+    assert without.exit_code == 2
+    found = re.search(r"no Kafka broker answers at .*: start one with `rillet (.*?)`", without.stderr)
+    assert found is not None, without.stderr
+    try:
+        advised = run(*found[1].split())
+        assert advised.exit_code == 0, advised.output
+        assert not list((config.parent / "var/rillet").glob("services/*.pid")), "no service runs"
+        audited = run("audit")
+        assert (audited.exit_code, "topics pages and clicks hold no event" in audited.stderr) == (2, True), (
+            audited.output
+        )
+    finally:
+        assert run("down").exit_code == 0

@@ -18,13 +18,13 @@ from rillet.audit.comparison import AuditReport, audit_topics
 from rillet.connectors.config import KafkaConfig, TopicNames
 from rillet.connectors.topic_reader import read_topic
 from rillet.connectors.topics import create_topics
-from rillet.jobs.config import HealthConfig, RilletConfig, dump_config
+from rillet.jobs.config import HealthConfig, RilletConfig, dump_config, load_config
 from rillet.joiner import JoinerConfig
 from rillet.operators.flink_config import FlinkConfig
 from rillet.operators.flink_log import flink_log
 from rillet.recordings.format import Recording, RecordingWriter
 from rillet.recordings.replay import replay
-from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, decode_as, dump_spec, encode, load_spec
+from rillet.schemas import ActionEvent, ExampleBlock, FeatureEvent, FeatureSpec, decode_as, dump_spec, encode
 from tests.joiner.support import SPEC, action, feature
 
 REQUESTS = 2_000
@@ -115,11 +115,12 @@ class JoinerRun:
         return [decode_as(ExampleBlock, record.value or b"") for record in values]
 
     def audit(self) -> AuditReport:
-        """The topics, compared with what the join should have given."""
-        topics = self.config.kafka.topics
+        """The topics, compared with what the join should have given under the specs that the configuration names now."""
+        topics, specs = self.config.kafka.topics, load_config(self.path).load_specs()
         report, _ = audit_topics(
             self.config.kafka.bootstrap_servers,
-            load_spec(self.path.parent / "spec.toml"),
+            specs.current,
+            also_accepts=specs.others,
             lateness_ms=self.config.flink.lateness_ms,
             features=topics.features,
             actions=topics.actions,

@@ -127,6 +127,10 @@ def test_a_quiet_site_a_mistake_and_a_changed_spec(broker: str, tmp_path: Path) 
     expected = oracle(SPEC, [*features, *more[:2]], [*actions, *more[2:]])  # type: ignore[list-item]
     specs = SpecRegistry(other, [SPEC])
     assert rows_of(other, [specs.block(block) for block in made.blocks()]) == expected
+    report = made.audit()
+    assert report.ok, "\n".join(report.lines())
+    # Under each spec the requests that came while it was the joiner's.
+    assert list(report.requests_by_spec.values()) == [60, 2]
     reasons = [s.letter.reason for s in read_dead_letters(made.config.kafka.connection, topics.dead_letters)]
     assert len(reasons) == 10
     assert all("looks like seconds" in reason for reason in reasons)

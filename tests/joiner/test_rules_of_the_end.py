@@ -1,4 +1,4 @@
-"""The rules of docs/join.md on the end of input, restarts and what the audit can tell (15 to 18)."""
+"""The rules of docs/join.md on the end of input, restarts and what the audit can tell (15 to 19)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rillet.audit.comparison import audit_examples
+from rillet.audit.comparison import audit_eras, audit_examples
 from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS
-from rillet.schemas import ActionEvent, FeatureEvent, LabelKind, decode, encode
+from rillet.schemas import ActionEvent, FeatureEvent, LabelKind, SpecRegistry, decode, encode
 from rillet.schemas.spec import LabelMode
 from tests.joiner.scenarios import CONFIG, CORRECT, LIKE_CLOSED_MS, MODES, WATCH_CLOSED_MS, join, sampled, shown
+from tests.joiner.specs import CHANGES, SpecEngine
 from tests.joiner.support import LATENESS_MS, SPEC, Arrival, action, key_of, stream, with_labels
 from tests.simulation.joiner_engine import Engine
 from tests.simulation.joiner_oracle import oracle, rows_of
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_rule_has_a_test_that_names_it() -> None:
     rules = re.findall(r"^(\d+)\. \*\*", (ROOT / "docs/join.md").read_text("utf-8"), re.MULTILINE)
     tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_rules_of_*.py"))
-    assert len(rules) == 18
+    assert len(rules) == 19
     assert set(rules) == set(re.findall(r"^def test_rule_(\d+)_", tests, re.MULTILINE))
 
 
@@ -227,3 +228,31 @@ def test_rule_18_a_discarded_negative_is_reported_as_lost(tmp_path: Path, mode: 
     plain.add_feature(shown(1, 5_000, spec=spec))
     report = audit_examples(plain.result(), engine.blocks)
     assert report.lost == report.expected > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rule_19_requests_are_audited_under_the_spec_that_was_the_joiners_when_they_came(
+    tmp_path: Path, mode: LabelMode
+) -> None:
+    """A window that was made longer: 20 s after the page is too late for the first requests, and not for the last."""
+    specs = with_labels(SPEC, mode), with_labels(CHANGES["a longer window"], mode)
+    engine = SpecEngine(SpecRegistry(specs[0], [specs[1]]), CONFIG, tmp_path)
+    events = [shown(request, 5_000, 8, specs[0]) for request in range(6)]
+    events += [action(request, 0, "watch", 25_000) for request in range(6)]  # type: ignore[misc]
+    joins = [PlainJoin(spec, also_accepts=specs) for spec in specs]
+    for at, event in enumerate(events):
+        if at == 3:
+            engine.restart(SpecRegistry(specs[1], [specs[0]]))
+        engine.record(0, encode(event))
+        for plain in joins:
+            assert plain.add_record(encode(event), event.request_id.encode())
+    engine.watermark(END_OF_TIME_MS)
+    engine.joiner.close()
+    joined = [plain.result() for plain in joins]
+    report = audit_eras(joined, lambda: [(0, block) for block in engine.blocks])
+    assert report.ok, report.lines()
+    assert list(report.requests_by_spec.values()) == [3, 3]
+    assert report.positive == 3
+    for block in engine.blocks:
+        rest = [(0, other) for other in engine.blocks if other is not block]
+        assert not audit_eras(joined, lambda rest=rest: rest).ok  # type: ignore[misc]

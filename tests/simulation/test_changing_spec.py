@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rillet.audit.comparison import AuditReport, audit_eras
+from rillet.audit.plain_join import PlainJoin
 from rillet.joiner import END_OF_TIME_MS, JoinerConfig
 from rillet.schemas import ActionEvent, FeatureEvent, FeatureSpec, SpecRegistry, decode, encode
 from rillet.schemas.conversion import SpecConversion, without_idle_rows
@@ -41,6 +43,8 @@ class Run:
         self.engine = SpecEngine(self.known[0], config, folder)
         self.current = old
         self.newest_ms = 0
+        #: what was read last of each record, by its place
+        self.sent: dict[int, bytes] = {}
 
     def use(self, spec: FeatureSpec) -> None:
         """The joiner is started again with a spec."""
@@ -54,7 +58,8 @@ class Run:
                 self.joined.setdefault(event.request_id, (self.current, event))
                 # What a producer of the new spec sends: SPEC's columns are those of the old one.
                 event = SpecConversion(SPEC, spec).feature(event) if (spec := producer(at)) is not SPEC else event
-            self.engine.record(bucket, encode(event))
+            self.sent[at] = encode(event)
+            self.engine.record(bucket, self.sent[at])
             self.newest_ms = max(self.newest_ms, time_ms)
             if self.rng.random() < 0.3:
                 self.engine.watermark(self.newest_ms - LATENESS_MS - 1)
@@ -76,6 +81,16 @@ class Run:
         actions = [event for _, _, event in self.records if isinstance(event, ActionEvent)]
         rows = [row for spec, event in self.joined.values() for row in oracle(spec, [event], _of(actions, event))]
         return sorted(rows)
+
+    def audited(self) -> AuditReport:
+        """The audit, which is told of both specs and of nothing else."""
+        specs = [self.new, self.old] if self.current is self.old else [self.old, self.new]
+        joins = [PlainJoin(spec, also_accepts=specs, lateness_ms=LATENESS_MS) for spec in specs]
+        for at, data in sorted(self.sent.items()):
+            _, time_ms, event = self.records[at]
+            for join in joins:
+                assert join.add_record(data, event.request_id.encode(), timestamp_ms=time_ms)
+        return audit_eras([join.result() for join in joins], lambda: [(0, block) for block in self.engine.blocks])
 
     def learned(self, spec: FeatureSpec) -> list[Row]:
         """The rows that a trainer reads that knows both specs, whichever was the joiner's when they went out."""
@@ -118,6 +133,9 @@ def test_rows_are_those_of_the_spec_that_each_request_was_joined_under(seed: int
     run.use(new)
     run.read(size * 3 // 4, size, lambda at: new)
     run.finish()
+    report = run.audited()
+    assert report.ok, "\n".join(report.lines())
+    assert report.requests == len(run.joined)
     specs = {spec.hash for spec, _ in run.joined.values()}
     assert specs == {SPEC.hash, new.hash}
     assert _common(run.learned(new), SPEC, new) == _common(run.expected(), SPEC, new)
@@ -131,10 +149,17 @@ def test_a_spec_may_be_taken_and_taken_back_any_number_of_times(seed: int, tmp_p
     new = _change(seed)
     run = Run(seed, tmp_path, SPEC, new, CONFIG)
     cuts = [0, *sorted(run.rng.choice(len(run.records), 6, replace=False).tolist()), len(run.records)]
+    silent = []
     for part, (first, last) in enumerate(pairwise(cuts)):
+        before = len(run.joined), len(run.engine.blocks)
         run.use(new if part % 2 else SPEC)
         run.read(first, last, lambda at: new if run.rng.random() < 0.5 else SPEC)
+        silent.append(len(run.joined) > before[0] and len(run.engine.blocks) == before[1])
     run.finish()
+    # A spec that has written no row until the next one is known to the joiner alone.
+    if not any(silent[:-1]):
+        report = run.audited()
+        assert report.ok, "\n".join(report.lines())
     # Rows of a task that only one spec has are left out while the other is the joiner's.
     assert _common(run.learned(new), SPEC, new) == _common(run.expected(), SPEC, new)
     assert set(run.learned(new)) <= set(run.expected())
