@@ -27,7 +27,9 @@ _TIMEOUT_S, _SHORTEST_TIMEOUT_S = 10.0, 2.0
 class TopicState:
     """One topic as the checks find it; times in seconds of a monotonic clock.
 
-    Time is held while it is silent, and while it moves again and is behind. It is behind until all of it is read and nothing more
+    Time is held at the start until the topic is known to move or to be silent: its sources may have been idle for long when the
+    first check is made, since a large state takes longer to be restored than a source to start. Time is held too while the
+    topic is silent, and while it moves again and is behind. It is behind until all of it is read and nothing more
     has come from one check to the next. Where traffic is dense, that never is; there it is until ``idle_s`` have
     passed, in which each partition's backlog comes, and what lies on the topic then is read. After an outage of the broker
     this alone counts: partitions come back one after the other, and in between all may be read.
@@ -51,6 +53,10 @@ class TopicState:
         #: whether that is the beginning of a partition, after which the rest of it is awaited
         self._awaits_first = False
         self._was_lost = False
+        #: whether it was seen to move or to be silent
+        self._is_known = False
+        #: how far it was when that was known first
+        self._began_at: Mapping[int, int] | None = None
         #: partitions that were there from the start on, or have had records since; empty before the first check
         self._known: set[int] = set()
 
@@ -60,9 +66,12 @@ class TopicState:
         if not standing:
             self.since_s = now_s
         self._found = found
+        if not self._is_known and found.begun:
+            self._began_at = found.positions if self._began_at is None else self._began_at
+            self._is_known = found.positions != self._began_at
         if self._silent_at is None:
             if found.all_read and now_s - self.since_s >= self._idle_s / 2:
-                self._silent_at = found
+                self._silent_at, self._is_known = found, True
         elif self._moves(found, self._silent_at):
             self._silent_at, self._moves_since_s, self.awaited = None, now_s, {}
         if self._has_grown(found):
@@ -106,6 +115,7 @@ class TopicState:
         """The broker is away: the reader gets nothing until it has passed where it is."""
         if self._silent_at is None:
             self._silent_at = self._found if self._found is not None else TopicProgress({}, {}, all_read=False)
+        self._is_known = True
         # What was to be read after an earlier outage says nothing of this one.
         self._moves_since_s, self.awaited, self._awaits_first = None, {}, False
         self._found, self._was_lost = None, True
@@ -119,6 +129,11 @@ class TopicState:
     def behind(self) -> bool:
         """Whether it was silent, moves again, and has not been read since."""
         return self._moves_since_s is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether time is held for it."""
+        return self.silent or self.behind or not self._is_known
 
 
 class TopicSilence:
@@ -140,7 +155,7 @@ class TopicSilence:
         self._found: tuple[float, float] | None = None
         #: how long each silent topic has been so
         self._silent: dict[str, int] = {}
-        self._holds = False
+        self._holds = True
         self._lag = GroupLag(self._kafka, self._groups, timeout_s=self._timeout_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="silence", daemon=True)
@@ -169,7 +184,7 @@ class TopicSilence:
         return self._silent
 
     def holds(self) -> bool:
-        """Whether time is held: a topic is silent, or moves again and is not read since, see :class:`TopicState`."""
+        """Whether time is held for a topic, see :class:`TopicState`."""
         return self._holds
 
     def close(self) -> None:
@@ -204,5 +219,5 @@ class TopicSilence:
                     self._found = (began, since) if all(of.all_read for of in found.values()) else None
                     trouble = ""
                 now = time.monotonic()
-                self._holds = any(topic.silent or topic.behind for topic in topics.values())
+                self._holds = any(topic.holds for topic in topics.values())
                 self._silent = {name: int(1_000 * (now - t.since_s)) for name, t in topics.items() if t.silent}

@@ -146,6 +146,8 @@ def test_what_a_broker_was_away_is_no_silence(lag: Lag, silence: TopicSilence) -
 
 def test_one_topic_is_silent_beside_another_until_something_new_of_it_is_read(lag: Lag, silence: TopicSilence) -> None:
     assert silence.silent_ms() == {}, "nothing is silent from the start"
+    assert silence.holds()
+    moving(lag, lambda: not silence.holds(), ("features", "actions"))
     moving(lag, lambda: silence.silent_ms().get("actions", 0) > 150)
     assert (set(silence.silent_ms()), silence.quiet_ms()) == ({"actions"}, None)
     lag.ends["actions"][1] += 1  # not read yet
@@ -219,6 +221,22 @@ def test_after_an_outage_a_partition_of_which_nothing_has_come_yet_is_waited_for
     assert (topic.awaited, topic.behind) == ({0: 61, 1: 14}, True)
     topic.check(progress((99, 20), (98, 15)), 30.0)
     assert not topic.behind
+
+
+def test_at_a_start_time_is_held_until_the_topic_is_known_to_move_or_to_be_silent() -> None:
+    """A state that takes a minute to be restored leaves its sources idle before the first check: one partition would close windows."""
+    put_back = TopicProgress({0: 50, 1: 40}, {0: 0, 1: 0}, all_read=False, begun=False)
+    moving, still = TopicState(0.0, idle_s=10.0), TopicState(0.0, idle_s=10.0)
+    for topic in (moving, still):
+        topic.check(put_back, 2.5)
+        topic.check(put_back, 5.0)
+        topic.check(progress((50, 40), (50, 40)), 7.5)  # what the state says, by its first checkpoint
+        assert (topic.silent, topic.holds) == (True, True)
+    dense = TopicState(0.0, idle_s=10.0)
+    for second, position in enumerate((50, 50, 50, 60), start=1):
+        assert dense.holds
+        dense.check(progress((50 + 9 * second,) * 2, (position, 50)), float(second))
+    assert not dense.holds
 
 
 def test_where_traffic_is_dense_a_topic_that_was_silent_is_behind_until_what_came_in_the_idle_time_is_read() -> None:
