@@ -47,6 +47,8 @@ OPERATOR = "join"
 class JobOptions:
     """What differs from run to run."""
 
+    #: folder of its runs, by which the job is told from others of a cluster
+    runs: Path | None = None
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
     #: whether partitions without records stop to hold the watermark back
@@ -65,7 +67,9 @@ class JobOptions:
 def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     """Flink settings that belong to the job, whichever cluster it runs on."""
     flink = Configuration()
-    found = job_settings(config, idle_sources=options.idle_sources, restore_from=options.restore_from)
+    found = job_settings(
+        config, runs=options.runs, idle_sources=options.idle_sources, restore_from=options.restore_from
+    )
     for name, value in found.items():
         flink.set_string(name, value)
     return flink
@@ -215,7 +219,7 @@ def _begin_run(
     flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
     env.configure(flink)
     print(f"run {run.folder.name} goes on from {snapshot or 'nothing: the topics are read anew'}")
-    return replace(options, restore_from=None if snapshot is None else snapshot.as_uri())
+    return replace(options, runs=runs.folder, restore_from=None if snapshot is None else snapshot.as_uri())
 
 
 if __name__ == "__main__":
