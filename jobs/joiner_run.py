@@ -34,6 +34,7 @@ from rillet.pipelines.bounded_read import BoundedRead
 from rillet.pipelines.job_alarms import JobAlarms
 from rillet.pipelines.job_watch import JobWatch, root_cause
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
+from rillet.pipelines.left_state import check_left
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -114,6 +115,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     topics, topic_ids = config.kafka.topics, ids_of_topics(config)
     kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
     check_kept(runs.newest, kept, specs, remedies)
+    check_left(runs, config.kafka.connection, groups(config))
     if bounds.start is not None:
         names: dict[str, str] = {kind: getattr(topics, kind) for kind in topic_ids}
         bounds.start.check(config.kafka.connection, names, time.time_ns() // 1_000_000)
@@ -138,6 +140,8 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     )
     # Before anything is written: a port that is taken is mostly that of another joiner.
     with health:
+        # Before the folder is there: what the groups commit from now on is of the run that it is of.
+        forget_progress(config)
         try:
             run = runs.begin(kept.dump(), config.flink.keep_savepoints)
         except OSError as error:
@@ -162,7 +166,6 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
             requests=bounds.requests,
         )
         build(env, config, options)
-        forget_progress(config)
         with GroupLag(config.kafka.connection, groups(config)) as lag:
             bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
             client = env.execute_async("rillet joiner")
