@@ -52,7 +52,9 @@ def operators(folder: Path, sources: str = "") -> dict[str, tuple[str, str]]:
     # The stream without records does not grow with the job: each task of it would take network buffers.
     alone = {name for name, _, _, parallelism in found if parallelism == 1}
     assert "end of time" in alone
-    assert [name for name in alone if not re.fullmatch(STATELESS, name)] == [n for n in alone if re.fullmatch(NOTHING, n)]
+    assert [name for name in alone if not re.fullmatch(STATELESS, name)] == [
+        n for n in alone if re.fullmatch(NOTHING, n)
+    ]
     assert {parallelism for *_, parallelism in found} == {1, PARALLELISM}
     return {uid: (name, kind) for name, uid, kind, _ in found}
 
