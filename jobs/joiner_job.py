@@ -51,6 +51,8 @@ class JobOptions:
     runs: Path | None = None
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
+    #: whether the job is stopped at ends that the topics have already
+    bounded: bool = False
     #: whether partitions without records stop to hold the watermark back
     idle_sources: bool = True
     #: whether partitions are read side by side in event time, see ``max_drift_ms``
@@ -103,7 +105,8 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     silence = None
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
-        silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
+        idle_ms = config.flink.idle_ms
+        silence = partial(TopicSilence, config.kafka.connection, groups(config), idle_ms, bounded=options.bounded)
     kind_of_join = JoinFunction if options.requests is None else partial(BackfillFunction, options.requests)
     function = kind_of_join(specs, join, config.flink, silence, options.local_dir)
     records = union(streams)

@@ -157,6 +157,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
         env.add_jars(fetch_jars().connector.as_uri())
         options = JobOptions(
             restore_from=snapshot.as_uri() if snapshot is not None else None,
+            bounded=bounds.ends is not None,
             # In a run that ends with a drain no source is idle.
             idle_sources=not bounds.drain,
             aligned=bounds.aligned,
