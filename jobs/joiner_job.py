@@ -111,8 +111,9 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     function = kind_of_join(specs, join, config.flink, silence, options.local_dir)
     records = union(streams)
     joined = key_by_bucket(records).process(function, KEY_VALUE)
+    kept = KeptSettings.of(specs.current, join, config.flink.execution_mode)
     # State of other settings cannot be gone on with: it is the state of another operator.
-    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(specs.current, join).operator_digest:016x}")
+    joined.name(OPERATOR).uid(f"join-{kept.operator_digest:016x}")
     sink = partial(exactly_once_sink, config.kafka, transaction_timeout_ms=config.flink.transaction_timeout_ms)
     joined.sink_to(sink(topics.examples)).name("examples").uid("examples")
     letters = union([joined.get_side_output(DEAD_LETTERS), *refused])
@@ -211,7 +212,7 @@ def _begin_run(
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
     check_left(runs, config.kafka.connection, groups(config))
-    kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
+    kept = Kept(KeptSettings.of(specs.current, config.joiner, config.flink.execution_mode), topics)
     remedies = Remedies.of_cluster(runs.folder)
     check_kept(runs.newest, kept, specs, remedies, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None

@@ -95,7 +95,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     specs = config.load_specs()
     spec = specs.current
     runs = JoinerRuns(folder / "runs")
-    kept = Kept(KeptSettings.of(spec, config.joiner))
+    kept = Kept(KeptSettings.of(spec, config.joiner, config.flink.execution_mode))
     remedies = Remedies()
     if bounds.requests is not None:
         kept = replace(kept, requests=(bounds.requests.from_ms, bounds.requests.until_ms))
