@@ -34,7 +34,8 @@ def turning_actions(
     turning, counts = [], Counter[str]()
     for number, (pair, (identity, value)) in enumerate(zip(pairs.tolist(), actions, strict=True)):
         of_pair = found.setdefault(pair, _Pair())
-        if of_pair.turned or (rule.measure != "value" and identity in of_pair.seen):
+        once = rule.measure == "count" or (rule.measure == "sum" and value is not None)
+        if of_pair.turned or (once and identity in of_pair.seen):
             counts["duplicate_actions"] += 1
             continue
         if rule.measure == "count":

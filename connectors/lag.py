@@ -48,11 +48,13 @@ class TopicProgress(NamedTuple):
 
     :param ends: those of open transactions too.
     :param all_read: whether no record lies before them that the group has not committed, and no transaction is open.
+    :param begun: whether the group has committed anything since :meth:`GroupLag.forget`; its positions say nothing before.
     """
 
     ends: Mapping[int, int]
     positions: Mapping[int, int]
     all_read: bool
+    begun: bool = True
 
 
 class GroupLag:
@@ -158,7 +160,8 @@ class GroupLag:
             own = [place for place in places if place.topic == topic]
             committed = {place.partition: place.end for place in own} == of_topic
             positions = {place.partition: place.position for place in own}
-            found[topic] = TopicProgress(of_topic, positions, committed and topic not in behind)
+            begun = any(place.read for place in own)
+            found[topic] = TopicProgress(of_topic, positions, committed and topic not in behind, begun)
         return found
 
     def answers(self, timeout_s: float = 2.0) -> bool:

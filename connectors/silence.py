@@ -27,7 +27,9 @@ _TIMEOUT_S, _SHORTEST_TIMEOUT_S = 10.0, 2.0
 class TopicState:
     """One topic as the checks find it; times in seconds of a monotonic clock.
 
-    Time is held while it is silent, and while it moves again and is behind. It is behind until all of it is read and nothing more
+    Time is held at the start until the topic is known to move or to be silent: its sources may have been idle for long when the
+    first check is made, since a large state takes longer to be restored than a source to start. Where all was read then, a
+    topic that moves is behind as after silence. Time is held too while the topic is silent, and while it is behind. It is behind until all of it is read and nothing more
     has come from one check to the next. Where traffic is dense, that never is; there it is until ``idle_s`` have
     passed, in which each partition's backlog comes, and what lies on the topic then is read. After an outage of the broker
     this alone counts: partitions come back one after the other, and in between all may be read.
@@ -36,8 +38,11 @@ class TopicState:
     time is held, until these are read, and after that all that lies on the topic then.
     """
 
-    def __init__(self, now_s: float, idle_s: float) -> None:
-        """:param idle_s: how long nothing has to come before time may go on without records."""
+    def __init__(self, now_s: float, idle_s: float, *, known: bool = False) -> None:
+        """
+        :param idle_s: how long nothing has to come before time may go on without records.
+        :param known: whether it is known to move already.
+        """
         self._idle_s = idle_s
         self._found: TopicProgress | None = None
         #: since when the ends have stood
@@ -51,6 +56,10 @@ class TopicState:
         #: whether that is the beginning of a partition, after which the rest of it is awaited
         self._awaits_first = False
         self._was_lost = False
+        #: whether it was seen to move or to be silent
+        self._is_known = known
+        #: how far it was when that was first known
+        self._began_at: TopicProgress | None = None
         #: partitions that were there from the start on, or have had records since; empty before the first check
         self._known: set[int] = set()
 
@@ -60,9 +69,11 @@ class TopicState:
         if not standing:
             self.since_s = now_s
         self._found = found
+        if not self._is_known:
+            self._begin(found, now_s)
         if self._silent_at is None:
             if found.all_read and now_s - self.since_s >= self._idle_s / 2:
-                self._silent_at = found
+                self._silent_at, self._is_known = found, True
         elif self._moves(found, self._silent_at):
             self._silent_at, self._moves_since_s, self.awaited = None, now_s, {}
         if self._has_grown(found):
@@ -76,6 +87,15 @@ class TopicState:
                 self._catch_up(found.ends if self._awaits_first else {})
         elif now_s - self._moves_since_s >= self._idle_s:
             self.awaited = found.ends
+
+    def _begin(self, found: TopicProgress, now_s: float) -> None:
+        if self._began_at is None:
+            # Before the reader's first checkpoint, where it is says nothing.
+            self._began_at = found if found.begun or found.all_read else None
+        elif self._moves(found, self._began_at):
+            self._is_known = True
+            if self._began_at.all_read:
+                self._moves_since_s = now_s
 
     def _catch_up(self, awaited: Mapping[int, int] = MappingProxyType({})) -> None:
         """:param awaited: ends that are to be reached before."""
@@ -106,6 +126,7 @@ class TopicState:
         """The broker is away: the reader gets nothing until it has passed where it is."""
         if self._silent_at is None:
             self._silent_at = self._found if self._found is not None else TopicProgress({}, {}, all_read=False)
+        self._is_known = True
         # What was to be read after an earlier outage says nothing of this one.
         self._moves_since_s, self.awaited, self._awaits_first = None, {}, False
         self._found, self._was_lost = None, True
@@ -120,18 +141,27 @@ class TopicState:
         """Whether it was silent, moves again, and has not been read since."""
         return self._moves_since_s is not None
 
+    @property
+    def holds(self) -> bool:
+        """Whether time is held for it."""
+        return self.silent or self.behind or not self._is_known
+
 
 class TopicSilence:
     """Watches topics, each read by one group; a stage without records, for one caller."""
 
-    def __init__(self, kafka: KafkaConnection | str, groups: Mapping[str, str], idle_ms: int) -> None:
+    def __init__(
+        self, kafka: KafkaConnection | str, groups: Mapping[str, str], idle_ms: int, *, bounded: bool = False
+    ) -> None:
         """
+        :param bounded: whether what shall be read lies on the topics already: then they are taken to move at the start.
         :param groups: topic to the consumer group that reads it.
         :param idle_ms: how long nothing has to come before time may go on without records, wall clock. A single topic
             is silent after half of it, so that this is known before its reader is idle.
         """
         self._kafka = KafkaConnection.of(kafka)
         self._groups = dict(groups)
+        self._bounded = bounded
         self._idle_s = idle_ms / 1_000
         self._interval_s = self._idle_s / _CHECKS_PER_IDLE_TIME
         #: an outage has to be known before the engine leaves partitions out
@@ -140,7 +170,7 @@ class TopicSilence:
         self._found: tuple[float, float] | None = None
         #: how long each silent topic has been so
         self._silent: dict[str, int] = {}
-        self._holds = False
+        self._holds = not bounded
         self._lag = GroupLag(self._kafka, self._groups, timeout_s=self._timeout_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="silence", daemon=True)
@@ -169,7 +199,7 @@ class TopicSilence:
         return self._silent
 
     def holds(self) -> bool:
-        """Whether time is held: a topic is silent, or moves again and is not read since, see :class:`TopicState`."""
+        """Whether time is held for a topic, see :class:`TopicState`."""
         return self._holds
 
     def close(self) -> None:
@@ -180,7 +210,7 @@ class TopicSilence:
 
     def _watch(self) -> None:
         began = time.monotonic()
-        topics = {name: TopicState(began, self._idle_s) for name in self._groups}
+        topics = {name: TopicState(began, self._idle_s, known=self._bounded) for name in self._groups}
         trouble = ""
         with closing(self._lag):
             while not self._stop.wait(self._interval_s):
@@ -204,5 +234,5 @@ class TopicSilence:
                     self._found = (began, since) if all(of.all_read for of in found.values()) else None
                     trouble = ""
                 now = time.monotonic()
-                self._holds = any(topic.silent or topic.behind for topic in topics.values())
+                self._holds = any(topic.holds for topic in topics.values())
                 self._silent = {name: int(1_000 * (now - t.since_s)) for name, t in topics.items() if t.silent}

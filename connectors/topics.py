@@ -13,7 +13,16 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition, Uuid
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+    Uuid,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
@@ -183,16 +192,29 @@ def ends_by(
         metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         if not _exists(kafka, metadata):
             return None
+        numbers = sorted(metadata.partitions)
         try:
-            return {
-                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout_s)
-                for number in sorted(metadata.partitions)
-            }
+            first, end = (_offsets(consumer, topic, numbers, at, timeout_s) for at in (OFFSET_BEGINNING, OFFSET_END))
+            return dict(zip(numbers, zip(first, end, strict=True), strict=True))
         except KafkaException as error:
             # For a moment after a topic was made, or a broker has come back, some do not know yet who leads a partition.
             if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() >= deadline_s:
                 raise
             time.sleep(_POLL_S)
+
+
+def _offsets(consumer: Consumer, topic: str, numbers: Sequence[int], at: int, timeout_s: float) -> list[int]:
+    """First offsets or ends of partitions, in one request to each broker that leads some.
+
+    ``Consumer.get_watermark_offsets`` makes two requests per partition, and subtasks of the joiner ask for all of them all the time.
+
+    :param at: OFFSET_BEGINNING or OFFSET_END, which stand for times here.
+    """
+    found = consumer.offsets_for_times([TopicPartition(topic, number, at) for number in numbers], timeout=timeout_s)
+    for one in found:
+        if one.error is not None:
+            raise KafkaException(one.error)
+    return [one.offset for one in found]
 
 
 def _list_topics(consumer: Consumer, timeout_s: float) -> None:

@@ -47,8 +47,12 @@ OPERATOR = "join"
 class JobOptions:
     """What differs from run to run."""
 
+    #: folder of its runs, by which the job is told from others of a cluster
+    runs: Path | None = None
     #: savepoint or checkpoint to go on from
     restore_from: str | None = None
+    #: whether the job is stopped at ends that the topics have already
+    bounded: bool = False
     #: whether partitions without records stop to hold the watermark back
     idle_sources: bool = True
     #: whether partitions are read side by side in event time, see ``max_drift_ms``
@@ -65,7 +69,9 @@ class JobOptions:
 def settings(config: FlinkConfig, options: JobOptions) -> Configuration:
     """Flink settings that belong to the job, whichever cluster it runs on."""
     flink = Configuration()
-    found = job_settings(config, idle_sources=options.idle_sources, restore_from=options.restore_from)
+    found = job_settings(
+        config, runs=options.runs, idle_sources=options.idle_sources, restore_from=options.restore_from
+    )
     for name, value in found.items():
         flink.set_string(name, value)
     return flink
@@ -97,13 +103,15 @@ def build(env: StreamExecutionEnvironment, config: RilletConfig, options: JobOpt
     silence = None
     if "config.providers" not in config.kafka.flink:
         # Otherwise the tasks shall find the secrets where they run, which librdkafka cannot; none must be in the job.
-        silence = partial(TopicSilence, config.kafka.connection, groups(config), config.flink.idle_ms)
+        idle_ms = config.flink.idle_ms
+        silence = partial(TopicSilence, config.kafka.connection, groups(config), idle_ms, bounded=options.bounded)
     kind_of_join = JoinFunction if options.requests is None else partial(BackfillFunction, options.requests)
     function = kind_of_join(specs, join, config.flink, silence, options.local_dir)
     records = union(streams)
     joined = key_by_bucket(records).process(function, KEY_VALUE)
+    kept = KeptSettings.of(specs.current, join, config.flink.execution_mode)
     # State of other settings cannot be gone on with: it is the state of another operator.
-    joined.name(OPERATOR).uid(f"join-{KeptSettings.of(specs.current, join).operator_digest:016x}")
+    joined.name(OPERATOR).uid(f"join-{kept.operator_digest:016x}")
     sink = partial(exactly_once_sink, config.kafka, transaction_timeout_ms=config.flink.transaction_timeout_ms)
     joined.sink_to(sink(topics.examples)).name("examples").uid("examples")
     letters = union([joined.get_side_output(DEAD_LETTERS), *refused])
@@ -202,7 +210,7 @@ def _begin_run(
     topics: dict[str, tuple[str, str]] = {kind: (getattr(names, kind), id_) for kind, id_ in options.topic_ids.items()}
     specs = config.load_specs()
     check_left(runs, config.kafka.connection, groups(config))
-    kept = Kept(KeptSettings.of(specs.current, config.joiner), topics)
+    kept = Kept(KeptSettings.of(specs.current, config.joiner, config.flink.execution_mode), topics)
     remedies = Remedies.of_cluster(runs.folder)
     check_kept(runs.newest, kept, specs, remedies, first_start=options.start is not None)
     snapshot = runs.newest.snapshot if runs.newest is not None else None
@@ -213,7 +221,7 @@ def _begin_run(
     flink.set_string("execution.checkpointing.dir", run.checkpoint_dir.as_uri())
     env.configure(flink)
     print(f"run {run.folder.name} goes on from {snapshot or 'nothing: the topics are read anew'}")
-    return replace(options, restore_from=None if snapshot is None else snapshot.as_uri())
+    return replace(options, runs=runs.folder, restore_from=None if snapshot is None else snapshot.as_uri())
 
 
 if __name__ == "__main__":

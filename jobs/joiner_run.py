@@ -34,6 +34,7 @@ from rillet.pipelines.bounded_read import BoundedRead
 from rillet.pipelines.job_alarms import JobAlarms
 from rillet.pipelines.job_watch import JobWatch, root_cause
 from rillet.pipelines.joiner_watch import JoinerWatch, TopicsWatch
+from rillet.pipelines.left_state import check_left
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -94,7 +95,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     specs = config.load_specs()
     spec = specs.current
     runs = JoinerRuns(folder / "runs")
-    kept = Kept(KeptSettings.of(spec, config.joiner))
+    kept = Kept(KeptSettings.of(spec, config.joiner, config.flink.execution_mode))
     remedies = Remedies()
     if bounds.requests is not None:
         kept = replace(kept, requests=(bounds.requests.from_ms, bounds.requests.until_ms))
@@ -114,6 +115,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     topics, topic_ids = config.kafka.topics, ids_of_topics(config)
     kept = replace(kept, topics={kind: (getattr(topics, kind), id_) for kind, id_ in topic_ids.items()})
     check_kept(runs.newest, kept, specs, remedies)
+    check_left(runs, config.kafka.connection, groups(config))
     if bounds.start is not None:
         names: dict[str, str] = {kind: getattr(topics, kind) for kind in topic_ids}
         bounds.start.check(config.kafka.connection, names, time.time_ns() // 1_000_000)
@@ -138,6 +140,8 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
     )
     # Before anything is written: a port that is taken is mostly that of another joiner.
     with health:
+        # Before the folder is there: what the groups commit from now on is of the run that it is of.
+        forget_progress(config)
         try:
             run = runs.begin(kept.dump(), config.flink.keep_savepoints)
         except OSError as error:
@@ -153,6 +157,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
         env.add_jars(fetch_jars().connector.as_uri())
         options = JobOptions(
             restore_from=snapshot.as_uri() if snapshot is not None else None,
+            bounded=bounds.ends is not None,
             # In a run that ends with a drain no source is idle.
             idle_sources=not bounds.drain,
             aligned=bounds.aligned,
@@ -162,7 +167,6 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
             requests=bounds.requests,
         )
         build(env, config, options)
-        forget_progress(config)
         with GroupLag(config.kafka.connection, groups(config)) as lag:
             bounded = BoundedRead(lag, bounds.ends) if bounds.ends is not None else None
             client = env.execute_async("rillet joiner")

@@ -1,12 +1,14 @@
 """The cold tier: slices of entries in a local RocksDB, one column family per slice, dropped as a whole.
 
 A cache only: it is made empty for each start of the engine and may be deleted at any time after :meth:`close`; what
-it held is in the engine's checkpointed state. Keys are ``n | bucket | number``, of entries, and ``r | bucket | request_id``, of
+it held is in the engine's checkpointed state. One that has failed, on a full disk for instance, holds nothing for certain any
+more, and is to be closed. Keys are ``n | bucket | number``, of entries, and ``r | bucket | request_id``, of
 their numbers; numbers are big-endian.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from itertools import islice
@@ -26,6 +28,8 @@ from rocksdict import (
 from rillet.joiner.config import DISK_TIER_BYTES
 from rillet.joiner.entry import Entry
 from rillet.joiner.errors import StoreError
+
+log = logging.getLogger(__name__)
 
 _BATCH = 1_000
 
@@ -51,7 +55,7 @@ def _request_key(bucket: int, request_id: str) -> bytes:
 
 
 class DiskTier:
-    """Entries of spilled slices.
+    """Entries of spilled slices. Each method but :meth:`close` raises :class:`StoreError` where the disk fails.
 
     :param directory: is created, and removed on close; must not exist.
     :param memory_bytes: what RocksDB may use for write buffers and block cache together.
@@ -66,9 +70,13 @@ class DiskTier:
         self._write.disable_wal = True  # type: ignore[method-assign,assignment] # the stub says method, it is a bool
         try:
             directory.mkdir(parents=True)
+        except OSError as error:
+            raise self._explained(error) from error
+        try:
             self._db = Rdict(str(directory / "db"), self._options, access_type=AccessType.read_write())
-        except Exception as error:  # rocksdict raises bare Exception subclasses
-            raise StoreError(f"local store {directory}: {error}") from error
+        except Exception as error:  # rocksdict raises bare ones
+            shutil.rmtree(directory, ignore_errors=True)
+            raise self._explained(error) from error
         self._families: dict[int, tuple[Rdict, ColumnFamily]] = {}
 
     def slices(self) -> list[int]:
@@ -77,27 +85,30 @@ class DiskTier:
 
     def write(self, slice_: int, entries: Iterable[tuple[int, Entry]]) -> None:
         """Adds (bucket, entry) to a slice, or replaces them."""
-        _, family = self._family(slice_)
         rows = iter(entries)
-        while part := list(islice(rows, _BATCH)):
-            batch = WriteBatch(raw_mode=True)
-            for bucket, entry in part:
-                batch.put(_number_key(bucket, entry.n), entry.to_bytes(), family)
-                batch.put(_request_key(bucket, entry.request_id), entry.n.to_bytes(4, "big"), family)
-            self._db.write(batch, self._write)
+        try:
+            _, family = self._family(slice_)
+            while part := list(islice(rows, _BATCH)):
+                batch = WriteBatch(raw_mode=True)
+                for bucket, entry in part:
+                    batch.put(_number_key(bucket, entry.n), entry.to_bytes(), family)
+                    batch.put(_request_key(bucket, entry.request_id), entry.n.to_bytes(4, "big"), family)
+                self._db.write(batch, self._write)
+        except Exception as error:
+            raise self._explained(error) from error
 
     def find(self, slice_: int, bucket: int, request_id: str) -> Entry | None:
         """An entry of a slice by its request, None when it is not there."""
         if slice_ not in self._families:
             return None
-        n = self._families[slice_][0].get(_request_key(bucket, request_id))
+        n = self._read(slice_, _request_key(bucket, request_id))
         return None if n is None else self.get(slice_, bucket, int.from_bytes(n, "big"))
 
     def get(self, slice_: int, bucket: int, n: int) -> Entry | None:
         """An entry of a slice by its number there, None when it is not there."""
         if slice_ not in self._families:
             return None
-        data = self._families[slice_][0].get(_number_key(bucket, n))
+        data = self._read(slice_, _number_key(bucket, n))
         if data is None:
             return None
         entry = Entry.from_bytes(data)
@@ -107,13 +118,30 @@ class DiskTier:
     def drop(self, slice_: int) -> None:
         """Forgets a whole slice."""
         if self._families.pop(slice_, None) is not None:
-            self._db.drop_column_family(str(slice_))
+            try:
+                self._db.drop_column_family(str(slice_))
+            except Exception as error:
+                raise self._explained(error) from error
 
     def close(self) -> None:
         """Closes and removes the directory."""
         self._families.clear()
-        self._db.close()
+        try:
+            # What is not written yet goes to disk first, in vain.
+            self._db.close()
+        except Exception as error:
+            log.info("local store %s was not closed, and is removed all the same: %s", self._directory, error)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _read(self, slice_: int, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._families[slice_][0].get(key)
+        except Exception as error:
+            raise self._explained(error) from error
+        return value
+
+    def _explained(self, error: Exception) -> StoreError:
+        return StoreError(f"local store {self._directory}: {error}")
 
     def _family(self, slice_: int) -> tuple[Rdict, ColumnFamily]:
         if slice_ not in self._families:

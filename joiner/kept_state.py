@@ -38,16 +38,24 @@ class KeptSettings:
     late_retention_ms: int
     action_wait_ms: int
     state_format: int = STATE_FORMAT
+    #: Python's states have other names and forms where it runs in a process of its own: Flink would find none of them
+    execution_mode: str = "thread"
 
     @classmethod
-    def of(cls, spec: FeatureSpec, config: JoinerConfig) -> KeptSettings:
+    def of(cls, spec: FeatureSpec, config: JoinerConfig, execution_mode: str = "thread") -> KeptSettings:
         """Those of a joiner.
 
         :raises JoinerError: see :class:`SliceSchedule`.
         """
         SliceSchedule(spec, config)
         return cls(
-            spec.name, spec.hash, config.slice_ms, config.buckets, config.late_retention_ms, config.action_wait_ms
+            spec.name,
+            spec.hash,
+            config.slice_ms,
+            config.buckets,
+            config.late_retention_ms,
+            config.action_wait_ms,
+            execution_mode=execution_mode,
         )
 
     @property
@@ -58,7 +66,7 @@ class KeptSettings:
     @property
     def operator_digest(self) -> int:
         """64 bits that stand for those that hold for the state of all specs."""
-        return _digest(self._of_all_specs())
+        return _digest(self._of_all_specs() + ("" if self.execution_mode == "thread" else f"|{self.execution_mode}"))
 
     def differences(self, other: KeptSettings) -> str:
         """Those that hold for all specs and are otherwise in ``other``, for a message; empty where none is."""

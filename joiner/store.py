@@ -1,20 +1,26 @@
 """Requests in two tiers: newer slices in memory, older ones on disk once memory is full.
 
 A cache of the engine's checkpointed state, which is the truth: what is not here may be there, unless the store knows that
-it has all of a bucket. (Monolith, section 3.1.1: "an in-memory cache and an on-disk key-value store".)
+it has all of a bucket. A disk that fails, since it is full for instance, is done without until the next start. (Monolith, section 3.1.1: "an in-memory cache and an on-disk key-value store".)
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rillet.joiner.entry import EVENT_BYTES, Decode, Entry, decode_feature
+from rillet.joiner.errors import StoreError
 
 if TYPE_CHECKING:
     from rillet.joiner.disk import DiskTier
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 #: entries that leave memory in one call, so that none takes long
 _SPILL = 256
@@ -73,20 +79,14 @@ class SliceStore:
                 self._keep_decoded(entry)
                 self._make_room()
             return entry
-        if self._disk is not None:
-            for cold in self._disk.slices():
-                if bucket in self._buckets[cold]:
-                    self.disk_reads += 1
-                    entry = self._disk.find(cold, bucket, request_id)
-                    if entry is not None:
-                        return entry.decode(self.decode)
-        return None
+        entry = self._ask_disk(lambda disk: self._find_cold(disk, bucket, request_id))
+        return None if entry is None else entry.decode(self.decode)
 
     def at(self, bucket: int, slice_: int, n: int) -> Entry | None:
         """The n-th request of a bucket's slice; not decoded where it was not before."""
         entry = self._hot.get(slice_, _NONE_OF_SLICE).get(bucket, _NONE_OF_BUCKET).get(n)
-        if entry is None and self._disk is not None and bucket in self._buckets.get(slice_, ()):
-            return self._disk.get(slice_, bucket, n)
+        if entry is None and bucket in self._buckets.get(slice_, ()):
+            return self._ask_disk(lambda disk: disk.get(slice_, bucket, n))
         return entry
 
     def update(self, bucket: int, entry: Entry, grown: int) -> None:
@@ -98,8 +98,8 @@ class SliceStore:
         if self._index.get(bucket, _NOTHING).get(entry.request_id) is entry:
             self.used_bytes += grown
             self._make_room()
-        elif entry.on_disk and self._disk is not None:
-            self._disk.write(entry.slice_, [(bucket, entry)])
+        elif entry.on_disk:
+            self._ask_disk(lambda disk: disk.write(entry.slice_, [(bucket, entry)]))
 
     @property
     def reads(self) -> dict[str, int]:
@@ -128,8 +128,7 @@ class SliceStore:
         if not buckets:
             self._buckets.pop(slice_, None)
             self._hot.pop(slice_, None)
-            if self._disk is not None:
-                self._disk.drop(slice_)
+            self._ask_disk(lambda disk: disk.drop(slice_))
 
     def lose(self) -> None:
         """Forgets everything, as a start would; the engine's state still has it."""
@@ -166,7 +165,7 @@ class SliceStore:
 
     def _spill(self, slice_: int) -> None:
         """Some entries of a slice leave memory: to disk, or to be asked of the engine."""
-        disk, buckets = self._disk_tier(), self._hot[slice_]
+        buckets = self._hot[slice_]
         leaving: list[tuple[int, Entry]] = []
         while buckets and len(leaving) < _SPILL:
             bucket, entries = next(iter(buckets.items()))
@@ -175,17 +174,17 @@ class SliceStore:
                 leaving.append((bucket, entry))
                 self._forget_id(bucket, entry)
                 self.used_bytes -= entry.size_bytes
-            if disk is None:
-                self.expect(bucket, (slice_,))
             if not entries:
                 del buckets[bucket]
         if not buckets:
             del self._hot[slice_]
-        if disk is not None:
-            for _, entry in leaving:
-                entry.on_disk = True
-            disk.write(slice_, leaving)
         self.spilled_entries += len(leaving)
+        self._make_disk()
+        self._ask_disk(lambda disk: disk.write(slice_, leaving))
+        for bucket, entry in leaving:
+            entry.on_disk = self._disk is not None
+            if self._disk is None:
+                self.expect(bucket, (slice_,))
 
     def _forget_id(self, bucket: int, entry: Entry) -> None:
         """The id of an entry stands for it no longer; it may stand for a later request, once that one was forgotten."""
@@ -193,13 +192,49 @@ class SliceStore:
         if index.get(entry.request_id) is entry:
             del index[entry.request_id]
 
-    def _disk_tier(self) -> DiskTier | None:
+    def _make_disk(self) -> None:
+        """Makes the disk tier where there is none yet and shall be one."""
         if self._disk is None and self._directory is not None:
             # Imported when first needed: who only reads a configuration has no RocksDB.
             from rillet.joiner.disk import DiskTier
 
-            self._disk = DiskTier(self._directory)
-        return self._disk
+            try:
+                self._disk = DiskTier(self._directory)
+            except StoreError as error:
+                self._do_without_disk(error)
+
+    def _find_cold(self, disk: DiskTier, bucket: int, request_id: str) -> Entry | None:
+        for cold in disk.slices():
+            if bucket in self._buckets[cold]:
+                self.disk_reads += 1
+                entry = disk.find(cold, bucket, request_id)
+                if entry is not None:
+                    return entry
+        return None
+
+    def _ask_disk(self, work: Callable[[DiskTier], Answer]) -> Answer | None:
+        """What the disk tier answers; None where there is none, or none any more."""
+        if self._disk is None:
+            return None
+        try:
+            return work(self._disk)
+        except StoreError as error:
+            self._do_without_disk(error)
+            return None
+
+    def _do_without_disk(self, error: StoreError) -> None:
+        """What was on disk is asked of the engine from now on, and what leaves memory too."""
+        log.warning(
+            "the disk tier has failed, and is done without until the next start: requests that are not in memory are asked of"
+            " Flink's state, which is slower: %s",
+            error,
+        )
+        self._directory = None
+        if self._disk is not None:
+            for slice_ in self._disk.slices():
+                for bucket in self._buckets.get(slice_, ()):
+                    self.expect(bucket, (slice_,))
+        self.close()
 
 
 _NOTHING: dict[str, Entry] = {}

@@ -65,10 +65,14 @@ def end_of_time(nothing: DataStream) -> DataStream:
     (FLINK-40499). This stream comes from a source that is not idle and has no records. Its watermarks are made in an operator
     of its own, which is idle, and no longer is when it is drained.
 
+    One of it is enough: what it says goes to all that join, and each task more takes network buffers from them.
+
     :param nothing: a stream that never ends and has no records.
     """
+    for transformation in nothing._j_data_stream.getTransformation().getTransitivePredecessors():
+        transformation.setParallelism(1)
     strategy = WatermarkStrategy.for_monotonous_timestamps().with_idleness(Duration.of_millis(_IDLE_MS))
-    return nothing.assign_timestamps_and_watermarks(strategy).name("end of time")
+    return nothing.assign_timestamps_and_watermarks(strategy).set_parallelism(1).name("end of time")
 
 
 def exactly_once_sink(kafka: KafkaConfig, topic: str, transaction_timeout_ms: int) -> KafkaSink:

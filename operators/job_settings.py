@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rillet.operators.flink_config import FlinkConfig
 from rillet.operators.key_groups import KEY_GROUPS
 
 
-def job_settings(config: FlinkConfig, *, idle_sources: bool = True, restore_from: str | None = None) -> dict[str, str]:
+def job_name(runs: Path | None = None) -> str:
+    """What the job is called on its cluster: the joiners of one cluster are told apart by the folders of their runs.
+
+    >>> job_name(Path("/state/films"))
+    'rillet joiner /state/films'
+    """
+    return "rillet joiner" if runs is None else f"rillet joiner {runs}"
+
+
+def job_settings(
+    config: FlinkConfig, *, runs: Path | None = None, idle_sources: bool = True, restore_from: str | None = None
+) -> dict[str, str]:
     """Settings that belong to the job, whichever cluster it runs on.
 
+    :param runs: see :func:`job_name`.
     :param idle_sources: whether partitions without records stop to hold the watermark back.
     :param restore_from: URI of the savepoint or checkpoint to go on from.
     """
@@ -17,7 +31,7 @@ def job_settings(config: FlinkConfig, *, idle_sources: bool = True, restore_from
         "python.fn-execution.bundle.time": str(config.bundle_time_ms),
         # Python has memory of its own, see memory.py: all of the managed memory is RocksDB's.
         "python.fn-execution.memory.managed": "false",
-        "pipeline.name": "rillet joiner",
+        "pipeline.name": job_name(runs),
         "pipeline.object-reuse": "true",
         # An operator without a uid is refused: its state could not be found again in a job that was changed.
         "pipeline.auto-generate-uids": "false",

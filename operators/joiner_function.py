@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,20 +156,28 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
         self._look_ms = max(_SHORTEST_LOOK_MS, flink.idle_ms // 2)
         self._make_silence = silence
         self._local_dir = local_dir
+        #: what was opened and has to be closed; None before :meth:`open` has come to its end
+        self._opened: ExitStack | None = None
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Makes an empty joiner, which asks Flink's state for what it meets."""
+        # A task that fails here is closed too, and of two errors the first would be lost.
+        with ExitStack() as opened:
+            self._open(runtime_context, opened)
+            self._opened = opened.pop_all()
+
+    def _open(self, runtime_context: RuntimeContext, opened: ExitStack) -> None:
         parent = Path(self._local_dir or tempfile.gettempdir())
-        self._local = LocalFolder(parent) if self._config.disk_tier else None
+        self._local = opened.enter_context(closing(LocalFolder(parent))) if self._config.disk_tier else None
         directory = parent if self._local is None else self._local.path / "tier"
-        self._joiner = SpecJoiners(self._specs, self._config, directory)
+        self._joiner = opened.enter_context(closing(SpecJoiners(self._specs, self._config, directory)))
         self._state = FlinkBucketStates(runtime_context, self._specs)
         self._bucket_of = {key: bucket for bucket, key in enumerate(bucket_keys(self._config.buckets))}
         self._turn = Turn()
         self._metrics = JoinMetrics(runtime_context.get_metrics_group(), self._joiner)
         self._silence = self._make_silence() if self._make_silence else None
         if self._silence is not None:
-            self._silence.start()
+            opened.enter_context(closing(self._silence)).start()
         self._held_time = HeldTime(self._hold_ms)
         #: wall clock at which each bucket goes on with what was put off, or looks what is due though nothing comes
         self._looks: dict[int, int] = {}
@@ -182,11 +191,8 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def close(self) -> None:
         """Releases the local store and the broker."""
-        self._joiner.close()
-        if self._local is not None:
-            self._local.close()
-        if self._silence is not None:
-            self._silence.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """One record of either topic."""

@@ -31,7 +31,9 @@ class HoldAlarms:
         :param silent: how long each silent topic has been so, milliseconds.
         """
         self._tell_if_unknown(held_ms, silent)
-        holding = next(iter(silent)) if len(silent) == 1 and held_ms >= _TOLD_MS else None
+        # By the clock too: after a start all that may be held is, since no watermark of before is known.
+        long = [topic for topic, silent_ms in silent.items() if min(silent_ms, held_ms) >= _TOLD_MS]
+        holding = long[0] if long and len(silent) == 1 else None
         if holding is not None and holding != self._holding:
             log.warning(
                 "nothing has come to topic %s for %s s while the other one goes on: label windows wait for it, up to"

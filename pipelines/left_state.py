@@ -1,4 +1,4 @@
-"""Whether the last run of a joiner on a cluster has left its state where the next start looks for it."""
+"""Whether the last run of a joiner has left its state where the next start looks for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_left(runs: JoinerRuns, kafka: KafkaConnection | str, groups: Mapping[s
     """Refuses to go on from an older run than the one that has written the last rows.
 
     ``flink stop`` puts its savepoint where the cluster's configuration or its argument says, whatever the job does, and Flink
-    then deletes the checkpoints.
+    then deletes the checkpoints. And somebody may move a savepoint, or delete it.
 
     :param groups: raw topic to the joiner's consumer group, put back by each start.
     :raises JoinerError: the last run has read records, and its state is not in its folder.
@@ -24,8 +24,8 @@ def check_left(runs: JoinerRuns, kafka: KafkaConnection | str, groups: Mapping[s
         if not lag.has_read():
             return
     raise JoinerError(
-        f"{run.folder}: the last run has written rows and left no state here, so it was stopped with a savepoint elsewhere; to go on"
-        f" from it, move its folder (savepoint-...) into {run.savepoint_dir(drained=False)}, or into"
-        f" {run.savepoint_dir(drained=True)} where it was drained (deploy/stop-joiner.sh stops so that it is there). To go on from"
-        f" the state before it, or from nothing, and write rows again, delete {run.folder}"
+        f"{run.folder}: the last run has written rows, and its state is not here: it was stopped with a savepoint elsewhere, or its"
+        f" savepoint was moved. To go on from it, move its folder (savepoint-...) into {run.savepoint_dir(drained=False)}, or into"
+        f" {run.savepoint_dir(drained=True)} where it was drained (rillet join, and on a cluster deploy/stop-joiner.sh, stop so that it"
+        f" is there). To go on from the state before it, or from nothing, and write rows again, delete {run.folder}"
     )

@@ -17,6 +17,8 @@ Action = tuple[str, float | None]
         (AtLeast("count", 2), [("a", None), ("a", None), ("b", None), ("c", None)], [2], (1, 2)),
         (AtLeast("sum", 3.0), [("a", 2.0), ("b", None), ("a", 2.0), ("c", 1.0)], [3], (2, 1)),
         (AtLeast("sum", 3.0), [("a", 2.0), ("b", -1.0), ("c", 1.5)], [], (3, 0)),
+        # Without a value it does not count, so it is no duplicate of one that does.
+        (AtLeast("sum", 3.0), [("a", 2.0), ("a", None), ("b", 1.0)], [2], (2, 0)),
         # One that was not enough is not gathered, so the same one again is no duplicate.
         (AtLeast("value", 3.0), [("a", 2.9), ("a", 2.9), ("a", 3.0), ("b", 9.0)], [2], (2, 1)),
     ],

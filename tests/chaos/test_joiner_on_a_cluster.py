@@ -108,7 +108,7 @@ def test_a_rescaled_joiner_goes_on_with_every_open_request(joiner: Deployment) -
         began = time.monotonic()
         savepoint = joiner.stop_elsewhere()
         joiner.configure(replace(FLINK, parallelism=3))
-        with pytest.raises(ServiceError, match="left no state here"):
+        with pytest.raises(ServiceError, match="its state is not here"):
             joiner.start()
         stopped = joiner.runs.folder / "000001" / "stopped"
         stopped.mkdir()

@@ -146,6 +146,8 @@ def test_what_a_broker_was_away_is_no_silence(lag: Lag, silence: TopicSilence) -
 
 def test_one_topic_is_silent_beside_another_until_something_new_of_it_is_read(lag: Lag, silence: TopicSilence) -> None:
     assert silence.silent_ms() == {}, "nothing is silent from the start"
+    assert silence.holds()
+    moving(lag, lambda: not silence.holds(), ("features", "actions"))
     moving(lag, lambda: silence.silent_ms().get("actions", 0) > 150)
     assert (set(silence.silent_ms()), silence.quiet_ms()) == ({"actions"}, None)
     lag.ends["actions"][1] += 1  # not read yet
@@ -221,6 +223,43 @@ def test_after_an_outage_a_partition_of_which_nothing_has_come_yet_is_waited_for
     assert not topic.behind
 
 
+#: of a reader that goes on from a state, before its first checkpoint
+PUT_BACK = TopicProgress({0: 50, 1: 40}, {0: 0, 1: 0}, all_read=False, begun=False)
+
+
+def test_at_a_start_time_is_held_until_the_topic_is_known_to_be_silent() -> None:
+    """A state that takes a minute to be restored leaves its sources idle before the first check: one partition would close windows."""
+    topic = TopicState(0.0, idle_s=10.0)
+    for found in (PUT_BACK, progress((50, 40), (50, 40))):  # by its first checkpoint it stands where its state says
+        assert topic.holds
+        topic.check(found, 2.5)
+        assert (topic.silent, topic.holds) == (False, True)
+    topic.check(progress((50, 40), (50, 40)), 7.5)
+    assert (topic.silent, topic.holds) == (True, True)
+
+
+def test_a_topic_that_was_read_at_the_start_and_moves_is_behind_as_after_silence() -> None:
+    topic = TopicState(0.0, idle_s=10.0)
+    topic.check(progress((50, 40), (50, 40)), 2.5)
+    topic.check(progress((59, 49), (55, 40)), 5.0)
+    assert (topic.behind, topic.holds) == (False, True), "nothing is read of the second partition"
+    topic.check(progress((59, 49), (59, 45)), 7.5)
+    assert (topic.behind, topic.holds) == (True, True)
+    topic.check(progress((59, 49), (59, 49)), 8.5)
+    assert not topic.holds
+
+
+def test_at_a_start_on_a_backlog_time_is_held_until_each_partition_is_read_from() -> None:
+    topic = TopicState(0.0, idle_s=10.0)
+    for second, position in enumerate((0, 0, 10, 10), start=1):
+        found = progress((100, 100 + second), (position, position))
+        topic.check(found._replace(begun=position > 0), float(second))
+        assert topic.holds
+    topic.check(progress((100, 106), (20, 20)), 5.0)
+    assert not topic.holds
+    assert not TopicState(0.0, idle_s=10.0, known=True).holds
+
+
 def test_where_traffic_is_dense_a_topic_that_was_silent_is_behind_until_what_came_in_the_idle_time_is_read() -> None:
     topic = TopicState(0.0, idle_s=10.0)
     for second in range(7):
@@ -260,7 +299,7 @@ def test_after_an_outage_a_partition_that_ends_with_a_transaction_and_stays_as_i
 def test_records_of_a_partition_that_was_added_hold_time_until_the_reader_has_found_it_and_read_what_lies_there() -> (
     None
 ):
-    topic = TopicState(0.0, idle_s=10.0)
+    topic = TopicState(0.0, idle_s=10.0, known=True)
     topic.check(progress((5, 0), (5, 0)), 0.0)
     topic.check(progress((9, 1), (5, 0)), 1.0)
     assert not topic.behind, "a partition without records that was there at the start is read from"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException
 
 from rillet.connectors import topics
 from rillet.connectors.config import KafkaConfig, Service, TopicNames
@@ -35,15 +35,35 @@ def test_a_topic_that_may_not_be_seen_is_not_taken_for_missing() -> None:
         topics._exists(KafkaConnection("k:9092"), denied)
 
 
+def consumer_of(partitions: int) -> MagicMock:
+    """A consumer that knows a topic ``t``."""
+    consumer = MagicMock()
+    topic = SimpleNamespace(topic="t", error=None, partitions=dict.fromkeys(range(partitions)))
+    consumer.list_topics.return_value.topics = {"t": topic}
+    return consumer
+
+
 @pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION])
 def test_a_partition_that_has_no_leader_for_a_moment_is_asked_again(code: int) -> None:
-    consumer = MagicMock()
-    consumer.list_topics.return_value.topics = {"t": SimpleNamespace(topic="t", error=None, partitions={0: None})}
-    consumer.get_watermark_offsets.side_effect = [KafkaException(KafkaError(code)), (3, 5)]
+    consumer, refused = consumer_of(1), KafkaError(code)
+    answers = [[SimpleNamespace(offset=offset, error=None)] for offset in (3, 5)]
+    of_partition = [SimpleNamespace(offset=-1001, error=refused)]
+    consumer.offsets_for_times.side_effect = [KafkaException(refused), of_partition, *answers]
     assert topics.ends_by(KafkaConnection("k:9092"), consumer, "t", 5.0) == {0: (3, 5)}
-    consumer.get_watermark_offsets.side_effect = KafkaException(KafkaError(code))
+    consumer.offsets_for_times.side_effect = KafkaException(refused)
     with pytest.raises(KafkaException):
         topics.ends_by(KafkaConnection("k:9092"), consumer, "t", 0.0)
+
+
+def test_the_ends_of_many_partitions_are_asked_for_at_once() -> None:
+    """Each subtask of a joiner asks for all of them every few seconds."""
+    consumer = consumer_of(500)
+    consumer.offsets_for_times.side_effect = lambda asked, timeout: [
+        SimpleNamespace(offset=one.partition + (7 if one.offset == OFFSET_END else 0), error=None) for one in asked
+    ]
+    found = topics.ends_by(KafkaConnection("k:9092"), consumer, "t", 5.0)
+    assert found == {number: (number, number + 7) for number in range(500)}
+    assert consumer.offsets_for_times.call_count == 2
 
 
 def test_a_refused_login_ends_the_waiting() -> None:

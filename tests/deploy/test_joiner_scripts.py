@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rillet.joiner import JoinerRuns
+from rillet.operators.job_settings import job_name
 from tests.joiner.snapshots import complete
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -51,12 +52,21 @@ def test_a_joiner_is_submitted_only_where_the_cluster_says_that_none_runs(tmp_pa
         done = run(tmp_path, "submit-joiner.sh", "rillet.toml", "runs")
         return done.returncode, "run --detached" in done.stdout
 
+    def there(name: str, state: str = "RUNNING") -> str:
+        return f'echo "$@"; echo "22.11.2026 13:00:00 : {OLD} : {name} ({state})"'
+
     answer(tmp_path, 'echo "$@"')
     assert submit() == (0, True)
-    answer(tmp_path, f'echo "$@"; echo "22.11.2026 13:00:00 : {OLD} : rillet joiner (RUNNING)"')
-    assert submit() == (0, False)
+    # Of this folder; or of one that is not known.
+    for name in (job_name(Path.cwd() / "runs"), job_name()):
+        answer(tmp_path, there(name))
+        assert submit() == (0, False)
+    # Of other folders.
+    for other in ("runs2", "other/runs", "runs/more"):
+        answer(tmp_path, there(job_name(Path.cwd() / other)))
+        assert submit() == (0, True)
     # It waits for TaskManagers.
-    answer(tmp_path, f'[ "$*" = "list --running" ] || echo "$@ : {OLD} : rillet joiner (CREATED)"')
+    answer(tmp_path, f'[ "$*" = "list --running" ] || {there(job_name(Path.cwd() / "runs"), "CREATED")}')
     assert submit() == (0, False)
     # No JobManager leads at the moment. The next one recovers the joiner, beside which a second one would write every row again.
     answer(tmp_path, '[ "$1" != list ] || exit 1; echo "$@"')

@@ -26,6 +26,7 @@ def joiner_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RilletConf
         "rest_url",
         "fetch_jars",
         "GroupLag",
+        "check_left",
     ):
         monkeypatch.setattr(joiner_run, name, MagicMock())
     monkeypatch.setattr(joiner_run, "newest_records", lambda *_: ([], {}))

@@ -15,7 +15,7 @@ from rillet.jobs.toolchain import fetch_jars, python_environment
 
 
 def main(config: Path) -> None:
-    """Prints a list of [name, uid, kind of operator]."""
+    """Prints a list of [name, uid, kind of operator, parallelism]."""
     os.environ.update(python_environment())
     from pyflink.datastream import StreamExecutionEnvironment
 
@@ -27,7 +27,7 @@ def main(config: Path) -> None:
     found = []
     for node in env._generate_stream_graph().getStreamNodes().toArray():
         kind = node.getOperatorFactory().getClass().getSimpleName()
-        found.append([node.getOperatorName(), node.getTransformationUID(), kind])
+        found.append([node.getOperatorName(), node.getTransformationUID(), kind, node.getParallelism()])
     print(json.dumps(found))
     sys.stdout.flush()
     # Nothing of the Java process is wanted any more; to end it takes seconds.

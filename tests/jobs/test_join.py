@@ -52,6 +52,16 @@ def test_a_port_that_is_taken_is_told_before_anything_is_written_or_begun(joiner
     assert not sys.modules["rillet.jobs.joiner_job"].forget_progress.called  # type: ignore[attr-defined]
 
 
+def test_a_run_of_which_the_state_was_moved_is_not_passed_over(
+    joiner_config: RilletConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joiner_run, "check_left", MagicMock(side_effect=JoinerError("its state is not here")))
+    with pytest.raises(JoinerError, match="its state is not here"):
+        join.run_join(joiner_config)
+    assert not (joiner_config.data_dir / "joiner/runs").exists()
+    assert not sys.modules["rillet.jobs.joiner_job"].forget_progress.called  # type: ignore[attr-defined]
+
+
 def test_a_bounded_run_that_is_interrupted_keeps_its_windows_and_says_that_it_is_not_done(
     joiner_config: RilletConfig, stops: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

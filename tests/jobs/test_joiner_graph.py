@@ -20,6 +20,7 @@ STATELESS = r"Calc\[\d+\]|SinkConversion\[\d+\]|Map|end of time"
 STATELESS_KINDS = ("CodeGenOperatorFactory", "SimpleOperatorFactory", "TimestampsAndWatermarksOperatorFactory")
 #: a generator of random numbers, which keeps none
 NOTHING = r"Source: nothing\[\d+\]"
+PARALLELISM = 3
 CONVERTED = """
 [sources.features]
 format = "json"
@@ -41,14 +42,21 @@ action = "type"
 def operators(folder: Path, sources: str = "") -> dict[str, tuple[str, str]]:
     """Uid to name and kind."""
     (folder / "spec.toml").write_text(dump_spec(SPEC))
-    (folder / "rillet.toml").write_text(f'spec = "spec.toml"\n{sources}')
+    (folder / "rillet.toml").write_text(f'spec = "spec.toml"\n{sources}[flink]\nparallelism = {PARALLELISM}\n')
     command = [sys.executable, "-m", "tests.jobs.joiner_graph", str(folder / "rillet.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert all(uid for _, uid, _ in found), found
-    assert len({uid for _, uid, _ in found}) == len(found)
-    return {uid: (name, kind) for name, uid, kind in found}
+    assert all(uid for _, uid, _, _ in found), found
+    assert len({uid for _, uid, _, _ in found}) == len(found)
+    # The stream without records does not grow with the job: each task of it would take network buffers.
+    alone = {name for name, _, _, parallelism in found if parallelism == 1}
+    assert "end of time" in alone
+    assert [name for name in alone if not re.fullmatch(STATELESS, name)] == [
+        n for n in alone if re.fullmatch(NOTHING, n)
+    ]
+    assert {parallelism for *_, parallelism in found} == {1, PARALLELISM}
+    return {uid: (name, kind) for name, uid, kind, _ in found}
 
 
 def test_what_keeps_state_is_found_again_whatever_else_is_in_the_job(tmp_path: Path) -> None:

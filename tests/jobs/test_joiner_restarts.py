@@ -113,6 +113,12 @@ def test_a_bounded_run_goes_on_where_the_last_one_ended_and_so_does_a_live_one(
     made.path.write_text(made.path.read_text().replace('data_dir = "data"', 'data_dir = "moved"'))
     made.join("--until-latest")
     assert len(made.blocks()) == len(kept)
+    # The state of the first run is still there, and would write the rows of the second again.
+    [left] = (made.path.parent / "moved/joiner/runs/000002/stopped").iterdir()
+    left.rename(elsewhere := tmp_path / left.name)
+    refused = made.run_join()
+    assert (refused.returncode, "its state is not here" in refused.stderr) == (2, True), refused.stderr
+    elsewhere.rename(left)
     process = Process("join", tmp_path)
     process.start([*made.command, "--drain"])
     try:

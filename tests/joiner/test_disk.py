@@ -11,6 +11,7 @@ from rillet.joiner import StoreError
 from rillet.joiner.disk import DiskTier
 from rillet.joiner.entry import Entry
 from rillet.schemas import encode
+from tests.joiner.full_disk import full_disk
 from tests.joiner.support import feature
 
 
@@ -77,3 +78,16 @@ def test_closing_removes_the_directory(tmp_path: Path) -> None:
 def test_a_directory_that_is_there_already_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"local store {tmp_path}"):
         DiskTier(tmp_path)
+
+
+def fill(tier: DiskTier) -> None:
+    for first in range(0, 100_000, 100):
+        tier.write(first, rows(*range(first, first + 100)))
+
+
+def test_a_full_disk_is_told_with_its_place_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    tier = DiskTier(tmp_path / "cold", memory_bytes=1 << 16)
+    with full_disk(), pytest.raises(StoreError, match=f"local store {tmp_path / 'cold'}: IO error"):
+        fill(tier)
+    tier.close()
+    assert list(tmp_path.iterdir()) == []

@@ -158,3 +158,10 @@ def test_a_damaged_note_is_named(tmp_path: Path, note: str) -> None:
     run.note.write_text(note)
     with pytest.raises(JoinerError, match=r"kept\.json cannot be read"):
         check_kept(run, Kept(NOW), OURS)
+
+
+def test_state_of_another_execution_mode_is_that_of_another_operator() -> None:
+    thread, process = (KeptSettings.of(SPEC, JoinerConfig(), mode) for mode in ("thread", "process"))
+    assert thread.operator_digest != process.operator_digest
+    assert thread.differences(process) == "execution_mode thread, now process"
+    assert (thread.differences(KeptSettings.of(SPEC, JoinerConfig())), thread.digest) == ("", process.digest)

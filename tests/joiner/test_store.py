@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rillet.joiner.entry import EVENT_BYTES, Entry
 from rillet.joiner.store import SliceStore
 from rillet.schemas import encode
+from tests.joiner.full_disk import full_disk
 from tests.joiner.support import feature
 
 SLICES, BUCKETS, REQUESTS = st.integers(0, 9), st.integers(0, 1), st.integers(0, 11)
@@ -75,6 +76,13 @@ class StoreLikeADictionary(RuleBasedStateMachine):
                 if not self.is_missing(bucket, found):
                     assert found is not None
                     assert (found.request_id, found.positives) == (request_id, positives)
+
+    @precondition(lambda self: self.disk and self.store._disk is not None)
+    @rule()
+    def fail_on_disk(self) -> None:
+        assert self.store._disk is not None
+        self.store._disk._db.close()
+        self.disk = False
 
     @rule(slice_=SLICES, bucket=BUCKETS)
     def drop(self, slice_: int, bucket: int) -> None:
@@ -157,6 +165,20 @@ def test_events_of_older_requests_are_kept_as_they_came_and_decoded_again_when_a
     found = store.find(0, "r0")
     assert found is entries[0]
     assert found.event.request_id == "r0"
+
+
+def test_what_a_full_disk_does_not_take_is_lacking_and_the_disk_is_left_alone_from_then_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with full_disk(100):
+        store = filled(1, tmp_path / "cold")
+    assert (store.used_bytes, store.spilled_entries, store.lacks(0)) == (0, 3, True)
+    assert [store.find(0, f"r{slice_}") for slice_ in (7, 8, 9)] == [None] * 3
+    store.put(0, entry(10, 10))
+    assert list(tmp_path.glob("cold/db")) == []
+    assert [("done without" in record.message, str(tmp_path) in record.message) for record in caplog.records] == [
+        (True, True)
+    ]
 
 
 def test_an_id_that_was_used_again_stands_for_the_later_request() -> None:

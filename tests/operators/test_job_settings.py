@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rillet.operators.flink_config import FlinkConfig
 from rillet.operators.job_settings import job_settings
 
@@ -47,3 +49,8 @@ def test_only_a_start_from_state_names_it() -> None:
     settings = job_settings(FlinkConfig(), restore_from="file:///s")
     assert settings["execution.state-recovery.path"] == "file:///s"
     assert settings["execution.state-recovery.ignore-unclaimed-state"] == "true"
+
+
+def test_the_joiners_of_one_cluster_have_names_of_their_own() -> None:
+    names = [job_settings(FlinkConfig(), runs=runs)["pipeline.name"] for runs in (None, Path("/a"), Path("/b"))]
+    assert names == ["rillet joiner", "rillet joiner /a", "rillet joiner /b"]

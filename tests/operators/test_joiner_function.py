@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, JoinMetrics
+from rillet.joiner import END_OF_TIME_MS, JoinerConfig, JoinerError, JoinMetrics, StoreError
 from rillet.operators.joiner_function import JoinFunction
 from rillet.operators.key_groups import bucket_keys
 from rillet.schemas import (
@@ -15,9 +17,10 @@ from rillet.schemas import (
     encode,
 )
 from rillet.schemas.label_rules import AtLeast
+from tests.joiner.full_disk import full_disk
 from tests.joiner.specs import SpecEngine
 from tests.joiner.support import LATENESS_MS, SPEC, action, feature, key_of, stream
-from tests.operators.joiner_runner import FLINK, Metrics, Runner, of, record
+from tests.operators.joiner_runner import FLINK, Metrics, Runner, Silence, of, record
 from tests.simulation.joiner_oracle import oracle, rows_of
 
 
@@ -129,3 +132,46 @@ def test_values_of_actions_are_metrics_by_task_also_on_requests_of_an_earlier_sp
     JoinMetrics(metrics, engine.joiner)
     counted = {name: counter.count for name, counter in metrics.counters.items() if "value" in name}
     assert counted == {"rillet_joiner.valueless.watch.count": 2, "rillet_joiner.valued.watch.count": 2}
+
+
+@pytest.mark.parametrize("when", [0, 150])
+def test_rows_do_not_depend_on_the_disk(tmp_path: Path, when: int) -> None:
+    """Full from the start on, or failing in the middle."""
+    features, actions, arrivals = stream(11, requests=120)
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=120_000, memory_bytes=10_000), tmp_path)
+    newest, store = 0, runner.function._joiner._current.store
+    with full_disk(100) if not when else nullcontext():
+        for count, (bucket, time_ms, data) in enumerate(arrivals):
+            if count == when > 0:
+                assert store._disk is not None
+                store._disk._db.close()
+            runner.send(record(data, key_of(data)), bucket)
+            newest = max(newest, time_ms)
+            if count % 7 == 0:
+                runner.advance(newest - LATENESS_MS - 1)
+        runner.advance(END_OF_TIME_MS)
+    assert rows_of(SPEC, runner.blocks) == oracle(SPEC, features, actions)
+    assert store._disk is None
+    runner.function.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_cannot_be_opened_is_closed_all_the_same_and_leaves_nothing(tmp_path: Path) -> None:
+    """Of the two errors Flink would tell the second."""
+    (tmp_path / "file").touch()
+    config = JoinerConfig(disk_tier=True)
+    function = JoinFunction(SpecRegistry(SPEC), config, FLINK, local_dir=str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="--local-dir"):
+        function.open(Runner(config, tmp_path / "other").keyed)
+    function.close()
+
+    class Away(Silence):
+        def start(self) -> None:
+            raise JoinerError("no client can be made")
+
+    away: Any = Away
+    function = JoinFunction(SpecRegistry(SPEC), config, FLINK, away, str(tmp_path / "local"))
+    with pytest.raises(JoinerError, match="no client"):
+        function.open(Runner(config, tmp_path / "other").keyed)
+    assert list((tmp_path / "local").iterdir()) == []
+    function.close()

@@ -239,6 +239,7 @@ def test_a_silent_topic_that_holds_windows_is_told_once_and_when_it_goes_on(capl
 
     assert refresh(0) == refresh(59_000, actions=90_000) == [], "users pause"
     assert refresh(99_000, actions=120_000, features=40_000) == [], "a quiet hour is no fault of one topic"
+    assert refresh(3_600_000, actions=16_000) == [], "after a start"
     (told,) = refresh(60_000, actions=95_500)
     assert told.startswith(
         "nothing has come to topic site.actions for 95 s while the other one goes on: label windows wait"

@@ -1,4 +1,4 @@
-"""A start on a cluster never goes on from an older run than the one that has written the last rows."""
+"""A start never goes on from an older run than the one that has written the last rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_run_that_was_stopped_with_its_savepoint_elsewhere_is_not_passed_over(
     consumer = kafka.consumer({"group.id": GROUPS["features"]})
     consumer.commit(offsets=[TopicPartition("features", 0, 2)], asynchronous=False)
     consumer.close()
-    with pytest.raises(JoinerError, match="left no state here") as refused:
+    with pytest.raises(JoinerError, match="its state is not here") as refused:
         check_left(runs, kafka, GROUPS)
     assert str(run.savepoint_dir(drained=False)) in str(refused.value)
 

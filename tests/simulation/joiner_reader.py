@@ -91,7 +91,7 @@ class Reader:
         if self.now_ms % (self.idle_ms // 4) == 0:
             for name, topic in self.topics.items():
                 self._check(name, topic)
-        held = any(topic.silent or topic.behind for topic in self.topics.values())
+        held = any(topic.holds for topic in self.topics.values())
         self.engine.watermark(self.time.at(self.watermark_ms, held))
 
     @property
