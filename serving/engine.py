@@ -71,7 +71,9 @@ class Engine:
         config: ServingConfig,
         metrics: ServingMetrics,
         clock: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
+        """:param on_failure: called on the batcher's thread when it ends by itself; all that waited is answered then."""
         self.model = model
         self._config = config
         self._metrics = metrics
@@ -88,6 +90,7 @@ class Engine:
             queue=self._queue,
             clock=clock,
             observer=metrics,
+            on_failure=on_failure,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._withdrawn = self._refusing = False
