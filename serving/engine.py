@@ -112,6 +112,11 @@ class Engine:
         return live
 
     @property
+    def withdrawn(self) -> bool:
+        """Whether clients are to go elsewhere: see :meth:`withdraw`."""
+        return self._withdrawn
+
+    @property
     def ready(self) -> bool:
         """Whether requests are wanted; after :meth:`withdraw` those that come are still scored."""
         return self.model.ready and not self._withdrawn and self.live
@@ -178,8 +183,11 @@ class Engine:
                 future.set_result(outcome)
 
         deadline = arrived_s + timeout_ms / 1e3 if timeout_ms else float("inf")
+        now = self.clock()
+        if now >= deadline:
+            raise DeadlineError(f"the request took {(now - arrived_s) * 1e3:.1f} ms to arrive, too long for it")
         try:
-            self._batcher.submit(Job(request, request.rows, settle, self.clock(), deadline))
+            self._batcher.submit(Job(request, request.rows, settle, now, deadline))
         except ClosedError as error:
             raise NotReadyError("the server is stopping") from error
         scored = await future
