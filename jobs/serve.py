@@ -83,11 +83,11 @@ def wire_server(config: RilletConfig) -> InferenceService:
         metrics=metrics,
     )
     recorder = FeatureRecorder(EventProducer(kafka.connection, kafka.topics.features), registry)
-    engine = Engine(spec, model, serving, metrics)
+    # A stage that fails on its own thread ends the service, which is made of those stages: hence by name, later.
+    engine = Engine(spec, model, serving, metrics, on_failure=lambda error: service.fail(error))
     app = InferenceApp(
         model=config.model.name, specs=specs, engine=engine, recorder=recorder, metrics=metrics, config=serving
     )
-    # A stage that fails on its own thread ends the service, which is made of those stages: hence by name, later.
     server = InferenceServer(app, serving, on_failure=lambda error: service.fail(error))
     follower = Follower(model, engine.wake, on_failure=lambda error: service.fail(error), release=deltas.close)
     service = InferenceService(

@@ -27,10 +27,10 @@ from rillet.schemas import BackpressureError, ClosedError, SpecRegistry
 from rillet.schemas.arrays import Float32s
 from rillet.serving.config import ServingConfig
 from rillet.serving.engine import Engine, Scored
-from rillet.serving.errors import InvalidRequestError, RequestError, ScoringError, UnknownModelError
+from rillet.serving.errors import ClientGoneError, InvalidRequestError, RequestError, ScoringError, UnknownModelError
 from rillet.serving.feature_log import FeatureRecorder
 from rillet.serving.features import ScoreRequest, timeout_ms
-from rillet.serving.http_body import json_length_header, read_body
+from rillet.serving.http_body import Bodies, Body, is_gone
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.protocol import (
     InferRequest,
@@ -80,6 +80,7 @@ class InferenceApp:
         # Random once and counted from there: asking the system for randomness costs more than the rest of a request.
         self._id_prefix = uuid.uuid4().hex[:20]
         self._id_count = itertools.count()
+        self._bodies = Bodies(config.max_body_bytes, config.max_bodies_bytes, config.body_timeout_s)
         self._in_flight = 0
         self._rest = Starlette(
             routes=self._routes(), exception_handlers={HTTPException: _http_error, RequestError: _request_error}
@@ -116,20 +117,27 @@ class InferenceApp:
         return routes
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with Body(self._bodies, scope) as body:
+            await self._infer_with(body, scope, receive, send)
+
+    async def _infer_with(self, asked: Body, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_s = self._engine.clock()
         json_length: int | None = None
         status = 200
         try:
             self._check_model(scope.get("path_params", {}))
             self._engine.admit()
-            json_header = json_length_header(scope)
-            body = await read_body(receive, self._config.max_body_bytes)
+            json_header = asked.json_length_header()
+            body = await asked.read(receive)
             request = parse_infer_request(body, parse_json_length(json_header, len(body)))
             outputs = _wanted(request)
             spec = self._specs.of(request.parameters)
             scoring = spec.parse(request, self._now_ms(), self._new_id())
             timeout = timeout_ms(request, self._config.default_timeout_ms)
             scored = await self._engine.score(scoring, timeout, arrived_s)
+            # A page that nobody gets is not shown, so it must not be logged as if it were.
+            if is_gone(receive):
+                raise ClientGoneError("the client closed the connection")
             body, json_length = self._answer(spec, scoring, scored, outputs)
         except RequestError as error:
             status, body = error.status, format_error(str(error))
@@ -147,6 +155,10 @@ class InferenceApp:
             headers.append((b"inference-header-content-length", str(json_length).encode()))
         if status in (429, 503):
             headers.append((b"retry-after", b"1"))
+        # What follows on the connection of a body that does not come is not a request; and at a stop clients that keep
+        # their connections have to make others, to whoever takes the next requests.
+        if status == 408 or asked.waits or (asked.complete and self._engine.withdrawn):
+            headers.append((b"connection", b"close"))
         self._metrics.answered(status, self._engine.clock() - arrived_s)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -45,12 +45,14 @@ class AutoBatcher(Generic[P, R]):
         queue: RowQueue[P, R],
         clock: Callable[[], float],
         observer: BatchObserver,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         """
         :param compute: payloads of one batch to their results, or why there is none for one of them, in order.
         :param background_slice: one slice of background work; True when there is more of it.
         :param deliver: takes the results; called once per batch.
         :param clock: monotonic seconds.
+        :param on_failure: called on the batcher's thread when it ends by an exception; all that waits is answered then.
         """
         self._compute = compute
         self._background_slice = background_slice
@@ -58,6 +60,7 @@ class AutoBatcher(Generic[P, R]):
         self._queue = queue
         self._clock = clock
         self._observer = observer
+        self._on_failure = on_failure
         self._changed = threading.Condition()
         self._background_pending = False
         self._closed = False
@@ -97,9 +100,9 @@ class AutoBatcher(Generic[P, R]):
         return 0.0 if began_s is None else self._clock() - began_s
 
     def where(self) -> str:
-        """What the thread executes at the moment, as lines of a traceback; empty where it has ended."""
+        """What the thread executes at the moment, as lines of a traceback; where it has ended, that."""
         frame = sys._current_frames().get(self._thread.ident or 0)
-        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+        return "".join(traceback.format_stack(frame)) if frame is not None else "it has ended"
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Ends the thread after the batch that it computes, and answers what waits with NotReadyError.
@@ -153,10 +156,25 @@ class AutoBatcher(Generic[P, R]):
                 self._background_pending = True
 
     def _run(self) -> None:
-        while self._wait():
-            self._step_began_s = self._clock()
-            self.step()
-            self._step_began_s = None
+        try:
+            while self._wait():
+                self._step_began_s = self._clock()
+                self.step()
+                self._step_began_s = None
+        # Handed to the owner: a server whose batcher is gone must not go on as if it scored.
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.exception("the batcher's thread failed")
+        with self._changed:
+            self._closed = True
+            unanswered = self._taken + self._queue.clear()
+            self._taken = []
+        self._on_failure(error)
+        if unanswered:
+            failed = ScoringError(f"the batcher failed: {type(error).__name__}: {error}")
+            self._deliver([(job, failed) for job in unanswered])
 
     def _wait(self) -> bool:
         """Sleeps until :meth:`step` has something to do; False when closed."""

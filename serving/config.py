@@ -33,6 +33,10 @@ class ServingConfig:
     base_poll_interval_ms: float = 1000.0
     #: largest request body, in bytes; 413 above it
     max_body_bytes: int = 16 * 1024 * 1024
+    #: bytes of the bodies of all requests that are not answered yet; 429 above it
+    max_bodies_bytes: int = 256 * 1024 * 1024
+    #: how long a body may take to arrive, in seconds; 408 after it
+    body_timeout_s: float = 10.0
     #: a batch, or a slice of updates, that takes this many seconds is stuck: the server is neither live nor ready then
     stuck_after_s: float = 30.0
     #: how long a stop goes on serving while the readiness probe says no already, in seconds: as long as a load balancer takes
@@ -44,8 +48,17 @@ class ServingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not in 0..65535")
-        times = ("apply_slice_ms", "poll_interval_ms", "base_poll_interval_ms", "stuck_after_s", "drain_timeout_s")
+        times = (
+            "apply_slice_ms",
+            "poll_interval_ms",
+            "base_poll_interval_ms",
+            "body_timeout_s",
+            "stuck_after_s",
+            "drain_timeout_s",
+        )
         optional_times = ("max_queue_delay_ms", "default_timeout_ms", "drain_notice_s")
         check_above_zero(self, "max_queue_rows", "max_batch_rows", "max_request_rows", "max_body_bytes", *times)
         check_not_negative(self, *optional_times)
         check_finite(self, *times, *optional_times)
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(f"max_bodies_bytes: {self.max_bodies_bytes} is less than max_body_bytes")

@@ -71,7 +71,9 @@ class Engine:
         config: ServingConfig,
         metrics: ServingMetrics,
         clock: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
+        """:param on_failure: called on the batcher's thread when it ends by itself; all that waited is answered then."""
         self.model = model
         self._config = config
         self._metrics = metrics
@@ -88,6 +90,7 @@ class Engine:
             queue=self._queue,
             clock=clock,
             observer=metrics,
+            on_failure=on_failure,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._withdrawn = self._refusing = False
@@ -107,6 +110,11 @@ class Engine:
             else:
                 log.error("the batcher's thread has been in one step for %.0f s:\n%s", stuck_s, self._batcher.where())
         return live
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether clients are to go elsewhere: see :meth:`withdraw`."""
+        return self._withdrawn
 
     @property
     def ready(self) -> bool:
@@ -175,8 +183,11 @@ class Engine:
                 future.set_result(outcome)
 
         deadline = arrived_s + timeout_ms / 1e3 if timeout_ms else float("inf")
+        now = self.clock()
+        if now >= deadline:
+            raise DeadlineError(f"the request took {(now - arrived_s) * 1e3:.1f} ms to arrive, too long for it")
         try:
-            self._batcher.submit(Job(request, request.rows, settle, self.clock(), deadline))
+            self._batcher.submit(Job(request, request.rows, settle, now, deadline))
         except ClosedError as error:
             raise NotReadyError("the server is stopping") from error
         scored = await future

@@ -6,8 +6,11 @@ RilletError
     └── RequestError             one request is refused; the server goes on
         ├── InvalidRequestError  400, names the field
         ├── UnknownModelError    404
+        ├── BodyTimeoutError     408
         ├── BodyTooLargeError    413
         ├── QueueFullError       429, also a BackpressureError
+        ├── BodiesFullError      429, also a BackpressureError
+        ├── ClientGoneError      499, which nobody receives
         ├── ScoringError         500, the model failed on it
         ├── NotReadyError        503
         └── DeadlineError        504
@@ -53,6 +56,13 @@ class UnknownModelError(RequestError):
     reason = "unknown_model"
 
 
+class BodyTimeoutError(RequestError):
+    """The body did not arrive within ``serving.body_timeout_s``."""
+
+    status = 408
+    reason = "body_timeout"
+
+
 class BodyTooLargeError(RequestError):
     """The body is larger than ``serving.max_body_bytes``."""
 
@@ -67,6 +77,20 @@ class QueueFullError(RequestError, BackpressureError):
     reason = "queue_full"
 
 
+class BodiesFullError(RequestError, BackpressureError):
+    """Bodies of ``serving.max_bodies_bytes`` are held already."""
+
+    status = 429
+    reason = "bodies_full"
+
+
+class ClientGoneError(RequestError):
+    """The client closed its connection before it had its scores; nothing of it is logged."""
+
+    status = 499
+    reason = "client_gone"
+
+
 class ScoringError(RequestError):
     """The model raised, or gave numbers that are not finite."""
 
@@ -75,7 +99,7 @@ class ScoringError(RequestError):
 
 
 class NotReadyError(RequestError):
-    """No base is loaded yet, the replica is catching up, or the server is stopping."""
+    """No base is loaded yet, the replica is catching up, the thread that scores is stuck, or the server is stopping."""
 
     status = 503
     reason = "not_ready"

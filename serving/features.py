@@ -271,4 +271,5 @@ def timeout_ms(request: InferRequest, default: float) -> float:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
         raise InvalidRequestError(f"parameters.{name}", f"{str(value)[:40]} is not a positive number")
-    return value * scale
+    # At least what is not rounded to 0, which would be forever.
+    return max(value * scale, 1e-9)

@@ -1,43 +1,123 @@
-"""The body of an ASGI request as bytes, bounded, and the headers that say how to read it."""
+"""The body of an ASGI request as bytes, bounded in size and time, and what is known of it and of its client besides."""
 
 from __future__ import annotations
 
+import asyncio
+from types import TracebackType
+from typing import Self
+
 from starlette.types import Receive, Scope
 
-from rillet.serving.errors import BodyTooLargeError, InvalidRequestError
+from rillet.serving.errors import (
+    BodiesFullError,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    InvalidRequestError,
+    NotReadyError,
+)
 
 
-def json_length_header(scope: Scope) -> str | None:
-    """The Inference-Header-Content-Length header, None when there is none.
+class Bodies:
+    """The bodies of all requests of one event loop: each has its bounds, and so have all together."""
 
-    :raises InvalidRequestError: the body is compressed.
-    """
-    json_length: str | None = None
-    for name, value in scope["headers"]:
-        if name == b"inference-header-content-length":
-            json_length = value.decode("latin-1")
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise InvalidRequestError("Content-Encoding", f"{value[:40].decode('latin-1')} is not accepted")
-    return json_length
+    def __init__(self, max_body_bytes: int, max_bodies_bytes: int, timeout_s: float) -> None:
+        """:param timeout_s: how long one may take to arrive."""
+        self.max_body_bytes = max_body_bytes
+        self.max_bodies_bytes = max_bodies_bytes
+        self.timeout_s = timeout_s
+        #: bytes of bodies that are read or whose requests are not answered yet
+        self.held_bytes = 0
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body.
+class Body:
+    """The body of one request. It counts among those held until the end of its ``with`` block."""
 
-    :param limit: bytes.
-    :raises BodyTooLargeError: more than ``limit`` bytes.
-    :raises InvalidRequestError: the client closed the connection within it.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidRequestError("body", "the client closed the connection within it")
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError(f"the body is larger than max_body_bytes = {limit}")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    def __init__(self, bodies: Bodies, scope: Scope) -> None:
+        self._bodies = bodies
+        self._scope = scope
+        self._held_bytes = 0
+        #: whether all of it was read
+        self.complete = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bodies.held_bytes -= self._held_bytes
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client may have held it back until told to send it (``Expect``)."""
+        return not self.complete and any(name == b"expect" for name, _ in self._scope["headers"])
+
+    def json_length_header(self) -> str | None:
+        """The Inference-Header-Content-Length header, None when there is none.
+
+        :raises InvalidRequestError: the body is compressed.
+        :raises BodyTooLargeError: its announced length says so.
+        """
+        json_length: str | None = None
+        for name, value in self._scope["headers"]:
+            if name == b"inference-header-content-length":
+                json_length = value.decode("latin-1")
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                raise InvalidRequestError("Content-Encoding", f"{value[:40].decode('latin-1')} is not accepted")
+            elif name == b"content-length":
+                self._check_size(int(value))
+        return json_length
+
+    async def read(self, receive: Receive) -> bytes:
+        """All of it.
+
+        :raises BodyTooLargeError: more than ``max_body_bytes``.
+        :raises BodiesFullError: with it, all bodies exceed ``max_bodies_bytes``.
+        :raises BodyTimeoutError: it was not there in time.
+        :raises NotReadyError: nor was it when the server stopped.
+        :raises InvalidRequestError: the client closed the connection within it.
+        """
+        try:
+            async with asyncio.timeout(self._bodies.timeout_s):
+                return await self._read(receive)
+        except TimeoutError as error:
+            raise BodyTimeoutError(f"the body did not arrive within {self._bodies.timeout_s:g} s") from error
+        # Only a server that ends cancels its requests, and their clients shall know why.
+        except asyncio.CancelledError as error:
+            raise NotReadyError("the server stopped before the body had arrived") from error
+
+    async def _read(self, receive: Receive) -> bytes:
+        bodies = self._bodies
+        chunks: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise InvalidRequestError("body", "the client closed the connection within it")
+            chunk: bytes = message.get("body", b"")
+            self._check_size(self._held_bytes + len(chunk))
+            if bodies.held_bytes + len(chunk) > bodies.max_bodies_bytes:
+                raise BodiesFullError(
+                    f"{bodies.held_bytes} bytes of bodies are held, of max_bodies_bytes = {bodies.max_bodies_bytes};"
+                    " retry later"
+                )
+            self._held_bytes += len(chunk)
+            bodies.held_bytes += len(chunk)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                self.complete = True
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._bodies.max_body_bytes:
+            raise BodyTooLargeError(f"the body is larger than max_body_bytes = {self._bodies.max_body_bytes}")
+
+
+def is_gone(receive: Receive) -> bool:
+    """Whether the client of a request whose body was read has closed its connection; asked without waiting."""
+    asked = receive().__await__()
+    try:
+        next(asked)
+    except StopIteration as said:
+        return bool(said.value["type"] == "http.disconnect")
+    asked.close()  # a wait for what has not come yet
+    return False

@@ -59,18 +59,22 @@ class InferenceService:
         self._asked = threading.Event()
         #: set by the second stop
         self._at_once = threading.Event()
+        #: set by the second stop, and by a failure: nobody is served any more
+        self._notice_over = threading.Event()
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
         """Asks :meth:`run` to end; callable from any thread or signal handler. Asked twice, it waits for nothing more."""
         if self._asked.is_set():
             self._at_once.set()
+            self._notice_over.set()
         self._asked.set()
         self._stopping.set()
 
     def fail(self, error: BaseException) -> None:
         """Ends :meth:`run` with ``error``: for stages whose thread failed."""
         self._failure = self._failure or error
+        self._notice_over.set()
         self._stopping.set()
 
     def run(self, on_started: Callable[[], None] = lambda: None) -> bool:
@@ -100,9 +104,9 @@ class InferenceService:
     def _drain(self) -> bool:
         """Gives notice, refuses what is new, answers what is in flight, ends engine and server, flushes what they logged."""
         self.engine.withdraw()
-        if self._notice_s and self._failure is None:
+        if self._notice_s and not self._notice_over.is_set():
             log.info("stopping: not ready any more; requests are served for another %g s", self._notice_s)
-            self._at_once.wait(self._notice_s)
+            self._notice_over.wait(self._notice_s)
         log.info("stopping: answering the requests in flight")
         deadline = time.monotonic() + self._drain_timeout_s
         for_requests = deadline - (1 - _REQUESTS_SHARE) * self._drain_timeout_s

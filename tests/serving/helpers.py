@@ -188,6 +188,8 @@ class Running:
     features: MemoryFeatureLog
     service: InferenceService
     thread: threading.Thread
+    #: what the service ended by; whoever expects one takes it out
+    failures: list[BaseException]
 
 
 @contextlib.contextmanager
@@ -204,7 +206,7 @@ def running_server(
     registry = CollectorRegistry()
     metrics = ServingMetrics(registry)
     features = MemoryFeatureLog(capacity)
-    engine = Engine(spec, model, config, metrics)
+    engine = Engine(spec, model, config, metrics, on_failure=lambda error: service.fail(error))
     recorder = FeatureRecorder(features, registry)
     app = InferenceApp(
         model=name,
@@ -222,14 +224,24 @@ def running_server(
         notice_s=config.drain_notice_s,
     )
     started = threading.Event()
-    thread = threading.Thread(target=service.run, args=(started.set,), daemon=True)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            service.run(started.set)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     if not started.wait(10):
         raise TimeoutError("the server did not start")
     try:
-        yield Running(f"127.0.0.1:{service.server.port}", engine, model, metrics, features, service, thread)
+        yield Running(f"127.0.0.1:{service.server.port}", engine, model, metrics, features, service, thread, failures)
     finally:
         service.stop()
         thread.join(20)
         if thread.is_alive():
             raise TimeoutError("the server did not stop")
+    if failures:
+        raise failures[0]

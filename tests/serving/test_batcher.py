@@ -24,6 +24,7 @@ class _Harness:
         self.answers: dict[str, str | RequestError] = {}
         self.batches: list[tuple[int, int]] = []
         self.failure: Exception | None = None
+        self.ended_by: list[BaseException] = []
         self.during_compute: Callable[[], None] = lambda: None
         self.batcher: AutoBatcher[str, str] = AutoBatcher(
             compute=self._compute,
@@ -32,6 +33,7 @@ class _Harness:
             queue=RowQueue(1000, max_batch_rows, delay_s),
             clock=lambda: self.now,
             observer=self,
+            on_failure=self.ended_by.append,
         )
 
     def submit(self, name: str, rows: int = 10, deadline: float = float("inf")) -> None:
@@ -256,4 +258,29 @@ def test_a_step_that_does_not_end_is_told_and_so_is_a_thread_that_has_died() -> 
     assert inside.wait(5), "the next step"
     assert harness.batcher.stuck_s() == 0
     harness.batcher.close(5.0)
+    assert harness.batcher.stuck_s() == float("inf")
+
+
+def test_a_thread_that_fails_answers_all_that_waits_and_tells_its_owner() -> None:
+    harness = _Harness()
+    inside, go_on = threading.Event(), threading.Event()
+    broken = MemoryError("no room for the update")
+
+    def background() -> bool:
+        inside.set()
+        go_on.wait(5)
+        raise broken
+
+    harness.batcher._background_slice = background
+    harness.batcher.start()
+    harness.batcher.wake()
+    assert inside.wait(5)
+    harness.submit("a")
+    go_on.set()
+    harness.batcher._thread.join(5)
+    assert harness.ended_by == [broken]
+    assert isinstance(harness.answers["a"], ScoringError)
+    assert "no room for the update" in str(harness.answers["a"])
+    with pytest.raises(ClosedError):
+        harness.submit("b")
     assert harness.batcher.stuck_s() == float("inf")

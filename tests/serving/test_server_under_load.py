@@ -125,6 +125,22 @@ def test_a_stuck_batcher_is_neither_live_nor_ready_and_its_waiting_rows_are_show
         assert running.metrics.registry.get_sample_value("rillet_serving_queue_rows") == 0
 
 
+def test_a_batcher_that_fails_ends_the_server_and_leaves_nobody_waiting() -> None:
+    spec = demo_spec()
+    with running_server(spec, linear_model(spec)) as running, ThreadPoolExecutor(1) as pool:
+        gate = Gate(running)
+        waiting = pool.submit(post, running.url, document(TENSOR))
+        until(lambda: running.engine.queue_rows == 3)
+        # The queue is not what a failure may come from; any exception outside of scoring ends the thread alike.
+        running.engine._batcher._queue.take = None  # type: ignore[assignment, method-assign]
+        gate.open.set()
+        status, answer, _ = waiting.result()
+        assert (status, "the batcher failed" in answer["error"]) == (500, True)
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+        assert isinstance(running.failures.pop(), TypeError)
+
+
 def test_requests_in_flight_are_answered_when_the_server_stops() -> None:
     spec = demo_spec()
     with running_server(spec, linear_model(spec)) as running, ThreadPoolExecutor(4) as pool:

@@ -56,7 +56,7 @@ class _Part:
 class _Service(InferenceService):
     """On parts that only write down their calls."""
 
-    def __init__(self, drain_timeout_s: float = 0.2) -> None:
+    def __init__(self, drain_timeout_s: float = 0.2, notice_s: float = 0.0) -> None:
         self.calls: list[str] = []
         self.parts: dict[str, Any] = {name: _Part(name, self.calls) for name in ("engine", "server", "log", "updates")}
         super().__init__(
@@ -65,7 +65,22 @@ class _Service(InferenceService):
             recorder=self.parts["log"],
             updates=[self.parts["updates"]],
             drain_timeout_s=drain_timeout_s,
+            notice_s=notice_s,
         )
+
+
+def test_a_failure_ends_the_notice_of_a_stop() -> None:
+    service = _Service(notice_s=60.0)
+
+    def stop_and_fail() -> None:
+        service.stop()
+        threading.Timer(0.05, service.fail, [ValueError("the server is gone")]).start()
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="the server is gone"):
+        service.run(stop_and_fail)
+    assert time.monotonic() - started < 5
+    assert "flush log" in service.calls
 
 
 def test_a_stop_refuses_answers_and_ends_the_server_before_it_flushes_what_was_served() -> None:
