@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
     from rillet.trainer.online import Counters, OnlineTrainer, Restored
     from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.save_point import SavePoint
     from rillet.trainer.screening import Reason
     from rillet.trainer.served_quality import KnownQuality, ServedQuality
 
@@ -51,6 +52,7 @@ __all__ = [
     "ReadBlock",
     "Reason",
     "Restored",
+    "SavePoint",
     "ScoreHistogram",
     "ServedQuality",
     "StepResult",
@@ -75,6 +77,7 @@ __getattr__ = lazy_names(
         "rillet.trainer.models": ["DeepFM", "LogisticRegression", "build_model"],
         "rillet.trainer.online": ["Counters", "OnlineTrainer", "Restored"],
         "rillet.trainer.reader": ["BadRecord", "BlockReader", "ExampleSource", "RawRecord", "ReadBlock"],
+        "rillet.trainer.save_point": ["SavePoint"],
         "rillet.trainer.screening": ["Reason"],
         "rillet.trainer.served_quality": ["KnownQuality", "ServedQuality"],
     },

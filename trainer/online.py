@@ -1,7 +1,7 @@
 """The online trainer: blocks in, batches trained, measured, and saved with the position in the stream.
 
 It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_freshness``
-for what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
+for what a publication should tell, ``save_point``. Killed anywhere and restored, it goes on to the same parameters as an
 unkilled run, given the same order of records and no batches cut by time.
 """
 
@@ -27,6 +27,7 @@ from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
+from rillet.trainer.save_point import SavePoint
 from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record
 from rillet.trainer.served_quality import ServedQuality
 
@@ -40,7 +41,7 @@ _SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 7
+CHECKPOINT_FORMAT = 8
 
 
 @dataclass(slots=True)
@@ -188,13 +189,14 @@ class OnlineTrainer:
         self._loss_sum, self._loss_rows = 0.0, 0
         return loss
 
-    def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
-        """Writes everything as one version: table with its touched set, dense, optimiser, metrics, position.
+    def save_point(self, extra: Mapping[str, Any] | None = None) -> SavePoint:
+        """All that makes this moment, to be written while training goes on: table with its touched set, dense, optimiser,
+        metrics, position.
 
         Rows that were offered and not trained on are left out; the position makes the source give them again.
 
         :param extra: plain JSON values to keep beside it, of the same moment.
-        :returns: the version.
+        :raises ModelError: a weight is not finite.
         """
         freshness = self._freshness()
         event_times, event_clock = self._event_clock.state()
@@ -209,10 +211,10 @@ class OnlineTrainer:
         if self._learned_batch is not None:
             progress |= {f"{LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
-            "table": self.table.state(),
             "dense": dense_state(self.learner.model),
-            "optimizer": self.learner.optimizer_state(),
-            "progress": progress,
+            # These go on changing where they are.
+            "optimizer": _copies(self.learner.optimizer_state()),
+            "progress": _copies(progress),
         }
         meta = {
             "format": CHECKPOINT_FORMAT,
@@ -225,7 +227,19 @@ class OnlineTrainer:
             "model": asdict(self.model_config),
             "extra": dict(extra or {}),
         }
-        return store.save(files, meta)
+        return SavePoint(self.table.snapshot(), files, meta)
+
+    def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
+        """Writes a :meth:`save_point` at once; training waits.
+
+        :returns: the version.
+        :raises ModelError: a weight is not finite.
+        """
+        point = self.save_point(extra)
+        try:
+            return point.write(store, iter(point.table.take, None))
+        finally:
+            point.table.close()
 
     def restore(
         self,
@@ -411,6 +425,10 @@ class OnlineTrainer:
                     f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"
                     " restore the configuration, or give the new model another name or data directory"
                 )
+
+
+def _copies(arrays: Arrays) -> Arrays:
+    return {name: np.array(array) for name, array in arrays.items()}
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
