@@ -8,7 +8,7 @@ unkilled run, given the same order of records and no batches cut by time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.carry_over import LEARNED, QUALITY, RANGES, CarryOver
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
+from rillet.trainer.counters import Counters, Restored
 from rillet.trainer.dense_ranges import DenseRanges
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.event_clock import EventClock
@@ -42,38 +43,6 @@ _SHARE_ROWS = 4_096
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
 CHECKPOINT_FORMAT = 8
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the very first example; travels in checkpoints."""
-
-    batches: int = 0
-    partial_batches: int = 0
-    #: learned from; refused ones are not among them
-    rows: int = 0
-    positive_rows: int = 0
-    #: rows that were not learned from, by :class:`rillet.trainer.screening.Reason`
-    refused_rows: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in Reason})
-    #: batches learned from in parts, since the loss or a gradient of the whole was not finite
-    split_batches: int = 0
-    #: rows of tasks of an accepted feature spec that ours does not have: nothing is learned from them
-    other_task_rows: int = 0
-    #: rows whose embeddings' gradient was scaled down to ``max_row_gradient``
-    clipped_rows: int = 0
-    #: steps whose dense gradient was scaled down to ``max_dense_gradient``
-    clipped_steps: int = 0
-    #: dense values far out of their feature's range, for which its median was learned, by feature
-    replaced_dense: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a run was restored from."""
-
-    version: int
-    #: what :meth:`OnlineTrainer.save` was given to keep
-    extra: dict[str, Any]
 
 
 class OnlineTrainer:
