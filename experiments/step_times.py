@@ -217,6 +217,8 @@ class Times:
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     #: CPU seconds of each span
     cpu: list[float] = field(default_factory=list)
+    #: most that a snapshot held in copies
+    copied_bytes: int = 0
     _thread: int = field(default_factory=threading.get_ident)
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,6 +237,8 @@ class Times:
                     else:
                         self.spans.append((name, begin, end))
                         self.cpu.append(time.thread_time() - used)
+                    if name == "part of a snapshot":
+                        self.copied_bytes = max(self.copied_bytes, arguments[0].nbytes)
 
         return call
 
@@ -365,6 +369,7 @@ def figures(times: Times, trainer: OnlineTrainer, before: int, saved: int) -> li
     found.append(Figure("learned", "rate", (trainer.counters.rows - 1_000_000) / (last - ends[0]), "rows/s"))
     found.append(Figure("checkpoints", "kept", float(saved), "checkpoints"))
     found.append(Figure("table", "memory", trainer.table.nbytes / 1e6, "MB"))
+    found.append(Figure("snapshots", "copies at most", times.copied_bytes / 1e6, "MB"))
     found.append(Figure("process", "peak memory", peak_bytes() / 1e6, "MB"))
     found.append(Figure("process", "above its peak before", (peak_bytes() - before) / 1e6, "MB"))
     return found

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _LETTERS_TIMEOUT_S = 30.0
 #: how long training waits for a checkpoint between two polls, about: a part more may be taken
-_SLICE_S = 0.005
+_SLICE_S = 0.01
 
 
 class Checkpoints:
