@@ -65,7 +65,7 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     # A part of the table per turn of the loop, and many parts.
     monkeypatch.setattr("rillet.pipelines.checkpoints._SLICE_S", 0.0)
-    monkeypatch.setattr(snapshot, "PART_ROWS", 8)
+    monkeypatch.setattr(snapshot, "PART_ROWS", 32)
     found = Bench(tmp_path)
     for _ in range(10):
         found.train()
