@@ -33,8 +33,8 @@ class Handover(Generic[T]):
         """Begins at once.
 
         :param name: of the thread.
-        :param write: called in the thread with all parts of ``table``, for which it waits. What it raises when there are
-            no more of them, though not all have come, it must let through.
+        :param write: called in the thread with all parts of ``table``, for which it waits. After :meth:`give_up` asking
+            for the next part raises an exception, which it must let through.
         """
         self.error: BaseException | None = None
         self._table = table
