@@ -32,7 +32,7 @@ def _copy(table: EmbeddingTable) -> Columns:
     fids, _ = table.items()
     slabs = table._slabs
     rows = np.array(
-        [slabs._rows[row >> slabs.shift][row & (slabs.chunk_rows - 1)] for row in table.find(fids).tolist()]
+        [slabs._rows[row >> slabs.shift][row & (slabs.chunk_rows - 1)] for row in table.find(fids).tolist()], np.float32
     ).reshape(len(fids), slabs.width)
     return {
         "fids": fids,
