@@ -89,7 +89,7 @@ def letter_for_example(bad: BadRecord, topic: str, files: str | None = None) -> 
 
 
 class DeadLetterProducer:
-    """Sends letters to the dead-letter topic; a :class:`rillet.schemas.Sink`, safe to use from two threads.
+    """Sends letters to the dead-letter topic; a :class:`rillet.schemas.Sink`, safe to use from several threads.
 
     A letter is kept until the broker takes it, however long that lasts. One that the broker refuses for good is
     never passed over: every later :meth:`flush` fails, so no checkpoint gets past the record.
@@ -155,14 +155,16 @@ class DeadLetterProducer:
         :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
-        if self._producer is not None:
+        # Another thread may close it meanwhile.
+        producer = self._producer
+        if producer is not None:
             try:
-                self._producer.flush(timeout_s)
+                producer.flush(timeout_s)
             except KafkaException as error:
                 self._refused = error.args[0].str()
         if self._refused:
             raise self._refusal()
-        if self._producer is not None and (left := self._waiting()):
+        if producer is not None and (left := self._waiting()):
             last = self._errors.last
             why = "" if last is None else f" ({self._kafka.redact(last.str())})"
             raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")

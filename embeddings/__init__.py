@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rillet.embeddings.crosses import CrossColumns
     from rillet.embeddings.embedding import EmbeddingTable
     from rillet.embeddings.id_map import IdMap
+    from rillet.embeddings.snapshot import TablePart, TableSnapshot
     from rillet.embeddings.touched import TouchedKeys
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "TableConfig",
     "TableError",
     "TableInputError",
+    "TablePart",
+    "TableSnapshot",
     "TableStateError",
     "TouchedKeys",
     "TouchedKeysError",
@@ -38,6 +41,7 @@ __getattr__ = lazy_names(
         "rillet.embeddings.crosses": ["CrossColumns"],
         "rillet.embeddings.embedding": ["EmbeddingTable"],
         "rillet.embeddings.id_map": ["IdMap"],
+        "rillet.embeddings.snapshot": ["TablePart", "TableSnapshot"],
         "rillet.embeddings.touched": ["TouchedKeys"],
     },
 )

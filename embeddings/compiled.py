@@ -35,6 +35,8 @@ FLOAT32 = types.float32
 FLOAT64 = types.float64
 #: writable arrays
 INT64S = types.Array(types.int64, 1, "C")
+UINT8S = types.Array(types.uint8, 1, "C")
+UINT64S = types.Array(types.uint64, 1, "C")
 UINT16S = types.Array(types.uint16, 1, "C")
 FLOAT32S_2D = types.Array(types.float32, 2, "C")
 #: inputs, only read

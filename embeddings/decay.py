@@ -39,6 +39,12 @@ class ForwardDecay:
             return 1.0
         return float(2.0 ** ((self._newest_ms - self._landmark_ms) / self.half_life_ms))
 
+    def will_scale(self, now_ms: int) -> bool:
+        """Whether :meth:`advance` to that time moves the landmark, so that all stored sums change."""
+        if not self.half_life_ms or self._landmark_ms < 0:
+            return False
+        return max(self._newest_ms, now_ms) >= self._landmark_ms + _SPAN * self.half_life_ms
+
     def advance(self, now_ms: int) -> float:
         """Goes on to a time; returns what all stored sums must be multiplied by: 1 unless the landmark moved."""
         self._newest_ms = max(self._newest_ms, now_ms)

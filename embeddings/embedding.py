@@ -26,6 +26,7 @@ from rillet.embeddings.inputs import (
 )
 from rillet.embeddings.optimizers import make_optimizer
 from rillet.embeddings.slabs import RowSlabs
+from rillet.embeddings.snapshot import TableSnapshot
 from rillet.embeddings.touched import TouchedKeys
 from rillet.schemas.arrays import AnyArray, Float32s, Int64s, UInt16s
 
@@ -52,6 +53,8 @@ class EmbeddingTable:
         self._optimizer = make_optimizer(dim, config)
         self._slabs = RowSlabs(dim + self._optimizer.slots, config.chunk_rows)
         self._touched = TouchedKeys(config.touched_capacity) if track_touched else None
+        #: those not taken wholly yet
+        self._snapshots: list[TableSnapshot] = []
         self._calls = 0
         #: fids that take_back removes
         self._inserted = np.empty(0, np.int64)
@@ -164,6 +167,10 @@ class EmbeddingTable:
                 "grad: a row's gradients are not finite, or the square of their sum is too large to be added up"
             )
         self._inserted = self._inserted[:0]
+        self._before_change(unique)
+        if self._snapshots and self._optimizer.changes_all(now_ms):
+            for snapshot in list(self._snapshots):
+                snapshot.before_change_of_all()
         self._optimizer.step(slabs, unique, sums, now_ms, step_factor)
         self._mark(unique)
         return int(count)
@@ -194,8 +201,11 @@ class EmbeddingTable:
 
         :raises TableInputError: wrong dtype or shape, or a negative fid.
         """
+        fids = check_fids(fids)
         self._inserted = self._inserted[:0]
-        rows, removed = self._map.remove(check_fids(fids))
+        if self._snapshots:
+            self._before_change(self._map.find(fids)[0])
+        rows, removed = self._map.remove(fids)
         self._mark(rows)
         row_kernels.release(rows, self._slabs.marks_at, self._slabs.shift)
         return removed
@@ -210,20 +220,29 @@ class EmbeddingTable:
         fids, rows = self._live()
         return fids, self.gather_pooled(rows, None)
 
+    def snapshot(self, *, slots: bool = True) -> TableSnapshot:
+        """The table as it is now, to be taken part by part while it goes on changing.
+
+        Until all parts are taken or it is closed, each row is copied before its first change.
+
+        :param slots: with those of the optimiser; without them rows are embeddings.
+        """
+        columns = self._slabs.width if slots else self.dim
+        clock = self._optimizer.clock()
+        touched = None if self._touched is None else self._touched.unsorted()
+
+        def header() -> dict[str, AnyArray]:
+            return state.header(self.dim, self.config, clock, None if touched is None else np.unique(touched))
+
+        found = TableSnapshot(self._map, self._slabs, self._row_end, columns, header, self._snapshots.remove)
+        self._snapshots.append(found)
+        return found
+
     def state(self) -> dict[str, AnyArray]:
         """All that :meth:`from_state` needs to go on bit for bit: copies, independent of the table."""
-        fids, rows = self._live()
-        full = np.empty((len(rows), self._slabs.width), np.float32)
-        row_kernels.gather(rows, self._slabs.rows_at, self._slabs.shift, self._slabs.width, full)
-        return state.pack(
-            self.dim,
-            self.config,
-            self._optimizer.clock(),
-            fids,
-            full,
-            self._map.last_seen(fids),
-            None if self._touched is None else self._touched.pending(),
-        )
+        snapshot = self.snapshot()
+        parts = [part.ordered() for part in iter(snapshot.take, None)]
+        return state.pack(snapshot.header(), parts)
 
     @classmethod
     def from_state(cls, dim: int, config: TableConfig, state_arrays: Mapping[str, AnyArray]) -> EmbeddingTable:
@@ -255,9 +274,18 @@ class EmbeddingTable:
         # Row numbers freed by an insert that found no memory may lie beyond what the slabs hold.
         return min(self._map.row_end, self._slabs.row_end)
 
+    def _before_change(self, rows: Int64s) -> None:
+        for snapshot in self._snapshots:
+            snapshot.before_change(rows)
+
     def _insert(self, fids: Int64s, now_s: int) -> Int64s:
+        if self._snapshots:
+            # Known fids are stamped, and most of them soon stepped.
+            self._before_change(self._map.find(fids)[0])
         rows, fresh = self._map.assign(fids, now_s)
         self._inserted = fids[fresh]
+        for snapshot in self._snapshots:
+            snapshot.inserted(rows[fresh])
         if len(fresh):
             slabs, config = self._slabs, self.config
             try:

@@ -105,6 +105,13 @@ class IdMap:
         kernels.last_seen(fids, self._directory, self._depth, seconds)
         return seconds
 
+    def list_part(self, part: int, bits: int) -> tuple[Int64s, Int64s, Int64s]:
+        """Fids, rows and last-seen seconds, int64[n] each, of the fids whose hash begins with ``part``, of ``bits`` bits."""
+        room = kernels.part_capacity(part, bits, self._directory, self._depth)
+        fids, rows, seconds = (np.empty(room, np.int64) for _ in range(3))
+        count = kernels.list_part(part, bits, self._directory, self._depth, fids, rows, seconds)
+        return fids[:count], rows[:count], seconds[:count]
+
     def stamp(self, fids: Int64s, seconds: Int64s) -> None:
         """Sets last-seen seconds, to earlier ones too; fids that are not in the map are skipped."""
         kernels.stamp(fids, seconds, self._directory, self._depth)

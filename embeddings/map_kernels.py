@@ -1,4 +1,4 @@
-"""Kernels of the id map: find, assign, remove, seen. See ``id_map`` for the layout they work on.
+"""Kernels of the id map: find, assign, remove, seen, list. See ``id_map`` for the layout they work on.
 
 Linear probing inside a segment; a removal shifts later keys back (Knuth, TAOCP 6.4, algorithm R), so there
 are no tombstones to collect and no probe ever stops at a hole before its key.
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import uint64
 
-from rillet.embeddings.compiled import IN_INT64S, INT64, INT64S, helper, int64s_at, kernel, prefetch
+from rillet.embeddings.compiled import IN_INT64S, INT64, INT64S, UINT64S, helper, int64s_at, kernel, prefetch
 
 #: slots of a segment, a power of two; an entry is two int64: the fid (0 = empty) and row | seen << 32
 SEGMENT_SLOTS = 4096
@@ -253,3 +253,58 @@ def stamp(fids: Any, seconds: Any, directory: Any, depth: Any) -> Any:
                 segment[word + 1] = (segment[word + 1] & _ROW_MASK) | (seconds[i] << 32)
                 known += 1
     return known
+
+
+@kernel(INT64, IN_INT64S, UINT64S)
+def hashes(fids: Any, out: Any) -> Any:
+    """Writes the hash of each fid; distinct ones have distinct hashes."""
+    for i in range(len(fids)):
+        out[i] = mix(fids[i])
+    return len(fids)
+
+
+@helper
+def _directory_range(part: Any, bits: Any, depth: Any) -> Any:
+    """First entry of the directory for hashes that begin with ``part``, of so many bits, and one above the last."""
+    if bits > depth:
+        first = part >> (bits - depth)
+        return first, first + 1
+    return part << (depth - bits), (part + 1) << (depth - bits)
+
+
+@kernel(INT64, INT64, INT64, IN_INT64S, INT64)
+def part_capacity(part: Any, bits: Any, directory: Any, depth: Any) -> Any:
+    """Keys of all segments that have hashes beginning with ``part``: at most so many does :func:`list_part` give."""
+    first, end = _directory_range(part, bits, depth)
+    count = 0
+    last = np.int64(0)
+    for entry in range(first, end):
+        if directory[entry] != last:
+            last = directory[entry]
+            count += int64s_at(last, SEGMENT_WORDS)[COUNT]
+    return count
+
+
+@kernel(INT64, INT64, INT64, IN_INT64S, INT64, INT64S, INT64S, INT64S)
+def list_part(part: Any, bits: Any, directory: Any, depth: Any, fids: Any, rows: Any, seconds: Any) -> Any:
+    """Writes fid, row and last-seen second of all keys whose hash begins with ``part``, of ``bits`` bits, 1 or more.
+
+    Returns how many there are. Segments may split between two parts: a part is of the hash, not of segments.
+    """
+    first, end = _directory_range(part, bits, depth)
+    count = 0
+    last = np.int64(0)
+    for entry in range(first, end):
+        if directory[entry] == last:
+            continue
+        last = directory[entry]
+        segment = int64s_at(last, SEGMENT_WORDS)
+        for slot in range(SEGMENT_SLOTS):
+            key = segment[SEGMENT_HEADER + 2 * slot]
+            if key != 0 and np.int64(mix(key) >> uint64(64 - bits)) == part:
+                value = segment[SEGMENT_HEADER + 2 * slot + 1]
+                fids[count] = key
+                rows[count] = value & _ROW_MASK
+                seconds[count] = _seen(value)
+                count += 1
+    return count

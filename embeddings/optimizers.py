@@ -33,6 +33,9 @@ class RowOptimizer(Protocol):
         :param factor: of the step size.
         """
 
+    def changes_all(self, now_ms: int) -> bool:
+        """Whether a :meth:`step` at that time changes rows that are not in its batch."""
+
     def clock(self) -> Int64s:
         """int64[3]: half-life, landmark and newest time in ms that stored slots are read with; 0 where none decays."""
 
@@ -49,6 +52,10 @@ class NoOptimizer:
         """:raises TableInputError: always."""
         raise TableInputError("apply_gradients: the table has optimizer none, it takes rows by upsert only")
 
+    def changes_all(self, now_ms: int) -> bool:
+        """Never."""
+        return False
+
     def clock(self) -> Int64s:
         """Zeros: nothing decays."""
         return np.zeros(3, np.int64)
@@ -63,6 +70,10 @@ class DecayedSquares:
     def __init__(self, dim: int, config: TableConfig) -> None:
         self._dim = dim
         self._decay = ForwardDecay(config.accumulator_half_life_s)
+
+    def changes_all(self, now_ms: int) -> bool:
+        """Once in eight half-lives: all sums are scaled."""
+        return self._decay.will_scale(now_ms)
 
     def clock(self) -> Int64s:
         """Of the sums."""
@@ -155,6 +166,10 @@ class LazyAdam:
             config.amsgrad,
             config.weight_decay,
         )
+
+    def changes_all(self, now_ms: int) -> bool:
+        """Never."""
+        return False
 
     def clock(self) -> Int64s:
         """Zeros: the moments decay with a row's steps, not with time."""

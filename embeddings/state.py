@@ -1,12 +1,12 @@
 """The saved form of a table: named arrays, ready for safetensors, checked when they come back.
 
-Rows lie in ascending order of fid, so equal tables have equal states however they came about. Row numbers are
-not part of it: nothing that is computed depends on them.
+Rows lie in the order of their fids' hashes, in which a table is taken part by part, so equal tables have equal states
+however they came about. Row numbers are not part of it: nothing that is computed depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from rillet.embeddings.config import Optimizer, TableConfig
 from rillet.embeddings.errors import TableStateError
+from rillet.embeddings.snapshot import TablePart, hashes
 from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 
-FORMAT = 2
+FORMAT = 3
 _OPTIMIZER_CODES: dict[Optimizer, int] = {"none": 0, "adagrad": 1, "lazy_adam": 2, "ftrl": 3}
 #: AMSGrad has slots of its own, so it counts as an optimiser
 _AMSGRAD = 16
@@ -34,27 +35,23 @@ class SavedTable:
     touched: Int64s | None
 
 
-def pack(
-    dim: int,
-    config: TableConfig,
-    clock: Int64s,
-    fids: Int64s,
-    rows: Float32s,
-    seen_s: Int64s,
-    touched: Int64s | None,
-) -> dict[str, AnyArray]:
-    """``table`` int64[3] (format, dim, optimiser), ``clock`` int64[3] of the optimiser, ``fids``, ``rows``, ``seen_s``
+def header(dim: int, config: TableConfig, clock: Int64s, touched: Int64s | None) -> dict[str, AnyArray]:
+    """What a state has beside its rows: ``table`` int64[3] (format, dim, optimiser), ``clock`` int64[3] of the optimiser
     and, where tracked, ``touched``."""
-    arrays: dict[str, AnyArray] = {
-        "table": np.array([FORMAT, dim, _code(config)], np.int64),
-        "clock": clock,
-        "fids": fids,
-        "rows": rows,
-        "seen_s": seen_s,
-    }
+    arrays: dict[str, AnyArray] = {"table": np.array([FORMAT, dim, _code(config)], np.int64), "clock": clock}
     if touched is not None:
         arrays["touched"] = touched
     return arrays
+
+
+def pack(header: dict[str, AnyArray], parts: Sequence[TablePart]) -> dict[str, AnyArray]:
+    """A state: the header, and ``fids``, ``rows`` and ``seen_s`` of all parts of a snapshot, each ordered."""
+    columns = {
+        "fids": np.concatenate([part.fids for part in parts]),
+        "rows": np.concatenate([part.rows for part in parts]),
+        "seen_s": np.concatenate([part.seen_s for part in parts]),
+    }
+    return {**header, **columns}
 
 
 def unpack(arrays: Mapping[str, AnyArray], dim: int, config: TableConfig, width: int) -> SavedTable:
@@ -75,8 +72,11 @@ def unpack(arrays: Mapping[str, AnyArray], dim: int, config: TableConfig, width:
     if clock.min() < -1 or clock[1] > clock[2]:
         raise TableStateError("table state: clock has times that cannot be; the file is damaged")
     fids: Int64s = _column(arrays, "fids", np.int64, (-1,))
-    if len(fids) and (fids[0] <= 0 or not (np.diff(fids) > 0).all()):
-        raise TableStateError("table state: fids are not positive and ascending; the file is damaged")
+    order = hashes(fids)
+    if (fids <= 0).any() or not (order[1:] > order[:-1]).all():
+        raise TableStateError(
+            "table state: fids are not positive and in the order of their hashes; the file is damaged"
+        )
     touched = _column(arrays, "touched", np.int64, (-1,)) if "touched" in arrays else None
     if touched is not None and len(touched) and touched.min() <= 0:
         raise TableStateError("table state: touched has a fid that is not positive; the file is damaged")

@@ -51,11 +51,13 @@ class TouchedKeys:
 
     def pending(self) -> Int64s:
         """All keys not yet acknowledged, in flight ones too: distinct, sorted, a copy."""
-        keys: Int64s = self._keys[: self._count]
-        if self._in_flight is not None:
-            keys = np.concatenate([keys, self._in_flight])
-        distinct: Int64s = np.unique(keys)
+        distinct: Int64s = np.unique(self.unsorted())
         return distinct
+
+    def unsorted(self) -> Int64s:
+        """The keys of :meth:`pending` as they came, some of them twice: a copy, made in no time."""
+        in_flight = [] if self._in_flight is None else [self._in_flight]
+        return np.concatenate([self._keys[: self._count], *in_flight])
 
     def take(self) -> Int64s:
         """Moves the pending keys into flight and returns them: int64[n], distinct, sorted.

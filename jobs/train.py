@@ -182,7 +182,6 @@ def wire_trainer(
                 "batch_stage": stage.to_json() if stage is not None else None,
             },
             metrics=metrics,
-            now_ms=_now_ms(),
         ),
         stages=[deltas, bases],
         metrics=metrics,

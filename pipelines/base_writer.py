@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 
+from rillet.embeddings import TablePart
+from rillet.pipelines.handover import Handover
 from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
-from rillet.sync import Base, Manifest, ModelStore, StoreUnavailableError
+from rillet.sync import BaseSnapshot, Manifest, ModelStore, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
 
 class BaseWriter:
-    """A ``Sink[Base]`` for one base at a time. Called from one thread."""
+    """A ``Sink[BaseSnapshot]`` for one base at a time. Called from one thread."""
 
     def __init__(self, store: ModelStore, *, keep_bases: int, keep_dense: int, metrics: TrainMetrics) -> None:
         """
@@ -25,7 +26,7 @@ class BaseWriter:
         self._keep_bases = keep_bases
         self._keep_dense = keep_dense
         self._metrics = metrics
-        self._writing: _Write | None = None
+        self._writing: Handover[Manifest] | None = None
         self._closed = False
 
     @property
@@ -36,7 +37,7 @@ class BaseWriter:
     def start(self) -> None:
         """Nothing to start: each base has a thread of its own."""
 
-    def submit(self, base: Base, /) -> None:
+    def submit(self, base: BaseSnapshot, /) -> None:
         """Begins to write a base.
 
         :raises BackpressureError: not :attr:`idle`.
@@ -46,7 +47,12 @@ class BaseWriter:
             raise ClosedError("the base writer is closed")
         if self._writing is not None:
             raise BackpressureError("a base is still being written, or its result was not asked for: see idle")
-        self._writing = _Write(lambda: self._write(base))
+        self._writing = Handover("base-writer", base.table, lambda parts: self._write(base, parts))
+
+    def hand_over(self, slice_s: float) -> None:
+        """Takes rows of the base that is being written for about so long; to be called until it is written."""
+        if self._writing is not None:
+            self._writing.hand_over(slice_s)
 
     def result(self) -> Manifest | None:
         """The manifest of a base that was written, told once; None while there is none.
@@ -54,7 +60,7 @@ class BaseWriter:
         :raises StoreUnavailableError: the store did not take it; told once, here or by :meth:`flush`.
         :raises BaseException: whatever else kept it from being written.
         """
-        if self._writing is None or not self._writing.ended(0.0):
+        if self._writing is None or not self._writing.ended():
             return None
         done, self._writing = self._writing, None
         return done.outcome()
@@ -68,7 +74,7 @@ class BaseWriter:
         """
         if self._writing is None:
             return
-        if not self._writing.ended(timeout_s):
+        if not self._writing.finish(timeout_s):
             raise FlushTimeoutError(f"a base is still being written to {self._store.url} after {timeout_s:.0f} s")
         if self._writing.error is not None:
             self.result()
@@ -80,45 +86,18 @@ class BaseWriter:
         """
         self._closed = True
         given_up, self._writing = self._writing, None
-        if given_up is not None and not (given_up.ended(0.0) and given_up.error is None):
+        if given_up is not None and not (given_up.ended() and given_up.error is None):
+            given_up.give_up()
             self._metrics.base_failures.inc()
             why = given_up.error or "it is still being written"
             log.error("a base was not written to %s before the end: %s", self._store.url, why)
 
-    def _write(self, base: Base) -> Manifest:
+    def _write(self, base: BaseSnapshot, parts: Iterator[TablePart]) -> Manifest:
         """In the background."""
-        manifest = self._store.write_base(base)
+        manifest = self._store.write_base(base.base(parts))
         try:
             self._store.collect_garbage(self._keep_bases, self._keep_dense)
         except StoreUnavailableError as error:
             self._metrics.garbage_failures.inc()
             log.warning("old bases and dense blobs were not deleted, the next base tries again: %s", error)
         return manifest
-
-
-class _Write:
-    """One base on a daemon thread: a store that hangs must not keep the process alive, as an executor's thread would."""
-
-    def __init__(self, write: Callable[[], Manifest]) -> None:
-        self.error: BaseException | None = None
-        self._write = write
-        self._manifest: Manifest | None = None
-        self._thread = threading.Thread(target=self._run, name="base-writer", daemon=True)
-        self._thread.start()
-
-    def ended(self, timeout_s: float) -> bool:
-        """Whether it has ended, after at most ``timeout_s``."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def outcome(self) -> Manifest | None:
-        """What :attr:`_write` gave or raised; to be asked once it has ended."""
-        if self.error is not None:
-            raise self.error
-        return self._manifest
-
-    def _run(self) -> None:
-        try:
-            self._manifest = self._write()
-        except BaseException as error:  # handed to whoever asks
-            self.error = error

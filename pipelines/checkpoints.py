@@ -1,11 +1,21 @@
-"""When the trainer saves a checkpoint, and what has to be safe before one may be written."""
+"""When the trainer saves a checkpoint, what has to be safe before one counts, and how it is written while training goes on.
+
+A checkpoint begins between two batches, with copies of all that is small. The table is taken part by part in slices of the
+loop, and everything slow has a thread of its own: waiting for letters, sorting, hashing, writing.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from rillet.embeddings import TablePart
+from rillet.pipelines.handover import Handover
 from rillet.pipelines.train_metrics import TrainMetrics
 from rillet.schemas import FlushTimeoutError, Sink
 from rillet.trainer import CheckpointStore, OnlineTrainer
@@ -13,10 +23,15 @@ from rillet.trainer import CheckpointStore, OnlineTrainer
 log = logging.getLogger(__name__)
 
 _LETTERS_TIMEOUT_S = 30.0
+#: how long training waits for a checkpoint between two polls, about: a part more may be taken
+_SLICE_S = 0.01
 
 
 class Checkpoints:
-    """Checkpoints of one trainer at an interval; a store or broker that is away costs one, not the run."""
+    """Checkpoints of one trainer at an interval; a store or broker that is away costs one, not the run.
+
+    Called from the training thread alone.
+    """
 
     def __init__(
         self,
@@ -26,44 +41,105 @@ class Checkpoints:
         letters: Sink[Any],
         extra: Callable[[], Mapping[str, Any]],
         metrics: TrainMetrics,
-        now_ms: int,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         :param letters: where refused records went. The positions of a checkpoint pass those records, so a checkpoint
-            is written only after ``letters`` was flushed.
+            is written only after ``letters`` was flushed, in the thread that writes.
         :param extra: plain JSON values to keep beside the trainer's own, of the same moment.
-        :param now_ms: the first checkpoint is due an interval after this.
+        :param monotonic_s: a clock that nobody sets; the first checkpoint is due an interval after now.
         """
         self._trainer = trainer
         self._store = store
         self._letters = letters
         self._extra = extra
         self._metrics = metrics
-        self._interval_ms = trainer.config.checkpoint_interval_s * 1000
-        self._last_ms = now_ms
+        self._monotonic_s = monotonic_s
+        self._interval_s = trainer.config.checkpoint_interval_s
+        self._last_s = monotonic_s()
+        self._writing: _Writing | None = None
 
-    def save_if_due(self, now_ms: int) -> None:
-        """Saves when the interval is over.
+    def save_if_due(self) -> None:
+        """Begins a checkpoint when the interval since the end of the last one is over, or goes on with the one in hand.
 
         :raises RilletError: see :meth:`save`.
         """
-        if now_ms - self._last_ms >= self._interval_ms:
-            self.save(now_ms)
+        writing = self._writing
+        if writing is None:
+            if self._monotonic_s() - self._last_s >= self._interval_s:
+                self._begin()
+            return
+        with writing.waits():
+            writing.handover.hand_over(_SLICE_S)
+        if writing.handover.ended():
+            self._settle(writing)
 
-    def save(self, now_ms: int) -> bool:
-        """Saves. If letters or the store are away, it is tried again after the interval.
+    def save(self) -> bool:
+        """Saves, and waits for it. If letters or the store are away, it is tried again after the interval.
+
+        A checkpoint that is being written is written first: it is older.
 
         :returns: whether it was saved.
         :raises ModelError: a weight is not finite.
         :raises RilletError: dead letters were lost for good: no later position may be saved.
         """
-        self._last_ms = now_ms
+        if self._writing is not None:
+            self._finish(self._writing)
+        return self._finish(self._begin())
+
+    def close(self) -> None:
+        """Gives up a checkpoint that is being written: the one before it stays the newest."""
+        if self._writing is not None:
+            self._writing.handover.give_up()
+            self._writing = None
+
+    def _begin(self) -> _Writing:
+        started = time.perf_counter()
+        point = self._trainer.save_point(self._extra())
+
+        def write(parts: Iterator[TablePart]) -> int:
+            """In the background."""
+            self._letters.flush(_LETTERS_TIMEOUT_S)
+            return point.write(self._store, parts)
+
+        handover = Handover("checkpoint-writer", point.table, write)
+        self._writing = _Writing(handover, started, time.perf_counter() - started)
+        return self._writing
+
+    def _finish(self, writing: _Writing) -> bool:
+        with writing.waits():
+            writing.handover.finish(math.inf)
+        return self._settle(writing)
+
+    def _settle(self, writing: _Writing) -> bool:
+        self._writing = None
+        self._last_s = self._monotonic_s()
+        self._metrics.checkpoint_seconds.observe(writing.waited_s)
         try:
-            with self._metrics.checkpoint_seconds.time():
-                self._letters.flush(_LETTERS_TIMEOUT_S)
-                self._trainer.save(self._store, self._extra())
+            writing.handover.outcome()
         except (FlushTimeoutError, OSError) as error:
             self._metrics.checkpoint_failures.inc()
             log.warning("no checkpoint was written: %s", error)
             return False
+        self._metrics.checkpoint_write_seconds.observe(time.perf_counter() - writing.started)
         return True
+
+
+@dataclass(slots=True)
+class _Writing:
+    """A checkpoint that is being written."""
+
+    handover: Handover[int]
+    #: ``time.perf_counter`` at its moment
+    started: float
+    #: for how long training has waited
+    waited_s: float
+
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        """Within it training waits."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited_s += time.perf_counter() - began

@@ -17,6 +17,8 @@ from rillet.trainer import OnlineTrainer, dense_state
 
 log = logging.getLogger(__name__)
 
+#: how long training waits for the rows of a base between two polls, about
+_SLICE_S = 0.005
 _BASE_TIMEOUT_S = 600.0
 #: the same once the trainer was told to stop: whoever did that kills it soon
 _STOP_TIMEOUT_S = 10.0
@@ -64,6 +66,7 @@ class Publications:
         :raises FencedError: a newer trainer publishes this model.
         :raises Exception: whatever else than the store kept a base from being written.
         """
+        self._bases.hand_over(_SLICE_S)
         self.settle_base(now_ms)
         if self._publisher.sparse_due(now_ms, self._trainer.table):
             self.publish(now_ms)
@@ -92,7 +95,7 @@ class Publications:
             )
             if not self.hold_bases and self._bases.idle and (base or publisher.base_due(now_ms)):
                 self._bases.submit(
-                    publisher.snapshot(
+                    publisher.begin_base(
                         trainer.table,
                         now_ms=now_ms,
                         dense=dense,

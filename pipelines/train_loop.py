@@ -139,6 +139,7 @@ class TrainLoop(Generic[Letter]):
         try:
             self._run(stop)
         except BaseException as error:
+            self._checkpoints.close()
             # What ended the run is what is told, whatever else goes wrong on the way out.
             try:
                 self._stages.close()
@@ -179,7 +180,7 @@ class TrainLoop(Generic[Letter]):
         if ended := self._ends_with_files():
             self._leave_batch_stage()
         published = self._publications.publish(now, base=ended)
-        saved = self._checkpoints.save(now)
+        saved = self._checkpoints.save()
         written = self._publications.finish(now, stop)
         log.info("stopped at %s", trainer.positions)
         if ended and not (published and saved and written):
@@ -199,7 +200,7 @@ class TrainLoop(Generic[Letter]):
         if self._trainer.positions == self._first_positions:
             return
         try:
-            self._checkpoints.save(self._now_ms())
+            self._checkpoints.save()
         except Exception as failure:
             error.add_note(f"and when saving: {type(failure).__name__}: {failure}")
 
@@ -208,7 +209,7 @@ class TrainLoop(Generic[Letter]):
         if self._batch_stage is not None and self._batch_stage.finished(self._trainer.positions):
             self._end_batch_stage(now)
         self._publications.publish_if_due(now)
-        self._checkpoints.save_if_due(now)
+        self._checkpoints.save_if_due()
         if self._progress.report_if_due(now):
             self._refusal_told = False
             self._other_specs.tell(self._reader.lag(self._trainer.positions))
@@ -219,7 +220,7 @@ class TrainLoop(Generic[Letter]):
         self._leave_batch_stage()
         log.info("the batch stage is over, going on with the topic")
         self._publications.publish(now, base=True)
-        self._checkpoints.save(now)
+        self._checkpoints.save()
 
     def _leave_batch_stage(self) -> None:
         self._batch_stage = None

@@ -54,7 +54,14 @@ class TrainMetrics:
         self.checkpoint_failures = counter("checkpoint_failures", "Checkpoints that could not be written.")
         self.corrupt_checkpoints = counter("corrupt_checkpoints", "Checkpoints refused at start.")
         self.checkpoint_seconds = Histogram(
-            "rillet_train_checkpoint_seconds", "Time that training waited for a checkpoint.", registry=self.registry
+            "rillet_train_checkpoint_seconds",
+            "Time that training waited for a checkpoint, all its slices together.",
+            registry=self.registry,
+        )
+        self.checkpoint_write_seconds = Histogram(
+            "rillet_train_checkpoint_write_seconds",
+            "From the moment of a checkpoint until it was written, while training went on.",
+            registry=self.registry,
         )
         self._table_rows = gauge("table_rows", "Embedding rows.")
         self._touched_rows = gauge("touched_rows", "Embedding rows changed and not published yet.")

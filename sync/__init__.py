@@ -24,6 +24,7 @@ from rillet.sync.log import DeltaLog, LogRecord, MemoryLog
 from rillet.sync.manifest import Base, Dense, Manifest
 
 if TYPE_CHECKING:
+    from rillet.sync.base_snapshot import BaseSnapshot
     from rillet.sync.blocks import TableShard
     from rillet.sync.history import replica_as_of
     from rillet.sync.listener import ReplicaListener
@@ -36,6 +37,7 @@ __all__ = [
     "Applied",
     "Base",
     "BaseNotFoundError",
+    "BaseSnapshot",
     "BlockError",
     "CorruptArtifactError",
     "DeltaLog",
@@ -65,6 +67,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "rillet.sync.base_snapshot": ["BaseSnapshot"],
         "rillet.sync.blocks": ["TableShard"],
         "rillet.sync.history": ["replica_as_of"],
         "rillet.sync.listener": ["ReplicaListener"],

@@ -6,9 +6,10 @@ raises comes out as ``StoreUnavailableError``; only a file that is not there is 
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import fsspec
@@ -72,6 +73,23 @@ class Files:
         with self._failing_as("written", full):
             self._fs.makedirs(posixpath.dirname(full), exist_ok=True)
             self._fs.pipe_file(full, data)
+
+    def write_pieces(self, path: str, pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
+        """Writes a file piece by piece; a reader may see part of it meanwhile.
+
+        :returns: its SHA-256 in hexadecimal, and its size in bytes.
+        :raises StoreUnavailableError: the file system cannot be written.
+        """
+        full = self.where(path)
+        digest, size = hashlib.sha256(), 0
+        with self._failing_as("written", full):
+            self._fs.makedirs(posixpath.dirname(full), exist_ok=True)
+            with self._fs.open(full, "wb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
+                    size += len(piece)
+        return digest.hexdigest(), size
 
     def write_whole(self, path: str, data: bytes) -> None:
         """Writes under another name and moves, so that no reader sees half a file.

@@ -91,7 +91,7 @@ class Base:
     """A base in memory: all live rows, the dense weights, the exported program and the feature spec."""
 
     manifest: Manifest
-    #: int64[n], ascending
+    #: int64[n], distinct, in the order of their hashes
     fids: Int64s
     #: float32[n, dim]
     rows: Float32s

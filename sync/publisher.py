@@ -30,6 +30,7 @@ import numpy as np
 from rillet.embeddings import EmbeddingTable
 from rillet.schemas import DeltaBlock, DenseRef, Freshness, encode
 from rillet.schemas.arrays import Int64s
+from rillet.sync.base_snapshot import BaseSnapshot
 from rillet.sync.blocks import NO_FIDS, TableShard, block_rows, build_block
 from rillet.sync.config import PublisherConfig
 from rillet.sync.errors import BaseNotFoundError, SyncError
@@ -194,7 +195,14 @@ class Publisher:
         return publication
 
     def snapshot(self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str) -> Base:
-        """A base in memory, for ``ModelStore.write_base``, which may run in another thread while training goes on.
+        """A base in memory at once; see :meth:`begin_base`."""
+        begun = self.begin_base(table, now_ms=now_ms, dense=dense, program=program, spec_toml=spec_toml)
+        return begun.base(iter(begun.table.take, None))
+
+    def begin_base(
+        self, table: EmbeddingTable, *, now_ms: int, dense: Dense, program: bytes, spec_toml: str
+    ) -> BaseSnapshot:
+        """A base of this moment, for ``ModelStore.write_base``, whose rows are taken while training goes on.
 
         Touched rows are published first where there are any (see the module's text).
 
@@ -206,7 +214,7 @@ class Publisher:
             self._publish_rows(table, None, action_times=False)
         else:
             self._writer.account()
-        fids, rows = table.items()
+        rows = table.snapshot(slots=False)
         self._version += 1
         self._last_base_ms = now_ms
         self._base_time_known = True
@@ -220,13 +228,13 @@ class Publisher:
             next_offsets={ours.shard: writer.position},
             model_hash=ours.model_hash,
             dim=table.dim,
-            rows=len(fids),
+            rows=rows.count,
             newest_event_ms=self._freshness.newest_event_ms,
             newest_ingest_ms=self._freshness.newest_ingest_ms,
             created_ms=now_ms,
         )
         weights = {name: np.array(value) for name, value in dense.items()}
-        return Base(manifest, fids, rows, weights, program, spec_toml)
+        return BaseSnapshot(manifest, rows, weights, program, spec_toml)
 
     def base_failed(self, now_ms: int) -> None:
         """Call it when a snapshot could not be written: the next base is then due in one sparse interval."""
@@ -345,4 +353,5 @@ class Publisher:
 
 
 def _over(last_ms: int | None, interval_s: float, now_ms: int) -> bool:
-    return last_ms is None or now_ms - last_ms >= interval_s * 1000
+    # A clock that was set back would put everything off for as long.
+    return last_ms is None or not 0 <= now_ms - last_ms < interval_s * 1000

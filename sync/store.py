@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from rillet.embeddings import array_file
 from rillet.schemas.arrays import AnyArray
 from rillet.sync.errors import BaseNotFoundError, CorruptArtifactError
 from rillet.sync.files import PART, Files
@@ -161,16 +162,17 @@ class ModelStore:
         :raises StoreUnavailableError: the store cannot be written; what was written stays without a manifest.
         """
         name = base.manifest.name
-        content = {
-            EMBEDDINGS: safetensors.numpy.save({"fids": base.fids, "rows": base.rows}),
-            DENSE: save_arrays(base.dense),
-            PROGRAM: base.program,
-            SPEC: base.spec_toml.encode(),
+        embeddings: dict[str, AnyArray] = {"fids": base.fids, "rows": base.rows}
+        content: dict[str, Iterable[bytes | memoryview]] = {
+            EMBEDDINGS: array_file.pieces(array_file.sizes_of(embeddings), embeddings.values()),
+            DENSE: [save_arrays(base.dense)],
+            PROGRAM: [base.program],
+            SPEC: [base.spec_toml.encode()],
         }
-        entries = {file: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for file, data in content.items()}
+        entries = {
+            file: FileEntry(*self._files.write_pieces(f"{name}/{file}", pieces)) for file, pieces in content.items()
+        }
         manifest = replace(base.manifest, rows=len(base.fids), files=entries)
-        for file, data in content.items():
-            self._files.write(f"{name}/{file}", data)
         self._files.write_whole(f"{name}/{MANIFEST}", manifest.to_json())
         return manifest
 

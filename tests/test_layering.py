@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "serving": {"schemas", "embeddings", "sync"},
     "sources": {"schemas"},
     "connectors": {"schemas", "trainer", "sync", "serving", "sources"},
-    "pipelines": {"schemas", "joiner", "trainer", "sync", "connectors"},
+    "pipelines": {"schemas", "embeddings", "joiner", "trainer", "sync", "connectors"},
     "operators": {"schemas", "joiner", "sources", "connectors"},
     "jobs": {
         "schemas",

@@ -15,14 +15,16 @@ from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, Model
 if TYPE_CHECKING:
     from rillet.trainer.batch import Batch, BatchAssembler, Positions
     from rillet.trainer.checkpoint import Checkpoint, CheckpointStore
+    from rillet.trainer.counters import Counters, Restored
     from rillet.trainer.evaluation import Metrics, ScoreHistogram
     from rillet.trainer.export import dense_state, export_program
     from rillet.trainer.learner import Learner, StepResult
     from rillet.trainer.list_source import ListSource
     from rillet.trainer.model_checks import check_model
     from rillet.trainer.models import DeepFM, LogisticRegression, build_model
-    from rillet.trainer.online import Counters, OnlineTrainer, Restored
+    from rillet.trainer.online import OnlineTrainer
     from rillet.trainer.reader import BadRecord, BlockReader, ExampleSource, RawRecord, ReadBlock
+    from rillet.trainer.save_point import SavePoint
     from rillet.trainer.screening import Reason
     from rillet.trainer.served_quality import KnownQuality, ServedQuality
 
@@ -51,6 +53,7 @@ __all__ = [
     "ReadBlock",
     "Reason",
     "Restored",
+    "SavePoint",
     "ScoreHistogram",
     "ServedQuality",
     "StepResult",
@@ -67,14 +70,16 @@ __getattr__ = lazy_names(
     {
         "rillet.trainer.batch": ["Batch", "BatchAssembler", "Positions"],
         "rillet.trainer.checkpoint": ["Checkpoint", "CheckpointStore"],
+        "rillet.trainer.counters": ["Counters", "Restored"],
         "rillet.trainer.evaluation": ["Metrics", "ScoreHistogram"],
         "rillet.trainer.export": ["dense_state", "export_program"],
         "rillet.trainer.learner": ["Learner", "StepResult"],
         "rillet.trainer.list_source": ["ListSource"],
         "rillet.trainer.model_checks": ["check_model"],
         "rillet.trainer.models": ["DeepFM", "LogisticRegression", "build_model"],
-        "rillet.trainer.online": ["Counters", "OnlineTrainer", "Restored"],
+        "rillet.trainer.online": ["OnlineTrainer"],
         "rillet.trainer.reader": ["BadRecord", "BlockReader", "ExampleSource", "RawRecord", "ReadBlock"],
+        "rillet.trainer.save_point": ["SavePoint"],
         "rillet.trainer.screening": ["Reason"],
         "rillet.trainer.served_quality": ["KnownQuality", "ServedQuality"],
     },

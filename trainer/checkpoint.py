@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,18 +63,25 @@ class CheckpointStore:
         """Numbers of the versions that have a manifest, ascending."""
         return [version for version in self._directories() if self._fs.exists(self._path(version, MANIFEST))]
 
-    def save(self, files: dict[str, Arrays], meta: dict[str, Any]) -> int:
-        """Writes a new version, then removes old versions and unfinished ones.
+    def save(self, files: Mapping[str, Arrays | Iterable[memoryview]], meta: dict[str, Any]) -> int:
+        """Writes a new version, then removes old versions and unfinished ones. One call at a time.
 
+        :param files: file stem -> arrays by name, or a safetensors file in pieces. These are asked for while the file is
+            written, so they may wait for whoever makes them; what they raise leaves the version without a manifest.
         :returns: its number.
         """
         version = max(self._directories(), default=0) + 1
         self._fs.makedirs(self._path(version), exist_ok=True)
         entries = {}
-        for stem, arrays in files.items():
-            data = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
-            self._fs.pipe_file(self._path(version, f"{stem}.safetensors"), data)
-            entries[f"{stem}.safetensors"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for stem, content in files.items():
+            name = f"{stem}.safetensors"
+            digest, size = hashlib.sha256(), 0
+            with self._fs.open(self._path(version, name), "wb") as file:
+                for piece in _pieces(content) if isinstance(content, dict) else content:
+                    digest.update(piece)
+                    file.write(piece)
+                    size += len(piece)
+            entries[name] = {"sha256": digest.hexdigest(), "bytes": size}
         body = {"version": version, "files": entries, "meta": meta}
         text = json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True).encode()
         # Written aside and moved: on a local disk a kill in the middle leaves no half manifest.
@@ -154,6 +161,10 @@ class CheckpointStore:
 
     def _path(self, version: int, *names: str) -> str:
         return posixpath.join(self._root, f"{_PREFIX}{version:012d}", *names)
+
+
+def _pieces(arrays: Arrays) -> list[bytes]:
+    return [safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})]
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -96,7 +96,8 @@ class TrainerConfig:
     max_dense_spreads: float = 100.0
     #: decoded rows held in memory ahead of training; reading waits above it
     queue_rows: int = 65536
-    #: seconds between checkpoints; also the most that is trained again after a crash
+    #: seconds from the end of a checkpoint to the beginning of the next; after a crash what came since the beginning of the
+    #: newest complete one is trained again
     checkpoint_interval_s: float = 60.0
     #: newest checkpoints that are kept
     keep_checkpoints: int = 3

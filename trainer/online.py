@@ -1,14 +1,14 @@
 """The online trainer: blocks in, batches trained, measured, and saved with the position in the stream.
 
 It is driven from outside and never waits: ``offer`` what was read, ``train`` what is ready, ``take_freshness``
-for what a publication should tell, ``save``. Killed anywhere and restored, it goes on to the same parameters as an
+for what a publication should tell, ``save_point``. Killed anywhere and restored, it goes on to the same parameters as an
 unkilled run, given the same order of records and no batches cut by time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ from rillet.trainer.batch import Batch, BatchAssembler, Positions
 from rillet.trainer.carry_over import LEARNED, QUALITY, RANGES, CarryOver
 from rillet.trainer.checkpoint import Arrays, CheckpointStore
 from rillet.trainer.config import ModelConfig, TrainerConfig, likelihood_share
+from rillet.trainer.counters import Counters, Restored
 from rillet.trainer.dense_ranges import DenseRanges
 from rillet.trainer.errors import CheckpointError, CorruptCheckpointError, ModelError, TrainerError
 from rillet.trainer.event_clock import EventClock
 from rillet.trainer.export import dense_state
 from rillet.trainer.learner import Learner
 from rillet.trainer.reader import BadRecord
+from rillet.trainer.save_point import SavePoint
 from rillet.trainer.screening import Reason, RefusedRow, Screen, as_bad_record
 from rillet.trainer.served_quality import ServedQuality
 
@@ -40,39 +42,7 @@ _SHARE_ROWS = 4_096
 #: batches whose action times are gathered before they are cut to what a Freshness may hold
 _BATCHES_BETWEEN_BOUNDS = 256
 #: what the files of a checkpoint mean; to be raised with every change that an earlier or later version cannot go on from
-CHECKPOINT_FORMAT = 7
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the very first example; travels in checkpoints."""
-
-    batches: int = 0
-    partial_batches: int = 0
-    #: learned from; refused ones are not among them
-    rows: int = 0
-    positive_rows: int = 0
-    #: rows that were not learned from, by :class:`rillet.trainer.screening.Reason`
-    refused_rows: dict[str, int] = field(default_factory=lambda: {reason.value: 0 for reason in Reason})
-    #: batches learned from in parts, since the loss or a gradient of the whole was not finite
-    split_batches: int = 0
-    #: rows of tasks of an accepted feature spec that ours does not have: nothing is learned from them
-    other_task_rows: int = 0
-    #: rows whose embeddings' gradient was scaled down to ``max_row_gradient``
-    clipped_rows: int = 0
-    #: steps whose dense gradient was scaled down to ``max_dense_gradient``
-    clipped_steps: int = 0
-    #: dense values far out of their feature's range, for which its median was learned, by feature
-    replaced_dense: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a run was restored from."""
-
-    version: int
-    #: what :meth:`OnlineTrainer.save` was given to keep
-    extra: dict[str, Any]
+CHECKPOINT_FORMAT = 8
 
 
 class OnlineTrainer:
@@ -188,13 +158,14 @@ class OnlineTrainer:
         self._loss_sum, self._loss_rows = 0.0, 0
         return loss
 
-    def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
-        """Writes everything as one version: table with its touched set, dense, optimiser, metrics, position.
+    def save_point(self, extra: Mapping[str, Any] | None = None) -> SavePoint:
+        """All that makes this moment, to be written while training goes on: table with its touched set, dense, optimiser,
+        metrics, position.
 
         Rows that were offered and not trained on are left out; the position makes the source give them again.
 
         :param extra: plain JSON values to keep beside it, of the same moment.
-        :returns: the version.
+        :raises ModelError: a weight is not finite.
         """
         freshness = self._freshness()
         event_times, event_clock = self._event_clock.state()
@@ -209,10 +180,10 @@ class OnlineTrainer:
         if self._learned_batch is not None:
             progress |= {f"{LEARNED}{name}": column for name, column in self._learned_batch.state().items()}
         files: dict[str, Arrays] = {
-            "table": self.table.state(),
             "dense": dense_state(self.learner.model),
-            "optimizer": self.learner.optimizer_state(),
-            "progress": progress,
+            # These go on changing where they are.
+            "optimizer": _copies(self.learner.optimizer_state()),
+            "progress": _copies(progress),
         }
         meta = {
             "format": CHECKPOINT_FORMAT,
@@ -225,7 +196,19 @@ class OnlineTrainer:
             "model": asdict(self.model_config),
             "extra": dict(extra or {}),
         }
-        return store.save(files, meta)
+        return SavePoint(self.table.snapshot(), files, meta)
+
+    def save(self, store: CheckpointStore, extra: Mapping[str, Any] | None = None) -> int:
+        """Writes a :meth:`save_point` at once; training waits.
+
+        :returns: the version.
+        :raises ModelError: a weight is not finite.
+        """
+        point = self.save_point(extra)
+        try:
+            return point.write(store, iter(point.table.take, None))
+        finally:
+            point.table.close()
 
     def restore(
         self,
@@ -411,6 +394,10 @@ class OnlineTrainer:
                     f"checkpoint {version}: its {name} is {meta.get(name)!r}, the configuration says {ours!r};"
                     " restore the configuration, or give the new model another name or data directory"
                 )
+
+
+def _copies(arrays: Arrays) -> Arrays:
+    return {name: np.array(array) for name, array in arrays.items()}
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:

@@ -45,6 +45,15 @@ def a_written_file_reads_back_byte_for_byte(files: FilesUnderTest) -> None:
         assert files.other.cat_file(files.path("folder/file")) == data
 
 
+def a_file_written_piece_by_piece_reads_back_byte_for_byte(files: FilesUnderTest) -> None:
+    files.write("folder/other", b"x")
+    pieces = [b"", b"x" * 10, memoryview(bytes(range(256)) * 50_000), b"y"]
+    with files.fs.open(files.path("folder/file"), "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+    assert files.other.cat_file(files.path("folder/file")) == b"".join(pieces)
+
+
 def a_shorter_file_replaces_a_longer_one(files: FilesUnderTest) -> None:
     files.write("file", b"a" * 1000)
     files.write("file", b"b" * 10)
@@ -130,6 +139,7 @@ def making_a_folder_twice_is_making_it_once(files: FilesUnderTest) -> None:
 
 FILE_CHECKS: tuple[Callable[[FilesUnderTest], None], ...] = (
     a_written_file_reads_back_byte_for_byte,
+    a_file_written_piece_by_piece_reads_back_byte_for_byte,
     a_shorter_file_replaces_a_longer_one,
     what_is_missing_is_file_not_found,
     a_listing_shows_what_another_client_wrote_and_deleted,
@@ -157,7 +167,7 @@ class BreaksOff:
         self._left = changes
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("pipe_file", "mv", "rm", "rm_file"):
+        if name in ("pipe_file", "open", "mv", "rm", "rm_file"):
             self._left -= 1
             if self._left < 0:
                 raise OSError("broken off")

@@ -23,6 +23,7 @@ from rillet.connectors.example_writer import ExampleWriter
 from rillet.connectors.file_source import FilePlan, FileSource
 from rillet.connectors.lag import GroupLag
 from rillet.connectors.producers import EventProducer
+from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.jobs.health import HealthServer
 from rillet.jobs.serve import Follower
 from rillet.pipelines.base_writer import BaseWriter
@@ -42,9 +43,10 @@ from rillet.serving.engine import Engine
 from rillet.serving.feature_log import FeatureRecorder, MemoryFeatureLog
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.server import InferenceServer
-from rillet.sync import MemoryLog, ModelStore, StoreUnavailableError
+from rillet.sync import BaseSnapshot, MemoryLog, ModelStore, StoreUnavailableError
 from rillet.trainer import BlockReader, ListSource, RawRecord
 from tests.connectors.mock_cluster import MockCluster
+from tests.contracts.object_store_suite import make_base
 from tests.serving.helpers import FakeModel, demo_spec, empty_table
 
 NOWHERE = "127.0.0.1:1"
@@ -87,6 +89,12 @@ def _server() -> InferenceServer:
 def _base_writer(kind: type[ModelStore] = ModelStore) -> BaseWriter:
     store = kind(f"memory://{uuid.uuid4().hex}", "films")
     return BaseWriter(store, keep_bases=1, keep_dense=1, metrics=TrainMetrics([]))
+
+
+def _begun_base() -> BaseSnapshot:
+    """Of an empty table."""
+    table = EmbeddingTable(2, TableConfig(optimizer="none")).snapshot(slots=False)
+    return BaseSnapshot(make_base(1).manifest, table, {}, b"", "")
 
 
 def _file_source() -> FileSource:
@@ -165,7 +173,7 @@ SUBJECTS = {
     "Follower": Subject(lambda: Follower(_Following(), lambda: None, on_failure=lambda error: None)),
     "HealthServer": Subject(lambda: HealthServer(0, lambda: True)),
     "BaseWriter": Subject(
-        _base_writer, object(), fill=lambda: _base_writer(_SlowStore), lose=lambda: _base_writer(_SlowStore)
+        _base_writer, _begun_base(), fill=lambda: _base_writer(_SlowStore), lose=lambda: _base_writer(_SlowStore)
     ),
 }
 

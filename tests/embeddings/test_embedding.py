@@ -9,6 +9,7 @@ import pytest
 
 from rillet.embeddings import EmbeddingTable, TableConfig, TableInputError
 from rillet.schemas import RilletError, make_fids
+from tests.embeddings.twins import saved_rows
 
 DIM = 4
 
@@ -44,11 +45,11 @@ def test_upsert_sets_embeddings_and_keeps_optimiser_slots() -> None:
     table = make()
     fids = np.array([1, 2])
     table.apply_gradients(table.find_or_insert(fids, 0), None, np.ones((2, DIM), np.float32), 0)
-    slots = table.state()["rows"][:, DIM:]
+    slots = saved_rows(table)[:, DIM:]
     values = np.arange(3 * DIM, dtype=np.float32).reshape(3, DIM)
     table.upsert(np.array([2, 3, 1]), values)
     assert np.array_equal(table.items()[1], values[[2, 0, 1]])
-    assert np.array_equal(table.state()["rows"][:2, DIM:], slots)
+    assert np.array_equal(saved_rows(table)[:2, DIM:], slots)
 
 
 def test_of_a_fid_upserted_twice_the_last_stays() -> None:

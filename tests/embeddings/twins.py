@@ -7,8 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rillet.embeddings import TableConfig
+from rillet.embeddings import EmbeddingTable, TableConfig
 from rillet.schemas import FeatureSpec
+
+#: all that a table's rows can be stepped by
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "none": {"optimizer": "none"},
+    "adagrad": {"optimizer": "adagrad", "accumulator_half_life_s": 60.0},
+    "ftrl": {"optimizer": "ftrl", "accumulator_half_life_s": 60.0, "l1": 0.1},
+    "lazy_adam": {"optimizer": "lazy_adam"},
+    "amsgrad": {"optimizer": "lazy_adam", "amsgrad": True},
+}
+#: between two steps, so that the weights of forward decay begin anew now and then
+STEP_MS = 400_000
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -20,6 +31,13 @@ def mix(value: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)
+
+
+def saved_rows(table: EmbeddingTable) -> npt.NDArray[np.float32]:
+    """All rows with their slots, float32[n, width], in ascending order of fid."""
+    state = table.state()
+    rows: npt.NDArray[np.float32] = state["rows"][np.argsort(state["fids"])].astype(np.float32)
+    return rows
 
 
 def unmix(hashed: int) -> int:

@@ -19,6 +19,7 @@ from experiments import (
     seeds,
     shop_limit,
     source_speed,
+    step_times,
 )
 
 pytestmark = pytest.mark.simulation
@@ -54,6 +55,13 @@ RUNS: dict[str, Callable[[Path], None]] = {
     ),
     "shop_limit": lambda out: shop_limit.main(["--requests", "300", "--json", str(out)]),
     "source_speed": lambda out: source_speed.main(["--requests", "50", "--no-flink"]),
+    "step_times": lambda out: step_times.main(
+        [
+            *("--rows", "20000", "--seconds", "1", "--checkpoint-interval", "0.2", "--base-interval", "1"),
+            "--json",
+            str(out),
+        ]
+    ),
 }
 #: those that have a test of their own, with a broker
 WITH_FLINK = ("open_requests",)

@@ -104,7 +104,7 @@ def test_killed_at_any_record_it_goes_on_to_the_same_model(url: str, tmp_path: P
     with pytest.raises(_KillError):
         killed.run()
     # As a checkpoint of the moment would have it: all that was read, and rows of the last batch still wait.
-    killed.checkpoints.save(0)
+    killed.checkpoints.save()
     assert killed.trainer.waiting_rows
     again = _batch_then_online(tmp_path / "staged", batch_stage(url))
     again.run()

@@ -11,7 +11,7 @@ import pytest
 
 from rillet.pipelines import publications
 from rillet.schemas import BackpressureError, ClosedError, FlushTimeoutError
-from rillet.sync import Base, Manifest, StoreUnavailableError
+from rillet.sync import Base, BaseSnapshot, Manifest, StoreUnavailableError
 from rillet.trainer import ListSource
 from tests.pipelines.train_parts import NOW, SPARSE_MS, Parts, failing
 from tests.trainer.blocks import make_block
@@ -88,7 +88,7 @@ def test_one_base_is_written_at_a_time_and_training_does_not_wait_for_it(
     monkeypatch.setattr(parts.store, "write_base", hold)
     parts.publications.publish(NOW)
     parts.publications.publish(NOW + 2 * 3600 * 1000)
-    base = parts.publisher.snapshot(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
+    base = parts.publisher.begin_base(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
     with pytest.raises(BackpressureError):
         parts.bases.submit(base)
     with pytest.raises(FlushTimeoutError):
@@ -102,8 +102,8 @@ def test_one_base_is_written_at_a_time_and_training_does_not_wait_for_it(
         parts.bases.submit(base)
 
 
-def _base(parts: Parts) -> Base:
-    return parts.publisher.snapshot(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
+def _base(parts: Parts) -> BaseSnapshot:
+    return parts.publisher.begin_base(parts.trainer.table, now_ms=NOW, dense={}, program=b"", spec_toml="")
 
 
 def test_a_flush_tells_of_a_failed_write_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,7 +245,7 @@ def test_letters_that_wait_for_the_broker_prevent_the_checkpoint_and_nothing_els
     assert parts.checkpoint_store.versions() == []
     assert parts.counted("checkpoint_failures_total") == 1
     parts.letters.flush_error = None
-    parts.checkpoints.save(parts.clock())
+    parts.checkpoints.save()
     assert parts.checkpoint_store.versions() == [1]
 
 

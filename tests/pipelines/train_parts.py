@@ -139,7 +139,7 @@ class Parts:
                 "batch_stage": self.batch_stage and self.batch_stage.to_json(),
             },
             metrics=self.metrics,
-            now_ms=self.clock.now_ms,
+            monotonic_s=lambda: self.clock.now_ms / 1000,
         )
         self.loop = TrainLoop(
             self.trainer,

@@ -258,6 +258,8 @@ class TestIntervals:
         ):
             assert not due(ms - 1)
             assert due(ms)
+            # Set back by a day: nothing is put off for a day.
+            assert due(500 - 86_400_000)
 
     def test_dense_weights_that_the_model_has_outgrown_are_due_before_their_interval_is_over(
         self, bench: Bench
@@ -325,6 +327,26 @@ class TestBases:
         weights["w"] += 1
         assert np.array_equal(base.rows, before)
         assert base.dense["w"].tolist() == [0, 0]
+
+    def test_a_base_whose_rows_are_taken_while_the_table_changes_is_of_the_moment_at_which_it_began(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rillet.embeddings.snapshot.PART_ROWS", 2)
+        table, publisher = trainer_table(FIDS), bench.publisher()
+        expected = dict(zip(*(array.tolist() for array in table.items()), strict=True))
+        begun = publisher.begin_base(table, now_ms=0, dense={}, program=b"", spec_toml="")
+        parts = [begun.table.take()]
+        table.upsert(FIDS, np.ones((len(FIDS), DIM), np.float32))
+        table.delete(FIDS[:2])
+        table.find_or_insert(np.arange(10_001, 10_020), 0)
+        base = begun.base([part for part in parts if part] + list(iter(begun.table.take, None)))
+        assert dict(zip(base.fids.tolist(), base.rows.tolist(), strict=True)) == expected
+        assert base.manifest.rows == len(FIDS)
+
+    def test_a_base_that_lacks_rows_is_none(self, bench: Bench) -> None:
+        begun = bench.publisher().begin_base(trainer_table(FIDS), now_ms=0, dense={}, program=b"", spec_toml="")
+        with pytest.raises(RuntimeError, match=f"{len(FIDS)} rows was given 0"):
+            begun.base([])
 
     def test_versions_rise_over_dense_blobs_bases_and_writers(self, bench: Bench) -> None:
         table, first = trainer_table(FIDS), bench.publisher(writer="first")

@@ -1,0 +1,190 @@
+"""A table as it was at one moment, taken part by part while the table goes on changing.
+
+Copy on write, by row: whoever is about to change or remove a row that was not taken yet has it copied first. So a
+snapshot costs no pause, and the memory of the rows that change while it is taken. The fids of a part are those whose hash
+begins with the part's number: neither a segment that splits nor a row that is given out again moves one into another part.
+It has no thread: parts are taken between two calls of the table, by the table's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rillet.embeddings import map_kernels, row_kernels, snapshot_kernels
+from rillet.embeddings.id_map import IdMap
+from rillet.embeddings.slabs import RowSlabs
+from rillet.schemas.arrays import AnyArray, Float32s, Int64s
+
+#: rows of a part, about: so few that copying them takes a millisecond
+PART_ROWS = 8_192
+#: rows of a block of copies
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TablePart:
+    """Some of a snapshot's rows; parts follow each other in the order of their fids' hashes."""
+
+    #: int64[n], in any order
+    fids: Int64s
+    #: int64[n], when each was last seen, seconds
+    seen_s: Int64s
+    #: float32[n, columns]
+    rows: Float32s
+
+    def ordered(self) -> TablePart:
+        """The same rows in the order of their fids' hashes. It takes longer than taking the part; from any thread."""
+        order = np.argsort(hashes(self.fids))
+        return TablePart(self.fids[order], self.seen_s[order], self.rows[order])
+
+
+class TableSnapshot:
+    """What :meth:`rillet.embeddings.EmbeddingTable.snapshot` gives. Not thread-safe, but for :meth:`header`."""
+
+    def __init__(
+        self,
+        id_map: IdMap,
+        slabs: RowSlabs,
+        row_end: int,
+        columns: int,
+        header: Callable[[], dict[str, AnyArray]],
+        on_end: Callable[[TableSnapshot], None],
+    ) -> None:
+        """
+        :param row_end: one above the highest row of the moment.
+        :param columns: floats of a row that are taken.
+        :param header: what belongs to the moment beside the rows.
+        :param on_end: called once, when all parts are taken or the snapshot was closed.
+        """
+        #: how many rows all parts have together
+        self.count = len(id_map)
+        self.columns = columns
+        #: what belongs to the moment beside the rows, arrays by name; from any thread
+        self.header = header
+        self._map = id_map
+        self._slabs = slabs
+        self._bits = max(1, (self.count // PART_ROWS).bit_length())
+        self._next = 0
+        #: zeros cost nothing before they are written
+        self._done = np.zeros(row_end, np.uint8)
+        self._copies: list[_Copies] = []
+        self._ready: deque[TablePart] = deque()
+        self._on_end: Callable[[TableSnapshot], None] | None = on_end
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what was copied before it changed, and of what was not taken yet of it, in bytes."""
+        ready = sum(part.rows.nbytes + part.fids.nbytes + part.seen_s.nbytes for part in self._ready)
+        return self._done.nbytes + sum(block.nbytes for block in self._copies) + ready
+
+    def take(self) -> TablePart | None:
+        """The next part; None once all were taken."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._next == 1 << self._bits:
+            return None
+        part = self._read(self._next)
+        # After the copy: were there no memory for it, none of its rows must count as taken.
+        self._next += 1
+        if self._next == 1 << self._bits:
+            self.close()
+        return part
+
+    def close(self) -> None:
+        """Lets go of what was not taken; the table copies nothing more."""
+        self._next = 1 << self._bits
+        self._copies = []
+        if self._on_end is not None:
+            self._on_end(self)
+            self._on_end = None
+
+    def before_change(self, rows: Int64s) -> None:
+        """For the table: rows int64[n] are about to change or to be removed; -1 is skipped."""
+        # Memory first: a row that is set done and not copied would be missing from the snapshot.
+        room = sum(block.room for block in self._copies[-1:])
+        while room < len(rows):
+            self._copies.append(_Copies(self.columns))
+            room += _BLOCK_ROWS
+        chosen, fids, parts = (np.empty(len(rows), np.int64) for _ in range(3))
+        slabs = self._slabs
+        count = snapshot_kernels.choose(
+            rows, slabs.marks_at, slabs.shift, self._done, self._next, self._bits, chosen, fids, parts
+        )
+        start = 0
+        for block in self._copies:
+            end = min(start + block.room, count)
+            if start < end:
+                piece = slice(start, end)
+                block.add(fids[piece], parts[piece], self._map.last_seen(fids[piece]), chosen[piece], slabs)
+                start = end
+
+    def before_change_of_all(self) -> None:
+        """For the table: all rows are about to change. What was not taken yet is copied, which takes long."""
+        while self._next < 1 << self._bits:
+            self._ready.append(self._read(self._next))
+            self._next += 1
+        self.close()
+
+    def inserted(self, rows: Int64s) -> None:
+        """For the table: fids that the moment did not have were given ``rows`` int64[n]."""
+        self._done[rows[rows < len(self._done)]] = 1
+
+    def _read(self, part: int) -> TablePart:
+        fids, rows, seen_s = self._map.list_part(part, self._bits)
+        known = rows < len(self._done)
+        known[known] = self._done[rows[known]] == 0
+        chosen = np.flatnonzero(known)
+        copied = [(block, places) for block in self._copies if len(places := block.places(part))]
+        first = len(chosen)
+        out = np.empty((first + sum(len(places) for _, places in copied), self.columns), np.float32)
+        slabs = self._slabs
+        row_kernels.gather(rows[chosen], slabs.rows_at, slabs.shift, slabs.width, out[:first])
+        for block, places in copied:
+            np.take(block.rows, places, axis=0, out=out[first : first + len(places)])
+            first += len(places)
+        return TablePart(
+            np.concatenate([fids[chosen], *(block.fids[places] for block, places in copied)]),
+            np.concatenate([seen_s[chosen], *(block.seen_s[places] for block, places in copied)]),
+            out,
+        )
+
+
+class _Copies:
+    """Rows that were copied before they changed, up to ``_BLOCK_ROWS``."""
+
+    def __init__(self, columns: int) -> None:
+        self.fids, self.seen_s, self._parts = (np.empty(_BLOCK_ROWS, np.int64) for _ in range(3))
+        self.rows = np.empty((_BLOCK_ROWS, columns), np.float32)
+        self._count = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, in bytes."""
+        return self.rows.nbytes + 3 * self.fids.nbytes
+
+    @property
+    def room(self) -> int:
+        """Rows that it still takes."""
+        return _BLOCK_ROWS - self._count
+
+    def add(self, fids: Int64s, parts: Int64s, seen_s: Int64s, rows: Int64s, slabs: RowSlabs) -> None:
+        """Copies ``rows`` int64[n]."""
+        place = slice(self._count, self._count + len(rows))
+        self.fids[place], self._parts[place], self.seen_s[place] = fids, parts, seen_s
+        row_kernels.gather(rows, slabs.rows_at, slabs.shift, slabs.width, self.rows[place])
+        self._count += len(rows)
+
+    def places(self, part: int) -> Int64s:
+        """Where the rows of a part lie, int64[n]."""
+        return np.flatnonzero(self._parts[: self._count] == part)
+
+
+def hashes(fids: Int64s) -> AnyArray:
+    """uint64[n], by which saved rows are ordered: distinct fids have distinct hashes."""
+    out = np.empty(len(fids), np.uint64)
+    map_kernels.hashes(fids, out)
+    return out
