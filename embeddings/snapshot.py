@@ -21,6 +21,8 @@ from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 
 #: rows of a part, about: so few that copying them takes a millisecond
 PART_ROWS = 8_192
+#: a part is listed from at most two to the power of this many segments of the map, each of 64 KiB
+_PART_DEPTH = 3
 #: rows of a block of copies
 _BLOCK_ROWS = 16_384
 
@@ -67,11 +69,14 @@ class TableSnapshot:
         self.header = header
         self._map = id_map
         self._slabs = slabs
-        self._bits = max(1, (self.count // PART_ROWS).bit_length())
+        # A part lies in few segments of the map, however few rows they hold: listing it reads them wholly.
+        self._bits = max(1, (self.count // PART_ROWS).bit_length(), id_map.depth - _PART_DEPTH)
         self._next = 0
         #: zeros cost nothing before they are written
         self._done = np.zeros(row_end, np.uint8)
         self._copies: list[_Copies] = []
+        #: how many of them, the first ones, have no room left
+        self._full = 0
         self._ready: deque[TablePart] = deque()
         self._on_end: Callable[[TableSnapshot], None] | None = on_end
 
@@ -91,13 +96,18 @@ class TableSnapshot:
         # After the copy: were there no memory for it, none of its rows must count as taken.
         self._next += 1
         if self._next == 1 << self._bits:
-            self.close()
+            self._end()
         return part
 
     def close(self) -> None:
         """Lets go of what was not taken; the table copies nothing more."""
+        self._ready.clear()
+        self._end()
+
+    def _end(self) -> None:
         self._next = 1 << self._bits
         self._copies = []
+        self._full = 0
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None
@@ -105,7 +115,7 @@ class TableSnapshot:
     def before_change(self, rows: Int64s) -> None:
         """For the table: rows int64[n] are about to change or to be removed; -1 is skipped."""
         # Memory first: a row that is set done and not copied would be missing from the snapshot.
-        room = sum(block.room for block in self._copies[-1:])
+        room = sum(block.room for block in self._copies[self._full :])
         while room < len(rows):
             self._copies.append(_Copies(self.columns))
             room += _BLOCK_ROWS
@@ -115,19 +125,19 @@ class TableSnapshot:
             rows, slabs.marks_at, slabs.shift, self._done, self._next, self._bits, chosen, fids, parts
         )
         start = 0
-        for block in self._copies:
-            end = min(start + block.room, count)
-            if start < end:
-                piece = slice(start, end)
-                block.add(fids[piece], parts[piece], self._map.last_seen(fids[piece]), chosen[piece], slabs)
-                start = end
+        while start < count:
+            block = self._copies[self._full]
+            piece = slice(start, min(start + block.room, count))
+            block.add(fids[piece], parts[piece], self._map.last_seen(fids[piece]), chosen[piece], slabs)
+            start = piece.stop
+            self._full += not block.room
 
     def before_change_of_all(self) -> None:
         """For the table: all rows are about to change. What was not taken yet is copied, which takes long."""
         while self._next < 1 << self._bits:
             self._ready.append(self._read(self._next))
             self._next += 1
-        self.close()
+        self._end()
 
     def inserted(self, rows: Int64s) -> None:
         """For the table: fids that the moment did not have were given ``rows`` int64[n]."""
