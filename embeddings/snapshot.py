@@ -23,7 +23,7 @@ from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 PART_ROWS = 8_192
 #: a part is listed from at most two to the power of this many segments of the map, each of 64 KiB
 _PART_DEPTH = 3
-#: rows of a block of copies
+#: rows of a block of copies, a power of two
 _BLOCK_ROWS = 16_384
 
 
@@ -74,9 +74,11 @@ class TableSnapshot:
         self._next = 0
         #: zeros cost nothing before they are written
         self._done = np.zeros(row_end, np.uint8)
-        self._copies: list[_Copies] = []
-        #: how many of them, the first ones, have no room left
-        self._full = 0
+        self._copies = RowSlabs(columns, _BLOCK_ROWS)
+        self._copied = 0
+        #: by part: the number of its newest copy, and how many it has
+        self._newest = np.full(1 << self._bits, -1, np.int64)
+        self._counts = np.zeros(1 << self._bits, np.int64)
         self._ready: deque[TablePart] = deque()
         self._on_end: Callable[[TableSnapshot], None] | None = on_end
 
@@ -84,7 +86,7 @@ class TableSnapshot:
     def nbytes(self) -> int:
         """Memory of what was copied before it changed, and of what was not taken yet of it, in bytes."""
         ready = sum(part.rows.nbytes + part.fids.nbytes + part.seen_s.nbytes for part in self._ready)
-        return self._done.nbytes + sum(block.nbytes for block in self._copies) + ready
+        return self._done.nbytes + self._newest.nbytes + self._counts.nbytes + self._copies.nbytes + ready
 
     def take(self) -> TablePart | None:
         """The next part; None once all were taken."""
@@ -106,8 +108,7 @@ class TableSnapshot:
 
     def _end(self) -> None:
         self._next = 1 << self._bits
-        self._copies = []
-        self._full = 0
+        self._copies = RowSlabs(self.columns, _BLOCK_ROWS)
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None
@@ -115,22 +116,30 @@ class TableSnapshot:
     def before_change(self, rows: Int64s) -> None:
         """For the table: rows int64[n] are about to change or to be removed; -1 is skipped."""
         # Memory first: a row that is set done and not copied would be missing from the snapshot.
-        room = sum(block.room for block in self._copies[self._full :])
-        while room < len(rows):
-            self._copies.append(_Copies(self.columns))
-            room += _BLOCK_ROWS
+        copies = self._copies
+        copies.ensure(self._copied + len(rows))
         chosen, fids, parts = (np.empty(len(rows), np.int64) for _ in range(3))
         slabs = self._slabs
         count = snapshot_kernels.choose(
             rows, slabs.marks_at, slabs.shift, self._done, self._next, self._bits, chosen, fids, parts
         )
-        start = 0
-        while start < count:
-            block = self._copies[self._full]
-            piece = slice(start, min(start + block.room, count))
-            block.add(fids[piece], parts[piece], self._map.last_seen(fids[piece]), chosen[piece], slabs)
-            start = piece.stop
-            self._full += not block.room
+        fids = fids[:count]
+        self._copied += snapshot_kernels.copy(
+            chosen[:count],
+            fids,
+            parts[:count],
+            self._map.last_seen(fids),
+            slabs.rows_at,
+            slabs.shift,
+            slabs.width,
+            copies.rows_at,
+            copies.marks_at,
+            copies.shift,
+            self.columns,
+            self._copied,
+            self._newest,
+            self._counts,
+        )
 
     def before_change_of_all(self) -> None:
         """For the table: all rows are about to change. What was not taken yet is copied, which takes long."""
@@ -148,49 +157,13 @@ class TableSnapshot:
         known = rows < len(self._done)
         known[known] = self._done[rows[known]] == 0
         chosen = np.flatnonzero(known)
-        copied = [(block, places) for block in self._copies if len(places := block.places(part))]
-        first = len(chosen)
-        out = np.empty((first + sum(len(places) for _, places in copied), self.columns), np.float32)
-        slabs = self._slabs
-        row_kernels.gather(rows[chosen], slabs.rows_at, slabs.shift, slabs.width, out[:first])
-        for block, places in copied:
-            np.take(block.rows, places, axis=0, out=out[first : first + len(places)])
-            first += len(places)
-        return TablePart(
-            np.concatenate([fids[chosen], *(block.fids[places] for block, places in copied)]),
-            np.concatenate([seen_s[chosen], *(block.seen_s[places] for block, places in copied)]),
-            out,
-        )
-
-
-class _Copies:
-    """Rows that were copied before they changed, up to ``_BLOCK_ROWS``."""
-
-    def __init__(self, columns: int) -> None:
-        self.fids, self.seen_s, self._parts = (np.empty(_BLOCK_ROWS, np.int64) for _ in range(3))
-        self.rows = np.empty((_BLOCK_ROWS, columns), np.float32)
-        self._count = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Memory, in bytes."""
-        return self.rows.nbytes + 3 * self.fids.nbytes
-
-    @property
-    def room(self) -> int:
-        """Rows that it still takes."""
-        return _BLOCK_ROWS - self._count
-
-    def add(self, fids: Int64s, parts: Int64s, seen_s: Int64s, rows: Int64s, slabs: RowSlabs) -> None:
-        """Copies ``rows`` int64[n]."""
-        place = slice(self._count, self._count + len(rows))
-        self.fids[place], self._parts[place], self.seen_s[place] = fids, parts, seen_s
-        row_kernels.gather(rows, slabs.rows_at, slabs.shift, slabs.width, self.rows[place])
-        self._count += len(rows)
-
-    def places(self, part: int) -> Int64s:
-        """Where the rows of a part lie, int64[n]."""
-        return np.flatnonzero(self._parts[: self._count] == part)
+        copies, slabs = self._copies, self._slabs
+        numbers, copied_fids, copied_s = (np.empty(self._counts[part], np.int64) for _ in range(3))
+        snapshot_kernels.list_copies(self._newest[part], copies.marks_at, copies.shift, numbers, copied_fids, copied_s)
+        out = np.empty((len(chosen) + len(numbers), self.columns), np.float32)
+        row_kernels.gather(rows[chosen], slabs.rows_at, slabs.shift, slabs.width, out[: len(chosen)])
+        row_kernels.gather(numbers, copies.rows_at, copies.shift, copies.width, out[len(chosen) :])
+        return TablePart(np.concatenate([fids[chosen], copied_fids]), np.concatenate([seen_s[chosen], copied_s]), out)
 
 
 def hashes(fids: Int64s) -> AnyArray:

@@ -19,7 +19,7 @@ Columns = dict[str, np.ndarray]
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small table has many parts, and copies fill many blocks."""
     monkeypatch.setattr(snapshot, "PART_ROWS", 8)
-    monkeypatch.setattr(snapshot, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(snapshot, "_BLOCK_ROWS", 64)
 
 
 def _table(optimizer: str = "adagrad", capacity: int = 1) -> EmbeddingTable:
@@ -203,8 +203,8 @@ def test_only_what_changes_before_it_is_taken_is_copied() -> None:
     before = taken.nbytes
     for _ in range(20):
         table.find_or_insert(np.arange(1, 50), 1_000)
-    one_block = taken.nbytes - before
-    assert 0 < one_block < 0.02 * table.nbytes
+    few_blocks = taken.nbytes - before
+    assert 0 < few_blocks < 0.03 * table.nbytes
     _rest(taken)
     table.find_or_insert(np.arange(1, 4_001), 2_000)
     assert taken.nbytes <= before
