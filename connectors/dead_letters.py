@@ -38,6 +38,9 @@ from rillet.schemas import (
 if TYPE_CHECKING:  # PyTorch comes with it, which a joiner has no use for
     from rillet.trainer import BadRecord
 
+#: how soon a flush sees that what it waits for was acknowledged, while later letters are on their way
+_LOOK_S = 0.05
+
 
 def letter_for(
     error: RecordError,
@@ -101,7 +104,8 @@ class DeadLetterProducer:
         self.sent = 0
         #: letters that were given up by :meth:`close`
         self.failed = 0
-        self._settled = 0
+        #: numbers of the letters that are neither acknowledged nor refused, from 1 on, ascending
+        self._open: dict[int, None] = {}
         self._counts = threading.Lock()
         self._topic = topic
         self._kafka = KafkaConnection.of(kafka)
@@ -139,10 +143,15 @@ class DeadLetterProducer:
         try:
             producer.poll(0)
             with self._counts:  # not between the two, where another thread may settle it
+                number = self.sent + 1
                 producer.produce(
-                    self._topic, encode_dead_letter(letter), letter.letter_key, on_delivery=self._on_delivery
+                    self._topic,
+                    encode_dead_letter(letter),
+                    letter.letter_key,
+                    on_delivery=partial(self._on_delivery, number),
                 )
-                self.sent += 1
+                self.sent = number
+                self._open[number] = None
         except BufferError:
             raise BackpressureError(f"topic {self._topic}: no room for the letter on {letter.place}") from None
         except KafkaException as error:
@@ -150,21 +159,26 @@ class DeadLetterProducer:
             raise self._refusal() from error
 
     def flush(self, timeout_s: float) -> None:
-        """Waits until all letters are acknowledged.
+        """Waits until all letters submitted before are acknowledged, not for those that other threads submit meanwhile.
 
         :raises FlushTimeoutError: not within ``timeout_s``; they stay queued.
         :raises DeliveryError: the broker refused one for good; only a restart from the last checkpoint sends it again.
         """
+        last_number = self.sent
+        end = time.monotonic() + timeout_s
         # Another thread may close it meanwhile.
-        producer = self._producer
-        if producer is not None:
+        while (producer := self._producer) is not None:
+            left_s = max(end - time.monotonic(), 0.0)
             try:
-                producer.flush(timeout_s)
+                # The client's own flush ends when nothing waits at all, and that may never be.
+                producer.flush(min(left_s, _LOOK_S))
             except KafkaException as error:
                 self._refused = error.args[0].str()
+            if self._refused or not left_s or not self._waiting(last_number):
+                break
         if self._refused:
             raise self._refusal()
-        if producer is not None and (left := self._waiting()):
+        if left := self._waiting(last_number):
             last = self._errors.last
             why = "" if last is None else f" ({self._kafka.redact(last.str())})"
             raise FlushTimeoutError(f"topic {self._topic} on {self._kafka}: {left} dead letters wait{why}")
@@ -174,17 +188,17 @@ class DeadLetterProducer:
         with self._counts:
             producer, self._producer = self._producer, None
             if producer is not None:
-                self.failed = self.sent - self._settled
+                self.failed = len(self._open)
         if producer is not None:
             producer.purge(in_queue=True, in_flight=True)
             # A fatal error that it raises again has been raised by submit or flush, or concerns nothing any more.
             with suppress(KafkaException):
                 producer.poll(0)
 
-    def _waiting(self) -> int:
-        """Letters that are neither acknowledged nor refused; the client's own count has its events in it."""
+    def _waiting(self, last_number: int) -> int:
+        """Letters up to a number that are neither acknowledged nor refused; the client's own count has its events in it."""
         with self._counts:
-            return self.sent - self._settled
+            return sum(number <= last_number for number in self._open)
 
     def _refusal(self) -> DeliveryError:
         return DeliveryError(
@@ -192,11 +206,11 @@ class DeadLetterProducer:
             " exists and may be written, then restart"
         )
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, number: int, error: KafkaError | None, message: Message) -> None:
         with self._counts:
             if self._producer is None:  # what close gave up is no refusal
                 return
-            self._settled += 1
+            del self._open[number]
         if error is None:
             self._errors.clear()
         else:

@@ -103,6 +103,9 @@ class EmbeddingTable:
         """
         fids, self._inserted = self._inserted, np.empty(0, np.int64)
         if len(fids):
+            if self._snapshots:
+                # One that was begun in between has them.
+                self._before_change(self._map.find(fids)[0])
             rows, _ = self._map.remove(fids)
             row_kernels.release(rows, self._slabs.marks_at, self._slabs.shift)
             if self._touched is not None:
@@ -241,8 +244,11 @@ class EmbeddingTable:
     def state(self) -> dict[str, AnyArray]:
         """All that :meth:`from_state` needs to go on bit for bit: copies, independent of the table."""
         snapshot = self.snapshot()
-        parts = [part.ordered() for part in iter(snapshot.take, None)]
-        return state.pack(snapshot.header(), parts)
+        try:
+            parts = [part.ordered() for part in iter(snapshot.take, None)]
+            return state.pack(snapshot.header(), parts)
+        finally:
+            snapshot.close()
 
     @classmethod
     def from_state(cls, dim: int, config: TableConfig, state_arrays: Mapping[str, AnyArray]) -> EmbeddingTable:

@@ -64,7 +64,7 @@ class IdMap:
     def find(self, fids: Int64s) -> tuple[Int64s, int]:
         """Rows int64[n], -1 for padding and unknown fids, and how many were unknown."""
         rows = np.empty(len(fids), np.int64)
-        unknown = kernels.find(fids, self._directory, self._depth, rows)
+        unknown = kernels.find(fids, self._directory, self.depth, rows)
         return rows, int(unknown)
 
     def assign(self, fids: Int64s, seen_s: int) -> tuple[Int64s, Int64s]:
@@ -102,28 +102,29 @@ class IdMap:
     def last_seen(self, fids: Int64s) -> Int64s:
         """Last-seen seconds int64[n], -1 where the fid is unknown."""
         seconds = np.empty(len(fids), np.int64)
-        kernels.last_seen(fids, self._directory, self._depth, seconds)
+        kernels.last_seen(fids, self._directory, self.depth, seconds)
         return seconds
 
     def list_part(self, part: int, bits: int) -> tuple[Int64s, Int64s, Int64s]:
         """Fids, rows and last-seen seconds, int64[n] each, of the fids whose hash begins with ``part``, of ``bits`` bits."""
-        room = kernels.part_capacity(part, bits, self._directory, self._depth)
+        room = kernels.part_capacity(part, bits, self._directory, self.depth)
         fids, rows, seconds = (np.empty(room, np.int64) for _ in range(3))
-        count = kernels.list_part(part, bits, self._directory, self._depth, fids, rows, seconds)
+        count = kernels.list_part(part, bits, self._directory, self.depth, fids, rows, seconds)
         return fids[:count], rows[:count], seconds[:count]
 
     def stamp(self, fids: Int64s, seconds: Int64s) -> None:
         """Sets last-seen seconds, to earlier ones too; fids that are not in the map are skipped."""
-        kernels.stamp(fids, seconds, self._directory, self._depth)
+        kernels.stamp(fids, seconds, self._directory, self.depth)
 
     @property
-    def _depth(self) -> int:
+    def depth(self) -> int:
+        """Bits of the hash by which the directory is indexed."""
         return int(self._control[kernels.DIRECTORY_DEPTH])
 
     def _deepen(self) -> None:
-        if self._depth >= _MAX_DEPTH:
+        if self.depth >= _MAX_DEPTH:
             raise TableError(
-                f"id map: {len(self)} keys crowd into one hash prefix of {self._depth} bits; "
+                f"id map: {len(self)} keys crowd into one hash prefix of {self.depth} bits; "
                 "the fids were chosen to collide, look at where they come from"
             )
         self._directory = np.repeat(self._directory, 2)

@@ -21,7 +21,9 @@ from rillet.schemas.arrays import AnyArray, Float32s, Int64s
 
 #: rows of a part, about: so few that copying them takes a millisecond
 PART_ROWS = 8_192
-#: rows of a block of copies
+#: a part is listed from at most two to the power of this many segments of the map, each of 64 KiB
+_PART_DEPTH = 3
+#: rows of a block of copies, a power of two
 _BLOCK_ROWS = 16_384
 
 
@@ -67,11 +69,16 @@ class TableSnapshot:
         self.header = header
         self._map = id_map
         self._slabs = slabs
-        self._bits = max(1, (self.count // PART_ROWS).bit_length())
+        # A part lies in few segments of the map, however few rows they hold: listing it reads them wholly.
+        self._bits = max(1, (self.count // PART_ROWS).bit_length(), id_map.depth - _PART_DEPTH)
         self._next = 0
         #: zeros cost nothing before they are written
         self._done = np.zeros(row_end, np.uint8)
-        self._copies: list[_Copies] = []
+        self._copies = RowSlabs(columns, _BLOCK_ROWS)
+        self._copied = 0
+        #: by part: the number of its newest copy, and how many it has
+        self._newest = np.full(1 << self._bits, -1, np.int64)
+        self._counts = np.zeros(1 << self._bits, np.int64)
         self._ready: deque[TablePart] = deque()
         self._on_end: Callable[[TableSnapshot], None] | None = on_end
 
@@ -79,7 +86,7 @@ class TableSnapshot:
     def nbytes(self) -> int:
         """Memory of what was copied before it changed, and of what was not taken yet of it, in bytes."""
         ready = sum(part.rows.nbytes + part.fids.nbytes + part.seen_s.nbytes for part in self._ready)
-        return self._done.nbytes + sum(block.nbytes for block in self._copies) + ready
+        return self._done.nbytes + self._newest.nbytes + self._counts.nbytes + self._copies.nbytes + ready
 
     def take(self) -> TablePart | None:
         """The next part; None once all were taken."""
@@ -91,13 +98,17 @@ class TableSnapshot:
         # After the copy: were there no memory for it, none of its rows must count as taken.
         self._next += 1
         if self._next == 1 << self._bits:
-            self.close()
+            self._end()
         return part
 
     def close(self) -> None:
         """Lets go of what was not taken; the table copies nothing more."""
+        self._ready.clear()
+        self._end()
+
+    def _end(self) -> None:
         self._next = 1 << self._bits
-        self._copies = []
+        self._copies = RowSlabs(self.columns, _BLOCK_ROWS)
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None
@@ -105,29 +116,37 @@ class TableSnapshot:
     def before_change(self, rows: Int64s) -> None:
         """For the table: rows int64[n] are about to change or to be removed; -1 is skipped."""
         # Memory first: a row that is set done and not copied would be missing from the snapshot.
-        room = sum(block.room for block in self._copies[-1:])
-        while room < len(rows):
-            self._copies.append(_Copies(self.columns))
-            room += _BLOCK_ROWS
+        copies = self._copies
+        copies.ensure(self._copied + len(rows))
         chosen, fids, parts = (np.empty(len(rows), np.int64) for _ in range(3))
         slabs = self._slabs
         count = snapshot_kernels.choose(
             rows, slabs.marks_at, slabs.shift, self._done, self._next, self._bits, chosen, fids, parts
         )
-        start = 0
-        for block in self._copies:
-            end = min(start + block.room, count)
-            if start < end:
-                piece = slice(start, end)
-                block.add(fids[piece], parts[piece], self._map.last_seen(fids[piece]), chosen[piece], slabs)
-                start = end
+        fids = fids[:count]
+        self._copied += snapshot_kernels.copy(
+            chosen[:count],
+            fids,
+            parts[:count],
+            self._map.last_seen(fids),
+            slabs.rows_at,
+            slabs.shift,
+            slabs.width,
+            copies.rows_at,
+            copies.marks_at,
+            copies.shift,
+            self.columns,
+            self._copied,
+            self._newest,
+            self._counts,
+        )
 
     def before_change_of_all(self) -> None:
         """For the table: all rows are about to change. What was not taken yet is copied, which takes long."""
         while self._next < 1 << self._bits:
             self._ready.append(self._read(self._next))
             self._next += 1
-        self.close()
+        self._end()
 
     def inserted(self, rows: Int64s) -> None:
         """For the table: fids that the moment did not have were given ``rows`` int64[n]."""
@@ -138,49 +157,13 @@ class TableSnapshot:
         known = rows < len(self._done)
         known[known] = self._done[rows[known]] == 0
         chosen = np.flatnonzero(known)
-        copied = [(block, places) for block in self._copies if len(places := block.places(part))]
-        first = len(chosen)
-        out = np.empty((first + sum(len(places) for _, places in copied), self.columns), np.float32)
-        slabs = self._slabs
-        row_kernels.gather(rows[chosen], slabs.rows_at, slabs.shift, slabs.width, out[:first])
-        for block, places in copied:
-            np.take(block.rows, places, axis=0, out=out[first : first + len(places)])
-            first += len(places)
-        return TablePart(
-            np.concatenate([fids[chosen], *(block.fids[places] for block, places in copied)]),
-            np.concatenate([seen_s[chosen], *(block.seen_s[places] for block, places in copied)]),
-            out,
-        )
-
-
-class _Copies:
-    """Rows that were copied before they changed, up to ``_BLOCK_ROWS``."""
-
-    def __init__(self, columns: int) -> None:
-        self.fids, self.seen_s, self._parts = (np.empty(_BLOCK_ROWS, np.int64) for _ in range(3))
-        self.rows = np.empty((_BLOCK_ROWS, columns), np.float32)
-        self._count = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Memory, in bytes."""
-        return self.rows.nbytes + 3 * self.fids.nbytes
-
-    @property
-    def room(self) -> int:
-        """Rows that it still takes."""
-        return _BLOCK_ROWS - self._count
-
-    def add(self, fids: Int64s, parts: Int64s, seen_s: Int64s, rows: Int64s, slabs: RowSlabs) -> None:
-        """Copies ``rows`` int64[n]."""
-        place = slice(self._count, self._count + len(rows))
-        self.fids[place], self._parts[place], self.seen_s[place] = fids, parts, seen_s
-        row_kernels.gather(rows, slabs.rows_at, slabs.shift, slabs.width, self.rows[place])
-        self._count += len(rows)
-
-    def places(self, part: int) -> Int64s:
-        """Where the rows of a part lie, int64[n]."""
-        return np.flatnonzero(self._parts[: self._count] == part)
+        copies, slabs = self._copies, self._slabs
+        numbers, copied_fids, copied_s = (np.empty(self._counts[part], np.int64) for _ in range(3))
+        snapshot_kernels.list_copies(self._newest[part], copies.marks_at, copies.shift, numbers, copied_fids, copied_s)
+        out = np.empty((len(chosen) + len(numbers), self.columns), np.float32)
+        row_kernels.gather(rows[chosen], slabs.rows_at, slabs.shift, slabs.width, out[: len(chosen)])
+        row_kernels.gather(numbers, copies.rows_at, copies.shift, copies.width, out[len(chosen) :])
+        return TablePart(np.concatenate([fids[chosen], copied_fids]), np.concatenate([seen_s[chosen], copied_s]), out)
 
 
 def hashes(fids: Int64s) -> AnyArray:

@@ -22,6 +22,8 @@ from rillet.trainer import CheckpointStore, OnlineTrainer
 
 log = logging.getLogger(__name__)
 
+#: how often it is told, at most, that a checkpoint is not written yet
+_LONG_S = 60.0
 _LETTERS_TIMEOUT_S = 30.0
 #: how long training waits for a checkpoint between two polls, about: a part more may be taken
 _SLICE_S = 0.01
@@ -73,6 +75,10 @@ class Checkpoints:
             writing.handover.hand_over(_SLICE_S)
         if writing.handover.ended():
             self._settle(writing)
+        elif self._monotonic_s() - writing.told_s >= max(self._interval_s, _LONG_S):
+            # A store that hangs fails nothing, and nobody would see that a crash costs more and more.
+            writing.told_s = self._monotonic_s()
+            log.warning("a checkpoint is still being written after %.0f s", time.perf_counter() - writing.started)
 
     def save(self) -> bool:
         """Saves, and waits for it. If letters or the store are away, it is tried again after the interval.
@@ -103,7 +109,7 @@ class Checkpoints:
             return point.write(self._store, parts)
 
         handover = Handover("checkpoint-writer", point.table, write)
-        self._writing = _Writing(handover, started, time.perf_counter() - started)
+        self._writing = _Writing(handover, started, time.perf_counter() - started, self._monotonic_s())
         return self._writing
 
     def _finish(self, writing: _Writing) -> bool:
@@ -134,6 +140,8 @@ class _Writing:
     started: float
     #: for how long training has waited
     waited_s: float
+    #: :attr:`Checkpoints._monotonic_s` at its moment, or when it was last told that it is not written yet
+    told_s: float
 
     @contextmanager
     def waits(self) -> Iterator[None]:

@@ -106,10 +106,34 @@ def test_letters_outlive_any_outage_of_the_broker(letters: DeadLetterProducer) -
     letters.submit(_letter(7))
     for _ in range(2):
         with pytest.raises(FlushTimeoutError, match="topic dead on nowhere:9092: 1 dead letters wait"):
-            letters.flush(1.0)
+            letters.flush(0.02)
     producer.away = False
     letters.flush(1.0)
     assert producer.delivered == [b"examples|0|7"]
+
+
+def test_a_flush_does_not_wait_for_letters_that_come_while_it_waits(
+    letters: DeadLetterProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = _producer(letters)
+    deliver = producer.flush
+
+    def flush(timeout_s: float) -> int:
+        deliver(timeout_s)
+        letters.submit(_letter(8))
+        return len(producer)
+
+    monkeypatch.setattr(producer, "flush", flush)
+    letters.submit(_letter(7))
+    letters.flush(1.0)
+    assert producer.delivered == [b"examples|0|7"]
+
+
+def test_a_flush_of_a_closed_producer_does_not_take_given_up_letters_for_safe(letters: DeadLetterProducer) -> None:
+    letters.submit(_letter(7))
+    letters.close()
+    with pytest.raises(FlushTimeoutError, match="1 dead letters wait"):
+        letters.flush(1.0)
 
 
 def test_a_letter_refused_for_good_fails_every_later_flush(letters: DeadLetterProducer) -> None:

@@ -185,6 +185,22 @@ def test_letters_are_waited_for_beside_training_and_no_version_is_written_before
     assert bench.store.versions() == [1]
 
 
+def test_a_store_that_hangs_is_told_again_and_again_while_training_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(bench.parts.letters, "flush", lambda timeout_s: answers.wait(10))
+    bench.begin()
+    for _ in range(6):
+        bench.now_s += 30.0
+        bench.train()
+        bench.checkpoints.save_if_due()
+    assert caplog.text.count("a checkpoint is still being written after") == 3
+    answers.set()
+    bench.settle()
+    assert bench.store.versions() == [1]
+
+
 def test_a_letter_that_is_lost_for_good_ends_training(bench: Bench) -> None:
     bench.parts.letters.flush_error = DeliveryError("refused for good")
     bench.begin()
