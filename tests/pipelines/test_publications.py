@@ -119,9 +119,16 @@ def test_a_flush_tells_of_a_failed_write_once(parts: Parts, monkeypatch: pytest.
 def test_a_base_that_hangs_is_given_up_and_counted_at_the_close_and_keeps_no_process_alive(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    release = threading.Event()
-    monkeypatch.setattr(parts.store, "write_base", lambda base: release.wait(10))
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(base: Base) -> None:
+        hanging.set()
+        release.wait(10)
+
+    monkeypatch.setattr(parts.store, "write_base", hang)
     parts.bases.submit(_base(parts))
+    while not hanging.wait(0.01):
+        parts.bases.hand_over(1.0)
     started = time.monotonic()
     parts.bases.close()
     assert time.monotonic() - started < 1.0
