@@ -37,6 +37,8 @@ def up(config: RilletConfig, config_path: Path, broker_only: bool, restart: bool
     from rillet.devstack.stack import up as start_all
     from rillet.jobs.services import SERVICES
 
+    if broker_only and restart:
+        raise click.UsageError("--restart is for services, of which --broker-only starts none: leave out one of them")
     # As Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start_all(Stack(config, config_path), click.echo, () if broker_only else SERVICES, restart=restart)

@@ -189,7 +189,7 @@ class Stack:
             ready,
             timeout_s,
             lambda seconds: say(f"{name:7} waits for {_READY_WITH[name]} ({seconds:.0f} s so far)"),
-            "it runs on and may only be slow: run `rillet up` again to wait for it, or look at `rillet status`",
+            "it runs on and may only be slow: run the same command again to wait for it, or look at `rillet status`",
         )
 
     def is_ready(self, name: str) -> bool:
@@ -293,7 +293,7 @@ def _roll(
                 raise
             raise ServiceError(
                 f"{error}; {' and '.join(left)} {'was' if len(left) == 1 else 'were'} not restarted and still"
-                f" {'runs' if len(left) == 1 else 'run'} with the configuration of before"
+                f" {'runs' if len(left) == 1 else 'run'} with the configuration of before: `rillet up --restart` goes on"
             ) from error
 
 

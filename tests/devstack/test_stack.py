@@ -172,8 +172,14 @@ def test_a_restart_goes_from_readers_to_writers_and_waits_for_each(
 @pytest.mark.parametrize(
     ("dies", "left"),
     [
-        ("train", "; join and serve were not restarted and still run with the configuration of before"),
-        ("join", "; serve was not restarted and still runs with the configuration of before"),
+        (
+            "train",
+            "; join and serve were not restarted and still run with the configuration of before: `rillet up --restart` goes on",
+        ),
+        (
+            "join",
+            "; serve was not restarted and still runs with the configuration of before: `rillet up --restart` goes on",
+        ),
         ("serve", ""),
     ],
 )
@@ -196,6 +202,27 @@ def test_a_service_that_does_not_come_back_leaves_those_after_it_as_they_were(
     order = ["train", "join", "serve"]
     assert stopped == order[: order.index(dies) + 1]
     monkeypatch.undo()
+
+
+def test_a_restart_that_a_slow_service_has_ended_goes_on_as_it_says(
+    without_broker: Stack, fake_services: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = without_broker
+    up(stack, lambda _: None, ["join", "train"])
+    join, changed, wait_ready = stack.process("join").pid, _changed(stack, batch_size=7), Stack.wait_ready
+    fake_services["train"] = f"import time; time.sleep(0.3)\n{READY}"
+    monkeypatch.setattr(Stack, "wait_ready", lambda s, name, **_: wait_ready(s, name, timeout_s=0.05))
+    with pytest.raises(
+        ServiceError, match=r"run the same command again.*join was not.*: `rillet up --restart` goes on$"
+    ):
+        up(changed, lambda _: None, ["join", "train"], restart=True)
+    train = stack.process("train").pid
+    assert stack.process("join").pid == join
+    monkeypatch.setattr(Stack, "wait_ready", wait_ready)
+    up(changed, lambda _: None, ["join", "train"], restart=True)
+    assert stack.process("train").pid == train
+    assert stack.process("join").pid not in (None, join)
+    assert not changed.differences("join")
 
 
 def _left_open(stack: Stack, **topics: str) -> None:
@@ -455,7 +482,7 @@ def test_a_service_that_takes_too_long_runs_on_and_it_is_said_how_to_wait_for_it
 ) -> None:
     fake_services["train"] = "import time; time.sleep(60)"
     without_broker.start("train")
-    with pytest.raises(ServiceError, match="it runs on and may only be slow: run `rillet up` again") as caught:
+    with pytest.raises(ServiceError, match="it runs on and may only be slow: run the same command again") as caught:
         without_broker.wait_ready("train", timeout_s=0.05)
     assert "it has logged nothing yet" in str(caught.value)
     assert without_broker.process("train").pid is not None
@@ -491,6 +518,16 @@ def test_the_broker_alone_starts_no_service(tmp_path: Path, monkeypatch: pytest.
     assert calls == ["broker"]
     assert result.stdout.startswith("broker  started at 127.0.0.1:1, log ")
     assert result.stdout.count("\n") == 1
+
+
+def test_a_restart_of_the_broker_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would restart nothing, and say so nowhere."""
+    monkeypatch.setattr(Stack, "start_broker", lambda *_: pytest.fail("nothing is to be started"))
+    path = tmp_path / "rillet.toml"
+    path.write_text('spec = "a"\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')
+    result = CliRunner().invoke(main, ["up", "--broker-only", "--restart", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "--restart is for services, of which --broker-only starts none" in result.stderr
 
 
 def test_a_taken_port_is_reported_with_the_setting_to_change(tmp_path: Path, fake_services: dict[str, str]) -> None:
