@@ -257,6 +257,29 @@ def test_rows_of_a_task_that_was_taken_away_may_be_missing_and_may_not_be_wrong(
     assert rolling.audit([*rolling.blocks, rolling.blocks[at]]).duplicated == 1
 
 
+@pytest.mark.parametrize(
+    ("between", "found"),
+    [
+        (replace(SPEC, tasks=(replace(WATCH, window_ms=4_500),)), True),
+        # Its requests are right under the spec of before as well, with all rows of the task left out.
+        (replace(SPEC, tasks=(WATCH,)), False),
+    ],
+)
+def test_a_lost_row_of_a_task_that_came_back_is_found_where_something_else_tells_the_eras_apart(
+    between: FeatureSpec, found: bool
+) -> None:
+    swapped = [SpecConversion(SPEC, between).feature(event) for event in FEATURES[4:8]]
+    parts = ((SPEC, FEATURES[:4]), (between, swapped), (SPEC, FEATURES[8:]))
+    blocks = [block for spec, events in parts for block in example_blocks(spec, events, ACTIONS, ingest_ms=77)]
+    rolling = Rolling(between, SPEC, blocks, [encode(event) for event in FEATURES])
+    assert rolling.audit().ok
+    assert rolling.audit().left_out == 0
+    at = next(at for at, b in enumerate(blocks) if b.request_ids == ["r10"] and b.mask.tolist() == [0, 1])
+    report = rolling.audit(rolling.changed(at))
+    assert (report.lost, report.ok) == ((1, False) if found else (0, True))
+    assert found or report.left_out > 1
+
+
 def test_provisional_rows_of_a_task_that_was_taken_away_have_to_be_there() -> None:
     old, new = IMMEDIATE[0], replace(IMMEDIATE[0], tasks=IMMEDIATE[0].tasks[:1])
     rolling = roll(old, new)
