@@ -78,8 +78,11 @@ def _of_job(joiner: JoinerFacts) -> Iterator[str]:
 
 
 def _held(joiner: JoinerFacts) -> Iterator[str]:
-    if joiner.held_s >= _HELD_S and len(joiner.silent_s) == 1:
-        ((topic, silent_s),) = joiner.silent_s.items()
+    if len(joiner.silent_s) != 1:
+        return
+    ((topic, silent_s),) = joiner.silent_s.items()
+    # By the clock too: after a start all that may be held is.
+    if min(joiner.held_s, silent_s) >= _HELD_S:
         yield (
             f"nothing has come to {topic} for {duration(silent_s)}, and label windows wait for it; does what writes to it run?"
         )

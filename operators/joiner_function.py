@@ -321,15 +321,27 @@ class JoinFunction(KeyedProcessFunction):  # type: ignore[misc]
             self._silent_from.pop(bucket, None)
         else:
             newest_ms = self._silent_from.setdefault(bucket, joiner.newest_ms(bucket, state) - self._lateness_ms)
-            held = self._held_time.known and time_ms < watermark_ms
-            began_ms = time_ms if held else max(watermark_ms, newest_ms)
-            time_ms = min(now_ms - self._lateness_ms, began_ms + quiet_ms)
+            time_ms = min(now_ms - self._lateness_ms, self._quiet_from_ms(watermark_ms, time_ms, newest_ms) + quiet_ms)
             self._metrics.silent_until(time_ms)
             wait_ms = max(_SHORTEST_LOOK_MS, min(wait_ms, due_ms - time_ms))
         yield from self._close_due(bucket, time_ms, timers)
         if self._silence is not None and bucket not in self._looks and joiner.next_due_ms(bucket, state) is not None:
             self._looks[bucket] = now_ms + wait_ms
             timers.register_processing_time_timer(self._looks[bucket])
+
+    def _quiet_from_ms(self, watermark_ms: int, time_ms: int, newest_ms: int) -> int:
+        """The time that silence of both topics has begun at.
+
+        :param newest_ms: of the bucket, for a start since which there is no watermark.
+        """
+        if self._held_time.known and time_ms < watermark_ms:
+            return time_ms
+        began_ms = max(watermark_ms, newest_ms)
+        if self._held_time.known or self._silence is None:
+            return began_ms
+        # Since the start one topic has been silent for longer than the other, which alone has moved the watermark meanwhile.
+        silent = self._silence.silent_ms().values()
+        return max(time_ms, began_ms - (max(silent) - min(silent))) if silent else began_ms
 
     def _emit(self, blocks: Iterable[ExampleBlock]) -> Iterator[Row]:
         for block in blocks:

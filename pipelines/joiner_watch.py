@@ -103,7 +103,10 @@ GAUGES = {
         "Event time at which the next label window closes; absent where none is open.",
     ),
 }
-_HELD = "By how much event time is behind the watermark, because nothing comes to one of the topics."
+_HELD = (
+    "By how much event time is behind the watermark, because nothing comes to one of the topics; after a start `hold_ms`, until "
+    "both are known to move."
+)
 #: gauges that are sums over subtasks; of times the earliest counts
 _SUMS = ("open_requests", "waiting_actions", "waiting_bytes")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import ConfigResource
 
-from rillet.connectors.connection import KafkaConnection
+from rillet.connectors.connection import BrokerErrors, KafkaConnection
 from rillet.connectors.errors import BrokerUnavailableError, DeliveryError, TopicError
 from rillet.connectors.limits import RECORD_MAX_BYTES
 from rillet.connectors.producers import EventProducer
-from rillet.connectors.topics import create_topics, delete_topics, ensure_broker, topic_ends, topic_ids
+from rillet.connectors.topics import create_topics, delete_topics, ends_by, ensure_broker, topic_ends, topic_ids
 from rillet.devstack.process import free_port
 from rillet.schemas import ActionEvent, BackpressureError, ClosedError, FeatureEvent, decode_as
 
@@ -156,3 +157,32 @@ def test_a_topic_that_was_made_anew_has_another_id(broker: str, topics: Callable
     create_topics(broker, {name: 1})
     after = topic_ids(broker, [name, other])
     assert (after[name] != before[name], after[other]) == (True, before[other])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("level", "open_end"), [("read_committed", 2), ("read_uncommitted", 3)])
+def test_ends_asked_for_together_are_those_that_each_partition_has(
+    broker: str, topics: Callable[..., str], level: str, open_end: int
+) -> None:
+    """Of one without records, one that begins later since its first were deleted, and one with an open transaction."""
+    topic, connection = topics("ends", 3), KafkaConnection(broker)
+    producer = connection.producer({"transactional.id": uuid.uuid4().hex})
+    producer.init_transactions()
+    producer.begin_transaction()
+    for partition in (1, 2):
+        producer.produce(topic, b"v", partition=partition)
+    producer.commit_transaction()  # takes an offset of its own
+    producer.begin_transaction()
+    producer.produce(topic, b"v", partition=2)
+    assert producer.flush(10) == 0
+    admin = connection.admin(BrokerErrors())
+    deletion = admin.delete_records([TopicPartition(topic, 1, 1)])
+    assert [done.result(10).low_watermark for done in deletion.values()] == [1]
+    consumer = connection.consumer({"group.id": topic, "isolation.level": level})
+    try:
+        found = ends_by(connection, consumer, topic, 10.0)
+        assert found == {0: (0, 0), 1: (1, 2), 2: (0, open_end)}
+        assert found == {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10) for n in found}
+    finally:
+        consumer.close()
+        producer.abort_transaction()

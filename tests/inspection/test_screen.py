@@ -170,6 +170,13 @@ def test_a_silent_topic_that_label_windows_wait_for_is_noted(held_s: float, sile
     assert (line in list(notes_on(facts, SPEC))) == told
 
 
+def test_a_topic_without_records_for_some_seconds_after_a_start_is_not_noted() -> None:
+    """Until both topics are known to move, all of hold_ms is held."""
+    assert FACTS.joiner is not None
+    facts = replace(FACTS, joiner=replace(FACTS.joiner, held_s=3_600.0, silent_s={"films.actions": 20.0}))
+    assert not any("nothing has come" in note for note in notes_on(facts, SPEC))
+
+
 def test_checkpoints_that_fail_and_rows_that_are_lost_are_noted() -> None:
     assert FACTS.joiner is not None
     joiner = replace(FACTS.joiner, failed_checkpoints=2, counts={**FACTS.joiner.counts, "lost_transactions": 1})

@@ -178,6 +178,23 @@ def test_silence_of_both_topics_goes_on_from_the_time_that_one_has_held(tmp_path
     assert {row[2] for row in rows_of(SPEC, runner.blocks)} == {"watch"}
 
 
+def test_silence_of_both_topics_closes_nothing_that_one_has_held_from_the_start_on(tmp_path: Path) -> None:
+    """A joiner that starts while a producer stalls never sees a watermark that every topic was part of."""
+    silence = Silence()
+    runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
+    silence.silent = {"actions": 15_000}
+    runner.send(of(feature(1, 20_500, impressions=12)))
+    runner.advance(20_000)
+    runner.send(of(feature(2, 480_000, impressions=12)))
+    runner.advance(500_000)
+    runner.wait(2_000)
+    for quiet_ms, tasks in ((5_000, set()), (16_000, {"watch"})):
+        silence.silent, silence.quiet = {"actions": 480_000 + quiet_ms, "features": quiet_ms}, quiet_ms
+        runner.wait(16_000)
+        assert {row[2] for row in rows_of(SPEC, runner.blocks)} == tasks
+    assert {row[0] for row in rows_of(SPEC, runner.blocks)} == {"r1"}
+
+
 def test_a_drain_closes_what_a_silent_topic_holds(tmp_path: Path) -> None:
     silence = Silence()
     runner = Runner(JoinerConfig(slice_ms=5_000, action_wait_ms=60_000), tmp_path, silence)
