@@ -7,7 +7,7 @@ loop, and everything slow has a thread of its own: waiting for letters, sorting,
 from __future__ import annotations
 
 import logging
-import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +27,11 @@ _LONG_S = 60.0
 _LETTERS_TIMEOUT_S = 30.0
 #: how long training waits for a checkpoint between two polls, about: a part more may be taken
 _SLICE_S = 0.01
+#: for how long the last checkpoints may be written after the trainer was told to stop. Longer than a base, which the next start
+#: writes again: what a checkpoint had would have to be learned again
+_STOP_TIMEOUT_S = 60.0
+#: how soon a stop is noticed meanwhile
+_LOOK_S = 0.5
 
 
 class Checkpoints:
@@ -60,6 +65,9 @@ class Checkpoints:
         self._interval_s = trainer.config.checkpoint_interval_s
         self._last_s = monotonic_s()
         self._writing: _Writing | None = None
+        #: ``time.perf_counter`` when a wait first saw the stop
+        self._stopped_s: float | None = None
+        self._closed = False
 
     def save_if_due(self) -> None:
         """Begins a checkpoint when the interval since the end of the last one is over, or goes on with the one in hand.
@@ -68,33 +76,35 @@ class Checkpoints:
         """
         writing = self._writing
         if writing is None:
-            if self._monotonic_s() - self._last_s >= self._interval_s:
+            if not self._closed and self._monotonic_s() - self._last_s >= self._interval_s:
                 self._begin()
             return
         with writing.waits():
             writing.handover.hand_over(_SLICE_S)
         if writing.handover.ended():
             self._settle(writing)
-        elif self._monotonic_s() - writing.told_s >= max(self._interval_s, _LONG_S):
-            # A store that hangs fails nothing, and nobody would see that a crash costs more and more.
-            writing.told_s = self._monotonic_s()
-            log.warning("a checkpoint is still being written after %.0f s", time.perf_counter() - writing.started)
+        else:
+            self._tell(writing)
 
-    def save(self) -> bool:
+    def save(self, stop: threading.Event | None = None) -> bool:
         """Saves, and waits for it. If letters or the store are away, it is tried again after the interval.
 
         A checkpoint that is being written is written first: it is older.
 
+        :param stop: once it is set, a store that takes longer than ``_STOP_TIMEOUT_S`` from then on is not waited for: what is
+            being written is given up, and nothing more is begun.
         :returns: whether it was saved.
         :raises ModelError: a weight is not finite.
         :raises RilletError: dead letters were lost for good: no later position may be saved.
         """
         if self._writing is not None:
-            self._finish(self._writing)
-        return self._finish(self._begin())
+            self._finish(self._writing, stop)
+        # The thread of one that was given up may still be at it, and there is one writer at a time.
+        return not self._closed and self._finish(self._begin(), stop)
 
     def close(self) -> None:
-        """Gives up a checkpoint that is being written: the one before it stays the newest."""
+        """Gives up a checkpoint that is being written: the one before it stays the newest. No more are begun."""
+        self._closed = True
         if self._writing is not None:
             self._writing.handover.give_up()
             self._writing = None
@@ -112,10 +122,29 @@ class Checkpoints:
         self._writing = _Writing(handover, started, time.perf_counter() - started, self._monotonic_s())
         return self._writing
 
-    def _finish(self, writing: _Writing) -> bool:
+    def _finish(self, writing: _Writing, stop: threading.Event | None) -> bool:
         with writing.waits():
-            writing.handover.finish(math.inf)
+            while not writing.handover.finish(_LOOK_S):
+                self._tell(writing)
+                if stop is not None and stop.is_set() and self._stop_is_over():
+                    self._metrics.checkpoint_failures.inc()
+                    log.warning("a checkpoint is not written %.0f s after the stop, and given up", _STOP_TIMEOUT_S)
+                    self.close()
+                    return False
         return self._settle(writing)
+
+    def _stop_is_over(self) -> bool:
+        """Counted from the first time that it is asked: all waits of a stop share its time."""
+        now = time.perf_counter()
+        if self._stopped_s is None:
+            self._stopped_s = now
+        return now - self._stopped_s >= _STOP_TIMEOUT_S
+
+    def _tell(self, writing: _Writing) -> None:
+        """A store that hangs fails nothing, and nobody would see that a crash costs more and more."""
+        if self._monotonic_s() - writing.told_s >= max(self._interval_s, _LONG_S):
+            writing.told_s = self._monotonic_s()
+            log.warning("a checkpoint is still being written after %.0f s", time.perf_counter() - writing.started)
 
     def _settle(self, writing: _Writing) -> bool:
         self._writing = None

@@ -180,7 +180,7 @@ class TrainLoop(Generic[Letter]):
         if ended := self._ends_with_files():
             self._leave_batch_stage()
         published = self._publications.publish(now, base=ended)
-        saved = self._checkpoints.save()
+        saved = self._checkpoints.save(self._stop)
         written = self._publications.finish(now, stop)
         log.info("stopped at %s", trainer.positions)
         if ended and not (published and saved and written):
@@ -200,7 +200,7 @@ class TrainLoop(Generic[Letter]):
         if self._trainer.positions == self._first_positions:
             return
         try:
-            self._checkpoints.save()
+            self._checkpoints.save(self._stop)
         except Exception as failure:
             error.add_note(f"and when saving: {type(failure).__name__}: {failure}")
 
@@ -220,7 +220,7 @@ class TrainLoop(Generic[Letter]):
         self._leave_batch_stage()
         log.info("the batch stage is over, going on with the topic")
         self._publications.publish(now, base=True)
-        self._checkpoints.save()
+        self._checkpoints.save(self._stop)
 
     def _leave_batch_stage(self) -> None:
         self._batch_stage = None

@@ -117,11 +117,18 @@ class InferenceApp:
         return routes
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with Body(self._bodies, scope) as body:
-            await self._infer_with(body, scope, receive, send)
-
-    async def _infer_with(self, asked: Body, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_s = self._engine.clock()
+        # Left before the answer is sent: a client that does not read it must not hold room that others need.
+        with Body(self._bodies, scope) as body:
+            status, headers, answer = await self._answered(body, scope, receive, arrived_s)
+        self._metrics.answered(status, self._engine.clock() - arrived_s)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _answered(
+        self, asked: Body, scope: Scope, receive: Receive, arrived_s: float
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body of the answer; nothing else of the request outlives the call."""
         json_length: int | None = None
         status = 200
         try:
@@ -159,9 +166,7 @@ class InferenceApp:
         # their connections have to make others, to whoever takes the next requests.
         if status == 408 or asked.waits or (asked.complete and self._engine.withdrawn):
             headers.append((b"connection", b"close"))
-        self._metrics.answered(status, self._engine.clock() - arrived_s)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        return status, headers, body
 
     def _answer(
         self, spec: SpecOfRequest, request: ScoreRequest, scored: Scored, outputs: tuple[tuple[str, bool], ...]

@@ -12,6 +12,7 @@ from rillet.serving.errors import (
     BodiesFullError,
     BodyTimeoutError,
     BodyTooLargeError,
+    ClientGoneError,
     InvalidRequestError,
     NotReadyError,
 )
@@ -75,7 +76,7 @@ class Body:
         :raises BodiesFullError: with it, all bodies exceed ``max_bodies_bytes``.
         :raises BodyTimeoutError: it was not there in time.
         :raises NotReadyError: nor was it when the server stopped.
-        :raises InvalidRequestError: the client closed the connection within it.
+        :raises ClientGoneError: the client closed the connection within it, or right after it.
         """
         try:
             async with asyncio.timeout(self._bodies.timeout_s):
@@ -92,7 +93,7 @@ class Body:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise InvalidRequestError("body", "the client closed the connection within it")
+                raise ClientGoneError("the client closed the connection within the body")
             chunk: bytes = message.get("body", b"")
             self._check_size(self._held_bytes + len(chunk))
             if bodies.held_bytes + len(chunk) > bodies.max_bodies_bytes:
@@ -105,6 +106,10 @@ class Body:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 self.complete = True
+                # Asking makes the server read on, too, which after the last piece of a large body it would not do before
+                # the answer, and so not notice that the client goes.
+                if is_gone(receive):
+                    raise ClientGoneError("the client closed the connection")
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _check_size(self, size: int) -> None:

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from rillet.connectors.errors import DeliveryError
 from rillet.embeddings import snapshot
+from rillet.pipelines import checkpoints
 from rillet.pipelines.checkpoints import Checkpoints
 from rillet.schemas import FlushTimeoutError
 from rillet.trainer import CheckpointStore, ListSource, TrainerConfig
@@ -198,6 +199,37 @@ def test_a_store_that_hangs_is_told_again_and_again_while_training_goes_on(
     assert caplog.text.count("a checkpoint is still being written after") == 3
     answers.set()
     bench.settle()
+    assert bench.store.versions() == [1]
+
+
+@pytest.mark.parametrize("in_hand", [True, False])
+def test_a_stop_ends_though_the_store_hangs_and_nothing_is_written_beside_what_was_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_hand: bool
+) -> None:
+    monkeypatch.setattr(checkpoints, "_LOOK_S", 0.01)
+    monkeypatch.setattr(checkpoints, "_STOP_TIMEOUT_S", 0.05)
+    bench.checkpoints.save()
+    writes, answers, stop = [], threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> int:
+        writes.append(1)
+        answers.wait(10)
+        raise OSError("away")
+
+    monkeypatch.setattr(bench.store, "save", hang)
+    if in_hand:
+        bench.begin()
+    threading.Timer(0.05, stop.set).start()
+    assert not bench.checkpoints.save(stop)
+    assert stop.is_set(), "nobody is hurried before"
+    assert "a checkpoint is not written 0 s after the stop, and given up" in caplog.text
+    assert not bench.checkpoints.save(stop)
+    bench.now_s += 60.0
+    bench.checkpoints.save_if_due()
+    assert len(writes) == 1
+    assert bench.parts.counted("checkpoint_failures_total") == 1
+    assert not bench.writing
+    answers.set()
     assert bench.store.versions() == [1]
 
 

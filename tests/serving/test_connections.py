@@ -7,14 +7,14 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
 
 from rillet.serving.config import ServingConfig
 from tests.serving.calls import TENSOR, Gate, document, get, linear_model, post, until
-from tests.serving.helpers import MODEL, Running, demo_spec, running_server
+from tests.serving.helpers import MODEL, Running, demo_spec, request_tensor, running_server
 
 pytestmark = pytest.mark.integration
 
@@ -130,6 +130,51 @@ def test_a_page_whose_client_is_gone_is_not_logged() -> None:
             assert _answer(stays)[0] == 200
         until(lambda: _counted(running, "client_gone") == 1)
         assert len(running.features.events) == 1
+
+
+def test_a_client_that_goes_after_a_large_body_is_noticed_before_its_page_is_logged() -> None:
+    body = json.dumps(document(TENSOR, log=True)).encode().ljust(100_000)
+    with _serving() as running:
+        assert post(running.url, document(TENSOR, log=False))[0] == 200
+        gate = Gate(running)
+        with _begin(running, len(body), b"") as connection:
+            until(lambda: running.service.server._app.in_flight)
+            # It then finds all of it at once, which is more than it reads ahead of whoever takes it.
+            assert running.engine._loop is not None
+            running.engine._loop.call_soon_threadsafe(time.sleep, 0.05)
+            connection.sendall(body)
+            until(lambda: running.engine.queue_rows == 3)
+        time.sleep(0.05)  # the server reads that it was closed
+        gate.open.set()
+        until(lambda: _counted(running, "client_gone") == 1)
+        assert running.features.events == []
+
+
+def test_a_client_that_goes_within_its_body_has_sent_nothing_invalid() -> None:
+    with _serving() as running:
+        with _begin(running, 1000, b"{"):
+            until(lambda: running.service.server._app.in_flight)
+        until(lambda: _counted(running, "client_gone") == 1)
+        assert _counted(running, "invalid") is None
+
+
+def test_clients_that_do_not_read_their_answers_hold_no_room_of_bodies() -> None:
+    body = json.dumps(document(request_tensor(np.random.default_rng(9), 500), log=False)).encode()
+    head = f"POST {_PATH} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with _serving(ServingConfig(port=0, max_body_bytes=len(body), max_bodies_bytes=len(body))) as running:
+        server = running.service.server
+        assert server._socket is not None
+        server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(0.3)
+            connection.connect(("127.0.0.1", server.port))
+            with suppress(TimeoutError):
+                for _ in range(50):
+                    connection.sendall(head + body)
+            time.sleep(0.1)
+            assert server._app.in_flight == 1, "an answer waits to be read"
+            assert post(running.url, body)[0] == 200
 
 
 def test_a_deadline_is_never_rounded_to_none() -> None:
