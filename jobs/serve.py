@@ -7,7 +7,6 @@ features topic. A broker or store that is away delays updates and the log, not a
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -33,8 +32,6 @@ from rillet.sync import ModelStore
 log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 2.0
-#: after which a thread has to let another one run Python
-_SWITCH_S = 5e-5
 
 
 def run_serve(config: RilletConfig) -> int:
@@ -48,9 +45,6 @@ def run_serve(config: RilletConfig) -> int:
     end_at_once_on_signals()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    # Python's 5 ms let an event loop that is busy refusing requests hold up the batcher at each of its steps: with 2,048
-    # connections 3,000 answers per second were left of 5,700, and 4,300 are with this.
-    sys.setswitchinterval(_SWITCH_S)
     kafka = config.kafka
     create_topics(kafka.connection, kafka.topic_partitions_of("serve"), replication=kafka.replication)
     service = wire_server(config)

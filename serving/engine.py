@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from rillet.schemas import ClosedError, FeatureSpec
 from rillet.schemas.arrays import Float32s
 from rillet.serving.batcher import AutoBatcher
 from rillet.serving.config import ServingConfig
-from rillet.serving.errors import DeadlineError, NotReadyError, RequestError
+from rillet.serving.errors import DeadlineError, NotReadyError, QueueFullError, RequestError
 from rillet.serving.features import ScoreRequest
 from rillet.serving.metrics import ServingMetrics
 from rillet.serving.predictor import Predictor, Program, Table, check_logits
 from rillet.serving.row_queue import Job, RowQueue
 
 log = logging.getLogger(__name__)
+
+#: Python's own is 5 ms
+_SHORT_SWITCH_S = 5e-5
 
 _Job = Job[ScoreRequest, "Scored"]
 _Outcome = tuple[_Job, "Scored | RequestError"]
@@ -95,6 +99,8 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._withdrawn = self._refusing = False
         self._was_live = True
+        #: what it was, while the interpreter's switch interval is short
+        self._usual_switch_s: float | None = None
         metrics.waiting_rows(lambda: self._queue.rows)
 
     @property
@@ -138,7 +144,11 @@ class Engine:
             raise NotReadyError("no model is loaded yet; the replica waits for a base")
         if not self.live:
             raise NotReadyError("the thread that scores is stuck; the log says more")
-        self._queue.check_room()
+        try:
+            self._queue.check_room()
+        except QueueFullError:
+            self._prefer_batcher()
+            raise
 
     def start(self) -> None:
         """Starts the batcher's thread."""
@@ -218,7 +228,20 @@ class Engine:
     def _apply_slice(self) -> bool:
         return self.model.apply(self._config.apply_slice_ms / 1e3)
 
+    def _prefer_batcher(self) -> None:
+        """While the queue is full, threads have to let others run Python sooner.
+
+        An event loop that is busy refusing requests would otherwise hold up the batcher at each of its steps: with 2,048
+        connections 3,000 answers per second were left of 5,700, and 4,300 are so. At all times it would cost a tenth.
+        """
+        if self._usual_switch_s is None:
+            self._usual_switch_s = sys.getswitchinterval()
+            sys.setswitchinterval(_SHORT_SWITCH_S)
+
     def _deliver(self, outcomes: list[_Outcome]) -> None:
+        if self._usual_switch_s is not None and 2 * self._queue.rows < self._config.max_queue_rows:
+            sys.setswitchinterval(self._usual_switch_s)
+            self._usual_switch_s = None
         assert self._loop is not None  # noqa: S101  # set before the first job was queued
         # The loop is woken once per batch, not once per request.
         try:

@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from rillet.serving.errors import (
     BodiesFullError,
@@ -16,6 +16,9 @@ from rillet.serving.errors import (
     InvalidRequestError,
     NotReadyError,
 )
+
+#: far below what makes a server stop reading until it is asked for more: 64 KiB in uvicorn
+_LARGE_PIECE_BYTES = 16 * 1024
 
 
 class Bodies:
@@ -78,39 +81,50 @@ class Body:
         :raises NotReadyError: nor was it when the server stopped.
         :raises ClientGoneError: the client closed the connection within it, or right after it.
         """
+        # A small body has come with its head: waiting for it, and a limit for that, would cost more than reading it.
+        first = _at_hand(receive)
+        if first is not None and not first.get("more_body", False):
+            self._take(first)
+            return self._whole(receive, [first.get("body", b"")])
         try:
             async with asyncio.timeout(self._bodies.timeout_s):
-                return await self._read(receive)
+                return await self._read(receive, first)
         except TimeoutError as error:
             raise BodyTimeoutError(f"the body did not arrive within {self._bodies.timeout_s:g} s") from error
         # Only a server that ends cancels its requests, and their clients shall know why.
         except asyncio.CancelledError as error:
             raise NotReadyError("the server stopped before the body had arrived") from error
 
-    async def _read(self, receive: Receive) -> bytes:
-        bodies = self._bodies
+    async def _read(self, receive: Receive, message: Message | None) -> bytes:
         chunks: list[bytes] = []
         while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError("the client closed the connection within the body")
-            chunk: bytes = message.get("body", b"")
-            self._check_size(self._held_bytes + len(chunk))
-            if bodies.held_bytes + len(chunk) > bodies.max_bodies_bytes:
-                raise BodiesFullError(
-                    f"{bodies.held_bytes} bytes of bodies are held, of max_bodies_bytes = {bodies.max_bodies_bytes};"
-                    " retry later"
-                )
-            self._held_bytes += len(chunk)
-            bodies.held_bytes += len(chunk)
-            chunks.append(chunk)
+            message = message or await receive()
+            self._take(message)
+            chunks.append(message.get("body", b""))
             if not message.get("more_body", False):
-                self.complete = True
-                # Asking makes the server read on, too, which after the last piece of a large body it would not do before
-                # the answer, and so not notice that the client goes.
-                if is_gone(receive):
-                    raise ClientGoneError("the client closed the connection")
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return self._whole(receive, chunks)
+            message = None
+
+    def _take(self, message: Message) -> None:
+        """Counts a piece."""
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError("the client closed the connection within the body")
+        bodies, size = self._bodies, len(message.get("body", b""))
+        self._check_size(self._held_bytes + size)
+        if bodies.held_bytes + size > bodies.max_bodies_bytes:
+            raise BodiesFullError(
+                f"{bodies.held_bytes} bytes of bodies are held, of max_bodies_bytes = {bodies.max_bodies_bytes};"
+                " retry later"
+            )
+        self._held_bytes += size
+        bodies.held_bytes += size
+
+    def _whole(self, receive: Receive, chunks: list[bytes]) -> bytes:
+        self.complete = True
+        # After a large piece the server reads on only when it is asked, and would not notice that the client goes.
+        if len(chunks[-1]) > _LARGE_PIECE_BYTES and is_gone(receive):
+            raise ClientGoneError("the client closed the connection")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _check_size(self, size: int) -> None:
         if size > self._bodies.max_body_bytes:
@@ -119,10 +133,17 @@ class Body:
 
 def is_gone(receive: Receive) -> bool:
     """Whether the client of a request whose body was read has closed its connection; asked without waiting."""
+    message = _at_hand(receive)
+    return message is not None and message["type"] == "http.disconnect"
+
+
+def _at_hand(receive: Receive) -> Message | None:
+    """What has come already; asked without waiting."""
     asked = receive().__await__()
     try:
         next(asked)
     except StopIteration as said:
-        return bool(said.value["type"] == "http.disconnect")
+        message: Message = said.value
+        return message
     asked.close()  # a wait for what has not come yet
-    return False
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,7 @@ def test_a_full_queue_is_429_and_what_waited_is_answered_in_one_call() -> None:
     config = ServingConfig(port=0, max_queue_rows=30, max_request_rows=30)
     with running_server(spec, linear_model(spec), config) as running, ThreadPoolExecutor(8) as pool:
         tensor = request_tensor(np.random.default_rng(1), 10)
+        usual = sys.getswitchinterval()
         gate = Gate(running)
         waiting = [pool.submit(post, running.url, document(tensor)) for _ in range(3)]
         until(lambda: running.engine.queue_rows == 30)
@@ -43,8 +45,10 @@ def test_a_full_queue_is_429_and_what_waited_is_answered_in_one_call() -> None:
         connection.endheaders(b"the rest never comes")
         assert connection.getresponse().status == 429, "before the body is read"
         connection.close()
+        assert sys.getswitchinterval() < usual, "the batcher goes first"
         gate.open.set()
         assert [future.result()[0] for future in waiting] == [200, 200, 200]
+        until(lambda: sys.getswitchinterval() == usual)
         registry = running.metrics.registry
         assert registry.get_sample_value("rillet_serving_batch_rows_sum") == 30
         assert registry.get_sample_value("rillet_serving_batch_rows_count") == 1
