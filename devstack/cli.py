@@ -45,13 +45,14 @@ def up(config: RilletConfig, config_path: Path, broker_only: bool, restart: bool
 
 
 @click.command()
+@click.option("--keep-broker", is_flag=True, help="Leave the broker running: to join what is left, and to audit.")
 @configured
-def down(config: RilletConfig, config_path: Path) -> None:
+def down(config: RilletConfig, config_path: Path, keep_broker: bool) -> None:
     """Stop what `rillet up` started; nothing that was learnt is lost."""
     from rillet.devstack.stack import Stack
     from rillet.devstack.stack import down as stop_all
 
-    stop_all(Stack(config, config_path), click.echo)
+    stop_all(Stack(config, config_path), click.echo, keep_broker=keep_broker)
 
 
 def has_terminal() -> bool:

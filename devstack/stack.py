@@ -341,12 +341,14 @@ def _wait_ready(stack: Stack, name: str, say: Callable[[str], None], beside: Seq
     say(f"{name:7} ready (pid {stack.process(name).pid}), log {stack.process(name).log}")
 
 
-def down(stack: Stack, say: Callable[[str], None]) -> None:
-    """Stops what :func:`up` started, the broker last; what does not run is left alone."""
+def down(stack: Stack, say: Callable[[str], None], *, keep_broker: bool = False) -> None:
+    """Stops what :func:`up` started, the broker last unless it is kept; what does not run is left alone."""
     for name in reversed(SERVICES):
         say(f"{name:7} {'stopped' if stack.stop(name) else 'was not running'}")
     if not stack.owns_broker:
         say("broker  was not running here")
+    elif keep_broker:
+        say("broker  runs on")
     else:
         stack.broker.stop()
         say("broker  stopped")

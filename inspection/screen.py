@@ -152,7 +152,9 @@ def _joiner(joiner: JoinerFacts | None, facts: LoopFacts) -> Iterable[tuple[str,
         yield "", "not joined: " + ", ".join(odd)
     if joiner.recent_lacking:
         lacking = ", ".join(f"{count:,} lack {name}" for name, count in joiner.recent_lacking.items())
-        pages = joiner.recent.get("features", 0) + joiner.recent.get("duplicate_features", 0)
+        # Pages are looked at a little before they are counted as joined.
+        joined = joiner.recent.get("features", 0) + joiner.recent.get("duplicate_features", 0)
+        pages = max(joined, *joiner.recent_lacking.values())
         yield "", f"of the newest {pages:,} pages {lacking} (new to the feature spec)"
     if joiner.unknown_actions:
         most = sorted(joiner.unknown_actions.items(), key=lambda entry: -entry[1])

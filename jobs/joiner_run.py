@@ -184,6 +184,7 @@ def _run(config: RilletConfig, bounds: Bounds) -> bool:
                     restored_ms=complete_ms,
                 ),
                 JobAlarms(config.flink.tolerated_failed_checkpoints, config.flink.max_restarts),
+                topics=(config.kafka.topics.features, config.kafka.topics.actions),
             )
             registry.register(joiner)
             topics_watch = TopicsWatch(lag.answers)

@@ -159,10 +159,16 @@ class JoinerWatch(Collector):
         job: FlinkJob | None = None,
         job_alarms: JobAlarms | None = None,
         *,
+        topics: Iterable[str] = (),
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
-        """:param job: tells how the job is doing, for ``job_alarms``."""
+        """
+        :param job: tells how the job is doing, for ``job_alarms``.
+        :param topics: those that it reads.
+        """
+        #: by their names among Flink's metrics, which have no dots
+        self._topics = {topic.replace(".", "_"): topic for topic in topics}
         self._now_s, self._wall_s = now_s, wall_s
         self._job, self._job_alarms = job, job_alarms
         self._figures: JobFigures | None = None
@@ -247,6 +253,7 @@ class JoinerWatch(Collector):
                 group, _, name = key.partition(".")
                 if group == BY_TOPIC and silent_ms:
                     name = name.removesuffix(".count")
+                    name = self._topics.get(name, name)
                     found[name] = max(found.get(name, 0), silent_ms)
         return found
 

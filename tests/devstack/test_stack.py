@@ -498,6 +498,19 @@ def test_down_stops_the_services_and_leaves_a_broker_that_is_not_ours(stack: Sta
     assert topic_ends(stack.config.kafka.bootstrap_servers, stack.config.kafka.topics.features) is not None
 
 
+def test_down_leaves_the_broker_running_where_it_is_told_to(
+    without_broker: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stack, "owns_broker", property(lambda self: True))
+    stopped: list[str] = []
+    monkeypatch.setattr(type(without_broker.broker), "stop", lambda self: stopped.append("broker"))
+    said: list[str] = []
+    down(without_broker, said.append, keep_broker=True)
+    assert (said[-1], stopped) == ("broker  runs on", [])
+    down(without_broker, said.append)
+    assert (said[-1], stopped) == ("broker  stopped", ["broker"])
+
+
 @pytest.mark.integration
 def test_a_service_that_dies_is_reported_by_its_last_words(stack: Stack, fake_services: dict[str, str]) -> None:
     fake_services["train"] = BROKEN

@@ -117,6 +117,15 @@ def test_pages_that_lack_what_is_new_to_the_spec_are_shown() -> None:
     assert found['rillet_joiner_recent_lacking_pages{feature="country"}'] == 42
 
 
+def test_silent_topics_have_the_names_that_they_have_on_the_broker() -> None:
+    flink = Flink()
+    alarms = Alarms(SPEC, JoinerConfig(), time.monotonic)
+    watch = JoinerWatch(flink, alarms, topics=["shop.pages", "shop.plays"])  # type: ignore[arg-type]
+    flink.subtasks = [Counters().as_dict() | {"silent_topic_ms.shop_plays.count": 24_000}]
+    watch.refresh()
+    assert shown(watch)['rillet_joiner_silent_topic_seconds{topic="shop.plays"}'] == 24
+
+
 def test_waiting_actions_and_what_is_recent_are_shown() -> None:
     flink = Flink()
     clock = [0.0]
