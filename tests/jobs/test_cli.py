@@ -238,7 +238,7 @@ def test_a_recording_that_is_none_is_refused(config: Path, tmp_path: Path) -> No
 
 
 def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("rillet.devstack.stack.down", broken)

@@ -111,7 +111,7 @@ def test_a_job_that_has_no_checkpoint_yet_is_watched_for_failures(
 ) -> None:
     asked: list[str] = []
     watch = MagicMock(refresh_job=lambda: asked.append("job"), refresh=lambda: asked.append("counters"))
-    monkeypatch.setattr(joiner_run, "JoinerWatch", lambda *_: watch)
+    monkeypatch.setattr(joiner_run, "JoinerWatch", lambda *_, **__: watch)
     monkeypatch.setattr(RunningJob, "running", lambda _: len(asked) > 1)
     set_unread(monkeypatch, [True])
     assert join.run_join(joiner_config, until_latest=True) == 0
