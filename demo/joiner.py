@@ -10,6 +10,7 @@ import time
 
 from rillet.connectors.lag import GroupLag
 from rillet.demo.errors import DemoError
+from rillet.devstack.configuration import record
 from rillet.devstack.stack import Stack
 from rillet.jobs.config import RilletConfig
 from rillet.jobs.toolchain import python_environment
@@ -41,7 +42,8 @@ def next_rate(rate: float, target: float, lag_records: int) -> float:
 
 def start_joiner(stack: Stack) -> None:
     """Starts the joiner so that a SIGTERM closes every open window (a drain) instead of keeping it for later."""
-    stack.process("join").start([*stack.command("join"), "--drain"], python_environment())
+    command = [*stack.command("join"), "--drain"]
+    stack.process("join").start(command, python_environment(), configuration=record(stack.config))
 
 
 def drain_joiner(stack: Stack) -> None:
